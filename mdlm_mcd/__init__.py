@@ -1,0 +1,17 @@
+"""Masked Consistency Distillation for masked diffusion language models.
+
+The paper lives in four modules that need nothing but torch: `coupling`,
+`curriculum`, `losses` and `duality`. This file stays free of imports, because
+Hydra's plugin scan reads it at every start of every Hydra application.
+"""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+
+def configs_dir() -> Path:
+    """The folder with our Hydra config groups, in a wheel or in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
