@@ -1,0 +1,203 @@
+"""The coupled pair (z_t, z_s): Eq. 13 and the sampling half of Algorithm 1.
+
+One scalar u per token locks the token's whole trajectory (Theorem 3.3): it is
+masked at time t iff u > alpha_t, where alpha_t, the paper's gamma_t, is the
+chance that a token is still visible. Two times that share u are two views of
+one trajectory, and the earlier shows a superset of the later.
+
+The paper draws each u independently. Only the marginal of each u enters the
+masking probability, so how the u of a sequence depend on one another is free;
+`draw_u` makes that joint law an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+Alpha = Callable[[Tensor], Tensor]
+"""A signal schedule: t in [0, 1] -> alpha_t in [0, 1], falling in t."""
+
+
+class CoupledPair(NamedTuple):
+    """Two views of one batch of sequences; each (batch, length).
+
+    `masked_s` implies `masked_t` when both views share u and s <= t.
+    """
+
+    z_t: Tensor
+    z_s: Tensor
+    masked_t: Tensor
+    masked_s: Tensor
+
+
+def counter_generator(*counters: int | str) -> torch.Generator:
+    """A CPU generator whose stream is a pure function of its counters.
+
+    Randomness that is looked up by (seed, step, ...) instead of carried along
+    needs no state in a checkpoint: a resumed run draws what the interrupted one
+    would have drawn. Counters are hashed, so near ones give unrelated streams.
+    """
+    digest = hashlib.blake2b(repr(counters).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+# The law of u -----------------------------------------------------------------
+
+
+def _iid(batch: int, length: int, *, step, generator) -> Tensor:
+    if step is not None:
+        raise ConfigError(
+            f"algo.u_step={step} means nothing to algo.u_law=iid: leave it null or "
+            "set algo.u_law=lattice."
+        )
+    return torch.rand(batch, length, generator=generator)
+
+
+def _lattice(batch: int, length: int, *, step, generator) -> Tensor:
+    step = GOLDEN if step is None else step
+    if not math.isfinite(step):
+        raise ConfigError(
+            f"algo.u_step={step} is no step: give a finite number, say 1/8."
+        )
+    shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
+    position = torch.arange(length, dtype=torch.float64)
+    u = torch.frac(shift + position * (step % 1.0))
+    # Reflection keeps the marginal and makes both directions equally likely.
+    # float32 may round up to 1.0, which is still within the closed interval.
+    return torch.where(coin < 0.5, u, 1 - u).float()
+
+
+U_LAWS: dict[str, Callable[..., Tensor]] = {"iid": _iid, "lattice": _lattice}
+
+
+def draw_u(
+    batch: int,
+    length: int,
+    law: str = "iid",
+    *,
+    step: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Trajectory noise u, (batch, length) float32 on the CPU, each u ~ U[0, 1].
+
+    law: how the u of one sequence depend on one another; sequences are
+        independent under every law.
+        `iid`: they do not (the paper).
+        `lattice`: u_i = frac(u_0 + i * step) with a random shift u_0 and a random
+        reflection per sequence, so that tokens with near u, which open
+        together, lie far apart. `step` defaults to the golden ratio's fraction;
+        1/N gives a comb that moves on to the neighbours at each of N steps.
+    generator: a CPU generator; draws are then reproducible on every device.
+
+    Raises ConfigError for an unknown law.
+    """
+    if law not in U_LAWS:
+        raise ConfigError(
+            f"algo.u_law={law} is unknown: choose one of {', '.join(U_LAWS)}."
+        )
+    return U_LAWS[law](batch, length, step=step, generator=generator)
+
+
+# Times --------------------------------------------------------------------------
+
+
+def sample_times(
+    n: int,
+    delta: float,
+    *,
+    generator: torch.Generator | None = None,
+    antithetic: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Algorithm 1's t ~ U(delta, 1] and s = t - delta >= 0; each (n,) float64.
+
+    antithetic: one t in each of n equal parts of (delta, 1], as the hosts do for
+        their own loss; it lowers the variance and keeps each t's marginal.
+
+    Raises ConfigError unless 0 < delta < 1.
+    """
+    if not 0.0 < delta < 1.0:
+        raise ConfigError(
+            f"delta={delta} leaves no room for t in (delta, 1]: choose algo.delta0 and "
+            "algo.rounds so that every round's delta lies between 0 and 1."
+        )
+    unit = torch.rand(n, generator=generator, dtype=torch.float64)  # in [0, 1)
+    if antithetic:
+        unit = (unit + torch.arange(n, dtype=torch.float64)) / n
+    # 1 - unit lies in (0, 1], hence t in (delta, 1] and s in (0, 1 - delta].
+    s = (1.0 - delta) * (1.0 - unit)
+    return s + delta, s
+
+
+# Eq. 13 and the pair ------------------------------------------------------------
+
+
+def mask(x0: Tensor, u: Tensor, alpha_t: Tensor, mask_index: int) -> Tensor:
+    """Eq. 13, MASK(x0, u, gamma_t): `mask_index` where u > alpha_t, else x0.
+
+    x0: (batch, length) ids; u: (batch, length); alpha_t broadcasts to both, as
+    (batch, 1) does.
+    """
+    return torch.where(u > alpha_t, mask_index, x0)
+
+
+def couple(
+    x0: Tensor, u: Tensor, t: Tensor, s: Tensor, alpha: Alpha, mask_index: int
+) -> CoupledPair:
+    """Algorithm 1's coupled trajectory pair (z_t, z_s) at times s <= t.
+
+    x0, u: (batch, length); t, s: (batch,); alpha: any signal schedule.
+    """
+    masked_t, masked_s = (u > alpha(time).to(u.device)[:, None] for time in (t, s))
+    z_t, z_s = (torch.where(m, mask_index, x0) for m in (masked_t, masked_s))
+    return CoupledPair(z_t, z_s, masked_t, masked_s)
+
+
+COUPLINGS = ("shared", "independent", "none")
+
+
+def couple_as(
+    coupling: str,
+    x0: Tensor,
+    u: Tensor,
+    u_other: Tensor | None,
+    t: Tensor,
+    s: Tensor,
+    alpha: Alpha,
+    mask_index: int,
+) -> CoupledPair:
+    """The pair under the paper's coupling or one of its ablations.
+
+    `shared`: both views from u, as in `couple` (the paper).
+    `independent`: z_s from a second draw `u_other`: right marginals, no common
+        trajectory. A token may then be masked for the teacher alone.
+    `none`: the teacher is given the student's own view, z_s = z_t, so that only
+        its temperature teaches (plain self-sharpening, a control).
+
+    Raises ConfigError for an unknown coupling.
+    """
+    check_coupling(coupling)
+    if coupling == "none":
+        return couple(x0, u, t, t, alpha, mask_index)
+    pair = couple(x0, u, t, s, alpha, mask_index)
+    if coupling == "independent":
+        other = couple(x0, u_other, s, s, alpha, mask_index)
+        pair = pair._replace(z_s=other.z_s, masked_s=other.masked_s)
+    return pair
+
+
+def check_coupling(coupling: str) -> None:
+    if coupling not in COUPLINGS:
+        raise ConfigError(
+            f"algo.coupling={coupling} is unknown: choose one of "
+            f"{', '.join(COUPLINGS)}."
+        )

@@ -1,0 +1,106 @@
+"""The distillation schedule of Section 4.1: rounds, time gap delta, temperature tau.
+
+Each round doubles delta, lowers tau and starts from a new snapshot of the
+student as its teacher (Algorithm 1's outer loop).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import ConfigError
+
+
+class Round(NamedTuple):
+    """Where an optimizer step stands; `index` counts from 0, messages from 1."""
+
+    index: int
+    delta: float
+    tau: float
+    first_step: int
+    is_first_step: bool
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """delta = delta0 * 2^i and tau = tau0 - i * tau_step in round i.
+
+    Raises ConfigError, naming key and round, for settings that cannot be run.
+    """
+
+    rounds: int = 5
+    steps_per_round: int = 10_000
+    delta0: float = 1 / 512
+    tau0: float = 0.96
+    tau_step: float = 0.03
+
+    def __post_init__(self):
+        for key in ("rounds", "steps_per_round"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(
+                    f"algo.{key}={value} must be a whole number of at least 1."
+                )
+        for key in ("delta0", "tau0", "tau_step"):
+            value = getattr(self, key)
+            if not math.isfinite(value):
+                raise ConfigError(f"algo.{key}={value} must be a finite number.")
+        if self.delta0 <= 0:
+            raise ConfigError(
+                f"algo.delta0={self.delta0} must be positive: it is the gap between "
+                "the student's time and the teacher's."
+            )
+        for index in range(self.rounds):
+            delta, tau = self._delta(index), self._tau(index)
+            if delta >= 1:
+                raise ConfigError(
+                    f"algo.delta0={self.delta0} doubles to delta={delta:g} in round "
+                    f"{index + 1} of algo.rounds={self.rounds}, and delta must stay "
+                    "below 1: lower one of the two."
+                )
+            if tau <= 0:
+                raise ConfigError(
+                    f"algo.tau0={self.tau0} falls by algo.tau_step={self.tau_step} a "
+                    f"round to tau={tau:g} in round {index + 1}, and tau must stay "
+                    "positive: raise tau0, or lower tau_step or rounds."
+                )
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole distillation (50,000 in the paper)."""
+        return self.rounds * self.steps_per_round
+
+    def _delta(self, index: int) -> float:
+        return self.delta0 * 2.0**index
+
+    def _tau(self, index: int) -> float:
+        # Rounded so that 0.96 - 2 * 0.03 reads 0.9, in logs as in the paper.
+        return round(self.tau0 - index * self.tau_step, 12)
+
+    def at(self, global_step: int) -> Round:
+        """The round of optimizer step `global_step` (counted from 0).
+
+        Raises ConfigError outside of [0, total_steps).
+        """
+        if not 0 <= global_step < self.total_steps:
+            raise ConfigError(
+                f"Step {global_step} lies outside the {self.rounds} rounds of "
+                f"{self.steps_per_round} steps: set trainer.max_steps="
+                f"{self.total_steps}, or change algo.rounds or algo.steps_per_round."
+            )
+        index = global_step // self.steps_per_round
+        first = index * self.steps_per_round
+        return Round(
+            index, self._delta(index), self._tau(index), first, global_step == first
+        )
+
+    def check_max_steps(self, max_steps: int) -> None:
+        """Refuse a trainer that stops before or runs past the last round."""
+        if max_steps != self.total_steps:
+            raise ConfigError(
+                f"trainer.max_steps={max_steps} is not algo.rounds * "
+                f"algo.steps_per_round = {self.rounds} * {self.steps_per_round} = "
+                f"{self.total_steps}: set trainer.max_steps={self.total_steps}."
+            )

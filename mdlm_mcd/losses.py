@@ -1,0 +1,142 @@
+"""The hybrid consistency objective, Eq. 14, and the losses it is compared with.
+
+Everything here takes log-probabilities *after* SUBS: no mass on the mask token,
+and one-hot on tokens the model sees. "One-hot" in log space is 0 at the token
+and NEG_INFINITY = -1e6, the hosts' finite stand-in for -inf, elsewhere. It is
+what makes the reverse KL cost about 1e6 per token against a teacher that sees
+the answer, and why `kl_bwd` diverges (Table 2's "FAILED").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+
+NEG_INFINITY = -1_000_000.0
+
+
+def widen(x: Tensor) -> Tensor:
+    """float32 or better: losses are not computed in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def temper(logits: Tensor, tau: float) -> Tensor:
+    """logits / tau: p(. | z_s; tau) of Eq. 14. For the teacher alone, before SUBS."""
+    return logits if tau == 1.0 else widen(logits) / tau
+
+
+def subs_masked(logits: Tensor, mask_index: int) -> Tensor:
+    """SUBS at masked tokens: log-probabilities without mass on the mask token.
+
+    logits: (..., vocab), any dtype -> the same shape in float32 or better.
+    """
+    logits = widen(logits)
+    at_mask = torch.zeros_like(logits[..., :1]).add_(NEG_INFINITY)
+    index = torch.full_like(at_mask, mask_index, dtype=torch.long)
+    return logits.scatter_add(-1, index, at_mask).log_softmax(-1)
+
+
+def subs_visible(x0: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
+    """SUBS at visible tokens: log of the one-hot of x0, (...) -> (..., vocab)."""
+    one_hot = torch.full(
+        (*x0.shape, vocab_size), NEG_INFINITY, dtype=dtype, device=x0.device
+    )
+    return one_hot.scatter_(-1, x0[..., None], 0.0)
+
+
+def subs(logits: Tensor, z: Tensor, mask_index: int) -> Tensor:
+    """SUBS for a whole view z: (batch, length, vocab) -> log_x_theta."""
+    log_p = subs_masked(logits, mask_index)
+    one_hot = subs_visible(z, logits.shape[-1], log_p.dtype)
+    return torch.where((z == mask_index)[..., None], log_p, one_hot)
+
+
+# Terms: (student_logp, teacher_logp, x0) -> one number per row -------------------
+
+Term = Callable[[Tensor, "Tensor | None", Tensor], Tensor]
+
+
+def reverse_kl(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
+    """KL(student || teacher), mode-seeking: Eq. 14's D_KL, read literally."""
+    return (student_logp.exp() * (student_logp - teacher_logp)).sum(-1)
+
+
+def forward_kl(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
+    """KL(teacher || student), mass-covering."""
+    return (teacher_logp.exp() * (teacher_logp - student_logp)).sum(-1)
+
+
+def cross_entropy(
+    student_logp: Tensor, teacher_logp: Tensor | None, x0: Tensor
+) -> Tensor:
+    """-log p_student(x0): Eq. 14's L_CE."""
+    return -student_logp.gather(-1, x0[..., None]).squeeze(-1)
+
+
+class Loss(NamedTuple):
+    """What a token costs, by who sees it.
+
+    distil: where neither view shows it (m_s = 1).
+    reveal: where only the teacher's view does (m_t - m_s = 1).
+    """
+
+    distil: Term
+    reveal: Term
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.distil is not cross_entropy
+
+
+LOSSES: dict[str, Loss] = {
+    "hybrid": Loss(distil=reverse_kl, reveal=cross_entropy),  # Eq. 14
+    "hybrid_fwd": Loss(distil=forward_kl, reveal=cross_entropy),
+    "kl_fwd": Loss(distil=forward_kl, reveal=forward_kl),  # Table 2
+    "kl_bwd": Loss(distil=reverse_kl, reveal=reverse_kl),  # Table 2, "FAILED"
+    "ce": Loss(distil=cross_entropy, reveal=cross_entropy),
+}
+
+
+def get(kind: str) -> Loss:
+    """The loss of that name; raises ConfigError with the valid ones."""
+    if kind not in LOSSES:
+        raise ConfigError(
+            f"algo.loss={kind} is unknown: choose one of {', '.join(LOSSES)}."
+        )
+    return LOSSES[kind]
+
+
+def per_token(
+    kind: str,
+    student_logp: Tensor,
+    teacher_logp: Tensor,
+    x0: Tensor,
+    masked_t: Tensor,
+    masked_s: Tensor,
+) -> Tensor:
+    """Eq. 14's summand, or that of an ablation: (batch, length), unreduced.
+
+    student_logp, teacher_logp: (batch, length, vocab) after SUBS, of z_t and z_s,
+    the teacher's with its temperature applied; x0: (batch, length) ids;
+    masked_t, masked_s: (batch, length) bool. Zero where the student sees the
+    token, whatever the teacher sees: there is nothing to learn. `head` computes
+    the same without the (batch, length, vocab) tensors; this is the definition.
+
+    Raises ConfigError for an unknown kind.
+    """
+    loss = get(kind)
+    student_logp, teacher_logp = widen(student_logp), widen(teacher_logp)
+    both = masked_t & masked_s
+    revealed = masked_t & ~masked_s
+    out = torch.zeros_like(student_logp[..., 0])
+    for rows, term in ((both, loss.distil), (revealed, loss.reveal)):
+        # Index first: 0 * inf gradients of rows that do not count never arise.
+        out = out.masked_scatter(
+            rows, term(student_logp[rows], teacher_logp[rows], x0[rows])
+        )
+    return out

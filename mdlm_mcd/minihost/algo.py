@@ -1,0 +1,98 @@
+"""The host's models: MDLM (masked diffusion) and AR (the evaluator)."""
+
+import torch
+
+from . import trainer_base
+from .errors import HostError
+
+
+class MDLM(trainer_base.AbsorbingState):
+    """Masked diffusion under SUBS: no mass on the mask, visible tokens stay."""
+
+    def __init__(self, config, tokenizer):
+        super().__init__(config, tokenizer)
+        self._validate_configuration()
+
+    def _validate_configuration(self):
+        checks = {
+            "algo.parameterization": (self.parameterization, {"subs"}),
+            "algo.loss_type": (self.loss_type, {"elbo", "low_var"}),
+            "algo.T": (self.T, {0}),
+            "sampling.predictor": (self.sampler, {"ancestral", "ancestral_cache"}),
+            "sampling.noise_removal": (
+                self.config.sampling.noise_removal,
+                {"ancestral", "greedy", "none"},
+            ),
+        }
+        for key, (value, allowed) in checks.items():
+            if value not in allowed:
+                raise HostError(
+                    f"{key}={value} does not work with MDLM: choose one of "
+                    f"{', '.join(map(str, sorted(allowed)))}."
+                )
+
+    def _process_model_output(self, model_output, xt, sigma):
+        # SUBS writes into the logits; a clone keeps the backbone's own intact.
+        log_p = model_output.clone()
+        log_p[:, :, self.mask_index] += self.neg_infinity
+        log_p = log_p.log_softmax(-1)
+        visible = (xt != self.mask_index)[..., None]
+        one_hot = torch.full_like(log_p, self.neg_infinity)
+        one_hot.scatter_(-1, xt[..., None], 0.0)
+        return torch.where(visible, one_hot, log_p)
+
+    def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t, low_var=False):
+        """The NELBO's integrand; `low_var` drops its weight (training only)."""
+        log_p = log_x_theta.gather(-1, x0[..., None]).squeeze(-1)
+        if low_var:
+            return -log_p
+        return log_p * dalpha_t / (1 - alpha_t)
+
+
+class AR(trainer_base.TrainerBase):
+    """Left-to-right model on the same transformer, with the same vocabulary."""
+
+    def __init__(self, config, tokenizer):
+        vocab_size = tokenizer.vocab_size
+        if getattr(tokenizer, "mask_token", None) is None:
+            self.mask_index = vocab_size
+            vocab_size += 1
+        else:
+            self.mask_index = tokenizer.mask_token_id
+        super().__init__(config, tokenizer, vocab_size=vocab_size)
+        if not config.algo.causal_attention:
+            raise HostError(
+                "algo.causal_attention=False lets an AR model see what it predicts: "
+                "set it to True."
+            )
+
+    def _process_model_input(self, x0, valid_tokens):
+        return x0[:, :-1], x0[:, 1:], valid_tokens[:, 1:]
+
+    def _process_sigma(self, sigma):
+        return None
+
+    def _process_model_output(self, model_output, xt, sigma):
+        log_p = model_output.clone()
+        log_p[:, :, self.mask_index] += self.neg_infinity
+        return log_p.log_softmax(-1)
+
+    def nll(self, input_tokens, labels, output_tokens,
+            current_accumulation_step=None, train_mode=False):  # fmt: skip
+        log_p = self.forward(input_tokens, None)
+        return -log_p.gather(-1, output_tokens[..., None]).squeeze(-1)
+
+    @torch.no_grad()
+    def generate_samples(self, num_samples, labels=None, num_steps=None, eps=None):
+        """Token ids (num_samples, model.length), drawn left to right."""
+        x = torch.full(
+            (num_samples, 1), self.tokenizer.bos_token_id, device=self.device
+        )
+        while x.shape[1] < self.num_tokens:
+            log_p = self.forward(x, None)[:, -1]
+            if self.config.sampling.use_float64:
+                log_p = log_p.double()
+            x = torch.cat(
+                (x, trainer_base.sample_categorical(log_p.exp())[:, None]), dim=1
+            )
+        return x

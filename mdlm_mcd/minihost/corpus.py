@@ -1,0 +1,375 @@
+"""Documents of the minihost: where they come from, their split, their cache.
+
+A document is a `str`; a corpus is a list of them in a fixed order. Documents go
+to training or to validation by a hash of their text, so the split depends on
+nothing else, and equal documents never stand on both sides.
+"""
+
+import ast
+import contextlib
+import glob
+import hashlib
+import inspect
+import json
+import logging
+import os
+import re
+import sys
+import sysconfig
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from hydra.utils import to_absolute_path
+
+log = logging.getLogger(__name__)
+
+# Part of every cache key: raise it when the text or the tokenizer is made anew.
+CACHE_VERSION = 1
+PYTHON = sys.version
+
+MIN_CHARS = 80
+MIN_DOCUMENTS = 20
+VALID_ONE_IN = 20
+
+SKIPPED_FOLDERS = {
+    "__pycache__",
+    "dist-packages",
+    "idle_test",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "test",
+    "tests",
+}
+
+# Two or more blank lines, one or more, none: coarse to fine.
+DOCUMENT_BREAK = re.compile(r"\n(?:[^\S\n]*\n){2,}")
+PARAGRAPH_BREAK = re.compile(r"\n(?:[^\S\n]*\n)+")
+LINE_BREAK = re.compile(r"\n+")
+
+
+def local_path(path):
+    """`path` as seen from where the run was launched, `~` expanded."""
+    # Hydra may have moved the process into its output folder.
+    return to_absolute_path(os.path.expanduser(str(path)))
+
+
+def existing_path(name):
+    """The absolute path if `name` is a file, folder or glob, else `name` itself."""
+    path = local_path(name)
+    return path if os.path.exists(path) or glob.glob(path) else name
+
+
+def digest(*parts):
+    """Hex SHA-256 of the parts; the parts cannot run into one another."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def cached(cache_dir, name, build):
+    """The text of the file `name` in `cache_dir`, made by `build()` if missing.
+
+    The file appears whole or not at all, so an interrupted run leaves nothing
+    half-made and processes may race: the last one wins, with the same text.
+
+    Raises:
+        ValueError: `cache_dir` cannot be written.
+    """
+    path = Path(local_path(cache_dir), name)
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    text = build()
+    # Not `tempfile`: its files are closed to the others who share the folder.
+    temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(
+            f"data.cache_dir={cache_dir} cannot be written ({error.strerror}): name "
+            "another folder, e.g. data.cache_dir=/tmp/mdlm_mcd."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    return text
+
+
+def normalise(text):
+    """Dedented text with straight quotes and without heading underlines."""
+    # A lone surrogate, which an escape can spell, has no UTF-8.
+    text = text.encode("utf-8", "ignore").decode("utf-8")
+    text = text.translate(str.maketrans("‘’“”\xa0", "''\"\" "))
+    lines = [line.rstrip() for line in inspect.cleandoc(text).splitlines()]
+    # A rule of punctuation is markup, and dear: the BPE would spend merges on it.
+    lines = [line for line in lines if not re.fullmatch(r"\s*([^\w\s])\1{3,}", line)]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _docstrings(source):
+    """Docstrings of a module, its classes and its functions, in source order."""
+    with warnings.catch_warnings():
+        # Old modules hold escapes that newer parsers warn of.
+        warnings.simplefilter("ignore")
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError):
+            return
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
+        yield ast.get_docstring(node, clean=False) or ""
+
+
+def _stdlib_texts():
+    """Help topics first, then docstrings by path: a fixed order."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # trimmed distributions of Python
+        topics = {}
+    for key in sorted(topics):
+        yield topics[key]
+    for folder, folders, files in os.walk(sysconfig.get_path("stdlib")):
+        folders[:] = sorted(set(folders) - SKIPPED_FOLDERS)
+        for file in sorted(files):
+            if file.endswith(".py"):
+                yield from _docstrings(Path(folder, file).read_bytes())
+
+
+def stdlib_documents(cache_dir, max_chars):
+    """English out of Python itself: its help topics and its docstrings.
+
+    Normalised, without repeats, each of at least `MIN_CHARS` characters, and at
+    most `max_chars` characters together. Depends on the Python release.
+
+    Raises:
+        ValueError: `max_chars` leaves fewer than two documents.
+    """
+
+    def build():
+        found, room = {}, max_chars
+        for text in map(normalise, _stdlib_texts()):
+            if len(text) < MIN_CHARS or text in found:
+                continue
+            if len(text) > room:
+                break
+            found[text] = None
+            room -= len(text)
+        return json.dumps(list(found), ensure_ascii=False)
+
+    stdlib = sysconfig.get_path("stdlib")
+    key = digest(CACHE_VERSION, PYTHON, stdlib, max_chars)
+    documents = json.loads(cached(cache_dir, f"stdlib-{key[:16]}.json", build))
+    if len(documents) < 2:
+        raise ValueError(
+            f"data.max_chars={max_chars} leaves {len(documents)} document(s) of the "
+            "standard library: raise it, e.g. data.max_chars=6000000."
+        )
+    return documents
+
+
+def _expand(key, patterns):
+    """Files that paths and globs name, each once, in a fixed order."""
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns or [])
+    if not patterns:
+        raise ValueError(
+            f"data.{key}=[] names no file: give at least one UTF-8 text file, e.g. "
+            f"data.{key}=[corpus.txt]."
+        )
+    paths = {}
+    for pattern in patterns:
+        path = local_path(pattern)
+        # A file whose very name has brackets is that file, not a pattern.
+        found = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
+        found = sorted(name for name in found if os.path.isfile(name))
+        if not found:
+            raise FileNotFoundError(
+                f"data.{key}: {pattern} matches no file: check the path; a relative "
+                "one starts at the folder the run is launched from."
+            )
+        paths.update({os.path.realpath(name): None for name in found})
+    return list(paths)
+
+
+def _read(key, path):
+    try:
+        # `utf-8-sig` also takes away the mark some editors put first.
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"data.{key}: {path} is not UTF-8 (byte {error.start}): convert it, e.g. "
+            "with iconv -t utf-8."
+        ) from error
+
+
+def _pieces(pattern, texts):
+    pieces = (piece.strip("\n") for text in texts for piece in pattern.split(text))
+    return [piece for piece in pieces if piece.strip()]
+
+
+def textfile_documents(key, patterns, separator=None):
+    """Documents of the text files that `patterns` (paths or globs) name.
+
+    With a `separator`, documents end at the lines equal to it. Without, they end
+    at two or more blank lines; if that gives fewer than `MIN_DOCUMENTS`
+    documents, at every blank line; if that gives a single one, at every line.
+    The end of a file always ends a document.
+
+    Raises:
+        FileNotFoundError: a path or a glob matches no file.
+        ValueError: no file named, a file is not UTF-8, or there is no text.
+    """
+    paths = _expand(key, patterns)
+    texts = [_read(key, path) for path in paths]
+    if separator:
+        line = rf"(?:^|\n)[^\S\n]*{re.escape(separator.strip())}[^\S\n]*(?=\n|$)"
+        documents = _pieces(re.compile(line), texts)
+    else:
+        documents = _pieces(DOCUMENT_BREAK, texts)
+        if len(documents) < MIN_DOCUMENTS:
+            documents = _pieces(PARAGRAPH_BREAK, texts)
+        if len(documents) == 1:
+            documents = _pieces(LINE_BREAK, texts)
+    if not documents:
+        raise ValueError(
+            f"data.{key}={paths} hold no text: give at least one file that does."
+        )
+    return documents
+
+
+def split(documents):
+    """The (training, validation) documents: one in `VALID_ONE_IN` is validation.
+
+    A small corpus may have no hash of that kind; then the smallest hash decides,
+    so neither side is empty if there are two distinct documents.
+    """
+    hashes = {text: int(digest(text)[:16], 16) for text in documents}
+    valid = {text for text, value in hashes.items() if value % VALID_ONE_IN == 0}
+    if hashes and len(valid) in (0, len(hashes)):
+        valid = {min(hashes, key=hashes.get)}
+    return (
+        [text for text in documents if text not in valid],
+        [text for text in documents if text in valid],
+    )
+
+
+def documents(data, mode):
+    """Documents of `data.train` (mode "train") or `data.valid` (mode "valid").
+
+    Args:
+        data: the `data` config; the split named must be `stdlib` or `textfile`.
+        mode: "train" or "valid".
+
+    Returns:
+        list[str], not empty, in a fixed order.
+
+    Raises:
+        FileNotFoundError, ValueError: see `stdlib_documents`,
+            `textfile_documents`; or one document has to serve both splits.
+    """
+    if data[mode] == "stdlib":
+        found = stdlib_documents(data.cache_dir, data.get("max_chars", 6_000_000))
+        return split(found)[mode == "valid"]
+    separator = data.get("separator")
+    valid_files = data.get("valid_files")
+    held_out = []
+    if valid_files:
+        held_out = textfile_documents("valid_files", valid_files, separator)
+        if mode == "valid":
+            return held_out
+    found = textfile_documents("files", data.files, separator)
+    if not valid_files:
+        if len(set(found)) < 2:
+            raise ValueError(
+                "data.files hold 1 distinct document, so training and validation "
+                "cannot both have one: part the text by blank lines or by "
+                "data.separator, or name data.valid_files."
+            )
+        return split(found)[mode == "valid"]
+    train = [text for text in found if text not in set(held_out)]
+    if not train:
+        raise ValueError(
+            "data.files hold only documents of data.valid_files: leave other text for "
+            "training."
+        )
+    if len(train) < len(found):
+        log.warning(
+            "%d documents of data.files are also in data.valid_files: left out of "
+            "training.",
+            len(found) - len(train),
+        )
+    return train
+
+
+def huggingface_dataset(data, mode):
+    """The documents of a Hugging Face dataset, in its own order.
+
+    `data.train` / `data.valid` is the name of a dataset, a loader such as `json`
+    (with `data.data_files`), or a folder that `save_to_disk` wrote.
+
+    Returns:
+        datasets.Dataset, or IterableDataset if `data.streaming`, whose one column
+        is `data.text_key`.
+
+    Raises:
+        ModuleNotFoundError: the package datasets is missing.
+        ValueError: the dataset, its split or its text column is.
+    """
+    name = data[mode]
+    try:
+        import datasets
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"data.{mode}={name} takes the package datasets: install it with pip "
+            "install mdlm-mcd[data], or use data=stdlib or data=textfile."
+        ) from error
+    part = data.get(f"{mode}_split") or {"train": "train", "valid": "validation"}[mode]
+    streaming = data.get("streaming", False)
+    folder = local_path(name)
+    on_disk = any(
+        os.path.isfile(os.path.join(folder, file))
+        for file in ("dataset_dict.json", "dataset_info.json")
+    )
+    try:
+        if on_disk:
+            found = datasets.load_from_disk(folder)
+            # A bare dataset counts as the training split, as `load_dataset` has it.
+            found = (found if isinstance(found, dict) else {"train": found})[part]
+            found = found.to_iterable_dataset() if streaming else found
+        else:
+            found = datasets.load_dataset(
+                existing_path(name),
+                data.get(f"{mode}_config"),
+                data_files=_data_files(data.get("data_files")),
+                split=part,
+                cache_dir=local_path(data.cache_dir),
+                revision=data.get(f"{mode}_revision"),
+                streaming=streaming,
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"data.{mode}={name} with data.{mode}_split={part} cannot be loaded: check "
+            f"the name, the split and the network ({str(error).splitlines()[0]})."
+        ) from error
+    key = data.text_key
+    # A stream may not know its columns before the first row.
+    if found.column_names and key not in found.column_names:
+        raise ValueError(
+            f"data.text_key={key} is no column of data.{mode}={name}: choose one of "
+            f"{', '.join(found.column_names)}."
+        )
+    return found.select_columns([key])
+
+
+def _data_files(files):
+    """`data.data_files` with its local paths made absolute."""
+    if files is None or isinstance(files, str):
+        return files and existing_path(files)
+    if isinstance(files, Mapping):
+        return {part: _data_files(names) for part, names in files.items()}
+    return [_data_files(name) for name in files]

@@ -1,0 +1,174 @@
+"""Hydra entry of the host: `python -m mdlm_mcd.minihost.main algo=mdlm`.
+
+Modes, as in the public hosts: `train`, `sample_eval`, `ppl_eval`. A class named
+in the `algo` config (`algo._target_`) is trained in place of the host's own.
+"""
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+
+import hydra
+import lightning as L
+import omegaconf
+import torch
+
+from . import algo, dataloader
+from .errors import HostError
+
+log = logging.getLogger(__name__)
+
+MODELS = {"mdlm": algo.MDLM, "ar": algo.AR}
+
+RESOLVERS = {
+    "cwd": os.getcwd,
+    # A machine without a GPU trains in one process.
+    "device_count": lambda: max(1, torch.cuda.device_count()),
+    "div_up": lambda x, y: -(-x // y),
+    "mul": lambda *xs: math.prod(xs),
+}
+
+
+def register_resolvers():
+    for name, resolver in RESOLVERS.items():
+        omegaconf.OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def model_class(config):
+    """The class that `algo._target_` names, else the host's own `algo.name`."""
+    if config.algo.get("_target_"):
+        return hydra.utils.get_class(config.algo._target_)
+    if config.algo.name not in MODELS:
+        raise HostError(
+            f"algo.name={config.algo.name} is unknown: choose one of "
+            f"{', '.join(MODELS)}, or name a class in algo._target_."
+        )
+    return MODELS[config.algo.name]
+
+
+def load_from_checkpoint(cls, path, config, tokenizer):
+    """A model with the weights and EMA of a Lightning checkpoint."""
+    if not path or not os.path.exists(path):
+        raise HostError(
+            f"eval.checkpoint_path={path or '(empty)'} is no file: name the "
+            "checkpoint to evaluate."
+        )
+    return cls.load_from_checkpoint(
+        path, map_location="cpu", config=config, tokenizer=tokenizer
+    )
+
+
+def make_trainer(config, **kwargs):
+    callbacks = [
+        hydra.utils.instantiate(callback)
+        for callback in config.get("callbacks", {}).values()
+    ]
+    return hydra.utils.instantiate(
+        config.trainer,
+        default_root_dir=os.getcwd(),
+        callbacks=callbacks,
+        logger=hydra.utils.instantiate(config.logger) if config.logger else False,
+        **kwargs,
+    )
+
+
+def train(cls, config, tokenizer):
+    """Fit; resumes from `checkpointing.resume_ckpt_path` when that file exists."""
+    train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
+    resume = config.checkpointing.resume_ckpt_path
+    if not (
+        config.checkpointing.resume_from_ckpt and resume and os.path.exists(resume)
+    ):
+        resume = None
+    if config.training.finetune_path and resume is None:
+        model = load_from_checkpoint(
+            cls, config.training.finetune_path, config, tokenizer
+        )
+    else:
+        model = cls(config, tokenizer)
+    # The loaders deal the rows to the processes themselves.
+    trainer = make_trainer(config, use_distributed_sampler=False)
+    trainer.fit(model, train_ds, valid_ds, ckpt_path=resume)
+    return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def sample_eval(cls, config, tokenizer):
+    """Draw samples, say their entropy (and perplexity), write them as JSON."""
+    path = config.eval.checkpoint_path
+    model = load_from_checkpoint(cls, path, config, tokenizer)
+    if config.eval.disable_ema:
+        model.ema = None
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if model.ema:
+        model.ema.move_shadow_params_to_device(model.device)
+    texts = []
+    for _ in range(config.sampling.num_sample_batches):
+        samples = model.restore_model_and_sample(num_steps=config.sampling.steps)
+        model.metrics.record_entropy(samples)
+        texts += tokenizer.batch_decode(samples)
+    result = {
+        "entropy": model.metrics.sample_entropy.compute().item(),
+        "sampling_dtype": "float64" if config.sampling.use_float64 else "float32",
+        "steps": config.sampling.steps,
+    }
+    if config.eval.compute_generative_perplexity:
+        model.metrics.record_generative_perplexity(
+            texts, config.model.length, device=model.device
+        )
+        result["generative_ppl"] = model.metrics.gen_ppl.compute().item()
+    log.info("%s", result)
+    out = Path(config.eval.generated_samples_path)
+    out.write_text(json.dumps({**result, "generated_seqs": texts}, indent=1))
+    log.info("Samples: %s", out)
+    return result
+
+
+def ppl_eval(cls, config, tokenizer):
+    """The NELBO (or the likelihood, for AR) of the validation split."""
+    path = config.eval.checkpoint_path
+    model = load_from_checkpoint(cls, path, config, tokenizer)
+    if config.eval.disable_ema:
+        model.ema = None
+    _, valid_ds = dataloader.get_dataloaders(config, tokenizer, skip_train=True)
+    (result,) = make_trainer(config).validate(model, valid_ds)
+    return result
+
+
+MODES = {"train": train, "sample_eval": sample_eval, "ppl_eval": ppl_eval}
+
+
+def run(config):
+    """What `main` does once the config stands; answers the mode's figures."""
+    if config.mode not in MODES:
+        raise HostError(
+            f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}."
+        )
+    L.seed_everything(config.seed)
+    cls = model_class(config)
+    tokenizer = dataloader.get_tokenizer(config)
+    return MODES[config.mode](cls, config, tokenizer)
+
+
+@hydra.main(
+    version_base=None,
+    config_path=str(Path(__file__).parent / "configs"),
+    config_name="config",
+)
+def main(config):
+    try:
+        run(config)
+    except Exception as error:
+        # What this distribution raises on purpose is a message to the user; anything
+        # else is a bug and keeps its traceback.
+        ours = type(error).__module__.split(".")[0] == __package__.split(".")[0]
+        if not ours or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+
+
+register_resolvers()
+
+if __name__ == "__main__":
+    main()

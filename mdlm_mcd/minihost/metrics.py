@@ -1,0 +1,127 @@
+"""The host's metrics: NELBO, generative perplexity, sample entropy."""
+
+import math
+import os
+
+import torch
+import torch.nn.functional as F
+import torchmetrics
+from torchmetrics.aggregation import MeanMetric
+
+
+class NLL(MeanMetric):
+    """Sum of nats over sum of tokens, kept in float64.
+
+    Unlike the mean of the base class, `value` is already a sum over the
+    `weight` tokens it comes with.
+    """
+
+    def update(self, value, weight=1.0) -> None:
+        value = torch.as_tensor(value, dtype=torch.float64, device=self.device)
+        weight = torch.as_tensor(weight, dtype=torch.float64, device=self.device)
+        self.mean_value = self.mean_value + value.sum()
+        self.weight = self.weight + weight.sum()
+
+
+class BPD(NLL):
+    """Bits per token."""
+
+    def compute(self) -> torch.Tensor:
+        return super().compute() / math.log(2)
+
+
+class Perplexity(NLL):
+    """exp(nats per token)."""
+
+    def compute(self) -> torch.Tensor:
+        return super().compute().exp()
+
+
+class Metrics:
+    """What one run measures. `gen_ppl` needs an evaluator, loaded on first use."""
+
+    def __init__(self, gen_ppl_eval_model_name_or_path=None, eval_ppl_batch_size=8):
+        nlls = torchmetrics.MetricCollection(
+            {"nll": NLL(), "bpd": BPD(), "ppl": Perplexity()}
+        )
+        nlls.set_dtype(torch.float64)
+        self.train_nlls = nlls.clone(prefix="train/")
+        self.valid_nlls = nlls.clone(prefix="val/")
+        self.gen_ppl = Perplexity().set_dtype(torch.float64)
+        self.sample_entropy = MeanMetric()
+        self.eval_ppl_batch_size = eval_ppl_batch_size
+        self.gen_ppl_eval_model_name_or_path = gen_ppl_eval_model_name_or_path
+        self._evaluator = None
+
+    def _all(self):
+        return (self.train_nlls, self.valid_nlls, self.gen_ppl, self.sample_entropy)
+
+    def to(self, *args, **kwargs):
+        for metric in self._all():
+            metric.to(*args, **kwargs)
+        return self
+
+    def reset(self):
+        for metric in self._all():
+            metric.reset()
+
+    def update_train(self, nll, aux_loss, num_tokens):
+        self.train_nlls.update(nll, num_tokens)
+
+    def update_valid(self, nll, aux_loss, num_tokens):
+        self.valid_nlls.update(nll, num_tokens)
+
+    @torch.no_grad()
+    def record_entropy(self, tokens):
+        """Entropy in nats of each sample's own unigrams; tokens: (batch, length)."""
+        for sample in tokens:
+            counts = torch.unique(sample, return_counts=True)[1].double()
+            share = counts / counts.sum()
+            self.sample_entropy.update(torch.special.entr(share).sum())
+
+    def _load_evaluator(self, device):
+        if self._evaluator is None:
+            import transformers
+
+            name = self.gen_ppl_eval_model_name_or_path
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            model = transformers.AutoModelForCausalLM.from_pretrained(name)
+            self._evaluator = tokenizer, model.eval()
+        tokenizer, model = self._evaluator
+        return tokenizer, model.to(device)
+
+    @torch.no_grad()
+    def record_generative_perplexity(
+        self, text_samples, max_length, retokenize=True, device="cpu"
+    ):
+        """Perplexity of texts under a causal LM; of the EOS tokens the first counts.
+
+        text_samples: strings, or the evaluator's own token ids (batch, length)
+        with `retokenize=False`. Needs
+        `eval.gen_ppl_eval_model_name_or_path`, a `transformers` model.
+        """
+        tokenizer, model = self._load_evaluator(device)
+        if retokenize:
+            batch = tokenizer(
+                list(text_samples), return_tensors="pt", padding=True,
+                truncation=True, max_length=max_length,
+            )  # fmt: skip
+            ids, attention_mask = batch["input_ids"], batch["attention_mask"]
+        else:
+            ids, attention_mask = text_samples, torch.ones_like(text_samples)
+        ids, attention_mask = ids.to(device), attention_mask.to(device)
+        chunks = zip(
+            ids.split(self.eval_ppl_batch_size),
+            attention_mask.split(self.eval_ppl_batch_size),
+            strict=True,
+        )
+        for chunk, mask in chunks:
+            logits = model(chunk, attention_mask=mask).logits[:, :-1].float()
+            nll = F.cross_entropy(logits.mT, chunk[:, 1:], reduction="none")
+            is_eos = chunk == tokenizer.eos_token_id
+            # The hosts' rule: all tokens count, of the EOS tokens the first.
+            valid = (~is_eos | (is_eos.cumsum(-1) == 1))[:, 1:] & (mask[:, 1:] > 0)
+            self.gen_ppl.update(nll[valid].double().sum(), valid.sum())

@@ -1,0 +1,3 @@
+from . import dit, ema
+
+__all__ = ["dit", "ema"]

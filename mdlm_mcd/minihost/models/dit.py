@@ -1,0 +1,210 @@
+"""Diffusion transformer with the parameter names of the public MDLM models.
+
+A `state_dict` of MDLM, of Duo's masked models or of the released `mdlm-owt`
+loads strictly into `DIT` at the same sizes. Attention is torch's SDPA;
+flash-attn is used where it is installed and applies (CUDA, half precision).
+"""
+
+import math
+
+import omegaconf
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ..errors import HostError
+
+try:
+    from flash_attn import flash_attn_func
+except ImportError:  # the common case: SDPA computes the same
+    flash_attn_func = None
+
+
+class Rotary(nn.Module):
+    """Rotary position embedding: cosines and sines of shape (length, dim / 2)."""
+
+    def __init__(self, dim: int, base: float = 10_000.0):
+        super().__init__()
+        inv_freq = base ** -(torch.arange(0, dim, 2).float() / dim)
+        self.register_buffer("inv_freq", inv_freq)
+
+    def forward(self, length: int):
+        # Not cached: it costs nothing beside a block, and a cache filled under
+        # inference_mode (Lightning's validation) cannot be trained with.
+        positions = torch.arange(length, device=self.inv_freq.device)
+        angles = positions.type_as(self.inv_freq)[:, None] * self.inv_freq
+        return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """Turn each pair (x_i, x_{i + dim / 2}); x: (batch, length, heads, dim)."""
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+def attention(q, k, v, causal: bool):
+    """q, k, v: (batch, length, heads, dim) -> the same shape."""
+    if flash_attn_func is not None and q.is_cuda and q.element_size() == 2:
+        return flash_attn_func(q, k, v, causal=causal)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return out.transpose(1, 2)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation without bias, in float32 under any autocast."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.dim = dim
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            return F.layer_norm(wide, [self.dim]) * self.weight
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoidal features of sigma and a small MLP: (batch,) -> (batch, dim)."""
+
+    def __init__(self, hidden_size: int, frequency_embedding_size: int = 256):
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(frequency_embedding_size, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, hidden_size),
+        )
+        self.frequency_embedding_size = frequency_embedding_size
+
+    def forward(self, sigma):
+        half = self.frequency_embedding_size // 2
+        steps = torch.arange(half, device=sigma.device, dtype=torch.float32)
+        freqs = torch.exp(-math.log(10_000.0) * steps / half)
+        angles = sigma.float()[:, None] * freqs
+        features = torch.cat((angles.cos(), angles.sin()), dim=-1)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A projection that starts at zero: each block begins as the identity."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class DDiTBlock(nn.Module):
+    """Attention and MLP; modulated by the time when `cond_dim` is given."""
+
+    def __init__(self, dim, n_heads, cond_dim=None, mlp_ratio=4, dropout=0.1,
+                 causal=False):  # fmt: skip
+        super().__init__()
+        self.n_heads, self.dropout, self.causal = n_heads, dropout, causal
+        self.norm1 = LayerNorm(dim)
+        self.attn_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.attn_out = nn.Linear(dim, dim, bias=False)
+        self.norm2 = LayerNorm(dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, mlp_ratio * dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(mlp_ratio * dim, dim),
+        )
+        if cond_dim is not None:
+            self.adaLN_modulation = zero_linear(cond_dim, 6 * dim)
+
+    def forward(self, x, rotary, c=None):
+        if c is None:
+            shift_a = shift_m = 0.0
+            scale_a = scale_m = 0.0
+            gate_a = gate_m = 1.0
+        else:
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(
+                c
+            )[:, None].chunk(6, dim=-1)
+        h = self.norm1(x) * (1 + scale_a) + shift_a
+        q, k, v = self.attn_qkv(h).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+        h = attention(rotate(q, *rotary), rotate(k, *rotary), v, self.causal)
+        h = self.attn_out(h.flatten(2))
+        x = x + gate_a * F.dropout(h, self.dropout, self.training)
+        h = self.mlp(self.norm2(x) * (1 + scale_m) + shift_m)
+        return x + gate_m * F.dropout(h, self.dropout, self.training)
+
+
+class EmbeddingLayer(nn.Module):
+    """Token embedding: ids (batch, length) -> (batch, length, dim)."""
+
+    def __init__(self, dim: int, vocab_dim: int, std: float | None = None):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(vocab_dim, dim))
+        if std is None:  # the public models' start
+            nn.init.kaiming_uniform_(self.embedding, a=math.sqrt(5))
+        else:
+            nn.init.normal_(self.embedding, std=std)
+
+    def forward(self, x):
+        return F.embedding(x, self.embedding)
+
+
+class DDiTFinalLayer(nn.Module):
+    """Last norm, modulation and the projection onto the vocabulary."""
+
+    def __init__(self, hidden_size, out_channels, cond_dim=None):
+        super().__init__()
+        self.norm_final = LayerNorm(hidden_size)
+        self.linear = zero_linear(hidden_size, out_channels)
+        if cond_dim is not None:
+            self.adaLN_modulation = zero_linear(cond_dim, 2 * hidden_size)
+
+    def forward(self, x, c=None):
+        x = self.norm_final(x)
+        if c is not None:
+            shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=-1)
+            x = x * (1 + scale) + shift
+        return self.linear(x)
+
+
+class DIT(nn.Module):
+    """The denoiser: tokens (batch, length) and sigma (batch,) -> raw logits.
+
+    With `algo.causal_attention` it is a plain causal transformer that ignores
+    sigma. Logits are (batch, length, vocab_size), before SUBS.
+    """
+
+    def __init__(self, config, vocab_size: int):
+        super().__init__()
+        if isinstance(config, dict):
+            config = omegaconf.OmegaConf.create(config)
+        model = config.model
+        self.config = config
+        self.causal = config.algo.causal_attention
+        self.vocab_size = vocab_size
+        dim = model.hidden_size
+        cond_dim = None if self.causal else model.cond_dim
+        self.vocab_embed = EmbeddingLayer(dim, vocab_size, model.get("embed_std"))
+        if not self.causal:
+            self.sigma_map = TimestepEmbedder(cond_dim)
+        self.rotary_emb = Rotary(dim // model.n_heads)
+        self.blocks = nn.ModuleList(
+            DDiTBlock(dim, model.n_heads, cond_dim, dropout=model.dropout,
+                      causal=self.causal)
+            for _ in range(model.n_blocks)
+        )  # fmt: skip
+        self.output_layer = DDiTFinalLayer(dim, vocab_size, cond_dim)
+
+    def forward(self, x, sigma, class_cond=None, weights=None):
+        if class_cond is not None or weights is not None:
+            raise HostError(
+                "This DiT takes neither class labels nor weighted tokens: leave "
+                "class_cond and weights at None."
+            )
+        x = self.vocab_embed(x)
+        c = None if self.causal else F.silu(self.sigma_map(sigma))
+        rotary = self.rotary_emb(x.shape[1])
+        # bfloat16 pays on CUDA; on CPUs its attention backward is slower than
+        # float32. On other devices `trainer.precision` decides.
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=x.is_cuda):
+            for block in self.blocks:
+                x = block(x, rotary, c)
+            return self.output_layer(x, c)

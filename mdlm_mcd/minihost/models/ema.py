@@ -1,0 +1,68 @@
+"""Exponential moving average of parameters, with the hosts' interface."""
+
+import torch
+
+from ..errors import HostError
+
+
+class ExponentialMovingAverage:
+    """Shadow copies of the trainable parameters of a model.
+
+    The decay warms up as min(decay, (1 + n) / (10 + n)) after n updates, so
+    that a young average is not chained to its random start. `shadow_params` is
+    a list in the order of the parameters given; checkpoints of all public
+    hosts store it this way.
+    """
+
+    def __init__(self, parameters, decay: float, use_num_updates: bool = True):
+        if not 0.0 <= decay <= 1.0:
+            raise HostError(
+                f"training.ema={decay} is no decay: choose a number from 0 to 1."
+            )
+        self.decay = decay
+        self.num_updates = 0 if use_num_updates else None
+        self.shadow_params = [p.detach().clone() for p in parameters if p.requires_grad]
+        self.collected_params: list[torch.Tensor] = []
+
+    def move_shadow_params_to_device(self, device):
+        self.shadow_params = [p.to(device) for p in self.shadow_params]
+
+    @torch.no_grad()
+    def update(self, parameters):
+        """One step towards `parameters`; call it after each optimizer step."""
+        decay = self.decay
+        if self.num_updates is not None:
+            self.num_updates += 1
+            decay = min(decay, (1 + self.num_updates) / (10 + self.num_updates))
+        trained = [p for p in parameters if p.requires_grad]
+        for shadow, p in zip(self.shadow_params, trained, strict=True):
+            shadow.lerp_(p.detach().to(shadow.dtype), 1.0 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, parameters):
+        """Write the averages into `parameters`."""
+        trained = [p for p in parameters if p.requires_grad]
+        for shadow, p in zip(self.shadow_params, trained, strict=True):
+            p.copy_(shadow)
+
+    def store(self, parameters):
+        """Keep the current values, for `restore`."""
+        self.collected_params = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def restore(self, parameters):
+        """Write back what `store` kept."""
+        for kept, p in zip(self.collected_params, parameters, strict=True):
+            p.copy_(kept)
+
+    def state_dict(self):
+        return {
+            "decay": self.decay,
+            "num_updates": self.num_updates,
+            "shadow_params": self.shadow_params,
+        }
+
+    def load_state_dict(self, state_dict):
+        self.decay = state_dict["decay"]
+        self.num_updates = state_dict["num_updates"]
+        self.shadow_params = state_dict["shadow_params"]

@@ -1,0 +1,394 @@
+"""Training, NELBO and sampling shared by the host's models."""
+
+import itertools
+from dataclasses import dataclass
+
+import hydra.utils
+import lightning as L
+import omegaconf
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from . import metrics
+from .errors import HostError
+from .models import dit, ema
+
+
+@dataclass
+class Loss:
+    """What one batch costs: `loss` is `nlls / num_tokens`, in nats per token."""
+
+    loss: torch.Tensor
+    nlls: torch.Tensor
+    prior_loss: torch.Tensor | float
+    num_tokens: torch.Tensor
+
+
+class LogLinear(nn.Module):
+    """alpha_t = 1 - (1 - eps) t; answers (dalpha_t, alpha_t)."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, t):
+        slope = 1 - self.eps
+        return torch.full_like(t, -slope), 1 - slope * t
+
+
+class Cosine(nn.Module):
+    """alpha_t = 1 - cos(pi / 2 (1 - (1 - eps) t)); answers (dalpha_t, alpha_t)."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, t):
+        slope = 1 - self.eps
+        angle = torch.pi / 2 * (1 - slope * t)
+        return -torch.pi / 2 * slope * angle.sin(), 1 - angle.cos()
+
+
+NOISES = {"log-linear": LogLinear, "cosine": Cosine}
+
+
+def sample_categorical(categorical_probs):
+    """Draw from unnormalised probabilities (..., vocab) by the exponential race.
+
+    Sampling precision is the input's dtype: pass float64.
+    """
+    race = torch.empty_like(categorical_probs).exponential_()
+    return (categorical_probs / race).argmax(-1)
+
+
+def nucleus(log_p, top_p: float):
+    """Keep the smallest set of tokens that holds `top_p`, renormalised."""
+    ordered, index = log_p.sort(dim=-1, descending=True)
+    before = ordered.exp().cumsum(-1) - ordered.exp()
+    ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+    kept = torch.full_like(log_p, -torch.inf).scatter(-1, index, ordered)
+    return kept.log_softmax(-1)
+
+
+class TrainerBase(L.LightningModule):
+    """A model, its EMA, its optimizer and its metrics; subclasses say what it is."""
+
+    def __init__(self, config, tokenizer, vocab_size=None):
+        super().__init__()
+        # Plain containers only: the file then opens with `weights_only=True`.
+        self.save_hyperparameters(
+            {"config": omegaconf.OmegaConf.to_container(config, resolve=True)}
+        )
+        self.config = config
+        self.tokenizer = tokenizer
+        self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
+        self.ignore_bos = config.algo.get("ignore_bos", False)
+        self.loss_type = config.algo.get("loss_type", "elbo")
+        self.sampler = config.sampling.predictor
+        self.antithetic_sampling = config.training.antithetic_sampling
+        self.parameterization = config.algo.parameterization
+        self.T = config.algo.T
+        self.num_tokens = config.model.length
+        self.p_nucleus = config.sampling.p_nucleus
+        self.lr = config.optim.lr
+        self.sampling_eps = config.training.sampling_eps
+        self.time_conditioning = config.algo.time_conditioning
+        self.neg_infinity = -1_000_000.0
+        self.class_conditional = False
+
+        if config.algo.backbone != "dit":
+            raise HostError(
+                f"algo.backbone={config.algo.backbone} is not in this host: set "
+                "algo.backbone=dit."
+            )
+        self.backbone = dit.DIT(config, vocab_size=self.vocab_size)
+        if config.noise.type not in NOISES:
+            raise HostError(
+                f"noise.type={config.noise.type} is unknown: choose one of "
+                f"{', '.join(NOISES)}."
+            )
+        self.noise = NOISES[config.noise.type](config.noise.eps)
+        self.ema = None
+        if config.training.ema > 0:
+            self.ema = ema.ExponentialMovingAverage(
+                self._get_parameters(), decay=config.training.ema
+            )
+        self.metrics = metrics.Metrics(
+            config.eval.gen_ppl_eval_model_name_or_path,
+            config.eval.perplexity_batch_size,
+        )
+
+    # Parameters and their average ------------------------------------------
+
+    def _get_parameters(self):
+        return itertools.chain(self.backbone.parameters(), self.noise.parameters())
+
+    def _eval_mode(self):
+        if self.ema:
+            self.ema.store(self._get_parameters())
+            self.ema.copy_to(self._get_parameters())
+        self.backbone.eval()
+        self.noise.eval()
+
+    def _train_mode(self):
+        if self.ema:
+            self.ema.restore(self._get_parameters())
+        self.backbone.train()
+        self.noise.train()
+
+    def on_save_checkpoint(self, checkpoint):
+        if self.ema:
+            checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint):
+        if self.ema:
+            self.ema.load_state_dict(checkpoint["ema"])
+            self.ema.move_shadow_params_to_device(self.device)
+
+    def on_train_start(self):
+        self.metrics.to(self.device)
+        if self.ema:
+            self.ema.move_shadow_params_to_device(self.device)
+
+    def on_validation_start(self):
+        self.metrics.to(self.device)
+        if self.ema:
+            self.ema.move_shadow_params_to_device(self.device)
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        if self.ema:
+            self.ema.update(self._get_parameters())
+
+    def configure_optimizers(self):
+        optim = self.config.optim
+        optimizer = torch.optim.AdamW(
+            self._get_parameters(),
+            lr=optim.lr,
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+        scheduler = hydra.utils.instantiate(
+            self.config.lr_scheduler, optimizer=optimizer
+        )
+        return [optimizer], [
+            {"scheduler": scheduler, "interval": "step", "name": "trainer/lr"}
+        ]
+
+    # The loss ---------------------------------------------------------------
+
+    def _process_sigma(self, sigma):
+        raise NotImplementedError
+
+    def _process_model_output(self, model_output, xt, sigma):
+        raise NotImplementedError
+
+    def forward(self, xt, sigma, labels=None):
+        """log_x_theta, (batch, length, vocab), in float32 or better."""
+        sigma = self._process_sigma(sigma)
+        model_output = self.backbone(x=xt, sigma=sigma, class_cond=labels)
+        wide = torch.promote_types(model_output.dtype, torch.float32)
+        return self._process_model_output(model_output.to(wide), xt, sigma)
+
+    def _process_model_input(self, x0, valid_tokens):
+        raise NotImplementedError
+
+    def nll(self, input_tokens, labels, output_tokens,
+            current_accumulation_step=None, train_mode=False):  # fmt: skip
+        """Nats per token, (batch, length)."""
+        raise NotImplementedError
+
+    def _loss(self, x0, labels, valid_tokens,
+              current_accumulation_step=None, train_mode=False):  # fmt: skip
+        inputs, outputs, valid_tokens = self._process_model_input(x0, valid_tokens)
+        nll = self.nll(inputs, labels, outputs, current_accumulation_step, train_mode)
+        nlls = (nll * valid_tokens).sum()
+        num_tokens = valid_tokens.sum()
+        return Loss(nlls / num_tokens, nlls, 0.0, num_tokens)
+
+    def on_train_epoch_start(self):
+        self.metrics.train_nlls.reset()
+
+    def training_step(self, batch, batch_idx):
+        losses = self._loss(
+            batch["input_ids"],
+            batch.get("labels"),
+            batch["attention_mask"],
+            batch_idx % self.trainer.accumulate_grad_batches,
+            train_mode=True,
+        )
+        self.metrics.update_train(losses.nlls, losses.prior_loss, losses.num_tokens)
+        self.log("trainer/loss", losses.loss.detach(), prog_bar=True, sync_dist=True)
+        return losses.loss
+
+    def on_validation_epoch_start(self):
+        self.metrics.valid_nlls.reset()
+        self._eval_mode()
+
+    def validation_step(self, batch, batch_idx):
+        losses = self._loss(
+            batch["input_ids"], batch.get("labels"), batch["attention_mask"]
+        )
+        self.metrics.update_valid(losses.nlls, losses.prior_loss, losses.num_tokens)
+        return losses.loss
+
+    def on_validation_epoch_end(self):
+        for name, metric in self.metrics.valid_nlls.items():
+            self.log(name, metric.compute().float(), sync_dist=True)
+        sanity = self.trainer.sanity_checking
+        if self.config.eval.generate_samples and (
+            self.config.eval.compute_perplexity_on_sanity or not sanity
+        ):
+            self._log_samples()
+        self._train_mode()
+
+    def _log_samples(self):
+        """Entropy, and perplexity if asked for, of freshly drawn samples."""
+        self.metrics.gen_ppl.reset()
+        self.metrics.sample_entropy.reset()
+        for _ in range(self.config.sampling.num_sample_batches):
+            samples = self.generate_samples(self.config.loader.eval_batch_size)
+            self.metrics.record_entropy(samples)
+            if self.config.eval.compute_generative_perplexity:
+                self.metrics.record_generative_perplexity(
+                    self.tokenizer.batch_decode(samples),
+                    self.num_tokens,
+                    device=self.device,
+                )
+        self.log("val/sample_entropy", self.metrics.sample_entropy.compute().float())
+        if self.config.eval.compute_generative_perplexity:
+            self.log("val/gen_ppl", self.metrics.gen_ppl.compute().float())
+
+    def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
+        raise NotImplementedError
+
+    def restore_model_and_sample(self, num_steps, eps=1e-5):
+        """Samples of the EMA weights, `loader.eval_batch_size` of them."""
+        self._eval_mode()
+        samples = self.generate_samples(
+            self.config.loader.eval_batch_size, num_steps=num_steps, eps=eps
+        )
+        self._train_mode()
+        return samples
+
+
+class Diffusion(TrainerBase):
+    """Discrete diffusion in continuous time."""
+
+    def _process_model_input(self, x0, valid_tokens):
+        return x0, None, valid_tokens
+
+    def _process_sigma(self, sigma):
+        """(batch, 1) -> (batch,); zeros when the model is not told the time."""
+        sigma = sigma.mean(-1)
+        return sigma if self.time_conditioning else torch.zeros_like(sigma)
+
+    def _sigma_from_alphat(self, alpha_t):
+        return -torch.log(alpha_t)
+
+    def _sample_t(self, n, accum_step):
+        """Times in (sampling_eps, 1], spread over the whole global batch."""
+        rows = n if accum_step is None else self.config.loader.global_batch_size
+        t = torch.rand(rows, device=self.device)
+        if self.antithetic_sampling:
+            t = (t + torch.arange(rows, device=self.device)) / rows
+        if accum_step is not None:
+            trainer = self.trainer
+            t = t.chunk(trainer.world_size)[trainer.global_rank]
+            t = t.chunk(trainer.accumulate_grad_batches)[accum_step][:n]
+        return self.sampling_eps + (1 - self.sampling_eps) * t
+
+    def q_xt(self, x, alpha_t):
+        raise NotImplementedError
+
+    def prior_sample(self, *batch_dims):
+        raise NotImplementedError
+
+    def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t, low_var=False):
+        raise NotImplementedError
+
+    def nll(self, x0, labels, output_tokens,
+            current_accumulation_step=None, train_mode=False):  # fmt: skip
+        t = self._sample_t(x0.shape[0], current_accumulation_step)
+        dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
+        xt = self.q_xt(x0, alpha_t)
+        log_x_theta = self.forward(xt, self._sigma_from_alphat(alpha_t), labels)
+        low_var = train_mode and self.loss_type == "low_var"
+        return self.nll_per_token(log_x_theta, xt, x0, alpha_t, dalpha_t, low_var)
+
+    def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
+        raise NotImplementedError
+
+    def _ancestral_update(self, x, t, labels, dt, p_x0=None,
+                          noise_removal_step=False):  # fmt: skip
+        """One step t -> t - dt (or t -> 0); answers (p_x0, x_s)."""
+        alpha_t = self.noise(t)[1]
+        alpha_s = torch.ones_like(t) if noise_removal_step else self.noise(t - dt)[1]
+        if p_x0 is None:
+            log_x0 = self.forward(x, self._sigma_from_alphat(alpha_t), labels)
+            if self.config.sampling.use_float64:
+                log_x0 = log_x0.double()
+            if self.p_nucleus < 1:
+                log_x0 = nucleus(log_x0, self.p_nucleus)
+            p_x0 = log_x0.exp()
+        q_xs = self._posterior_from_x0(p_x0, x, alpha_s, alpha_t)
+        return p_x0, sample_categorical(q_xs)
+
+    @torch.no_grad()
+    def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
+        """Token ids (num_samples, model.length) by `sampling.predictor`."""
+        num_steps = num_steps or self.config.sampling.steps
+        x = self.prior_sample(num_samples, self.num_tokens)
+        times = torch.linspace(1, eps, num_steps + 1, dtype=torch.float64)
+        p_x0 = None
+        for now, after in itertools.pairwise(times.tolist()):
+            t = torch.full((num_samples, 1), now, device=self.device)
+            p_x0, x_next = self._ancestral_update(x, t, labels, now - after, p_x0)
+            cached = self.sampler == "ancestral_cache" and not self.time_conditioning
+            if not (cached and torch.equal(x_next, x)):
+                p_x0 = None  # the input changed, so will the prediction
+            x = x_next
+        t = torch.full((num_samples, 1), eps, device=self.device)
+        if self.config.sampling.noise_removal == "ancestral":
+            _, x = self._ancestral_update(
+                x, t, labels, None, p_x0, noise_removal_step=True
+            )
+        elif self.config.sampling.noise_removal == "greedy":
+            sigma = self._sigma_from_alphat(self.noise(t)[1])
+            x = self.forward(x, sigma, labels).argmax(-1)
+        return x
+
+
+class AbsorbingState(Diffusion):
+    """Diffusion that masks: a token keeps its value or becomes `mask_index`."""
+
+    def __init__(self, config, tokenizer):
+        vocab_size = tokenizer.vocab_size
+        if getattr(tokenizer, "mask_token", None) is None:
+            self.mask_index = vocab_size
+            vocab_size += 1
+        else:
+            self.mask_index = tokenizer.mask_token_id
+        super().__init__(config, tokenizer, vocab_size=vocab_size)
+
+    def q_xt(self, x, alpha_t):
+        """x: (batch, length), alpha_t: (batch, 1) -> masked copy of x."""
+        masked = torch.rand(x.shape, device=x.device) >= alpha_t
+        if self.ignore_bos:
+            masked[:, 0] = False
+        return torch.where(masked, self.mask_index, x)
+
+    def prior_sample(self, *batch_dims):
+        return torch.full(batch_dims, self.mask_index, device=self.device)
+
+    def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
+        """q(z_s | z_t) with x0: (batch, length, vocab) probabilities."""
+        open_now = ((alpha_s - alpha_t) / (1 - alpha_t)).to(x0.dtype)
+        q_xs = open_now[..., None] * x0
+        q_xs[..., self.mask_index] = 1 - open_now
+        visible = xt != self.mask_index
+        return torch.where(
+            visible[..., None], F.one_hot(xt, self.vocab_size).to(x0.dtype), q_xs
+        )
