@@ -195,7 +195,7 @@ class NoiseGap:
         return self._tail_and_density(y)[..., 1].to(dtype)
 
     def icdf(self, u):
-        """F_Y^{-1}(u): -inf at 0, inf at 1, nan outside [0, 1]; subnormal u saturate."""
+        """F_Y^{-1}(u): -inf at 0, inf at 1, nan outside; subnormal u saturate."""
         u, dtype = _double(u)
         return _Quantile.apply(u, self, +1).to(dtype)
 
@@ -276,12 +276,11 @@ class _Quantile(torch.autograd.Function):
         return ctx.sign * grad / ctx.law.pdf(y), None, None
 
 
-# Typed, or 3.0 would be given the law of 3 instead of an error.
-_cached = lru_cache(maxsize=16, typed=True)(NoiseGap)
+_cached = lru_cache(maxsize=16)(NoiseGap)
 
 
 def _law(num_classes):
-    # Only an int is sure to be hashable; what is none, NoiseGap refuses.
+    # What is no int may not hash, or equal one as 3.0 does: NoiseGap refuses it.
     return (_cached if isinstance(num_classes, int) else NoiseGap)(num_classes)
 
 

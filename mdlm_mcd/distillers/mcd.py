@@ -15,7 +15,8 @@ class MCD(Distiller):
     def check_config(self, config, tokenizer) -> Curriculum:
         algo = config.algo
         coupling.check_coupling(algo.coupling)
-        coupling.draw_u(1, 1, algo.u_law, step=algo.u_step)  # refuses unknown laws
+        # A trial draw refuses what no law knows; the global generator stays untouched.
+        coupling.draw_u(1, 1, algo.u_law, step=algo.u_step, generator=torch.Generator())
         return super().check_config(config, tokenizer)
 
     def distil(self, stage: Round, x0, valid, batch, micro: int) -> head.Supervision:

@@ -47,10 +47,10 @@ class DuoHost:
 
 
 def marry(mixin: type, algo: ModuleType) -> type:
-    """A student class: the mixin's training, the host's everything else."""
+    """A student class: the adapter's answers, the mixin's training, the host's rest."""
     return type(
         mixin.__name__,
-        (mixin, DuoHost, algo.MDLM),
+        (DuoHost, mixin, algo.MDLM),
         {"__doc__": mixin.__doc__, "__module__": __name__},
     )
 

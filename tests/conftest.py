@@ -1,0 +1,92 @@
+"""Fixtures: tiny models, tiny data, configs composed with Hydra."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import hydra
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from mdlm_mcd.minihost import main as minihost
+
+WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A text file of 400 short documents: quick to tokenize, quick to learn."""
+    generator = torch.Generator().manual_seed(0)
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    documents = []
+    for _ in range(400):
+        start = torch.randint(len(WORDS), (12,), generator=generator).tolist()
+        documents.append(
+            " ".join(f"{WORDS[i]} {WORDS[(i + 1) % len(WORDS)]}" for i in start)
+        )
+    path.write_text("\n\n\n".join(documents), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def compose(corpus, cache_dir, tmp_path):
+    """`compose(*overrides)`: the minihost's config, tiny, for this test's folder."""
+    return _composer(corpus, cache_dir, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_compose(corpus, cache_dir, tmp_path_factory):
+    """The same for fixtures that outlive a test."""
+    return _composer(corpus, cache_dir, tmp_path_factory.mktemp("run"))
+
+
+def _composer(corpus, cache_dir, folder):
+    minihost.register_resolvers()
+
+    def build(*overrides: str):
+        GlobalHydra.instance().clear()
+        tiny = [
+            "data=textfile",
+            f"data.files=[{corpus}]",
+            f"data.cache_dir={cache_dir}",
+            "data.vocab_size=300",
+            "model=laptop",
+            "model.hidden_size=32",
+            "model.n_blocks=2",
+            "model.n_heads=2",
+            "model.cond_dim=16",
+            "model.length=16",
+            "loader.global_batch_size=8",
+            "trainer.accelerator=cpu",
+            "trainer.devices=1",
+            "trainer.limit_val_batches=2",
+            "trainer.val_check_interval=1000",
+            "trainer.log_every_n_steps=1",
+            "~callbacks.progress",
+            "+trainer.enable_progress_bar=false",
+            "+trainer.enable_model_summary=false",
+            "lr_scheduler.num_warmup_steps=0",
+            f"checkpointing.save_dir={folder}",
+        ]
+        with hydra.initialize_config_module(
+            "mdlm_mcd.minihost.configs", version_base=None
+        ):
+            config = hydra.compose("config", overrides=[*tiny, *overrides])
+        OmegaConf.set_struct(config, True)
+        return config
+
+    return build

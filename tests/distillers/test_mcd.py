@@ -1,0 +1,474 @@
+"""Real distillations in the minihost: rounds, teacher, checkpoints, resume."""
+
+import copy
+import csv
+import logging
+
+import lightning as L
+import pytest
+import torch
+
+from mdlm_mcd import distillers, hosts, losses
+from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
+from mdlm_mcd.distillers.base import CHECKPOINT_KEY
+from mdlm_mcd.errors import CheckpointError, ConfigError, DivergenceError
+from mdlm_mcd.minihost import algo, dataloader
+from mdlm_mcd.minihost import main as minihost
+
+MCD = hosts.distiller("MCD", algo)
+
+MCD_OVERRIDES = [
+    "algo=mcd",
+    "algo.rounds=2",
+    "algo.steps_per_round=6",
+    "algo.delta0=0.0625",
+    "trainer.max_steps=12",
+    "optim.lr=1e-3",
+]
+
+
+@pytest.fixture(scope="module")
+def teacher_path(request, tmp_path_factory, corpus, cache_dir):
+    """A teacher trained for 60 steps by the host's own `algo=mdlm`."""
+    folder = tmp_path_factory.mktemp("teacher")
+    compose = request.getfixturevalue("module_compose")
+    config = compose(
+        "trainer.max_steps=60", "optim.lr=1e-2", f"checkpointing.save_dir={folder}"
+    )
+    minihost.run(config)
+    path = folder / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == 60
+    return path
+
+
+@pytest.fixture
+def mcd(compose, teacher_path):
+    def build(*overrides):
+        return compose(*MCD_OVERRIDES, f"algo.teacher_path={teacher_path}", *overrides)
+
+    return build
+
+
+class Watch(L.Callback):
+    """Notes what the run did, step by step."""
+
+    def __init__(self):
+        self.weights, self.teachers, self.rounds, self.losses = [], [], [], []
+        self.after_step, self.teacher_modes = [], []
+
+    @staticmethod
+    def flat(module):
+        return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.weights.append(self.flat(module.backbone))
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        assert torch.equal(self.weights[-1], self.flat(module.backbone))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.after_step.append(self.flat(module.backbone))
+        self.teachers.append(self.flat(module.teacher.backbone))
+        self.teacher_modes.append(module.teacher.backbone.training)
+        self.rounds.append(module.teacher.round)
+        self.losses.append(float(outputs["loss"]))
+
+
+def fit(config, watch=None, ckpt_path=None, model=None):
+    L.seed_everything(config.seed)
+    tokenizer = dataloader.get_tokenizer(config)
+    train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
+    model = model or minihost.model_class(config)(config, tokenizer)
+    trainer = minihost.make_trainer(config, use_distributed_sampler=False)
+    if watch:
+        trainer.callbacks.insert(0, watch)
+    trainer.fit(model, train_ds, valid_ds, ckpt_path=ckpt_path)
+    return model, trainer
+
+
+def test_two_rounds(mcd, tmp_path):
+    """The teacher changes at round starts alone, and weights with the optimizer's."""
+    watch = Watch()
+    config = mcd("trainer.val_check_interval=5", "model.dropout=0.1")
+    model, _ = fit(config, watch)
+    assert isinstance(model, distillers.MCD) and isinstance(model, algo.MDLM)
+    assert watch.rounds == [0] * 6 + [1] * 6
+    assert not any(watch.teacher_modes)  # eval: no dropout in the target
+    # The snapshot is the student at the first step of the round, bit for bit ...
+    for start in (0, 6):
+        assert torch.equal(watch.teachers[start], watch.weights[start])
+    # ... and stays, through steps and validations, to the round's end.
+    for step in range(12):
+        assert torch.equal(watch.teachers[step], watch.teachers[step // 6 * 6])
+    assert not torch.equal(watch.teachers[0], watch.teachers[6])
+    # Nothing moves the student but optimizer steps: not validation's EMA swap, not
+    # the snapshot. (Inside a step, `Watch` compares start and optimizer.)
+    for after, before in zip(watch.after_step, watch.weights[1:], strict=False):
+        assert torch.equal(after, before)
+    assert not any(
+        torch.equal(a, b) for a, b in zip(watch.weights, watch.after_step, strict=True)
+    )
+    folder = tmp_path / "checkpoints"
+    names = {p.name for p in folder.iterdir()}
+    assert {"round-1.ckpt", "round-2.ckpt", "last.ckpt"} <= names
+    for k in (1, 2):
+        held = torch.load(folder / f"round-{k}.ckpt", weights_only=True)
+        assert held["global_step"] == 6 * k
+        assert held[CHECKPOINT_KEY]["teacher"]["round"] == k - 1
+
+
+def test_loss_falls(mcd):
+    """Towards a sharper teacher. (Most of the rest is cross-entropy on few tokens.)"""
+
+    class Divergence(Watch):
+        def on_train_batch_end(self, trainer, *args):
+            self.losses.append(float(trainer.logged_metrics["mcd/kl"]))
+
+    watch = Divergence()
+    fit(mcd("algo.rounds=1", "algo.steps_per_round=80", "trainer.max_steps=80",
+            "optim.lr=3e-3", "algo.tau0=0.5"), watch)  # fmt: skip
+    assert sum(watch.losses[-15:]) < 0.7 * sum(watch.losses[:15])
+
+
+def test_starts_from_the_teachers_average(mcd, teacher_path):
+    held = torch.load(teacher_path, weights_only=True)
+    shadow = torch.cat([p.flatten() for p in held["ema"]["shadow_params"]])
+    raw = torch.cat(
+        [v.flatten() for k, v in held["state_dict"].items() if "inv_freq" not in k]
+    )
+    assert not torch.equal(shadow, raw)
+    watch = Watch()
+    model, _ = fit(mcd("training.ema=0.5"), watch)
+    assert torch.equal(watch.weights[0], shadow)
+    # Its own EMA starts there, with the configured decay and a count of its own.
+    assert model.ema.decay == 0.5 and model.ema.num_updates == 12
+    watch = Watch()
+    fit(mcd("algo.init_from=raw"), watch)
+    assert torch.equal(watch.weights[0].sort().values, raw.sort().values)
+
+
+def test_finetune_path_is_the_default_teacher(compose, teacher_path):
+    """The host opens that file itself, which leaves its decay and counters behind."""
+    config = compose(
+        *MCD_OVERRIDES, f"training.finetune_path={teacher_path}", "training.ema=0.25"
+    )
+    tokenizer = dataloader.get_tokenizer(config)
+    model = minihost.load_from_checkpoint(MCD, str(teacher_path), config, tokenizer)
+    model.fast_forward_epochs = model.fast_forward_batches = 60  # as the hosts set
+    assert model.ema.decay != 0.25 and model.ema.num_updates == 60
+    watch = Watch()
+    fit(config, watch, model=model)
+    held = torch.load(teacher_path, weights_only=True)
+    shadow = torch.cat([p.flatten() for p in held["ema"]["shadow_params"]])
+    assert torch.equal(watch.weights[0], shadow)
+    assert model.ema.decay == 0.25 and model.ema.num_updates == 12
+    assert model.fast_forward_epochs is None and model.fast_forward_batches is None
+
+
+def test_the_teacher_is_no_part_of_the_module(mcd):
+    model, trainer = fit(mcd())
+    assert not any("teacher" in k for k in model.state_dict())
+    teacher = {p.data_ptr() for p in model.teacher.backbone.parameters()}
+    (optimizer,) = trainer.optimizers
+    assert not teacher & {
+        p.data_ptr() for g in optimizer.param_groups for p in g["params"]
+    }
+    assert not teacher & {p.data_ptr() for p in model.parameters()}
+
+
+def test_the_hosts_own_algo_opens_the_student(mcd, compose, tmp_path):
+    """Without the plugin: `algo=mdlm`, sampled and evaluated from round-2.ckpt."""
+    fit(mcd())
+    path = tmp_path / "checkpoints" / "round-2.ckpt"
+    common = [f"eval.checkpoint_path={path}", "sampling.steps=4",
+              f"eval.generated_samples_path={tmp_path}/samples.json"]  # fmt: skip
+    result = minihost.run(compose("algo=mdlm", "mode=sample_eval", *common))
+    assert result["entropy"] > 0 and result["sampling_dtype"] == "float64"
+    mdlm = minihost.run(compose("algo=mdlm", "mode=ppl_eval", *common))
+    student = minihost.run(mcd("mode=ppl_eval", *common))
+    # Validation is the host's true NELBO, whatever the student trained on.
+    assert mdlm["val/nll"] == student["val/nll"] > 0
+
+
+@pytest.mark.parametrize("stop", [3, 6, 8])
+def test_resume_is_exact(mcd, tmp_path, stop):
+    """Stopped in mid-round or at a boundary, a run ends with the same weights."""
+
+    def every(folder):
+        return mcd(
+            f"checkpointing.save_dir={tmp_path / folder}",
+            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+        )
+
+    whole, watch = every("whole"), Watch()
+    model, _ = fit(whole, watch)
+    resumed = every("resumed")
+    again = Watch()
+    path = tmp_path / "whole" / "checkpoints" / f"step-{stop}.ckpt"
+    other, _ = fit(resumed, again, ckpt_path=str(path))
+    assert again.losses == watch.losses[stop:]
+    assert torch.equal(again.weights[0], watch.weights[stop])
+    for a, b in zip(again.teachers, watch.teachers[stop:], strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(Watch.flat(model), Watch.flat(other))
+    for a, b in zip(model.ema.shadow_params, other.ema.shadow_params, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_gradient_accumulation_computes_the_same_update(mcd):
+    """u and t belong to a sequence's place in the global batch, not to a call."""
+    ends = []
+    for batch in (8, 2):
+        config = mcd(f"loader.batch_size={batch}", "optim.eps=1e-3")
+        assert config.trainer.accumulate_grad_batches == 8 // batch
+        watch = Watch()
+        model, _ = fit(config, watch)
+        assert watch.rounds[0] == 0 and len(watch.rounds) == 12 * 8 // batch
+        ends.append(Watch.flat(model.backbone))
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
+
+
+def test_teacher_changes_once_under_accumulation(mcd):
+    watch = Watch()
+    fit(mcd("loader.batch_size=2"), watch)
+    # Four micro-batches a step, six steps a round.
+    for start in (0, 24):
+        assert torch.equal(watch.teachers[start], watch.weights[start])
+        for i in range(start, start + 24):
+            assert torch.equal(watch.teachers[i], watch.teachers[start])
+
+
+def test_contract_with_a_float64_computation_from_scratch(mcd):
+    """One step's loss and gradients, from the host's `forward` and the paper's text."""
+    config = mcd("algo.head_chunk=5")
+    tokenizer = dataloader.get_tokenizer(config)
+    model = MCD(config, tokenizer).double()
+    torch.nn.init.normal_(model.backbone.output_layer.linear.weight, std=0.3)
+    student = copy.deepcopy(model.backbone)
+    with torch.no_grad():
+        for p in student.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    x0 = torch.randint(0, 250, (8, 16))
+    valid = torch.ones(8, 16, dtype=torch.long)
+    valid[2, 10:] = 0
+
+    class Trainer:
+        accumulate_grad_batches, world_size = 1, 1
+
+    model._trainer = None
+    type(model).trainer = property(lambda self: Trainer)
+    type(model).global_step = property(lambda self: 8)
+    type(model).global_rank = property(lambda self: 0)
+    try:
+        stage = model.curriculum.at(8)
+        model.teacher.snapshot(model.backbone, stage.index)
+        model.backbone.load_state_dict(student.state_dict())
+        parts = model.distil(stage, x0, valid, {}, 0)
+    finally:
+        del type(model).trainer, type(model).global_step, type(model).global_rank
+    loss = (parts.loss * valid).sum() / valid.sum()
+    loss.backward()
+
+    t, s = sample_times(8, stage.delta, generator=counter_generator(1, 8, "t"))
+    u = draw_u(8, 16, generator=counter_generator(1, 8, "u"))
+    alpha = [1 - (1 - 1e-3) * time[:, None] for time in (t, s)]
+    z_t, z_s = (torch.where(u > a, model.mask_index, x0) for a in alpha)
+    reference = algo.MDLM(config, tokenizer).double()
+    reference.backbone.load_state_dict(student.state_dict())
+    log_student = reference(z_t, -torch.log(alpha[0]))
+    target = copy.deepcopy(model.teacher.backbone)
+    with torch.no_grad():
+        log_teacher = losses.subs(
+            target(z_s, torch.zeros(8)) / stage.tau, z_s, model.mask_index
+        )
+    total = torch.zeros((), dtype=torch.float64)
+    for b in range(8):
+        for i in range(16):
+            if z_t[b, i] != model.mask_index or not valid[b, i]:
+                continue
+            p, q = log_student[b, i], log_teacher[b, i]
+            if z_s[b, i] == model.mask_index:
+                total = total + (p.exp() * (p - q)).sum()
+            else:
+                total = total - p[x0[b, i]]
+    expected = total / valid.sum()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    for a, b in zip(
+        model.backbone.parameters(), reference.backbone.parameters(), strict=True
+    ):
+        b_grad = torch.zeros_like(b) if b.grad is None else b.grad
+        torch.testing.assert_close(a.grad, b_grad, rtol=1e-9, atol=1e-12)
+
+
+def test_padding_costs_nothing_and_is_not_counted(mcd):
+    config = mcd("data.wrap=false", "model.length=32")
+    tokenizer = dataloader.get_tokenizer(config)
+    (batch, *_), _ = (list(loader) for loader in dataloader.get_dataloaders(
+        config, tokenizer))  # fmt: skip
+    assert (batch["attention_mask"] == 0).any()
+    config = mcd("data.wrap=false", "model.length=32", "algo.init_from=scratch")
+    watch = Watch()
+    model, _ = fit(config, watch)
+    assert all(0 < loss < 10 for loss in watch.losses)
+    # Whatever stands in the padding, its rows are not among those projected.
+    seen = []
+    model.distil = lambda *args: seen.append(MCD.distil(model, *args)) or seen[-1]
+    config = mcd("data.wrap=false", "model.length=32", "algo.init_from=scratch")
+    fit(config, model=model)
+    assert seen
+    real = batch["attention_mask"].sum()
+    assert all(p.distil_rows + p.reveal_rows <= 8 * 32 for p in seen)
+    assert real < 8 * 32
+
+
+def test_ignore_bos_keeps_the_first_token_visible(mcd):
+    seen = []
+
+    class Student(MCD):
+        def host_denoise(self, backbone, z, alpha_t, batch):
+            seen.append((z == self.mask_index).any(0))
+            return super().host_denoise(backbone, z, alpha_t, batch)
+
+    config = mcd("algo.ignore_bos=true")
+    model = Student(config, dataloader.get_tokenizer(config))
+    fit(config, model=model)
+    masked = torch.stack(seen).any(0)
+    assert not masked[0] and masked[1:].all()
+
+
+def test_what_is_logged(mcd, tmp_path):
+    fit(mcd("trainer.val_check_interval=6"))
+    (path,) = tmp_path.glob("lightning_logs/*/metrics.csv")
+    rows = list(csv.DictReader(path.open()))
+    steps = [r for r in rows if r["mcd/round"]]
+    assert [float(r["mcd/round"]) for r in steps] == [1] * 6 + [2] * 6
+    assert [float(r["mcd/delta"]) for r in steps] == [1 / 16] * 6 + [1 / 8] * 6
+    assert float(steps[0]["mcd/tau"]) == pytest.approx(0.96)
+    assert float(steps[6]["mcd/tau"]) == pytest.approx(0.93)
+    for r in steps:
+        total = float(r["mcd/kl"]) + float(r["mcd/ce"])
+        assert float(r["trainer/loss"]) == pytest.approx(total, rel=1e-4)
+        masked = float(r["mcd/rows_distil"]) + float(r["mcd/rows_reveal"])
+        assert 0 < masked <= 1
+        assert 0 < float(r["mcd/student_entropy"]) < 6
+    assert any(r["val/nll"] for r in rows) and any(r["val/ppl"] for r in rows)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "hybrid_fwd", "kl_fwd", "ce"])
+def test_the_guard_lets_good_losses_pass(mcd, kind):
+    watch = Watch()
+    fit(mcd(f"algo.loss={kind}"), watch)
+    assert len(watch.losses) == 12
+
+
+def test_the_guard_stops_kl_bwd_and_explains(mcd):
+    with pytest.raises(DivergenceError) as error:
+        fit(mcd("algo.loss=kl_bwd"))
+    for words in ("algo.loss=kl_bwd", "step 0 (round 1", "% of the", "one-hot",
+                  "algo.loss=hybrid"):  # fmt: skip
+        assert words in str(error.value), error.value
+
+
+def test_the_guard_can_warn_or_look_away(mcd, caplog):
+    with caplog.at_level(logging.WARNING, "mdlm_mcd"):
+        watch = Watch()
+        fit(mcd("algo.loss=kl_bwd", "algo.guard=warn"), watch)
+        assert len(watch.losses) == 12 and max(watch.losses) > 1000
+    assert len([r for r in caplog.records if "kl_bwd" in r.getMessage()]) == 1
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "mdlm_mcd"):
+        fit(mcd("algo.loss=kl_bwd", "algo.guard=off"))
+    assert not [r for r in caplog.records if "kl_bwd" in r.getMessage()]
+
+
+@pytest.mark.parametrize("coupling", ["shared", "independent", "none"])
+@pytest.mark.parametrize("law", ["iid", "lattice"])
+def test_couplings_and_laws_train(mcd, coupling, law):
+    watch = Watch()
+    fit(mcd(f"algo.coupling={coupling}", f"algo.u_law={law}"), watch)
+    assert all(0 <= loss < 10 for loss in watch.losses)
+    if coupling == "none":
+        # Same view, same weights: the first step knows only the temperature.
+        assert watch.losses[0] < 0.01
+
+
+@pytest.mark.parametrize(
+    "overrides,words",
+    [
+        (["algo.loss=kl"], ["algo.loss=kl ", "hybrid, hybrid_fwd, kl_fwd"]),
+        (["algo.coupling=x"], ["algo.coupling=x", "shared"]),
+        (["algo.u_law=x"], ["algo.u_law=x", "lattice"]),
+        (["algo.guard=x"], ["algo.guard=x", "stop, warn, off"]),
+        (["algo.init_from=x"], ["algo.init_from=x", "ema, raw, scratch"]),
+        (["algo.head_chunk=0"], ["algo.head_chunk=0", "at least 1"]),
+        (["algo.parameterization=mean"], ["algo.parameterization=mean", "SUBS"]),
+        (["algo.delta0=0.9"], ["algo.delta0=0.9", "round 2"]),
+        (["trainer.max_steps=13"], ["trainer.max_steps=13", "2 * 6 = 12"]),
+        (["algo.teacher_path=''"], ["algo.teacher_path is empty", "scratch"]),
+        (["algo.teacher_path=/no/such.ckpt"], ["/no/such.ckpt is no file"]),
+    ],
+)
+def test_bad_settings_are_refused_in_a_sentence(mcd, overrides, words):
+    with pytest.raises((ConfigError, CheckpointError)) as error:
+        minihost.run(mcd(*overrides))
+    assert all(word in str(error.value) for word in words), error.value
+    assert str(error.value).endswith((".", ")."))
+
+
+def test_a_teacher_of_another_size_is_refused(mcd):
+    with pytest.raises(CheckpointError) as error:
+        minihost.run(mcd("model.hidden_size=64"))
+    assert "shapes differ: blocks.0." in str(error.value)
+    assert "(32, 32) instead of (64, 64)" in str(error.value)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(mcd):
+    with pytest.raises(CheckpointError) as error:
+        minihost.run(mcd("data.vocab_size=290"))
+    assert "output_layer.linear.bias" in str(error.value)
+
+
+def test_a_run_of_another_algo_is_not_resumed(mcd, teacher_path):
+    with pytest.raises(CheckpointError) as error:
+        minihost.run(mcd(f"checkpointing.resume_ckpt_path={teacher_path}"))
+    assert "was not written by algo=mcd" in str(error.value)
+    assert "algo.teacher_path" in str(error.value)
+
+
+def test_resuming_with_other_rounds_is_refused(mcd, tmp_path):
+    fit(mcd("callbacks.checkpoint_every_n_steps.every_n_train_steps=5"))
+    path = next((tmp_path / "checkpoints").glob("step-10.ckpt"))
+    config = mcd(
+        "algo.rounds=3", "algo.steps_per_round=4",
+        f"checkpointing.resume_ckpt_path={path}",
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match="teacher of round 2.*into round 3"):
+        minihost.run(config)
+
+
+def test_a_teacher_without_an_average(mcd, compose, tmp_path):
+    minihost.run(
+        compose("trainer.max_steps=2", "training.ema=0",
+                f"checkpointing.save_dir={tmp_path / 'teacher'}")
+    )  # fmt: skip
+    # The run is shorter than the checkpoint interval: save on the last step.
+    folder = tmp_path / "teacher" / "checkpoints"
+    path = next(folder.glob("*.ckpt"))
+    with pytest.raises(CheckpointError, match="holds no EMA.*init_from=raw"):
+        minihost.run(mcd(f"algo.teacher_path={path}"))
+
+
+@pytest.mark.parametrize(
+    "token,index,unk", [("<mask>", None, None), ("<mask>", 10**6, None), ("<m>", 0, 0)]
+)
+def test_tokenizers_without_a_usable_mask_are_refused(mcd, token, index, unk):
+    config = mcd()
+
+    class Tokenizer:
+        vocab_size, mask_token, mask_token_id = 300, token, index
+        unk_token, unk_token_id = "<unk>", unk
+
+    with pytest.raises(ConfigError, match="data.tokenizer_name_or_path=bpe"):
+        MCD(config, Tokenizer())

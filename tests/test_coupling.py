@@ -1,0 +1,239 @@
+"""Eq. 13, the coupled pair, and the laws of u."""
+
+import math
+
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_mcd import coupling
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.minihost.trainer_base import Cosine, LogLinear
+
+MASK = 7
+LAWS = [("iid", None), ("lattice", None), ("lattice", 1 / 8), ("lattice", 1.7)]
+
+
+def log_linear(t):
+    return 1 - (1 - 1e-3) * t
+
+
+def cosine(t):
+    return 1 - torch.cos(math.pi / 2 * (1 - (1 - 1e-3) * t))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tokens(batch, length):
+    return torch.randint(0, MASK, (batch, length), generator=generator())
+
+
+@pytest.mark.parametrize("alpha", [log_linear, cosine])
+@pytest.mark.parametrize("law,step", LAWS)
+@settings(max_examples=25, deadline=None)
+@given(delta=st.floats(1e-4, 0.99), seed=st.integers(0, 2**32))
+def test_pair_is_nested(alpha, law, step, delta, seed):
+    g = generator(seed)
+    x0 = tokens(6, 11)
+    t, s = coupling.sample_times(6, delta, generator=g)
+    u = coupling.draw_u(6, 11, law, step=step, generator=g)
+    pair = coupling.couple(x0, u, t, s, alpha, MASK)
+    assert not (pair.masked_s & ~pair.masked_t).any()
+    assert torch.equal(pair.z_t == MASK, pair.masked_t)
+    assert torch.equal(pair.z_s[~pair.masked_s], x0[~pair.masked_s])
+    # z_s shows a superset of z_t: what is visible at t is the same at s.
+    visible = ~pair.masked_t
+    assert torch.equal(pair.z_s[visible], pair.z_t[visible])
+
+
+@settings(max_examples=50, deadline=None)
+@given(u=st.floats(0, 1), later=st.floats(0, 1), earlier=st.floats(0, 1))
+def test_visible_at_t_is_visible_before(u, later, earlier):
+    earlier, later = sorted((earlier, later))
+    x0 = torch.tensor([[3]])
+    u, alpha_later, alpha_earlier = (
+        torch.tensor([[v]], dtype=torch.float64)
+        for v in (u, log_linear(later), log_linear(earlier))
+    )
+    if coupling.mask(x0, u, alpha_later, MASK).item() == 3:
+        assert coupling.mask(x0, u, alpha_earlier, MASK).item() == 3
+
+
+def test_mask_is_eq_13_at_the_threshold():
+    # e_K if u > gamma_t, x0 otherwise: equality keeps the token.
+    x0 = torch.tensor([[1, 2, 3]])
+    u = torch.tensor([[0.4, 0.5, 0.6]])
+    assert coupling.mask(x0, u, torch.tensor([[0.5]]), MASK).tolist() == [[1, 2, MASK]]
+
+
+@pytest.mark.parametrize("law,step", LAWS)
+def test_each_u_is_uniform(law, step):
+    u = coupling.draw_u(4000, 24, law, step=step, generator=generator(3))
+    assert u.shape == (4000, 24) and u.dtype == torch.float32
+    assert 0 <= u.min() and u.max() <= 1
+    for position in (0, 1, 7, 23):
+        # Sequences are independent: 4000 draws of one position's marginal.
+        assert scipy.stats.kstest(u[:, position].numpy(), "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("law,step", LAWS)
+@pytest.mark.parametrize("alpha", [log_linear, cosine])
+def test_marginal_at_t_is_alpha_t(law, step, alpha):
+    u = coupling.draw_u(20000, 4, law, step=step, generator=generator(5))
+    x0 = tokens(20000, 4)
+    for t in (0.1, 0.5, 0.9):
+        alpha_t = alpha(torch.tensor([t]))
+        visible = (coupling.mask(x0, u, alpha_t, MASK) != MASK).float().mean(0)
+        # Five standard errors of a binomial share.
+        bound = 5 * math.sqrt(alpha_t * (1 - alpha_t) / 20000)
+        assert (visible - alpha_t).abs().max() < bound
+
+
+def test_lattice_keeps_tokens_that_open_together_apart():
+    # Every window of 8 neighbours covers the unit interval once in steps of 1/8.
+    u = coupling.draw_u(64, 32, "lattice", step=1 / 8, generator=generator())
+    for start in (0, 5, 24):
+        window = u[:, start : start + 8].double().sort(-1).values
+        gaps = torch.diff(window, append=window[:, :1] + 1)
+        torch.testing.assert_close(
+            gaps, torch.full_like(gaps, 1 / 8), atol=1e-6, rtol=0
+        )
+    golden = coupling.draw_u(64, 32, "lattice", generator=generator())
+    step = (golden[:, 1:] - golden[:, :-1]).abs()
+    step = torch.minimum(step, 1 - step)
+    torch.testing.assert_close(
+        step, torch.full_like(step, 1 - coupling.GOLDEN), atol=1e-6, rtol=0
+    )
+
+
+def test_lattice_reflects_half_of_the_sequences():
+    u = coupling.draw_u(2000, 2, "lattice", step=0.25, generator=generator())
+    forward = ((u[:, 1] - u[:, 0]) % 1 - 0.25).abs() < 1e-5
+    assert 0.45 < forward.float().mean() < 0.55
+
+
+def test_iid_is_independent_across_positions():
+    u = coupling.draw_u(20000, 2, generator=generator())
+    assert abs(scipy.stats.spearmanr(u[:, 0], u[:, 1]).statistic) < 0.03
+
+
+@pytest.mark.parametrize("antithetic", [True, False])
+@pytest.mark.parametrize("delta", [1 / 512, 0.25, 0.9])
+def test_times_are_uniform_on_delta_to_one(antithetic, delta):
+    t, s = coupling.sample_times(
+        5000, delta, generator=generator(1), antithetic=antithetic
+    )
+    assert t.dtype == torch.float64 and t.shape == s.shape == (5000,)
+    assert (t > delta).all() and (t <= 1).all() and (s >= 0).all()
+    torch.testing.assert_close(t - s, torch.full_like(t, delta), atol=1e-12, rtol=0)
+    law = scipy.stats.uniform(delta, 1 - delta)
+    assert scipy.stats.kstest(t.numpy(), law.cdf).pvalue > 1e-3
+
+
+def test_antithetic_times_are_stratified():
+    t, _ = coupling.sample_times(64, 0.2, generator=generator())
+    strata = ((1 - t) / 0.8 * 64).floor().long()
+    assert sorted(strata.tolist()) == list(range(64))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    n=st.integers(1, 5),
+    delta=st.floats(0, 1, exclude_min=True, exclude_max=True),
+    seed=st.integers(0, 2**40),
+)
+def test_times_stay_in_range_for_any_delta(n, delta, seed):
+    t, s = coupling.sample_times(n, delta, generator=generator(seed))
+    assert (s >= 0).all() and (t <= 1).all() and (t >= delta).all()
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, float("nan")])
+def test_impossible_delta_is_refused(delta):
+    with pytest.raises(ConfigError, match="delta0"):
+        coupling.sample_times(3, delta)
+
+
+@pytest.mark.parametrize(
+    "module,alpha", [(LogLinear(1e-3), log_linear), (Cosine(1e-3), cosine)]
+)
+def test_pairs_agree_with_the_hosts_schedules(module, alpha):
+    t = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)
+    dalpha_t, alpha_t = module(t)
+    torch.testing.assert_close(alpha_t, alpha(t))
+    (slope,) = torch.autograd.grad(alpha_t.sum(), t)
+    torch.testing.assert_close(dalpha_t, slope)
+    x0, u = tokens(50, 9), coupling.draw_u(50, 9, generator=generator())
+    times = coupling.sample_times(50, 0.1, generator=generator())
+    ours = coupling.couple(x0, u, *times, alpha, MASK)
+    hosts = coupling.couple(x0, u, *times, lambda t: module(t)[1], MASK)
+    assert all(torch.equal(a, b) for a, b in zip(ours, hosts, strict=True))
+
+
+def test_ablations_of_the_coupling():
+    g = generator()
+    x0, u, other = tokens(200, 30), torch.rand(200, 30), torch.rand(200, 30)
+    t, s = coupling.sample_times(200, 0.3, generator=g)
+    args = (x0, u, other, t, s, log_linear, MASK)
+    shared = coupling.couple_as("shared", *args)
+    independent = coupling.couple_as("independent", *args)
+    none = coupling.couple_as("none", *args)
+    assert torch.equal(shared.z_s, coupling.couple(x0, u, t, s, log_linear, MASK).z_s)
+    assert torch.equal(independent.z_t, shared.z_t)
+    # Without a common trajectory some tokens are masked for the teacher alone ...
+    assert (independent.masked_s & ~independent.masked_t).any()
+    # ... though its marginal is the same.
+    share = independent.masked_s.float().mean() - shared.masked_s.float().mean()
+    assert abs(share) < 0.03
+    assert torch.equal(none.z_s, none.z_t) and torch.equal(none.z_t, shared.z_t)
+
+
+def test_shared_u_has_the_law_of_the_forward_chain():
+    """The pair is q(z_s, z_t | x0): exact probabilities of its three outcomes."""
+    alpha_t, alpha_s = torch.tensor([0.3]), torch.tensor([0.45])
+    u = coupling.draw_u(200_000, 1, generator=generator())
+    pair = coupling.couple(
+        torch.zeros(200_000, 1, dtype=torch.long), u,
+        torch.ones(200_000), torch.zeros(200_000),
+        lambda t: torch.where(t == 1, alpha_t, alpha_s), MASK,
+    )  # fmt: skip
+    seen = [
+        (~pair.masked_t).float().mean(),
+        (pair.masked_t & ~pair.masked_s).float().mean(),
+        pair.masked_s.float().mean(),
+    ]
+    for share, expected in zip(seen, (0.3, 0.15, 0.55), strict=True):
+        assert abs(share - expected) < 0.005
+
+
+def test_counter_generator_is_a_function_of_its_counters():
+    def draw(*counters):
+        return torch.rand(4, generator=coupling.counter_generator(*counters)).tolist()
+
+    assert draw(1, 2, "u") == draw(1, 2, "u")
+    streams = {tuple(draw(*c)) for c in ((1, 2), (2, 1), (1, 2, 0), (12,), (1, 3))}
+    assert len(streams) == 5
+
+
+@pytest.mark.parametrize(
+    "call,words",
+    [
+        (lambda: coupling.draw_u(1, 1, "sobol"), ["algo.u_law=sobol", "iid, lattice"]),
+        (
+            lambda: coupling.draw_u(1, 1, "iid", step=0.5),
+            ["algo.u_step=0.5", "lattice"],
+        ),
+        (lambda: coupling.draw_u(1, 1, "lattice", step=math.inf), ["algo.u_step=inf"]),
+        (
+            lambda: coupling.check_coupling("both"),
+            ["algo.coupling=both", "independent"],
+        ),
+    ],
+)
+def test_unknown_names_are_refused(call, words):
+    with pytest.raises(ConfigError) as error:
+        call()
+    assert all(word in str(error.value) for word in words)

@@ -1,0 +1,529 @@
+"""The duality against quadrature, closed forms and its own Gaussian side."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, optimize, special, stats
+
+from mdlm_mcd.duality import (
+    NoiseGap,
+    calibrate,
+    duo_transform,
+    latent,
+    noise_gap,
+    project,
+    to_uniform,
+)
+from mdlm_mcd.errors import ConfigError
+
+CLASSES = [2, 3, 64, 50258]
+SCHEDULES = {
+    "loglinear": lambda t: 1 - (1 - 1e-3) * t,
+    "cosine": lambda t: 1 - torch.cos(math.pi / 2 * (1 - (1 - 1e-3) * t)),
+}
+TIMES = torch.tensor([1e-3, 0.1, 0.35, 0.5, 0.8, 0.97, 1.0], dtype=torch.float64)
+
+
+def float64(*values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(num_classes, size, generator):
+    """Tokens, never the mask (the last class), and their noise."""
+    x0 = torch.randint(num_classes - 1, (size,), generator=generator)
+    eps = torch.randn(size, num_classes, generator=generator, dtype=torch.float64)
+    return x0, eps
+
+
+def chunks(num_classes, total):
+    """The draws of `total` tokens, with at most 4M noise values at a time."""
+    generator = seeded(num_classes)
+    size = min(total, 4_000_000 // num_classes)
+    for start in range(0, total, size):
+        yield draw(num_classes, min(size, total - start), generator)
+
+
+def reference(num_classes, y, which):
+    """cdf, sf or pdf by adaptive quadrature around the mode of the integrand."""
+    n = num_classes - 1
+
+    def log_integrand(v):
+        log_power = n * special.log_ndtr(v)
+        weight = {
+            "cdf": lambda: log_power,
+            "sf": lambda: np.log(-np.expm1(log_power)),
+            "pdf": lambda: math.log(n) + stats.norm.logpdf(v) + log_power * (n - 1) / n,
+        }[which]()
+        return stats.norm.logpdf(v - y) + weight
+
+    start = np.linspace(-60, 60, 2401)
+    with np.errstate(divide="ignore"):
+        start = start[np.argmax(log_integrand(start))]
+    mode = optimize.minimize_scalar(
+        lambda v: -log_integrand(v), bounds=(start - 0.1, start + 0.1), method="bounded"
+    ).x
+    top = log_integrand(mode)
+    halves = [
+        integrate.quad(
+            lambda v: np.exp(log_integrand(v) - top),
+            *ends,
+            epsabs=0,
+            epsrel=1e-11,
+            limit=200,
+        )[0]
+        for ends in ((mode - 9, mode), (mode, mode + 9))
+    ]
+    return math.exp(top) * sum(halves)
+
+
+# The law of the noise gap
+
+
+def test_two_classes_are_a_gaussian_of_variance_two():
+    law = NoiseGap(2)
+    y = torch.linspace(-52, 52, 2081, dtype=torch.float64)
+    z = y.numpy() / math.sqrt(2)
+    np.testing.assert_allclose(law.cdf(y), special.ndtr(z), rtol=1e-11)
+    np.testing.assert_allclose(law.sf(y), special.ndtr(-z), rtol=1e-11)
+    pdf = np.exp(-(z**2) / 2) / math.sqrt(4 * math.pi)
+    np.testing.assert_allclose(law.pdf(y), pdf, rtol=1e-11)
+    u = torch.logspace(-300, math.log10(0.5), 500, dtype=torch.float64)
+    expected = special.ndtri(u.numpy()) * math.sqrt(2)
+    np.testing.assert_allclose(law.icdf(u), expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(law.isf(u), -expected, rtol=1e-12, atol=1e-15)
+
+
+def test_three_classes_are_an_orthant_probability():
+    # P(Y < y) is an orthant probability of two Gaussians with correlation 1/2.
+    law = NoiseGap(3)
+    assert law.cdf(0.0).item() == pytest.approx(1 / 3, abs=1e-14)
+    pair = stats.multivariate_normal([0, 0], [[2, 1], [1, 2]])
+    for y in (-2.5, -1.0, 0.3, 1.0, 3.0):
+        assert law.cdf(y).item() == pytest.approx(pair.cdf([y, y]), abs=1e-7)
+
+
+@pytest.mark.parametrize("num_classes", [3, 64, 50258, 200_000])
+def test_law_matches_adaptive_quadrature_in_both_tails(num_classes):
+    law = NoiseGap(num_classes)
+    median = law.icdf(0.5).item()
+    low, high = law.icdf(1e-290).item(), law.isf(1e-290).item()
+    near = [median + d for d in (-6, -2, -1, -0.3, 0, 0.3, 1, 2, 6)]
+    for y in [low, 0.7 * low, 0.3 * low, *near, 0.4 * high, 0.7 * high, high]:
+        for which in ("cdf", "sf", "pdf"):
+            got = getattr(law, which)(y).item()
+            expected = reference(num_classes, y, which)
+            assert got == pytest.approx(expected, rel=1e-8, abs=0), (y, which)
+            assert got == pytest.approx(expected, rel=0, abs=1e-11), (y, which)
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+def test_noise_alone_keeps_one_token_in_num_classes(num_classes):
+    kept = NoiseGap(num_classes).cdf(0.0).item()
+    assert kept == pytest.approx(1 / num_classes, rel=1e-10)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 64, 50258, 200_000])
+def test_cdf_and_sf_are_complementary_and_monotone(num_classes):
+    law = NoiseGap(num_classes)
+    y = torch.linspace(-60, 60, 1201, dtype=torch.float64)
+    cdf, sf = law.cdf(y), law.sf(y)
+    torch.testing.assert_close(cdf + sf, torch.ones_like(y), rtol=0, atol=1e-15)
+    assert (cdf.diff() >= -1e-15).all() and (sf.diff() <= 1e-15).all()
+    mass = torch.trapezoid(law.pdf(y), y).item()
+    assert mass == pytest.approx(1, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    num_classes=st.integers(2, 200_000),
+    exponent=st.floats(-300, math.log10(0.5)),
+    u=st.floats(1e-12, 1 - 1e-12),
+)
+def test_quantiles_invert_probabilities(num_classes, exponent, u):
+    law = NoiseGap(num_classes)
+    tiny = 10**exponent
+    assert law.cdf(law.icdf(tiny)).item() == pytest.approx(tiny, rel=1e-10, abs=0)
+    assert law.sf(law.isf(tiny)).item() == pytest.approx(tiny, rel=1e-10, abs=0)
+    y = law.icdf(u)
+    assert law.cdf(y).item() == pytest.approx(u, rel=1e-10, abs=1e-14)
+    assert law.sf(y).item() == pytest.approx(1 - u, rel=1e-10, abs=1e-14)
+
+
+def test_upper_tail_of_icdf_is_that_of_isf():
+    law = NoiseGap(50258)
+    u = 1 - 2.0 ** -torch.arange(1, 54, dtype=torch.float64)
+    torch.testing.assert_close(law.icdf(u), law.isf(1 - u), rtol=1e-14, atol=0)
+
+
+def test_ends_and_outside_of_the_range():
+    law = NoiseGap(64)
+    inf, nan = math.inf, math.nan
+    u = float64(0, 1, -0.1, 1.1, nan)
+    expected = float64(-inf, inf, nan, nan, nan)
+    torch.testing.assert_close(law.icdf(u), expected, equal_nan=True)
+    torch.testing.assert_close(law.isf(u), -expected, equal_nan=True)
+    ends = float64(-inf, -1e9, 1e9, inf, nan)
+    torch.testing.assert_close(law.cdf(ends), float64(0, 0, 1, 1, nan), equal_nan=True)
+    assert law.icdf(5e-324) == law.icdf(torch.finfo(torch.float64).tiny)
+    assert repr(law) == "NoiseGap(num_classes=64)"
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3, 5), (3000,)])
+def test_law_is_elementwise_over_any_shape(shape):
+    law = NoiseGap(64)
+    u = torch.rand(shape, generator=seeded(), dtype=torch.float64)
+    y = law.icdf(u)
+    for value in (y, law.cdf(y), law.sf(y), law.pdf(y), law.isf(u)):
+        assert value.shape == shape and value.dtype == torch.float64
+    if u.numel():
+        assert law.icdf(u.flatten()[-1]).item() == pytest.approx(y.flatten()[-1].item())
+
+
+# Derivatives
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 50258])
+def test_derivatives(num_classes):
+    law = NoiseGap(num_classes)
+    y = float64(-3.0, -0.4, 1.0, law._split + 0.1, 6.0).requires_grad_()
+    u = float64(1e-3, 0.2, 0.5, 0.9, 0.999).requires_grad_()
+    for function, point in (
+        (law.cdf, y),
+        (law.sf, y),
+        (law.pdf, y),
+        (law.icdf, u),
+        (law.isf, u),
+        (lambda a: calibrate(a, num_classes), u),
+        (lambda a: duo_transform(a, num_classes), u),
+    ):
+        assert torch.autograd.gradcheck(function, point, eps=1e-7, atol=1e-5)
+    for function, point in ((law.cdf, y), (law.icdf, u[1:4])):
+        point = point.detach().requires_grad_()
+        assert torch.autograd.gradgradcheck(function, point, eps=1e-7, atol=1e-4)
+
+
+def test_slope_of_cdf_is_pdf_and_of_icdf_its_inverse():
+    law = NoiseGap(50258)
+    y = float64(-30, -3, 0, 4, 9, 50).requires_grad_()
+    (slope,) = torch.autograd.grad(law.cdf(y).sum(), y)
+    torch.testing.assert_close(slope, law.pdf(y).detach(), rtol=0, atol=0)
+    u = law.cdf(y[:5]).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(law.icdf(u).sum(), u)
+    torch.testing.assert_close(slope, 1 / law.pdf(y[:5]).detach())
+
+
+def test_gradients_reach_noise_and_coefficients():
+    x0, eps = draw(5, 4, seeded())
+    eps.requires_grad_()
+    coefficients = [float64(0.9, 0.5, -0.2, 0.1), float64(0.4, 0.8, 0.9, 0.99)]
+    coefficients = [c.requires_grad_() for c in coefficients]
+    gradcheck = torch.autograd.gradcheck
+    assert gradcheck(lambda e, a, s: latent(x0, e, a, s), (eps, *coefficients))
+    assert gradcheck(lambda e: noise_gap(e, x0), eps)
+    assert gradcheck(lambda e: to_uniform(e, x0, 5), eps)
+
+
+def test_a_law_built_in_inference_mode_serves_training():
+    with torch.inference_mode():
+        law = NoiseGap(5)
+    y = float64(0.3).requires_grad_()
+    law.pdf(law.icdf(law.cdf(y))).sum().backward()
+    assert y.grad.isfinite().all()
+
+
+def test_autocast_does_not_cost_digits():
+    y = torch.linspace(-3, 8, 50)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = NoiseGap(64).cdf(y)
+    torch.testing.assert_close(inside, NoiseGap(64).cdf(y), rtol=0, atol=0)
+
+
+# The Gaussian side
+
+
+def test_latent_is_the_interpolation_of_the_one_hot():
+    x0, eps = draw(7, 12, seeded())
+    alpha, sigma = float64(0.6, -0.1, 1.0), float64(0.8, 0.995, 0.0)
+    one_hot = torch.nn.functional.one_hot(x0, 7)
+    before = eps.clone()
+    w_t = latent(x0, eps, alpha[:, None], sigma[:, None])
+    expected = alpha[:, None, None] * one_hot + sigma[:, None, None] * eps
+    torch.testing.assert_close(w_t, expected, rtol=0, atol=1e-16)
+    assert torch.equal(eps, before)
+    torch.testing.assert_close(latent(x0, eps, 0.6, 0.8), w_t[0])
+    # Token ids over (batch, length), a coefficient per row of the batch.
+    batch = latent(x0.view(3, 4), eps.view(3, 4, 7), alpha[:, None], sigma[:, None])
+    torch.testing.assert_close(batch[1], w_t[1, 4:8])
+
+
+def test_project_keeps_only_a_strictly_largest_coordinate():
+    w_t = float64(3, 1, 2, 0, 3, 3, 2, 0, 2, 1, 3, 0).view(3, 4)
+    x0 = torch.tensor([0, 0, 1])
+    assert project(w_t, x0, 3).tolist() == [0, 3, 3]
+    assert project(w_t[:, :3], x0, 2).tolist() == [0, 2, 2]
+    assert project(w_t.to(torch.bfloat16), x0, 3).dtype == torch.int64
+
+
+def test_noise_gap_is_the_largest_rival_minus_the_token():
+    x0, eps = draw(9, 200, seeded())
+    others = eps.scatter(-1, x0[:, None], -math.inf).amax(-1)
+    own = eps.gather(-1, x0[:, None])[:, 0]
+    torch.testing.assert_close(noise_gap(eps, x0), others - own, rtol=0, atol=0)
+    assert noise_gap(eps.view(10, 20, 9), 3).shape == (10, 20)
+    assert noise_gap(float64(1, 1, 0), 0).item() == 0
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_calibration_is_variance_preserving_and_exact(num_classes, schedule):
+    alpha_t = schedule(TIMES)
+    alpha, sigma = calibrate(alpha_t, num_classes)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(TIMES))
+    assert (sigma > 0).all()
+    assert torch.equal(alpha < 0, alpha_t < 1 / num_classes)
+    kept = NoiseGap(num_classes).cdf(alpha / sigma)
+    torch.testing.assert_close(kept, alpha_t, rtol=1e-10, atol=0)
+
+
+# The duality itself
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+def test_projected_latent_is_masking_by_the_scalar(num_classes):
+    law, mask = NoiseGap(num_classes), num_classes - 1
+    fixed = torch.cat([schedule(TIMES) for schedule in SCHEDULES.values()])
+    for x0, eps in chunks(num_classes, min(4000, 12_000_000 // num_classes)):
+        u = to_uniform(eps, x0, law)
+        # Fixed times, and times that pass u on either side as closely as they can.
+        for alpha_t in (*fixed, u * (1 - 1e-9), u * (1 + 1e-9)):
+            alpha_t = alpha_t.clamp(max=1 - 1e-15)
+            coefficients = calibrate(alpha_t, num_classes)
+            z_t = project(latent(x0, eps, *coefficients), x0, mask)
+            tie = (u - alpha_t).abs() < 1e-12 * u
+            assert tie.float().mean() < 0.01
+            expected = torch.where(u > alpha_t, mask, x0)
+            assert torch.equal(z_t[~tie], expected[~tie])
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+def test_scalar_is_uniform(num_classes):
+    total = min(20_000, 25_000_000 // num_classes)
+    u = torch.cat(
+        [to_uniform(e, k, num_classes) for k, e in chunks(num_classes, total)]
+    )
+    assert len(u) == total
+    assert stats.kstest(u.numpy(), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 64])
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes, schedule):
+    total, mask = 20_000, num_classes - 1
+    (x0, eps), alpha_t = draw(num_classes, total, seeded(1)), schedule(TIMES)
+    z = [
+        project(latent(x0, eps, *calibrate(a, num_classes)), x0, mask) for a in alpha_t
+    ]
+    visible = torch.stack(z) != mask
+    deviation = (visible.double().mean(1) - alpha_t).abs()
+    assert (deviation <= 4 * (alpha_t * (1 - alpha_t) / total).sqrt()).all()
+    assert not (visible[1:] & ~visible[:-1]).any()
+
+
+def test_sde_path_shares_the_marginals_but_unmasks_again():
+    # Along the SDE, noise of time t is noise of time s diluted to correlation
+    # SNR_t / SNR_s. Same marginals, another joint law: it is the fixed noise of the
+    # deterministic path that makes masking absorbing.
+    num_classes, total, mask = 8, 100_000, 7
+    generator = seeded(2)
+    x0, eps_s = draw(num_classes, total, generator)
+    fresh = torch.randn(eps_s.shape, generator=generator, dtype=torch.float64)
+    alpha_s, alpha_t = 0.8, 0.4
+    at_s, at_t = calibrate(alpha_s, num_classes), calibrate(alpha_t, num_classes)
+    dilution = at_t[0] / at_t[1] * at_s[1] / at_s[0]
+    eps_t = dilution * eps_s + (1 - dilution**2).sqrt() * fresh
+    # The transition kernel of the variance-preserving SDE says the same.
+    step = at_t[0] / at_s[0]
+    w_s = latent(x0, eps_s, *at_s)
+    w_t = step * w_s + (at_t[1] ** 2 - (step * at_s[1]) ** 2).sqrt() * fresh
+    torch.testing.assert_close(w_t, latent(x0, eps_t, *at_t))
+
+    visible_s = project(w_s, x0, mask) == x0
+    visible_t = project(w_t, x0, mask) == x0
+    assert visible_s.double().mean().item() == pytest.approx(alpha_s, abs=0.006)
+    assert visible_t.double().mean().item() == pytest.approx(alpha_t, abs=0.006)
+    assert (visible_t & ~visible_s).double().mean() > 0.02
+    kept = project(latent(x0, eps_s, *at_t), x0, mask) == x0
+    assert not (kept & ~visible_s).any()
+
+
+# Duo's transformation
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 64, 30_000])
+def test_duo_transform_is_its_integral(num_classes):
+    alpha = float64(0, 0.2, 0.6, 0.85, 0.97, 1)
+    got = duo_transform(alpha, num_classes)
+    assert got[0].item() == pytest.approx(0, abs=1e-14) and got[-1] == 1
+    for a, value in zip(alpha[1:-1].tolist(), got[1:-1].tolist(), strict=True):
+        integral = reference(num_classes, a / math.sqrt(1 - a * a), "cdf")
+        expected = num_classes / (num_classes - 1) * (integral - 1 / num_classes)
+        assert value == pytest.approx(expected, abs=1e-11)
+
+
+def test_duo_transform_undoes_the_calibration():
+    alpha_t, num_classes = float64(0.01, 0.3, 0.9, 0.9999), 30_000
+    uniform_state = duo_transform(calibrate(alpha_t, num_classes)[0], num_classes)
+    expected = (num_classes * alpha_t - 1) / (num_classes - 1)
+    torch.testing.assert_close(uniform_state, expected, rtol=1e-10, atol=0)
+    # Duo, Section 4.1.2: [0.85, 1] nearly spans the schedule at 30K classes.
+    assert 0 < duo_transform(0.85, num_classes) < 0.02
+
+
+# Dtypes and bad input
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_precision_is_computed_in_float64(dtype):
+    x0, eps = draw(64, 50, seeded())
+    eps, points = eps.to(dtype), torch.linspace(0.05, 0.95, 50).to(dtype)
+    wide_eps, wide = eps.double(), points.double()
+    law = NoiseGap(64)
+    for got, expected in (
+        (law.cdf(points), law.cdf(wide)),
+        (law.sf(points), law.sf(wide)),
+        (law.pdf(points), law.pdf(wide)),
+        (law.icdf(points), law.icdf(wide)),
+        (law.isf(points), law.isf(wide)),
+        (calibrate(points, 64)[0], calibrate(wide, 64)[0]),
+        (calibrate(points, 64)[1], calibrate(wide, 64)[1]),
+        (duo_transform(points, 64), duo_transform(wide, 64)),
+        (noise_gap(eps, x0), noise_gap(wide_eps, x0)),
+        (to_uniform(eps, x0, 64), to_uniform(wide_eps, x0, 64)),
+        (latent(x0, eps, points, points), latent(x0, wide_eps, wide, wide)),
+        (latent(x0, eps, 0.6, 0.8), latent(x0, wide_eps, 0.6, 0.8)),
+    ):
+        assert got.dtype == dtype and torch.equal(got, expected.to(dtype))
+
+
+def test_plain_numbers_are_float64():
+    for value in (NoiseGap(3).cdf(0), calibrate(0.5, 3)[1], duo_transform(1, 3)):
+        assert value.dtype == torch.float64 and value.shape == ()
+
+
+CLASS_REMEDY = "is not an int of at least 2: give the vocabulary size plus one for the"
+ALPHA_REMEDY = (
+    "lies outside (0, 1): keep the schedule off both ends, as 1 - (1 - 1e-3) t does "
+    "for t > 0."
+)
+NOISE_REMEDY = (
+    "which is not finite: draw it with torch.randn and check what it was scaled by."
+)
+EPS = torch.zeros(2, 5)
+X0 = torch.zeros(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("num_classes", [1, 0, -3, 3.0, True, "3", None, [3], X0])
+def test_bad_num_classes(num_classes):
+    NoiseGap(3)
+    calibrate(0.5, 3)  # a cached law of 3 must not answer for 3.0
+    for call in (
+        NoiseGap,
+        lambda n: calibrate(0.5, n),
+        lambda n: duo_transform(0.5, n),
+        lambda n: to_uniform(EPS, X0, n),
+    ):
+        with pytest.raises(ConfigError) as error:
+            call(num_classes)
+        message = f"num_classes={num_classes!r} {CLASS_REMEDY} mask."
+        assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "alpha_t, value",
+    [(0, "0.0"), (1.0, "1.0"), (-0.5, "-0.5"), (float64(0.5, 1.25), "1.25")]
+    + [(math.nan, "nan"), (torch.tensor([[0.5], [math.inf]]), "inf")],
+)
+def test_bad_alpha_t(alpha_t, value):
+    with pytest.raises(ConfigError) as error:
+        calibrate(alpha_t, 5)
+    assert str(error.value) == f"alpha_t={value} {ALPHA_REMEDY}"
+
+
+@pytest.mark.parametrize("alpha_tilde, value", [(-0.25, "-0.25"), (1.5, "1.5")])
+def test_bad_alpha_tilde(alpha_tilde, value):
+    with pytest.raises(ConfigError) as error:
+        duo_transform(alpha_tilde, 5)
+    assert str(error.value) == (
+        f"alpha_tilde={value} lies outside [0, 1]: give the signal coefficient of a "
+        "variance-preserving schedule."
+    )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_noise_that_is_not_finite(bad):
+    eps = EPS.clone()
+    eps[1, 3] = bad
+    for name, call in (
+        ("eps", lambda: latent(X0, eps, 0.6, 0.8)),
+        ("w_t", lambda: project(eps, X0, 4)),
+        ("eps", lambda: noise_gap(eps, X0)),
+        ("eps", lambda: to_uniform(eps, X0, 5)),
+    ):
+        with pytest.raises(ConfigError) as error:
+            call()
+        assert str(error.value) == f"{name} contains {bad}, {NOISE_REMEDY}"
+
+
+@pytest.mark.parametrize(
+    "index, complaint",
+    [
+        (torch.tensor([0, 5]), "=5 is not one of 5 classes: give ids from 0 to 4."),
+        (torch.tensor([-1, 0]), "=-1 is not one of 5 classes: give ids from 0 to 4."),
+        (torch.zeros(2), " has dtype torch.float32: give token ids as int64."),
+        (X0.bool(), " has dtype torch.bool: give token ids as int64."),
+        (
+            torch.zeros(3, dtype=torch.int64),
+            " of shape (3,) does not fit (2, 5): give one id per vector of noise, "
+            "shape (2,).",
+        ),
+    ],
+)
+def test_bad_index(index, complaint):
+    for name, call in (
+        ("x0", lambda: latent(index, EPS, 0.6, 0.8)),
+        ("x0", lambda: project(EPS, index, 4)),
+        ("mask_index", lambda: project(EPS, X0, index)),
+        ("k", lambda: noise_gap(EPS, index)),
+        ("k", lambda: to_uniform(EPS, index, 5)),
+    ):
+        with pytest.raises(ConfigError) as error:
+            call()
+        assert str(error.value) == name + complaint
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1)])
+def test_noise_without_classes(shape):
+    with pytest.raises(ConfigError) as error:
+        noise_gap(torch.zeros(shape), 0)
+    assert str(error.value) == (
+        f"eps of shape {shape} does not end in num_classes >= 2: give it as "
+        "(..., num_classes)."
+    )
+
+
+def test_law_of_other_num_classes_than_the_noise():
+    for law in (7, NoiseGap(7)):
+        with pytest.raises(ConfigError) as error:
+            to_uniform(EPS, X0, law)
+        assert str(error.value) == (
+            "num_classes=7 does not match eps of shape (2, 5): give the size of its "
+            "last dimension."
+        )

@@ -1,0 +1,212 @@
+"""The gathered, chunked head against the dense definition in `losses`."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn as nn
+
+from mdlm_mcd import head, losses
+
+BATCH, LENGTH, DIM, VOCAB = 4, 6, 8, 13
+MASK = VOCAB - 1
+
+
+class Output(nn.Module):
+    def __init__(self, linear):
+        super().__init__()
+        self.norm = nn.LayerNorm(DIM)
+        self.linear = linear
+
+    def forward(self, x):
+        return self.linear(self.norm(x))
+
+
+class Backbone(nn.Module):
+    """A DiT as far as the head is concerned; `wrap` hides its projection."""
+
+    def __init__(self, wrap=False, autocast=None):
+        super().__init__()
+        self.embed = nn.Embedding(VOCAB, DIM)
+        linear = nn.Linear(DIM, VOCAB)
+        self.output_layer = Output(nn.Sequential(linear) if wrap else linear)
+        self.autocast = autocast
+
+    def forward(self, z):
+        with torch.autocast("cpu", self.autocast, enabled=self.autocast is not None):
+            return self.output_layer(self.embed(z))
+
+
+def batch(share_t=0.7, share_s=0.4, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x0 = torch.randint(0, MASK, (BATCH, LENGTH), generator=g)
+    u = torch.rand(BATCH, LENGTH, generator=g)
+    masked_t, masked_s = u < share_t, u < share_s
+    return x0, masked_t, masked_s
+
+
+def views(x0, masked_t, masked_s):
+    return (torch.where(m, MASK, x0) for m in (masked_t, masked_s))
+
+
+def dense(kind, student, teacher, x0, masked_t, masked_s, tau):
+    z_t, z_s = views(x0, masked_t, masked_s)
+    with torch.no_grad():
+        t_logits = losses.widen(teacher(z_s))
+    return losses.per_token(
+        kind,
+        losses.subs(student(z_t), z_t, MASK),
+        losses.subs(losses.temper(t_logits, tau), z_s, MASK),
+        x0, masked_t, masked_s,
+    )  # fmt: skip
+
+
+def gathered(kind, student, teacher, x0, masked_t, masked_s, tau, chunk):
+    z_t, z_s = views(x0, masked_t, masked_s)
+    with torch.no_grad():
+        t = head.encode(teacher, lambda net: net(z_s))
+    s = head.encode(student, lambda net: net(z_t))
+    return head.supervise(
+        kind, s, t, x0, masked_t, masked_s, tau=tau, mask_index=MASK, chunk=chunk
+    )
+
+
+def both(kind, dtype, share, chunk, wrap=False, tau=0.9):
+    torch.manual_seed(1)
+    student, teacher = (Backbone(wrap).to(dtype) for _ in range(2))
+    args = (kind, student, teacher, *batch(*share), tau)
+    weight = torch.rand(BATCH, LENGTH, dtype=dtype)
+    results = []
+    for loss in (dense(*args), gathered(*args, chunk).loss):
+        grads = torch.autograd.grad(
+            (loss * weight).sum(), list(student.parameters()), allow_unused=True
+        )
+        results.append((loss, grads))
+    return results
+
+
+SHARES = [(0.7, 0.4), (0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.3, 0.3)]
+
+
+@pytest.mark.parametrize("kind", list(losses.LOSSES))
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("chunk", [1, 5, 1000])
+def test_float64_loss_and_every_gradient(kind, share, chunk):
+    (loss, grads), (ours, our_grads) = both(kind, torch.float64, share, chunk)
+    torch.testing.assert_close(ours, loss, rtol=1e-12, atol=1e-12)
+    for a, b in zip(our_grads, grads, strict=True):
+        # No masked row: nothing depends on the parameters, in either way.
+        a = torch.zeros_like(b) if a is None else a
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "kl_fwd", "ce"])
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_float32_loss_and_every_gradient(kind, chunk):
+    (loss, grads), (ours, our_grads) = both(kind, torch.float32, (0.7, 0.4), chunk)
+    assert (ours - loss).norm() <= 1e-6 * loss.norm()
+    for a, b in zip(our_grads, grads, strict=True):
+        assert (a - b).norm() <= 1e-6 * max(b.norm(), 1e-6)
+
+
+def test_backbones_without_a_plain_projection_fall_back_and_say_so_once(caplog):
+    head._said.clear()
+    with caplog.at_level(logging.INFO, "mdlm_mcd.head"):
+        (loss, grads), (ours, our_grads) = both(
+            "hybrid", torch.float64, (0.7, 0.4), 5, wrap=True
+        )
+    torch.testing.assert_close(ours, loss, rtol=1e-12, atol=1e-12)
+    for a, b in zip(our_grads, grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    said = [r for r in caplog.records if "output_layer.linear" in r.getMessage()]
+    assert len(said) == 1
+
+
+def test_no_full_logits_are_ever_made():
+    """Every tensor with a vocabulary axis has at most `chunk` rows."""
+    seen = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for x in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(x, torch.Tensor) and x.ndim and x.shape[-1] == VOCAB:
+                    seen.append(x.shape[:-1].numel())
+            return out
+
+    student, teacher = Backbone(), Backbone()
+    x0, masked_t, masked_s = batch(1.0, 0.5)
+    with Watch():
+        parts = gathered("hybrid", student, teacher, x0, masked_t, masked_s, 0.9, 3)
+        parts.loss.sum().backward()
+    # The projection's own transposed weight is (dim, vocab).
+    assert seen and max(seen) <= max(3, DIM)
+    assert BATCH * LENGTH > DIM
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
+def test_projection_keeps_the_autocast_it_would_have_had(dtype):
+    backbone = Backbone(autocast=dtype)
+    z = batch()[0]
+    logits = backbone(z)
+    assert logits.dtype == (dtype or torch.float32)
+    features = head.encode(backbone, lambda net: net(z))
+    assert features.autocast == dtype
+    rows = features.logits(features.rows(torch.arange(BATCH * LENGTH)))
+    # Same products, then float32 for the softmax.
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows, losses.widen(logits).flatten(0, 1))
+
+
+def test_projection_is_put_back_also_after_an_error():
+    backbone = Backbone()
+    with pytest.raises(IndexError):
+        head.encode(backbone, lambda net: net(torch.tensor([[VOCAB + 3]])))
+    assert backbone(torch.zeros(1, 2, dtype=torch.long)).shape == (1, 2, VOCAB)
+    assert "forward" not in vars(backbone.output_layer.linear)
+
+
+def test_hugging_face_models_are_taken_apart_too():
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = Backbone()
+
+        def forward(self, z):
+            class Answer:
+                logits = self.backbone(z)
+
+            return Answer()
+
+    model, z = Wrapped(), batch()[0]
+    features = head.encode(model, lambda net: net(z))
+    assert features.linear is model.backbone.output_layer.linear
+    torch.testing.assert_close(
+        features.logits(features.rows(torch.arange(4))),
+        model(z).logits.flatten(0, 1)[:4],
+    )
+
+
+def test_parts_add_up_to_the_loss():
+    student, teacher = Backbone(), Backbone()
+    x0, masked_t, masked_s = batch()
+    parts = gathered("hybrid", student, teacher, x0, masked_t, masked_s, 0.9, 4)
+    torch.testing.assert_close(parts.distil + parts.reveal, parts.loss.detach().sum())
+    assert parts.distil_rows == (masked_t & masked_s).sum()
+    assert parts.reveal_rows == (masked_t & ~masked_s).sum()
+    z_t = torch.where(masked_t, MASK, x0)
+    log_p = losses.subs(student(z_t), z_t, MASK)
+    entropy = -(log_p.exp() * log_p).sum(-1)[masked_t].sum()
+    torch.testing.assert_close(parts.entropy, entropy.detach())
+
+
+def test_the_teacher_is_needed_only_by_losses_that_read_it():
+    student = Backbone()
+    x0, masked_t, masked_s = batch()
+    z_t = torch.where(masked_t, MASK, x0)
+    features = head.encode(student, lambda net: net(z_t))
+    parts = head.supervise(
+        "ce", features, None, x0, masked_t, masked_s, tau=0.9, mask_index=MASK
+    )
+    expected = dense("ce", student, student, x0, masked_t, masked_s, 0.9)
+    torch.testing.assert_close(parts.loss, expected)
