@@ -51,7 +51,7 @@ def counter_generator(*counters: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-# The law of u -----------------------------------------------------------------
+# The law of u ---------------------------------------------------------------------
 
 
 def _iid(batch: int, length: int, *, step, generator) -> Tensor:
@@ -108,7 +108,7 @@ def draw_u(
     return U_LAWS[law](batch, length, step=step, generator=generator)
 
 
-# Times --------------------------------------------------------------------------
+# Times ----------------------------------------------------------------------------
 
 
 def sample_times(
@@ -138,7 +138,7 @@ def sample_times(
     return s + delta, s
 
 
-# Eq. 13 and the pair ------------------------------------------------------------
+# Eq. 13 and the pair --------------------------------------------------------------
 
 
 def mask(x0: Tensor, u: Tensor, alpha_t: Tensor, mask_index: int) -> Tensor:

@@ -58,7 +58,7 @@ class Teacher:
         load_strictly(self.backbone, state["backbone"], "the checkpoint's teacher")
 
 
-# Reading files of weights ----------------------------------------------------------
+# Reading files of weights ---------------------------------------------------------
 
 _TYPES = {
     ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "dict"),

@@ -114,7 +114,7 @@ class Distiller:
                 "without, to which the host adds its own."
             )
 
-    # Start and resume ----------------------------------------------------------------
+    # Start and resume -------------------------------------------------------------
 
     @property
     def teacher_path(self) -> str:
@@ -224,7 +224,7 @@ class Distiller:
         rounds = RoundCheckpoints(folder, self.curriculum.steps_per_round)
         return [*super().configure_callbacks(), rounds]
 
-    # One step ------------------------------------------------------------------------
+    # One step ---------------------------------------------------------------------
 
     def training_step(self, batch, batch_idx):
         stage = self.curriculum.at(self.global_step)
@@ -260,7 +260,7 @@ class Distiller:
             )  # fmt: skip
         self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
 
-    # Randomness -------------------------------------------------------------------------
+    # Randomness -------------------------------------------------------------------
 
     def _rows(self, count: int, micro: int) -> tuple[torch.Tensor, int]:
         """Places of this micro-batch's rows in the global batch, and its size.

@@ -1,0 +1,416 @@
+"""The whole chain on a laptop: teacher, judge, five rounds of MCD, comparison.
+
+Training runs as a user would run it, through the minihost's command line; sampling
+and the report happen here. Every stage leaves its result on disk and is skipped
+when that is there, so the same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from . import __version__, configs_dir, sampling
+from .coupling import counter_generator
+from .errors import ConfigError, MCDError
+from .evaluation import figures, metrics
+from .hosts import minihost
+from .losses import subs
+
+SAMPLING_DTYPE = torch.float64
+
+
+class StageError(MCDError, RuntimeError):
+    """A part of the demo that did not finish."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the demo does; `seconds` are what the stages took on two CPU cores."""
+
+    name: str = "laptop"
+    steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
+    samples: int = 128
+    temperature: float = 0.8  # of the control: the teacher, only sharper
+    overrides: tuple[str, ...] = ()
+    judge_steps: int = 600
+    teacher_steps: int = 1500
+    rounds: int = 5
+    steps_per_round: int = 100
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"judge": 90, "teacher": 300, "mcd": 130, "sample": 240}
+    )
+
+
+def recipe(quick: bool = False) -> Recipe:
+    """The laptop's recipe, or one of a minute that only shows that all parts run."""
+    if not quick:
+        return Recipe()
+    return Recipe(
+        name="quick",
+        steps=(4, 8),
+        samples=8,
+        overrides=(
+            "data.max_chars=300000",
+            "data.vocab_size=512",
+            "model.hidden_size=32",
+            "model.n_blocks=2",
+            "model.n_heads=2",
+            "model.length=32",
+            "loader.global_batch_size=16",
+            "trainer.limit_val_batches=2",
+        ),
+        judge_steps=20,
+        teacher_steps=30,
+        rounds=2,
+        steps_per_round=10,
+        seconds={"judge": 12, "teacher": 12, "mcd": 12, "sample": 4},
+    )
+
+
+class Demo:
+    """One demo in one folder."""
+
+    def __init__(self, out: Path, seed: int, recipe: Recipe, console: Console):
+        self.out, self.seed, self.recipe, self.console = out, seed, recipe, console
+        self.log = out / "log.txt"
+        self.rounds = [f"MCD round {k + 1}" for k in range(recipe.rounds)]
+
+    # Training, through the host's own command line --------------------------------
+
+    def train(self, stage: str, algo: str, steps: int, *overrides: str, tick) -> Path:
+        """Run one training to its end, from wherever it stands; its checkpoint."""
+        folder = self.out / stage
+        last, step = newest_checkpoint(folder / "checkpoints")
+        if step >= steps:
+            tick(steps, steps)
+            return last
+        where = [
+            f"checkpointing.resume_ckpt_path={last}" if last else
+            "checkpointing.resume_from_ckpt=false",
+        ]  # fmt: skip
+        said: list[str] = []
+
+        def on_line(line: str) -> None:
+            said.append(line)
+            if found := re.match(r"step (\d+)/(\d+)", line):
+                tick(int(found[1]), int(found[2]))
+
+        status = minihost.run(
+            [
+                f"algo={algo}",
+                f"hydra.run.dir={folder}",
+                f"hydra.searchpath=[file://{configs_dir()}]",
+                "callbacks=[checkpoint_every_n_steps,lines]",
+                "+trainer.enable_progress_bar=false",
+                "+trainer.enable_model_summary=false",
+                *overrides,
+                *self.recipe.overrides,
+                f"trainer.max_steps={steps}",
+                f"seed={self.seed}",
+                *where,
+            ],
+            self.log,
+            on_line,
+        )
+        last, step = newest_checkpoint(folder / "checkpoints")
+        if status != 0 or step < steps:
+            shown = "".join(said[-5:]).strip()
+            raise StageError(
+                f"The demo's {stage} stopped at step {step} of {steps} (exit status "
+                f"{status}; log: {self.log}). It said: {shown}"
+            )
+        return last
+
+    # Sampling ---------------------------------------------------------------------
+
+    def checkpoints(self) -> dict[str, tuple[Path, float]]:
+        """Who is sampled, from which file, at which temperature."""
+        teacher, _ = newest_checkpoint(self.out / "teacher" / "checkpoints")
+        rows = {
+            "teacher": (teacher, 1.0),
+            f"teacher, T = {self.recipe.temperature:g}": (
+                teacher, self.recipe.temperature,
+            ),
+        }  # fmt: skip
+        for k, name in enumerate(self.rounds):
+            path = self.out / "mcd" / "checkpoints" / f"round-{k + 1}.ckpt"
+            rows[name] = (path, 1.0)
+        return rows
+
+    def compare(self, tick) -> dict:
+        """Sample and judge every row at every number of steps; resumes cell by cell."""
+        path, settings = self.out / "cells.json", self.settings()
+        cells = read_json(path, {})
+        judge_model, tokenizer = minihost.open_model(
+            newest_checkpoint(self.out / "judge" / "checkpoints")[0]
+        )
+        judge = minihost.judge(judge_model)
+        held_out = minihost.validation_tokens(judge_model, tokenizer, 512)
+        ppl, error = metrics.perplexity(held_out, judge)
+        corpus = {
+            "perplexity": ppl,
+            "perplexity_error": error,
+            "entropy": float(metrics.sample_entropy(held_out).mean()),
+            "pooled_entropy": metrics.corpus_entropy(held_out[: self.recipe.samples]),
+        }
+        done, total = 0, len(self.checkpoints()) * sum(self.recipe.steps)
+        for name, (checkpoint, temperature) in self.checkpoints().items():
+            model = None
+            for steps in self.recipe.steps:
+                key = f"{name} @ {steps}"
+                if key not in cells:
+                    if model is None:
+                        model, _ = minihost.open_model(checkpoint)
+                    cells[key] = self.cell(model, tokenizer, judge, steps, temperature)
+                    if "nelbo" not in cells.get(name, {}):
+                        cells[name] = {"nelbo": nelbo(model, held_out, self.seed)}
+                    write_json(path, cells)
+                done += steps
+                tick(done, total)
+        return {
+            **settings,
+            "versions": versions(),
+            "machine": machine(),
+            "sampling": {
+                "sampler": "sparse",
+                "dtype": str(SAMPLING_DTYPE).removeprefix("torch."),
+                "samples": self.recipe.samples,
+                "length": int(held_out.shape[1]),
+                "judge": "AR model of the minihost, trained on the training split",
+            },
+            "corpus": corpus,
+            "models": {
+                name: {
+                    "temperature": temperature,
+                    "nelbo": cells[name]["nelbo"],
+                    "steps": {
+                        str(n): cells[f"{name} @ {n}"] for n in self.recipe.steps
+                    },
+                }
+                for name, (_, temperature) in self.checkpoints().items()
+            },
+        }
+
+    def cell(self, model, tokenizer, judge, steps: int, temperature: float) -> dict:
+        start = time.perf_counter()
+        drawn = sampling.sample(
+            "sparse",
+            minihost.denoiser(model),
+            self.recipe.samples,
+            model.num_tokens,
+            steps,
+            alpha=lambda t: model.noise(t)[1],
+            mask_index=model.mask_index,
+            vocab_size=model.vocab_size,
+            # The same noise for every row of a column: differences are the models'.
+            generator=counter_generator(self.seed, "demo", steps),
+            dtype=SAMPLING_DTYPE,
+            temperature=temperature,
+        )
+        seconds = time.perf_counter() - start
+        ppl, error = metrics.perplexity(drawn.tokens, judge)
+        return {
+            "perplexity": ppl,
+            "perplexity_error": error,
+            "entropy": float(metrics.sample_entropy(drawn.tokens).mean()),
+            "pooled_entropy": metrics.corpus_entropy(drawn.tokens),
+            "evaluations": drawn.evaluations,
+            "seconds": seconds,
+            "texts": tokenizer.batch_decode(drawn.tokens[:2]),
+        }
+
+    # Results ----------------------------------------------------------------------
+
+    def settings(self) -> dict:
+        return {"recipe": asdict(self.recipe), "seed": self.seed}
+
+    def claim(self) -> None:
+        """Refuse a folder that holds a demo with other settings."""
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"--out {self.out} is a file: name a folder.")
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"--out {self.out} cannot be made ({error.strerror}): name a folder "
+                "that can be written."
+            ) from error
+        path = self.out / "demo.json"
+        mine = json.loads(json.dumps({**self.settings(), "version": __version__}))
+        held = read_json(path, None)
+        if held is None:
+            write_json(path, mine)
+        elif held != mine:
+            differ = sorted(k for k in mine if held.get(k) != mine[k])
+            raise ConfigError(
+                f"--out {self.out} holds a demo with another {', '.join(differ)}: name "
+                "another folder, or delete this one."
+            )
+
+    def run(self) -> dict:
+        self.claim()
+        recipe = self.recipe
+        expected = sum(recipe.seconds.values())
+        self.console.print(
+            f"About {max(1, round(expected / 60))} min on two CPU cores. Everything "
+            f"goes to {self.out}; the same command goes on after an interruption."
+        )
+        with Progress(
+            TextColumn("{task.description:<28}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        ) as progress:
+            whole = progress.add_task("whole demo", total=expected)
+            spent = 0.0
+
+            def stage(name: str, description: str):
+                task = progress.add_task(description, total=1.0)
+                nonlocal spent
+                before, spent = spent, spent + recipe.seconds[name]
+
+                def tick(done: int, total: int) -> None:
+                    progress.update(task, completed=done / total)
+                    progress.update(
+                        whole, completed=before + recipe.seconds[name] * done / total
+                    )
+
+                return tick
+
+            self.train(
+                "judge", "ar", recipe.judge_steps, "+recipe=laptop_judge",
+                tick=stage("judge", "evaluator (AR)"),
+            )  # fmt: skip
+            teacher = self.train(
+                "teacher", "mdlm", recipe.teacher_steps, "+recipe=laptop_teacher",
+                tick=stage("teacher", "teacher (MDLM)"),
+            )  # fmt: skip
+            self.train(
+                "mcd", "mcd", recipe.rounds * recipe.steps_per_round,
+                "+recipe=mcd_laptop",
+                f"algo.teacher_path={teacher}",
+                f"algo.rounds={recipe.rounds}",
+                f"algo.steps_per_round={recipe.steps_per_round}",
+                tick=stage("mcd", f"MCD, {recipe.rounds} rounds"),
+            )  # fmt: skip
+            results = self.compare(stage("sample", "sampling"))
+            progress.update(whole, completed=expected)
+        self.report(results)
+        return results
+
+    def report(self, results: dict) -> None:
+        self.console.print(figures.table(results))
+        self.console.print(figures.reading(results), markup=False)
+        write_json(self.out / "results.json", results)
+        (self.out / "table.md").write_text(figures.markdown(results), "utf-8")
+        (self.out / "samples.txt").write_text(figures.samples(results), "utf-8")
+        figures.perplexity_vs_steps(results, self.out / "perplexity_vs_steps.png")
+        names = "table.md, perplexity_vs_steps.png, samples.txt, results.json"
+        self.console.print(f"Wrote {names} to {self.out}.")
+
+
+# Helpers --------------------------------------------------------------------------
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The readable checkpoint of the highest step, and that step (None, 0 without).
+
+    An interruption may cut a file short; such a one is passed over.
+    """
+    best, most = None, 0
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            # mmap: reads the header and the pickle, not the weights.
+            step = torch.load(path, weights_only=True, mmap=True)["global_step"]
+        except Exception:
+            continue
+        if step > most or (step == most and path.name == "last.ckpt"):
+            best, most = path, step
+    return best, most
+
+
+@torch.no_grad()
+def nelbo(model, tokens: torch.Tensor, seed: int) -> float:
+    """The continuous-time NELBO in nats per token, at common random numbers."""
+    generator = counter_generator(seed, "nelbo")
+    n = len(tokens)
+    t = (torch.rand(n, generator=generator) + torch.arange(n)) / n
+    t = 1e-3 + (1 - 1e-3) * t
+    dalpha_t, alpha_t = (a[:, None] for a in model.noise(t))
+    u = torch.rand(tokens.shape, generator=generator)
+    z_t = torch.where(u > alpha_t, model.mask_index, tokens)
+    total = 0.0
+    denoise = minihost.denoiser(model)
+    for part in torch.arange(n).split(64):
+        everything = torch.ones_like(z_t[part], dtype=torch.bool)
+        logits = denoise(z_t[part], everything).unflatten(0, z_t[part].shape)
+        log_p = subs(logits, z_t[part], model.mask_index)
+        log_p = log_p.gather(-1, tokens[part][..., None]).squeeze(-1)
+        weight = dalpha_t[part] / (1 - alpha_t[part])
+        total += float((log_p * weight).double().sum())
+    return total / tokens.numel()
+
+
+def read_json(path: Path, default):
+    """What `path` holds; `default` when it is missing or was cut short."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return default
+
+
+def write_json(path: Path, value) -> None:
+    """All or nothing: an interruption leaves the old file."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")
+    os.replace(part, path)
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "lightning", "hydra-core", "transformers", "tokenizers")
+    return {
+        "mdlm-mcd": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in names},
+    }
+
+
+def machine() -> dict:
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+    }
+
+
+def run(out: Path, *, seed: int = 1, recipe: Recipe | None = None, console=None):
+    """The demo into folder `out`; answers what `results.json` holds.
+
+    Raises ConfigError for a folder that cannot be used and StageError when a
+    training does not finish.
+    """
+    figures.require_matplotlib()  # before the work, not after it
+    console = console or Console()
+    return Demo(out.resolve(), seed, recipe or Recipe(), console).run()

@@ -1,0 +1,201 @@
+"""Tables and pictures of a comparison; see `demo.Demo.compare` for `results`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from ..errors import ConfigError
+
+
+def require_matplotlib() -> None:
+    """Raises ConfigError with the remedy when matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "The figure needs matplotlib, which is not installed: pip install "
+            "'mdlm-mcd[demo]'."
+        ) from error
+
+
+def _columns(results) -> list[str]:
+    return list(next(iter(results["models"].values()))["steps"])
+
+
+def _caption(results) -> str:
+    how, corpus = results["sampling"], results["corpus"]
+    return (
+        f"perplexity under a left-to-right evaluator / unigram entropy of a sample in "
+        f"nats; {how['samples']} samples of {how['length']} tokens, drawn in "
+        f"{how['dtype']}; held-out text: {corpus['perplexity']:.1f} / "
+        f"{corpus['entropy']:.2f}"
+    )
+
+
+def _rows(results):
+    for name, model in results["models"].items():
+        cells = model["steps"].values()
+        yield (
+            name,
+            f"{model['nelbo']:.3f}",
+            *(f"{c['perplexity']:.1f} / {c['entropy']:.2f}" for c in cells),
+        )
+
+
+def _header(results) -> list[str]:
+    return ["", "NELBO", *(f"{n} steps" for n in _columns(results))]
+
+
+def table(results) -> Table:
+    """For the terminal."""
+    out = Table(caption=_caption(results), caption_justify="left")
+    for i, title in enumerate(_header(results)):
+        out.add_column(title, justify="right" if i else "left", no_wrap=True)
+    for row in _rows(results):
+        out.add_row(*row)
+    return out
+
+
+def markdown(results) -> str:
+    """The same table, and how to read it."""
+    header = _header(results)
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *_rows(results)]
+    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    said = [text, _caption(results) + ".", reading(results), _provenance(results)]
+    return "\n\n".join(said) + "\n"
+
+
+def _provenance(results) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
+    machine = results["machine"]
+    return (
+        f"Recipe `{results['recipe']['name']}`, seed {results['seed']}, "
+        f"{machine['device']} with {machine['threads']} threads; {versions}."
+    )
+
+
+def at_entropy(curve: list[tuple[float, float]], entropy: float) -> float | None:
+    """Perplexity of a model at that entropy, interpolated; None outside its range."""
+    curve = sorted(curve)
+    for (h0, p0), (h1, p1) in zip(curve, curve[1:], strict=False):
+        if h0 <= entropy <= h1 and h1 > h0:
+            return p0 + (p1 - p0) * (entropy - h0) / (h1 - h0)
+    return None
+
+
+def reading(results) -> str:
+    """What the figures say, in sentences made from them."""
+    models = results["models"]
+    names, columns = list(models), _columns(results)
+    teacher, student = models["teacher"], models[names[-1]]
+    few = "8" if "8" in columns else columns[0]
+    here = student["steps"][few]
+    faster = [n for n in columns if teacher["steps"][n]["perplexity"]
+              >= here["perplexity"]]  # fmt: skip
+    said = []
+    if faster and int(faster[-1]) > int(few):
+        slow = teacher["steps"][faster[-1]]
+        said.append(
+            f"{names[-1]} at {few} steps ({here['perplexity']:.1f}) is at or below the "
+            f"teacher at {faster[-1]} ({slow['perplexity']:.1f}), at an entropy of "
+            f"{here['entropy']:.2f} against {slow['entropy']:.2f} nats."
+        )
+    else:
+        said.append(
+            f"{names[-1]} at {few} steps ({here['perplexity']:.1f}) does not reach the "
+            "teacher at more steps."
+        )
+    sharp = next(n for n in names if n.startswith("teacher, T"))
+    # The plain teacher and the tempered one span a line of perplexity over entropy.
+    line = [(m["steps"][few]["entropy"], m["steps"][few]["perplexity"])
+            for m in (teacher, models[sharp])]  # fmt: skip
+    for name in names[2:][::-1]:
+        cell = models[name]["steps"][few]
+        matched = at_entropy(line, cell["entropy"])
+        if matched is not None:
+            ratio = matched / cell["perplexity"] - 1
+            verdict = "the tempered teacher wins" if ratio < 0 else "the student wins"
+            said.append(
+                f"At the entropy of {name} ({cell['entropy']:.2f} nats, {few} steps) a "
+                f"teacher that is only sampled at a lower temperature scores "
+                f"{matched:.1f} against the student's {cell['perplexity']:.1f}: "
+                f"{verdict} by {abs(ratio):.0%}."
+            )
+            break
+    else:
+        said.append(
+            "No student's entropy lies between the teacher's and the tempered "
+            "teacher's, so they are not compared at equal entropy."
+        )
+    said.append(
+        f"The NELBO, which sharpening cannot improve, goes from {teacher['nelbo']:.3f} "
+        f"(teacher) to {student['nelbo']:.3f} ({names[-1]})."
+    )
+    return " ".join(said)
+
+
+def samples(results) -> str:
+    """Two samples a model at the fewest, at 8 and at the most steps."""
+    columns = _columns(results)
+    chosen = dict.fromkeys([columns[0], "8" if "8" in columns else columns[0],
+                            columns[-1]])  # fmt: skip
+    out = []
+    for name, model in results["models"].items():
+        for n in chosen:
+            cell = model["steps"][n]
+            out.append(
+                f"=== {name}, {n} steps (perplexity {cell['perplexity']:.1f}, entropy "
+                f"{cell['entropy']:.2f} nats)\n"
+            )
+            out += [f"{text}\n---" for text in cell["texts"]]
+    return "\n".join(out) + "\n"
+
+
+def perplexity_vs_steps(results, path: Path) -> None:
+    """The paper's Figure 3, with the entropy it leaves out beside it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    steps = [int(n) for n in _columns(results)]
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    oranges = pyplot.get_cmap("Oranges")
+    students = [n for n in results["models"] if not n.startswith("teacher")]
+    for name, model in results["models"].items():
+        cells = list(model["steps"].values())
+        if name in students:
+            shade = 0.35 + 0.6 * (students.index(name) + 1) / len(students)
+            style = dict(color=oranges(shade), marker="o")
+        else:
+            plain = model["temperature"] == 1.0
+            style = dict(color="#5b7083", marker="s" if plain else "v",
+                         linestyle="-" if plain else "--")  # fmt: skip
+        axes[0].errorbar(
+            steps, [c["perplexity"] for c in cells],
+            yerr=[c["perplexity_error"] for c in cells], label=name, capsize=2, **style,
+        )  # fmt: skip
+        axes[1].plot(steps, [c["entropy"] for c in cells], label=name, **style)
+    for axis, key, title in (
+        (axes[0], "perplexity", "generative perplexity (evaluator: AR)"),
+        (axes[1], "entropy", "unigram entropy of a sample (nats)"),
+    ):
+        axis.axhline(results["corpus"][key], color="black", lw=1, ls=":",
+                     label="held-out text")  # fmt: skip
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(steps, [str(n) for n in steps])
+        axis.set_xlabel("sampling steps")
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.25)
+    axes[0].set_yscale("log")
+    axes[0].legend(fontsize=8)
+    how = results["sampling"]
+    figure.suptitle(
+        f"MCD on a laptop: {how['samples']} samples of {how['length']} tokens, drawn in "
+        f"{how['dtype']}; bars: one standard error",
+        fontsize=10,
+    )
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)

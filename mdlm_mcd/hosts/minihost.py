@@ -1,0 +1,90 @@
+"""The embedded host from outside: run its `main`, open its checkpoints."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+
+from ..minihost import algo, dataloader
+from ..minihost import main as entry
+from . import duo
+
+ENTRY = "mdlm_mcd.minihost.main"
+
+
+def run(
+    overrides: Sequence[str], log: Path, on_line=None, env: dict[str, str] | None = None
+) -> int:
+    """`python -m mdlm_mcd.minihost.main OVERRIDES`, its output appended to `log`.
+
+    on_line(text) sees each line as it comes. Answers the exit status; the child goes
+    when we go (it is interrupted with us and otherwise terminated).
+    """
+    command = [sys.executable, "-m", ENTRY, *overrides]
+    with log.open("a", encoding="utf-8") as file:
+        file.write("$ " + " ".join(command[1:]) + "\n")
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        )
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                if on_line is not None:
+                    on_line(line)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+    return process.returncode
+
+
+def open_model(path: str | Path, ema: bool = True):
+    """A trained model of this host in eval mode, as its checkpoint describes it.
+
+    A student opens as the plain MDLM it is. Returns (model, tokenizer).
+    """
+    held = torch.load(path, map_location="cpu", weights_only=True)
+    entry.register_resolvers()
+    config = OmegaConf.create(held["hyper_parameters"]["config"])
+    tokenizer = dataloader.get_tokenizer(config)
+    cls = algo.AR if config.algo.parameterization == "ar" else algo.MDLM
+    model = entry.load_from_checkpoint(cls, str(path), config, tokenizer)
+    if ema and model.ema:
+        model.ema.copy_to(model._get_parameters())
+    return model.eval(), tokenizer
+
+
+def judge(model):
+    """The AR model as a judge for `evaluation.metrics`: nats of each next token."""
+
+    def nll(tokens):
+        return model.nll(tokens[:, :-1], None, tokens[:, 1:])
+
+    return nll
+
+
+def validation_tokens(model, tokenizer, most: int) -> torch.Tensor:
+    """Up to `most` held-out rows, (rows, length)."""
+    _, loader = dataloader.get_dataloaders(model.config, tokenizer, skip_train=True)
+    rows = []
+    for batch in loader:
+        rows.append(batch["input_ids"])
+        if sum(map(len, rows)) >= most:
+            break
+    return torch.cat(rows)[:most]
+
+
+denoiser = duo.denoiser
