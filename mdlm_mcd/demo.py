@@ -49,8 +49,8 @@ class Recipe:
     samples: int = 128
     temperature: float = 0.8  # of the control: the teacher, only sharper
     overrides: tuple[str, ...] = ()
-    judge_steps: int = 600
-    teacher_steps: int = 1500
+    judge_steps: int = 800
+    teacher_steps: int = 2000
     rounds: int = 5
     steps_per_round: int = 100
     seconds: dict[str, float] = field(

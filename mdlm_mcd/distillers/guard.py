@@ -63,7 +63,8 @@ class LossGuard:
         share = parts.reveal_rows / rows
         said = (
             f"algo.loss={self.kind} is {value:.4g} nats per masked token at step "
-            f"{step} (round {stage.index + 1}, delta={stage.delta:g}, tau={stage.tau:g}), "
+            f"{step} (round {stage.index + 1}, delta={stage.delta:g}, "
+            f"tau={stage.tau:g}), "
             f"where at most {bound:.4g} was to be expected; {share:.2%} of the {rows} "
             "rows are visible to the teacher"
         )

@@ -193,8 +193,8 @@ def perplexity_vs_steps(results, path: Path) -> None:
     axes[0].legend(fontsize=8)
     how = results["sampling"]
     figure.suptitle(
-        f"MCD on a laptop: {how['samples']} samples of {how['length']} tokens, drawn in "
-        f"{how['dtype']}; bars: one standard error",
+        f"MCD on a laptop: {how['samples']} samples of {how['length']} tokens, drawn "
+        f"in {how['dtype']}; bars: one standard error",
         fontsize=10,
     )
     figure.savefig(path, dpi=130)

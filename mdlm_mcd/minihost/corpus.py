@@ -23,6 +23,8 @@ from pathlib import Path
 
 from hydra.utils import to_absolute_path
 
+from .errors import HostError
+
 log = logging.getLogger(__name__)
 
 # Part of every cache key: raise it when the text or the tokenizer is made anew.
@@ -74,7 +76,7 @@ def cached(cache_dir, name, build):
     half-made and processes may race: the last one wins, with the same text.
 
     Raises:
-        ValueError: `cache_dir` cannot be written.
+        HostError: `cache_dir` cannot be written.
     """
     path = Path(local_path(cache_dir), name)
     if path.is_file():
@@ -90,7 +92,7 @@ def cached(cache_dir, name, build):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise ValueError(
+        raise HostError(
             f"data.cache_dir={cache_dir} cannot be written ({error.strerror}): name "
             "another folder, e.g. data.cache_dir=/tmp/mdlm_mcd."
         ) from error
@@ -148,7 +150,7 @@ def stdlib_documents(cache_dir, max_chars):
     most `max_chars` characters together. Depends on the Python release.
 
     Raises:
-        ValueError: `max_chars` leaves fewer than two documents.
+        HostError: `max_chars` leaves fewer than two documents.
     """
 
     def build():
@@ -166,7 +168,7 @@ def stdlib_documents(cache_dir, max_chars):
     key = digest(CACHE_VERSION, PYTHON, stdlib, max_chars)
     documents = json.loads(cached(cache_dir, f"stdlib-{key[:16]}.json", build))
     if len(documents) < 2:
-        raise ValueError(
+        raise HostError(
             f"data.max_chars={max_chars} leaves {len(documents)} document(s) of the "
             "standard library: raise it, e.g. data.max_chars=6000000."
         )
@@ -177,7 +179,7 @@ def _expand(key, patterns):
     """Files that paths and globs name, each once, in a fixed order."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns or [])
     if not patterns:
-        raise ValueError(
+        raise HostError(
             f"data.{key}=[] names no file: give at least one UTF-8 text file, e.g. "
             f"data.{key}=[corpus.txt]."
         )
@@ -188,7 +190,7 @@ def _expand(key, patterns):
         found = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
         found = sorted(name for name in found if os.path.isfile(name))
         if not found:
-            raise FileNotFoundError(
+            raise HostError(
                 f"data.{key}: {pattern} matches no file: check the path; a relative "
                 "one starts at the folder the run is launched from."
             )
@@ -201,7 +203,7 @@ def _read(key, path):
         # `utf-8-sig` also takes away the mark some editors put first.
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise HostError(
             f"data.{key}: {path} is not UTF-8 (byte {error.start}): convert it, e.g. "
             "with iconv -t utf-8."
         ) from error
@@ -221,8 +223,8 @@ def textfile_documents(key, patterns, separator=None):
     The end of a file always ends a document.
 
     Raises:
-        FileNotFoundError: a path or a glob matches no file.
-        ValueError: no file named, a file is not UTF-8, or there is no text.
+        HostError: a path or a glob matches no file.
+        HostError: no file named, a file is not UTF-8, or there is no text.
     """
     paths = _expand(key, patterns)
     texts = [_read(key, path) for path in paths]
@@ -236,7 +238,7 @@ def textfile_documents(key, patterns, separator=None):
         if len(documents) == 1:
             documents = _pieces(LINE_BREAK, texts)
     if not documents:
-        raise ValueError(
+        raise HostError(
             f"data.{key}={paths} hold no text: give at least one file that does."
         )
     return documents
@@ -269,7 +271,7 @@ def documents(data, mode):
         list[str], not empty, in a fixed order.
 
     Raises:
-        FileNotFoundError, ValueError: see `stdlib_documents`,
+        HostError: see `stdlib_documents`,
             `textfile_documents`; or one document has to serve both splits.
     """
     if data[mode] == "stdlib":
@@ -285,7 +287,7 @@ def documents(data, mode):
     found = textfile_documents("files", data.files, separator)
     if not valid_files:
         if len(set(found)) < 2:
-            raise ValueError(
+            raise HostError(
                 "data.files hold 1 distinct document, so training and validation "
                 "cannot both have one: part the text by blank lines or by "
                 "data.separator, or name data.valid_files."
@@ -293,7 +295,7 @@ def documents(data, mode):
         return split(found)[mode == "valid"]
     train = [text for text in found if text not in set(held_out)]
     if not train:
-        raise ValueError(
+        raise HostError(
             "data.files hold only documents of data.valid_files: leave other text for "
             "training."
         )
@@ -317,14 +319,14 @@ def huggingface_dataset(data, mode):
         is `data.text_key`.
 
     Raises:
-        ModuleNotFoundError: the package datasets is missing.
-        ValueError: the dataset, its split or its text column is.
+        HostError: the package datasets is missing, or
+        HostError: the dataset, its split or its text column is.
     """
     name = data[mode]
     try:
         import datasets
     except ImportError as error:
-        raise ModuleNotFoundError(
+        raise HostError(
             f"data.{mode}={name} takes the package datasets: install it with pip "
             "install mdlm-mcd[data], or use data=stdlib or data=textfile."
         ) from error
@@ -352,14 +354,14 @@ def huggingface_dataset(data, mode):
                 streaming=streaming,
             )
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
+        raise HostError(
             f"data.{mode}={name} with data.{mode}_split={part} cannot be loaded: check "
             f"the name, the split and the network ({str(error).splitlines()[0]})."
         ) from error
     key = data.text_key
     # A stream may not know its columns before the first row.
     if found.column_names and key not in found.column_names:
-        raise ValueError(
+        raise HostError(
             f"data.text_key={key} is no column of data.{mode}={name}: choose one of "
             f"{', '.join(found.column_names)}."
         )

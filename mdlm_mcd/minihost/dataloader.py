@@ -15,6 +15,7 @@ import transformers
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from . import corpus
+from .errors import HostError
 
 LOCAL = ("stdlib", "textfile")
 BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
@@ -43,12 +44,12 @@ def _bpe_tokenizer(data):
     vocab_size = data.get("vocab_size", 1024)
     least = 256 + len(SPECIALS)
     if vocab_size < least:
-        raise ValueError(
+        raise HostError(
             f"data.vocab_size={vocab_size} is too small: a byte-level BPE takes at "
             f"least {least} (256 bytes and {len(SPECIALS)} special tokens)."
         )
     if data.train not in LOCAL:
-        raise ValueError(
+        raise HostError(
             f"data.tokenizer_name_or_path=bpe is not trained on data.train={data.train}"
             ": name a pretrained tokenizer, e.g. data.tokenizer_name_or_path=gpt2, or "
             "set data.train to stdlib or textfile."
@@ -83,7 +84,7 @@ def get_tokenizer(config):
         A tokenizer with bos, eos and pad tokens.
 
     Raises:
-        ValueError: the vocabulary is too small, the name cannot be loaded, or the
+        HostError: the vocabulary is too small, the name cannot be loaded, or the
             tokenizer has nothing to begin or to end a row with.
     """
     data = config.data
@@ -95,7 +96,7 @@ def get_tokenizer(config):
             corpus.existing_path(name)
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise HostError(
             f"data.tokenizer_name_or_path={name} cannot be loaded: give the folder or "
             "the Hub name of a tokenizer, or bpe to train one."
         ) from error
@@ -103,7 +104,7 @@ def get_tokenizer(config):
         if getattr(tokenizer, f"{token}_token") is None:
             text = getattr(tokenizer, f"{stand_in}_token")
             if text is None:
-                raise ValueError(
+                raise HostError(
                     f"data.tokenizer_name_or_path={name} has neither a {token} nor a "
                     f"{stand_in} token: choose a tokenizer with one, e.g. gpt2, or bpe."
                 )
@@ -220,12 +221,12 @@ def get_dataset(config, tokenizer, mode):
         `data.streaming`.
 
     Raises:
-        FileNotFoundError, ModuleNotFoundError, ValueError: see `corpus`; or the
+        HostError: see `corpus`; or the
             text does not fill one row.
     """
     name, length = config.data[mode], config.model.length
     if length < 3:
-        raise ValueError(
+        raise HostError(
             f"model.length={length} has no room between BOS and EOS: take at least 3."
         )
     layout = {
@@ -250,7 +251,7 @@ def get_dataset(config, tokenizer, mode):
         ids = _tokenize(tokenizer, texts[key][:]) if len(rows) == 0 < len(texts) else []
     if len(rows) == 0:
         count = sum(map(len, ids))
-        raise ValueError(
+        raise HostError(
             f"data.{mode}={name} has {count} tokens, too few for one row of "
             f"model.length={length}: give more text, or take a smaller model.length."
         )
@@ -363,7 +364,7 @@ class EpochSampler(RankSampler):
         world = _rank_and_world()[1]
         rows = len(self.dataset) // world
         if rows == 0:
-            raise ValueError(
+            raise HostError(
                 f"data.train has {len(self.dataset)} rows for {world} processes: give "
                 "more text, or take fewer trainer.devices."
             )

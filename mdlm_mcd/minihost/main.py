@@ -91,6 +91,9 @@ def train(cls, config, tokenizer):
     # The loaders deal the rows to the processes themselves.
     trainer = make_trainer(config, use_distributed_sampler=False)
     trainer.fit(model, train_ds, valid_ds, ckpt_path=resume)
+    # The end of a run is kept, whatever the interval of checkpoints.
+    folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
+    trainer.save_checkpoint(os.path.join(folder, "last.ckpt"))
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost import corpus
+from mdlm_mcd.minihost.errors import HostError
 
 CONFIGS = Path(corpus.__file__).parent / "configs" / "data"
 
@@ -82,7 +83,7 @@ def test_stdlib_is_cached_and_capped(stdlib, monkeypatch):
 
 
 def test_stdlib_with_too_small_a_cap(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.max_chars=10 leaves 0 document"):
+    with pytest.raises(HostError, match=r"data\.max_chars=10 leaves 0 document"):
         corpus.stdlib_documents(tmp_path, 10)
 
 
@@ -142,7 +143,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"data\.cache_dir=.*file cannot be written"):
+    with pytest.raises(HostError, match=r"data\.cache_dir=.*file cannot be written"):
         corpus.cached(tmp_path / "file", "x.json", lambda: "text")
 
 
@@ -198,9 +199,9 @@ def test_byte_order_mark_is_taken_away(tmp_path):
 @pytest.mark.parametrize(
     "content, error, message",
     [
-        (None, FileNotFoundError, r"data\.{key}: .*a\.txt matches no file"),
-        (b"ab\xff", ValueError, r"data\.{key}: .*a\.txt is not UTF-8 \(byte 2\)"),
-        (b" \n\n", ValueError, r"data\.{key}=.*a\.txt.* hold no text"),
+        (None, HostError, r"data\.{key}: .*a\.txt matches no file"),
+        (b"ab\xff", HostError, r"data\.{key}: .*a\.txt is not UTF-8 \(byte 2\)"),
+        (b" \n\n", HostError, r"data\.{key}=.*a\.txt.* hold no text"),
     ],
 )
 def test_unusable_files(tmp_path, key, content, error, message):
@@ -211,13 +212,13 @@ def test_unusable_files(tmp_path, key, content, error, message):
 
 
 def test_no_files(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.files=\[\] names no file: give"):
+    with pytest.raises(HostError, match=r"data\.files=\[\] names no file: give"):
         corpus.documents(data("textfile", tmp_path), "train")
 
 
 def test_a_single_document_cannot_be_split(tmp_path):
     file = write(tmp_path / "a.txt", ["same", "same"])
-    with pytest.raises(ValueError, match=r"data\.files hold 1 distinct document"):
+    with pytest.raises(HostError, match=r"data\.files hold 1 distinct document"):
         corpus.documents(data("textfile", tmp_path, files=[file]), "valid")
 
 
@@ -240,7 +241,7 @@ def test_valid_files_are_kept_out_of_training(tmp_path, caplog):
     assert corpus.documents(config, "train") == paragraphs(40)
     assert "10 documents of data.files are also in data.valid_files" in caplog.text
     config.valid_files = config.files
-    with pytest.raises(ValueError, match=r"data\.files hold only documents of"):
+    with pytest.raises(HostError, match=r"data\.files hold only documents of"):
         corpus.documents(config, "train")
 
 
@@ -290,23 +291,21 @@ def test_datasets_are_read_from_a_folder(tmp_path, hf):
         config = data("huggingface", tmp_path, train=str(tmp_path / name))
         config.text_key = "body"
         assert corpus.huggingface_dataset(config, "train")["body"][:] == ["a", "b"]
-        with pytest.raises(ValueError, match=r"data\.valid_split=validation cannot be"):
+        with pytest.raises(HostError, match=r"data\.valid_split=validation cannot be"):
             corpus.huggingface_dataset(config, "valid")
     config.text_key = "text"
-    with pytest.raises(
-        ValueError, match=r"data\.text_key=text is no column .* body, n"
-    ):
+    with pytest.raises(HostError, match=r"data\.text_key=text is no column .* body, n"):
         corpus.huggingface_dataset(config, "train")
 
 
 def test_a_dataset_that_is_not_there(tmp_path, hf):
     config = data("huggingface", tmp_path, train=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"data\.train=.*nowhere .* cannot be loaded"):
+    with pytest.raises(HostError, match=r"data\.train=.*nowhere .* cannot be loaded"):
         corpus.huggingface_dataset(config, "train")
 
 
 def test_without_the_package_datasets(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     config = data("huggingface", tmp_path)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install mdlm-mcd\[data\]"):
+    with pytest.raises(HostError, match=r"pip install mdlm-mcd\[data\]"):
         corpus.huggingface_dataset(config, "train")

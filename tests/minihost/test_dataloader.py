@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost import corpus, dataloader
 from mdlm_mcd.minihost.dataloader import EpochSampler, RankSampler, ResumableLoader
+from mdlm_mcd.minihost.errors import HostError
 
 CONFIGS = Path(dataloader.__file__).parent / "configs" / "data"
 
@@ -111,13 +112,13 @@ def test_bpe_sees_the_training_documents_only(text, monkeypatch):
 
 
 def test_bpe_that_is_too_small(text):
-    with pytest.raises(ValueError, match=r"data\.vocab_size=258 is too small: .* 259"):
+    with pytest.raises(HostError, match=r"data\.vocab_size=258 is too small: .* 259"):
         dataloader.get_tokenizer(textfile(text, vocab_size=258))
 
 
 def test_bpe_of_a_hub_dataset(text):
     config = textfile(text, train="lm1b")
-    with pytest.raises(ValueError, match=r"=bpe is not trained on data\.train=lm1b"):
+    with pytest.raises(HostError, match=r"=bpe is not trained on data\.train=lm1b"):
         dataloader.get_tokenizer(config)
 
 
@@ -154,13 +155,13 @@ def test_pretrained_tokenizers_are_repaired(text, tmp_path):
 )
 def test_tokenizers_without_ends(text, tmp_path, specials, message):
     name = pretrained(tmp_path / "t", **specials)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(HostError, match=message):
         dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
 
 
 def test_a_tokenizer_that_is_not_there(text, tmp_path, monkeypatch):
     name = str(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"data\.tokenizer_name_or_path=.*nowhere can"):
+    with pytest.raises(HostError, match=r"data\.tokenizer_name_or_path=.*nowhere can"):
         dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
 
 
@@ -234,14 +235,14 @@ def test_too_little_text_for_a_row(text, bpe, mode):
     message = (
         rf"data\.{mode}=textfile has {count} tokens, too few .*model\.length=1000000"
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(HostError, match=message):
         dataloader.get_dataloaders(
             config, bpe, skip_train=mode == "valid", skip_valid=mode == "train"
         )
 
 
 def test_rows_without_room(text, bpe):
-    with pytest.raises(ValueError, match=r"model\.length=2 has no room"):
+    with pytest.raises(HostError, match=r"model\.length=2 has no room"):
         dataloader.get_dataloaders(textfile(text, length=2), bpe)
 
 
@@ -331,7 +332,7 @@ def test_huggingface_rows(hf, wrap, streaming):
 def test_huggingface_with_too_little_text(hf):
     config = hf(length=5000)
     tokenizer = dataloader.get_tokenizer(config)
-    with pytest.raises(ValueError, match=r"data\.train=json has \d{3} tokens, too few"):
+    with pytest.raises(HostError, match=r"data\.train=json has \d{3} tokens, too few"):
         dataloader.get_dataloaders(config, tokenizer)
 
 
@@ -501,7 +502,7 @@ def test_processes_share_a_permutation(rows, batch_size, world):
 
 def test_more_processes_than_rows(monkeypatch):
     monkeypatch.setattr(dataloader, "_rank_and_world", lambda: (0, 8))
-    with pytest.raises(ValueError, match=r"data\.train has 3 rows for 8 processes"):
+    with pytest.raises(HostError, match=r"data\.train has 3 rows for 8 processes"):
         len(ResumableLoader(Numbers(3), 1))
 
 

@@ -1,0 +1,30 @@
+# `make test` and `make demo` set everything up on a machine with Python and no GPU.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo
+BIN = $(VENV)/bin
+
+.PHONY: setup test demo bench lint clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,data]'
+	touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+demo: setup
+	$(BIN)/mdlm-mcd demo --out $(OUT)
+
+bench: setup
+	$(BIN)/python benchmarks/head.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) dist build

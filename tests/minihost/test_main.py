@@ -1,0 +1,235 @@
+"""The host from its own command line: modes, losses, samplers, refusals."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mdlm_mcd import sampling
+from mdlm_mcd.minihost import algo, dataloader, metrics, trainer_base
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost.errors import HostError
+
+
+@pytest.fixture
+def model(compose):
+    def build(cls=algo.MDLM, *overrides):
+        config = compose(*overrides)
+        torch.manual_seed(0)
+        built = cls(config, dataloader.get_tokenizer(config)).eval()
+        for p in built.backbone.parameters():
+            torch.nn.init.normal_(p, std=0.2)
+        return built
+
+    return build
+
+
+def test_nelbo_of_a_model_that_knows_nothing_is_log_vocab(compose):
+    """Zero logits: each token costs log(vocab - 1), weighted by 1 - eps on average."""
+    config = compose()
+    net = algo.MDLM(config, dataloader.get_tokenizer(config))
+    x0 = torch.randint(0, 250, (512, 16))
+    with torch.no_grad():
+        nll = net.nll(x0, None, None)
+    expected = (1 - 1e-3) * math.log(net.vocab_size - 1)
+    assert nll.mean() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("low_var", [True, False])
+def test_nll_per_token_against_the_formula(model, low_var):
+    net = model()
+    x0 = torch.randint(0, 250, (4, 16))
+    t = torch.rand(4, 1)
+    dalpha_t, alpha_t = net.noise(t)
+    xt = net.q_xt(x0, alpha_t)
+    log_p = net(xt, -alpha_t.log())
+    got = net.nll_per_token(log_p, xt, x0, alpha_t, dalpha_t, low_var)
+    for b in range(4):
+        for i in range(16):
+            own = -log_p[b, i, x0[b, i]]
+            weight = 1.0 if low_var else (1 - 1e-3) / ((1 - 1e-3) * t[b, 0])
+            torch.testing.assert_close(got[b, i], own * weight)
+    assert (got[xt != net.mask_index] == 0).all()  # a visible token costs nothing
+
+
+def test_posterior_is_a_distribution_that_keeps_visible_tokens(model):
+    net = model()
+    x = torch.full((1, 16), net.mask_index)
+    x[0, 3] = 7
+    p_x0 = net(x, torch.ones(1, 1)).double().exp()
+    alpha_t, alpha_s = torch.tensor([[0.3]]), torch.tensor([[0.5]])
+    q = net._posterior_from_x0(p_x0, x, alpha_s, alpha_t)
+    assert q.dtype == torch.float64
+    torch.testing.assert_close(q.sum(-1), torch.ones(1, 16, dtype=torch.float64))
+    assert q[0, 3, 7] == 1.0
+    assert q[0, 0, net.mask_index].item() == pytest.approx(0.5 / 0.7, rel=1e-6)
+
+
+def test_the_hosts_sampler_has_the_law_of_the_reference(model):
+    """First tokens of many short samples, against `mdlm_mcd.sampling.ancestral`."""
+    net = model(algo.MDLM, "model.length=2", "sampling.steps=3")
+    n = 20_000
+    torch.manual_seed(1)
+    hosts = net.generate_samples(n)
+    from mdlm_mcd.hosts import duo
+
+    ours = sampling.sample(
+        "ancestral", duo.denoiser(net), n, 2, 3, alpha=lambda t: net.noise(t)[1],
+        mask_index=net.mask_index, vocab_size=net.vocab_size,
+        generator=torch.Generator().manual_seed(2),
+    ).tokens  # fmt: skip
+    assert (hosts != net.mask_index).all()
+    a, b = (torch.bincount(x[:, 0], minlength=net.vocab_size) for x in (hosts, ours))
+    seen = a + b > 20
+    # Two-sample chi-square: the difference of two counts has their sum's variance.
+    chi = ((a - b)[seen].double() ** 2 / (a + b)[seen]).sum()
+    assert abs(chi - seen.sum()) < 5 * math.sqrt(2 * seen.sum())
+
+
+@pytest.mark.parametrize("noise", ["log-linear", "cosine"])
+@pytest.mark.parametrize("removal", ["ancestral", "greedy"])
+@pytest.mark.parametrize("predictor", ["ancestral", "ancestral_cache"])
+def test_samples_have_no_masks(model, noise, removal, predictor):
+    net = model(
+        algo.MDLM,
+        f"noise={noise}",
+        f"sampling.noise_removal={removal}",
+        f"sampling.predictor={predictor}",
+        "sampling.p_nucleus=0.9",
+    )
+    x = net.generate_samples(5, num_steps=4)
+    assert x.shape == (5, 16) and (x != net.mask_index).all()
+
+
+def test_nucleus_keeps_the_smallest_sufficient_set():
+    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    kept = trainer_base.nucleus(p, 0.7).exp()
+    torch.testing.assert_close(kept, torch.tensor([[0.625, 0.375, 0.0, 0.0]]))
+    torch.testing.assert_close(trainer_base.nucleus(p, 0.1).exp()[0, 0], torch.ones(()))
+
+
+def test_categorical_draws_the_distribution():
+    p = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64)
+    drawn = trainer_base.sample_categorical(p.repeat(50_000, 1))
+    share = torch.bincount(drawn, minlength=4) / 50_000
+    assert (share - p).abs().max() < 0.01 and share[1] == 0
+
+
+def test_ar_likelihood_is_a_distribution_over_the_next_token(model):
+    net = model(algo.AR, "algo=ar")
+    x = torch.randint(0, 250, (1, 16))
+    log_p = net(x, None)
+    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(1, 16))
+    nll = net.nll(x[:, :-1], None, x[:, 1:])
+    torch.testing.assert_close(nll[0, 4], -log_p[0, 4, x[0, 5]])
+
+
+def test_ar_samples_start_with_bos_and_follow_the_model(model):
+    net = model(algo.AR, "algo=ar")
+    x = net.generate_samples(400)
+    assert x.shape == (400, 16) and (x[:, 0] == net.tokenizer.bos_token_id).all()
+    # Its own samples are likelier under it than random tokens are.
+    random = torch.randint_like(x, 0, 250)
+    own, other = (net.nll(y[:, :-1], None, y[:, 1:]).mean() for y in (x, random))
+    assert own < other
+
+
+@pytest.mark.parametrize("name", ["mdlm", "ar"])
+def test_training_learns_and_evaluation_agrees(compose, tmp_path, name):
+    config = compose(f"algo={name}", "trainer.max_steps=120", "optim.lr=1e-2",
+                     "trainer.val_check_interval=60", "training.ema=0.9")  # fmt: skip
+    trained = minihost.run(config)
+    assert trained["val/nll"] < 3.5 < math.log(300)  # knowing nothing: 5.7
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    torch.load(path, weights_only=True)  # plain containers: no pickled classes
+    evaluated = minihost.run(
+        compose(f"algo={name}", "mode=ppl_eval", f"eval.checkpoint_path={path}")
+    )
+    assert evaluated["val/nll"] == pytest.approx(trained["val/nll"], abs=0.25)
+
+
+def test_sample_eval_says_dtype_and_entropy(compose, tmp_path):
+    minihost.run(compose("trainer.max_steps=3"))
+    out = tmp_path / "samples.json"
+    minihost.run(
+        compose("mode=sample_eval", "sampling.steps=4", "sampling.num_sample_batches=1",
+                f"eval.checkpoint_path={tmp_path}/checkpoints/last.ckpt",
+                f"eval.generated_samples_path={out}")
+    )  # fmt: skip
+    held = json.loads(out.read_text())
+    assert held["sampling_dtype"] == "float64" and held["entropy"] > 0
+    assert len(held["generated_seqs"]) == 8
+
+
+def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
+    """A causal LM of `transformers`, made here; no partial batch is dropped."""
+    import transformers
+
+    config = compose()
+    tokenizer = dataloader.get_tokenizer(config)
+    judge = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        )
+    ).eval()  # fmt: skip
+    judge.save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    measured = metrics.Metrics(str(tmp_path / "judge"), eval_ppl_batch_size=2)
+    eos = tokenizer.eos_token_id
+    ids = torch.randint(3, 250, (5, 9))
+    ids[1, 4] = ids[1, 6] = eos
+    measured.record_generative_perplexity(ids, 9, retokenize=False)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        log_p = judge(ids).logits.log_softmax(-1)
+    for b in range(5):
+        for i in range(1, 9):
+            if (b, i) == (1, 6):
+                continue  # the second EOS of a sample does not count
+            total -= float(log_p[b, i - 1, ids[b, i]])
+            count += 1
+    assert float(measured.gen_ppl.compute()) == pytest.approx(
+        math.exp(total / count), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides,words",
+    [
+        (["algo.parameterization=mean"], ["algo.parameterization=mean", "subs"]),
+        (["algo.T=1000"], ["algo.T=1000", "MDLM"]),
+        (["sampling.predictor=analytic"], ["sampling.predictor=analytic"]),
+        (["algo.name=sedd"], ["algo.name=sedd", "mdlm, ar"]),
+        (["algo.backbone=unet"], ["algo.backbone=unet", "dit"]),
+        (["noise.type=linear"], ["noise.type=linear", "log-linear"]),
+        (["mode=fid_eval"], ["mode=fid_eval", "train, sample_eval, ppl_eval"]),
+        (["mode=ppl_eval"], ["eval.checkpoint_path=(empty)"]),
+        (["algo=ar", "algo.causal_attention=false"], ["algo.causal_attention"]),
+        (["model.length=100000"], ["model.length=100000"]),
+    ],
+)
+def test_bad_settings_are_refused_in_a_sentence(compose, overrides, words):
+    with pytest.raises(HostError) as error:
+        minihost.run(compose(*overrides))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_command_line_prints_refusals_without_a_traceback(tmp_path, corpus):
+    def call(**env):
+        return subprocess.run(
+            [sys.executable, "-m", "mdlm_mcd.minihost.main", "algo=mcd", "algo.loss=kl",
+             "data=textfile", f"data.files=[{corpus}]", f"data.cache_dir={tmp_path}"],
+            cwd=tmp_path, text=True, capture_output=True, env={**os.environ, **env},
+        )  # fmt: skip
+
+    done = call()
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ConfigError: algo.loss=kl is unknown: choose one of hybrid")
+    assert "Traceback" not in done.stderr
+    assert "Traceback" in call(HYDRA_FULL_ERROR="1").stderr
