@@ -46,15 +46,20 @@ class Recipe:
 
     name: str = "laptop"
     steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
-    samples: int = 128
+    samples: int = 96
     temperature: float = 0.8  # of the control: the teacher, only sharper
     overrides: tuple[str, ...] = ()
-    judge_steps: int = 800
-    teacher_steps: int = 2000
+    judge_steps: int = 600
+    teacher_steps: int = 3400
     rounds: int = 5
     steps_per_round: int = 100
     seconds: dict[str, float] = field(
-        default_factory=lambda: {"judge": 90, "teacher": 300, "mcd": 130, "sample": 240}
+        default_factory=lambda: {
+            "judge": 100,
+            "teacher": 400,
+            "mcd": 110,
+            "sample": 130,
+        }
     )
 
 

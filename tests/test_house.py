@@ -61,7 +61,6 @@ def test_no_arrow_points_up(path):
 FORBIDDEN = {
     1: {"lightning", "hydra", "omegaconf", "transformers", "pytorch_lightning"},
     2: {"lightning", "hydra", "omegaconf", "transformers", "pytorch_lightning"},
-    3: {"hydra"},
 }
 
 

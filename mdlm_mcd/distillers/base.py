@@ -11,6 +11,7 @@ import logging
 import os
 
 import torch
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig
 
 from .. import __version__, coupling, head, losses
@@ -143,7 +144,10 @@ class Distiller:
                     "trained model: name its checkpoint (or set algo.init_from=scratch "
                     "to distil from random weights)."
                 )
-            weights = read_weights(path)
+            # Hydra may have moved to the run's folder; a relative path is the user's.
+            weights = read_weights(
+                path if os.path.exists(path) else to_absolute_path(path)
+            )
             source = f"algo.teacher_path={path}"
             own = {
                 k.removeprefix("backbone."): v

@@ -55,19 +55,22 @@ def marry(mixin: type, algo: ModuleType) -> type:
     )
 
 
-def denoiser(model, batch_labels=None):
+def denoiser(model, labels=None):
     """`denoise(z, rows) -> logits` for `mdlm_mcd.sampling`, from a host's model.
 
     Only for models that are not told the time (MDLM): alpha_t is then irrelevant.
+    labels: (batch,) classes for models conditioned on them.
     """
 
     def denoise(z, rows):
+        # At many steps most sequences open nothing: they are not run at all.
+        active = rows.any(-1)
+        z, rows = z[active], rows[active]
+        batch = {"labels": None if labels is None else labels[active]}
         alpha_t = torch.full((z.shape[0],), 0.5, device=z.device)
         features = head.encode(
             model.backbone,
-            lambda net: DuoHost.host_denoise(
-                model, net, z, alpha_t, {"labels": batch_labels}
-            ),
+            lambda net: DuoHost.host_denoise(model, net, z, alpha_t, batch),
         )
         return features.logits(features.rows(rows.flatten().nonzero().squeeze(-1)))
 

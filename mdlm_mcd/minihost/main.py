@@ -16,6 +16,7 @@ import omegaconf
 import torch
 
 from . import algo, dataloader
+from .corpus import existing_path
 from .errors import HostError
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,14 @@ def model_class(config):
 
 def load_from_checkpoint(cls, path, config, tokenizer):
     """A model with the weights and EMA of a Lightning checkpoint."""
-    if not path or not os.path.exists(path):
+    found = existing_path(path) if path else None
+    if not found or not os.path.exists(found):
         raise HostError(
             f"eval.checkpoint_path={path or '(empty)'} is no file: name the "
             "checkpoint to evaluate."
         )
     return cls.load_from_checkpoint(
-        path, map_location="cpu", config=config, tokenizer=tokenizer
+        found, map_location="cpu", config=config, tokenizer=tokenizer
     )
 
 

@@ -149,7 +149,9 @@ def test_training_learns_and_evaluation_agrees(compose, tmp_path, name):
     evaluated = minihost.run(
         compose(f"algo={name}", "mode=ppl_eval", f"eval.checkpoint_path={path}")
     )
-    assert evaluated["val/nll"] == pytest.approx(trained["val/nll"], abs=0.25)
+    # AR's likelihood is exact; the NELBO of two small batches is a noisy estimate.
+    noise = 1e-5 if name == "ar" else 0.7
+    assert evaluated["val/nll"] == pytest.approx(trained["val/nll"], abs=noise)
 
 
 def test_sample_eval_says_dtype_and_entropy(compose, tmp_path):

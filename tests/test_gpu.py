@@ -1,0 +1,57 @@
+"""What only a CUDA device can show; skipped, aloud, without one."""
+
+import copy
+
+import pytest
+import torch
+
+from mdlm_mcd import head, losses
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(compose):
+    from mdlm_mcd.minihost import algo, dataloader
+
+    config = compose()
+    model = algo.MDLM(config, dataloader.get_tokenizer(config)).cuda()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x0 = torch.randint(0, 250, (4, 16), device="cuda")
+    masked_t = torch.rand(4, 16, device="cuda") < 0.6
+    z_t = torch.where(masked_t, model.mask_index, x0)
+    sigma = torch.zeros(4, device="cuda")
+    features = head.encode(model.backbone, lambda net: net(z_t, sigma))
+    assert features.autocast == torch.bfloat16
+    parts = head.supervise(
+        "hybrid", features, features, x0, masked_t, masked_t,
+        tau=0.9, mask_index=model.mask_index, chunk=7,
+    )  # fmt: skip
+    assert parts.loss.dtype == torch.float32
+    logits = losses.widen(model.backbone(z_t, sigma))
+    expected = losses.per_token(
+        "hybrid",
+        losses.subs(logits, z_t, model.mask_index),
+        losses.subs(losses.temper(logits, 0.9), z_t, model.mask_index),
+        x0, masked_t, masked_t,
+    )  # fmt: skip
+    torch.testing.assert_close(parts.loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cuda_and_cpu_agree_on_one_forward(compose):
+    from mdlm_mcd.minihost import algo, dataloader
+
+    config = compose()
+    model = algo.MDLM(config, dataloader.get_tokenizer(config)).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x = torch.randint(0, 250, (4, 16))
+    sigma = torch.zeros(4, 1)
+    with torch.no_grad():
+        cpu = model(x, sigma)
+        cuda = copy.deepcopy(model).cuda()(x.cuda(), sigma.cuda()).cpu()
+    # bfloat16 in the blocks: three significant digits.
+    assert (cpu - cuda).norm() < 0.02 * cpu.norm()
