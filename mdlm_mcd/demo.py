@@ -123,6 +123,9 @@ class Demo:
                 f"hydra.run.dir={folder}",
                 f"hydra.searchpath=[file://{configs_dir()}]",
                 "callbacks=[checkpoint_every_n_steps,lines]",
+                # Its figures are compared across machines, so are its devices.
+                "trainer.accelerator=cpu",
+                "trainer.devices=1",
                 "+trainer.enable_progress_bar=false",
                 "+trainer.enable_model_summary=false",
                 *overrides,

@@ -2,10 +2,10 @@
 
 The loss needs the student's logits where z_t is masked and the teacher's where
 z_s is. The backbone therefore runs to its last hidden state, and its output
-projection is applied to the gathered rows alone, a chunk at a time; each chunk
-is recomputed in the backward pass, so neither direction ever holds more than
-(chunk, vocab) numbers. `losses.per_token` is the definition; this agrees with
-it to rounding.
+projection is applied to the gathered rows alone, a chunk at a time. The gradient
+of a chunk is taken while its logits are at hand, so nothing is kept or computed
+twice, and neither direction ever holds more than (chunk, vocab) numbers.
+`losses.per_token` is the definition; this agrees with it to rounding.
 
 Works on any backbone whose projection is an `nn.Linear` at
 `output_layer.linear` (MDLM's, Duo's, ours, the released `mdlm-owt`); others run
@@ -24,7 +24,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from . import losses
 
@@ -71,15 +71,25 @@ class Features:
         """Logits of gathered rows, (rows, vocab), in float32 or better."""
         if self.linear is None:
             return losses.widen(rows)
-        with torch.autocast(
-            rows.device.type,
-            dtype=self.autocast or torch.bfloat16,
-            enabled=self.autocast is not None,
-        ):
-            # Without autocast the hidden state may be wider than the weights.
-            if self.autocast is None:
-                rows = rows.to(self.linear.weight.dtype)
-            return losses.widen(F.linear(rows, self.linear.weight, self.linear.bias))
+        rows, weight = self.operands(rows)
+        bias = self.linear.bias
+        bias = None if bias is None else bias.to(weight.dtype)
+        # A trainer's autocast may be on around us; only the backbone's own counts.
+        with _no_autocast(rows.device.type):
+            return losses.widen(F.linear(rows, weight, bias))
+
+    def operands(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and matrix in the precision the backbone would multiply them in."""
+        weight = self.linear.weight
+        # Without autocast a hidden state may be wider than the weights.
+        dtype = self.autocast or weight.dtype
+        return rows.to(dtype), weight.to(dtype)
+
+
+def _no_autocast(device: str):
+    if device not in ("cpu", "cuda"):  # others may not know autocast at all
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
@@ -128,12 +138,14 @@ def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> Features:
 class Supervision(NamedTuple):
     """The loss of one batch, and what it is made of (all but `loss` detached).
 
-    loss: (batch, length), zero where nothing is learnt; distil and reveal: sums
-    over the rows of each regime (`mcd/kl` and `mcd/ce`); entropy: sum over both
-    of the student's predictive entropy in nats; distil_rows, reveal_rows: counts.
+    loss: scalar, the weighted sum over tokens; per_token: (batch, length), without
+    the weights, zero where nothing is learnt; distil and reveal: sums of it over the
+    rows of each regime (`mcd/kl` and `mcd/ce`); entropy: sum over both of the
+    student's predictive entropy in nats; distil_rows, reveal_rows: counts.
     """
 
     loss: Tensor
+    per_token: Tensor
     distil: Tensor
     reveal: Tensor
     entropy: Tensor
@@ -141,20 +153,57 @@ class Supervision(NamedTuple):
     reveal_rows: int
 
 
-def _chunk(term, student, teacher, tau, mask_index, s_rows, t_rows, x0):
-    """(loss, entropy) of one chunk of rows; everything vocab-sized dies here."""
-    student_logp = losses.subs_masked(student.logits(s_rows), mask_index)
-    teacher_logp = None
-    if t_rows is not None:
-        logits = losses.temper(teacher.logits(t_rows), tau)
-        teacher_logp = losses.subs_masked(logits, mask_index)
-    elif term is not losses.cross_entropy:
-        teacher_logp = losses.subs_visible(
-            x0, student_logp.shape[-1], student_logp.dtype
-        )
-    with torch.no_grad():
-        entropy = -(student_logp.exp() * student_logp).sum(-1)
-    return term(student_logp, teacher_logp, x0), entropy
+class _ChunkedLoss(torch.autograd.Function):
+    """sum_i w_i loss_i over rows, its gradient taken chunk by chunk on the way.
+
+    objective(logits, k) answers the losses and entropies of chunk k. Only the two
+    products around the projection are differentiated by hand.
+    """
+
+    @staticmethod
+    def forward(ctx, rows, matrix, bias, weight, features, sizes, objective):
+        inputs = (rows, matrix, bias)
+        grads = [
+            torch.zeros_like(x) if needed else None
+            for x, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
+        ]
+        wide = losses.widen(rows[:0]).dtype
+        out, entropy = [], torch.zeros((), dtype=wide, device=rows.device)
+        chunks = zip(rows.split(sizes), weight.split(sizes), strict=True)
+        start = 0
+        for k, (part, w) in enumerate(chunks):
+            at = slice(start, start := start + len(part))
+            logits = features.logits(part).detach().requires_grad_()
+            with torch.enable_grad():
+                loss, row_entropy = objective(logits, k)
+                (slope,) = torch.autograd.grad((loss * w).sum(), logits)
+            out.append(loss.detach())
+            entropy += row_entropy.sum()
+            if features.linear is None:
+                if grads[0] is not None:
+                    grads[0][at] = slope.to(rows.dtype)
+                continue
+            part, w_matrix = features.operands(part)
+            slope = slope.to(part.dtype)
+            with _no_autocast(rows.device.type):
+                if grads[0] is not None:
+                    grads[0][at] = slope @ w_matrix
+                if grads[1] is not None and grads[1].dtype == slope.dtype:
+                    grads[1].addmm_(slope.T, part)
+                elif grads[1] is not None:  # half precision: add up in full
+                    grads[1] += slope.T @ part
+                if grads[2] is not None:
+                    grads[2] += slope.sum(0)
+        ctx.grads = grads
+        loss = torch.cat(out) if out else weight.new_zeros(0)
+        ctx.mark_non_differentiable(loss, entropy)
+        return (loss * weight).sum(), loss, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream, *_):
+        grads = [None if g is None else g * upstream.to(g.dtype) for g in ctx.grads]
+        return *grads, None, None, None, None
 
 
 def supervise(
@@ -167,41 +216,69 @@ def supervise(
     *,
     tau: float,
     mask_index: int,
+    weight: Tensor | None = None,
     chunk: int = 1024,
 ) -> Supervision:
     """Eq. 14 on gathered rows; equals `losses.per_token` on full log-probabilities.
 
     x0, masked_t, masked_s: (batch, length). To leave positions out (padding), clear
-    them in `masked_t`. `teacher` may be None for losses that need none. chunk: rows
-    projected at a time.
+    them in `masked_t`. weight: (batch, length) factors of the tokens in the sum
+    `loss`; 1 if None. `teacher` may be None for losses that need none. chunk: rows
+    projected at a time. `loss` can be differentiated once.
     """
-    loss = losses.get(kind)
-    out = torch.zeros(
-        x0.numel(), dtype=losses.widen(student.hidden[:0]).dtype, device=x0.device
+    terms = losses.get(kind)
+    both, revealed = (
+        m.flatten().nonzero().squeeze(-1)
+        for m in (masked_t & masked_s, masked_t & ~masked_s)
     )
-    entropy = out.new_zeros(())
-    sums, counts = [], []
-    both, revealed = masked_t & masked_s, masked_t & ~masked_s
-    for where, term, sees in (
-        (both, loss.distil, True),
-        (revealed, loss.reveal, False),
-    ):
-        index = where.flatten().nonzero().squeeze(-1)
-        parts = []
-        for i in index.split(chunk):
-            t_rows = None
-            if sees and term is not losses.cross_entropy:
-                t_rows = teacher.rows(i)
-            # A hidden state is far smaller than its logits: keep the former.
-            row_loss, row_entropy = checkpoint(
-                _chunk, term, student, teacher, tau, mask_index,
-                student.rows(i), t_rows, x0.flatten()[i],
-                use_reentrant=False, preserve_rng_state=False,
-            )  # fmt: skip
-            parts.append(row_loss)
-            entropy = entropy + row_entropy.sum()
-        rows = torch.cat(parts) if parts else out[:0]
-        out = out.index_put((index,), rows)
-        sums.append(rows.detach().sum())
-        counts.append(index.numel())
-    return Supervision(out.view_as(x0), *sums, entropy, *counts)
+    jobs = [
+        (index, term, seen_by_teacher)
+        for where, term, seen_by_teacher in (
+            (both, terms.distil, False),
+            (revealed, terms.reveal, True),
+        )
+        if len(where)
+        for index in where.split(chunk)
+    ]
+
+    def objective(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Losses and entropies of chunk k; what is vocabulary-sized dies here."""
+        index, term, seen_by_teacher = jobs[k]
+        target = x0.flatten()[index]
+        student_logp, teacher_logp = losses.subs_masked(logits, mask_index), None
+        if term is not losses.cross_entropy:
+            with torch.no_grad():
+                if seen_by_teacher:
+                    teacher_logp = losses.subs_visible(
+                        target, logits.shape[-1], logits.dtype
+                    )
+                else:
+                    seen = losses.temper(teacher.logits(teacher.rows(index)), tau)
+                    teacher_logp = losses.subs_masked(seen, mask_index)
+        loss = term(student_logp, teacher_logp, target)
+        with torch.no_grad():
+            entropy = -(student_logp.exp() * student_logp).sum(-1)
+        return loss, entropy
+
+    index = torch.cat((both, revealed))
+    wide = losses.widen(student.hidden[:0]).dtype
+    if weight is None:
+        factors = torch.ones(len(index), dtype=wide, device=x0.device)
+    else:
+        factors = weight.flatten()[index].to(wide)
+    linear = student.linear
+    total, rows, entropy = _ChunkedLoss.apply(
+        student.rows(index),
+        None if linear is None else linear.weight,
+        None if linear is None else linear.bias,
+        factors,
+        student,
+        [len(job[0]) for job in jobs],
+        objective,
+    )
+    per_token = torch.zeros(x0.numel(), dtype=rows.dtype, device=x0.device)
+    per_token[index] = rows
+    distil, reveal = (part.sum() for part in rows.split((len(both), len(revealed))))
+    return Supervision(
+        total, per_token.view_as(x0), distil, reveal, entropy, len(both), len(revealed)
+    )

@@ -36,9 +36,9 @@ def subs_masked(logits: Tensor, mask_index: int) -> Tensor:
     logits: (..., vocab), any dtype -> the same shape in float32 or better.
     """
     logits = widen(logits)
-    at_mask = torch.zeros_like(logits[..., :1]).add_(NEG_INFINITY)
-    index = torch.full_like(at_mask, mask_index, dtype=torch.long)
-    return logits.scatter_add(-1, index, at_mask).log_softmax(-1)
+    never = logits.new_zeros(logits.shape[-1])
+    never[mask_index] = NEG_INFINITY
+    return (logits + never).log_softmax(-1)
 
 
 def subs_visible(x0: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:

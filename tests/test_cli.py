@@ -145,6 +145,8 @@ def made_up(**students):
           "the student wins by 29%"]),
         (((90.0, 3.3), (70.0, 3.2)),
          ["does not reach", "the tempered teacher wins by 21%"]),
+        (((72.0, 3.3), (40.0, 3.2)),
+         ["a tie within two standard errors (-2%)"]),
         (((40.0, 2.5), (30.0, 2.4)), ["not compared at equal entropy"]),
     ],
 )  # fmt: skip

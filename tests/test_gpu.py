@@ -31,6 +31,7 @@ def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(compose):
         tau=0.9, mask_index=model.mask_index, chunk=7,
     )  # fmt: skip
     assert parts.loss.dtype == torch.float32
+    parts.loss.backward()
     logits = losses.widen(model.backbone(z_t, sigma))
     expected = losses.per_token(
         "hybrid",
@@ -38,7 +39,7 @@ def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(compose):
         losses.subs(losses.temper(logits, 0.9), z_t, model.mask_index),
         x0, masked_t, masked_t,
     )  # fmt: skip
-    torch.testing.assert_close(parts.loss, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(parts.per_token, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_cuda_and_cpu_agree_on_one_forward(compose):

@@ -61,14 +61,15 @@ def dense(kind, student, teacher, x0, masked_t, masked_s, tau):
     )  # fmt: skip
 
 
-def gathered(kind, student, teacher, x0, masked_t, masked_s, tau, chunk):
+def gathered(kind, student, teacher, x0, masked_t, masked_s, tau, chunk, weight=None):
     z_t, z_s = views(x0, masked_t, masked_s)
     with torch.no_grad():
         t = head.encode(teacher, lambda net: net(z_s))
     s = head.encode(student, lambda net: net(z_t))
     return head.supervise(
-        kind, s, t, x0, masked_t, masked_s, tau=tau, mask_index=MASK, chunk=chunk
-    )
+        kind, s, t, x0, masked_t, masked_s,
+        tau=tau, mask_index=MASK, chunk=chunk, weight=weight,
+    )  # fmt: skip
 
 
 def both(kind, dtype, share, chunk, wrap=False, tau=0.9):
@@ -76,13 +77,17 @@ def both(kind, dtype, share, chunk, wrap=False, tau=0.9):
     student, teacher = (Backbone(wrap).to(dtype) for _ in range(2))
     args = (kind, student, teacher, *batch(*share), tau)
     weight = torch.rand(BATCH, LENGTH, dtype=dtype)
-    results = []
-    for loss in (dense(*args), gathered(*args, chunk).loss):
-        grads = torch.autograd.grad(
-            (loss * weight).sum(), list(student.parameters()), allow_unused=True
-        )
-        results.append((loss, grads))
-    return results
+    loss = dense(*args)
+    total = (loss * weight).sum()
+    parts = gathered(*args, chunk, weight)
+    torch.testing.assert_close(parts.loss, total.detach(), rtol=1e-6, atol=1e-9)
+    # An upstream factor, as a trainer's division by micro-batches is one.
+    grads, ours = (
+        torch.autograd.grad(3 * x, list(student.parameters()), allow_unused=True)
+        for x in (total, parts.loss)
+    )
+    assert parts.loss.requires_grad and not parts.per_token.requires_grad
+    return (loss.detach(), grads), (parts.per_token, ours)
 
 
 SHARES = [(0.7, 0.4), (0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.3, 0.3)]
@@ -95,7 +100,7 @@ def test_float64_loss_and_every_gradient(kind, share, chunk):
     (loss, grads), (ours, our_grads) = both(kind, torch.float64, share, chunk)
     torch.testing.assert_close(ours, loss, rtol=1e-12, atol=1e-12)
     # Without a masked row the gradient is zero, not missing: backward and DDP need it.
-    assert ours.requires_grad and all(g is not None for g in our_grads)
+    assert all(g is not None for g in our_grads)
     for a, b in zip(our_grads, grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
@@ -130,7 +135,10 @@ def test_no_full_logits_are_ever_made():
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
             for x in out if isinstance(out, tuple | list) else (out,):
-                if isinstance(x, torch.Tensor) and x.ndim and x.shape[-1] == VOCAB:
+                if not isinstance(x, torch.Tensor) or not x.ndim:
+                    continue
+                # (dim, vocab) is the projection's own weight, transposed.
+                if x.shape[-1] == VOCAB and x.shape != (DIM, VOCAB):
                     seen.append(x.shape[:-1].numel())
             return out
 
@@ -139,9 +147,29 @@ def test_no_full_logits_are_ever_made():
     with Watch():
         parts = gathered("hybrid", student, teacher, x0, masked_t, masked_s, 0.9, 3)
         parts.loss.sum().backward()
-    # The projection's own transposed weight is (dim, vocab).
-    assert seen and max(seen) <= max(3, DIM)
-    assert BATCH * LENGTH > DIM
+    assert seen and max(seen) == 3
+
+
+def test_bfloat16_projection_has_the_gradient_autocast_would_give():
+    """Both directions multiply in bfloat16 and add up in float32."""
+    torch.manual_seed(0)
+    student, teacher = (Backbone(autocast=torch.bfloat16) for _ in range(2))
+    args = ("hybrid", student, teacher, *batch(), 0.9)
+    parameters = list(student.parameters())
+    expected = torch.autograd.grad(dense(*args).sum(), parameters)
+    for chunk in (4, 1000):
+        parts = gathered(*args, chunk)
+        assert parts.loss.dtype == torch.float32
+        got = torch.autograd.grad(parts.loss, parameters)
+        for a, b in zip(got, expected, strict=True):
+            assert a.dtype == torch.float32
+            assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_a_student_that_is_not_trained_costs_no_gradient():
+    student = Backbone().requires_grad_(False)
+    parts = gathered("hybrid", student, Backbone(), *batch(), 0.9, 4)
+    assert not parts.loss.requires_grad and parts.loss > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, None])
@@ -191,7 +219,8 @@ def test_parts_add_up_to_the_loss():
     student, teacher = Backbone(), Backbone()
     x0, masked_t, masked_s = batch()
     parts = gathered("hybrid", student, teacher, x0, masked_t, masked_s, 0.9, 4)
-    torch.testing.assert_close(parts.distil + parts.reveal, parts.loss.detach().sum())
+    torch.testing.assert_close(parts.distil + parts.reveal, parts.loss.detach())
+    torch.testing.assert_close(parts.per_token.sum(), parts.loss.detach())
     assert parts.distil_rows == (masked_t & masked_s).sum()
     assert parts.reveal_rows == (masked_t & ~masked_s).sum()
     z_t = torch.where(masked_t, MASK, x0)
@@ -209,4 +238,4 @@ def test_the_teacher_is_needed_only_by_losses_that_read_it():
         "ce", features, None, x0, masked_t, masked_s, tau=0.9, mask_index=MASK
     )
     expected = dense("ce", student, student, x0, masked_t, masked_s, 0.9)
-    torch.testing.assert_close(parts.loss, expected)
+    torch.testing.assert_close(parts.per_token, expected)

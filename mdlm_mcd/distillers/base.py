@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from fractions import Fraction
 
 import torch
 from hydra.utils import to_absolute_path
@@ -18,7 +19,7 @@ from .. import __version__, coupling, head, losses
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
 from ..teacher import Teacher, load_average, load_strictly, read_weights
-from .guard import LossGuard
+from .guard import LossGuard, StepSums
 from .rounds import RoundCheckpoints
 
 log = logging.getLogger(__name__)
@@ -27,10 +28,27 @@ CHECKPOINT_KEY = "mdlm_mcd"
 INIT_FROM = ("ema", "raw", "scratch")
 
 
+def number(algo: DictConfig, key: str) -> float | None:
+    """algo[key], where the command line may also say a fraction such as 1/512.
+
+    Raises ConfigError for anything that is no number.
+    """
+    value = algo[key]
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(Fraction(value))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"algo.{key}={value} is no number: write it like 0.05 or 1/20."
+        ) from error
+
+
 class Distiller:
     """Rounds of distillation from snapshots of the student itself.
 
-    Subclasses write `distil(stage, x0, valid, batch, micro) -> head.Supervision`.
+    Subclasses write `distil(stage, x0, valid, batch, micro) -> head.Supervision`,
+    whose `loss` is a sum over the tokens that `valid` marks.
     """
 
     # What an adapter answers ------------------------------------------------------
@@ -94,9 +112,9 @@ class Distiller:
         return Curriculum(
             rounds=algo.rounds,
             steps_per_round=algo.steps_per_round,
-            delta0=algo.delta0,
-            tau0=algo.tau0,
-            tau_step=algo.tau_step,
+            delta0=number(algo, "delta0"),
+            tau0=number(algo, "tau0"),
+            tau_step=number(algo, "tau_step"),
         )
 
     def _check_mask(self) -> None:
@@ -192,7 +210,8 @@ class Distiller:
         }
 
     def on_load_checkpoint(self, checkpoint) -> None:
-        super().on_load_checkpoint(checkpoint)
+        if "ema" in checkpoint:  # the hosts take it for granted
+            super().on_load_checkpoint(checkpoint)
         # Without a trainer that fits, somebody opens the file to look or to sample.
         trainer = getattr(self, "_trainer", None)
         if trainer is None or trainer.state.fn != "fit":
@@ -205,6 +224,7 @@ class Distiller:
                 "to distil from it set algo.teacher_path to it, and "
                 "checkpointing.resume_from_ckpt=false or another run folder."
             )
+        self.guard.running = held.get("guard")
         step = checkpoint["global_step"]
         if step >= self.curriculum.total_steps:
             return  # a finished run: there is no next step to have a teacher for
@@ -237,31 +257,54 @@ class Distiller:
             # here, and the weights are the student's own, not its average.
             self.teacher.snapshot(self.backbone, stage.index)
         valid = batch["attention_mask"]
-        micro = batch_idx % self.trainer.accumulate_grad_batches
+        micros = self.trainer.accumulate_grad_batches
+        micro = batch_idx % micros
         parts = self.distil(stage, batch["input_ids"], valid, batch, micro)
         tokens = valid.sum().clamp(min=1)
-        loss = (parts.loss * valid).sum() / tokens
-        self.guard.check(stage, self.global_step, parts)
+        loss = parts.loss / tokens
+        self._watch(stage, parts, tokens, first=micro == 0, last=micro == micros - 1)
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(stage, parts, loss.detach(), tokens)
         return loss
 
+    def _watch(self, stage, parts: head.Supervision, tokens, first, last) -> None:
+        """Let the guard see each optimizer step as a whole."""
+        if self.guard.mode == "off":
+            return
+        sums = torch.stack(
+            [
+                torch.as_tensor(x, device=self.device).float()
+                for x in (
+                    parts.distil, parts.reveal, parts.distil_rows, parts.reveal_rows,
+                    tokens,
+                )
+            ]
+        )  # fmt: skip
+        self._step_sums = sums if first else self._step_sums + sums
+        if last:
+            sums = self._step_sums
+            if self.trainer.world_size > 1:
+                # All processes see the same sums, so all of them stop or none does.
+                sums = self.all_gather(sums).sum(0)
+            self.guard.check(stage, self.global_step, StepSums(*sums.tolist()))
+
     def _log_step(self, stage: Round, parts: head.Supervision, loss, tokens) -> None:
         rows = max(1, parts.distil_rows + parts.reveal_rows)
-        shown = {"round": stage.index + 1, "delta": stage.delta, "tau": stage.tau}
+        shown = {
+            "mcd/round": float(stage.index + 1),
+            "mcd/delta": stage.delta,
+            "mcd/tau": stage.tau,
+        }
         quiet = {
             # Of the loss: kl + ce = trainer/loss.
-            "kl": parts.distil / tokens,
-            "ce": parts.reveal / tokens,
-            "rows_distil": parts.distil_rows / tokens,
-            "rows_reveal": parts.reveal_rows / tokens,
-            "student_entropy": parts.entropy / rows,
+            "mcd/kl": parts.distil / tokens,
+            "mcd/ce": parts.reveal / tokens,
+            "mcd/rows_distil": parts.distil_rows / tokens,
+            "mcd/rows_reveal": parts.reveal_rows / tokens,
+            "mcd/student_entropy": parts.entropy / rows,
         }
-        for values, prog_bar in ((shown, True), (quiet, False)):
-            self.log_dict(
-                {f"mcd/{k}": float(v) for k, v in values.items()},
-                on_step=True, on_epoch=False, prog_bar=prog_bar,
-            )  # fmt: skip
+        self.log_dict(shown, on_step=True, on_epoch=False, prog_bar=True)
+        self.log_dict(quiet, on_step=True, on_epoch=False)
         self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
 
     # Randomness -------------------------------------------------------------------
@@ -293,7 +336,11 @@ class Distiller:
         generator = coupling.counter_generator(self.config.seed, self.global_step, name)
         algo = self.config.algo
         u = coupling.draw_u(
-            total, shape[1], algo.u_law, step=algo.u_step, generator=generator
+            total,
+            shape[1],
+            algo.u_law,
+            step=number(algo, "u_step"),
+            generator=generator,
         )[places]
         if self.ignore_bos:
             u[:, 0] = 0.0  # visible at every time

@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import NamedTuple
 
 from ..curriculum import Round
 from ..errors import ConfigError, DivergenceError
-from ..head import Supervision
 
 log = logging.getLogger(__name__)
 
 MODES = ("stop", "warn", "off")
 
 # Knowing nothing costs log(vocab) nats a token, so a loss of many times that is
-# not a bad student but a broken target. A run that starts well can break later:
-# hence the second bound, against the loss's own past.
+# not a bad student but a broken target.
 TIMES_IGNORANCE = 10.0
+# A run that starts well can break later: hence a second bound, on the loss against
+# its own past.
 TIMES_RUNNING = 20.0
 DECAY = 0.98
 
 
+class StepSums(NamedTuple):
+    """One optimizer step, summed over its micro-batches and all processes."""
+
+    distil: float  # nats where neither view shows the token
+    reveal: float  # nats where only the teacher's does
+    distil_rows: float
+    reveal_rows: float
+    tokens: float  # the host's count, masked or not
+
+
 class LossGuard:
-    """Watches the loss per masked token, in nats.
+    """Watches whole optimizer steps.
+
+    A step, not a micro-batch: with stratified times the last micro-batch has the
+    smallest t, hardly a masked token, and almost only cross-entropy in its loss.
 
     mode: `stop` raises DivergenceError, `warn` logs once, `off` looks away.
+    `running` is the loss's scale, nats per token; it belongs into the checkpoint.
     """
 
-    def __init__(self, mode: str, kind: str, vocab_size: int):
+    def __init__(self, mode: str | bool, kind: str, vocab_size: int):
+        mode = "off" if mode is False else mode  # YAML 1.1 reads a bare `off` so
         if mode not in MODES:
             raise ConfigError(
                 f"algo.guard={mode} is unknown: choose one of {', '.join(MODES)}."
@@ -37,39 +53,40 @@ class LossGuard:
         self.running: float | None = None
         self.warned = False
 
-    def check(self, stage: Round, step: int, parts: Supervision) -> None:
-        rows = parts.distil_rows + parts.reveal_rows
+    def check(self, stage: Round, step: int, sums: StepSums) -> None:
+        rows = sums.distil_rows + sums.reveal_rows
         if self.mode == "off" or rows == 0:
             return
-        total = float(parts.distil + parts.reveal)
-        value = total / rows
-        bound = self.ceiling
-        if self.running is not None:
-            # The floor keeps a loss that has all but vanished from tripping it.
-            bound = min(bound, max(TIMES_RUNNING * self.running, 1.0))
-        if math.isfinite(value) and value <= bound:
-            past = value if self.running is None else self.running
-            self.running = DECAY * past + (1 - DECAY) * value
+        total = sums.distil + sums.reveal
+        masked, token = total / rows, total / sums.tokens
+        # The floor keeps a loss that has all but vanished from tripping the bound.
+        past = token if self.running is None else self.running
+        bound = max(TIMES_RUNNING * past, 1.0)
+        if math.isfinite(total) and masked <= self.ceiling and token <= bound:
+            self.running = DECAY * past + (1 - DECAY) * token
             return
-        message = self._message(stage, step, parts, value, bound, total)
+        if math.isfinite(total) and masked <= self.ceiling:
+            found = f"{token:.4g} nats per token", f"{bound:.4g}, 20 times its mean,"
+        else:
+            found = f"{masked:.4g} nats per masked token", f"{self.ceiling:.4g}"
+        message = self._message(stage, step, sums, *found)
         if self.mode == "stop":
             raise DivergenceError(message)
         if not self.warned:
             self.warned = True
             log.warning(message)
 
-    def _message(self, stage, step, parts, value, bound, total) -> str:
-        rows = parts.distil_rows + parts.reveal_rows
-        share = parts.reveal_rows / rows
+    def _message(self, stage, step, sums: StepSums, value: str, bound: str) -> str:
+        rows = sums.distil_rows + sums.reveal_rows
+        total = sums.distil + sums.reveal
         said = (
-            f"algo.loss={self.kind} is {value:.4g} nats per masked token at step "
-            f"{step} (round {stage.index + 1}, delta={stage.delta:g}, "
-            f"tau={stage.tau:g}), "
-            f"where at most {bound:.4g} was to be expected; {share:.2%} of the {rows} "
-            "rows are visible to the teacher"
+            f"algo.loss={self.kind} is {value} at step {step} (round "
+            f"{stage.index + 1}, delta={stage.delta:g}, tau={stage.tau:g}), where at "
+            f"most {bound} was to be expected; {sums.reveal_rows / rows:.2%} of the "
+            f"{rows:.0f} masked rows are visible to the teacher"
         )
         if math.isfinite(total) and total:
-            said += f" and bring {float(parts.reveal) / total:.2%} of the loss"
+            said += f" and bring {sums.reveal / total:.2%} of the loss"
         if self.kind == "kl_bwd":
             return said + (
                 ". There SUBS makes the teacher one-hot, and reverse KL against a "

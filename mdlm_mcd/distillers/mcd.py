@@ -6,7 +6,7 @@ import torch
 
 from .. import coupling, head, losses
 from ..curriculum import Curriculum, Round
-from .base import Distiller
+from .base import Distiller, number
 
 
 class MCD(Distiller):
@@ -16,7 +16,9 @@ class MCD(Distiller):
         algo = config.algo
         coupling.check_coupling(algo.coupling)
         # A trial draw refuses what no law knows; the global generator stays untouched.
-        coupling.draw_u(1, 1, algo.u_law, step=algo.u_step, generator=torch.Generator())
+        coupling.draw_u(
+            1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator()
+        )
         return super().check_config(config, tokenizer)
 
     def distil(self, stage: Round, x0, valid, batch, micro: int) -> head.Supervision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from rich.table import Table
@@ -88,6 +89,16 @@ def at_entropy(curve: list[tuple[float, float]], entropy: float) -> float | None
     return None
 
 
+def _verdict(matched: float, student: dict, teacher: dict) -> str:
+    """Who wins at equal entropy, if by more than two standard errors."""
+    ratio = matched / student["perplexity"]
+    errors = (c["perplexity_error"] / c["perplexity"] for c in (student, teacher))
+    if abs(math.log(ratio)) <= 2 * math.hypot(*errors):
+        return f"a tie within two standard errors ({ratio - 1:+.0%})"
+    winner = "the student" if ratio > 1 else "the tempered teacher"
+    return f"{winner} wins by {abs(ratio - 1):.0%}"
+
+
 def reading(results) -> str:
     """What the figures say, in sentences made from them."""
     models = results["models"]
@@ -118,13 +129,11 @@ def reading(results) -> str:
         cell = models[name]["steps"][few]
         matched = at_entropy(line, cell["entropy"])
         if matched is not None:
-            ratio = matched / cell["perplexity"] - 1
-            verdict = "the tempered teacher wins" if ratio < 0 else "the student wins"
             said.append(
                 f"At the entropy of {name} ({cell['entropy']:.2f} nats, {few} steps) a "
                 f"teacher that is only sampled at a lower temperature scores "
                 f"{matched:.1f} against the student's {cell['perplexity']:.1f}: "
-                f"{verdict} by {abs(ratio):.0%}."
+                f"{_verdict(matched, cell, models[sharp]['steps'][few])}."
             )
             break
     else:

@@ -31,8 +31,11 @@ class DuoHost:
         sigma = self._process_sigma(self._sigma_from_alphat(alpha_t[:, None]))
         # As in the host's `forward`, which always calls its own backbone: whatever
         # precision the trainer asks for, the DiT chooses its own inside.
+        labels = batch.get("labels")
+        # Only where there are classes: older backbones do not take the argument.
+        classes = {} if labels is None else {"class_cond": labels}
         with torch.autocast("cuda", enabled=False):
-            return backbone(x=z, sigma=sigma, class_cond=batch.get("labels"))
+            return backbone(z, sigma, **classes)
 
     def host_named_parameters(self):
         return itertools.chain(
@@ -51,7 +54,8 @@ def marry(mixin: type, algo: ModuleType) -> type:
     return type(
         mixin.__name__,
         (DuoHost, mixin, algo.MDLM),
-        {"__doc__": mixin.__doc__, "__module__": __name__},
+        # Where pickle finds it again, made for the host that is loaded there.
+        {"__doc__": mixin.__doc__, "__module__": __package__},
     )
 
 

@@ -91,8 +91,7 @@ class AR(trainer_base.TrainerBase):
         while x.shape[1] < self.num_tokens:
             log_p = self.forward(x, None)[:, -1]
             if self.config.sampling.use_float64:
-                log_p = log_p.double()
-            x = torch.cat(
-                (x, trainer_base.sample_categorical(log_p.exp())[:, None]), dim=1
-            )
+                log_p = trainer_base.double(log_p)
+            drawn = trainer_base.sample_categorical(log_p.exp()).to(x.device)
+            x = torch.cat((x, drawn[:, None]), dim=1)
         return x

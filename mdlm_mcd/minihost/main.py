@@ -49,17 +49,25 @@ def model_class(config):
     return MODELS[config.algo.name]
 
 
-def load_from_checkpoint(cls, path, config, tokenizer):
-    """A model with the weights and EMA of a Lightning checkpoint."""
+def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path"):
+    """A model with the weights and EMA of the Lightning checkpoint that `key` names."""
     found = existing_path(path) if path else None
     if not found or not os.path.exists(found):
         raise HostError(
-            f"eval.checkpoint_path={path or '(empty)'} is no file: name the "
-            "checkpoint to evaluate."
+            f"{key}={path or '(empty)'} is no file: name the checkpoint to open."
         )
-    return cls.load_from_checkpoint(
-        found, map_location="cpu", config=config, tokenizer=tokenizer
-    )
+    try:
+        return cls.load_from_checkpoint(
+            found, map_location="cpu", config=config, tokenizer=tokenizer
+        )
+    except RuntimeError as error:  # torch's strict `load_state_dict`
+        if "state_dict" not in str(error):
+            raise
+        said = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise HostError(
+            f"{key}={path} does not fit this model ({' '.join(said)}): use the "
+            "`model`, `data` and `algo` settings it was trained with."
+        ) from error
 
 
 def make_trainer(config, **kwargs):
@@ -71,6 +79,11 @@ def make_trainer(config, **kwargs):
         config.trainer,
         default_root_dir=os.getcwd(),
         callbacks=callbacks,
+        strategy=(
+            hydra.utils.instantiate(config.strategy)
+            if config.strategy.get("_target_")
+            else config.strategy.name
+        ),
         logger=hydra.utils.instantiate(config.logger) if config.logger else False,
         **kwargs,
     )
@@ -86,8 +99,9 @@ def train(cls, config, tokenizer):
         resume = None
     if config.training.finetune_path and resume is None:
         model = load_from_checkpoint(
-            cls, config.training.finetune_path, config, tokenizer
-        )
+            cls, config.training.finetune_path, config, tokenizer,
+            key="training.finetune_path",
+        )  # fmt: skip
     else:
         model = cls(config, tokenizer)
     # The loaders deal the rows to the processes themselves.

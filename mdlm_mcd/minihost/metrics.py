@@ -17,10 +17,13 @@ class NLL(MeanMetric):
     """
 
     def update(self, value, weight=1.0) -> None:
-        value = torch.as_tensor(value, dtype=torch.float64, device=self.device)
-        weight = torch.as_tensor(weight, dtype=torch.float64, device=self.device)
-        self.mean_value = self.mean_value + value.sum()
-        self.weight = self.weight + weight.sum()
+        value, weight = (
+            # The device first: Apple's GPUs have no float64.
+            torch.as_tensor(x).detach().to(self.device).double().sum()
+            for x in (value, weight)
+        )
+        self.mean_value = self.mean_value + value
+        self.weight = self.weight + weight
 
 
 class BPD(NLL):
@@ -56,9 +59,11 @@ class Metrics:
     def _all(self):
         return (self.train_nlls, self.valid_nlls, self.gen_ppl, self.sample_entropy)
 
-    def to(self, *args, **kwargs):
+    def to(self, device):
+        # They count in float64, which Apple's GPUs do not have.
+        device = torch.device(device)
         for metric in self._all():
-            metric.to(*args, **kwargs)
+            metric.to("cpu" if device.type == "mps" else device)
         return self
 
     def reset(self):
@@ -75,9 +80,10 @@ class Metrics:
     def record_entropy(self, tokens):
         """Entropy in nats of each sample's own unigrams; tokens: (batch, length)."""
         for sample in tokens:
-            counts = torch.unique(sample, return_counts=True)[1].double()
+            counts = torch.unique(sample.cpu(), return_counts=True)[1].double()
             share = counts / counts.sum()
-            self.sample_entropy.update(torch.special.entr(share).sum())
+            entropy = torch.special.entr(share).sum()
+            self.sample_entropy.update(entropy.to(self.sample_entropy.device))
 
     def _load_evaluator(self, device):
         if self._evaluator is None:

@@ -62,6 +62,11 @@ def sample_categorical(categorical_probs):
     return (categorical_probs / race).argmax(-1)
 
 
+def double(x):
+    """x in float64, on the CPU where its own device has none (Apple's GPUs)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def nucleus(log_p, top_p: float):
     """Keep the smallest set of tokens that holds `top_p`, renormalised."""
     ordered, index = log_p.sort(dim=-1, descending=True)
@@ -143,8 +148,18 @@ class TrainerBase(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint):
         if self.ema:
+            if "ema" not in checkpoint:
+                raise HostError(
+                    "The checkpoint holds no EMA: set training.ema=0 to use its raw "
+                    "weights."
+                )
             self.ema.load_state_dict(checkpoint["ema"])
             self.ema.move_shadow_params_to_device(self.device)
+
+    def to(self, *args, **kwargs):
+        moved = super().to(*args, **kwargs)
+        self.metrics.to(self.device)
+        return moved
 
     def on_train_start(self):
         self.metrics.to(self.device)
@@ -290,14 +305,17 @@ class Diffusion(TrainerBase):
 
     def _sample_t(self, n, accum_step):
         """Times in (sampling_eps, 1], spread over the whole global batch."""
-        rows = n if accum_step is None else self.config.loader.global_batch_size
+        rows = n
+        if accum_step is not None:
+            trainer = self.trainer
+            shares = trainer.world_size * trainer.accumulate_grad_batches
+            rows = shares * max(n, self.config.loader.batch_size)
         t = torch.rand(rows, device=self.device)
         if self.antithetic_sampling:
             t = (t + torch.arange(rows, device=self.device)) / rows
         if accum_step is not None:
-            trainer = self.trainer
-            t = t.chunk(trainer.world_size)[trainer.global_rank]
-            t = t.chunk(trainer.accumulate_grad_batches)[accum_step][:n]
+            share = trainer.global_rank * trainer.accumulate_grad_batches + accum_step
+            t = t.chunk(shares)[share][:n]
         return self.sampling_eps + (1 - self.sampling_eps) * t
 
     def q_xt(self, x, alpha_t):
@@ -329,12 +347,13 @@ class Diffusion(TrainerBase):
         if p_x0 is None:
             log_x0 = self.forward(x, self._sigma_from_alphat(alpha_t), labels)
             if self.config.sampling.use_float64:
-                log_x0 = log_x0.double()
+                log_x0 = double(log_x0)
             if self.p_nucleus < 1:
                 log_x0 = nucleus(log_x0, self.p_nucleus)
             p_x0 = log_x0.exp()
-        q_xs = self._posterior_from_x0(p_x0, x, alpha_s, alpha_t)
-        return p_x0, sample_categorical(q_xs)
+        known = (y.to(p_x0.device) for y in (x, alpha_s, alpha_t))
+        q_xs = self._posterior_from_x0(p_x0, *known)
+        return p_x0, sample_categorical(q_xs).to(x.device)
 
     @torch.no_grad()
     def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):

@@ -190,13 +190,17 @@ def test_the_hosts_own_algo_opens_the_student(mcd, compose, tmp_path):
     assert mdlm["val/nll"] == student["val/nll"] > 0
 
 
-@pytest.mark.parametrize("stop", [3, 6, 8])
-def test_resume_is_exact(mcd, tmp_path, stop):
+@pytest.mark.parametrize("batch", [8, 2])
+@pytest.mark.parametrize("name", ["step-3", "step-6", "round-1", "step-8"])
+def test_resume_is_exact(mcd, tmp_path, name, batch):
     """Stopped in mid-round or at a boundary, a run ends with the same weights."""
+    stop = 6 if name == "round-1" else int(name.split("-")[1])
+    micros = 8 // batch
 
     def every(folder):
         return mcd(
             f"checkpointing.save_dir={tmp_path / folder}",
+            f"loader.batch_size={batch}",
             "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
             "callbacks.checkpoint_every_n_steps.save_top_k=-1",
         )
@@ -205,11 +209,11 @@ def test_resume_is_exact(mcd, tmp_path, stop):
     model, _ = fit(whole, watch)
     resumed = every("resumed")
     again = Watch()
-    path = tmp_path / "whole" / "checkpoints" / f"step-{stop}.ckpt"
+    path = tmp_path / "whole" / "checkpoints" / f"{name}.ckpt"
     other, _ = fit(resumed, again, ckpt_path=str(path))
-    assert again.losses == watch.losses[stop:]
-    assert torch.equal(again.weights[0], watch.weights[stop])
-    for a, b in zip(again.teachers, watch.teachers[stop:], strict=True):
+    assert again.losses == watch.losses[stop * micros :]
+    assert torch.equal(again.weights[0], watch.weights[stop * micros])
+    for a, b in zip(again.teachers, watch.teachers[stop * micros :], strict=True):
         assert torch.equal(a, b)
     assert torch.equal(Watch.flat(model), Watch.flat(other))
     for a, b in zip(model.ema.shadow_params, other.ema.shadow_params, strict=True):
@@ -267,7 +271,7 @@ def test_contract_with_a_float64_computation_from_scratch(mcd):
         parts = model.distil(stage, x0, valid, {}, 0)
     finally:
         del type(model).trainer, type(model).global_step, type(model).global_rank
-    loss = (parts.loss * valid).sum() / valid.sum()
+    loss = parts.loss / valid.sum()
     loss.backward()
 
     t, s = sample_times(8, stage.delta, generator=counter_generator(1, 8, "t"))
@@ -303,24 +307,28 @@ def test_contract_with_a_float64_computation_from_scratch(mcd):
 
 
 def test_padding_costs_nothing_and_is_not_counted(mcd):
-    config = mcd("data.wrap=false", "model.length=32")
-    tokenizer = dataloader.get_tokenizer(config)
-    (batch, *_), _ = (list(loader) for loader in dataloader.get_dataloaders(
-        config, tokenizer))  # fmt: skip
-    assert (batch["attention_mask"] == 0).any()
-    config = mcd("data.wrap=false", "model.length=32", "algo.init_from=scratch")
-    watch = Watch()
-    model, _ = fit(config, watch)
-    assert all(0 < loss < 10 for loss in watch.losses)
-    # Whatever stands in the padding, its rows are not among those projected.
+    """Rows of padding are not projected; the loss is per valid token."""
+    overrides = ("data.wrap=false", "model.length=48", "algo.init_from=scratch")
+    config = mcd(*overrides)
     seen = []
-    model.distil = lambda *args: seen.append(MCD.distil(model, *args)) or seen[-1]
-    config = mcd("data.wrap=false", "model.length=32", "algo.init_from=scratch")
-    fit(config, model=model)
-    assert seen
-    real = batch["attention_mask"].sum()
-    assert all(p.distil_rows + p.reveal_rows <= 8 * 32 for p in seen)
-    assert real < 8 * 32
+
+    class Student(MCD):
+        def distil(self, stage, x0, valid, batch, micro):
+            parts = super().distil(stage, x0, valid, batch, micro)
+            seen.append((parts, valid))
+            return parts
+
+    model, watch = Student(config, dataloader.get_tokenizer(config)), Watch()
+    fit(config, watch, model=model)
+    assert len(seen) == 12 and any((valid == 0).any() for _, valid in seen)
+    for (parts, valid), loss in zip(seen, watch.losses, strict=True):
+        assert parts.distil_rows + parts.reveal_rows <= valid.sum()
+        assert (parts.per_token[valid == 0] == 0).all()
+        expected = (parts.distil + parts.reveal) / valid.sum()
+        assert loss == pytest.approx(float(expected), rel=1e-5)
+    # At t near 1 nearly all valid tokens are masked, so the bound is nearly met.
+    share = max((p.distil_rows + p.reveal_rows) / v.sum() for p, v in seen)
+    assert share > 0.4
 
 
 def test_ignore_bos_keeps_the_first_token_visible(mcd):
@@ -394,6 +402,55 @@ def test_couplings_and_laws_train(mcd, coupling, law):
         assert watch.losses[0] < 0.01
 
 
+def test_independent_masks_are_a_second_draw(mcd):
+    """The teacher's view is not nested in the student's, and its noise is its own."""
+    views = []
+
+    class Student(MCD):
+        def host_denoise(self, backbone, z, alpha_t, batch):
+            views.append((backbone is self.backbone, z == self.mask_index))
+            return super().host_denoise(backbone, z, alpha_t, batch)
+
+    for coupling, nested in (("independent", False), ("shared", True)):
+        views.clear()
+        config = mcd(f"algo.coupling={coupling}")
+        fit(config, model=Student(config, dataloader.get_tokenizer(config)))
+        student = torch.cat([m for own, m in views if own])
+        teacher = torch.cat([m for own, m in views if not own])
+        assert len(student) == len(teacher) == 12 * 8
+        assert bool((teacher & ~student).any()) != nested
+
+
+@pytest.mark.parametrize("micros", [1, 4])
+def test_processes_and_micro_batches_draw_what_one_process_draws(mcd, micros):
+    """The union of two ranks' noise is that of one process with the whole batch."""
+    config = mcd()
+
+    class Trainer:
+        accumulate_grad_batches = micros
+
+    class Student(MCD):
+        trainer = property(lambda self: Trainer)
+        global_step = property(lambda self: 3)
+        global_rank = property(lambda self: Trainer.rank)
+
+    model = Student(config, dataloader.get_tokenizer(config))
+    stage = model.curriculum.at(3)
+
+    def draw(world, rank, batch, micro):
+        Trainer.world_size, Trainer.rank = world, rank
+        config.loader.batch_size = batch
+        t, s = model.draw_times(stage, batch, micro)
+        return torch.cat((model.draw_u((batch, 5), micro).double(), t[:, None]), -1)
+
+    for micro in range(micros):
+        whole = draw(1, 0, 8, micro)
+        # A sampler deals row i of the batch to rank i % world.
+        assert torch.equal(whole[0::2], draw(2, 0, 4, micro))
+        assert torch.equal(whole[1::2], draw(2, 1, 4, micro))
+    assert not torch.equal(draw(1, 0, 8, 0)[0], draw(1, 0, 8, 0)[1])
+
+
 @pytest.mark.parametrize(
     "overrides,words",
     [
@@ -402,6 +459,8 @@ def test_couplings_and_laws_train(mcd, coupling, law):
         (["algo.u_law=x"], ["algo.u_law=x", "lattice"]),
         (["algo.guard=x"], ["algo.guard=x", "stop, warn, off"]),
         (["algo.init_from=x"], ["algo.init_from=x", "ema, raw, scratch"]),
+        (["algo.delta0=1/0"], ["algo.delta0=1/0 is no number", "1/20"]),
+        (["algo.tau0=warm"], ["algo.tau0=warm is no number"]),
         (["algo.head_chunk=0"], ["algo.head_chunk=0", "at least 1"]),
         (["algo.parameterization=mean"], ["algo.parameterization=mean", "SUBS"]),
         (["algo.delta0=0.9"], ["algo.delta0=0.9", "round 2"]),
@@ -448,6 +507,15 @@ def test_resuming_with_other_rounds_is_refused(mcd, tmp_path):
         minihost.run(config)
 
 
+def test_fractions_are_numbers_too(mcd):
+    config = mcd("algo.delta0=1/16", "algo.u_law=lattice", "algo.u_step=1/8")
+    model = MCD(config, dataloader.get_tokenizer(config))
+    assert model.curriculum.delta0 == 1 / 16
+    watch = Watch()
+    fit(config, watch, model=model)
+    assert len(watch.losses) == 12
+
+
 def test_a_teacher_without_an_average(mcd, compose, tmp_path):
     minihost.run(
         compose("trainer.max_steps=2", "training.ema=0",
@@ -458,6 +526,11 @@ def test_a_teacher_without_an_average(mcd, compose, tmp_path):
     path = next(folder.glob("*.ckpt"))
     with pytest.raises(CheckpointError, match="holds no EMA.*init_from=raw"):
         minihost.run(mcd(f"algo.teacher_path={path}"))
+    # Also where the host opens the file first, as its own `training.finetune_path`.
+    finetune = ("algo.teacher_path=''", f"training.finetune_path={path}")
+    with pytest.raises(CheckpointError, match="holds no EMA.*init_from=raw"):
+        minihost.run(mcd(*finetune))
+    minihost.run(mcd(*finetune, "algo.init_from=raw"))
 
 
 @pytest.mark.parametrize(

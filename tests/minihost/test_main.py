@@ -221,6 +221,31 @@ def test_bad_settings_are_refused_in_a_sentence(compose, overrides, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def test_checkpoints_that_do_not_fit_are_refused_by_name(compose, tmp_path):
+    minihost.run(compose("trainer.max_steps=1", "training.ema=0"))
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(HostError) as error:
+        minihost.run(
+            compose("mode=ppl_eval", f"eval.checkpoint_path={path}",
+                    "model.hidden_size=16", "training.ema=0")
+        )  # fmt: skip
+    assert f"eval.checkpoint_path={path} does not fit" in str(error.value)
+    with pytest.raises(HostError, match="holds no EMA: set training.ema=0"):
+        minihost.run(compose("mode=ppl_eval", f"eval.checkpoint_path={path}"))
+    with pytest.raises(HostError, match="training.finetune_path=/no is no file"):
+        minihost.run(
+            compose(
+                "training.finetune_path=/no", "checkpointing.resume_from_ckpt=false"
+            )
+        )
+
+
+def test_times_are_dealt_to_any_batch_size(compose):
+    """Also when micro-batches do not divide the global batch."""
+    trained = minihost.run(compose("loader.batch_size=3", "trainer.max_steps=3"))
+    assert trained["trainer/loss"] > 0
+
+
 def test_the_command_line_prints_refusals_without_a_traceback(tmp_path, corpus):
     def call(**env):
         return subprocess.run(

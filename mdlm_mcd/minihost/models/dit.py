@@ -61,9 +61,10 @@ class LayerNorm(nn.Module):
         self.dim = dim
 
     def forward(self, x):
-        with torch.autocast(x.device.type, enabled=False):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            return F.layer_norm(wide, [self.dim]) * self.weight
+        # `layer_norm` is on autocast's list of float32 operations, so widening the
+        # input is all there is to do; half-precision weights stay as they are.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.layer_norm(wide, [self.dim]) * self.weight
 
 
 class TimestepEmbedder(nn.Module):
