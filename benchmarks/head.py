@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-WAYS = ("dense", "gathered 256", "gathered 1024", "gathered 4096")
+WAYS = ("dense", "gathered 128", "gathered 1024", "gathered 4096")
 
 
 def step(way, args):

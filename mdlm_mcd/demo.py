@@ -55,10 +55,10 @@ class Recipe:
     steps_per_round: int = 100
     seconds: dict[str, float] = field(
         default_factory=lambda: {
-            "judge": 100,
-            "teacher": 400,
-            "mcd": 110,
-            "sample": 130,
+            "judge": 90,
+            "teacher": 345,
+            "mcd": 100,
+            "sample": 150,
         }
     )
 

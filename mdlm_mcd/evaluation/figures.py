@@ -179,7 +179,7 @@ def perplexity_vs_steps(results, path: Path) -> None:
     from matplotlib import pyplot
 
     steps = [int(n) for n in _columns(results)]
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     oranges = pyplot.get_cmap("Oranges")
     students = [n for n in results["models"] if not n.startswith("teacher")]
     for name, model in results["models"].items():
@@ -208,7 +208,12 @@ def perplexity_vs_steps(results, path: Path) -> None:
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25)
     axes[0].set_yscale("log")
-    axes[0].legend(fontsize=8)
+    for which in ("major", "minor"):
+        axes[0].tick_params(axis="y", which=which, labelsize=8)
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter("{x:g}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside right center")
     how = results["sampling"]
     figure.suptitle(
         f"MCD on a laptop: {how['samples']} samples of {how['length']} tokens, drawn "

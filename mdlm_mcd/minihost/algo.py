@@ -53,12 +53,7 @@ class AR(trainer_base.TrainerBase):
     """Left-to-right model on the same transformer, with the same vocabulary."""
 
     def __init__(self, config, tokenizer):
-        vocab_size = tokenizer.vocab_size
-        if getattr(tokenizer, "mask_token", None) is None:
-            self.mask_index = vocab_size
-            vocab_size += 1
-        else:
-            self.mask_index = tokenizer.mask_token_id
+        vocab_size, self.mask_index = trainer_base.vocabulary(tokenizer)
         super().__init__(config, tokenizer, vocab_size=vocab_size)
         if not config.algo.causal_attention:
             raise HostError(

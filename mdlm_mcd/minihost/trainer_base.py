@@ -76,6 +76,13 @@ def nucleus(log_p, top_p: float):
     return kept.log_softmax(-1)
 
 
+def vocabulary(tokenizer):
+    """(vocab_size, mask_index): a tokenizer without a mask gets one at the end."""
+    if getattr(tokenizer, "mask_token", None) is None:
+        return tokenizer.vocab_size + 1, tokenizer.vocab_size
+    return tokenizer.vocab_size, tokenizer.mask_token_id
+
+
 class TrainerBase(L.LightningModule):
     """A model, its EMA, its optimizer and its metrics; subclasses say what it is."""
 
@@ -384,12 +391,7 @@ class AbsorbingState(Diffusion):
     """Diffusion that masks: a token keeps its value or becomes `mask_index`."""
 
     def __init__(self, config, tokenizer):
-        vocab_size = tokenizer.vocab_size
-        if getattr(tokenizer, "mask_token", None) is None:
-            self.mask_index = vocab_size
-            vocab_size += 1
-        else:
-            self.mask_index = tokenizer.mask_token_id
+        vocab_size, self.mask_index = vocabulary(tokenizer)
         super().__init__(config, tokenizer, vocab_size=vocab_size)
 
     def q_xt(self, x, alpha_t):
