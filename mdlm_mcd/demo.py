@@ -30,8 +30,8 @@ from . import __version__, configs_dir, sampling
 from .coupling import counter_generator
 from .errors import ConfigError, MCDError
 from .evaluation import figures, metrics
+from .files import newest_checkpoint, read_json, write_json
 from .hosts import minihost
-from .losses import subs
 
 SAMPLING_DTYPE = torch.float64
 
@@ -188,7 +188,7 @@ class Demo:
                         model, _ = minihost.open_model(checkpoint)
                     cells[key] = self.cell(model, tokenizer, judge, steps, temperature)
                     if "nelbo" not in cells.get(name, {}):
-                        cells[name] = {"nelbo": nelbo(model, held_out, self.seed)}
+                        cells[name] = {"nelbo": self.nelbo(model, held_out)}
                     write_json(path, cells)
                 done += steps
                 tick(done, total)
@@ -215,6 +215,15 @@ class Demo:
                 for name, (_, temperature) in self.checkpoints().items()
             },
         }
+
+    def nelbo(self, model, tokens) -> float:
+        return metrics.nelbo(
+            minihost.denoiser(model),
+            model.noise,
+            tokens,
+            model.mask_index,
+            generator=counter_generator(self.seed, "nelbo"),
+        )
 
     def cell(self, model, tokenizer, judge, steps: int, temperature: float) -> dict:
         start = time.perf_counter()
@@ -338,60 +347,6 @@ class Demo:
 
 
 # Helpers --------------------------------------------------------------------------
-
-
-def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """The readable checkpoint of the highest step, and that step (None, 0 without).
-
-    An interruption may cut a file short; such a one is passed over.
-    """
-    best, most = None, 0
-    for path in sorted(folder.glob("*.ckpt")):
-        try:
-            # mmap: reads the header and the pickle, not the weights.
-            step = torch.load(path, weights_only=True, mmap=True)["global_step"]
-        except Exception:
-            continue
-        if step > most or (step == most and path.name == "last.ckpt"):
-            best, most = path, step
-    return best, most
-
-
-@torch.no_grad()
-def nelbo(model, tokens: torch.Tensor, seed: int) -> float:
-    """The continuous-time NELBO in nats per token, at common random numbers."""
-    generator = counter_generator(seed, "nelbo")
-    n = len(tokens)
-    t = (torch.rand(n, generator=generator) + torch.arange(n)) / n
-    t = 1e-3 + (1 - 1e-3) * t
-    dalpha_t, alpha_t = (a[:, None] for a in model.noise(t))
-    u = torch.rand(tokens.shape, generator=generator)
-    z_t = torch.where(u > alpha_t, model.mask_index, tokens)
-    total = 0.0
-    denoise = minihost.denoiser(model)
-    for part in torch.arange(n).split(64):
-        everything = torch.ones_like(z_t[part], dtype=torch.bool)
-        logits = denoise(z_t[part], everything).unflatten(0, z_t[part].shape)
-        log_p = subs(logits, z_t[part], model.mask_index)
-        log_p = log_p.gather(-1, tokens[part][..., None]).squeeze(-1)
-        weight = dalpha_t[part] / (1 - alpha_t[part])
-        total += float((log_p * weight).double().sum())
-    return total / tokens.numel()
-
-
-def read_json(path: Path, default):
-    """What `path` holds; `default` when it is missing or was cut short."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return default
-
-
-def write_json(path: Path, value) -> None:
-    """All or nothing: an interruption leaves the old file."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")
-    os.replace(part, path)
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ import sys
 import time
 
 import pytest
-import torch
 
 from mdlm_mcd import cli, demo
 from mdlm_mcd.errors import ConfigError
@@ -80,18 +79,6 @@ def test_a_stage_that_fails_says_where_and_why(tmp_path):
         demo.run(tmp_path / "demo", recipe=broken)
     assert "judge stopped at step 0 of 2" in str(error.value)
     assert "log.txt" in str(error.value)
-
-
-def test_checkpoints_cut_short_are_passed_over(tmp_path):
-    for name, step in (("a", 10), ("b", 20), ("last", 30)):
-        torch.save(
-            {"global_step": step, "w": torch.zeros(99)}, tmp_path / f"{name}.ckpt"
-        )
-    assert demo.newest_checkpoint(tmp_path) == (tmp_path / "last.ckpt", 30)
-    path = tmp_path / "last.ckpt"
-    path.write_bytes(path.read_bytes()[:300])
-    assert demo.newest_checkpoint(tmp_path) == (tmp_path / "b.ckpt", 20)
-    assert demo.newest_checkpoint(tmp_path / "none") == (None, 0)
 
 
 def test_an_unusable_folder_is_refused(tmp_path, capsys):

@@ -11,7 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "__init__": 0, "errors": 0,
     "coupling": 1, "curriculum": 1, "losses": 1, "duality": 1,
-    "sampling": 2, "head": 2, "teacher": 2,
+    "sampling": 2, "head": 2, "teacher": 2, "files": 2,
     "distillers": 3, "evaluation": 3,
     "hosts": 4,
     "cli": 5, "demo": 5, "__main__": 5,

@@ -12,10 +12,11 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from . import corpus
+from . import corpus, order
 from .errors import HostError
+from .order import RankSampler, ResumableLoader
 
 LOCAL = ("stdlib", "textfile")
 BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
@@ -208,7 +209,7 @@ class _Stream(IterableDataset):
 class _StreamLoader(DataLoader):
     def __iter__(self):
         # Here and not in the dataset: a worker process does not know its rank.
-        self.dataset.rank, self.dataset.world = _rank_and_world()
+        self.dataset.rank, self.dataset.world = order.rank_and_world()
         return super().__iter__()
 
 
@@ -256,166 +257,6 @@ def get_dataset(config, tokenizer, mode):
             f"model.length={length}: give more text, or take a smaller model.length."
         )
     return rows
-
-
-def _rank_and_world():
-    # Asked for each time: loaders are made before the process group is.
-    dist = torch.distributed
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-class RankSampler(DistributedSampler):
-    """Deals a fixed order of all rows to the processes, `rank::world`.
-
-    Rows are repeated until every process has as many as the others. It is a
-    `DistributedSampler` by type, so Lightning leaves it in its place whatever
-    `use_distributed_sampler` says.
-
-    Args:
-        dataset: something with a length.
-        seed: of the order; None keeps the dataset's own.
-    """
-
-    def __init__(self, dataset, seed=None):
-        shuffle = seed is not None
-        super().__init__(dataset, 1, 0, shuffle=shuffle, seed=seed or 0)
-
-    def order(self, epoch=0):
-        """The rows of an epoch: int64 (rows,), a function of the seed and epoch."""
-        rows = len(self.dataset)
-        if not self.shuffle:
-            return np.arange(rows)
-        return np.random.default_rng([self.seed, epoch]).permutation(rows)
-
-    def set_epoch(self, epoch):
-        """Nothing: the order is the same in every epoch."""
-
-    def __iter__(self):
-        rank, world = _rank_and_world()
-        order = np.resize(self.order(), len(self) * world)
-        return iter(order[rank::world].tolist())
-
-    def __len__(self):
-        return -(-len(self.dataset) // _rank_and_world()[1])
-
-
-class EpochSampler(RankSampler):
-    """Deals a new permutation in every epoch, and can start inside one.
-
-    What does not divide among the processes, and the last incomplete batch if
-    there is a complete one, is dropped.
-
-    Args:
-        dataset: something with a length.
-        batch_size: rows per batch and process.
-        seed: of the permutations.
-    """
-
-    def __init__(self, dataset, batch_size, seed):
-        super().__init__(dataset, seed)
-        self.batch_size = batch_size
-        self.batch = 0  # batches of this epoch that were handed out
-        self._start = None  # what the next pass has been told to start from
-
-    def _rows_per_batch(self):
-        return self.batch_size * _rank_and_world()[1]
-
-    def state_dict(self):
-        """Where to go on: epoch, batches handed out, rows in each of them."""
-        if self._start is not None:
-            return dict(self._start)
-        rows = self._rows_per_batch()
-        return {"epoch": self.epoch, "batch": self.batch, "rows_per_batch": rows}
-
-    def load_state_dict(self, state):
-        self._start = dict(state)
-
-    def set_epoch(self, epoch):
-        """The next pass is that of `epoch`; from its start, unless restored in it.
-
-        Lightning says so before every epoch, also where it does not restore the
-        loader: after a checkpoint made at the end of an epoch.
-        """
-        if self._start is None or self._start["epoch"] != epoch:
-            rows = self._rows_per_batch()
-            self._start = {"epoch": epoch, "batch": 0, "rows_per_batch": rows}
-
-    def begin(self):
-        """Settle where a pass starts: as told, else with the next epoch."""
-        if self._start is not None:
-            start, self._start = self._start, None
-            # Another number of processes or rows goes on after the same rows.
-            rows = start["batch"] * start["rows_per_batch"]
-            self.epoch, self.batch = start["epoch"], rows // self._rows_per_batch()
-            finished = self.batch * self.batch_size >= len(self)
-        else:
-            finished = self.batch > 0
-        if finished:
-            self.epoch, self.batch = self.epoch + 1, 0
-
-    def __iter__(self):
-        rank, world = _rank_and_world()
-        mine = self.order(self.epoch)[rank::world][: len(self)]
-        return iter(mine[self.batch * self.batch_size :].tolist())
-
-    def __len__(self):
-        world = _rank_and_world()[1]
-        rows = len(self.dataset) // world
-        if rows == 0:
-            raise HostError(
-                f"data.train has {len(self.dataset)} rows for {world} processes: give "
-                "more text, or take fewer trainer.devices."
-            )
-        return rows - rows % self.batch_size if rows >= self.batch_size else rows
-
-
-class ResumableLoader(DataLoader):
-    """A loader that goes on where it stopped, also in mid-epoch.
-
-    Lightning saves and restores its `state_dict` with the loops. The order of an
-    epoch depends on (seed, epoch) alone. A pass that nothing was restored for, and
-    that follows one which handed out a batch, is the next epoch.
-
-    Args:
-        dataset: with a length.
-        batch_size: rows per batch and process.
-        seed: of the order.
-        sampler: an `EpochSampler` of its own if None. Any other one (Lightning puts
-            one in to overfit) makes this a plain loader.
-        kwargs: those of `torch.utils.data.DataLoader`.
-    """
-
-    def __init__(self, dataset, batch_size=1, seed=0, sampler=None, **kwargs):
-        self.seed = seed
-        if sampler is None:
-            sampler = EpochSampler(dataset, batch_size, seed)
-        # A generator of its own: seeding workers must not move the global one,
-        # which a resumed run would find elsewhere.
-        kwargs.setdefault("generator", torch.Generator().manual_seed(seed))
-        super().__init__(dataset, batch_size, sampler=sampler, **kwargs)
-
-    def __iter__(self):
-        # A generator, so that all of this happens at the first batch: Lightning
-        # makes the iterator first and names the epoch afterwards.
-        sampler = self.sampler if isinstance(self.sampler, EpochSampler) else None
-        if sampler:
-            sampler.begin()
-        for batch in super().__iter__():
-            if sampler:
-                # Counted here and not in the sampler, which workers run ahead of.
-                sampler.batch += 1
-            yield batch
-
-    def state_dict(self):
-        """{"epoch", "batch", "rows_per_batch"}: ints, the same in all processes."""
-        resumable = isinstance(self.sampler, EpochSampler)
-        return self.sampler.state_dict() if resumable else {}
-
-    def load_state_dict(self, state):
-        if isinstance(self.sampler, EpochSampler) and state:
-            self.sampler.load_state_dict(state)
 
 
 def get_dataloaders(

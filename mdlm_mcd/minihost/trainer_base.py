@@ -7,12 +7,12 @@ import hydra.utils
 import lightning as L
 import omegaconf
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 
 from . import metrics
 from .errors import HostError
 from .models import dit, ema
+from .noise_schedule import NOISES
 
 
 @dataclass
@@ -23,34 +23,6 @@ class Loss:
     nlls: torch.Tensor
     prior_loss: torch.Tensor | float
     num_tokens: torch.Tensor
-
-
-class LogLinear(nn.Module):
-    """alpha_t = 1 - (1 - eps) t; answers (dalpha_t, alpha_t)."""
-
-    def __init__(self, eps: float):
-        super().__init__()
-        self.eps = eps
-
-    def forward(self, t):
-        slope = 1 - self.eps
-        return torch.full_like(t, -slope), 1 - slope * t
-
-
-class Cosine(nn.Module):
-    """alpha_t = 1 - cos(pi / 2 (1 - (1 - eps) t)); answers (dalpha_t, alpha_t)."""
-
-    def __init__(self, eps: float):
-        super().__init__()
-        self.eps = eps
-
-    def forward(self, t):
-        slope = 1 - self.eps
-        angle = torch.pi / 2 * (1 - slope * t)
-        return -torch.pi / 2 * slope * angle.sin(), 1 - angle.cos()
-
-
-NOISES = {"log-linear": LogLinear, "cosine": Cosine}
 
 
 def sample_categorical(categorical_probs):

@@ -46,3 +46,45 @@ def test_a_uniform_judge_gives_the_vocabulary_size():
         lambda tokens: torch.full((len(tokens), 8), math.log(50.0)),
     )
     assert value == pytest.approx(50) and error == pytest.approx(0)
+
+
+def noise(t):
+    return torch.full_like(t, -0.999), 1 - 0.999 * t
+
+
+def test_nelbo_of_knowing_nothing_is_log_vocab():
+    tokens = torch.randint(0, 10, (20_000, 20))
+    value = metrics.nelbo(
+        lambda z, rows: torch.zeros(int(rows.sum()), 11), noise, tokens, 10
+    )
+    # One of the 11 is the mask, which never is the answer.
+    assert value == pytest.approx(0.999 * math.log(10), rel=0.02)
+
+
+def test_nelbo_agrees_with_the_hosts_own(compose):
+    from mdlm_mcd.hosts import duo
+    from mdlm_mcd.minihost import algo, dataloader
+
+    config = compose()
+    model = algo.MDLM(config, dataloader.get_tokenizer(config)).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    tokens = torch.randint(0, 250, (2000, 16))
+    with torch.no_grad():
+        theirs = float(model.nll(tokens, None, None).mean())
+    ours = metrics.nelbo(
+        duo.denoiser(model), model.noise, tokens, model.mask_index,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert ours == pytest.approx(theirs, rel=0.08)  # two noisy estimates
+
+
+def test_nelbo_of_a_perfect_denoiser_is_nothing():
+    tokens = torch.zeros(50, 8, dtype=torch.long)
+
+    def knows(z, rows):
+        logits = torch.full((int(rows.sum()), 11), -1e4)
+        logits[:, 0] = 0.0
+        return logits
+
+    assert metrics.nelbo(knows, noise, tokens, 10) == 0.0

@@ -19,8 +19,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost import corpus, dataloader
-from mdlm_mcd.minihost.dataloader import EpochSampler, RankSampler, ResumableLoader
+from mdlm_mcd.minihost import order as row_order
 from mdlm_mcd.minihost.errors import HostError
+from mdlm_mcd.minihost.order import EpochSampler, RankSampler, ResumableLoader
 
 CONFIGS = Path(dataloader.__file__).parent / "configs" / "data"
 
@@ -346,7 +347,7 @@ def test_streams_are_dealt_to_the_processes(hf, monkeypatch):
 
     everything, dealt = rows(), []
     for rank in range(2):
-        monkeypatch.setattr(dataloader, "_rank_and_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(row_order, "rank_and_world", lambda rank=rank: (rank, 2))
         dealt.append(rows())
     assert list(itertools.chain(*zip(*dealt, strict=True))) == everything
 
@@ -485,7 +486,7 @@ def test_processes_share_a_permutation(rows, batch_size, world):
     dealt = []
     with pytest.MonkeyPatch.context() as patch:
         for rank in range(world):
-            patch.setattr(dataloader, "_rank_and_world", lambda r=rank: (r, world))
+            patch.setattr(row_order, "rank_and_world", lambda r=rank: (r, world))
             loader = ResumableLoader(Numbers(rows), batch_size, 5)
             loader.load_state_dict(
                 {"epoch": 2, "batch": 0, "rows_per_batch": batch_size * world}
@@ -501,7 +502,7 @@ def test_processes_share_a_permutation(rows, batch_size, world):
 
 
 def test_more_processes_than_rows(monkeypatch):
-    monkeypatch.setattr(dataloader, "_rank_and_world", lambda: (0, 8))
+    monkeypatch.setattr(row_order, "rank_and_world", lambda: (0, 8))
     with pytest.raises(HostError, match=r"data\.train has 3 rows for 8 processes"):
         len(ResumableLoader(Numbers(3), 1))
 
@@ -680,7 +681,7 @@ import json, sys
 import lightning as L
 import test_dataloader as tests
 import torch
-from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import order as row_order
 
 class Recorder(tests.Recorder):
     def validation_step(self, batch, _):
@@ -701,8 +702,8 @@ for flag in (True, False):
     valid = tests.Numbers(5)
     trainer.fit(
         Recorder(),
-        dataloader.ResumableLoader(tests.Numbers(23), 4, seed=3),
-        torch.utils.data.DataLoader(valid, sampler=dataloader.RankSampler(valid)),
+        row_order.ResumableLoader(tests.Numbers(23), 4, seed=3),
+        torch.utils.data.DataLoader(valid, sampler=row_order.RankSampler(valid)),
     )
 """
 

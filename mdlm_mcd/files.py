@@ -1,0 +1,41 @@
+"""Files that an interruption cannot spoil, and finding those that it did not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
+    """The readable checkpoint of the highest step, and that step (None, 0 without).
+
+    An interruption may cut a file short; such a one is passed over.
+    """
+    best, most = None, 0
+    for path in sorted(folder.glob("*.ckpt")):
+        try:
+            # mmap: reads the header and the pickle, not the weights.
+            step = torch.load(path, weights_only=True, mmap=True)["global_step"]
+        except Exception:
+            continue
+        if step > most or (step == most and path.name == "last.ckpt"):
+            best, most = path, step
+    return best, most
+
+
+def read_json(path: Path, default):
+    """What `path` holds; `default` when it is missing or was cut short."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return default
+
+
+def write_json(path: Path, value) -> None:
+    """All or nothing: an interruption leaves the old file."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")
+    os.replace(part, path)
