@@ -56,32 +56,32 @@ def module_compose(corpus, cache_dir, tmp_path_factory):
 
 def _composer(corpus, cache_dir, folder):
     minihost.register_resolvers()
+    tiny = (
+        "data=textfile",
+        f"data.files=[{corpus}]",
+        f"data.cache_dir={cache_dir}",
+        "data.vocab_size=300",
+        "model=laptop",
+        "model.hidden_size=32",
+        "model.n_blocks=2",
+        "model.n_heads=2",
+        "model.cond_dim=16",
+        "model.length=16",
+        "loader.global_batch_size=8",
+        "trainer.accelerator=cpu",
+        "trainer.devices=1",
+        "trainer.limit_val_batches=2",
+        "trainer.val_check_interval=1000",
+        "trainer.log_every_n_steps=1",
+        "~callbacks.progress",
+        "+trainer.enable_progress_bar=false",
+        "+trainer.enable_model_summary=false",
+        "lr_scheduler.num_warmup_steps=0",
+        f"checkpointing.save_dir={folder}",
+    )
 
     def build(*overrides: str):
         GlobalHydra.instance().clear()
-        tiny = [
-            "data=textfile",
-            f"data.files=[{corpus}]",
-            f"data.cache_dir={cache_dir}",
-            "data.vocab_size=300",
-            "model=laptop",
-            "model.hidden_size=32",
-            "model.n_blocks=2",
-            "model.n_heads=2",
-            "model.cond_dim=16",
-            "model.length=16",
-            "loader.global_batch_size=8",
-            "trainer.accelerator=cpu",
-            "trainer.devices=1",
-            "trainer.limit_val_batches=2",
-            "trainer.val_check_interval=1000",
-            "trainer.log_every_n_steps=1",
-            "~callbacks.progress",
-            "+trainer.enable_progress_bar=false",
-            "+trainer.enable_model_summary=false",
-            "lr_scheduler.num_warmup_steps=0",
-            f"checkpointing.save_dir={folder}",
-        ]
         with hydra.initialize_config_module(
             "mdlm_mcd.minihost.configs", version_base=None
         ):
@@ -89,4 +89,5 @@ def _composer(corpus, cache_dir, folder):
         OmegaConf.set_struct(config, True)
         return config
 
+    build.tiny = tiny  # for tests that go through the command line
     return build

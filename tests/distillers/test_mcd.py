@@ -3,6 +3,8 @@
 import copy
 import csv
 import logging
+import subprocess
+import sys
 
 import lightning as L
 import pytest
@@ -241,6 +243,27 @@ def test_teacher_changes_once_under_accumulation(mcd):
         assert torch.equal(watch.teachers[start], watch.weights[start])
         for i in range(start, start + 24):
             assert torch.equal(watch.teachers[i], watch.teachers[start])
+
+
+@pytest.mark.slow
+def test_two_processes_compute_the_update_of_one(compose, teacher_path, tmp_path):
+    """DDP over gloo, through the command line: the same weights after two rounds."""
+    path = f"algo.teacher_path={teacher_path}"
+    ends = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        done = subprocess.run(
+            [sys.executable, "-m", "mdlm_mcd.minihost.main", *compose.tiny,
+             *MCD_OVERRIDES, path, "optim.eps=1e-3", f"hydra.run.dir={folder}",
+             f"checkpointing.save_dir={folder}", f"trainer.devices={processes}",
+             "strategy=ddp"],
+            cwd=tmp_path, text=True, capture_output=True, timeout=180,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        held = torch.load(folder / "checkpoints" / "round-2.ckpt", weights_only=True)
+        ends.append(held)
+    for key, value in ends[0]["state_dict"].items():
+        torch.testing.assert_close(value, ends[1]["state_dict"][key], rtol=0, atol=2e-5)
 
 
 def test_contract_with_a_float64_computation_from_scratch(mcd):
