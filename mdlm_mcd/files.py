@@ -19,7 +19,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
         try:
             # mmap: reads the header and the pickle, not the weights.
             step = torch.load(path, weights_only=True, mmap=True)["global_step"]
-        except Exception:
+        except Exception:  # half a file fails in many ways, none of them of use
             continue
         if step > most or (step == most and path.name == "last.ckpt"):
             best, most = path, step

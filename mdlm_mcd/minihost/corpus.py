@@ -94,7 +94,7 @@ def cached(cache_dir, name, build):
     except OSError as error:
         raise HostError(
             f"data.cache_dir={cache_dir} cannot be written ({error.strerror}): name "
-            "another folder, e.g. data.cache_dir=/tmp/mdlm_mcd."
+            "another folder, e.g. data.cache_dir=~/mdlm_mcd."
         ) from error
     finally:
         with contextlib.suppress(OSError):

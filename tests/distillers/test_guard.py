@@ -56,6 +56,7 @@ def test_a_step_of_cross_entropy_alone_is_no_divergence():
         watch.check(STAGE, step, sums(20.0))
     watch.check(STAGE, 100, StepSums(0.0, 3 * 10.8, 0.0, 3.0, 1000.0))
     watch.check(STAGE, 101, StepSums(0.0, 0.0, 0.0, 0.0, 1000.0))  # no masked row
+    assert watch.running == pytest.approx(0.98 * 0.02 + 0.02 * 0.0324)
 
 
 def test_kl_bwd_is_explained():
