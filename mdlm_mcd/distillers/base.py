@@ -87,6 +87,7 @@ class Distiller:
         self.curriculum = curriculum
         self.teacher = Teacher()
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
+        self._step_sums: torch.Tensor | None = None  # of the step in progress
         self._check_mask()
 
     def check_config(self, config: DictConfig, tokenizer) -> Curriculum:
@@ -280,7 +281,8 @@ class Distiller:
                 )
             ]
         )  # fmt: skip
-        self._step_sums = sums if first else self._step_sums + sums
+        fresh = first or self._step_sums is None
+        self._step_sums = sums if fresh else self._step_sums + sums
         if last:
             sums = self._step_sums
             if self.trainer.world_size > 1:

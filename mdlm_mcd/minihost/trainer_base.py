@@ -14,6 +14,8 @@ from .errors import HostError
 from .models import dit, ema
 from .noise_schedule import NOISES
 
+LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
+
 
 @dataclass
 class Loss:
@@ -124,6 +126,12 @@ class TrainerBase(L.LightningModule):
     def on_save_checkpoint(self, checkpoint):
         if self.ema:
             checkpoint["ema"] = self.ema.state_dict()
+        if LIGHTNING < (2, 5):
+            # Written at the end of a batch, before these releases count it: resumed,
+            # they would take its index again and step after too few micro-batches.
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                counts["completed"] = counts["processed"]
 
     def on_load_checkpoint(self, checkpoint):
         if self.ema:
