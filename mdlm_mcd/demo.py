@@ -188,7 +188,8 @@ class Demo:
                         model, _ = minihost.open_model(checkpoint)
                     cells[key] = self.cell(model, tokenizer, judge, steps, temperature)
                     if "nelbo" not in cells.get(name, {}):
-                        cells[name] = {"nelbo": self.nelbo(model, held_out)}
+                        value = self.nelbo(model, held_out, temperature)
+                        cells[name] = {"nelbo": value}
                     write_json(path, cells)
                 done += steps
                 tick(done, total)
@@ -216,9 +217,10 @@ class Demo:
             },
         }
 
-    def nelbo(self, model, tokens) -> float:
+    def nelbo(self, model, tokens, temperature: float) -> float:
+        denoise = minihost.denoiser(model)
         return metrics.nelbo(
-            minihost.denoiser(model),
+            lambda z, rows: denoise(z, rows) / temperature,
             model.noise,
             tokens,
             model.mask_index,

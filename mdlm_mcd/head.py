@@ -163,10 +163,12 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows, matrix, bias, weight, features, sizes, objective):
         inputs = (rows, matrix, bias)
+        # Chunks add up in float32 or better, also for weights kept in bfloat16.
         grads = [
-            torch.zeros_like(x) if needed else None
+            torch.zeros_like(x, dtype=losses.widen(x[:0]).dtype) if needed else None
             for x, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
         ]
+        ctx.dtypes = [None if x is None else x.dtype for x in inputs]
         wide = losses.widen(rows[:0]).dtype
         out, entropy = [], torch.zeros((), dtype=wide, device=rows.device)
         chunks = zip(rows.split(sizes), weight.split(sizes), strict=True)
@@ -181,7 +183,7 @@ class _ChunkedLoss(torch.autograd.Function):
             entropy += row_entropy.sum()
             if features.linear is None:
                 if grads[0] is not None:
-                    grads[0][at] = slope.to(rows.dtype)
+                    grads[0][at] = slope
                 continue
             part, w_matrix = features.operands(part)
             slope = slope.to(part.dtype)
@@ -202,7 +204,17 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, upstream, *_):
-        grads = [None if g is None else g * upstream.to(g.dtype) for g in ctx.grads]
+        if ctx.grads is None:
+            raise RuntimeError(
+                "The gathered loss was differentiated already: it keeps no graph for a "
+                "second time."
+            )
+        # Handed on, not copied: the matrix's is as large as the vocabulary.
+        grads, ctx.grads = ctx.grads, None
+        grads = [
+            None if g is None else g.mul_(upstream.to(g.dtype)).to(dtype)
+            for g, dtype in zip(grads, ctx.dtypes, strict=True)
+        ]
         return *grads, None, None, None, None
 
 

@@ -56,6 +56,8 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
             assert cell["perplexity"] > 1 and 0 < cell["entropy"] < 4
             assert cell["evaluations"] <= int(steps)
     assert results["corpus"]["entropy"] > 0
+    plain, sharp = list(results["models"].values())[:2]
+    assert plain["nelbo"] != sharp["nelbo"]  # each at its own temperature
     # Perplexity never stands without entropy, in the terminal and in the file.
     for text in (said, (out / "table.md").read_text()):
         assert "MCD round 2" in text and "entropy" in text and "float64" in text

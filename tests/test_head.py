@@ -1,5 +1,6 @@
 """The gathered, chunked head against the dense definition in `losses`."""
 
+import copy
 import logging
 
 import pytest
@@ -164,6 +165,40 @@ def test_bfloat16_projection_has_the_gradient_autocast_would_give():
         for a, b in zip(got, expected, strict=True):
             assert a.dtype == torch.float32
             assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_weights_in_bfloat16_add_up_in_float32():
+    """Many small chunks lose no more than one large one."""
+    torch.manual_seed(0)
+    g = torch.Generator().manual_seed(0)
+    x0 = torch.randint(0, MASK, (64, 32), generator=g)
+    everywhere = torch.ones_like(x0, dtype=torch.bool)
+    student = Backbone()
+    exact = copy.deepcopy(student).bfloat16().double()
+    student.bfloat16()
+    linear = student.output_layer.linear
+    hidden = torch.randn(64, 32, DIM, generator=g).bfloat16()
+    args = (x0, everywhere, everywhere)
+    found = []
+    for net, chunk in ((exact, 10_000), (student, 10_000), (student, 4)):
+        linear = net.output_layer.linear
+        features = head.Features(hidden.to(linear.weight.dtype), linear)
+        parts = head.supervise("ce", features, None, *args, tau=1.0,
+                               mask_index=MASK, chunk=chunk)  # fmt: skip
+        grads = torch.autograd.grad(parts.loss, list(linear.parameters()))
+        assert all(x.dtype == linear.weight.dtype for x in grads)
+        found.append([x.double() for x in grads])
+    for exact_grad, *others in zip(*found, strict=True):
+        for grad in others:
+            assert (grad - exact_grad).norm() < 0.02 * exact_grad.norm()
+
+
+def test_the_loss_is_differentiated_once_and_lets_go_of_its_gradients():
+    student = Backbone()
+    parts = gathered("hybrid", student, Backbone(), *batch(), 0.9, 4)
+    parts.loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated already"):
+        parts.loss.backward()
 
 
 def test_a_student_that_is_not_trained_costs_no_gradient():

@@ -205,16 +205,24 @@ class Distiller:
             "algo": algo.name,
             "loss": algo.loss,
             "teacher_path": str(self.teacher_path),
+            "guard": self.guard.running,
             "teacher": None
             if self.teacher.round is None
             else self.teacher.state_dict(),
         }
 
     def on_load_checkpoint(self, checkpoint) -> None:
-        if "ema" in checkpoint:  # the hosts take it for granted
-            super().on_load_checkpoint(checkpoint)
-        # Without a trainer that fits, somebody opens the file to look or to sample.
         trainer = getattr(self, "_trainer", None)
+        if not self.ema or "ema" in checkpoint:
+            super().on_load_checkpoint(checkpoint)
+        elif trainer is not None or self.config.mode != "train":
+            raise CheckpointError(
+                "The checkpoint holds no EMA, and this model would show that of its "
+                "random start: set training.ema=0 to use the raw weights."
+            )
+        # else: a host opens its `training.finetune_path`; `_start` sees to the EMA.
+
+        # Without a trainer that fits, somebody opens the file to look or to sample.
         if trainer is None or trainer.state.fn != "fit":
             return
         held, path = checkpoint.get(CHECKPOINT_KEY), trainer.ckpt_path
@@ -263,7 +271,9 @@ class Distiller:
         parts = self.distil(stage, batch["input_ids"], valid, batch, micro)
         tokens = valid.sum().clamp(min=1)
         loss = parts.loss / tokens
-        self._watch(stage, parts, tokens, first=micro == 0, last=micro == micros - 1)
+        # An epoch's end cuts a step short; the optimizer steps all the same.
+        last = micro == micros - 1 or self.trainer.is_last_batch
+        self._watch(stage, parts, tokens, first=micro == 0, last=last)
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(stage, parts, loss.detach(), tokens)
         return loss

@@ -143,10 +143,10 @@ def reading(results) -> str:
         )
     drift = student["nelbo"] - teacher["nelbo"]
     said.append(
-        f"The NELBO, which sharpening cannot improve, goes from {teacher['nelbo']:.3f} "
+        f"The NELBO, which does not reward sharpness, goes from {teacher['nelbo']:.3f} "
         f"(teacher) to {student['nelbo']:.3f} ({names[-1]})"
         + (
-            ": part of the gain is further training of a teacher that was not done."
+            ": part of the gain may be further training of a teacher that was not done."
             if drift < -0.005
             else "."
         )

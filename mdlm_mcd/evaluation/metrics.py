@@ -57,8 +57,9 @@ def nelbo(
     eps: float = 1e-3,
     batch_size: int = 64,
 ) -> float:
-    """The continuous-time NELBO in nats per token: MDLM's bound, which sharpening
-    cannot improve.
+    """The continuous-time NELBO in nats per token, MDLM's bound.
+
+    It rewards calibration: sharpening a calibrated model can only raise it.
 
     noise: t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules answer; one t in
     (eps, 1] a row of tokens (rows, length), stratified over the rows. With the same

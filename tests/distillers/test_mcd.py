@@ -218,6 +218,7 @@ def test_resume_is_exact(mcd, tmp_path, name, batch):
     for a, b in zip(again.teachers, watch.teachers[stop * micros :], strict=True):
         assert torch.equal(a, b)
     assert torch.equal(Watch.flat(model), Watch.flat(other))
+    assert model.guard.running == other.guard.running > 0
     for a, b in zip(model.ema.shadow_params, other.ema.shadow_params, strict=True):
         assert torch.equal(a, b)
 
@@ -400,6 +401,24 @@ def test_the_guard_stops_kl_bwd_and_explains(mcd):
     for words in ("algo.loss=kl_bwd", "step 0 (round 1", "% of the", "one-hot",
                   "algo.loss=hybrid"):  # fmt: skip
         assert words in str(error.value), error.value
+
+
+def test_the_guard_sees_steps_that_an_epoch_cuts_short(mcd):
+    """Epochs of three micro-batches, four to a step: Lightning steps on the third."""
+    with pytest.raises(DivergenceError, match="kl_bwd"):
+        fit(mcd("algo.loss=kl_bwd", "loader.batch_size=2",
+                "trainer.limit_train_batches=3"))  # fmt: skip
+
+
+def test_a_student_without_an_average_is_not_shown_with_a_random_one(mcd, tmp_path):
+    fit(mcd("training.ema=0"))
+    fit_path = tmp_path / "checkpoints" / "round-2.ckpt"
+    common = ("mode=ppl_eval", f"eval.checkpoint_path={fit_path}")
+    assert minihost.run(mcd(*common, "training.ema=0"))["val/nll"] > 0
+    with pytest.raises(CheckpointError, match="holds no EMA.*set training.ema=0"):
+        minihost.run(mcd(*common))
+    with pytest.raises(CheckpointError, match="holds no EMA.*set training.ema=0"):
+        minihost.run(mcd(f"checkpointing.resume_ckpt_path={fit_path}"))
 
 
 def test_the_guard_can_warn_or_look_away(mcd, caplog):
