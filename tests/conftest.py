@@ -12,6 +12,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
 WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
@@ -52,6 +53,16 @@ def compose(corpus, cache_dir, tmp_path):
 def module_compose(corpus, cache_dir, tmp_path_factory):
     """The same for fixtures that outlive a test."""
     return _composer(corpus, cache_dir, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def random_mdlm(compose):
+    """The host's MDLM in eval mode, away from the zero start, where nothing shows."""
+    config = compose()
+    model = algo.MDLM(config, dataloader.get_tokenizer(config)).eval()
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    return model
 
 
 def _composer(corpus, cache_dir, folder):

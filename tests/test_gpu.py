@@ -13,13 +13,8 @@ pytestmark = [
 ]
 
 
-def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(compose):
-    from mdlm_mcd.minihost import algo, dataloader
-
-    config = compose()
-    model = algo.MDLM(config, dataloader.get_tokenizer(config)).cuda()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.1)
+def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(random_mdlm):
+    model = random_mdlm.cuda()
     x0 = torch.randint(0, 250, (4, 16), device="cuda")
     masked_t = torch.rand(4, 16, device="cuda") < 0.6
     z_t = torch.where(masked_t, model.mask_index, x0)
@@ -45,13 +40,8 @@ def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(compose):
         assert (a - b).norm() <= 0.03 * b.norm() + 1e-6
 
 
-def test_cuda_and_cpu_agree_on_one_forward(compose):
-    from mdlm_mcd.minihost import algo, dataloader
-
-    config = compose()
-    model = algo.MDLM(config, dataloader.get_tokenizer(config)).eval()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.1)
+def test_cuda_and_cpu_agree_on_one_forward(random_mdlm):
+    model = random_mdlm
     x = torch.randint(0, 250, (4, 16))
     sigma = torch.zeros(4, 1)
     with torch.no_grad():

@@ -371,7 +371,10 @@ def test_ignore_bos_keeps_the_first_token_visible(mcd):
 
 
 def test_what_is_logged(mcd, tmp_path):
-    fit(mcd("trainer.val_check_interval=6"))
+    _, trainer = fit(mcd("trainer.val_check_interval=6"))
+    bar = trainer.progress_bar_metrics
+    assert (bar["mcd/round"], bar["mcd/delta"]) == (2, 1 / 8) and "mcd/tau" in bar
+    assert "mcd/kl" not in bar  # the bar stays short
     (path,) = tmp_path.glob("lightning_logs/*/metrics.csv")
     rows = list(csv.DictReader(path.open()))
     steps = [r for r in rows if r["mcd/round"]]

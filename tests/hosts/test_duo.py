@@ -12,7 +12,7 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import duo
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.losses import subs
-from mdlm_mcd.minihost import algo, dataloader
+from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as minihost
 
 
@@ -50,11 +50,8 @@ def test_an_unknown_layout_is_refused_with_what_was_looked_for(monkeypatch):
         hosts.detect()
 
 
-def test_the_denoiser_is_the_hosts_forward(compose):
-    config = compose()
-    model = algo.MDLM(config, dataloader.get_tokenizer(config)).eval()
-    for p in model.parameters():
-        torch.nn.init.normal_(p, std=0.3)
+def test_the_denoiser_is_the_hosts_forward(random_mdlm):
+    model = random_mdlm
     z = torch.randint(0, 250, (3, 16))
     rows = torch.rand(3, 16) < 0.6
     rows[1] = False  # a sequence in which nothing is asked for
