@@ -4,14 +4,60 @@ Hydra imports this file at each start of each application, so it stays light:
 nothing here may import torch, and nothing may raise.
 """
 
+import os
+from pathlib import Path
+
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
 from mdlm_mcd import configs_dir
+
+# Set by `mdlm-mcd run` to the host that it has patched in memory.
+IN_MEMORY = "MDLM_MCD_PATCHED"
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def layouts(host: Path, config: str) -> list[str]:
+    """Which of `configs/layouts` fit the application in this folder, best first.
+
+    config: the text of its main config.
+    """
+    # MDLM keeps at the root of its config what Duo keeps under `algo`.
+    name = "mdlm" if "\nparameterization:" in config else "duo"
+    if os.environ.get(IN_MEMORY) == str(host):
+        return [name]
+    main = read(host / "main.py")
+    known = (host / "algo.py").exists() or (host / "diffusion.py").exists()
+    trains_ours = "_target_" in main or "mdlm_mcd" in main
+    return [name] if trains_ours or not (main and known) else ["unpatched", name]
+
+
+def stop_unpatched():
+    # Not an exception: OmegaConf and Hydra would bury the sentence in their own.
+    raise SystemExit(
+        "mdlm-mcd: this host's main.py does not look at algo._target_ and would not "
+        "train what the `algo` config names: run `mdlm-mcd patch .` once, or start "
+        "with `mdlm-mcd run` in place of `python main.py`."
+    )
 
 
 class MDLMMCDSearchPathPlugin(SearchPathPlugin):
     """Appends our `configs`: last, so that a host's own files win."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        OmegaConf.register_new_resolver(
+            "mdlm_mcd_unpatched_host", stop_unpatched, replace=True
+        )
+        places = [e.path for e in search_path.get_path() if e.provider == "main"]
+        folder = Path((places or [""])[0].removeprefix("file://"))
+        found = layouts(folder.parent.resolve(), read(folder / "config.yaml"))
+        for path in [configs_dir() / "layouts" / name for name in found]:
+            search_path.append(provider="mdlm-mcd", path=f"file://{path}")
         search_path.append(provider="mdlm-mcd", path=f"file://{configs_dir()}")

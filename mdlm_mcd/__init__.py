@@ -10,8 +10,18 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 
-def configs_dir() -> Path:
-    """The folder with our Hydra config groups, in a wheel or in a checkout."""
+def _beside(name: str) -> Path:
+    """A folder that stands beside the package in a checkout, in it in a wheel."""
     package = Path(__file__).resolve().parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
+
+
+def configs_dir() -> Path:
+    """The folder with our Hydra config groups."""
+    return _beside("configs")
+
+
+def patches_dir() -> Path:
+    """The folder with the hosts' patches."""
+    return _beside("patches")

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import logging
 import os
-from fractions import Fraction
+from typing import Any
 
 import torch
 from hydra.utils import to_absolute_path
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from .. import __version__, coupling, head, losses
+from .. import __version__, head, losses
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
 from ..teacher import Teacher, load_average, load_strictly, read_weights
 from .guard import LossGuard, StepSums
+from .noise import CounterNoise, number
 from .rounds import RoundCheckpoints
 
 log = logging.getLogger(__name__)
@@ -28,36 +29,33 @@ CHECKPOINT_KEY = "mdlm_mcd"
 INIT_FROM = ("ema", "raw", "scratch")
 
 
-def number(algo: DictConfig, key: str) -> float | None:
-    """algo[key], where the command line may also say a fraction such as 1/512.
-
-    Raises ConfigError for anything that is no number.
-    """
-    value = algo[key]
-    if not isinstance(value, str):
-        return value
-    try:
-        return float(Fraction(value))
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(
-            f"algo.{key}={value} is no number: write it like 0.05 or 1/20."
-        ) from error
-
-
-class Distiller:
+class Distiller(CounterNoise):
     """Rounds of distillation from snapshots of the student itself.
 
-    Subclasses write `distil(stage, x0, valid, batch, micro) -> head.Supervision`,
-    whose `loss` is a sum over the tokens that `valid` marks.
+    Subclasses write `distil(stage, x0, valid, condition, micro)`, which answers a
+    `head.Supervision` whose `loss` is a sum over the tokens that `valid` marks.
     """
 
     # What an adapter answers ------------------------------------------------------
+
+    @staticmethod
+    def host_setting(config: DictConfig, name: str) -> tuple[str, Any]:
+        """Where the host keeps a setting of the model, and its value."""
+        raise NotImplementedError
+
+    def host_inputs(self, batch, uniform) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """A batch as the host would train on it: (x0, valid, condition).
+
+        x0, valid: (batch, length). uniform(name): noise (batch,) that a resumed run
+        draws again. condition is handed to `host_denoise` as it is.
+        """
+        raise NotImplementedError
 
     def host_alpha(self, t: torch.Tensor) -> torch.Tensor:
         """The host's signal schedule: t (batch,) -> alpha_t (batch,)."""
         raise NotImplementedError
 
-    def host_denoise(self, backbone, z, alpha_t, batch) -> torch.Tensor:
+    def host_denoise(self, backbone, z, alpha_t, condition) -> torch.Tensor:
         """Call `backbone` on z (batch, length) as the host would: raw logits."""
         raise NotImplementedError
 
@@ -75,7 +73,9 @@ class Distiller:
 
     # What a distiller answers -----------------------------------------------------
 
-    def distil(self, stage: Round, x0, valid, batch, micro: int) -> head.Supervision:
+    def distil(
+        self, stage: Round, x0, valid, condition, micro: int
+    ) -> head.Supervision:
         raise NotImplementedError
 
     # Construction -----------------------------------------------------------------
@@ -89,15 +89,16 @@ class Distiller:
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self._step_sums: torch.Tensor | None = None  # of the step in progress
         self._check_mask()
+        self._check_noise()
 
     def check_config(self, config: DictConfig, tokenizer) -> Curriculum:
         """Refuse what cannot work; answers the curriculum the config describes."""
         algo = config.algo
-        if algo.parameterization != "subs":
+        key, parameterization = self.host_setting(config, "parameterization")
+        if parameterization != "subs":
             raise ConfigError(
-                f"algo.parameterization={algo.parameterization} does not fit "
-                f"algo={algo.name}, which needs a masked model under SUBS: set "
-                "algo.parameterization=subs."
+                f"{key}={parameterization} does not fit algo={algo.name}, which needs "
+                f"a masked model under SUBS: set {key}=subs."
             )
         if algo.init_from not in INIT_FROM:
             raise ConfigError(
@@ -132,6 +133,20 @@ class Distiller:
                 f"{index}, which is not one of the model's {self.vocab_size} tokens: "
                 "use a tokenizer whose mask token is in its vocabulary, or one "
                 "without, to which the host adds its own."
+            )
+
+    def _check_noise(self) -> None:
+        t = torch.linspace(0, 1, 65, dtype=torch.float64)
+        with torch.no_grad():
+            alpha_t = self.host_alpha(t).double()
+        falls = bool((alpha_t.diff() < 0).all())
+        if not falls or alpha_t[0] < 0.9 or alpha_t[-1] > 0.1:
+            raise ConfigError(
+                f"noise.type={self.config.noise.type} keeps a token visible with a "
+                f"chance from {alpha_t[0]:.3g} at t=0 to {alpha_t[-1]:.3g} at t=1, but "
+                f"algo={self.config.algo.name} needs it to fall from about 1 to about "
+                "0: use the schedule the teacher was trained with, for example the "
+                "log-linear one."
             )
 
     # Start and resume -------------------------------------------------------------
@@ -199,6 +214,11 @@ class Distiller:
 
     def on_save_checkpoint(self, checkpoint) -> None:
         super().on_save_checkpoint(checkpoint)
+        # Hosts pickle their config and their tokenizer. As plain containers, without
+        # the tokenizer, the file opens everywhere, with `weights_only=True` too.
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
+            "config": OmegaConf.to_container(self.config, resolve=True)
+        }
         algo = self.config.algo
         checkpoint[CHECKPOINT_KEY] = {
             "version": __version__,
@@ -265,10 +285,13 @@ class Distiller:
             # Once a round: micro-batches of a step share it, validation never gets
             # here, and the weights are the student's own, not its average.
             self.teacher.snapshot(self.backbone, stage.index)
-        valid = batch["attention_mask"]
         micros = self.trainer.accumulate_grad_batches
         micro = batch_idx % micros
-        parts = self.distil(stage, batch["input_ids"], valid, batch, micro)
+        count = len(batch["input_ids"])
+        x0, valid, condition = self.host_inputs(
+            batch, lambda name: self.draw_uniform(count, micro, name)
+        )
+        parts = self.distil(stage, x0, valid, condition, micro)
         tokens = valid.sum().clamp(min=1)
         loss = parts.loss / tokens
         # An epoch's end cuts a step short; the optimizer steps all the same.
@@ -318,50 +341,3 @@ class Distiller:
         self.log_dict(shown, on_step=True, on_epoch=False, prog_bar=True)
         self.log_dict(quiet, on_step=True, on_epoch=False)
         self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
-
-    # Randomness -------------------------------------------------------------------
-
-    def _rows(self, count: int, micro: int) -> tuple[torch.Tensor, int]:
-        """Places of this micro-batch's rows in the global batch, and its size.
-
-        Row i of the batch that a sampler deals to rank r sits at i * world + r, so
-        one process and several draw the same noise for the same sequence.
-        """
-        world, rank = self.trainer.world_size, self.global_rank
-        nominal = max(self.config.loader.batch_size, count)
-        places = (micro * nominal + torch.arange(count)) * world + rank
-        return places, nominal * self.trainer.accumulate_grad_batches * world
-
-    def draw_times(self, stage: Round, count: int, micro: int):
-        """This micro-batch's share of the step's (t, s); each (count,) float64."""
-        places, total = self._rows(count, micro)
-        generator = coupling.counter_generator(self.config.seed, self.global_step, "t")
-        t, s = coupling.sample_times(
-            total, stage.delta, generator=generator,
-            antithetic=self.config.training.antithetic_sampling,
-        )  # fmt: skip
-        return self._place(t[places]), self._place(s[places])
-
-    def draw_u(self, shape, micro: int, name: str = "u") -> torch.Tensor:
-        """This micro-batch's trajectory noise, (batch, length)."""
-        places, total = self._rows(shape[0], micro)
-        generator = coupling.counter_generator(self.config.seed, self.global_step, name)
-        algo = self.config.algo
-        u = coupling.draw_u(
-            total,
-            shape[1],
-            algo.u_law,
-            step=number(algo, "u_step"),
-            generator=generator,
-        )[places]
-        if self.ignore_bos:
-            u[:, 0] = 0.0  # visible at every time
-        return u.to(self.device)
-
-    def _place(self, t: torch.Tensor) -> torch.Tensor:
-        # Apple's GPUs have no float64.
-        return (
-            t.float().to(self.device)
-            if self.device.type == "mps"
-            else t.to(self.device)
-        )

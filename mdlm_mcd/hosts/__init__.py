@@ -8,49 +8,58 @@ imported its own modules by then, and what is loaded is what runs.
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from types import ModuleType
 
-from .. import distillers
 from ..errors import ConfigError
-from . import duo
+from .layouts import LAYOUTS, Layout
 
 DISTILLERS = ("MCD",)
 
-# A clone's `main.py` runs from its own folder and imports `algo` from there. A
-# real host goes before the embedded one, which our own code may have loaded too.
-_CANDIDATES = ("algo", "mdlm_mcd.minihost.algo")
 
-
-def detect() -> ModuleType:
-    """The host's module of models, recognised by what it offers.
+def detect() -> tuple[Layout, ModuleType]:
+    """The host's layout and its module of models, recognised by what it offers.
 
     Raises ConfigError listing what was looked for.
     """
+    # A clone's `main.py` runs from its own folder and imports its models by a plain
+    # name. A real host goes before the embedded one, which our own code may have
+    # loaded too.
+    candidates = [(layout, name) for layout in LAYOUTS for name in layout.modules]
     said = []
-    for name in _CANDIDATES:
+    for layout, name in sorted(candidates, key=lambda c: "." in c[1]):
         module = sys.modules.get(name)
         if module is None:
             said.append(f"no module `{name}` is loaded")
-        elif lacks := duo.lacks(module):
+        elif lacks := layout.lacks(module):
             said.append(f"module `{name}` lacks {', '.join(lacks)}")
         else:
-            return module
+            return layout, module
     raise ConfigError(
         "algo._target_ names a distiller, but no host it could train was found ("
         + "; ".join(said)
-        + "): run it from the main.py of a Duo clone, or as "
+        + "): run it from the main.py of a Duo or MDLM clone, or as "
         "python -m mdlm_mcd.minihost.main algo=mcd."
     )
 
 
 @functools.cache
-def distiller(name: str, algo: ModuleType) -> type:
-    """The host's `MDLM` married to the distiller of that name."""
-    return duo.marry(getattr(distillers, name), algo)
+def distiller(name: str, layout: Layout, module: ModuleType) -> type:
+    """A student class: the adapter's answers, the mixin's training, the host's rest."""
+    from .. import distillers  # imports torch: `mdlm-mcd patch` does without
+
+    adapter = importlib.import_module(f"{__name__}.{layout.adapter}")
+    mixin = getattr(distillers, name)
+    return type(
+        name,
+        (adapter.Host, mixin, getattr(module, layout.model)),
+        # Where pickle finds it again, made for the host that is loaded there.
+        {"__doc__": mixin.__doc__, "__module__": __name__},
+    )
 
 
 def __getattr__(name: str):
     if name in DISTILLERS:
-        return distiller(name, detect())
+        return distiller(name, *detect())
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,10 +14,11 @@ from mdlm_mcd import distillers, hosts, losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
 from mdlm_mcd.distillers.base import CHECKPOINT_KEY
 from mdlm_mcd.errors import CheckpointError, ConfigError, DivergenceError
+from mdlm_mcd.hosts import layouts
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
-MCD = hosts.distiller("MCD", algo)
+MCD = hosts.distiller("MCD", layouts.DUO, algo)
 
 MCD_OVERRIDES = [
     "algo=mcd",
@@ -292,7 +293,7 @@ def test_contract_with_a_float64_computation_from_scratch(mcd):
         stage = model.curriculum.at(8)
         model.teacher.snapshot(model.backbone, stage.index)
         model.backbone.load_state_dict(student.state_dict())
-        parts = model.distil(stage, x0, valid, {}, 0)
+        parts = model.distil(stage, x0, valid, None, 0)
     finally:
         del type(model).trainer, type(model).global_step, type(model).global_rank
     loss = parts.loss / valid.sum()
@@ -337,8 +338,8 @@ def test_padding_costs_nothing_and_is_not_counted(mcd):
     seen = []
 
     class Student(MCD):
-        def distil(self, stage, x0, valid, batch, micro):
-            parts = super().distil(stage, x0, valid, batch, micro)
+        def distil(self, stage, x0, valid, condition, micro):
+            parts = super().distil(stage, x0, valid, condition, micro)
             seen.append((parts, valid))
             return parts
 
@@ -359,9 +360,9 @@ def test_ignore_bos_keeps_the_first_token_visible(mcd):
     seen = []
 
     class Student(MCD):
-        def host_denoise(self, backbone, z, alpha_t, batch):
+        def host_denoise(self, backbone, z, alpha_t, condition):
             seen.append((z == self.mask_index).any(0))
-            return super().host_denoise(backbone, z, alpha_t, batch)
+            return super().host_denoise(backbone, z, alpha_t, condition)
 
     config = mcd("algo.ignore_bos=true")
     model = Student(config, dataloader.get_tokenizer(config))
@@ -452,9 +453,9 @@ def test_independent_masks_are_a_second_draw(mcd):
     views = []
 
     class Student(MCD):
-        def host_denoise(self, backbone, z, alpha_t, batch):
+        def host_denoise(self, backbone, z, alpha_t, condition):
             views.append((backbone is self.backbone, z == self.mask_index))
-            return super().host_denoise(backbone, z, alpha_t, batch)
+            return super().host_denoise(backbone, z, alpha_t, condition)
 
     for coupling, nested in (("independent", False), ("shared", True)):
         views.clear()

@@ -9,7 +9,7 @@ import torch
 
 from mdlm_mcd import distillers, hosts
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts import duo
+from mdlm_mcd.hosts import duo, layouts
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.losses import subs
 from mdlm_mcd.minihost import algo
@@ -28,7 +28,7 @@ def test_a_real_host_goes_before_the_embedded_one(monkeypatch):
     clone = types.ModuleType("algo")
     clone.MDLM = type("MDLM", (algo.MDLM,), {})
     monkeypatch.setitem(sys.modules, "algo", clone)
-    assert hosts.detect() is clone
+    assert hosts.detect() == (layouts.DUO, clone)
     assert issubclass(hosts.MCD, clone.MDLM)
 
 
@@ -40,7 +40,7 @@ def test_an_unknown_layout_is_refused_with_what_was_looked_for(monkeypatch):
     with pytest.raises(ConfigError) as error:
         hosts.detect()
     for words in (
-        "module `algo` lacks MDLM._process_sigma",
+        "module `algo` lacks MDLM._process_model_input, MDLM._process_sigma",
         "no module `mdlm_mcd.minihost.algo` is loaded",
         "python -m mdlm_mcd.minihost.main algo=mcd",
     ):

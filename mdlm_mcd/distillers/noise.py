@@ -1,0 +1,86 @@
+"""The random numbers of a step: looked up by where they belong, not carried along."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from omegaconf import DictConfig
+
+from .. import coupling
+from ..curriculum import Round
+from ..errors import ConfigError
+
+
+def number(algo: DictConfig, key: str) -> float | None:
+    """algo[key], where the command line may also say a fraction such as 1/512.
+
+    Raises ConfigError for anything that is no number.
+    """
+    value = algo[key]
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(Fraction(value))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"algo.{key}={value} is no number: write it like 0.05 or 1/20."
+        ) from error
+
+
+class CounterNoise:
+    """Noise as a function of seed, global step and a row's place in the global batch.
+
+    For a `LightningModule` with a `trainer` and the host's `config`.
+    """
+
+    def _rows(self, count: int, micro: int) -> tuple[torch.Tensor, int]:
+        """Places of this micro-batch's rows in the global batch, and its size.
+
+        Row i of the batch that a sampler deals to rank r sits at i * world + r, so
+        one process and several draw the same noise for the same sequence.
+        """
+        world, rank = self.trainer.world_size, self.global_rank
+        nominal = max(self.config.loader.batch_size, count)
+        places = (micro * nominal + torch.arange(count)) * world + rank
+        return places, nominal * self.trainer.accumulate_grad_batches * world
+
+    def draw_times(self, stage: Round, count: int, micro: int):
+        """This micro-batch's share of the step's (t, s); each (count,) float64."""
+        places, total = self._rows(count, micro)
+        generator = coupling.counter_generator(self.config.seed, self.global_step, "t")
+        t, s = coupling.sample_times(
+            total, stage.delta, generator=generator,
+            antithetic=self.config.training.antithetic_sampling,
+        )  # fmt: skip
+        return self._place(t[places]), self._place(s[places])
+
+    def draw_u(self, shape, micro: int, name: str = "u") -> torch.Tensor:
+        """This micro-batch's trajectory noise, (batch, length)."""
+        places, total = self._rows(shape[0], micro)
+        generator = coupling.counter_generator(self.config.seed, self.global_step, name)
+        algo = self.config.algo
+        u = coupling.draw_u(
+            total,
+            shape[1],
+            algo.u_law,
+            step=number(algo, "u_step"),
+            generator=generator,
+        )[places]
+        if getattr(self, "ignore_bos", False):
+            u[:, 0] = 0.0  # visible at every time
+        return u.to(self.device)
+
+    def draw_uniform(self, count: int, micro: int, name: str) -> torch.Tensor:
+        """One number of [0, 1) for each row of this micro-batch, (count,) float32."""
+        places, total = self._rows(count, micro)
+        generator = coupling.counter_generator(self.config.seed, self.global_step, name)
+        return torch.rand(total, generator=generator)[places]
+
+    def _place(self, t: torch.Tensor) -> torch.Tensor:
+        # Apple's GPUs have no float64.
+        return (
+            t.float().to(self.device)
+            if self.device.type == "mps"
+            else t.to(self.device)
+        )

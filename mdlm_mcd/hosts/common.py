@@ -1,0 +1,28 @@
+"""What the public hosts have in common."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+
+class LightningHost:
+    """A `LightningModule` with `backbone`, `noise`, `ema` and fast-forward counters."""
+
+    def host_named_parameters(self):
+        return itertools.chain(
+            self.backbone.named_parameters(), self.noise.named_parameters()
+        )
+
+    def host_forget_progress(self):
+        self.fast_forward_epochs = self.fast_forward_batches = None
+
+
+def no_autocast():
+    """How a host's `forward` calls its backbone.
+
+    Whatever precision the trainer asks for, the DiT chooses its own inside. (The
+    hosts write autocast to float32, which PyTorch takes for none, with a warning.)
+    """
+    return torch.autocast("cuda", enabled=False)

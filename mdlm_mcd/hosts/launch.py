@@ -1,0 +1,77 @@
+"""`mdlm-mcd run`: a host's own main.py, patched in memory, on any machine.
+
+Runs as `python -m mdlm_mcd.hosts.launch [overrides]` in the host's folder, so that
+the processes Lightning starts for further devices come through here as well.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+import sys
+from pathlib import Path
+
+from ..errors import MCDError
+from . import patches, shims
+from .layouts import MDLM, Layout, of_folder
+
+# Read by our Hydra plugin, which otherwise stops hosts that ignore `algo._target_`.
+IN_MEMORY = "MDLM_MCD_PATCHED"
+
+
+def prepare(folder: Path) -> tuple[Layout, str, bool]:
+    """(layout, source of main.py, whether it was patched just now in memory).
+
+    Raises ConfigError for a folder that is no host, or that the patch does not fit.
+    """
+    layout = of_folder(folder)
+    hunks = patches.of(layout)
+    files = patches.read(folder, hunks)
+    now, where = patches.state(files, hunks)
+    if now == patches.CONFLICT:
+        raise patches.conflict(folder, layout, where)
+    if now == patches.PRISTINE:
+        files = patches.changed(files, hunks)
+    return layout, files["main.py"].decode("utf-8"), now == patches.PRISTINE
+
+
+def overrides(layout: Layout, given: list[str], in_memory: bool) -> list[str]:
+    """The user's overrides, fitted to a host whose configs are as they were."""
+    keys = {re.split("[=@]", arg.lstrip("+~"), maxsplit=1)[0] for arg in given}
+    if layout is MDLM and in_memory:
+        # The patch gives MDLM the entry `algo` in its defaults list; without it the
+        # group has to be added.
+        given = ["+" + arg if arg.startswith("algo=") else arg for arg in given]
+    return [*shims.default_overrides(keys), *given]
+
+
+def main() -> None:
+    folder = Path.cwd().resolve()
+    try:
+        layout, source, in_memory = prepare(folder)
+    except MCDError as error:
+        raise SystemExit(f"mdlm-mcd: {error}") from None
+    said = shims.install(folder)
+    arguments = overrides(layout, sys.argv[1:], in_memory)
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        how = "patched in memory" if in_memory else "patched on disk"
+        print(f"mdlm-mcd run: {layout.name}'s main.py, {how}", *said,
+              sep="\n  ", file=sys.stderr)  # fmt: skip
+    path = str(folder / "main.py")
+    sys.argv = [path, *arguments]
+    if str(folder) not in sys.path:  # PYTHONSAFEPATH
+        sys.path.insert(0, str(folder))
+    os.environ[IN_MEMORY] = str(folder)
+    # Tracebacks show the lines that run, not those on disk.
+    lines = source.splitlines(keepends=True)
+    linecache.cache[path] = (len(source), None, lines, path)
+    # In this very module, as the interpreter would run it: Hydra, pickle and
+    # Lightning's launcher all look for `__main__`.
+    scope = sys.modules["__main__"].__dict__
+    scope["__file__"] = path
+    exec(compile(source, path, "exec"), scope)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The families of hosts, told apart by what they offer.
+
+A family is described once, in `LAYOUTS`. A loaded module and a folder of sources
+are held against the same names, so what `mdlm-mcd patch` accepts is what the
+adapter can train. Light: no torch, no host module is imported here.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One family of host code bases.
+
+    adapter: the module of ours that knows it; modules: the host's module of models,
+    the first name being that in a clone; model: the class distillers are married to;
+    needed: methods of it that the adapter calls; sources: files of a clone in which
+    class and methods are found; patch: what makes its main.py train our classes.
+    """
+
+    name: str
+    adapter: str
+    modules: tuple[str, ...]
+    model: str
+    needed: tuple[str, ...]
+    sources: tuple[str, ...]
+    patch: str
+
+    def lacks(self, module: ModuleType) -> list[str]:
+        """What a loaded module of models does not offer (empty: it fits)."""
+        model = getattr(module, self.model, None)
+        if model is None:
+            return [self.model]
+        return [f"{self.model}.{n}" for n in self.needed if not hasattr(model, n)]
+
+    def lacks_on_disk(self, folder: Path) -> list[str]:
+        """The same of a clone, whose sources are read and not run."""
+        missing = [n for n in ("main.py", *self.sources) if not (folder / n).is_file()]
+        if missing:
+            return missing
+        defined = {
+            node.name
+            for name in self.sources
+            for node in ast.walk(_parse(folder / name))
+            if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        }
+        wanted = {self.model: f"class {self.model}"}
+        wanted |= {n: f"{self.model}.{n}" for n in self.needed}
+        return [said for name, said in wanted.items() if name not in defined]
+
+
+def _parse(path: Path) -> ast.AST:
+    try:
+        return ast.parse(path.read_bytes())
+    except SyntaxError as error:
+        raise ConfigError(
+            f"{path} cannot be read as Python (line {error.lineno}: {error.msg}): "
+            "restore the file, for example with `git checkout`."
+        ) from error
+
+
+DUO = Layout(
+    name="Duo",
+    adapter="duo",
+    modules=("algo", "mdlm_mcd.minihost.algo"),
+    model="MDLM",
+    needed=(
+        "_process_model_input", "_process_sigma", "_sigma_from_alphat",
+        "_get_parameters", "_loss", "nll",
+    ),
+    sources=("algo.py", "trainer_base.py"),
+    patch="duo.patch",
+)  # fmt: skip
+
+MDLM = Layout(
+    name="MDLM",
+    adapter="mdlm",
+    modules=("diffusion",),
+    model="Diffusion",
+    needed=(
+        "_maybe_sub_sample", "_process_sigma", "_subs_parameterization",
+        "_loss", "q_xt",
+    ),
+    sources=("diffusion.py",),
+    patch="mdlm.patch",
+)  # fmt: skip
+
+LAYOUTS = (DUO, MDLM)
+
+
+def of_folder(folder: str | Path) -> Layout:
+    """The layout of a clone.
+
+    Raises ConfigError listing what was looked for and not found.
+    """
+    folder = Path(folder)
+    said = []
+    for layout in LAYOUTS:
+        lacks = layout.lacks_on_disk(folder)
+        if not lacks:
+            return layout
+        said.append(f"for {layout.name}'s layout it lacks {', '.join(lacks)}")
+    raise ConfigError(
+        f"PATH={folder} holds no host this plugin knows ({'; '.join(said)}): name the "
+        "folder of a clone of Duo or MDLM, where its main.py is."
+    )

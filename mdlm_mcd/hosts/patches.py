@@ -1,0 +1,159 @@
+"""Our patches: applied to a host's files, reverted, or laid over them in memory.
+
+A hunk is a block of lines and what it becomes. It fits where the block occurs
+exactly once, wherever in the file that is, and nothing is guessed beyond that.
+`git apply` does the same to a pristine clone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import patches_dir
+from ..errors import ConfigError
+from .layouts import Layout
+
+PRISTINE, PATCHED, CONFLICT = "pristine", "patched", "conflict"
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """Lines as they are in the host, and as they become."""
+
+    file: str
+    before: bytes
+    after: bytes
+
+
+def parse(text: str) -> list[Hunk]:
+    """The hunks of a unified diff."""
+    hunks, file, before, after = [], "", [], []
+
+    def close():
+        if before or after:
+            blocks = ("".join(lines).encode() for lines in (before, after))
+            hunks.append(Hunk(file, *blocks))
+        before.clear(), after.clear()
+
+    for line in text.splitlines(keepends=True):
+        if line.startswith(("--- ", "+++ ")):
+            close()
+            file = line[4:].strip().partition("/")[2]
+        elif line.startswith("@@"):
+            close()
+        elif line[0] in " -+":
+            if line[0] != "+":
+                before.append(line[1:])
+            if line[0] != "-":
+                after.append(line[1:])
+    close()
+    return hunks
+
+
+def of(layout: Layout) -> list[Hunk]:
+    return parse((patches_dir() / layout.patch).read_text(encoding="utf-8"))
+
+
+def read(folder: Path, hunks: list[Hunk]) -> dict[str, bytes]:
+    """The files that the hunks change, by name.
+
+    Raises ConfigError when one is missing.
+    """
+    try:
+        return {h.file: (folder / h.file).read_bytes() for h in hunks}
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename} cannot be read ({error.strerror}): PATH must be a whole "
+            "clone of the host."
+        ) from error
+
+
+def _native(block: bytes, text: bytes) -> bytes:
+    """The block with the line ends of the file, which git may have made CRLF."""
+    return block.replace(b"\n", b"\r\n") if b"\r\n" in text else block
+
+
+def state(files: dict[str, bytes], hunks: list[Hunk]) -> tuple[str, str]:
+    """PRISTINE, PATCHED or CONFLICT, and the file and line where hunks disagree."""
+    found = []
+    for hunk in hunks:
+        text = files[hunk.file]
+        before, after = (_native(b, text) for b in (hunk.before, hunk.after))
+        # In this order: a block that only gains lines is not inside its new form,
+        # but one that only loses some may be.
+        if text.count(after) == 1 and text.count(before) == 0:
+            found.append(PATCHED)
+        elif text.count(before) == 1 and text.count(after) == 0:
+            found.append(PRISTINE)
+        else:
+            line = hunk.before.splitlines()[len(hunk.before.splitlines()) // 2]
+            return CONFLICT, f"{hunk.file}, around `{line.decode().strip()}`"
+    if len(set(found)) == 1:
+        return found[0], ""
+    odd = next(h for h, s in zip(hunks, found, strict=True) if s != found[0])
+    return CONFLICT, f"{odd.file}, which is only partly patched"
+
+
+def changed(
+    files: dict[str, bytes], hunks: list[Hunk], revert: bool = False
+) -> dict[str, bytes]:
+    """The files with every hunk applied (or reverted); they must be in that state."""
+    files = dict(files)
+    for hunk in hunks:
+        text = files[hunk.file]
+        old, new = (_native(b, text) for b in (hunk.before, hunk.after))
+        files[hunk.file] = text.replace(*((new, old) if revert else (old, new)))
+    return files
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """Replace the files, or none of them. Raises ConfigError."""
+    ready = {}
+    try:
+        for name, text in files.items():
+            path = folder / name
+            ready[path] = path.with_name(f".{path.name}.mdlm-mcd")
+            ready[path].write_bytes(text)
+            os.chmod(ready[path], path.stat().st_mode)
+        for path, new in ready.items():
+            os.replace(new, path)
+    except OSError as error:
+        for new in ready.values():
+            new.unlink(missing_ok=True)
+        raise ConfigError(
+            f"PATH={folder} cannot be written ({error}): run as a user who may, or "
+            "leave the host as it is and start with `mdlm-mcd run`."
+        ) from error
+
+
+def conflict(folder: Path, layout: Layout, where: str) -> ConfigError:
+    return ConfigError(
+        f"PATH={folder} has local edits where {layout.patch} would go ({where}), and "
+        "was not touched: make the change by hand as patches/README.md shows it, or "
+        "put the file back and try again."
+    )
+
+
+def patch(folder: str | Path, layout: Layout, check=False, revert=False) -> str:
+    """What `mdlm-mcd patch` does to a clone; answers what to tell the user.
+
+    Raises ConfigError, with nothing written, where the patch does not fit.
+    """
+    folder = Path(folder)
+    hunks = of(layout)
+    files = read(folder, hunks)
+    now, where = state(files, hunks)
+    if now == CONFLICT:
+        raise conflict(folder, layout, where)
+    names = " and ".join(dict.fromkeys(h.file for h in hunks))
+    verb = "revert" if revert else "apply"
+    if now == (PRISTINE if revert else PATCHED):
+        return f"{layout.name} host, {now}: nothing to {verb}."
+    if check:
+        return f"{layout.name} host, {now}: would {verb} {layout.patch} ({names})."
+    write(folder, changed(files, hunks, revert))
+    done = "reverted" if revert else "applied"
+    then = "" if revert else " Now: python main.py algo=mcd algo.teacher_path=..."
+    return f"{layout.name} host: {done} {layout.patch} ({names}).{then}"
