@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,28 @@ def _demo(args) -> None:
     from . import demo  # imports torch: not for `--help`
 
     demo.run(Path(args.out), seed=args.seed, recipe=demo.recipe(args.quick))
+
+
+def _patch(args) -> None:
+    from .hosts import layouts, patches
+
+    layout = layouts.of_folder(args.path)
+    print(patches.patch(args.path, layout, check=args.check, revert=args.revert))
+
+
+def _run(args) -> int:
+    command = [sys.executable, "-m", "mdlm_mcd.hosts.launch", *args.overrides]
+    if os.name == "posix":  # the host takes our place: its signals, its status
+        os.execv(sys.executable, command)
+    return subprocess.call(command)
+
+
+def _doctor(args) -> int:
+    from .hosts import doctor
+
+    text, status = doctor.report(doctor.examine(args.path, args.overrides))
+    print(text)
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +66,41 @@ def parser() -> argparse.ArgumentParser:
         help="the same chain in about a minute; its figures mean nothing",
     )
     demo.set_defaults(call=_demo)
+
+    patch = commands.add_parser(
+        "patch",
+        help="let a clone of Duo or MDLM train our classes; a few lines",
+        description="Applies the patch for the host in PATH (see patches/README.md). "
+        "A host with edits of its own in those lines is left alone.",
+    )
+    patch.add_argument("path", metavar="PATH", help="folder of the clone")
+    patch.add_argument("--check", action="store_true", help="only say what it would do")
+    patch.add_argument("--revert", action="store_true", help="take the patch out again")
+    patch.set_defaults(call=_patch)
+
+    run = commands.add_parser(
+        "run",
+        # Everything that follows is Hydra's, its options such as -m included.
+        prefix_chars="\0",
+        add_help=False,
+        help="run the main.py of the host in this folder, patched in memory only",
+        description="mdlm-mcd run [HYDRA OVERRIDES]: in place of python main.py, in a "
+        "host's folder. Where flash-attn or CUDA is missing it supplies stand-ins.",
+    )
+    run.add_argument("overrides", nargs="*", metavar="OVERRIDE")
+    run.set_defaults(call=_run)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="what would stop a run, and what a bug report needs, on one screen",
+        description="Looks at the host in PATH as `python main.py algo=mcd OVERRIDES` "
+        "would find it. Ends with status 1 where something would stop that run.",
+    )
+    doctor.add_argument("path", nargs="?", default=".", metavar="PATH")
+    doctor.add_argument(
+        "overrides", nargs="*", metavar="OVERRIDE", help="of the run to be looked at"
+    )
+    doctor.set_defaults(call=_doctor)
     return root
 
 
@@ -49,7 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; 0: done, 1: refused in a sentence, 130: interrupted."""
     args = parser().parse_args(argv)
     try:
-        args.call(args)
+        return args.call(args) or 0
     except MCDError as error:
         print(f"mdlm-mcd: {error}", file=sys.stderr)
         return 1
@@ -59,7 +118,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
 
 
 if __name__ == "__main__":

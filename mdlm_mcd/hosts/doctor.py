@@ -1,0 +1,270 @@
+"""`mdlm-mcd doctor`: what a bug report needs, and what would stop a run."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import __version__, configs_dir
+from ..errors import MCDError
+from . import patches
+from .layouts import DUO, MDLM, Layout, of_folder
+
+OK, NOTE, STOP = "ok", "note", "STOP"
+
+PACKAGES = (
+    "torch", "lightning", "transformers", "hydra-core", "omegaconf", "torchmetrics",
+    "numpy", "datasets", "safetensors",
+)  # fmt: skip
+
+PREDICTORS = {
+    DUO.name: ("ancestral_cache", "analytic", "psi"),
+    MDLM.name: ("ddpm_cache", "ddpm", "analytic"),
+}
+NOISES = {
+    DUO.name: ("log-linear", "cosine"),
+    MDLM.name: ("loglinear", "cosine", "cosinesqr"),
+}
+
+
+class Finding(NamedTuple):
+    """One line of the report: OK, NOTE (worth knowing) or STOP (ends a run)."""
+
+    topic: str
+    mark: str
+    text: str
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True
+        )
+    except OSError:  # no git on this machine
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _host(folder: Path, layout: Layout) -> Finding:
+    said = f"{layout.name}'s layout in {folder}"
+    if _git(folder, "rev-parse", "--show-toplevel") == str(folder):
+        branch = _git(folder, "rev-parse", "--abbrev-ref", "HEAD")
+        commit = _git(folder, "rev-parse", "--short", "HEAD")
+        said += f", branch {branch}, commit {commit}"
+        edited = _git(folder, "diff", "--name-only", "HEAD").split()
+        if edited:
+            said += f", edited: {', '.join(edited)}"
+    else:
+        said += ", no git checkout"
+    return Finding("host", OK, said)
+
+
+def _patch(folder: Path, layout: Layout) -> Finding:
+    hunks = patches.of(layout)
+    try:
+        now, where = patches.state(patches.read(folder, hunks), hunks)
+        if now == patches.CONFLICT:
+            raise patches.conflict(folder, layout, where)
+    except MCDError as error:
+        return Finding("patch", STOP, str(error))
+    if now == patches.PATCHED:
+        return Finding("patch", OK, "applied: python main.py trains algo=mcd")
+    return Finding(
+        "patch",
+        STOP,
+        "not applied, so python main.py does not train algo=mcd: run `mdlm-mcd patch "
+        f"{folder}` once, or start with `mdlm-mcd run` in place of `python main.py`",
+    )
+
+
+def _plugin(folder: Path) -> Finding:
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    found = Plugins.instance().discover(SearchPathPlugin)
+    if not any(p.__module__ == "hydra_plugins.mdlm_mcd_searchpath" for p in found):
+        spec = importlib.util.find_spec("hydra_plugins")
+        where = list(spec.submodule_search_locations) if spec else []
+        why = (
+            f"{spec.origin} makes `hydra_plugins` a plain package and hides all "
+            "others: delete that file"
+            if spec and spec.origin
+            else f"it is not in {', '.join(where) or 'any folder of sys.path'}: "
+            "install with `pip install .`"
+        )
+        return Finding("hydra", STOP, f"does not see the plugin: {why}")
+    own = folder / "configs" / "algo" / "mcd.yaml"
+    if own.exists():
+        return Finding(
+            "hydra", NOTE, f"sees the plugin, but {own} of the host wins over ours"
+        )
+    return Finding("hydra", OK, f"sees algo=mcd in {configs_dir()}")
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    def said(count, kind):
+        return f"{count} x {kind}"
+
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        what = said(count, torch.cuda.get_device_name(0))
+        yield Finding("devices", OK, f"{what}, CUDA {torch.version.cuda}")
+    else:
+        kind = "Apple GPU (mps)" if torch.backends.mps.is_available() else "CPU"
+        yield Finding(
+            "devices", NOTE,
+            f"{kind}, no CUDA: start with `mdlm-mcd run`, which makes the host's "
+            "device settings fit",
+        )  # fmt: skip
+    real = importlib.util.find_spec("flash_attn")
+    yield (
+        Finding("flash-attn", OK, _version("flash-attn"))
+        if real
+        else Finding(
+            "flash-attn", NOTE,
+            "missing, so python main.py cannot import its models: `mdlm-mcd run` "
+            "supplies a stand-in",
+        )
+    )  # fmt: skip
+
+
+def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
+    """The host's config with the overrides, unresolved, as its main.py would see it."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    given = list(given)
+    if not any(arg.lstrip("+").startswith("algo=") for arg in given):
+        given.insert(0, "algo=mcd")
+    if layout is MDLM and not patched:
+        given = ["+" + arg if arg.startswith("algo=") else arg for arg in given]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(folder / "configs"), version_base=None):
+        return hydra.compose("config", overrides=given)
+
+
+def _settings(config, layout: Layout) -> Iterator[Finding]:
+    """Whether the configured run fits MCD; looked at, not run."""
+    from ..curriculum import Curriculum
+    from ..distillers.noise import number
+
+    predictor, noise = config.sampling.predictor, config.noise.type
+    fits = PREDICTORS[layout.name]
+    if predictor in fits:
+        yield Finding("predictor", OK, f"sampling.predictor={predictor}")
+    else:
+        yield Finding(
+            "predictor", STOP,
+            f"sampling.predictor={predictor} is not for masked models here: choose one "
+            f"of {', '.join(fits)}",
+        )  # fmt: skip
+    mark = OK if noise in NOISES[layout.name] else NOTE
+    said = "" if mark == OK else ": not tried with MCD; it must fall from 1 to 0"
+    yield Finding("noise", mark, f"noise.type={noise}{said}")
+
+    precision = str(config.trainer.precision)
+    if precision in ("16-true", "bf16-true", "transformer-engine"):
+        yield Finding(
+            "precision", STOP,
+            f"trainer.precision={precision} keeps the weights in half precision, where "
+            "steps of optim.lr vanish: use bf16 (or 32) instead",
+        )  # fmt: skip
+    else:
+        yield Finding("precision", OK, f"trainer.precision={precision}, loss float32")
+
+    algo = config.algo
+    try:
+        curriculum = Curriculum(
+            algo.rounds, algo.steps_per_round,
+            *(number(algo, key) for key in ("delta0", "tau0", "tau_step")),
+        )  # fmt: skip
+        curriculum.check_max_steps(config.trainer.max_steps)
+        yield Finding(
+            "rounds", OK, f"{algo.rounds} x {algo.steps_per_round}, loss {algo.loss}"
+        )
+    except MCDError as error:
+        yield Finding("rounds", STOP, str(error))
+
+
+def _teacher(config) -> Finding:
+    from ..teacher import read_weights
+
+    path = config.algo.teacher_path or config.training.get("finetune_path") or ""
+    if not path:
+        return Finding(
+            "teacher", NOTE,
+            "none named: give algo.teacher_path=CHECKPOINT to have it looked at",
+        )  # fmt: skip
+    try:
+        weights = read_weights(path)
+    except MCDError as error:
+        return Finding("teacher", STOP, str(error))
+    average = "with EMA" if weights.shadow_params else "without EMA"
+    if weights.shadow_params is None and config.algo.init_from == "ema":
+        return Finding("teacher", STOP, f"{path} holds no EMA: set algo.init_from=raw")
+    return Finding(
+        "teacher", OK,
+        f"{path}: {len(weights.state_dict)} tensors, {average}, step "
+        f"{weights.global_step}",
+    )  # fmt: skip
+
+
+def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
+    """Everything the report says, in its order."""
+    folder = Path(folder).resolve()
+    versions = ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
+    found = [
+        Finding(
+            "versions", OK,
+            f"mdlm-mcd {__version__}, Python {platform.python_version()} on "
+            f"{platform.system()}, {versions}",
+        ),
+        *_devices(),
+        _plugin(folder),
+    ]  # fmt: skip
+    try:
+        layout = of_folder(folder)
+    except MCDError as error:
+        return [*found, Finding("host", STOP, str(error))]
+    patch = _patch(folder, layout)
+    found += [_host(folder, layout), patch]
+    try:
+        config = compose(folder, layout, overrides, patched=patch.mark == OK)
+    except Exception as error:  # whatever Hydra has against the overrides
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        return [*found, Finding("config", STOP, " ".join(said))]
+    if "MCD" not in config.algo.get("_target_", ""):
+        return [*found, Finding("config", NOTE, f"algo.name={config.algo.name}")]
+    return [*found, *_settings(config, layout), _teacher(config)]
+
+
+def report(found: Sequence[Finding]) -> tuple[str, int]:
+    """(the screen to print, the exit status: 1 where something would stop a run)."""
+    import textwrap
+
+    lines = []
+    for topic, mark, text in found:
+        head = f"{mark:<4} {topic:<11}"
+        lines += textwrap.wrap(
+            text, 88, initial_indent=head, subsequent_indent=" " * len(head),
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+    stops = [f.topic for f in found if f.mark == STOP]
+    lines.append(
+        f"Would stop a run: {', '.join(stops)}." if stops else "Nothing stops a run."
+    )
+    return "\n".join(lines), int(bool(stops))

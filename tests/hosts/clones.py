@@ -1,0 +1,148 @@
+"""Real hosts for tests: found, copied, and run tiny on a CPU, without a network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.hosts.layouts import DUO, MDLM, Layout, of_folder
+
+HERE = Path(__file__).parent
+EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")
+LENGTH, VOCAB = 32, 300
+
+
+def name_of(folder: Path, layout: Layout) -> str:
+    if layout is MDLM:
+        return "mdlm"
+    labels = "labels" in (folder / "trainer_base.py").read_text("utf-8")
+    return "duo (main)" if labels else "duo (ch-1)"
+
+
+def find() -> dict[str, Path]:
+    """Clones in the folder MDLM_MCD_HOSTS, or that folder itself, by name."""
+    where = os.environ.get("MDLM_MCD_HOSTS")
+    if not where:
+        return {}
+    found = {}
+    for folder in (Path(where), *sorted(Path(where).iterdir())):
+        if (folder / "main.py").is_file():
+            try:
+                layout = of_folder(folder)
+            except ConfigError:
+                continue
+            found.setdefault(name_of(folder, layout), folder.resolve())
+    return found
+
+
+def make_assets(out: Path, texts: list[str]) -> None:
+    """A tokenizer without a mask token, blocks of tokens, a judge with no training."""
+    import datasets
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    special = ["<bos>", "<eos>", "<pad>"]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB, special_tokens=special, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
+    tokenizer.save_pretrained(out / "tokenizer")
+    stream = []
+    for text in texts:
+        stream += [*bpe.encode(text).ids, tokenizer.eos_token_id]
+    body = LENGTH - 2
+    rows = [
+        [tokenizer.bos_token_id, *stream[i : i + body], tokenizer.eos_token_id]
+        for i in range(0, len(stream) - body, body)
+    ]
+    for split, part in (("train", rows[32:]), ("validation", rows[:32])):
+        # Under this name the hosts find a prepared data set and tokenize nothing.
+        columns = {"input_ids": part, "attention_mask": [[1.0] * LENGTH] * len(part)}
+        name = f"tiny_{split}_bs{LENGTH}_wrapped.dat"
+        datasets.Dataset.from_dict(columns).save_to_disk(out / "data" / name)
+    torch.manual_seed(0)
+    judge = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2,
+            bos_token_id=0, eos_token_id=1,
+        )
+    )  # fmt: skip
+    judge.save_pretrained(out / "gpt2")
+    tokenizer.save_pretrained(out / "gpt2")
+
+
+@dataclass
+class Clone:
+    """A copy of a clone, as it was or patched, and where its runs are kept."""
+
+    name: str
+    layout: Layout
+    folder: Path
+    assets: Path
+    runs: Path
+
+    @property
+    def own(self) -> list[str]:
+        """The host's own masked model."""
+        return ["algo=mdlm", "sampling.predictor=ancestral_cache"] * (
+            self.layout is DUO
+        )
+
+    def tiny(self) -> list[str]:
+        return [
+            "~wandb", "model=tiny", "model.hidden_size=32", "model.n_blocks=1",
+            "model.n_heads=2", f"model.length={LENGTH}", "data=wikitext2",
+            "data.train=tiny", "data.valid=tiny",
+            f"data.tokenizer_name_or_path={self.assets}/tokenizer",
+            f"data.cache_dir={self.assets}/data", "loader.global_batch_size=8",
+            "loader.eval_global_batch_size=8", "loader.num_workers=1",
+            "loader.pin_memory=False", "trainer.accelerator=cpu", "trainer.devices=1",
+            "trainer.precision=32", "trainer.val_check_interval=6",
+            "++trainer.check_val_every_n_epoch=null", "trainer.limit_val_batches=2",
+            "++trainer.enable_progress_bar=False", "trainer.log_every_n_steps=1",
+            "lr_scheduler.num_warmup_steps=2", "optim.lr=1e-3", "training.ema=0.9",
+            "callbacks.checkpoint_every_n_steps.every_n_train_steps=4",
+            "sampling.steps=8", "sampling.num_sample_batches=1",
+            "eval.generate_samples=False", "eval.compute_generative_perplexity=True",
+            f"eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2",
+        ]  # fmt: skip
+
+    def start(self, command: list[str]) -> subprocess.CompletedProcess:
+        env = {
+            **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+            "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }  # fmt: skip
+        return subprocess.run(
+            [sys.executable, *command], cwd=self.folder, env=env, text=True,
+            capture_output=True, timeout=600,
+        )  # fmt: skip
+
+    def run(self, name: str, *overrides: str, memory=False, fails=False):
+        """One run in `runs/name`; answers (its folder, what it said)."""
+        out = self.runs / name
+        how = ["-m", "mdlm_mcd.cli", "run"] if memory else [str(HERE / "plain.py")]
+        done = self.start([*how, *self.tiny(), f"hydra.run.dir={out}", *overrides])
+        said = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, f"{name}: {said[-4000:]}"
+        return out, said
+
+
+def copy(name: str, source: Path, to: Path, assets: Path, runs: Path) -> Clone:
+    shutil.copytree(source, to, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+    return Clone(name, of_folder(to), to, assets, runs)

@@ -1,0 +1,136 @@
+"""One step of MCD in the host in this folder, against the paper's text in float64.
+
+`python contract.py OVERRIDES` prints the loss and the largest relative error of loss
+and gradients. The reference knows the host's `forward` and nothing of ours but the
+noise (t, u), which both sides are given.
+"""
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from mdlm_mcd import hosts
+from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
+from mdlm_mcd.hosts import shims
+
+STEP, ROWS = 8, 6
+
+
+def compose(overrides):
+    import hydra
+
+    folder = str(Path.cwd() / "configs")
+    with hydra.initialize_config_dir(folder, version_base=None):
+        return hydra.compose("config", overrides=overrides)
+
+
+def visible(noise, t):
+    """alpha_t by the schedules' names, from the hosts' papers."""
+    if noise.type in ("log-linear", "loglinear"):
+        return 1 - (1 - 1e-3) * t
+    assert noise.type == "cosine"
+    return 1 - torch.cos(math.pi / 2 * (1 - (1 - noise.eps) * t))
+
+
+def shake(backbone, std):
+    """Away from the zero start, where neither loss nor gradients say much."""
+    with torch.no_grad():
+        for p in backbone.parameters():
+            p.add_(std * torch.randn_like(p))
+
+
+class Trainer:
+    accumulate_grad_batches, world_size = 1, 1
+
+
+def run(config):
+    import dataloader
+
+    tokenizer = dataloader.get_tokenizer(config)
+    torch.manual_seed(0)
+    cls = hosts.MCD
+    model = cls(config, tokenizer)
+    shake(model.backbone, 0.1)
+    length, mask = config.model.length, model.mask_index
+    batch = {
+        "input_ids": torch.randint(0, min(250, mask), (ROWS, length)),
+        "attention_mask": torch.ones(ROWS, length, dtype=torch.long),
+    }
+    batch["attention_mask"][2, length // 2 :] = 0
+    classes = getattr(model, "num_classes", None)
+    if classes:
+        batch["labels"] = torch.arange(ROWS) % classes
+
+    cls.trainer = property(lambda self: Trainer)
+    cls.global_step = property(lambda self: STEP)
+    cls.global_rank = property(lambda self: 0)
+    stage = model.curriculum.at(STEP)
+    model.teacher.snapshot(model.backbone, stage.index)
+    shake(model.backbone, 0.05)
+    model.eval()  # dropout would differ between the two computations
+    x0, valid, condition = model.host_inputs(
+        batch, lambda name: model.draw_uniform(ROWS, 0, name)
+    )
+    parts = model.distil(stage, x0, valid, condition, 0)
+    loss = parts.loss / valid.sum()
+    loss.backward()
+    got = [p.grad for p in model.backbone.parameters()]
+    model.zero_grad(set_to_none=True)
+
+    t, s = sample_times(
+        ROWS, stage.delta, generator=counter_generator(config.seed, STEP, "t")
+    )
+    u = draw_u(ROWS, length, generator=counter_generator(config.seed, STEP, "u"))
+    alpha = [visible(config.noise, time)[:, None] for time in (t, s)]
+    z_t, z_s = (torch.where(u > a, mask, x0) for a in alpha)
+    labels = {"labels": condition} if classes else {}
+    student = model.backbone
+    log_p = model(z_t, -torch.log(alpha[0]).float(), **labels).double()
+    model.backbone = model.teacher.backbone
+    with torch.no_grad():
+        log_q = model(z_s, -torch.log(alpha[1]).float(), **labels).double()
+    model.backbone = student
+    total = torch.zeros((), dtype=torch.float64)
+    both = revealed = 0
+    for b in range(ROWS):
+        for i in range(length):
+            if z_t[b, i] != mask or not valid[b, i]:
+                continue
+            p = log_p[b, i]
+            if z_s[b, i] == mask:
+                both += 1
+                q = torch.log_softmax(log_q[b, i] / stage.tau, -1)
+                total = total + (p.exp() * (p - q)).sum()
+            else:
+                revealed += 1
+                total = total - p[x0[b, i]]
+    expected = total / valid.sum()
+    expected.backward()
+    wanted = [p.grad for p in model.backbone.parameters()]
+    scale = max(float(w.abs().max()) for w in wanted if w is not None)
+    gradient = max(
+        float((torch.zeros_like(w) if g is None else g).sub(w).abs().max()) / scale
+        for g, w in zip(got, wanted, strict=True)
+        if w is not None
+    )
+    return {
+        "loss": float(expected),
+        "error": abs(float(loss) - float(expected)) / float(expected),
+        "gradient_scale": scale,
+        "gradient_error": gradient,
+        "both": both,
+        "revealed": revealed,
+        "dropped": int((condition == classes).sum()) if classes else None,
+    }
+
+
+if __name__ == "__main__":
+    shims.install(Path.cwd())
+    sys.path[0] = os.getcwd()
+    import main  # noqa: F401  registers the host's resolvers, imports its models
+
+    print("CONTRACT", json.dumps(run(compose(sys.argv[1:]))))

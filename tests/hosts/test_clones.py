@@ -1,0 +1,216 @@
+"""The real hosts, from their own training to the student in a pristine host.
+
+`MDLM_MCD_HOSTS=folder-with-clones pytest -m hosts`. CPU, no network; a few minutes a
+host. docs/hosts.md says what was run on which commit.
+"""
+
+import hashlib
+import json
+import re
+
+import clones
+import pytest
+import torch
+
+from mdlm_mcd.hosts import patches
+from mdlm_mcd.hosts.layouts import DUO, MDLM
+
+pytestmark = [pytest.mark.hosts, pytest.mark.slow]
+
+FOUND = clones.find()
+ROUNDS = ["algo.rounds=2", "algo.steps_per_round=6", "trainer.max_steps=12",
+          "algo.delta0=1/16"]  # fmt: skip
+
+
+def tree(folder):
+    """A digest of every file in a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest()
+            for p in files}  # fmt: skip
+
+
+def weights(path):
+    """Of a student, whose file opens with torch's own restrictions."""
+    held = torch.load(path, weights_only=True)
+    return held["state_dict"], held
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="module")
+def assets(corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("assets")
+    clones.make_assets(out, corpus.read_text("utf-8").split("\n\n\n"))
+    return out
+
+
+@pytest.fixture(scope="module", params=clones.EXPECTED)
+def host(request, assets, tmp_path_factory):
+    """A pristine copy of each clone."""
+    if request.param not in FOUND:
+        pytest.skip(
+            f"no clone of {request.param}: {len(FOUND)} of {len(clones.EXPECTED)} hosts "
+            "found in MDLM_MCD_HOSTS"
+        )
+    folder = tmp_path_factory.mktemp("host")
+    clone = clones.copy(
+        request.param, FOUND[request.param], folder / "clone", assets, folder / "runs"
+    )
+    module = clone.layout.modules[0]
+    code = (
+        "import sys, pathlib; from mdlm_mcd.hosts import shims; "
+        "shims.install(pathlib.Path.cwd()); sys.path.insert(0, ''); "
+        f"import {module}, main"
+    )
+    done = clone.start(["-c", code])
+    if missing := re.search(r"ModuleNotFoundError: (.*)", done.stderr):
+        pytest.skip(f"{request.param} cannot be imported here: {missing[1]}")
+    assert done.returncode == 0, done.stderr
+    return clone
+
+
+@pytest.fixture(scope="module")
+def patched(host):
+    clone = clones.copy(
+        host.name, host.folder, host.folder.parent / "patched", host.assets, host.runs
+    )
+    patches.patch(clone.folder, clone.layout)
+    return clone
+
+
+@pytest.fixture(scope="module")
+def teacher(host):
+    """Trained by the pristine host's own algo."""
+    out, _ = host.run("teacher", *host.own, "trainer.max_steps=12")
+    return out / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture(scope="module")
+def student(host, teacher):
+    """Two rounds in an unpatched host, which stays as it was."""
+    before = tree(host.folder)
+    out, said = host.run(
+        "in memory", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}", memory=True
+    )
+    assert tree(host.folder) == before
+    assert "patched in memory" in said
+    return out / "checkpoints"
+
+
+def test_the_hosts_own_training_is_what_it_was(host, patched, teacher):
+    out, _ = patched.run("teacher patched", *host.own, "trainer.max_steps=12")
+    ends = [
+        torch.load(path, weights_only=False)["state_dict"]
+        for path in (teacher, out / "checkpoints" / "last.ckpt")
+    ]
+    assert same(*ends)
+
+
+def test_patched_and_in_memory_agree(patched, teacher, student):
+    out, _ = patched.run("patched", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}")
+    for name in ("round-1.ckpt", "round-2.ckpt"):
+        one, held = weights(student / name)
+        other, _ = weights(out / "checkpoints" / name)
+        assert same(one, other)
+    assert held["global_step"] == 12 and held["mdlm_mcd"]["teacher"]["round"] == 1
+
+
+def test_the_losses(patched, teacher, student):
+    path = f"algo.teacher_path={teacher}"
+    out, _ = patched.run("kl_fwd", "algo=mcd", *ROUNDS, path, "algo.loss=kl_fwd")
+    forward, held = weights(out / "checkpoints" / "round-2.ckpt")
+    hybrid, _ = weights(student / "round-2.ckpt")
+    assert all(torch.isfinite(v).all() for v in forward.values())
+    assert not same(forward, hybrid) and held["mdlm_mcd"]["loss"] == "kl_fwd"
+    _, said = patched.run(
+        "kl_bwd", "algo=mcd", *ROUNDS, path, "algo.loss=kl_bwd", fails=True
+    )
+    for words in ("DivergenceError", "algo.loss=kl_bwd is", "use algo.loss=hybrid"):
+        assert words in said
+
+
+def test_resume_in_the_middle_of_a_round(patched, teacher, student):
+    """A run stopped at step 8 of 12 ends with its second round's own teacher."""
+    path = f"algo.teacher_path={teacher}"
+    half = ["algo.rounds=2", "algo.steps_per_round=6", "algo.delta0=1/16"]
+    # Stopped by a batch limit: the settings of the distillation stay the same.
+    out, _ = patched.run(
+        "half", "algo=mcd", *half, path, "trainer.max_steps=12",
+        "+trainer.max_epochs=1", "trainer.limit_train_batches=8",
+    )  # fmt: skip
+    before = weights(out / "checkpoints" / "last.ckpt")[1]
+    assert before["global_step"] == 8
+    out, _ = patched.run(
+        "half", "algo=mcd", *half, path, "trainer.max_steps=12",
+    )  # fmt: skip
+    after, held = weights(out / "checkpoints" / "round-2.ckpt")
+    assert held["global_step"] == 12
+    assert same(
+        held["mdlm_mcd"]["teacher"]["backbone"],
+        before["mdlm_mcd"]["teacher"]["backbone"],
+    )
+    assert not same(after, before["state_dict"])
+
+
+def test_the_student_in_a_pristine_host(host, student):
+    """Sampled and evaluated by the host's own class, from a file of plain tensors."""
+    path = f"eval.checkpoint_path={student}/round-2.ckpt"
+    _, said = host.run("samples", *host.own, "mode=sample_eval", path)
+    perplexity = re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", said)
+    assert perplexity and float(perplexity[1]) > 1
+    _, said = host.run("nelbo", *host.own, "mode=ppl_eval", path)
+    nll = re.search(r"val/nll\W+([0-9.]+)", said)
+    assert nll and 0 < float(nll[1]) < 20
+
+
+def test_a_sweep(host, teacher):
+    sweep = host.runs / "sweep"
+    host.run(
+        "unused", "-m", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}",
+        "algo.tau0=0.9,0.96", f"hydra.sweep.dir={sweep}", memory=True,
+    )  # fmt: skip
+    ends = [
+        weights(sweep / job / "checkpoints" / "round-2.ckpt")[0] for job in ("0", "1")
+    ]
+    assert not same(*ends)
+
+
+def test_an_unpatched_host_stops_with_the_remedy(host):
+    """It would train plain MDLM, or end in a message about names."""
+    algo = "+algo=mcd" if host.layout is MDLM else "algo=mcd"
+    out, said = host.run("unpatched", algo, "algo.teacher_path=x.ckpt", fails=True)
+    assert "mdlm-mcd patch ." in said and "mdlm-mcd run" in said
+    assert "Traceback" not in said and not (out / "checkpoints").exists()
+
+
+def contract(clone, *overrides):
+    done = clone.start(
+        [str(clones.HERE / "contract.py"), "algo=mcd", *ROUNDS, *overrides]
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(re.search(r"CONTRACT (.*)", done.stdout)[1])
+
+
+def test_contract_with_a_float64_computation_from_scratch(patched):
+    got = contract(patched, *patched.tiny())
+    assert got["both"] > 20 and got["revealed"] > 5 and got["gradient_scale"] > 1e-3
+    assert got["error"] < 1e-5 and got["gradient_error"] < 1e-5
+
+
+def test_classes_and_the_u_net(patched):
+    """Duo main's images: labels reach both networks, some dropped for guidance."""
+    if patched.name != "duo (main)":
+        pytest.skip(f"{patched.name} knows no classes")
+    assert patched.layout is DUO
+    got = contract(
+        patched, "data=cifar10", "model=unet", "algo.backbone=unet", "noise=cosine",
+        "data.size=64", "data.length=192", "model.ch=8", "model.ch_mult=[1,1]",
+        "model.num_scales=2", "model.num_res_blocks=1", "~wandb",
+        "training.class_dropout_p=0.5", "loader.global_batch_size=8",
+        "trainer.devices=1", "trainer.accelerator=cpu",
+        f"eval.gen_ppl_eval_model_name_or_path={patched.assets}/gpt2",
+    )  # fmt: skip
+    assert 0 < got["dropped"] < 6
+    assert got["error"] < 1e-5 and got["gradient_error"] < 1e-4
