@@ -11,9 +11,7 @@ import functools
 import sys
 from types import ModuleType
 
-from .. import distillers
 from ..errors import ConfigError
-from . import duo
 
 DISTILLERS = ("MCD",)
 
@@ -27,6 +25,8 @@ def detect() -> ModuleType:
 
     Raises ConfigError listing what was looked for.
     """
+    from . import duo
+
     said = []
     for name in _CANDIDATES:
         module = sys.modules.get(name)
@@ -47,6 +47,10 @@ def detect() -> ModuleType:
 @functools.cache
 def distiller(name: str, algo: ModuleType) -> type:
     """The host's `MDLM` married to the distiller of that name."""
+    # Only here: Lightning comes with them, and `hosts.shims` goes before that.
+    from .. import distillers
+    from . import duo
+
     return duo.marry(getattr(distillers, name), algo)
 
 
