@@ -14,6 +14,7 @@ import pickle
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -64,7 +65,7 @@ _TYPES = {
     ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "dict"),
     ("builtins", "list"), ("builtins", "tuple"), ("builtins", "int"),
     ("builtins", "float"), ("builtins", "bool"), ("builtins", "str"),
-    ("builtins", "complex"), ("builtins", "bytearray"),
+    ("builtins", "complex"), ("builtins", "bytearray"), ("builtins", "bytes"),
     ("collections", "OrderedDict"), ("collections", "defaultdict"),
     ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
     ("torch", "Size"), ("torch", "device"),
@@ -105,17 +106,51 @@ class _Inert:
     __hash__ = object.__hash__
 
 
+class _Dict(dict):
+    """In place of Lightning's `AttributeDict`, which holds hyperparameters."""
+
+    def __setstate__(self, state):
+        pass
+
+
+def _numpy_scalar(dtype, data: bytes):
+    return np.frombuffer(data, dtype=dtype)[0]
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    """How pickle spells bytes in the protocol that `torch.save` uses."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+_STAND_FOR = {
+    ("lightning.fabric.utilities.data", "AttributeDict"): _Dict,
+    ("lightning_fabric.utilities.data", "AttributeDict"): _Dict,
+    ("lightning.pytorch.utilities.parsing", "AttributeDict"): _Dict,
+    ("pytorch_lightning.utilities.parsing", "AttributeDict"): _Dict,
+    ("numpy.core.multiarray", "scalar"): _numpy_scalar,
+    ("numpy._core.multiarray", "scalar"): _numpy_scalar,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _bytes,
+}
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
+        if module == "__builtin__":  # as written for Python 2, by `torch.save` too
+            module = "builtins"
         if (module, name) in _TYPES:
             return super().find_class(module, name)
+        if (module, name) in _STAND_FOR:
+            return _STAND_FOR[module, name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         # A class of its own each time: `BUILD` on it must not touch shared state.
         return type(name, (_Inert,), {})
 
 
-class _SafePickle:
+class SafePickle:
     """What `torch.load(pickle_module=...)` needs of a pickle module."""
 
     Unpickler = _Unpickler
@@ -147,7 +182,7 @@ def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
         )
     try:
         held = torch.load(
-            path, map_location="cpu", pickle_module=_SafePickle, weights_only=False
+            path, map_location="cpu", pickle_module=SafePickle, weights_only=False
         )
     except Exception as error:
         raise CheckpointError(

@@ -1,0 +1,75 @@
+"""What lets an unmodified MDLM or Duo run where its usual machine is not.
+
+Nothing is replaced where the real thing is present. Docs: docs/without_cuda.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from . import sources, standins
+from .sources import compiled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["compiled", "default_overrides", "install"]
+
+_FOLDERS = sources.Folders()
+_said: list[str] | None = None
+
+
+def install(host: str | Path | None = None) -> list[str]:
+    """Supply what this machine lacks; answers a sentence for each thing supplied.
+
+    host: the folder of the host's `main.py` (the current one by default). To be
+    called before the host's modules are imported. Called again it adds that folder
+    and answers the same.
+    """
+    global _said
+    _FOLDERS.add(host or os.getcwd())
+    if _said is None:
+        import sys
+
+        import torch
+
+        from . import loading
+
+        _said = standins.supply() + loading.supply()
+        if not torch.cuda.is_available():
+            from . import cuda
+
+            sys.meta_path.insert(0, sources.HostFinder(_FOLDERS))
+            _said += cuda.supply(_FOLDERS)
+    return list(_said)
+
+
+def default_overrides(given: Iterable[str] = ()) -> list[str]:
+    """Hydra overrides a machine without CUDA needs, of either host.
+
+    given: the user's overrides, or their keys; what they set is left to them. Answers
+    an empty list where there is CUDA.
+
+    A Mac trains on its CPU too: the hosts keep their metrics in float64, which MPS does
+    not have. (Concluded from their code, not tried on such a machine.)
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return []
+    needed = {
+        "trainer.accelerator": "cpu",
+        "trainer.devices": "1",
+        # bf16 on a CPU would also reach what the hosts keep in float32, which they
+        # do by autocast regions for CUDA.
+        "trainer.precision": "32",
+        "loader.pin_memory": "False",
+    }
+    if not hasattr(os, "sched_getaffinity"):
+        # The hosts count workers with it. Elsewhere than on Linux they would also be
+        # new processes, without what is supplied here.
+        needed["loader.num_workers"] = "0"
+    keys = {text.lstrip("+~").partition("=")[0] for text in given}
+    return [f"{key}={value}" for key, value in needed.items() if key not in keys]
