@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import linecache
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -38,12 +37,17 @@ def prepare(folder: Path) -> tuple[Layout, str, bool]:
 
 def overrides(layout: Layout, given: list[str], in_memory: bool) -> list[str]:
     """The user's overrides, fitted to a host whose configs are as they were."""
-    keys = {re.split("[=@]", arg.lstrip("+~"), maxsplit=1)[0] for arg in given}
     if layout is MDLM and in_memory:
         # The patch gives MDLM the entry `algo` in its defaults list; without it the
         # group has to be added.
         given = ["+" + arg if arg.startswith("algo=") else arg for arg in given]
-    return [*shims.default_overrides(keys), *given]
+    # Beside the others: argparse, which Hydra uses, wants all of them in one place.
+    at = next((i for i, arg in enumerate(given) if _is_override(arg)), len(given))
+    return [*given[:at], *shims.default_overrides(given), *given[at:]]
+
+
+def _is_override(arg: str) -> bool:
+    return not arg.startswith("-") and ("=" in arg or arg.startswith("~"))
 
 
 def main() -> None:
@@ -70,7 +74,7 @@ def main() -> None:
     # Lightning's launcher all look for `__main__`.
     scope = sys.modules["__main__"].__dict__
     scope["__file__"] = path
-    exec(compile(source, path, "exec"), scope)
+    exec(shims.compiled(source, path), scope)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from mdlm_mcd import hosts
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
 from mdlm_mcd.hosts import shims
 
-STEP, ROWS = 8, 6
+STEP, ROWS = 8, 8  # ROWS is loader.batch_size, for which noise is drawn
 
 
 def compose(overrides):

@@ -51,8 +51,8 @@ def host(request, assets, tmp_path_factory):
     """A pristine copy of each clone."""
     if request.param not in FOUND:
         pytest.skip(
-            f"no clone of {request.param}: {len(FOUND)} of {len(clones.EXPECTED)} hosts "
-            "found in MDLM_MCD_HOSTS"
+            f"no clone of {request.param}: {len(FOUND)} of {len(clones.EXPECTED)} "
+            "hosts found in MDLM_MCD_HOSTS"
         )
     folder = tmp_path_factory.mktemp("host")
     clone = clones.copy(
@@ -166,13 +166,12 @@ def test_the_student_in_a_pristine_host(host, student):
 
 
 def test_a_sweep(host, teacher):
-    sweep = host.runs / "sweep"
-    host.run(
-        "unused", "-m", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}",
-        "algo.tau0=0.9,0.96", f"hydra.sweep.dir={sweep}", memory=True,
+    out, _ = host.run(
+        "sweep", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}",
+        "algo.tau0=0.9,0.96", memory=True, sweep=True,
     )  # fmt: skip
     ends = [
-        weights(sweep / job / "checkpoints" / "round-2.ckpt")[0] for job in ("0", "1")
+        weights(out / job / "checkpoints" / "round-2.ckpt")[0] for job in ("0", "1")
     ]
     assert not same(*ends)
 
@@ -212,5 +211,5 @@ def test_classes_and_the_u_net(patched):
         "trainer.devices=1", "trainer.accelerator=cpu",
         f"eval.gen_ppl_eval_model_name_or_path={patched.assets}/gpt2",
     )  # fmt: skip
-    assert 0 < got["dropped"] < 6
+    assert 0 < got["dropped"] < 8
     assert got["error"] < 1e-5 and got["gradient_error"] < 1e-4

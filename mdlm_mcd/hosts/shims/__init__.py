@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from . import sources, standins
-from .sources import compiled
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import CodeType
 
 __all__ = ["compiled", "default_overrides", "install"]
 
@@ -44,6 +44,15 @@ def install(host: str | Path | None = None) -> list[str]:
             sys.meta_path.insert(0, sources.HostFinder(_FOLDERS))
             _said += cuda.supply(_FOLDERS)
     return list(_said)
+
+
+def compiled(source: str, path: str) -> CodeType:
+    """The code of a host's main.py, which no finder sees, for this machine."""
+    import torch
+
+    if torch.cuda.is_available():
+        return compile(source, path, "exec", dont_inherit=True)
+    return sources.compiled(source, path)
 
 
 def default_overrides(given: Iterable[str] = ()) -> list[str]:

@@ -72,19 +72,20 @@ class _ToCPU(ast.NodeTransformer):
         return node
 
 
-def compiled(path: str | os.PathLike) -> CodeType:
+def compiled(source: str | bytes, path: str) -> CodeType:
     """The code of a host's file, with the CPU wherever it asks for a CUDA device.
 
-    Raises OSError when it cannot be read, SyntaxError when it is no Python.
+    Raises SyntaxError when it is no Python.
     """
-    tree = ast.parse(Path(path).read_bytes(), filename=os.fspath(path))
-    return compile(_ToCPU().visit(tree), os.fspath(path), "exec", dont_inherit=True)
+    tree = ast.parse(source, filename=path)
+    return compile(_ToCPU().visit(tree), path, "exec", dont_inherit=True)
 
 
 class _HostLoader(SourceFileLoader):
     def get_code(self, fullname):
         # Past the bytecode cache, which would keep the changed code for others.
-        return compiled(self.get_filename(fullname))
+        path = self.get_filename(fullname)
+        return compiled(self.get_data(path), path)
 
 
 class HostFinder(MetaPathFinder):
