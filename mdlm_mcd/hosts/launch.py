@@ -9,6 +9,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import traceback
 from pathlib import Path
 
 from ..errors import MCDError
@@ -70,6 +71,7 @@ def main() -> None:
     # Tracebacks show the lines that run, not those on disk.
     lines = source.splitlines(keepends=True)
     linecache.cache[path] = (len(source), None, lines, path)
+    sys.excepthook = traceback.print_exception  # the built-in one reads the disk
     # In this very module, as the interpreter would run it: Hydra, pickle and
     # Lightning's launcher all look for `__main__`.
     scope = sys.modules["__main__"].__dict__

@@ -1,0 +1,197 @@
+"""Patches: applied, reverted byte for byte, refused; the same as `git apply`."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import clones
+import fakes
+import pytest
+
+from mdlm_mcd import cli, patches_dir
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.hosts import layouts, patches
+from mdlm_mcd.hosts.layouts import DUO, LAYOUTS, MDLM
+
+FOUND = clones.find()
+each = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+
+
+def contents(folder):
+    return {
+        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@each
+def test_a_patch_changes_a_few_lines_and_is_described(layout):
+    lines = (patches_dir() / layout.patch).read_text("utf-8").splitlines()
+    changed = [x for x in lines if x[:1] in "+-" and x[:3] not in ("+++", "---") and x]
+    assert 0 < len(changed) <= 12
+    # Generic: it could be offered upstream.
+    assert "mcd" not in "".join(lines)
+    assert layout.patch in (patches_dir() / "README.md").read_text("utf-8")
+
+
+@each
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
+def test_apply_and_revert_byte_for_byte(layout, newline, tmp_path):
+    host = fakes.patchable(tmp_path, layout, newline)
+    os.chmod(host / "main.py", 0o754)
+    before = contents(host)
+    assert "would apply" in patches.patch(host, layout, check=True)
+    assert contents(host) == before
+    assert "applied" in patches.patch(host, layout)
+    after = contents(host)
+    assert after != before and set(after) == set(before)
+    assert b"_target_" in after[Path("main.py")]
+    if newline == "\r\n":
+        assert all(t.count(b"\n") == t.count(b"\r\n") for t in after.values())
+    # Idempotent, both ways.
+    assert "nothing to apply" in patches.patch(host, layout)
+    assert "would revert" in patches.patch(host, layout, check=True, revert=True)
+    assert contents(host) == after
+    assert "reverted" in patches.patch(host, layout, revert=True)
+    assert "nothing to revert" in patches.patch(host, layout, revert=True)
+    assert contents(host) == before
+    assert (host / "main.py").stat().st_mode & 0o777 == 0o754
+
+
+@each
+def test_the_same_as_git(layout, tmp_path):
+    ours, gits = tmp_path / "ours", tmp_path / "git"
+    for folder in (ours, gits):
+        folder.mkdir()
+        fakes.patchable(folder, layout)
+    patches.patch(ours, layout)
+    # Line numbers of the fake differ: git finds the place by its context.
+    subprocess.run(["git", "init", "-q"], cwd=gits, check=True)
+    subprocess.run(
+        ["git", "apply", str(patches_dir() / layout.patch)],
+        cwd=gits, check=True,
+    )  # fmt: skip
+    for path, text in contents(ours).items():
+        assert (gits / path).read_bytes() == text
+
+
+@each
+def test_edits_elsewhere_do_not_matter(layout, tmp_path):
+    host = fakes.patchable(tmp_path, layout)
+    main = host / "main.py"
+    main.write_bytes(b"# mine\n" * 5 + main.read_bytes() + b"\n# mine too\n")
+    before = contents(host)
+    patches.patch(host, layout)
+    assert main.read_bytes().startswith(b"# mine\n" * 5)
+    patches.patch(host, layout, revert=True)
+    assert contents(host) == before
+
+
+@each
+def test_conflicting_edits_are_left_alone(layout, tmp_path):
+    """Also when only the last file or block is the user's: nothing is half done."""
+    host = fakes.patchable(tmp_path, layout)
+    hunk = patches.of(layout)[-1]
+    line = hunk.before.splitlines()[2]
+    path = host / hunk.file
+    path.write_bytes(path.read_bytes().replace(line, line + b"  # mine"))
+    before = contents(host)
+    for options in ({}, {"check": True}, {"revert": True}):
+        with pytest.raises(ConfigError) as error:
+            patches.patch(host, layout, **options)
+        assert "local edits" in str(error.value) and hunk.file in str(error.value)
+        assert "patches/README.md" in str(error.value)
+    assert contents(host) == before
+
+
+def test_a_half_patched_host_is_a_conflict(tmp_path):
+    host = fakes.patchable(tmp_path, MDLM)
+    first, *_ = patches.of(MDLM)
+    path = host / first.file
+    path.write_bytes(path.read_bytes().replace(first.before, first.after))
+    before = contents(host)
+    with pytest.raises(ConfigError, match="only partly patched"):
+        patches.patch(host, MDLM)
+    assert contents(host) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(tmp_path):
+    host = fakes.patchable(tmp_path, DUO)
+    before = contents(host)
+    host.chmod(0o555)
+    try:
+        with pytest.raises(ConfigError, match="mdlm-mcd run"):
+            patches.patch(host, DUO)
+    finally:
+        host.chmod(0o755)
+    assert contents(host) == before
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    host = fakes.patchable(tmp_path, MDLM)
+    before, written = contents(host), Path.write_bytes
+
+    def full(self, data):
+        if self.name.startswith(".main"):
+            raise OSError(28, "No space left on device")
+        return written(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        patches.patch(host, MDLM)
+    assert contents(host) == before
+
+
+def test_the_command(tmp_path, capsys):
+    host = fakes.duo(tmp_path)
+    before = contents(host)
+    for options, said in (
+        (["--check"], "would apply duo.patch (main.py)"),
+        ([], "applied duo.patch"),
+        ([], "nothing to apply"),
+        (["--revert"], "reverted"),
+    ):
+        assert cli.main(["patch", str(host), *options]) == 0
+        assert said in capsys.readouterr().out
+    assert contents(host) == before
+    (host / "trainer_base.py").unlink()
+    assert cli.main(["patch", str(host)]) == 1
+    said = capsys.readouterr().err
+    assert "for Duo's layout it lacks trainer_base.py" in said
+    assert "for MDLM's layout it lacks diffusion.py" in said
+
+
+def test_a_layout_is_what_it_offers(tmp_path):
+    host = fakes.duo(tmp_path)
+    assert layouts.of_folder(host) is DUO
+    text = (host / "trainer_base.py").read_text()
+    (host / "trainer_base.py").write_text(text.replace("def _process_sigma", "def _x"))
+    # algo.py still defines one of its own, for AR.
+    algo = (host / "algo.py").read_text()
+    (host / "algo.py").write_text(algo.replace("def _process_sigma", "def _y"))
+    with pytest.raises(ConfigError, match=r"it lacks MDLM\._process_sigma"):
+        layouts.of_folder(host)
+    (host / "algo.py").write_text("def broken(:\n")
+    with pytest.raises(ConfigError, match=r"algo\.py cannot be read as Python"):
+        layouts.of_folder(host)
+
+
+@pytest.mark.hosts
+@pytest.mark.parametrize("name", clones.EXPECTED)
+def test_the_patches_fit_the_real_hosts(name, tmp_path):
+    if name not in FOUND:
+        pytest.skip(
+            f"no clone of {name}: {len(FOUND)} of {len(clones.EXPECTED)} hosts found "
+            "in MDLM_MCD_HOSTS"
+        )
+    host = clones.copy(name, FOUND[name], tmp_path / "host", tmp_path, tmp_path)
+    before = contents(host.folder)
+    patches.patch(host.folder, host.layout)
+    after = contents(host.folder)
+    patches.patch(host.folder, host.layout, revert=True)
+    assert contents(host.folder) == before
+    subprocess.run(
+        ["git", "apply", str(patches_dir() / host.layout.patch)],
+        cwd=host.folder, check=True, env={**os.environ, "GIT_DIR": "/nonexistent"},
+    )  # fmt: skip
+    assert contents(host.folder) == after
