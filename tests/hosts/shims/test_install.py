@@ -78,9 +78,16 @@ flash = flash_attn.flash_attn_interface
 assert flash.flash_attn_varlen_qkvpacked_func is (
     attention.flash_attn_varlen_qkvpacked_func)
 assert flash_attn.layers.rotary.apply_rotary_emb_qkv_ is rotary.apply_rotary_emb_qkv_
-for cached in vars(import_utils).values():
-    getattr(cached, "cache_clear", lambda: None)()
-assert not believed(), believed()
+def ask_anew():
+    for cached in vars(import_utils).values():
+        getattr(cached, "cache_clear", lambda: None)()
+    return believed()
+assert not ask_anew(), believed()
+import torch
+torch.cuda.is_available = lambda: True  # with a GPU and without flash-attn
+torch.version.cuda = "12.4"
+assert not [name for name in ask_anew() if "flash" in name], believed()
+assert import_utils.is_torch_cuda_available()
 assert importlib.util.find_spec("flash_attn") is flash_attn.__spec__
 assert not hasattr(flash_attn, "__file__") and not hasattr(flash_attn, "__version__")
 for line in said: print(line)
