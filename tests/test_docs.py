@@ -60,3 +60,13 @@ def test_names_in_the_documents_exist(path):
         path.read_text("utf-8"),
     ):
         assert hasattr(importlib.import_module(f"mdlm_mcd.{module}"), name), name
+
+
+def test_what_is_said_about_machines_without_cuda_is_so():
+    from mdlm_mcd.hosts import shims
+
+    text = (ROOT / "docs" / "without_cuda.md").read_text("utf-8")
+    for name in re.findall(r"shims\.(\w+)\(", text):
+        assert name in shims.__all__, name
+    for override in shims.default_overrides():
+        assert f"`{override.partition('=')[0]}`" in text, override

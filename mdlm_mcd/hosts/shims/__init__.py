@@ -77,8 +77,7 @@ def default_overrides(given: Iterable[str] = ()) -> list[str]:
         "loader.pin_memory": "False",
     }
     if not hasattr(os, "sched_getaffinity"):
-        # The hosts count workers with it. Elsewhere than on Linux they would also be
-        # new processes, without what is supplied here.
-        needed["loader.num_workers"] = "0"
+        # The hosts count their workers with it, and do not take 0.
+        needed["loader.num_workers"] = "1"
     keys = {text.lstrip("+~").partition("=")[0] for text in given}
     return [f"{key}={value}" for key, value in needed.items() if key not in keys]
