@@ -43,7 +43,7 @@ def test_the_readmes_commands_compose():
 
 def test_every_key_of_the_algo_is_in_the_readme():
     text = (ROOT / "configs" / "algo" / "mcd.yaml").read_text("utf-8")
-    ours = text.split("# The host's keys")[0].split("algo:\n")[1]
+    ours = text.split("# All rounds")[0].split("algo:\n")[1]
     keys = re.findall(r"^  (\w+):", ours, re.MULTILINE)
     assert {"loss", "u_law", "head_chunk", "guard"} <= set(keys)
     for key in set(keys) - {"_target_", "name"}:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .. import __version__, configs_dir
 from ..errors import MCDError
 from . import patches
-from .layouts import DUO, MDLM, Layout, of_folder
+from .layouts import DUO, MDLM, Layout, of_folder, takes_labels
 
 OK, NOTE, STOP = "ok", "note", "STOP"
 
@@ -58,11 +58,14 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _host(folder: Path, layout: Layout) -> Finding:
-    said = f"{layout.name}'s layout in {folder}"
+    kind = ""
+    if layout is DUO:
+        kind = " as on branch " + ("main" if takes_labels(folder) else "ch-1")
+    said = f"{layout.name}'s layout{kind} in {folder}"
     if _git(folder, "rev-parse", "--show-toplevel") == str(folder):
         branch = _git(folder, "rev-parse", "--abbrev-ref", "HEAD")
         commit = _git(folder, "rev-parse", "--short", "HEAD")
-        said += f", branch {branch}, commit {commit}"
+        said += f", git branch {branch}, commit {commit}"
         edited = _git(folder, "diff", "--name-only", "HEAD").split()
         if edited:
             said += f", edited: {', '.join(edited)}"
@@ -157,6 +160,16 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
         return hydra.compose("config", overrides=given)
 
 
+def _sampling(config, folder: Path, layout: Layout) -> Finding:
+    if layout is DUO and takes_labels(folder) and config.sampling.use_float64:
+        return Finding("sampling", OK, "the host samples in float64")
+    return Finding(
+        "sampling", NOTE,
+        "the host samples this model in float32, which lowers entropy and flatters "
+        "generative perplexity: compare only figures of the same dtype",
+    )  # fmt: skip
+
+
 def _settings(config, layout: Layout) -> Iterator[Finding]:
     """Whether the configured run fits MCD; looked at, not run."""
     from ..curriculum import Curriculum
@@ -249,7 +262,8 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
         return [*found, Finding("config", STOP, " ".join(said))]
     if "MCD" not in config.algo.get("_target_", ""):
         return [*found, Finding("config", NOTE, f"algo.name={config.algo.name}")]
-    return [*found, *_settings(config, layout), _teacher(config)]
+    found += [*_settings(config, layout), _sampling(config, folder, layout)]
+    return [*found, _teacher(config)]
 
 
 def report(found: Sequence[Finding]) -> tuple[str, int]:

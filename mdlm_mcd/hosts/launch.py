@@ -76,7 +76,7 @@ def main() -> None:
     # Lightning's launcher all look for `__main__`.
     scope = sys.modules["__main__"].__dict__
     scope["__file__"] = path
-    exec(shims.compiled(source, path), scope)
+    exec(shims.compiled(path, source), scope)
 
 
 if __name__ == "__main__":

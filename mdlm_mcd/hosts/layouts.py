@@ -95,6 +95,16 @@ MDLM = Layout(
 LAYOUTS = (DUO, MDLM)
 
 
+def takes_labels(folder: Path) -> bool:
+    """Whether a Duo clone is as on branch main (class labels) and not as on ch-1."""
+    return any(
+        isinstance(node, ast.FunctionDef)
+        and node.name == "nll"
+        and any(a.arg == "labels" for a in node.args.args)
+        for node in ast.walk(_parse(folder / "trainer_base.py"))
+    )
+
+
 def of_folder(folder: str | Path) -> Layout:
     """The layout of a clone.
 

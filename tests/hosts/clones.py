@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts.layouts import DUO, MDLM, Layout, of_folder
+from mdlm_mcd.hosts.layouts import DUO, MDLM, Layout, of_folder, takes_labels
 
 HERE = Path(__file__).parent
 EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")
@@ -22,8 +22,7 @@ LENGTH, VOCAB = 32, 300
 def name_of(folder: Path, layout: Layout) -> str:
     if layout is MDLM:
         return "mdlm"
-    labels = "labels" in (folder / "trainer_base.py").read_text("utf-8")
-    return "duo (main)" if labels else "duo (ch-1)"
+    return "duo (main)" if takes_labels(folder) else "duo (ch-1)"
 
 
 def find() -> dict[str, Path]:

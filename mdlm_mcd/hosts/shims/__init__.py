@@ -46,13 +46,18 @@ def install(host: str | Path | None = None) -> list[str]:
     return list(_said)
 
 
-def compiled(source: str, path: str) -> CodeType:
-    """The code of a host's main.py, which no finder sees, for this machine."""
+def compiled(path: str | Path, source: str | None = None) -> CodeType:
+    """The code of a host's main.py, which is run and not imported, for this machine.
+
+    source: its text, where that is not what the file holds.
+    """
     import torch
 
-    if torch.cuda.is_available():
-        return compile(source, path, "exec", dont_inherit=True)
-    return sources.compiled(source, path)
+    if not torch.cuda.is_available():
+        return sources.compiled(path, source)
+    if source is None:
+        source = open(path, encoding="utf-8").read()
+    return compile(source, os.fspath(path), "exec", dont_inherit=True)
 
 
 def default_overrides(given: Iterable[str] = ()) -> list[str]:

@@ -72,20 +72,21 @@ class _ToCPU(ast.NodeTransformer):
         return node
 
 
-def compiled(source: str | bytes, path: str) -> CodeType:
+def compiled(path: str | os.PathLike, source: str | bytes | None = None) -> CodeType:
     """The code of a host's file, with the CPU wherever it asks for a CUDA device.
 
-    Raises SyntaxError when it is no Python.
+    source: what to take for the file's text. Raises OSError when it cannot be read,
+    SyntaxError when it is no Python.
     """
-    tree = ast.parse(source, filename=path)
-    return compile(_ToCPU().visit(tree), path, "exec", dont_inherit=True)
+    source = Path(path).read_bytes() if source is None else source
+    tree = ast.parse(source, filename=os.fspath(path))
+    return compile(_ToCPU().visit(tree), os.fspath(path), "exec", dont_inherit=True)
 
 
 class _HostLoader(SourceFileLoader):
     def get_code(self, fullname):
         # Past the bytecode cache, which would keep the changed code for others.
-        path = self.get_filename(fullname)
-        return compiled(self.get_data(path), path)
+        return compiled(self.get_filename(fullname))
 
 
 class HostFinder(MetaPathFinder):

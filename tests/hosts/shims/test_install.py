@@ -251,7 +251,7 @@ def test_only_devices_are_renamed(tmp_path):
     seen = []
     torch_ = types.SimpleNamespace(device=lambda *a: a)
     scope = {"g": lambda *a, **k: (a, k), "h": lambda device: device, "torch": torch_}
-    exec(shims.compiled(path), scope)
+    exec(shims.sources.compiled(path), scope)
     a = types.SimpleNamespace(to=lambda d: seen.append(d))
     _, g, plain, device, named, kind, text = scope["f"](a)
     assert seen == ["cpu"] and g == (("cuda",), {"device": "cpu"})
