@@ -231,16 +231,25 @@ class Distiller(CounterNoise):
             else self.teacher.state_dict(),
         }
 
+    @classmethod
+    def load_from_checkpoint(cls, path, *args, config=None, **kwargs):
+        """Lightning's, but for what a host opens before it trains.
+
+        That is its `training.finetune_path`, a file which torch may refuse. `_start`
+        reads it, and no more of it than weights.
+        """
+        if config is not None and config.mode == "train":
+            return cls(config, kwargs["tokenizer"])
+        return super().load_from_checkpoint(path, *args, config=config, **kwargs)
+
     def on_load_checkpoint(self, checkpoint) -> None:
         trainer = getattr(self, "_trainer", None)
-        if not self.ema or "ema" in checkpoint:
-            super().on_load_checkpoint(checkpoint)
-        elif trainer is not None or self.config.mode != "train":
+        if self.ema and "ema" not in checkpoint:
             raise CheckpointError(
                 "The checkpoint holds no EMA, and this model would show that of its "
                 "random start: set training.ema=0 to use the raw weights."
             )
-        # else: a host opens its `training.finetune_path`; `_start` sees to the EMA.
+        super().on_load_checkpoint(checkpoint)
 
         # Without a trainer that fits, somebody opens the file to look or to sample.
         if trainer is None or trainer.state.fn != "fit":

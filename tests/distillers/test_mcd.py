@@ -151,14 +151,16 @@ def test_starts_from_the_teachers_average(mcd, teacher_path):
 
 
 def test_finetune_path_is_the_default_teacher(compose, teacher_path):
-    """The host opens that file itself, which leaves its decay and counters behind."""
+    """Hosts open that file first; what that would leave behind does not matter."""
     config = compose(
         *MCD_OVERRIDES, f"training.finetune_path={teacher_path}", "training.ema=0.25"
     )
     tokenizer = dataloader.get_tokenizer(config)
     model = minihost.load_from_checkpoint(MCD, str(teacher_path), config, tokenizer)
-    model.fast_forward_epochs = model.fast_forward_batches = 60  # as the hosts set
-    assert model.ema.decay != 0.25 and model.ema.num_updates == 60
+    # It is not opened at all: torch refuses such files of the public hosts.
+    assert model.ema.decay == 0.25 and model.ema.num_updates == 0
+    model.ema.decay, model.ema.num_updates = 0.9, 60
+    model.fast_forward_epochs = model.fast_forward_batches = 60
     watch = Watch()
     fit(config, watch, model=model)
     held = torch.load(teacher_path, weights_only=True)

@@ -38,7 +38,8 @@ def test_a_host_that_is_ready(host, teacher, capsys):
     assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}"]) == 0
     said = capsys.readouterr().out
     for words in (
-        "Duo's layout as on branch main", "applied", "samples in float64", "sees algo=mcd", "torch 2", "step 7",
+        "Duo's layout as on branch main", "applied", "sees algo=mcd", "torch 2",
+        "step 7", "samples in float64",
         "sampling.predictor=ancestral_cache", "noise.type=log-linear",
         "5 x 10000", "Nothing stops a run.",
     ):  # fmt: skip
