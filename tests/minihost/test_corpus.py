@@ -260,7 +260,7 @@ def test_train_and_valid_may_come_from_different_places(tmp_path):
 def hf(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-    datasets.disable_progress_bars()
+    datasets.utils.disable_progress_bar()
     return datasets
 
 

@@ -284,7 +284,7 @@ def test_global_generator_is_left_alone(text, bpe):
 @pytest.fixture
 def hf(tmp_path):
     datasets = pytest.importorskip("datasets")
-    datasets.disable_progress_bars()
+    datasets.utils.disable_progress_bar()
     for part, count in (("train", 120), ("validation", 20)):
         lines = (
             json.dumps({"text": " ".join(WORDS[: 1 + i % 14])}) for i in range(count)
