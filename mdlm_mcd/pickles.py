@@ -1,0 +1,112 @@
+"""PyTorch files opened without the classes, or any code, that they name.
+
+Checkpoints of the public hosts pickle their Hydra config and their tokenizer. They
+are read here by an unpickler that builds tensors and plain containers and leaves an
+inert placeholder for everything else.
+"""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+_TYPES = {
+    ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "dict"),
+    ("builtins", "list"), ("builtins", "tuple"), ("builtins", "int"),
+    ("builtins", "float"), ("builtins", "bool"), ("builtins", "str"),
+    ("builtins", "complex"), ("builtins", "bytearray"),
+    ("collections", "OrderedDict"), ("collections", "defaultdict"),
+    ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
+    ("torch", "Size"), ("torch", "device"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.storage", "UntypedStorage"), ("torch", "UntypedStorage"),
+}  # fmt: skip
+_TYPES |= {
+    ("torch", f"{name}Storage")
+    for name in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short",
+                 "Char", "Byte", "Bool")
+}  # fmt: skip
+
+
+class _Inert:
+    """Takes the place of an object of a type that is not on the list.
+
+    It keeps the state that was pickled, for `plain`, and does nothing with it.
+    """
+
+    state: Any = None
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def __call__(self, *args, **kwargs):
+        return self
+
+    def __setitem__(self, key, value):
+        pass
+
+    def append(self, value):
+        pass
+
+    def extend(self, values):
+        pass
+
+    def add(self, value):
+        pass
+
+    __hash__ = object.__hash__
+
+
+def load(path: str) -> tuple[Any, set[str]]:
+    """What `torch.save` wrote to `path`, on the CPU, and the types left out of it.
+
+    Raises whatever torch and pickle raise for a file that is none of theirs.
+    """
+    skipped: set[str] = set()
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str):
+            if module == "__builtin__":  # torch writes the protocol of Python 2
+                module, name = "builtins", {"long": "int"}.get(name, name)
+            if (module, name) in _TYPES:
+                return super().find_class(module, name)
+            if module == "torch" and isinstance(
+                getattr(torch, name, None), torch.dtype
+            ):
+                return getattr(torch, name)
+            skipped.add(f"{module}.{name}")
+            # A class of its own each time: `BUILD` on it must not touch shared state.
+            return type(name, (_Inert,), {})
+
+    reader = SimpleNamespace(  # what torch needs of a pickle module
+        Unpickler=Unpickler,
+        UnpicklingError=pickle.UnpicklingError,
+        load=lambda file, **kwargs: Unpickler(file, **kwargs).load(),
+        __name__=__name__,
+    )
+    held = torch.load(
+        path, map_location="cpu", pickle_module=reader, weights_only=False
+    )
+    return held, skipped
+
+
+def plain(value: Any) -> Any:
+    """Containers, strings and numbers of a pickled config, OmegaConf's included.
+
+    A node of OmegaConf keeps its children under `_content` or its value under
+    `_val`. Whatever else is not plain becomes None; interpolations stay text.
+    """
+    if isinstance(value, _Inert):
+        state = value.state if isinstance(value.state, dict) else {}
+        return plain(state.get("_content", state.get("_val")))
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if isinstance(k, str)}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value if isinstance(value, (str, int, float, bool)) else None
