@@ -16,6 +16,25 @@ def _demo(args) -> None:
     demo.run(Path(args.out), seed=args.seed, recipe=demo.recipe(args.quick))
 
 
+def _export(args) -> None:
+    from .hosts import export
+
+    told = {
+        "model_length": args.length,
+        "n_heads": args.heads,
+        "time_conditioning": args.time_conditioning,
+    }
+    said = export.export(
+        args.checkpoint,
+        args.out,
+        which=args.weights,
+        tokenizer=args.tokenizer,
+        overwrite=args.overwrite,
+        given={k: v for k, v in told.items() if v is not None},
+    )
+    print(said)
+
+
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="mdlm-mcd",
@@ -42,6 +61,30 @@ def parser() -> argparse.ArgumentParser:
         help="the same chain in about a minute; its figures mean nothing",
     )
     demo.set_defaults(call=_demo)
+
+    export = commands.add_parser(
+        "export",
+        help="write a checkpoint as a Hugging Face folder",
+        description="Writes model.safetensors, config.json, the code that opens them "
+        "and a model card. transformers.AutoModelForMaskedLM opens the folder without "
+        "this package, and so do MDLM, Duo (backbone=hf_dit) and algo.teacher_path.",
+    )
+    export.add_argument("checkpoint", metavar="CKPT", help="what teacher_path takes")
+    export.add_argument("out", metavar="OUT", help="the folder to write")
+    export.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    export.add_argument(
+        "--tokenizer",
+        metavar="NAME_OR_PATH",
+        help="goes along; bpe: the one the embedded host trained",
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace an export")
+    unsaid = export.add_argument_group("where the checkpoint does not say it")
+    unsaid.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
+    unsaid.add_argument("--heads", type=int, metavar="N", help="attention heads")
+    unsaid.add_argument(
+        "--time-conditioning", action=argparse.BooleanOptionalAction, default=None
+    )
+    export.set_defaults(call=_export)
     return root
 
 

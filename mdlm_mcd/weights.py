@@ -260,6 +260,8 @@ def load_weights(
     checkpoint without an EMA is refused. Raises CheckpointError for what does not
     fit; key is the setting that chose, for messages.
     """
+    # A Hugging Face wrapper (`algo.backbone=hf_dit`) keeps the network inside.
+    module = getattr(module, "backbone", module)
     load_strictly(module, _with_rotary(module, weights, source), source)
     step = weights.global_step
     of_step = "" if step is None else f" of step {step}"

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import torch
 from hydra.utils import to_absolute_path
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from .. import __version__, coupling, head, losses
 from ..curriculum import Curriculum, Round
@@ -188,11 +188,17 @@ class Distiller:
     def on_save_checkpoint(self, checkpoint) -> None:
         super().on_save_checkpoint(checkpoint)
         algo = self.config.algo
+        step = checkpoint["global_step"]
+        done = self.curriculum.at(step - 1) if step else None  # of the last step
         checkpoint[CHECKPOINT_KEY] = {
             "version": __version__,
             "algo": algo.name,
             "loss": algo.loss,
             "teacher_path": str(self.teacher_path),
+            "round": done and done.index + 1,
+            "delta": done and done.delta,
+            "tau": done and done.tau,
+            "settings": OmegaConf.to_container(algo, resolve=True),
             "guard": self.guard.running,
             "teacher": None
             if self.teacher.round is None
