@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import torch
 from hydra.utils import to_absolute_path
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from .. import __version__, coupling, head, losses
 from ..curriculum import Curriculum, Round
@@ -198,7 +198,6 @@ class Distiller:
             "round": done and done.index + 1,
             "delta": done and done.delta,
             "tau": done and done.tau,
-            "settings": OmegaConf.to_container(algo, resolve=True),
             "guard": self.guard.running,
             "teacher": None
             if self.teacher.round is None

@@ -68,7 +68,6 @@ def export(
         "model_type": "mdlm",
         **sizes,
         "torch_dtype": "float32",
-        "tie_word_embeddings": False,
         "mdlm_mcd": info,
     }
     spoken = None
@@ -191,11 +190,10 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
         return os.path.basename(path) if os.path.isabs(path or "") else path
 
     info = {k: held.mdlm_mcd[k] for k in _NOTED if k in held.mdlm_mcd}
-    if "teacher_path" in info:
-        info["teacher_path"] = public(info["teacher_path"])
-        info["settings"] = {
-            **info.get("settings", {}), "teacher_path": info["teacher_path"]
-        }  # fmt: skip
+    if info:
+        settings = info.get("settings", _section(held.config, "algo"))
+        info["teacher_path"] = public(info.get("teacher_path"))
+        info["settings"] = {**settings, "teacher_path": info["teacher_path"]}
     training = {
         "optim": held.config.get("optim"),
         "ema": _section(held.config, "training").get("ema"),
@@ -265,6 +263,12 @@ the metadata of `model.safetensors`.
 """
 
 
+def _told(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{k}: {_told(v)}" for k, v in value.items())
+
+
 def _card(name: str, config: dict[str, Any]) -> str:
     info = config["mdlm_mcd"]
     if "loss" in info:
@@ -274,9 +278,8 @@ def _card(name: str, config: dict[str, Any]) -> str:
         )
     else:
         origin = "Nothing is noted of a distillation: the weights are a host's own."
-    facts = {k: v for k, v in info.items() if not isinstance(v, dict) and v is not None}
-    facts |= {f"training: {k}": v for k, v in info.get("training", {}).items()}
-    facts |= {k: v for k, v in config.items() if isinstance(v, (int, float))}
+    sizes = {k: v for k, v in config.items() if isinstance(v, (int, float))}
+    facts = {k: v for k, v in {**info, **sizes}.items() if v not in (None, "", {})}
     return _CARD.format(
         name=name,
         origin=origin,
@@ -286,5 +289,5 @@ def _card(name: str, config: dict[str, Any]) -> str:
         guess=""
         if "mask_index" in config
         else " (the last, unless the tokenizer has its own)",
-        rows="\n".join(f"| {k} | {v} |" for k, v in facts.items()),
+        rows="\n".join(f"| {k} | {_told(v)} |" for k, v in facts.items()),
     )

@@ -145,8 +145,9 @@ def test_the_folder_says_where_it_comes_from(runs, out):
     card = (out / "README.md").read_text()
     assert "distilled from plain.ckpt" in card
     for row in ("loss | hybrid", "round | 2", "delta | 0.25", "tau | 0.93",
-                "weights | ema weights of step 2", "global_step | 2"):  # fmt: skip
+                "weights | ema weights of step 2", "n_heads | 2"):  # fmt: skip
         assert f"| {row} |" in card
+    assert "rounds: 2, steps_per_round: 1" in card and "lr: 0.01" in card
     # Nothing of this machine is told to those who get the folder.
     for name in ("README.md", "config.json"):
         assert str(runs["plain"].parent) not in (out / name).read_text()
