@@ -40,6 +40,25 @@ def _doctor(args) -> int:
     return status
 
 
+def _export(args) -> None:
+    from .hosts import export
+
+    told = {
+        "model_length": args.length,
+        "n_heads": args.heads,
+        "time_conditioning": args.time_conditioning,
+    }
+    said = export.export(
+        args.checkpoint,
+        args.out,
+        which=args.weights,
+        tokenizer=args.tokenizer,
+        overwrite=args.overwrite,
+        given={k: v for k, v in told.items() if v is not None},
+    )
+    print(said)
+
+
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="mdlm-mcd",
@@ -101,6 +120,30 @@ def parser() -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="OVERRIDE", help="of the run to be looked at"
     )
     doctor.set_defaults(call=_doctor)
+
+    export = commands.add_parser(
+        "export",
+        help="write a checkpoint as a Hugging Face folder",
+        description="Writes model.safetensors, config.json, the code that opens them "
+        "and a model card. transformers.AutoModelForMaskedLM opens the folder without "
+        "this package, and so do MDLM, Duo (backbone=hf_dit) and algo.teacher_path.",
+    )
+    export.add_argument("checkpoint", metavar="CKPT", help="what teacher_path takes")
+    export.add_argument("out", metavar="OUT", help="the folder to write")
+    export.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    export.add_argument(
+        "--tokenizer",
+        metavar="NAME_OR_PATH",
+        help="goes along; bpe: the one the embedded host trained",
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace an export")
+    unsaid = export.add_argument_group("where the checkpoint does not say it")
+    unsaid.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
+    unsaid.add_argument("--heads", type=int, metavar="N", help="attention heads")
+    unsaid.add_argument(
+        "--time-conditioning", action=argparse.BooleanOptionalAction, default=None
+    )
+    export.set_defaults(call=_export)
     return root
 
 

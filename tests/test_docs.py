@@ -56,7 +56,7 @@ def test_names_in_the_documents_exist(path):
     import importlib
 
     for module, name in re.findall(
-        r"`(coupling|curriculum|losses|duality|head|teacher|sampling)\.(\w+)",
+        r"`(coupling|curriculum|losses|duality|head|teacher|weights|sampling)\.(\w+)",
         path.read_text("utf-8"),
     ):
         assert hasattr(importlib.import_module(f"mdlm_mcd.{module}"), name), name

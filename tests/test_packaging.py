@@ -51,6 +51,8 @@ def test_the_wheel_holds_configs_and_plugin(wheel):
         "mdlm_mcd/configs/recipe/mcd_paper.yaml",
         "mdlm_mcd/minihost/configs/config.yaml",
         "mdlm_mcd/minihost/configs/algo/mdlm.yaml",
+        "mdlm_mcd/hosts/hf/configuration_mdlm.py",
+        "mdlm_mcd/hosts/hf/modeling_mdlm.py",
         "hydra_plugins/mdlm_mcd_searchpath.py",
     } <= names
     assert not [n for n in names if n.startswith(("tests", "benchmarks", "docs"))]

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from .. import __version__, head, losses
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
-from ..teacher import Teacher, load_average, load_strictly, read_weights
+from ..teacher import Teacher
+from ..weights import load_weights, read_weights
 from .guard import LossGuard, StepSums
 from .noise import CounterNoise, number
 from .rounds import RoundCheckpoints
@@ -179,29 +180,16 @@ class Distiller(CounterNoise):
                     "to distil from random weights)."
                 )
             # Hydra may have moved to the run's folder; a relative path is the user's.
-            weights = read_weights(
-                path if os.path.exists(path) else to_absolute_path(path)
+            places = (path, to_absolute_path(path))
+            found = next(filter(os.path.exists, places), path)
+            taken = load_weights(
+                self.backbone,
+                self.host_named_parameters(),
+                read_weights(found),
+                algo.init_from,
+                f"algo.teacher_path={path}",
             )
-            source = f"algo.teacher_path={path}"
-            own = {
-                k.removeprefix("backbone."): v
-                for k, v in weights.state_dict.items()
-                if k.startswith("backbone.")
-            }
-            load_strictly(self.backbone, own, source)
-            if algo.init_from == "ema":
-                if weights.shadow_params is None:
-                    raise CheckpointError(
-                        f"{source} holds no EMA: set algo.init_from=raw to start from "
-                        "its raw weights."
-                    )
-                load_average(
-                    self.host_named_parameters(), weights.shadow_params, source
-                )
-            log.info(
-                "Distilling %s (%s weights of step %s).",
-                path, algo.init_from, weights.global_step,
-            )  # fmt: skip
+            log.info("Distilling %s (%s).", path, taken)
         self.host_forget_progress()
         if self.ema:
             # Opening a checkpoint brings its decay and count along; the student's
@@ -220,11 +208,16 @@ class Distiller(CounterNoise):
             "config": OmegaConf.to_container(self.config, resolve=True)
         }
         algo = self.config.algo
+        step = checkpoint["global_step"]
+        done = self.curriculum.at(step - 1) if step else None  # of the last step
         checkpoint[CHECKPOINT_KEY] = {
             "version": __version__,
             "algo": algo.name,
             "loss": algo.loss,
             "teacher_path": str(self.teacher_path),
+            "round": done and done.index + 1,
+            "delta": done and done.delta,
+            "tau": done and done.tau,
             "guard": self.guard.running,
             "teacher": None
             if self.teacher.round is None
@@ -242,7 +235,7 @@ class Distiller(CounterNoise):
             return cls(config, kwargs["tokenizer"])
         # Not super(): its `__class__` in this frame misleads `save_hyperparameters` of
         # Lightning 2.2, which takes the frame for an `__init__`.
-        lightnings = super(Distiller, cls).load_from_checkpoint
+        lightnings = super().load_from_checkpoint
         return lightnings(path, *args, config=config, **kwargs)
 
     def on_load_checkpoint(self, checkpoint) -> None:

@@ -214,7 +214,7 @@ def _settings(config, layout: Layout) -> Iterator[Finding]:
 
 
 def _teacher(config) -> Finding:
-    from ..teacher import read_weights
+    from ..weights import read_weights
 
     path = config.algo.teacher_path or config.training.get("finetune_path") or ""
     if not path:
@@ -227,7 +227,8 @@ def _teacher(config) -> Finding:
     except MCDError as error:
         return Finding("teacher", STOP, str(error))
     average = "with EMA" if weights.shadow_params else "without EMA"
-    if weights.shadow_params is None and config.algo.init_from == "ema":
+    alone = weights.shadow_params is None and not weights.is_final
+    if alone and config.algo.init_from == "ema":
         return Finding("teacher", STOP, f"{path} holds no EMA: set algo.init_from=raw")
     return Finding(
         "teacher", OK,

@@ -50,11 +50,21 @@ def model_class(config):
 
 
 def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path"):
-    """A model with the weights and EMA of the Lightning checkpoint that `key` names."""
+    """A model with the weights and EMA of the Lightning checkpoint that `key` names.
+
+    With algo.backbone=hf_dit the model itself opens eval.checkpoint_path.
+    """
+    if config.algo.backbone == "hf_dit" and key == "eval.checkpoint_path":
+        return cls(config, tokenizer)
     found = existing_path(path) if path else None
     if not found or not os.path.exists(found):
         raise HostError(
             f"{key}={path or '(empty)'} is no file: name the checkpoint to open."
+        )
+    if os.path.isdir(found):
+        raise HostError(
+            f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
+            "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
         )
     try:
         return cls.load_from_checkpoint(

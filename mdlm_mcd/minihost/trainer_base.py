@@ -9,9 +9,9 @@ import omegaconf
 import torch
 import torch.nn.functional as F
 
-from . import metrics
+from . import metrics, models
 from .errors import HostError
-from .models import dit, ema
+from .models import ema
 from .noise_schedule import NOISES
 
 LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
@@ -83,12 +83,7 @@ class TrainerBase(L.LightningModule):
         self.neg_infinity = -1_000_000.0
         self.class_conditional = False
 
-        if config.algo.backbone != "dit":
-            raise HostError(
-                f"algo.backbone={config.algo.backbone} is not in this host: set "
-                "algo.backbone=dit."
-            )
-        self.backbone = dit.DIT(config, vocab_size=self.vocab_size)
+        self.backbone = models.backbone(config, self.vocab_size)
         if config.noise.type not in NOISES:
             raise HostError(
                 f"noise.type={config.noise.type} is unknown: choose one of "

@@ -9,7 +9,7 @@ import pickle
 
 import torch
 
-from ... import teacher
+from ... import pickles
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ def tolerant(load):
     """`torch.load` that reads what it refuses, without the classes it refuses it for.
 
     Tried first as asked. Only a file refused under the default of `weights_only` is
-    read again, by the unpickler of `mdlm_mcd.teacher`: tensors and plain containers,
+    read again, by the unpickler of `mdlm_mcd.pickles`: tensors and plain containers,
     an inert placeholder for all else, no code of the file. Who asks for
     `weights_only` or a `pickle_module` of their own gets what they ask for. Raises
     what `load` raises; its refusal, when the second reading fails too.
@@ -40,7 +40,7 @@ def tolerant(load):
                 f.seek(start)
             kwargs["weights_only"] = False
             try:
-                held = load(f, map_location, teacher.SafePickle, **kwargs)
+                held = load(f, map_location, pickles.reader(set()), **kwargs)
             except Exception:
                 raise refused from None
         if not said:

@@ -1,3 +1,42 @@
+"""The host's networks, and which of them a config asks for."""
+
+import transformers
+
+from ..corpus import existing_path
+from ..errors import HostError
 from . import dit, ema
 
-__all__ = ["dit", "ema"]
+__all__ = ["backbone", "dit", "ema"]
+
+
+def backbone(config, vocab_size: int):
+    """The network that `algo.backbone` names, for a vocabulary of that size.
+
+    `dit` is built anew. `hf_dit` is the Hugging Face model at eval.checkpoint_path,
+    as in the public hosts: the Python code beside its weights is run, so name only a
+    folder or a Hub model that you trust. Raises HostError for other names and for a
+    model that cannot be opened or has another vocabulary.
+    """
+    name, path = config.algo.backbone, config.eval.checkpoint_path
+    if name == "dit":
+        return dit.DIT(config, vocab_size=vocab_size)
+    if name != "hf_dit":
+        raise HostError(
+            f"algo.backbone={name} is not in this host: choose one of dit, hf_dit."
+        )
+    try:
+        model = transformers.AutoModelForMaskedLM.from_pretrained(
+            existing_path(path), trust_remote_code=True
+        )
+    except (OSError, ValueError) as error:
+        raise HostError(
+            f"eval.checkpoint_path={path} cannot be opened as a Hugging Face model "
+            f"({error}): name a folder or a Hub model, or set algo.backbone=dit."
+        ) from error
+    if model.config.vocab_size != vocab_size:
+        raise HostError(
+            f"eval.checkpoint_path={path} has a vocabulary of "
+            f"{model.config.vocab_size}, and data.tokenizer_name_or_path makes one of "
+            f"{vocab_size}: use the tokenizer it was trained with."
+        )
+    return model.train()  # like a network built anew

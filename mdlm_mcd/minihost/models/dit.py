@@ -3,16 +3,16 @@
 A `state_dict` of MDLM, of Duo's masked models or of the released `mdlm-owt`
 loads strictly into `DIT` at the same sizes. Attention is torch's SDPA;
 flash-attn is used where it is installed and applies (CUDA, half precision).
+
+This file needs nothing but torch: it also travels with exported weights.
 """
 
 import math
+from types import SimpleNamespace
 
-import omegaconf
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-
-from ..errors import HostError
 
 try:
     from flash_attn import flash_attn_func
@@ -25,8 +25,11 @@ class Rotary(nn.Module):
 
     def __init__(self, dim: int, base: float = 10_000.0):
         super().__init__()
-        inv_freq = base ** -(torch.arange(0, dim, 2).float() / dim)
-        self.register_buffer("inv_freq", inv_freq)
+        self.dim, self.base = dim, base
+        self.register_buffer("inv_freq", self.frequencies())
+
+    def frequencies(self):
+        return self.base ** -(torch.arange(0, self.dim, 2).float() / self.dim)
 
     def forward(self, length: int):
         # Not cached: it costs nothing beside a block, and a cache filled under
@@ -166,24 +169,34 @@ class DDiTFinalLayer(nn.Module):
         return self.linear(x)
 
 
+def namespace(config):
+    """A plain dict, nested, as an object with attributes."""
+    if not isinstance(config, dict):
+        return config
+    return SimpleNamespace(**{k: namespace(v) for k, v in config.items()})
+
+
 class DIT(nn.Module):
     """The denoiser: tokens (batch, length) and sigma (batch,) -> raw logits.
 
-    With `algo.causal_attention` it is a plain causal transformer that ignores
-    sigma. Logits are (batch, length, vocab_size), before SUBS.
+    config: an OmegaConf config, or a dict, with `model` (hidden_size, cond_dim,
+    n_blocks, n_heads, dropout) and `algo.causal_attention`. With that set it is a
+    plain causal transformer that ignores sigma. Logits are (batch, length,
+    vocab_size), before SUBS. Raises ValueError for class labels and weights.
     """
 
     def __init__(self, config, vocab_size: int):
         super().__init__()
-        if isinstance(config, dict):
-            config = omegaconf.OmegaConf.create(config)
+        config = namespace(config)
         model = config.model
         self.config = config
         self.causal = config.algo.causal_attention
         self.vocab_size = vocab_size
         dim = model.hidden_size
         cond_dim = None if self.causal else model.cond_dim
-        self.vocab_embed = EmbeddingLayer(dim, vocab_size, model.get("embed_std"))
+        self.vocab_embed = EmbeddingLayer(
+            dim, vocab_size, getattr(model, "embed_std", None)
+        )
         if not self.causal:
             self.sigma_map = TimestepEmbedder(cond_dim)
         self.rotary_emb = Rotary(dim // model.n_heads)
@@ -196,7 +209,7 @@ class DIT(nn.Module):
 
     def forward(self, x, sigma, class_cond=None, weights=None):
         if class_cond is not None or weights is not None:
-            raise HostError(
+            raise ValueError(
                 "This DiT takes neither class labels nor weighted tokens: leave "
                 "class_cond and weights at None."
             )

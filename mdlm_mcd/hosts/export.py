@@ -1,0 +1,293 @@
+"""A checkpoint as a Hugging Face folder that opens without this package.
+
+The folder holds `model.safetensors` and `config.json` in the layout of the released
+`mdlm-owt`, the code that `transformers` runs to open them, and a model card. Where
+the weights come from travels in all three.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from .. import __version__, weights
+from ..errors import CheckpointError, ConfigError
+from ..minihost import dataloader, trainer_base
+from ..minihost.errors import HostError
+from ..minihost.models import dit
+
+CODE = (
+    Path(__file__).parent / "hf" / "configuration_mdlm.py",
+    Path(__file__).parent / "hf" / "modeling_mdlm.py",
+    Path(dit.__file__),
+)
+_AUTO_MAP = {
+    "AutoConfig": "configuration_mdlm.MDLMConfig",
+    "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
+}
+# What the distiller notes in its checkpoints, as far as it travels on.
+_NOTED = (
+    "algo", "loss", "round", "delta", "tau", "teacher_path", "settings", "training",
+)  # fmt: skip
+
+
+def export(
+    checkpoint: str,
+    out: str | Path,
+    which: str = "ema",
+    tokenizer: str | None = None,
+    overwrite: bool = False,
+    given: Mapping[str, Any] | None = None,
+) -> str:
+    """Write `checkpoint`, anything `read_weights` opens, to the folder `out`.
+
+    which: `ema` or `raw`. tokenizer: a folder or Hub name whose tokenizer goes along;
+    `bpe` is the one that the embedded host trained. given: model_length, n_heads,
+    dropout or time_conditioning where the checkpoint does not say them. Answers a
+    line that says what was written. Raises CheckpointError and ConfigError; `out` is
+    then as it was.
+    """
+    out = Path(out).absolute()
+    _check_target(out, overwrite)
+    source = f"CKPT={checkpoint}"
+    held = weights.read_weights(checkpoint, "CKPT")
+    sizes = _sizes(held, given or {}, source)
+    backbone, taken = _backbone(held, sizes, which, source)
+    info = _info(held, checkpoint, taken)
+    config = {
+        "architectures": ["MDLM"],
+        "auto_map": _AUTO_MAP,
+        "model_type": "mdlm",
+        **sizes,
+        "torch_dtype": "float32",
+        "mdlm_mcd": info,
+    }
+    spoken = None
+    if tokenizer is not None:
+        spoken = _tokenizer(tokenizer, held.config, sizes["vocab_size"])
+        config["mask_index"] = trainer_base.vocabulary(spoken)[1]
+
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+        said = {"format": "pt", "mdlm_mcd": json.dumps(info)}
+        if held.global_step is not None:
+            said["global_step"] = str(held.global_step)
+        save_file(tensors, part / "model.safetensors", said)
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        for path in CODE:
+            shutil.copyfile(path, part / path.name)
+        if spoken is not None:
+            spoken.save_pretrained(part)
+        (part / "README.md").write_text(_card(out.name, config), "utf-8")
+        _put(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    count = sum(p.numel() for p in backbone.parameters())
+    return f"Wrote {out}: {count / 1e6:.1f}M parameters, {taken} from {checkpoint}."
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if out.exists() and not overwrite:
+        raise ConfigError(
+            f"OUT={out} exists: name a new folder, or replace it with --overwrite."
+        )
+    if out.exists() and not (out / "config.json").is_file():
+        raise ConfigError(
+            f"OUT={out} is no exported model, so --overwrite does not replace it: name "
+            "another folder."
+        )
+
+
+def _put(part: Path, out: Path) -> None:
+    """Move the finished folder into place, whole."""
+    old = part.with_suffix(".old")
+    if out.exists():
+        os.replace(out, old)
+    try:
+        os.replace(part, out)
+    except OSError:
+        if old.exists():
+            os.replace(old, out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
+    """The model's sizes in MDLMConfig's words: the tensors', else the config's."""
+    tensors, told = held.state_dict, weights.model_sizes(held.config)
+    algo = _section(held.config, "algo")
+    # MDLM's key, and Duo's; in SDTT's config it is a section.
+    parameterization = held.config.get("parameterization", algo.get("parameterization"))
+    if isinstance(parameterization, str) and parameterization != "subs":
+        raise CheckpointError(
+            f"{source} was trained under parameterization={parameterization}, and a "
+            "masked model under `subs` is needed: name another checkpoint."
+        )
+    try:
+        vocab_size, hidden_dim = tensors["vocab_embed.embedding"].shape
+        cond_dim = len(tensors["sigma_map.mlp.2.weight"])
+    except KeyError as error:
+        raise CheckpointError(
+            f"{source} has no {error.args[0]}, so it is no masked DiT as MDLM and Duo "
+            "train it: name a checkpoint of such a model."
+        ) from None
+    blocks = {m[1] for k in tensors if (m := re.match(r"blocks\.(\d+)\.", k))}
+    if weights.ROTARY in tensors:
+        told["n_heads"] = hidden_dim // (2 * len(tensors[weights.ROTARY]))
+    told = {"dropout": 0.1, **told, **given}
+    for name, flag in (
+        ("model_length", "--length N"),
+        ("n_heads", "--heads N"),
+        ("time_conditioning", "--time-conditioning or --no-time-conditioning"),
+    ):
+        if name not in told:
+            raise ConfigError(f"{source} does not say its {name}: give {flag}.")
+    return {
+        "vocab_size": vocab_size,
+        "model_length": told["model_length"],
+        "hidden_dim": hidden_dim,
+        "cond_dim": cond_dim,
+        "n_blocks": len(blocks),
+        "n_heads": told["n_heads"],
+        "dropout": told["dropout"],
+        "time_conditioning": told["time_conditioning"],
+    }
+
+
+def _backbone(held: weights.Weights, sizes: dict, which: str, source: str):
+    """The network with the chosen weights, in float32, and the words for them."""
+    model = {**sizes, "hidden_size": sizes["hidden_dim"]}
+    backbone = dit.DIT(
+        {"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"]
+    )
+    taken = weights.load_weights(
+        backbone, backbone.named_parameters(), held, which, source, "--weights"
+    )
+    return backbone, taken
+
+
+def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
+    """Where the weights come from; nothing that names a folder of this machine."""
+
+    def public(path):
+        return os.path.basename(path) if os.path.isabs(path or "") else path
+
+    info = {k: held.mdlm_mcd[k] for k in _NOTED if k in held.mdlm_mcd}
+    if info:
+        settings = info.get("settings", _section(held.config, "algo"))
+        info["teacher_path"] = public(info.get("teacher_path"))
+        info["settings"] = {**settings, "teacher_path": info["teacher_path"]}
+    training = {
+        "optim": held.config.get("optim"),
+        "ema": _section(held.config, "training").get("ema"),
+        "global_batch_size": _section(held.config, "loader").get("global_batch_size"),
+    }
+    if any(training.values()):
+        info["training"] = training
+    return {
+        "exported_by": f"mdlm-mcd {__version__}",
+        "checkpoint": public(checkpoint),
+        "weights": taken,
+        "global_step": held.global_step,
+        **info,
+    }
+
+
+def _tokenizer(name: str, config: Mapping[str, Any], vocab_size: int):
+    """The tokenizer called `name`, if the model has its vocabulary."""
+    data = config.get("data") if name == "bpe" else {"tokenizer_name_or_path": name}
+    if not data:
+        raise ConfigError(
+            "--tokenizer bpe is the embedded host's own, and the checkpoint is not of "
+            "that host: give the folder or the Hub name of a tokenizer."
+        )
+    try:
+        tokenizer = dataloader.get_tokenizer(OmegaConf.create({"data": data}))
+    except HostError as error:
+        raise ConfigError(f"--tokenizer {name}: {error}") from error
+    count, _ = trainer_base.vocabulary(tokenizer)
+    if count != vocab_size:
+        raise ConfigError(
+            f"--tokenizer {name} makes a vocabulary of {count}, mask included, and the "
+            f"model has {vocab_size}: name the tokenizer it was trained with."
+        )
+    return tokenizer
+
+
+_CARD = """---
+library_name: transformers
+tags: [masked-diffusion, mdlm]
+---
+# {name}
+
+A masked diffusion language model. {origin}
+
+```python
+import torch
+from transformers import AutoModelForMaskedLM
+
+model = AutoModelForMaskedLM.from_pretrained({name!r}, trust_remote_code=True)
+ids = torch.full((1, {length}), {mask})  # all masks
+logits = model(input_ids=ids).logits  # raw, (1, {length}, {vocab})
+```
+
+`trust_remote_code` runs the three Python files of this folder; they need torch and
+transformers, and no flash-attn. Logits are raw: before sampling, forbid the mask
+token {mask}{guess}
+and keep the visible tokens (SUBS). MDLM and Duo open this folder with `backbone=hf_dit`
+and `eval.checkpoint_path`, and mdlm-mcd with `algo.teacher_path`.
+
+| | |
+| --- | --- |
+{rows}
+
+Everything that is known of the training is in `config.json` under `mdlm_mcd`, and in
+the metadata of `model.safetensors`.
+"""
+
+
+def _told(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{k}: {_told(v)}" for k, v in value.items())
+
+
+def _card(name: str, config: dict[str, Any]) -> str:
+    info = config["mdlm_mcd"]
+    if "loss" in info:
+        origin = (
+            f"A student of Masked Consistency Distillation (arXiv 2602.00792), "
+            f"distilled from {info.get('teacher_path') or 'a random start'}."
+        )
+    else:
+        origin = "Nothing is noted of a distillation: the weights are a host's own."
+    sizes = {k: v for k, v in config.items() if isinstance(v, (int, float))}
+    facts = {k: v for k, v in {**info, **sizes}.items() if v not in (None, "", {})}
+    return _CARD.format(
+        name=name,
+        origin=origin,
+        length=config["model_length"],
+        vocab=config["vocab_size"],
+        mask=config.get("mask_index", config["vocab_size"] - 1),
+        guess=""
+        if "mask_index" in config
+        else " (the last, unless the tokenizer has its own)",
+        rows="\n".join(f"| {k} | {_told(v)} |" for k, v in facts.items()),
+    )
