@@ -95,7 +95,7 @@ _STAND_FOR = {
 
 
 def reader(skipped: set[str]) -> SimpleNamespace:
-    """A `pickle_module` for `torch.load`; enters in `skipped` the types it leaves out."""
+    """A `pickle_module` for `torch.load`; notes in `skipped` what it leaves out."""
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str):

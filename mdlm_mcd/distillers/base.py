@@ -346,3 +346,9 @@ class Distiller(CounterNoise):
         self.log_dict(shown, on_step=True, on_epoch=False, prog_bar=True)
         self.log_dict(quiet, on_step=True, on_epoch=False)
         self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
+
+
+def _lightnings_load(cls: type[Distiller]):
+    # Out here, since the word `super` gives a method's frame a `__class__`, and
+    # `save_hyperparameters` of Lightning 2.2 takes such frames for an `__init__`.
+    return super(Distiller, cls).load_from_checkpoint

@@ -18,6 +18,13 @@ from mdlm_mcd.hosts.layouts import DUO, MDLM
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]
 
 FOUND = clones.find()
+if not FOUND:
+    pytest.skip(
+        f"0 of {len(clones.EXPECTED)} hosts found: set MDLM_MCD_HOSTS to a folder with "
+        "clones of Duo and MDLM",
+        allow_module_level=True,
+    )
+
 ROUNDS = ["algo.rounds=2", "algo.steps_per_round=6", "trainer.max_steps=12",
           "algo.delta0=1/16"]  # fmt: skip
 
