@@ -233,10 +233,7 @@ class Distiller(CounterNoise):
         """
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])
-        # Not super(): its `__class__` in this frame misleads `save_hyperparameters` of
-        # Lightning 2.2, which takes the frame for an `__init__`.
-        lightnings = super().load_from_checkpoint
-        return lightnings(path, *args, config=config, **kwargs)
+        return _lightnings_load(cls)(path, *args, config=config, **kwargs)
 
     def on_load_checkpoint(self, checkpoint) -> None:
         trainer = getattr(self, "_trainer", None)
