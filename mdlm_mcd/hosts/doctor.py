@@ -13,7 +13,8 @@ from typing import NamedTuple
 from .. import __version__, configs_dir
 from ..errors import MCDError
 from . import patches
-from .layouts import DUO, MDLM, Layout, of_folder, takes_labels
+from .layouts import DUO, MDLM, Layout, of_folder, packages, takes_labels
+from .shims import standins
 
 OK, NOTE, STOP = "ok", "note", "STOP"
 
@@ -72,6 +73,23 @@ def _host(folder: Path, layout: Layout) -> Finding:
     else:
         said += ", no git checkout"
     return Finding("host", OK, said)
+
+
+def _requirements(folder: Path) -> Finding:
+    stood_in = set(standins.SENTENCES)
+    missing = sorted(
+        name
+        for name in packages(folder) - stood_in
+        if importlib.util.find_spec(name) is None
+    )
+    if not missing:
+        return Finding("packages", OK, "those the host imports are installed")
+    return Finding(
+        "packages",
+        STOP,
+        f"the host imports {', '.join(missing)}, not installed here: install its own "
+        "requirements",
+    )
 
 
 def _patch(folder: Path, layout: Layout) -> Finding:
@@ -213,7 +231,7 @@ def _settings(config, layout: Layout) -> Iterator[Finding]:
         yield Finding("rounds", STOP, str(error))
 
 
-def _teacher(config) -> Finding:
+def _teacher(config, folder: Path) -> Finding:
     from ..weights import read_weights
 
     path = config.algo.teacher_path or config.training.get("finetune_path") or ""
@@ -222,8 +240,10 @@ def _teacher(config) -> Finding:
             "teacher", NOTE,
             "none named: give algo.teacher_path=CHECKPOINT to have it looked at",
         )  # fmt: skip
+    # As the run would find it: from the host's folder, wherever we were called.
+    local = folder / path
     try:
-        weights = read_weights(path)
+        weights = read_weights(str(local) if local.exists() else path)
     except MCDError as error:
         return Finding("teacher", STOP, str(error))
     average = "with EMA" if weights.shadow_params else "without EMA"
@@ -255,7 +275,7 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     except MCDError as error:
         return [*found, Finding("host", STOP, str(error))]
     patch = _patch(folder, layout)
-    found += [_host(folder, layout), patch]
+    found += [_host(folder, layout), _requirements(folder), patch]
     try:
         config = compose(folder, layout, overrides, patched=patch.mark == OK)
     except Exception as error:  # whatever Hydra has against the overrides
@@ -264,7 +284,7 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     if "MCD" not in config.algo.get("_target_", ""):
         return [*found, Finding("config", NOTE, f"algo.name={config.algo.name}")]
     found += [*_settings(config, layout), _sampling(config, folder, layout)]
-    return [*found, _teacher(config)]
+    return [*found, _teacher(config, folder)]
 
 
 def report(found: Sequence[Finding]) -> tuple[str, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +18,11 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from .. import __version__, weights
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..minihost import dataloader, trainer_base
 from ..minihost.errors import HostError
 from ..minihost.models import dit
+from . import models
 
 CODE = (
     Path(__file__).parent / "hf" / "configuration_mdlm.py",
@@ -59,8 +59,8 @@ def export(
     _check_target(out, overwrite)
     source = f"CKPT={checkpoint}"
     held = weights.read_weights(checkpoint, "CKPT")
-    sizes = _sizes(held, given or {}, source)
-    backbone, taken = _backbone(held, sizes, which, source)
+    sizes = models.sizes(held, given or {}, source)
+    backbone, taken = models.build(held, sizes, which, source, "--weights")
     info = _info(held, checkpoint, taken)
     config = {
         "architectures": ["MDLM"],
@@ -124,65 +124,6 @@ def _put(part: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = config.get(name)
-    return section if isinstance(section, dict) else {}
-
-
-def _sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
-    """The model's sizes in MDLMConfig's words: the tensors', else the config's."""
-    tensors, told = held.state_dict, weights.model_sizes(held.config)
-    algo = _section(held.config, "algo")
-    # MDLM's key, and Duo's; in SDTT's config it is a section.
-    parameterization = held.config.get("parameterization", algo.get("parameterization"))
-    if isinstance(parameterization, str) and parameterization != "subs":
-        raise CheckpointError(
-            f"{source} was trained under parameterization={parameterization}, and a "
-            "masked model under `subs` is needed: name another checkpoint."
-        )
-    try:
-        vocab_size, hidden_dim = tensors["vocab_embed.embedding"].shape
-        cond_dim = len(tensors["sigma_map.mlp.2.weight"])
-    except KeyError as error:
-        raise CheckpointError(
-            f"{source} has no {error.args[0]}, so it is no masked DiT as MDLM and Duo "
-            "train it: name a checkpoint of such a model."
-        ) from None
-    blocks = {m[1] for k in tensors if (m := re.match(r"blocks\.(\d+)\.", k))}
-    if weights.ROTARY in tensors:
-        told["n_heads"] = hidden_dim // (2 * len(tensors[weights.ROTARY]))
-    told = {"dropout": 0.1, **told, **given}
-    for name, flag in (
-        ("model_length", "--length N"),
-        ("n_heads", "--heads N"),
-        ("time_conditioning", "--time-conditioning or --no-time-conditioning"),
-    ):
-        if name not in told:
-            raise ConfigError(f"{source} does not say its {name}: give {flag}.")
-    return {
-        "vocab_size": vocab_size,
-        "model_length": told["model_length"],
-        "hidden_dim": hidden_dim,
-        "cond_dim": cond_dim,
-        "n_blocks": len(blocks),
-        "n_heads": told["n_heads"],
-        "dropout": told["dropout"],
-        "time_conditioning": told["time_conditioning"],
-    }
-
-
-def _backbone(held: weights.Weights, sizes: dict, which: str, source: str):
-    """The network with the chosen weights, in float32, and the words for them."""
-    model = {**sizes, "hidden_size": sizes["hidden_dim"]}
-    backbone = dit.DIT(
-        {"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"]
-    )
-    taken = weights.load_weights(
-        backbone, backbone.named_parameters(), held, which, source, "--weights"
-    )
-    return backbone, taken
-
-
 def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
     """Where the weights come from; nothing that names a folder of this machine."""
 
@@ -191,13 +132,15 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
 
     info = {k: held.mdlm_mcd[k] for k in _NOTED if k in held.mdlm_mcd}
     if info:
-        settings = info.get("settings", _section(held.config, "algo"))
+        settings = info.get("settings", models.section(held.config, "algo"))
         info["teacher_path"] = public(info.get("teacher_path"))
         info["settings"] = {**settings, "teacher_path": info["teacher_path"]}
     training = {
         "optim": held.config.get("optim"),
-        "ema": _section(held.config, "training").get("ema"),
-        "global_batch_size": _section(held.config, "loader").get("global_batch_size"),
+        "ema": models.section(held.config, "training").get("ema"),
+        "global_batch_size": models.section(held.config, "loader").get(
+            "global_batch_size"
+        ),
     }
     if any(training.values()):
         info["training"] = training

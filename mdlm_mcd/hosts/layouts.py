@@ -121,3 +121,44 @@ def of_folder(folder: str | Path) -> Layout:
         f"PATH={folder} holds no host this plugin knows ({'; '.join(said)}): name the "
         "folder of a clone of Duo or MDLM, where its main.py is."
     )
+
+
+def packages(folder: Path) -> set[str]:
+    """Top-level packages that a clone's main.py cannot start without.
+
+    What its modules import when they are loaded, and those of its own that they
+    import; not what stands in functions, or in `try`.
+    """
+    found: set[str] = set()
+    files, seen = [folder / "main.py"], set()
+    while files:
+        path = files.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for node in _parse(path).body:
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                prefix = f"{node.module}." if node.module else ""
+                names = [prefix + alias.name for alias in node.names]
+                if node.level:
+                    here = path.parent.relative_to(folder).parts
+                    names = [".".join([*here, name]) for name in names]
+            else:
+                continue
+            for name in names:
+                own = _own_modules(folder, name)
+                files += own
+                found |= set() if own else {name.partition(".")[0]}
+    return found
+
+
+def _own_modules(folder: Path, name: str) -> list[Path]:
+    """The clone's files behind an imported name, outermost package first."""
+    found, place = [], folder
+    for part in name.split("."):
+        place = place / part
+        for path in (place.with_suffix(".py"), place / "__init__.py"):
+            found += [path] if path.is_file() else []
+    return found

@@ -93,6 +93,22 @@ def test_local_edits_and_no_host(host, tmp_path):
     assert "it lacks main.py" in found(tmp_path)["host"].text
 
 
+def test_packages_the_host_needs(host):
+    """Found through its own modules; not those in `try` or in functions."""
+    (host / "utils.py").write_text(
+        (host / "utils.py").read_text()
+        + "import flash_attn.layers, unheard_of.part\nfrom helpers import one\n"
+        "try:\n    import optional_thing\nexcept ImportError:\n    pass\n"
+        "def f():\n    import late_thing\n"
+    )
+    (host / "helpers").mkdir()
+    (host / "helpers" / "__init__.py").write_text("from . import one\n")
+    (host / "helpers" / "one.py").write_text("import unheard_too\nimport algo\n")
+    finding = found(host)["packages"]
+    assert finding.mark == doctor.STOP
+    assert "imports unheard_of, unheard_too, not installed" in finding.text
+
+
 def test_a_hidden_plugin_and_a_host_that_wins(host, tmp_path, monkeypatch):
     patches.patch(host, DUO)
     (host / "configs" / "algo" / "mcd.yaml").write_text("name: the host's own\n")

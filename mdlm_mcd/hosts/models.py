@@ -1,0 +1,306 @@
+"""Models of any host, opened from their weights alone to be sampled and measured.
+
+MDLM, Duo's masked models, the embedded host and the released folders name the same
+parameters, so the embedded DiT carries them all. No host is imported; its code is not
+run, nor is any that comes with a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from .. import head, weights
+from ..errors import CheckpointError, ConfigError
+from ..evaluation.candidate import Candidate
+from ..minihost import dataloader, trainer_base
+from ..minihost.errors import HostError
+from ..minihost.models import dit
+
+# Sizes and weights ---------------------------------------------------------------
+
+
+def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
+    """The model's sizes in MDLMConfig's words: the tensors', else the config's."""
+    tensors, told = held.state_dict, weights.model_sizes(held.config)
+    algo = section(held.config, "algo")
+    # MDLM's key, and Duo's; in SDTT's config it is a section.
+    parameterization = held.config.get("parameterization", algo.get("parameterization"))
+    if isinstance(parameterization, str) and parameterization != "subs":
+        raise CheckpointError(
+            f"{source} was trained under parameterization={parameterization}, and a "
+            "masked model under `subs` is needed: name another checkpoint."
+        )
+    try:
+        vocab_size, hidden_dim = tensors["vocab_embed.embedding"].shape
+        cond_dim = len(tensors["sigma_map.mlp.2.weight"])
+    except KeyError as error:
+        raise CheckpointError(
+            f"{source} has no {error.args[0]}, so it is no masked DiT as MDLM and Duo "
+            "train it: name a checkpoint of such a model."
+        ) from None
+    blocks = {m[1] for k in tensors if (m := re.match(r"blocks\.(\d+)\.", k))}
+    if weights.ROTARY in tensors:
+        told["n_heads"] = hidden_dim // (2 * len(tensors[weights.ROTARY]))
+    told = {"dropout": 0.1, **told, **given}
+    for name, flag in (
+        ("model_length", "--length N"),
+        ("n_heads", "--heads N"),
+        ("time_conditioning", "--time-conditioning or --no-time-conditioning"),
+    ):
+        if name not in told:
+            raise ConfigError(f"{source} does not say its {name}: give {flag}.")
+    return {
+        "vocab_size": vocab_size,
+        "model_length": told["model_length"],
+        "hidden_dim": hidden_dim,
+        "cond_dim": cond_dim,
+        "n_blocks": len(blocks),
+        "n_heads": told["n_heads"],
+        "dropout": told["dropout"],
+        "time_conditioning": told["time_conditioning"],
+    }
+
+
+def build(
+    held: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str
+):
+    """The network with the chosen weights, in float32, and the words for them."""
+    model = {**sizes, "hidden_size": sizes["hidden_dim"]}
+    backbone = dit.DIT(
+        {"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"]
+    )
+    taken = weights.load_weights(
+        backbone, backbone.named_parameters(), held, which, source, key
+    )
+    return backbone, taken
+
+
+# Schedules ------------------------------------------------------------------------
+
+
+def _log_linear(t: Tensor, eps: float) -> Tensor:
+    return 1 - (1 - eps) * t
+
+
+def _duo_cosine(t: Tensor, eps: float) -> Tensor:
+    return 1 - torch.cos(math.pi / 2 * (1 - (1 - eps) * t))
+
+
+def _mdlm_cosine(t: Tensor, eps: float) -> Tensor:
+    return eps + (1 - eps) * torch.cos(math.pi / 2 * t)
+
+
+def schedule(config: Mapping[str, Any], source: str):
+    """alpha(t) of the schedule that a host's config names; log-linear without one.
+
+    Raises ConfigError for one that is not known.
+    """
+    noise = section(config, "noise")
+    kind, eps = noise.get("type", "log-linear"), noise.get("eps") or 1e-3
+    # MDLM, whose settings stand at the root, has a cosine of its own.
+    cosine = _mdlm_cosine if "parameterization" in config else _duo_cosine
+    known = {"log-linear": _log_linear, "loglinear": _log_linear, "cosine": cosine}
+    if kind not in known:
+        raise ConfigError(
+            f"{source} was trained with noise.type={kind}, which is not known here: "
+            f"name a checkpoint with one of {', '.join(known)}."
+        )
+    alpha = known[kind]
+    return lambda t: alpha(t, eps)
+
+
+# Opening --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the command line says of one model: [LABEL=]CKPT, and what it lacks."""
+
+    label: str
+    path: str
+    which: str = "ema"
+    tokenizer: str | None = None
+    given: Mapping[str, Any] | None = None
+
+    @classmethod
+    def parse(cls, text: str, **rest) -> Source:
+        label, equals, path = text.partition("=")
+        if equals and not os.path.exists(text):
+            return cls(label, path, **rest)
+        stem = Path(text)
+        name = "/".join([*stem.parent.parts[-1:], stem.stem]) if stem.suffix else text
+        # `checkpoints` says nothing; the folder above it is the run.
+        if stem.parent.name == "checkpoints":
+            name = "/".join([*stem.parent.parent.parts[-1:], stem.stem])
+        return cls(name, text, **rest)
+
+
+def _family(config: Mapping[str, Any]) -> str:
+    if "mdlm_mcd" in config or "auto_map" in config or config.get("model_type"):
+        return "Hugging Face"
+    if "parameterization" in config:
+        return "MDLM"
+    if "text_key" in section(config, "data") or "max_chars" in section(config, "data"):
+        return "minihost"
+    if section(config, "data").get("train") == "textfile":
+        return "minihost"
+    return "Duo" if "algo" in config else "unknown"
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the weights that are used, whatever file holds them."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def tokenizer_of(held: weights.Weights, source: Source):
+    """The tokenizer that a checkpoint names, or the one that was given for it."""
+    data = dict(section(held.config, "data"))
+    name = source.tokenizer
+    if name is None and os.path.isfile(os.path.join(source.path, "tokenizer.json")):
+        name = source.path  # an exported folder
+    if name is not None:
+        data = {"tokenizer_name_or_path": name}
+    if "tokenizer_name_or_path" not in data:
+        raise ConfigError(
+            f"CKPT={source.path} does not say its tokenizer: give --tokenizer with a "
+            "folder or a Hub name, e.g. --tokenizer gpt2."
+        )
+    try:
+        return dataloader.get_tokenizer(OmegaConf.create({"data": data}))
+    except HostError as error:
+        raise ConfigError(
+            f"CKPT={source.path}: {error} Or give --tokenizer."
+        ) from error
+
+
+def open_model(source: Source, device: str = "cpu") -> Candidate:
+    """A model ready to be sampled and measured, in eval mode.
+
+    Raises CheckpointError and ConfigError for what cannot be opened, is told the time,
+    or does not fit its tokenizer.
+    """
+    key = f"CKPT={source.path}"
+    held = weights.read_weights(source.path, "CKPT")
+    found = sizes(held, source.given or {}, key)
+    if found["time_conditioning"]:
+        raise CheckpointError(
+            f"{key} is told the time, and the samplers here are for models that are "
+            "not: name a checkpoint trained with time_conditioning=False."
+        )
+    tokenizer = tokenizer_of(held, source)
+    count, mask_index = trainer_base.vocabulary(tokenizer)
+    if count != found["vocab_size"]:
+        raise ConfigError(
+            f"{key} has a vocabulary of {found['vocab_size']}, and its tokenizer makes "
+            f"one of {count}, mask included: give --tokenizer with its own."
+        )
+    backbone, taken = build(held, found, source.which, key, "--weights")
+    backbone.to(device).eval().requires_grad_(False)
+    noted = held.mdlm_mcd
+    algo = section(held.config, "algo")
+    return Candidate(
+        label=source.label,
+        denoise=denoiser(backbone),
+        alpha=schedule(held.config, key),
+        mask_index=mask_index,
+        vocab_size=count,
+        length=found["model_length"],
+        tokenizer=tokenizer,
+        device=device,
+        provenance={
+            "checkpoint": os.path.basename(os.path.normpath(source.path)),
+            "sha256": _digest(backbone.state_dict()),
+            "weights": taken,
+            "global_step": held.global_step,
+            "algo": noted.get("algo") or algo.get("name") or "mdlm",
+            "loss": noted.get("loss"),
+            "round": noted.get("round"),
+            "recipe": noted.get("settings"),
+            "teacher": os.path.basename(noted.get("teacher_path") or "") or None,
+            "host": _family(held.config),
+        },
+    )
+
+
+def denoiser(backbone: dit.DIT):
+    """`denoise(z, rows)` of a network that is not told the time.
+
+    Sequences of which no row is asked are not run: at many steps most open nothing.
+    """
+
+    def on_rows(z: Tensor, rows: Tensor) -> Tensor:
+        active = rows.any(-1)
+        z, rows = z[active], rows[active]
+        sigma = torch.zeros(len(z), device=z.device)
+        features = head.encode(backbone, lambda net: net(z, sigma))
+        return features.logits(features.rows(rows.flatten().nonzero().squeeze(-1)))
+
+    return on_rows
+
+
+# Text to measure on ---------------------------------------------------------------
+
+
+def held_out(source: Source, tokenizer, length: int, most: int, files: Sequence[str]):
+    """Up to `most` rows, (rows, length), of text the model has not seen.
+
+    files: UTF-8 files or globs; without any, the validation split of a checkpoint of
+    the embedded host. Raises ConfigError when there is no text.
+    """
+    data = dict(section(weights.read_weights(source.path, "CKPT").config, "data"))
+    if files:
+        data = {
+            "train": "textfile", "valid": "textfile", "files": list(files),
+            "valid_files": list(files), "separator": None, "wrap": True,
+            "streaming": False, "insert_train_eos": True, "insert_valid_eos": True,
+            "cache_dir": data.get("cache_dir", "~/.cache/mdlm_mcd"),
+        }  # fmt: skip
+    elif data.get("valid") not in dataloader.LOCAL:
+        raise ConfigError(
+            f"CKPT={source.path} does not name text that is at hand: give --corpus "
+            "with files of text that the models have not seen."
+        )
+    config = OmegaConf.create(
+        {
+            "data": data,
+            "model": {"length": length},
+            "loader": {"eval_batch_size": 64, "num_workers": 0, "pin_memory": False},
+            "seed": 1,
+        }
+    )
+    try:
+        _, loader = dataloader.get_dataloaders(config, tokenizer, skip_train=True)
+    except HostError as error:
+        raise ConfigError(f"--corpus: {error}") from error
+    rows: list[Tensor] = []
+    for batch in loader:
+        # Whole rows only: padding would be counted as text.
+        whole = batch["attention_mask"].bool().all(-1)
+        rows.append(batch["input_ids"][whole])
+        if sum(map(len, rows)) >= most:
+            break
+    found = torch.cat(rows)[:most]
+    if not len(found):
+        raise ConfigError(f"--corpus holds no row of {length} tokens: give more text.")
+    return found
