@@ -1,35 +1,36 @@
-"""What samples are worth: perplexity under a judge, with entropy beside it.
+"""What samples and samplers are worth: the façade of this package, see docs/metrics.md.
 
-Perplexity alone rewards a model for being sharper; read it next to entropy.
+The N-step NELBO stands first. A perplexity rewards a model for being sharper: read it
+next to the entropies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ..losses import subs_masked
-from ..sampling import Denoise
+from ..errors import ConfigError
+from . import intervals
+from .bounds import n_step_nelbo, nelbo, nelbo_rows
+from .diversity import (
+    bigram_entropy,
+    bigram_tv,
+    corpus_entropy,
+    distinct,
+    mauve,
+    pooled_entropy,
+    sample_entropy,
+    self_bleu,
+)
+from .evaluators import NLL, CausalLM, Evaluator, Judge
+from .intervals import Estimate, Scores, bootstrap, paired
 
-NLL = Callable[[Tensor], Tensor]
-"""A judge: tokens (batch, length) -> nats of tokens 1.., (batch, length - 1)."""
-
-
-def sample_entropy(tokens: Tensor) -> Tensor:
-    """Entropy in nats of each sample's own unigrams: (batch, length) -> (batch,)."""
-    out = []
-    for sample in tokens:
-        counts = torch.unique(sample, return_counts=True)[1].double()
-        out.append(torch.special.entr(counts / counts.sum()).sum())
-    return torch.stack(out)
-
-
-def corpus_entropy(tokens: Tensor) -> float:
-    """Entropy in nats of the pooled unigrams of all samples: diversity across them."""
-    counts = torch.unique(tokens, return_counts=True)[1].double()
-    return float(torch.special.entr(counts / counts.sum()).sum())
+__all__ = [
+    "NLL", "CausalLM", "Estimate", "Evaluator", "Judge", "Scores", "bigram_entropy",
+    "bigram_tv", "bootstrap", "corpus_entropy", "corpus_reference", "distinct",
+    "mauve", "measure", "n_step_nelbo", "nelbo", "nelbo_rows", "paired", "perplexity",
+    "pooled_entropy", "sample_entropy", "self_bleu",
+]  # fmt: skip
 
 
 @torch.no_grad()
@@ -46,34 +47,87 @@ def perplexity(tokens: Tensor, judge: NLL, batch_size: int = 64) -> tuple[float,
     return float(mean), float(mean * error)
 
 
-@torch.no_grad()
-def nelbo(
-    denoise: Denoise,
-    noise: Callable[[Tensor], tuple[Tensor, Tensor]],
-    tokens: Tensor,
-    mask_index: int,
+def _halves(samples: int, corpus: Tensor) -> tuple[Tensor, Tensor]:
+    """Two disjoint parts of the corpus of equal size: `samples` rows, or half of it."""
+    rows = min(samples, len(corpus) // 2)
+    if rows < 1:
+        raise ConfigError(
+            f"bigram_tv needs a corpus of at least 2 rows and has {len(corpus)}: give "
+            "more held-out text."
+        )
+    return corpus[:rows], corpus[rows : 2 * rows]
+
+
+def measure(
+    samples: Tensor,
     *,
-    generator: torch.Generator | None = None,
-    eps: float = 1e-3,
-    batch_size: int = 64,
-) -> float:
-    """The continuous-time NELBO in nats per token, MDLM's bound.
+    evaluator: Evaluator | None = None,
+    corpus_tokens: Tensor | None = None,
+    eos: int | None = None,
+    texts: tuple[list[str], list[str]] | None = None,
+    seed: int = 0,
+    resamples: int = intervals.RESAMPLES,
+) -> dict[str, dict[str, float | None]]:
+    """The metrics of samples alone, as a row of a results file holds them.
 
-    It rewards calibration: sharpening a calibrated model can only raise it.
+    samples: (samples, length) ids; corpus_tokens: (rows, length) held-out ids, of
+    which at most as many rows are compared with, and at most half (the other half is
+    `corpus_reference`'s). Leave evaluator, corpus_tokens or texts out and `perplexity`,
+    `bigram_tv` or `mauve` is. eos: refuse samples of nothing but this id. texts:
+    samples and held-out text, decoded.
 
-    noise: t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules answer; one t in
-    (eps, 1] a row of tokens (rows, length), stratified over the rows. With the same
-    generator two models see the same masks, so their difference is the models'.
+    Answers {name: {"value", "low", "high"}}; `n_step_nelbo` and `nelbo` are of a model
+    and not of samples: `n_step_nelbo(...).estimate()._asdict()`.
+
+    Raises ConfigError for fewer than two samples, fewer than four tokens a sample,
+    all-EOS samples, or what the evaluator refuses.
     """
-    rows = len(tokens)
-    t = (torch.rand(rows, generator=generator) + torch.arange(rows)) / rows
-    dalpha_t, alpha_t = (a[:, None] for a in noise(eps + (1 - eps) * t))
-    masked = torch.rand(tokens.shape, generator=generator) > alpha_t
-    weight = (-dalpha_t / (1 - alpha_t)).expand_as(tokens)
-    total = 0.0
-    for part in torch.arange(rows).split(batch_size):
-        x0, at = tokens[part], masked[part]
-        log_p = subs_masked(denoise(torch.where(at, mask_index, x0), at), mask_index)
-        nats = -log_p.gather(-1, x0[at][:, None]).squeeze(-1)
-        total += float((nats * weight[part][at]).double().sum())
-    return total / tokens.numel()
+    if samples.ndim != 2 or len(samples) < 2 or samples.shape[1] < 4:
+        raise ConfigError(
+            f"metrics need at least 2 samples of 4 tokens and have "
+            f"{tuple(samples.shape)}: raise num_samples or the length."
+        )
+    if eos is not None and bool((samples == eos).all()):
+        raise ConfigError(
+            f"all {len(samples)} samples are nothing but EOS ({eos}): look at the "
+            "model and at sampling.steps."
+        )
+    how = dict(seed=seed, resamples=resamples)
+    out: dict[str, Estimate] = {}
+    if evaluator is not None:
+        scores = evaluator.nll(samples)
+        out["perplexity"] = scores.estimate(intervals.perplexity, **how)
+    out["entropy"] = intervals.mean(sample_entropy(samples), **how)
+    out["corpus_entropy"] = pooled_entropy(samples)
+    out["bigram_entropy"] = bigram_entropy(samples)
+    if corpus_tokens is not None:
+        held, _ = _halves(len(samples), corpus_tokens)
+        out["bigram_tv"] = bigram_tv(samples[: len(held)], held)
+    for n in (1, 2, 3):
+        out[f"distinct_{n}"] = distinct(samples, n)
+    out["self_bleu"] = intervals.mean(self_bleu(samples), **how)
+    if texts is not None:
+        out["mauve"] = Estimate(mauve(*texts))
+    return {name: figure._asdict() for name, figure in out.items()}
+
+
+def corpus_reference(
+    tokens: Tensor, evaluator: Evaluator | None = None, num_samples: int | None = None
+) -> dict[str, float]:
+    """What the held-out text itself scores: the same names as `measure`, plain numbers.
+
+    tokens: (rows, length). num_samples: how many samples it is compared with; pooled
+    figures depend on that, so they are of as many rows (or all, if there are fewer).
+    `bigram_tv` is of one part of the corpus against another of the same size: what
+    samples of the true law would score.
+
+    Raises ConfigError as `measure` does.
+    """
+    count = len(tokens) if num_samples is None else min(num_samples, len(tokens))
+    figures = measure(tokens[:count], resamples=1)
+    out = {name: figure["value"] for name, figure in figures.items()}
+    out["entropy"] = float(sample_entropy(tokens).mean())
+    if evaluator is not None:
+        out["perplexity"] = evaluator.nll(tokens).perplexity
+    out["bigram_tv"] = bigram_tv(*_halves(num_samples or count, tokens)).value
+    return out

@@ -1,0 +1,176 @@
+"""Bounds on -log p of held-out text: no evaluator, and no prize for sharpness.
+
+The N-step sampler draws u, opens token i at the first step k whose alpha_k exceeds
+u_i, and draws the tokens of a step independently given those opened before. So
+
+    p_N(x0) = E_u prod_k prod_{i opens at k} p(x0_i | x0 opened before k),
+
+and by Jensen -log p_N(x0) is at most the mean over u of the cross-entropies that
+`n_step_nelbo` adds up. That is the sampler's own N and its own law of u; as N grows
+with iid u it becomes the continuous-time bound, `nelbo`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..coupling import Alpha, draw_u
+from ..errors import ConfigError
+from ..losses import subs_masked, temper
+from ..sampling import Denoise
+from .intervals import Scores, finite
+
+
+def opening_steps(u: Tensor, alpha: Alpha, steps: int) -> Tensor:
+    """The step in 0..steps-1 at which each token opens: u's shape, int64.
+
+    It is the first whose alpha exceeds u, on `sampling.sample`'s grid of times; the
+    last step opens what is left.
+    """
+    times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+    alphas = alpha(times)[1:].double().to(u.device)
+    return torch.searchsorted(alphas, u.double(), right=True).clamp(max=steps - 1)
+
+
+def _check(tokens: Tensor, valid: Tensor | None, mask_index: int) -> Tensor:
+    """`valid` (rows, length) bool, given or all True."""
+    if tokens.ndim != 2 or not tokens.numel():
+        raise ConfigError(
+            f"held-out tokens of shape {tuple(tokens.shape)} hold no text: give "
+            "(rows, length) with at least one token."
+        )
+    if valid is None:
+        valid = torch.ones_like(tokens, dtype=torch.bool)
+    valid = valid.bool().to(tokens.device)
+    if valid.shape != tokens.shape:
+        raise ConfigError(
+            f"valid has shape {tuple(valid.shape)} and tokens {tuple(tokens.shape)}: "
+            "give the attention mask of the same rows."
+        )
+    if not valid.any():
+        raise ConfigError("valid leaves no token to count: give rows with text.")
+    if (tokens[valid] == mask_index).any():
+        raise ConfigError(
+            f"held-out tokens hold mask_index={mask_index}, which no model predicts: "
+            "give text without masks, or leave those positions out of valid."
+        )
+    return valid
+
+
+def _nats(
+    denoise: Denoise,
+    x0: Tensor,
+    masked: Tensor,
+    rows: Tensor,
+    mask_index: int,
+    temperature: float,
+) -> Tensor:
+    """-log p(x0 | the tokens not masked) at `rows`: (rows.sum(),), in their order."""
+    logits = denoise(torch.where(masked, mask_index, x0), rows)
+    log_p = subs_masked(temper(logits, temperature), mask_index)
+    return -log_p.gather(-1, x0[rows][:, None]).squeeze(-1)
+
+
+@torch.no_grad()
+def n_step_nelbo(
+    denoise: Denoise,
+    tokens: Tensor,
+    steps: int,
+    *,
+    alpha: Alpha,
+    mask_index: int,
+    u_law: str = "iid",
+    u_step: float | None = None,
+    generator: torch.Generator | None = None,
+    temperature: float = 1.0,
+    batch_size: int = 64,
+    valid: Tensor | None = None,
+    draws: int = 1,
+) -> Scores:
+    """The N-step NELBO: what each of N steps opens, given the truth opened before.
+
+    An unbiased estimate over u of a bound on -log p_N(x0), N = steps, for any sampler
+    that opens by u (module docstring); with iid u that is `ancestral` and `sparse`,
+    up to alpha at t = 1, where they start from no visible token. `.value` is in nats
+    per token, `.nats` and `.tokens` hold each row's.
+
+    tokens: (rows, length) held-out ids. valid: (rows, length) bool; other positions
+    are masked and opened like any, and neither counted nor projected.
+    temperature: the bound of the sampler at that T (log-probabilities renormalised).
+    generator: a CPU one; with the same, two models see the same masks, and so do two
+    temperatures. draws: of u for each row, averaged. At most `steps` network passes
+    a row and draw: a step that opens nothing in a row costs nothing.
+
+    Raises ConfigError for settings out of range, tokens that hold mask_index, no
+    token to count, or nats that are not finite.
+    """
+    valid = _check(tokens, valid, mask_index)
+    if steps < 1 or draws < 1 or not temperature > 0:
+        raise ConfigError(
+            f"steps={steps} and draws={draws} must be at least 1, and temperature="
+            f"{temperature} positive."
+        )
+    count, length = tokens.shape
+    u = draw_u(count * draws, length, u_law, step=u_step, generator=generator)
+    order = opening_steps(u, alpha, steps).to(tokens.device)
+    nats = torch.zeros(count * draws, dtype=torch.float64, device=tokens.device)
+    for part in torch.arange(count * draws, device=tokens.device).split(batch_size):
+        x0, counts = tokens[part // draws], valid[part // draws]
+        for k in range(steps):
+            opens = (order[part] == k) & counts
+            here = opens.any(-1).nonzero().squeeze(-1)
+            if not len(here):
+                continue
+            rows, masked = opens[here], order[part][here] >= k
+            lost = _nats(denoise, x0[here], masked, rows, mask_index, temperature)
+            where = part[here][rows.nonzero()[:, 0]]
+            nats.index_add_(0, where, lost.double())
+    nats = finite("The N-step NELBO", nats.view(count, draws).mean(-1).cpu())
+    return Scores(nats, valid.sum(-1).double().cpu())
+
+
+@torch.no_grad()
+def nelbo_rows(
+    denoise: Denoise,
+    noise: Callable[[Tensor], tuple[Tensor, Tensor]],
+    tokens: Tensor,
+    mask_index: int,
+    *,
+    generator: torch.Generator | None = None,
+    eps: float = 1e-3,
+    batch_size: int = 64,
+    temperature: float = 1.0,
+    valid: Tensor | None = None,
+) -> Scores:
+    """The continuous-time NELBO by row, the bound that masked models train on.
+
+    It rewards calibration: sharpening a calibrated model can only raise it.
+
+    noise: t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules answer; one t in
+    (eps, 1] a row of tokens (rows, length), stratified over the rows. With the same
+    generator two models see the same masks, so their difference is the models'.
+
+    Raises ConfigError as `n_step_nelbo` does.
+    """
+    valid = _check(tokens, valid, mask_index)
+    rows = len(tokens)
+    t = (torch.rand(rows, generator=generator) + torch.arange(rows)) / rows
+    dalpha_t, alpha_t = (a[:, None] for a in noise(eps + (1 - eps) * t))
+    masked = torch.rand(tokens.shape, generator=generator) > alpha_t
+    masked = masked.to(tokens.device)
+    weight = (-dalpha_t / (1 - alpha_t)).to(tokens.device)
+    nats = torch.zeros(rows, dtype=torch.float64, device=tokens.device)
+    for part in torch.arange(rows, device=tokens.device).split(batch_size):
+        x0, at = tokens[part], masked[part] & valid[part]
+        lost = _nats(denoise, x0, masked[part], at, mask_index, temperature)
+        row = part[at.nonzero()[:, 0]]
+        nats.index_add_(0, row, (lost * weight[row, 0]).double())
+    return Scores(finite("The NELBO", nats.cpu()), valid.sum(-1).double().cpu())
+
+
+def nelbo(*args, **kwargs) -> float:
+    """`nelbo_rows` in nats per token."""
+    return nelbo_rows(*args, **kwargs).value

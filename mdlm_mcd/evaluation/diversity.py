@@ -1,0 +1,226 @@
+"""Diversity of samples, by sample and pooled, against the corpus where that is asked.
+
+Every function takes ids (samples, length) and counts n-grams within a sample. Counts
+are kept for the n-grams that occur, so nothing has the size of vocab ** n.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from .intervals import Estimate, jackknife
+
+MAUVE_SAMPLES = 100
+
+
+def sample_entropy(tokens: Tensor) -> Tensor:
+    """Entropy in nats of each sample's own unigrams: (batch, length) -> (batch,)."""
+    out = []
+    for sample in tokens:
+        counts = torch.unique(sample, return_counts=True)[1].double()
+        out.append(torch.special.entr(counts / counts.sum()).sum())
+    return torch.stack(out)
+
+
+def corpus_entropy(tokens: Tensor) -> float:
+    """Entropy in nats of the pooled unigrams of all samples: diversity across them."""
+    return pooled_entropy(tokens).value
+
+
+# Counting -------------------------------------------------------------------------
+
+
+def _need(tokens: Tensor, n: int, samples: int, what: str) -> Tensor:
+    if tokens.ndim != 2 or len(tokens) < samples or tokens.shape[1] < n:
+        raise ConfigError(
+            f"{what} needs at least {samples} sample(s) of {n} token(s) and has "
+            f"{tuple(tokens.shape)}: raise num_samples or the length."
+        )
+    return tokens.cpu()
+
+
+def _ngrams(tokens: Tensor, n: int) -> Tensor:
+    """A number from 0 for each n-gram: (samples, length) -> (samples, length - n + 1).
+
+    Longer n-grams are numbered from the numbers of shorter ones, so no key outgrows
+    int64 at any vocabulary.
+    """
+    first = torch.unique(tokens, return_inverse=True)[1]
+    base, out = int(first.max()) + 1, first
+    for k in range(1, n):
+        out = torch.unique(out[:, :-1] * base + first[:, k:], return_inverse=True)[1]
+    return out
+
+
+class _Counts(NamedTuple):
+    """How often each n-gram occurs, pooled and by sample (sparse triples)."""
+
+    pooled: Tensor  # (grams,)
+    sample: Tensor  # (pairs,) of the triples (sample, gram, count)
+    gram: Tensor
+    count: Tensor
+    sizes: Tensor  # (samples,) n-grams of each
+
+    @property
+    def total(self) -> Tensor:
+        return self.sizes.sum()
+
+    def by_sample(self, values: Tensor) -> Tensor:
+        """Sums over each sample's own n-grams: (pairs,) -> (samples,)."""
+        out = torch.zeros(len(self.sizes), dtype=values.dtype)
+        return out.index_add_(0, self.sample, values)
+
+
+def _count(gram: Tensor, sample: Tensor, samples: int, grams: int) -> _Counts:
+    """gram, sample: (occurrences,), the number of each n-gram and whose it is."""
+    keys, count = torch.unique(sample * grams + gram, return_counts=True)
+    pooled = torch.bincount(gram, minlength=grams).double()
+    sizes = torch.bincount(sample, minlength=samples).double()
+    return _Counts(pooled, keys // grams, keys % grams, count.double(), sizes)
+
+
+def _count_rows(ids: Tensor) -> _Counts:
+    rows = torch.arange(len(ids))[:, None].expand_as(ids)
+    return _count(ids.flatten(), rows.flatten(), len(ids), int(ids.max()) + 1)
+
+
+# Pooled statistics, each with every sample left out once ---------------------------
+
+
+def _entropy(counts: _Counts) -> tuple[Tensor, Tensor]:
+    """Entropy of the pooled counts, and (samples,) of it without each sample."""
+    c = counts.pooled[counts.gram]
+    left = c - counts.count
+    total = torch.xlogy(counts.pooled, counts.pooled).sum()
+    change = counts.by_sample(torch.xlogy(left, left) - torch.xlogy(c, c))
+    size = counts.total - counts.sizes
+    whole = counts.total.log() - total / counts.total
+    return whole, size.log() - (total + change) / size
+
+
+def pooled_entropy(tokens: Tensor) -> Estimate:
+    """Entropy in nats of the pooled unigrams; the interval is a jackknife's."""
+    ids = _ngrams(_need(tokens, 1, 1, "corpus_entropy"), 1)
+    return jackknife(*_entropy(_count_rows(ids)))
+
+
+def bigram_entropy(tokens: Tensor) -> Estimate:
+    """H(x_{i+1} | x_i) in nats of the pooled bigrams: H(bigram) - H(its first token).
+
+    Plug-in, so low by about (distinct bigrams - distinct tokens) / (2 * bigrams).
+    """
+    tokens = _need(tokens, 2, 1, "bigram_entropy")
+    both, without_both = _entropy(_count_rows(_ngrams(tokens, 2)))
+    first, without_first = _entropy(_count_rows(_ngrams(tokens[:, :-1], 1)))
+    return jackknife(both - first, without_both - without_first)
+
+
+def bigram_tv(tokens: Tensor, corpus: Tensor) -> Estimate:
+    """Total variation in [0, 1] between the bigram laws of samples and corpus.
+
+    Both sides are cut to the same number of bigrams, the first ones, since two finite
+    draws of one law are already apart: compare with the corpus against itself at the
+    same number (`metrics.corpus_reference`). The interval is of the samples alone.
+    """
+    tokens = _need(tokens, 2, 1, "bigram_tv")
+    corpus = _need(corpus, 2, 1, "bigram_tv's corpus")
+    vocab = int(max(tokens.max(), corpus.max())) + 1
+    keys = [(t[:, :-1] * vocab + t[:, 1:]).flatten() for t in (tokens, corpus)]
+    most = min(map(len, keys))
+    names, ids = torch.unique(torch.cat([k[:most] for k in keys]), return_inverse=True)
+    sample = torch.arange(most) // (tokens.shape[1] - 1)
+    counts = _count(ids[:most], sample, int(sample[-1]) + 1, len(names))
+    q = torch.bincount(ids[most:], minlength=len(names)).double() / most
+
+    def apart(c: Tensor, size, q: Tensor) -> Tensor:
+        return (c / size - q).abs() / 2
+
+    size = counts.total - counts.sizes
+    # Samples are of one length, but for the last, which may be cut: few sizes.
+    base = {s: float(apart(counts.pooled, s, q).sum()) for s in set(size.tolist())}
+    c, size_of, q_of = counts.pooled[counts.gram], size[counts.sample], q[counts.gram]
+    change = apart(c - counts.count, size_of, q_of) - apart(c, size_of, q_of)
+    without = torch.tensor([base[s] for s in size.tolist()], dtype=torch.float64)
+    value = apart(counts.pooled, counts.total, q).sum()
+    return jackknife(value, without + counts.by_sample(change))
+
+
+def distinct(tokens: Tensor, n: int) -> Estimate:
+    """distinct-n: different n-grams over all n-grams, pooled; falls with their number.
+
+    The interval is a jackknife's.
+    """
+    tokens = _need(tokens, n, 1, f"distinct_{n}")
+    counts = _count_rows(_ngrams(tokens, n))
+    own = counts.by_sample((counts.pooled[counts.gram] == counts.count).double())
+    different = len(counts.pooled)
+    size = counts.total - counts.sizes
+    return jackknife(different / float(counts.total), (different - own) / size)
+
+
+# Against one another --------------------------------------------------------------
+
+
+def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
+    """BLEU of each sample against all others: (samples, length) -> (samples,).
+
+    Zhu et al. 2018 (arXiv 1802.01886), on token ids: geometric mean of the clipped
+    n-gram precisions up to `order`, no brevity penalty as all samples are of one
+    length, and 0.1 matches where there are none. In [0, 1]; high means alike, and it
+    grows with the number of samples. Exact in one pass, since the clip of an n-gram,
+    its highest count in another sample, needs only the two highest counts.
+    """
+    tokens = _need(tokens, order, 2, "self_bleu")
+    log_precision = torch.zeros(len(tokens), dtype=torch.float64)
+    for n in range(1, order + 1):
+        counts = _count_rows(_ngrams(tokens, n))
+        # By n-gram, highest count first.
+        most = int(counts.count.max()) + 1
+        by = (counts.gram * most - counts.count.long()).argsort()
+        gram, count = counts.gram[by], counts.count[by]
+        starts = torch.ones_like(gram, dtype=torch.bool)
+        starts[1:] = gram[1:] != gram[:-1]
+        highest = count[starts]  # (grams,), as grams are numbered in order
+        second = torch.zeros_like(highest)
+        follows = torch.zeros_like(starts)
+        follows[1:] = starts[:-1] & ~starts[1:]
+        second[gram[follows]] = count[follows]
+        clip = torch.where(starts, second[gram], highest[gram])
+        clipped = torch.empty_like(count)
+        clipped[by] = torch.minimum(count, clip)
+        matched = counts.by_sample(clipped)
+        log_precision += (matched.where(matched > 0, 0.1) / counts.sizes).log()
+    return (log_precision / order).exp()
+
+
+def mauve(samples: Sequence[str], corpus: Sequence[str], **how) -> float:
+    """MAUVE (Pillutla et al. 2021, arXiv 2102.01454) by the package `mauve-text`.
+
+    how: goes to `mauve.compute_mauve`, say max_text_length=256, device_id=0.
+
+    Raises ConfigError when the package is missing or there are too few texts.
+    """
+    fewest = min(len(samples), len(corpus))
+    if fewest < MAUVE_SAMPLES:
+        raise ConfigError(
+            f"mauve needs at least {MAUVE_SAMPLES} texts on both sides and has "
+            f"{fewest}: raise num_samples (its authors advise thousands)."
+        )
+    try:
+        from mauve import compute_mauve
+    except ImportError as error:
+        raise ConfigError(
+            "mauve needs the package mauve-text, which is not installed: pip install "
+            "'mdlm-mcd[mauve]'."
+        ) from error
+    how = {"verbose": False, **how}
+    value = compute_mauve(p_text=list(samples), q_text=list(corpus), **how).mauve
+    if not math.isfinite(value):
+        raise ConfigError(f"mauve is {value}: look for empty samples.")
+    return float(value)

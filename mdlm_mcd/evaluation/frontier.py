@@ -1,0 +1,96 @@
+"""Perplexity at equal entropy, steps at equal perplexity; never beyond the points.
+
+A model sampled at several temperatures leaves a curve of perplexity over entropy, its
+frontier; log perplexity is interpolated linearly between neighbours. Steps are
+interpolated on a scale of log2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+
+def at_equal(
+    rows_x: Sequence[float], rows_y: Sequence[float], target: float
+) -> float | None:
+    """y at x = target, log-linear in y > 0 between the neighbouring x.
+
+    rows_x: say entropies, by temperature and in any order; rows_y: perplexities of the
+    same length. Points of equal x count as their geometric mean. None where target
+    lies outside of the points (no extrapolation) or any of the figures is not finite.
+    """
+    groups: dict[float, list[float]] = {}
+    for x, y in zip(rows_x, rows_y, strict=True):
+        if not (math.isfinite(x) and math.isfinite(y) and y > 0):
+            return None
+        groups.setdefault(x, []).append(math.log(y))
+    curve = sorted((x, sum(y) / len(y)) for x, y in groups.items())
+    for x, y in curve:
+        if x == target:
+            return math.exp(y)
+    for (x0, y0), (x1, y1) in pairwise(curve):
+        if x0 < target < x1:
+            share = (target - x0) / (x1 - x0)
+            return math.exp((1 - share) * y0 + share * y1)
+    return None
+
+
+def steps_to_reach(
+    steps: Sequence[float], perplexities: Sequence[float], target: float
+) -> float | None:
+    """The fewest steps at which the curve comes down to `target` perplexity.
+
+    The first crossing, log2 steps against log perplexity. None where the curve never
+    reaches it, or where its fewest steps already lie below (then it takes fewer, and
+    how many is not in the points).
+    """
+    curve = sorted(zip(steps, perplexities, strict=True))
+    if not curve or not all(y > 0 and math.isfinite(y) for _, y in curve):
+        return None
+    if curve[0][1] <= target:
+        return float(curve[0][0]) if curve[0][1] == target else None
+    for (n0, y0), (n1, y1) in pairwise(curve):
+        if y1 <= target < y0:
+            share = math.log(y0 / target) / math.log(y0 / y1)
+            return 2 ** ((1 - share) * math.log2(n0) + share * math.log2(n1))
+    return None
+
+
+def speed_up(
+    steps: Sequence[float],
+    perplexities: Sequence[float],
+    *,
+    at: float,
+    perplexity: float,
+) -> float | None:
+    """How many times the steps the curve needs for what a student does in `at`.
+
+    steps, perplexities: the reference's curve; perplexity: the student's at `at`
+    steps. None as in `steps_to_reach`.
+    """
+    needed = steps_to_reach(steps, perplexities, perplexity)
+    return None if needed is None else needed / at
+
+
+Frontiers = Mapping[int, tuple[Sequence[float], Sequence[float]]]
+"""By steps: entropies and perplexities over the temperatures."""
+
+
+def at_entropy(frontiers: Frontiers, entropy: float) -> dict[int, float]:
+    """Perplexity by steps at equal entropy, where the frontiers reach it."""
+    out = {n: at_equal(x, y, entropy) for n, (x, y) in frontiers.items()}
+    return {n: y for n, y in out.items() if y is not None}
+
+
+def speed_up_at_equal(
+    frontiers: Frontiers, *, at: float, perplexity: float, entropy: float
+) -> float | None:
+    """`speed_up` at equal perplexity and entropy.
+
+    The reference's temperature is chosen anew at each number of steps, so that its
+    entropy is the student's. None where the frontiers do not reach both.
+    """
+    curve = at_entropy(frontiers, entropy)
+    return speed_up(list(curve), list(curve.values()), at=at, perplexity=perplexity)

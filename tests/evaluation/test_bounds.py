@@ -1,0 +1,316 @@
+"""The N-step NELBO against enumeration of every opening pattern."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from mdlm_mcd import coupling, sampling
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import bounds, metrics
+
+VOCAB, MASK, LENGTH = 3, 2, 3
+
+
+def linear(t):
+    return 1 - t
+
+
+def cosine(t):
+    return 1 - torch.cos(math.pi / 2 * (1 - t))
+
+
+def table(seed=0, scale=1.5):
+    """A denoiser that is a table: logits for each state and position."""
+    g = torch.Generator().manual_seed(seed)
+    shape = (VOCAB,) * LENGTH + (LENGTH, VOCAB)
+    return scale * torch.randn(shape, generator=g, dtype=torch.float64)
+
+
+def denoiser(logits, calls=None):
+    def denoise(z, rows):
+        if calls is not None:
+            calls.append(len(z))
+        return logits[tuple(z.T)][rows].clone()
+
+    return denoise
+
+
+def log_p(logits, x0, order, temperature=1.0):
+    """Log of prod_k prod_{i opens at k} p(x0_i | opened before), by hand."""
+    total = 0.0
+    for k in set(order):
+        z = tuple(x if o < k else MASK for x, o in zip(x0, order, strict=True))
+        for i, o in enumerate(order):
+            if o == k:
+                p = (logits[z][i][:MASK] / temperature).softmax(-1)
+                total += math.log(p[x0[i]])
+    return total
+
+
+def iid_patterns(alpha, steps):
+    """{opening steps: chance} for independent u, by the schedule's shares."""
+    alphas = alpha(torch.linspace(1, 0, steps + 1, dtype=torch.float64)).tolist()
+    alphas[0], alphas[-1] = 0.0, 1.0
+    share = [b - a for a, b in itertools.pairwise(alphas)]
+    return {
+        order: math.prod(share[k] for k in order)
+        for order in itertools.product(range(steps), repeat=LENGTH)
+    }
+
+
+def lattice_patterns(alpha, steps, step, points=3000):
+    """The same for a lattice, by a fine grid of shifts and both directions."""
+    alphas = alpha(torch.linspace(1, 0, steps + 1, dtype=torch.float64)).tolist()[1:-1]
+    out: dict = {}
+    for shift in range(points):
+        for flip in (False, True):
+            us = [((shift + 0.5) / points + i * step) % 1 for i in range(LENGTH)]
+            us = [1 - u if flip else u for u in us]
+            order = tuple(sum(u >= a for a in alphas) for u in us)
+            out[order] = out.get(order, 0.0) + 0.5 / points
+    return out
+
+
+def ranks(patterns):
+    """Patterns of the same order merged: only who opens before whom matters."""
+    out: dict = {}
+    for order, chance in patterns.items():
+        levels = sorted(set(order))
+        rank = tuple(map(levels.index, order))
+        out[rank] = out.get(rank, 0.0) + chance
+    return out
+
+
+def exact(logits, x0, patterns, temperature=1.0):
+    """(-log p_N(x0), the exact expectation of the bound), in nats."""
+    patterns = ranks(patterns)
+    logs = {o: log_p(logits, x0, o, temperature) for o in patterns}
+    p = sum(q * math.exp(logs[o]) for o, q in patterns.items())
+    return -math.log(p), -sum(q * logs[o] for o, q in patterns.items())
+
+
+X0S = list(itertools.product(range(MASK), repeat=LENGTH))
+LAWS = [("iid", None), ("lattice", 0.25), ("lattice", coupling.GOLDEN)]
+
+
+def patterns_of(law, step, alpha, steps):
+    if law == "iid":
+        return iid_patterns(alpha, steps)
+    return lattice_patterns(alpha, steps, step)
+
+
+@pytest.mark.parametrize("law,step", LAWS)
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("alpha", [linear, cosine])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_it_bounds_the_samplers_own_likelihood(law, step, steps, alpha, temperature):
+    """And p_N, summed over every text, is a law: what is bounded is a likelihood."""
+    logits, patterns = table(), patterns_of(law, step, alpha, steps)
+    assert sum(patterns.values()) == pytest.approx(1)
+    total = 0.0
+    for x0 in X0S:
+        nll, bound = exact(logits, x0, patterns, temperature)
+        assert nll <= bound + 1e-12
+        total += math.exp(-nll)
+    assert total == pytest.approx(1)
+
+
+def test_one_step_is_exact_and_more_are_not():
+    """One step has one pattern, so Jensen loses nothing; two lose something."""
+    gaps = []
+    for steps in (1, 2):
+        nll, bound = exact(table(), (0, 1, 0), iid_patterns(linear, steps))
+        gaps.append(bound - nll)
+    assert gaps[0] == pytest.approx(0, abs=1e-12) and gaps[1] > 1e-3
+
+
+@pytest.mark.parametrize("law,step", LAWS)
+@pytest.mark.parametrize("steps,alpha", [(1, linear), (2, cosine), (4, linear)])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_its_mean_is_the_sum_over_patterns(law, step, steps, alpha, temperature):
+    logits, draws = table(), 3000
+    found = bounds.n_step_nelbo(
+        denoiser(logits), torch.tensor(X0S), steps, alpha=alpha, mask_index=MASK,
+        u_law=law, u_step=step, generator=torch.Generator().manual_seed(3),
+        temperature=temperature, batch_size=5000, draws=draws,
+    )  # fmt: skip
+    patterns = patterns_of(law, step, alpha, steps)
+    for x0, nats in zip(X0S, found.nats.tolist(), strict=True):
+        logs = {o: log_p(logits, x0, o, temperature) for o in patterns}
+        mean = -sum(q * logs[o] for o, q in patterns.items())
+        var = sum(q * (logs[o] + mean) ** 2 for o, q in patterns.items())
+        # Four standard errors; 1e-3 is the quadrature's and float32's.
+        assert abs(nats - mean) <= 4 * (var / draws) ** 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("name", ["sparse", "ancestral"])
+def test_p_n_is_what_the_samplers_draw(name):
+    """The likelihood that the bound bounds is the frequency of the samplers' draws."""
+    n, steps, logits = 60_000, 3, table()
+    drawn = sampling.sample(
+        name, denoiser(logits), n, LENGTH, steps, alpha=linear, mask_index=MASK,
+        vocab_size=VOCAB, generator=torch.Generator().manual_seed(0),
+    ).tokens  # fmt: skip
+    patterns = iid_patterns(linear, steps)
+    for x0 in X0S:
+        p = math.exp(-exact(logits, x0, patterns)[0])
+        seen = float((drawn == torch.tensor(x0)).all(-1).double().mean())
+        assert abs(seen - p) < 4.5 * (p * (1 - p) / n) ** 0.5
+
+
+def test_it_converges_to_the_continuous_time_nelbo():
+    """Mean over orders of one token at a time; both estimates, and enumeration."""
+    logits, x0 = table(), (0, 1, 1)
+    orders = list(itertools.permutations(range(LENGTH)))
+    limit = -sum(log_p(logits, x0, o) for o in orders) / len(orders)
+    gaps = [exact(logits, x0, iid_patterns(linear, n))[1] - limit for n in (8, 16, 32)]
+    for coarse, fine in itertools.pairwise(gaps):
+        assert 0.4 < fine / coarse < 0.6  # like 1/N
+    tokens = torch.tensor([x0]).repeat(20_000, 1)
+    many = bounds.n_step_nelbo(
+        denoiser(logits), tokens[:4000], 2000, alpha=linear, mask_index=MASK,
+        batch_size=4000, generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    ever = bounds.nelbo_rows(
+        denoiser(logits), lambda t: (-torch.ones_like(t), 1 - t), tokens, MASK,
+        generator=torch.Generator().manual_seed(0), eps=1e-6, batch_size=20_000,
+    )  # fmt: skip
+    for found in (many, ever):
+        estimate = found.estimate(resamples=200)
+        slack = (estimate.high - estimate.low) / 2
+        assert abs(LENGTH * (estimate.value - limit / LENGTH)) < 2 * LENGTH * slack
+        assert slack < 0.03
+
+
+def test_opening_steps_are_the_first_alpha_above_u():
+    u = torch.tensor([[0.0, 0.24, 0.25, 0.74, 0.75, 1.0]])
+    assert bounds.opening_steps(u, linear, 4).tolist() == [[0, 0, 1, 2, 3, 3]]
+    # A schedule that does not end at 1: the last step opens what is left.
+    late = bounds.opening_steps(u, lambda t: 0.9 * (1 - t), 4)
+    assert late.tolist() == [[0, 1, 1, 3, 3, 3]]
+
+
+@pytest.mark.parametrize("law,step", LAWS)
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_tokens_open_where_couple_shows_them(law, step, steps):
+    """The views between the steps are Eq. 13's, for the same u."""
+    u = coupling.draw_u(50, 20, law, step=step)
+    order = bounds.opening_steps(u, cosine, steps)
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    for k in range(1, steps):
+        masked = u.double() > cosine(times[k])
+        assert torch.equal(order >= k, masked)
+
+
+def test_passes_are_counted_and_batches_change_nothing():
+    tokens = torch.tensor(X0S * 3)
+    results = []
+    for batch_size in (1, 7, 100):
+        calls: list[int] = []
+        how = dict(alpha=linear, mask_index=MASK, batch_size=batch_size)
+        found = bounds.n_step_nelbo(
+            denoiser(table(), calls), tokens, 2, **how,
+            generator=torch.Generator().manual_seed(5),
+        )  # fmt: skip
+        results.append(found.nats)
+        assert sum(calls) <= 2 * len(tokens)
+    assert torch.allclose(results[0], results[1], atol=1e-12)
+    assert torch.allclose(results[0], results[2], atol=1e-12)
+    assert found.value == pytest.approx(float(found.nats.sum()) / tokens.numel())
+
+
+def test_padding_does_not_count_and_is_not_projected():
+    tokens = torch.tensor(X0S)
+    valid = torch.ones_like(tokens, dtype=torch.bool)
+    valid[:, 2] = False
+    asked = []
+
+    def denoise(z, rows):
+        asked.append(int(rows[:, 2].sum()))
+        return table()[tuple(z.T)][rows].clone()
+
+    how = dict(alpha=linear, mask_index=MASK)
+    one = bounds.n_step_nelbo(denoise, tokens, 1, valid=valid, **how)
+    assert not any(asked) and one.tokens.tolist() == [2.0] * len(tokens)
+    for x0, nats in zip(X0S, one.nats.tolist(), strict=True):
+        p = table()[(MASK,) * LENGTH][:, :MASK].log_softmax(-1)
+        assert nats == pytest.approx(-float(p[0, x0[0]] + p[1, x0[1]]))
+    # The tokens of a padded place may be anything, masks included.
+    tokens[:, 2] = MASK
+    again = bounds.n_step_nelbo(denoise, tokens, 1, valid=valid, **how)
+    assert torch.equal(one.nats, again.nats)
+    noise = lambda t: (-torch.ones_like(t), 1 - t)  # noqa: E731
+    g = torch.Generator()
+    less = bounds.nelbo_rows(
+        denoise, noise, tokens, MASK, valid=valid, generator=g.manual_seed(1)
+    )
+    assert less.tokens.tolist() == [2.0] * len(tokens) and not any(asked)
+
+
+def test_sharpening_the_truth_raises_it():
+    """A calibrated denoiser (independent tokens): any T but 1 costs, as theory says."""
+    p = torch.tensor([0.7, 0.3], dtype=torch.float64)
+    tokens = (torch.rand(3000, LENGTH, dtype=torch.float64) > p[0]).long()
+    logits = torch.tensor([*p.log().tolist(), 5.0], dtype=torch.float64)
+
+    def denoise(z, rows):
+        return logits.repeat(int(rows.sum()), 1)
+
+    values = [
+        bounds.n_step_nelbo(
+            denoise, tokens, 2, alpha=linear, mask_index=MASK, temperature=t
+        ).value
+        for t in (0.6, 1.0, 1.6)
+    ]
+    assert values[1] < values[0] and values[1] < values[2]
+    truth = torch.bincount(tokens.flatten()).double() / tokens.numel()
+    assert values[1] == pytest.approx(-float((truth * p.log()).sum()), abs=1e-9)
+
+
+def test_the_same_generator_shows_two_models_the_same_masks():
+    seen = []
+
+    def denoise(z, rows):
+        seen.append((z == MASK).clone())
+        return table()[tuple(z.T)][rows].clone()
+
+    for _ in range(2):
+        bounds.n_step_nelbo(
+            denoise, torch.tensor(X0S), 3, alpha=linear, mask_index=MASK,
+            generator=torch.Generator().manual_seed(9),
+        )  # fmt: skip
+    half = len(seen) // 2
+    assert half and all(map(torch.equal, seen[:half], seen[half:]))
+
+
+TEXT = torch.tensor(X0S)
+
+
+@pytest.mark.parametrize(
+    "tokens,steps,change,said",
+    [
+        (TEXT, 0, {}, "steps=0"),
+        (TEXT, 2, {"draws": 0}, "draws=0"),
+        (TEXT, 2, {"temperature": 0.0}, "temperature=0.0"),
+        (TEXT, 2, {"u_law": "comb"}, "algo.u_law=comb"),
+        (TEXT + 1, 2, {}, "hold mask_index=2"),
+        (TEXT[:0], 2, {}, "hold no text"),
+        (TEXT, 2, {"valid": torch.ones(2, 2)}, "valid has shape (2, 2)"),
+        (TEXT, 2, {"valid": torch.zeros(8, 3)}, "no token to count"),
+    ],
+)
+def test_what_cannot_be_bounded_is_refused(tokens, steps, change, said):
+    with pytest.raises(ConfigError) as caught:
+        metrics.n_step_nelbo(
+            denoiser(table()), tokens, steps, alpha=linear, mask_index=MASK, **change
+        )
+    assert said in str(caught.value)
+
+
+def test_nan_logits_are_refused_by_name():
+    logits = table()
+    logits[MASK, MASK, MASK] = float("nan")
+    with pytest.raises(ConfigError, match="N-step NELBO of sample 0 is nan"):
+        metrics.n_step_nelbo(denoiser(logits), TEXT, 1, alpha=linear, mask_index=MASK)
