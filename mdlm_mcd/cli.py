@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 from . import __version__
@@ -57,6 +58,50 @@ def _export(args) -> None:
         given={k: v for k, v in told.items() if v is not None},
     )
     print(said)
+
+
+def _numbers(kind):
+    def parse(text: str) -> list:
+        return [kind(part) for part in text.split(",") if part.strip()]
+
+    parse.__name__ = f"list of {kind.__name__}s"  # for argparse's own message
+    return parse
+
+
+def _law(text: str) -> tuple[str, float | str | None]:
+    """`iid`, `lattice`, or with a step: `lattice:1/8`, `lattice:auto`."""
+    law, _, step = text.partition(":")
+    if not step or step == "auto":
+        return law, step or None
+    try:
+        return law, float(Fraction(step))
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text}: the step {step} is no number such as 0.125 or 1/8"
+        ) from error
+
+
+def _sweep(args) -> None:
+    from .evaluation import sweep
+    from .hosts import measure, models
+
+    points = sweep.grid(
+        args.steps, args.temperature, args.sampler.split(","), args.u_law,
+        args.dtype.split(","), args.top_p,
+    )  # fmt: skip
+    plan = sweep.Plan(
+        points, args.num_samples, args.batch_size, args.bound_rows, args.seed
+    )
+    plan.check()
+    sources = [
+        models.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
+        for text in args.checkpoint
+    ]
+    rows = measure.sweep(
+        sources, plan, Path(args.out), judge=args.evaluator, corpus=args.corpus,
+        device=args.device, host=args.host,
+    )  # fmt: skip
+    print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report {args.out}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -144,6 +189,48 @@ def parser() -> argparse.ArgumentParser:
         "--time-conditioning", action=argparse.BooleanOptionalAction, default=None
     )
     export.set_defaults(call=_export)
+    measure = commands.add_parser(
+        "sweep",
+        help="sample and measure checkpoints over steps and temperatures",
+        description="Draws samples of every checkpoint at every point of the grid and "
+        "measures them: N-step NELBO, perplexity, entropy, diversity, with intervals. "
+        "One line of JSON a point; the same command goes on where it stopped.",
+    )
+    measure.add_argument(
+        "checkpoint", nargs="+", metavar="[LABEL=]CKPT",
+        help="of the embedded host, MDLM or Duo, an exported folder or a hub id",
+    )  # fmt: skip
+    measure.add_argument(
+        "--steps", type=_numbers(int), default=[8, 16, 32], metavar="N,N"
+    )
+    measure.add_argument(
+        "--temperature", type=_numbers(float), default=[1.0], metavar="T,T"
+    )
+    measure.add_argument("--sampler", default="sparse", metavar="NAME,NAME")
+    measure.add_argument(
+        "--u-law", type=_law, nargs="+", default=[("iid", None)], metavar="LAW[:STEP]",
+        help="joint law of the masks: iid, lattice, lattice:1/8",
+    )  # fmt: skip
+    measure.add_argument("--num-samples", type=int, default=1024)
+    measure.add_argument("--top-p", type=float, default=1.0)
+    measure.add_argument("--dtype", default="float64", help="of the draws")
+    measure.add_argument("--seed", type=int, default=1)
+    measure.add_argument(
+        "--evaluator", default="gpt2-large", metavar="NAME_OR_CKPT",
+        help="a causal LM of transformers, or a .ckpt of the embedded host's AR model",
+    )  # fmt: skip
+    measure.add_argument(
+        "--corpus", nargs="+", default=[], metavar="FILE",
+        help="held-out text; default: the first checkpoint's own, where it is at hand",
+    )  # fmt: skip
+    measure.add_argument("--out", default="results.jsonl", metavar="FILE")
+    measure.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    measure.add_argument("--tokenizer", metavar="NAME_OR_PATH")
+    measure.add_argument("--batch-size", type=int, default=64)
+    measure.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
+    measure.add_argument("--device", default="cpu")
+    measure.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
+    measure.set_defaults(call=_sweep)
     return root
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..coupling import Alpha
 from ..sampling import Denoise
 
@@ -27,3 +30,11 @@ class Candidate:
     tokenizer: Any
     device: str = "cpu"
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules answer."""
+        with torch.enable_grad():
+            t = t.detach().requires_grad_()
+            alpha_t = self.alpha(t)
+            (dalpha_t,) = torch.autograd.grad(alpha_t.sum(), t)
+        return dalpha_t, alpha_t.detach()

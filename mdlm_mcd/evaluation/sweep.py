@@ -1,0 +1,303 @@
+"""Every model at every point of a grid, one row each; goes on where it stopped.
+
+A row is written when its point is measured and holds all that tells it apart, the
+hash of the weights among it. What is in the file already is not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import sampling
+from ..coupling import counter_generator
+from ..errors import ConfigError
+from . import bounds, metrics
+from .candidate import Candidate
+from .evaluators import Evaluator
+
+SCHEMA = 1
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+# Samplers that open a token at the first step whose alpha exceeds its u: for these
+# the N-step NELBO bounds the sampler's own likelihood.
+OPEN_BY_U = ("ancestral", "sparse", "locked")
+TEXTS = 4  # samples kept as text
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a model is measured."""
+
+    sampler: str = "sparse"
+    u_law: str = "iid"
+    u_step: float | None = None
+    steps: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    dtype: str = "float64"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid of points and what is drawn at each.
+
+    bound_rows: rows of held-out text for the bounds.
+    """
+
+    points: tuple[Point, ...]
+    num_samples: int = 1024
+    batch_size: int = 64
+    bound_rows: int = 256
+    seed: int = 1
+
+    def check(self) -> None:
+        """Raises ConfigError, before any model is opened."""
+        for point in self.points:
+            if point.dtype not in DTYPES:
+                raise ConfigError(
+                    f"--dtype {point.dtype} is unknown: choose one of "
+                    f"{', '.join(DTYPES)}."
+                )
+            if point.sampler not in sampling.SAMPLERS:
+                raise ConfigError(
+                    f"--sampler {point.sampler} is unknown: choose one of "
+                    f"{', '.join(sampling.SAMPLERS)}."
+                )
+            if point.steps < 1 or point.temperature <= 0 or not 0 < point.top_p <= 1:
+                raise ConfigError(
+                    f"--steps {point.steps}, --temperature {point.temperature} and "
+                    f"--top-p {point.top_p}: steps must be at least 1, the temperature "
+                    "positive and top-p within (0, 1]."
+                )
+        if self.num_samples < 2 or self.batch_size < 1:
+            raise ConfigError(
+                f"--num-samples {self.num_samples} and --batch-size {self.batch_size}: "
+                "at least 2 samples are needed for an interval, in batches of at least "
+                "1."
+            )
+
+
+def grid(
+    steps: Sequence[int],
+    temperatures: Sequence[float] = (1.0,),
+    samplers: Sequence[str] = ("sparse",),
+    laws: Sequence[tuple[str, float | None]] = (("iid", None),),
+    dtypes: Sequence[str] = ("float64",),
+    top_p: float = 1.0,
+) -> tuple[Point, ...]:
+    """All combinations, the cheap ones first, each once."""
+    found = (
+        Point(sampler, law, step, n, t, top_p, dtype)
+        for n, t, sampler, (law, step), dtype in product(
+            sorted(steps), temperatures, samplers, laws, dtypes
+        )
+    )
+    return tuple(dict.fromkeys(found))
+
+
+IDENTITY = (
+    "sha256", "sampler", "u_law", "u_step", "steps", "temperature", "top_p", "dtype",
+    "seed", "num_samples", "length", "evaluator",
+)  # fmt: skip
+
+
+def identity(row: dict[str, Any]) -> tuple:
+    """Equal for rows of the same measurement."""
+    return tuple(row.get(key) for key in IDENTITY)
+
+
+def existing(path: Path) -> list[dict[str, Any]]:
+    """The whole rows of a results file; a line cut short is taken out of the file."""
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise ConfigError(
+            f"--out {path} cannot be read ({error.strerror}): name a file."
+        ) from error
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and "sha256" in row:
+            rows.append(row)
+    if len(rows) < len([x for x in lines if x.strip()]):
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(_line(row) for row in rows), "utf-8")
+        os.replace(part, path)
+    return rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    """One whole line on the disk, or what there was before."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(row))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Sweep:
+    """Measures candidates at the points of a plan into one results file.
+
+    facts: what is the same for all rows (versions, machine, commit).
+    on_point(done, total): cost so far, in network passes over all samples.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        *,
+        evaluator: Callable[[Candidate], Evaluator],
+        held_out: Callable[[Candidate], Tensor],
+        facts: dict[str, Any] | None = None,
+        on_point: Callable[[float, float, str], None] | None = None,
+    ):
+        plan.check()
+        self.plan, self.out, self.facts = plan, out, facts or {}
+        self.evaluator, self.held_out = evaluator, held_out
+        self.on_point = on_point or (lambda done, total, said: None)
+        self._bounds: dict[tuple, dict[str, Any]] = {}
+
+    def run(self, models: Sequence[Callable[[], Candidate]]) -> list[dict[str, Any]]:
+        """Every row of the plan, those of earlier runs included.
+
+        Raises ConfigError when a model's name stands in the file with other weights.
+        """
+        held = existing(self.out)
+        known = {identity(row): row for row in held}
+        done, total = 0.0, float(len(models) * sum(p.steps for p in self.plan.points))
+        rows = []
+        for open_model in models:
+            model = open_model()
+            self._check_name(model, held)
+            evaluator = self.evaluator(model)
+            text, corpus = self.held_out(model), None
+            for point in self.plan.points:
+                self.on_point(done, total, f"{model.label} @ {point.steps}")
+                row = self._head(model, point, evaluator)
+                found = known.get(identity(row))
+                if found is None:
+                    if corpus is None:
+                        corpus = metrics.corpus_reference(
+                            text, evaluator, self.plan.num_samples
+                        )
+                    found = row | self._measure(model, point, evaluator, text)
+                    found["corpus"] = corpus
+                    append(self.out, found)
+                rows.append(found)
+                done += point.steps
+            self._bounds.clear()
+        self.on_point(done, total, "done")
+        return rows
+
+    def _check_name(self, model: Candidate, held: Iterable[dict[str, Any]]) -> None:
+        mine = model.provenance.get("sha256")
+        for row in held:
+            if row.get("model") == model.label and row["sha256"] != mine:
+                raise ConfigError(
+                    f"--out {self.out} holds rows of a model {model.label!r} with "
+                    f"other weights (sha256 {row['sha256'][:12]} and not "
+                    f"{str(mine)[:12]}): the checkpoint changed under the same name; "
+                    "give it another label (LABEL=CKPT) or name another file."
+                )
+
+    def _head(self, model: Candidate, point: Point, evaluator: Evaluator) -> dict:
+        return {
+            "schema": SCHEMA,
+            "model": model.label,
+            **model.provenance,
+            **asdict(point),
+            "seed": self.plan.seed,
+            "num_samples": self.plan.num_samples,
+            "length": model.length,
+            "evaluator": evaluator.name,
+        }
+
+    def _measure(self, model, point: Point, evaluator: Evaluator, text: Tensor) -> dict:
+        start = time.perf_counter()
+        tokens, evaluations = draw(model, point, self.plan)
+        seconds = time.perf_counter() - start
+        tokens = tokens.cpu()
+        found = metrics.measure(
+            tokens, evaluator=evaluator, corpus_tokens=text.cpu(), seed=self.plan.seed
+        )
+        return {
+            **self.facts,
+            "seconds": seconds,
+            "evaluations": evaluations,
+            "metrics": self._bound(model, point, text) | found,
+            "texts": model.tokenizer.batch_decode(tokens[:TEXTS]),
+        }
+
+    def _bound(self, model: Candidate, point: Point, text: Tensor) -> dict[str, Any]:
+        """The bounds of a model on held-out text; they know nothing of its samples."""
+        if point.top_p < 1 or point.sampler not in OPEN_BY_U:
+            return {}  # what a nucleus cuts costs infinitely much
+        key = (point.u_law, point.u_step, point.steps, point.temperature)
+        if key not in self._bounds:
+            text = text.to(model.device)
+            how = dict(temperature=point.temperature, batch_size=self.plan.batch_size)
+            # The same masks for every model.
+            n_step = bounds.n_step_nelbo(
+                model.denoise, text[: self.plan.bound_rows], point.steps,
+                alpha=model.alpha, mask_index=model.mask_index, u_law=point.u_law,
+                u_step=point.u_step,
+                generator=counter_generator(self.plan.seed, "n-step", point.steps),
+                **how,
+            )  # fmt: skip
+            # One pass a row and a noisy figure: of all rows that there are.
+            endless = bounds.nelbo_rows(
+                model.denoise, model.noise, text, model.mask_index,
+                generator=counter_generator(self.plan.seed, "nelbo"), **how,
+            )  # fmt: skip
+            self._bounds[key] = {
+                name: scores.estimate(seed=self.plan.seed)._asdict()
+                for name, scores in (("n_step_nelbo", n_step), ("nelbo", endless))
+            }
+        return self._bounds[key]
+
+
+def draw(model: Candidate, point: Point, plan: Plan) -> tuple[Tensor, int]:
+    """(num_samples, length) tokens and the network evaluations of one sequence.
+
+    Batches of one plan start from the same noise for every model, so differences
+    between models are the models'.
+    """
+    options: dict[str, Any] = {}
+    if (point.u_law, point.u_step) != ("iid", None):
+        options = {"u_law": point.u_law, "u_step": point.u_step}
+    parts, evaluations, left = [], 0, plan.num_samples
+    for index in range(-(-plan.num_samples // plan.batch_size)):
+        count = min(plan.batch_size, left)
+        left -= count
+        generator = torch.Generator(model.device)
+        generator.manual_seed(
+            counter_generator(plan.seed, "sweep", point.steps, index).initial_seed()
+        )
+        drawn = sampling.sample(
+            point.sampler, model.denoise, count, model.length, point.steps,
+            alpha=model.alpha, mask_index=model.mask_index,
+            vocab_size=model.vocab_size, generator=generator,
+            dtype=DTYPES[point.dtype], temperature=point.temperature,
+            top_p=point.top_p, **options,
+        )  # fmt: skip
+        parts.append(drawn.tokens)
+        evaluations = max(evaluations, drawn.evaluations)
+    return torch.cat(parts), evaluations

@@ -1,0 +1,159 @@
+"""`mdlm-mcd sweep`: checkpoints of any host over a grid of steps and temperatures."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from .. import __version__
+from ..errors import ConfigError
+from ..evaluation.candidate import Candidate
+from ..evaluation.evaluators import CausalLM, Evaluator, Judge
+from ..evaluation.sweep import Plan, Sweep
+from . import minihost, models
+
+PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+# Rows of held-out text: for the corpus's own figures as many as there are samples,
+# twice, since one half of it is compared with the other.
+MOST_ROWS = 4096
+
+
+def versions() -> dict[str, str]:
+    found = {"mdlm-mcd": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    kind = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": kind,
+    }
+
+
+def commit(folder: str | Path | None) -> str | None:
+    """The commit a folder stands at; None without a folder or git."""
+    if folder is None:
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+def evaluator(name: str, device: str, batch_size: int, model: Candidate) -> Evaluator:
+    """The evaluator for one model's samples.
+
+    name: a checkpoint of the embedded host's AR model, or a causal language model of
+    transformers, for which samples are decoded and encoded again. Raises ConfigError.
+    """
+    if not name.endswith(".ckpt"):
+        return CausalLM.load(
+            name, device=device, source=model.tokenizer, batch_size=batch_size
+        )
+    judge, tokenizer = minihost.open_model(name)
+    if judge.vocab_size != model.vocab_size:
+        raise ConfigError(
+            f"--evaluator {name} has a vocabulary of {judge.vocab_size}, and the model "
+            f"{model.label} one of {model.vocab_size}: use an evaluator trained on the "
+            "same tokenizer, or one of transformers."
+        )
+    if judge.config.model.length < model.length:
+        raise ConfigError(
+            f"--evaluator {name} was trained on {judge.config.model.length} tokens, "
+            f"and the samples of {model.label} have {model.length}: use one trained on "
+            "that length."
+        )
+    del tokenizer
+    return Judge(
+        minihost.judge(judge.to(device)),
+        f"{Path(name).parent.parent.name or 'AR'}/{Path(name).stem} (minihost AR)",
+        batch_size=batch_size,
+    )
+
+
+def sweep(
+    sources: Sequence[models.Source],
+    plan: Plan,
+    out: Path,
+    *,
+    judge: str,
+    corpus: Sequence[str] = (),
+    device: str = "cpu",
+    host: str | None = None,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Measure every source at every point, with progress; answers the rows.
+
+    corpus: files of held-out text; without any, the first source's own validation
+    split. host: a clone, whose commit is noted. Raises ConfigError, CheckpointError.
+    """
+    labels = [source.label for source in sources]
+    if twice := {x for x in labels if labels.count(x) > 1}:
+        raise ConfigError(
+            f"Two checkpoints are called {sorted(twice)[0]!r}: tell them apart with "
+            "LABEL=CKPT."
+        )
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {device}: no CUDA device is there; use cpu.")
+    rows = max(2 * plan.num_samples, plan.bound_rows)
+
+    def held_out(model: Candidate):
+        return models.held_out(
+            sources[0], model.tokenizer, model.length, min(rows, MOST_ROWS), corpus
+        )
+
+    with Progress(
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console or Console(stderr=True),
+    ) as progress:
+        task = progress.add_task("opening", total=None)
+
+        def on_point(done: float, total: float, said: str) -> None:
+            progress.update(task, completed=done, total=total, description=said)
+
+        return Sweep(
+            plan,
+            out,
+            evaluator=partial(evaluator, judge, device, min(plan.batch_size, 16)),
+            held_out=held_out,
+            facts={
+                "versions": versions(),
+                "machine": machine(device),
+                "commit": commit(host),
+            },
+            on_point=on_point,
+        ).run([partial(models.open_model, source, device) for source in sources])

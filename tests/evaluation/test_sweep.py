@@ -1,0 +1,158 @@
+"""The sweep: rows, resuming, names that changed, and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from mdlm_mcd.coupling import counter_generator
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import bounds, sweep
+from mdlm_mcd.evaluation.candidate import Candidate
+from mdlm_mcd.evaluation.evaluators import Judge
+
+VOCAB, MASK, LENGTH = 12, 11, 8
+
+
+class Tokenizer:
+    def batch_decode(self, tokens):
+        return [" ".join(map(str, row.tolist())) for row in tokens]
+
+
+def alpha(t):
+    return 1 - (1 - 1e-3) * t
+
+
+def model(label="a", sha="1" * 64, scale=1.0, calls=None):
+    """A denoiser that looks at nothing but the position."""
+    generator = torch.Generator().manual_seed(0)
+    table = scale * torch.randn(LENGTH, VOCAB, generator=generator)
+
+    def denoise(z, rows):
+        if calls is not None:
+            calls.append(int(rows.sum()))
+        return table.expand(len(z), LENGTH, VOCAB)[rows].clone()
+
+    return Candidate(
+        label=label, denoise=denoise, alpha=alpha, mask_index=MASK, vocab_size=VOCAB,
+        length=LENGTH, tokenizer=Tokenizer(), provenance={"sha256": sha, "algo": "mcd"},
+    )  # fmt: skip
+
+
+def evaluator(_):
+    return Judge(lambda tokens: torch.ones(len(tokens), LENGTH - 1), "even")
+
+
+def held_out(_):
+    return torch.randint(0, MASK, (40, LENGTH), generator=counter_generator(0))
+
+
+def plan(**how):
+    points = sweep.grid([2, 4], how.pop("temperature", [1.0]), **how)
+    return sweep.Plan(points, num_samples=10, batch_size=4, bound_rows=16)
+
+
+def run(out, *models, plan=None, **how):
+    job = sweep.Sweep(
+        plan or globals()["plan"](), out, evaluator=evaluator, held_out=held_out,
+        facts={"commit": "c0ffee"}, **how,
+    )  # fmt: skip
+    return job.run([lambda m=m: m for m in models])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_row_for_every_model_and_point(tmp_path):
+    out, seen = tmp_path / "r.jsonl", []
+    rows = run(
+        out, model(), model("b", "2" * 64), plan=plan(temperature=[1.0, 0.5]),
+        on_point=lambda *x: seen.append(x),
+    )  # fmt: skip
+    assert rows == lines(out) and len(rows) == 8
+    row = rows[0]
+    assert (row["model"], row["steps"], row["temperature"]) == ("a", 2, 1.0)
+    assert row["commit"] == "c0ffee" and row["evaluator"] == "even"
+    assert row["dtype"] == "float64" and row["sampler"] == "sparse"
+    assert row["metrics"]["perplexity"]["value"] == pytest.approx(torch.e)
+    assert row["evaluations"] == 2 and len(row["texts"]) == 4
+    assert row["corpus"]["perplexity"] == pytest.approx(torch.e)
+    # The bound is that of `bounds`, on the rows asked for.
+    expected = bounds.n_step_nelbo(
+        model().denoise, held_out(None)[:16], 2, alpha=alpha, mask_index=MASK,
+        generator=counter_generator(1, "n-step", 2),
+    )  # fmt: skip
+    assert row["metrics"]["n_step_nelbo"]["value"] == pytest.approx(expected.value)
+    assert seen[-1] == (24.0, 24.0, "done")
+    # One law, two labels: the same noise gave the same samples.
+    assert rows[0]["texts"] == rows[4]["texts"]
+    assert rows[0]["texts"] != rows[1]["texts"]
+
+
+def test_it_goes_on_where_it_stopped(tmp_path):
+    out = tmp_path / "r.jsonl"
+    whole = run(out, model(), model("b", "2" * 64))
+    text = out.read_text()
+    # Killed while the third row was written.
+    cut = text.splitlines(keepends=True)
+    out.write_text("".join(cut[:2]) + cut[2][: len(cut[2]) // 2])
+    calls = []
+    again = run(out, model(calls=calls), model("b", "2" * 64))
+    assert not calls  # the first model's rows stood already
+    assert [sweep.identity(r) for r in again] == [sweep.identity(r) for r in whole]
+    assert [sweep.identity(r) for r in lines(out)] == [sweep.identity(r) for r in whole]
+    for a, b in zip(again, whole, strict=True):
+        assert a["metrics"] == b["metrics"] and a["texts"] == b["texts"]
+    # Further points are added to those that stand.
+    more = run(out, model(), plan=sweep.Plan(sweep.grid([8]), 10, 4, 16))
+    assert len(lines(out)) == 5 and more[0]["steps"] == 8
+
+
+def test_weights_that_changed_under_a_name(tmp_path):
+    out = tmp_path / "r.jsonl"
+    run(out, model())
+    with pytest.raises(ConfigError, match="sha256 111111111111 and not 3333.*LABEL="):
+        run(out, model(sha="3" * 64))
+    assert len(lines(out)) == 2
+
+
+def test_bounds_only_where_they_are_bounds(tmp_path):
+    rows = run(tmp_path / "a", model(), plan=plan(top_p=0.9))
+    assert "n_step_nelbo" not in rows[0]["metrics"]
+    rows = run(tmp_path / "b", model(), plan=plan(laws=[("lattice", 0.5)]))
+    iid = run(tmp_path / "c", model())
+    lattice = rows[0]["metrics"]["n_step_nelbo"]["value"]
+    assert lattice != iid[0]["metrics"]["n_step_nelbo"]["value"]
+    # The bound without steps knows no law of u.
+    assert rows[0]["metrics"]["nelbo"] == iid[0]["metrics"]["nelbo"]
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"samplers": ["sprase"]}, "sprase is unknown: choose one of ancestral"),
+        ({"dtypes": ["float16"]}, "float16 is unknown: choose one of float64"),
+        ({"temperature": [0.0]}, "temperature positive"),
+        ({"top_p": 0.0}, "--top-p 0.0"),
+    ],
+)
+def test_bad_input_before_any_model_is_opened(how, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        run(tmp_path / "r.jsonl", plan=plan(**how))
+    with pytest.raises(ConfigError, match="at least 2 samples"):
+        run(tmp_path / "r.jsonl", plan=sweep.Plan(sweep.grid([2]), num_samples=1))
+    assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_the_grid_holds_each_point_once():
+    points = sweep.grid([8, 4, 8], [1.0, 1.0])
+    assert [p.steps for p in points] == [4, 8]
+
+
+def test_a_schedules_slope():
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    dalpha_t, alpha_t = model().noise(t)
+    torch.testing.assert_close(alpha_t, alpha(t))
+    torch.testing.assert_close(dalpha_t, torch.full_like(t, -(1 - 1e-3)))
+    assert not dalpha_t.requires_grad and not alpha_t.requires_grad
