@@ -5,6 +5,7 @@ nothing here may import torch, and nothing may raise.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -24,19 +25,29 @@ def read(path: Path) -> str:
         return ""
 
 
-def layouts(host: Path, config: str) -> list[str]:
-    """Which of `configs/layouts` fit the application in this folder, best first.
+def trains_ours(main: str) -> bool:
+    """Whether the source of a main.py asks the `algo` config for a class."""
+    lines = [line for line in main.splitlines() if not line.lstrip().startswith("#")]
+    wanted = ("algo._target_", "get('_target_')", 'get("_target_")', "mdlm_mcd")
+    return any(word in line for line in lines for word in wanted)
 
-    config: the text of its main config.
+
+def unpatched(host: Path) -> bool:
+    """Whether a folder is a host that would not train what `algo._target_` names."""
+    known = (host / "algo.py").exists() or (host / "diffusion.py").exists()
+    main = read(host / "main.py")
+    patched = os.environ.get(IN_MEMORY) == str(host) or trains_ours(main)
+    return known and bool(main) and not patched
+
+
+def layouts(hosts: list[Path], config: str) -> list[str]:
+    """Which of `configs/layouts` fit the application, best first.
+
+    hosts: folders it may live in; config: the text of its main config.
     """
     # MDLM keeps at the root of its config what Duo keeps under `algo`.
     name = "mdlm" if "\nparameterization:" in config else "duo"
-    if os.environ.get(IN_MEMORY) == str(host):
-        return [name]
-    main = read(host / "main.py")
-    known = (host / "algo.py").exists() or (host / "diffusion.py").exists()
-    trains_ours = "_target_" in main or "mdlm_mcd" in main
-    return [name] if trains_ours or not (main and known) else ["unpatched", name]
+    return ["unpatched", name] if any(map(unpatched, hosts)) else [name]
 
 
 def stop_unpatched():
@@ -57,7 +68,11 @@ class MDLMMCDSearchPathPlugin(SearchPathPlugin):
         )
         places = [e.path for e in search_path.get_path() if e.provider == "main"]
         folder = Path((places or [""])[0].removeprefix("file://"))
-        found = layouts(folder.parent.resolve(), read(folder / "config.yaml"))
+        # `--config-path` may lead away from the host, but not its main.py.
+        script = getattr(sys.modules.get("__main__"), "__file__", None)
+        hosts = [folder.parent.resolve()]
+        hosts += [Path(script).resolve().parent] if script else []
+        found = layouts(hosts, read(folder / "config.yaml"))
         for path in [configs_dir() / "layouts" / name for name in found]:
             search_path.append(provider="mdlm-mcd", path=f"file://{path}")
         search_path.append(provider="mdlm-mcd", path=f"file://{configs_dir()}")

@@ -8,6 +8,8 @@ inert placeholder for everything else.
 from __future__ import annotations
 
 import pickle
+import tarfile
+import zipfile
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,8 +73,21 @@ class _Dict(dict):
         pass
 
 
-def _numpy_scalar(dtype, data: bytes):
-    return np.frombuffer(data, dtype=dtype)[0]
+class _DType:
+    """In place of `numpy.dtype`, whose objects are shared: its name and byte order."""
+
+    order = "="
+
+    def __init__(self, name, *rest):
+        self.name = name
+
+    def __setstate__(self, state):
+        self.order = state[1] if state[1] in ("<", ">") else "="
+
+
+def _numpy_scalar(dtype: _DType, data: bytes):
+    kind = np.dtype(dtype.name).newbyteorder(dtype.order)
+    return np.frombuffer(data, dtype=kind)[0]
 
 
 def _bytes(text: str, encoding: str) -> bytes:
@@ -89,7 +104,7 @@ _STAND_FOR = {
     ("pytorch_lightning.utilities.parsing", "AttributeDict"): _Dict,
     ("numpy.core.multiarray", "scalar"): _numpy_scalar,
     ("numpy._core.multiarray", "scalar"): _numpy_scalar,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _bytes,
 }
 
@@ -97,7 +112,19 @@ _STAND_FOR = {
 def reader(skipped: set[str]) -> SimpleNamespace:
     """A `pickle_module` for `torch.load`; notes in `skipped` what it leaves out."""
 
-    class Unpickler(pickle.Unpickler):
+    class Unpickler(pickle._Unpickler):  # in Python: only there BUILD can be refused
+        dispatch = dict(pickle._Unpickler.dispatch)
+
+        def load_build(self):
+            # It sets attributes; on a class or a function they would be everybody's.
+            if not isinstance(self.stack[-2], (dict, _Inert, _DType)):
+                raise pickle.UnpicklingError(
+                    f"the state of a {type(self.stack[-2]).__name__} is not read"
+                )
+            super().load_build()
+
+        dispatch[pickle.BUILD[0]] = load_build
+
         def find_class(self, module: str, name: str):
             if module == "__builtin__":  # torch writes the protocol of Python 2
                 module, name = "builtins", {"long": "int"}.get(name, name)
@@ -121,11 +148,24 @@ def reader(skipped: set[str]) -> SimpleNamespace:
     )
 
 
+def _refuse_programs(path: str) -> None:
+    """TorchScript runs when it is opened, and torch opens it unasked; tar unpacks."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            names = file.namelist()
+        if any("/code/" in n or n.endswith("constants.pkl") for n in names):
+            raise pickle.UnpicklingError("it is a TorchScript program, not weights")
+    elif tarfile.is_tarfile(path):
+        raise pickle.UnpicklingError("it is a tar archive of an old torch")
+
+
 def load(path: str) -> tuple[Any, set[str]]:
     """What `torch.save` wrote to `path`, on the CPU, and the types left out of it.
 
-    Raises whatever torch and pickle raise for a file that is none of theirs.
+    Raises whatever torch and pickle raise for a file that is none of theirs, and
+    UnpicklingError for one that torch would run or unpack.
     """
+    _refuse_programs(path)
     skipped: set[str] = set()
     held = torch.load(
         path, map_location="cpu", pickle_module=reader(skipped), weights_only=False

@@ -28,7 +28,7 @@ TABLES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 CONFIG = "config.json"
 
-_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
+HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 _FILE = re.compile(r".*\.(ckpt|pt|pth|bin|safetensors)")
 ROTARY = "rotary_emb.inv_freq"
 
@@ -62,11 +62,12 @@ def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
     read, or holds no weights. Says in the log what was skipped.
     """
     source = f"{key}={path}"
+    path = os.path.expanduser(path)
     if os.path.isdir(path):
         return _read_folder(path, source)
     if os.path.isfile(path):
         return _read_file(path, source)
-    hub = _HUB_ID.fullmatch(path)
+    hub = HUB_ID.fullmatch(path)
     if hub is None or _FILE.fullmatch(path):
         raise CheckpointError(
             f"{source} is no file: name a checkpoint, a .safetensors file, a Hugging "
@@ -243,6 +244,19 @@ def _backbone(named: dict[str, Any], path: str) -> dict[str, Tensor]:
 
 
 # Loading --------------------------------------------------------------------------
+
+
+def check_masked(weights: Weights, source: str) -> None:
+    """Raises CheckpointError where a config beside the weights says another model."""
+    algo = weights.config.get("algo")
+    algo = algo if isinstance(algo, dict) else {}
+    # MDLM's key, and Duo's; in SDTT's config it is a section.
+    said = weights.config.get("parameterization", algo.get("parameterization"))
+    if isinstance(said, str) and said != "subs":
+        raise CheckpointError(
+            f"{source} was trained under parameterization={said}, and a masked model "
+            "under `subs` is needed: name another checkpoint."
+        )
 
 
 def load_weights(

@@ -6,7 +6,9 @@ import logging
 import os
 import pickle
 import sys
+import tarfile
 import types
+import zipfile
 
 import huggingface_hub
 import pytest
@@ -396,3 +398,75 @@ def test_an_average_that_does_not_fit_is_refused():
         weights.load_average(
             model.named_parameters(), [*shadow[:-1], torch.zeros(9)], "a.ckpt"
         )
+
+
+# Files that would run or poison something ------------------------------------------
+
+
+class _Program(torch.nn.Module):
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.path, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.path = state[0]
+        self.training = state[1]
+        torch.from_file(self.path, True, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+def test_a_torchscript_program_is_not_opened(tmp_path):
+    """torch runs its `__setstate__` in `torch.load`, whatever the pickle module."""
+    canary = tmp_path / "canary"
+    for name in ("teacher.ckpt", "pytorch_model.bin"):
+        program = torch.jit.script(_Program(str(canary)))
+        torch.jit.save(program, str(tmp_path / name))
+    canary.unlink(missing_ok=True)
+    for path in (tmp_path / "teacher.ckpt", tmp_path):
+        with pytest.raises(CheckpointError, match="TorchScript program"):
+            weights.read_weights(str(path))
+    assert not canary.exists()
+
+
+def test_a_tar_archive_is_not_unpacked(tmp_path):
+    path = tmp_path / "old.ckpt"
+    with tarfile.open(path, "w") as file:
+        file.addfile(tarfile.TarInfo("../escaped"))
+    with pytest.raises(CheckpointError, match="tar archive"):
+        weights.read_weights(str(path))
+
+
+@pytest.mark.parametrize(
+    "name", ["torch UntypedStorage", "torch._utils _rebuild_tensor_v2"]
+)
+def test_a_file_cannot_change_torch(tmp_path, name):
+    """BUILD sets attributes, and would do so on the classes the unpickler answers."""
+    stream = (
+        b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\nN}X\x06\x00\x00\x00"
+        b"canaryK\x01s\x86b."
+    )
+    path = tmp_path / "x.ckpt"
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as file:
+        held = {n: file.read(n) for n in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for member, data in held.items():
+            file.writestr(member, stream if member.endswith("data.pkl") else data)
+    with pytest.raises(CheckpointError, match="is not read"):
+        weights.read_weights(str(path))
+    assert not hasattr(torch.UntypedStorage, "canary")
+    assert not hasattr(torch._utils._rebuild_tensor_v2, "canary")
+
+
+def test_a_path_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
+    assert "a" in weights.read_weights("~/w.pt").state_dict

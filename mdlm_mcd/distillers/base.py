@@ -19,9 +19,9 @@ from .. import __version__, head, losses
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
 from ..teacher import Teacher
-from ..weights import load_weights, read_weights
+from ..weights import Weights, check_masked, load_weights, model_sizes, read_weights
 from .guard import LossGuard, StepSums
-from .noise import CounterNoise, number
+from .noise import CounterNoise, check_schedule, number
 from .rounds import RoundCheckpoints
 
 log = logging.getLogger(__name__)
@@ -83,19 +83,20 @@ class Distiller(CounterNoise):
 
     def __init__(self, config: DictConfig, tokenizer, **kwargs):
         # Before the model is built: a typo must not cost the time of building it.
-        curriculum = self.check_config(config, tokenizer)
+        curriculum = self.check_config(config)
         super().__init__(config, tokenizer, **kwargs)
         self.curriculum = curriculum
         self.teacher = Teacher()
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self._step_sums: torch.Tensor | None = None  # of the step in progress
         self._check_mask()
-        self._check_noise()
+        check_schedule(self.host_alpha, config.noise.type, config.algo.name)
 
-    def check_config(self, config: DictConfig, tokenizer) -> Curriculum:
+    @classmethod
+    def check_config(cls, config: DictConfig) -> Curriculum:
         """Refuse what cannot work; answers the curriculum the config describes."""
         algo = config.algo
-        key, parameterization = self.host_setting(config, "parameterization")
+        key, parameterization = cls.host_setting(config, "parameterization")
         if parameterization != "subs":
             raise ConfigError(
                 f"{key}={parameterization} does not fit algo={algo.name}, which needs "
@@ -112,6 +113,7 @@ class Distiller(CounterNoise):
                 "number of rows projected onto the vocabulary at a time."
             )
         losses.get(algo.loss)
+        LossGuard(algo.guard, algo.loss, vocab_size=2)
         return Curriculum(
             rounds=algo.rounds,
             steps_per_round=algo.steps_per_round,
@@ -134,20 +136,6 @@ class Distiller(CounterNoise):
                 f"{index}, which is not one of the model's {self.vocab_size} tokens: "
                 "use a tokenizer whose mask token is in its vocabulary, or one "
                 "without, to which the host adds its own."
-            )
-
-    def _check_noise(self) -> None:
-        t = torch.linspace(0, 1, 65, dtype=torch.float64)
-        with torch.no_grad():
-            alpha_t = self.host_alpha(t).double()
-        falls = bool((alpha_t.diff() < 0).all())
-        if not falls or alpha_t[0] < 0.9 or alpha_t[-1] > 0.1:
-            raise ConfigError(
-                f"noise.type={self.config.noise.type} keeps a token visible with a "
-                f"chance from {alpha_t[0]:.3g} at t=0 to {alpha_t[-1]:.3g} at t=1, but "
-                f"algo={self.config.algo.name} needs it to fall from about 1 to about "
-                "0: use the schedule the teacher was trained with, for example the "
-                "log-linear one."
             )
 
     # Start and resume -------------------------------------------------------------
@@ -182,12 +170,15 @@ class Distiller(CounterNoise):
             # Hydra may have moved to the run's folder; a relative path is the user's.
             places = (path, to_absolute_path(path))
             found = next(filter(os.path.exists, places), path)
+            source = f"algo.teacher_path={path}"
+            weights = read_weights(found)
+            self._check_teacher(weights, source)
             taken = load_weights(
                 self.backbone,
                 self.host_named_parameters(),
-                read_weights(found),
+                weights,
                 algo.init_from,
-                f"algo.teacher_path={path}",
+                source,
             )
             log.info("Distilling %s (%s).", path, taken)
         self.host_forget_progress()
@@ -199,6 +190,17 @@ class Distiller(CounterNoise):
                 decay=self.config.training.ema,
             )
             self.ema.move_shadow_params_to_device(self.device)
+
+    def _check_teacher(self, weights: Weights, source: str) -> None:
+        """Refuse what fits by its shapes alone."""
+        check_masked(weights, source)
+        told = model_sizes(weights.config).get("time_conditioning")
+        key, mine = self.host_setting(self.config, "time_conditioning")
+        if told is not None and bool(told) != bool(mine):
+            raise CheckpointError(
+                f"{source} was trained with time_conditioning={bool(told)}, and this "
+                f"run has {key}={mine}: set {key}={bool(told)}."
+            )
 
     def on_save_checkpoint(self, checkpoint) -> None:
         super().on_save_checkpoint(checkpoint)

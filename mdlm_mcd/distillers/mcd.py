@@ -13,14 +13,15 @@ from .noise import number
 class MCD(Distiller):
     """The student on z_t learns from the teacher on z_s, two views of one u."""
 
-    def check_config(self, config, tokenizer) -> Curriculum:
+    @classmethod
+    def check_config(cls, config) -> Curriculum:
         algo = config.algo
         coupling.check_coupling(algo.coupling)
         # A trial draw refuses what no law knows; the global generator stays untouched.
         coupling.draw_u(
             1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator()
         )
-        return super().check_config(config, tokenizer)
+        return super().check_config(config)
 
     def distil(
         self, stage: Round, x0, valid, condition, micro: int

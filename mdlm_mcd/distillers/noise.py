@@ -28,6 +28,20 @@ def number(algo: DictConfig, key: str) -> float | None:
         ) from error
 
 
+@torch.no_grad()
+def check_schedule(alpha: coupling.Alpha, noise_type: str, algo_name: str) -> None:
+    """Raises ConfigError unless alpha_t falls all the way from about 1 to about 0."""
+    alpha_t = alpha(torch.linspace(0, 1, 65, dtype=torch.float64)).double()
+    falls = bool((alpha_t.diff() < 0).all())
+    if not falls or alpha_t[0] < 0.9 or alpha_t[-1] > 0.1:
+        raise ConfigError(
+            f"noise.type={noise_type} keeps a token visible with a chance from "
+            f"{alpha_t[0]:.3g} at t=0 to {alpha_t[-1]:.3g} at t=1, but algo="
+            f"{algo_name} needs it to fall from about 1 to about 0: use the schedule "
+            "the teacher was trained with, for example the log-linear one."
+        )
+
+
 class CounterNoise:
     """Noise as a function of seed, global step and a row's place in the global batch.
 

@@ -1,8 +1,14 @@
-"""`mdlm-mcd doctor`: what a bug report needs, and what would stop a run."""
+"""`mdlm-mcd doctor`: what a bug report needs, and what would stop a run.
+
+An unpatched host is a stop, although `mdlm-mcd run` patches it in memory: one command
+mends it. Hardware that is missing is a note, since only `mdlm-mcd run` helps there.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import os
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -24,12 +30,9 @@ PACKAGES = (
 )  # fmt: skip
 
 PREDICTORS = {
-    DUO.name: ("ancestral_cache", "analytic", "psi"),
-    MDLM.name: ("ddpm_cache", "ddpm", "analytic"),
-}
-NOISES = {
-    DUO.name: ("log-linear", "cosine"),
-    MDLM.name: ("loglinear", "cosine", "cosinesqr"),
+    "duo main": ("ancestral_cache", "analytic", "psi"),
+    "duo ch-1": ("ancestral_cache",),
+    "mdlm": ("ddpm_cache", "ddpm", "analytic"),
 }
 
 
@@ -114,7 +117,11 @@ def _plugin(folder: Path) -> Finding:
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-    found = Plugins.instance().discover(SearchPathPlugin)
+    try:
+        found = Plugins.instance().discover(SearchPathPlugin)
+    except Exception as error:  # some other plugin's, and every Hydra program's end
+        said = f"a plugin of Hydra fails when it is loaded ({error}): uninstall it"
+        return Finding("hydra", STOP, said)
     if not any(p.__module__ == "hydra_plugins.mdlm_mcd_searchpath" for p in found):
         spec = importlib.util.find_spec("hydra_plugins")
         where = list(spec.submodule_search_locations) if spec else []
@@ -167,7 +174,15 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
     """The host's config with the overrides, unresolved, as its main.py would see it."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
 
+    # The hosts' own, registered by their main.py; `eval` is left out on purpose.
+    for name, resolver in (
+        ("cwd", lambda: str(folder)),
+        ("device_count", lambda: 1),
+        ("div_up", lambda x, y: -(-x // y)),
+    ):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
     given = list(given)
     if not any(arg.lstrip("+").startswith("algo=") for arg in given):
         given.insert(0, "algo=mcd")
@@ -188,13 +203,27 @@ def _sampling(config, folder: Path, layout: Layout) -> Finding:
     )  # fmt: skip
 
 
-def _settings(config, layout: Layout) -> Iterator[Finding]:
-    """Whether the configured run fits MCD; looked at, not run."""
-    from ..curriculum import Curriculum
-    from ..distillers.noise import number
+def _checked(topic: str, check, fine: str) -> Finding:
+    """What a check of ours says, or that it is fine."""
+    try:
+        check()
+    except MCDError as error:
+        return Finding(topic, STOP, str(error))
+    return Finding(topic, OK, fine)
 
-    predictor, noise = config.sampling.predictor, config.noise.type
-    fits = PREDICTORS[layout.name]
+
+def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
+    """Whether the configured run fits MCD, by the checks that the run makes."""
+    from omegaconf import OmegaConf
+
+    from .. import distillers
+    from ..distillers.noise import check_schedule
+    from . import models
+
+    kind = "mdlm"
+    if layout is DUO:
+        kind = "duo main" if takes_labels(folder) else "duo ch-1"
+    predictor, fits = config.sampling.predictor, PREDICTORS[kind]
     if predictor in fits:
         yield Finding("predictor", OK, f"sampling.predictor={predictor}")
     else:
@@ -203,9 +232,16 @@ def _settings(config, layout: Layout) -> Iterator[Finding]:
             f"sampling.predictor={predictor} is not for masked models here: choose one "
             f"of {', '.join(fits)}",
         )  # fmt: skip
-    mark = OK if noise in NOISES[layout.name] else NOTE
-    said = "" if mark == OK else ": not tried with MCD; it must fall from 1 to 0"
-    yield Finding("noise", mark, f"noise.type={noise}{said}")
+
+    def schedule():
+        # Plain containers of the parts that say it.
+        said = {"noise": OmegaConf.to_container(config.noise)}
+        if layout is MDLM:
+            said["parameterization"] = config.parameterization
+        alpha = models.schedule(said, "The host's config")
+        check_schedule(alpha, config.noise.type, config.algo.name)
+
+    yield _checked("noise", schedule, f"noise.type={config.noise.type}")
 
     precision = str(config.trainer.precision)
     if precision in ("16-true", "bf16-true", "transformer-engine"):
@@ -215,43 +251,57 @@ def _settings(config, layout: Layout) -> Iterator[Finding]:
             "steps of optim.lr vanish: use bf16 (or 32) instead",
         )  # fmt: skip
     else:
-        yield Finding("precision", OK, f"trainer.precision={precision}, loss float32")
-
-    algo = config.algo
-    try:
-        curriculum = Curriculum(
-            algo.rounds, algo.steps_per_round,
-            *(number(algo, key) for key in ("delta0", "tau0", "tau_step")),
-        )  # fmt: skip
-        curriculum.check_max_steps(config.trainer.max_steps)
         yield Finding(
-            "rounds", OK, f"{algo.rounds} x {algo.steps_per_round}, loss {algo.loss}"
+            "precision", OK, f"trainer.precision={precision}; the loss is in float32"
         )
-    except MCDError as error:
-        yield Finding("rounds", STOP, str(error))
+
+    # The student's class without its host: the same checks, in the same words.
+    adapter = importlib.import_module(f"{__package__}.{layout.adapter}")
+    student = type("Student", (adapter.Host, distillers.MCD), {})
+    algo = config.algo
+    yield _checked(
+        "algo",
+        lambda: student.check_config(config).check_max_steps(config.trainer.max_steps),
+        f"loss {algo.get('loss')}, {algo.get('rounds')} rounds of "
+        f"{algo.get('steps_per_round')} steps",
+    )
 
 
-def _teacher(config, folder: Path) -> Finding:
-    from ..weights import read_weights
+def _weights(config, folder: Path, asked: bool) -> Finding:
+    """The checkpoint of the configured mode, opened."""
+    from ..weights import check_masked, read_weights
 
-    path = config.algo.teacher_path or config.training.get("finetune_path") or ""
+    if config.mode != "train":
+        key, path = "eval.checkpoint_path", config.eval.checkpoint_path
+    else:
+        key, path = "algo.teacher_path", config.algo.teacher_path
+        if not path:
+            key = "training.finetune_path"
+            path = config.training.get("finetune_path") or ""
+            if path and not os.path.isabs(path):
+                said = "hosts look for it in the run's folder: give an absolute path"
+                return Finding("checkpoint", STOP, f"{key}={path}: {said}")
+    path = str(path)
     if not path:
         return Finding(
-            "teacher", NOTE,
-            "none named: give algo.teacher_path=CHECKPOINT to have it looked at",
-        )  # fmt: skip
+            "checkpoint",
+            STOP if asked and config.algo.init_from != "scratch" else NOTE,
+            "none named: give algo.teacher_path=CHECKPOINT",
+        )
     # As the run would find it: from the host's folder, wherever we were called.
-    local = folder / path
+    local = folder / os.path.expanduser(path)
     try:
-        weights = read_weights(str(local) if local.exists() else path)
+        weights = read_weights(str(local) if local.exists() else path, key)
+        check_masked(weights, f"{key}={path}")
     except MCDError as error:
-        return Finding("teacher", STOP, str(error))
+        return Finding("checkpoint", STOP, str(error))
     average = "with EMA" if weights.shadow_params else "without EMA"
     alone = weights.shadow_params is None and not weights.is_final
-    if alone and config.algo.init_from == "ema":
-        return Finding("teacher", STOP, f"{path} holds no EMA: set algo.init_from=raw")
+    if alone and config.mode == "train" and config.algo.init_from == "ema":
+        said = f"{path} holds no EMA: set algo.init_from=raw"
+        return Finding("checkpoint", STOP, said)
     return Finding(
-        "teacher", OK,
+        "checkpoint", OK,
         f"{path}: {len(weights.state_dict)} tensors, {average}, step "
         f"{weights.global_step}",
     )  # fmt: skip
@@ -278,13 +328,17 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     found += [_host(folder, layout), _requirements(folder), patch]
     try:
         config = compose(folder, layout, overrides, patched=patch.mark == OK)
+        if "mdlm_mcd" not in config.algo.get("_target_", ""):
+            mark = OK if any("algo=" in arg for arg in overrides) else STOP
+            said = f"algo.name={config.algo.get('name')} is none of ours"
+            return [*found, Finding("algo", mark, said)]
+        found += _settings(config, folder, layout)
+        found.append(_sampling(config, folder, layout))
+        found.append(_weights(config, folder, asked=bool(overrides)))
     except Exception as error:  # whatever Hydra has against the overrides
         said = str(error).strip().splitlines() or [type(error).__name__]
-        return [*found, Finding("config", STOP, " ".join(said))]
-    if "MCD" not in config.algo.get("_target_", ""):
-        return [*found, Finding("config", NOTE, f"algo.name={config.algo.name}")]
-    found += [*_settings(config, layout), _sampling(config, folder, layout)]
-    return [*found, _teacher(config, folder)]
+        found.append(Finding("config", STOP, " ".join(said)))
+    return found
 
 
 def report(found: Sequence[Finding]) -> tuple[str, int]:
@@ -298,8 +352,12 @@ def report(found: Sequence[Finding]) -> tuple[str, int]:
             text, 88, initial_indent=head, subsequent_indent=" " * len(head),
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
-    stops = [f.topic for f in found if f.mark == STOP]
-    lines.append(
-        f"Would stop a run: {', '.join(stops)}." if stops else "Nothing stops a run."
-    )
+    stops = {f.topic for f in found if f.mark == STOP}
+    lacks = {f.topic for f in found if f.mark == NOTE} & {"devices", "flash-attn"}
+    for way, reasons in (
+        ("python main.py", stops | lacks),
+        ("mdlm-mcd run", stops - {"patch"}),
+    ):
+        said = f"would stop: {', '.join(sorted(reasons))}" if reasons else "ready"
+        lines.append(f"{way:<15} {said}")
     return "\n".join(lines), int(bool(stops))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import head
+from ..errors import ConfigError
 from .common import LightningHost, no_autocast
 
 
@@ -32,7 +33,14 @@ class Host(LightningHost):
             batch["input_ids"], batch["attention_mask"]
         )
         labels = batch.get("labels")
-        if labels is not None and self.class_conditional:
+        conditional = getattr(self, "class_conditional", False)  # not on ch-1
+        if conditional and labels is None:
+            raise ConfigError(
+                f"data.num_classes={self.num_classes} asks for classes, and the "
+                "batches have no `labels`: use data with labels, or set "
+                "data.num_classes=null."
+            )
+        if conditional:
             # As in the host's `nll`: guidance needs a student that also knows the
             # class `num_classes`, "none in particular".
             dropped = uniform("class dropout").to(labels.device)

@@ -33,6 +33,13 @@ _AUTO_MAP = {
     "AutoConfig": "configuration_mdlm.MDLMConfig",
     "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
 }
+_WRITTEN = (
+    "model.safetensors", "config.json", "README.md",
+    # What tokenizers save.
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
+    "tokenizer.model", "spiece.model",
+)  # fmt: skip
 # What the distiller notes in its checkpoints, as far as it travels on.
 _NOTED = (
     "algo", "loss", "round", "delta", "tau", "teacher_path", "settings", "training",
@@ -75,25 +82,48 @@ def export(
         spoken = _tokenizer(tokenizer, held.config, sizes["vocab_size"])
         config["mask_index"] = trainer_base.vocabulary(spoken)[1]
 
+    try:
+        _write(out, backbone, config, held.global_step, spoken)
+    except OSError as error:
+        raise ConfigError(
+            f"OUT={out} cannot be written ({error}): name a folder that can."
+        ) from error
+    count = sum(p.numel() for p in backbone.parameters())
+    return f"Wrote {out}: {count / 1e6:.1f}M parameters, {taken} from {checkpoint}."
+
+
+def _write(out: Path, backbone, config: dict[str, Any], step, tokenizer) -> None:
+    """The whole folder beside `out`, then in its place."""
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     part.mkdir(parents=True)
     try:
         tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-        said = {"format": "pt", "mdlm_mcd": json.dumps(info)}
-        if held.global_step is not None:
-            said["global_step"] = str(held.global_step)
+        said = {"format": "pt", "mdlm_mcd": json.dumps(config["mdlm_mcd"])}
+        if step is not None:
+            said["global_step"] = str(step)
         save_file(tensors, part / "model.safetensors", said)
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         for path in CODE:
             shutil.copyfile(path, part / path.name)
-        if spoken is not None:
-            spoken.save_pretrained(part)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)
         (part / "README.md").write_text(_card(out.name, config), "utf-8")
         _put(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    count = sum(p.numel() for p in backbone.parameters())
-    return f"Wrote {out}: {count / 1e6:.1f}M parameters, {taken} from {checkpoint}."
+
+
+def _ours(folder: Path) -> bool:
+    """Whether an export of ours is all that a folder holds."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    noted = config.get("mdlm_mcd") if isinstance(config, dict) else None
+    if not isinstance(noted, dict) or "exported_by" not in noted:
+        return False
+    known = {*_WRITTEN, *(path.name for path in CODE)}
+    return all(path.is_file() and path.name in known for path in folder.iterdir())
 
 
 def _check_target(out: Path, overwrite: bool) -> None:
@@ -103,10 +133,10 @@ def _check_target(out: Path, overwrite: bool) -> None:
         raise ConfigError(
             f"OUT={out} exists: name a new folder, or replace it with --overwrite."
         )
-    if out.exists() and not (out / "config.json").is_file():
+    if out.exists() and not _ours(out):
         raise ConfigError(
-            f"OUT={out} is no exported model, so --overwrite does not replace it: name "
-            "another folder."
+            f"OUT={out} holds other things than an exported model, so --overwrite does "
+            "not replace it: name another folder."
         )
 
 
@@ -128,7 +158,9 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
     """Where the weights come from; nothing that names a folder of this machine."""
 
     def public(path):
-        return os.path.basename(path) if os.path.isabs(path or "") else path
+        if not path or (weights.HUB_ID.fullmatch(path) and not os.path.exists(path)):
+            return path
+        return os.path.basename(os.path.normpath(path))
 
     info = {k: held.mdlm_mcd[k] for k in _NOTED if k in held.mdlm_mcd}
     if info:
@@ -208,7 +240,7 @@ the metadata of `model.safetensors`.
 
 def _told(value: Any) -> str:
     if not isinstance(value, dict):
-        return str(value)
+        return str(value).replace("|", "\\|")
     return ", ".join(f"{k}: {_told(v)}" for k, v in value.items())
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
 
+from hydra.errors import CompactHydraException
+
+from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
+
 from ..errors import MCDError
 from . import patches, shims
 from .layouts import MDLM, Layout, of_folder
-
-# Read by our Hydra plugin, which otherwise stops hosts that ignore `algo._target_`.
-IN_MEMORY = "MDLM_MCD_PATCHED"
 
 
 def prepare(folder: Path) -> tuple[Layout, str, bool]:
@@ -38,10 +40,13 @@ def prepare(folder: Path) -> tuple[Layout, str, bool]:
 
 def overrides(layout: Layout, given: list[str], in_memory: bool) -> list[str]:
     """The user's overrides, fitted to a host whose configs are as they were."""
-    if layout is MDLM and in_memory:
-        # The patch gives MDLM the entry `algo` in its defaults list; without it the
-        # group has to be added.
-        given = ["+" + arg if arg.startswith("algo=") else arg for arg in given]
+    # The patch gives MDLM the entry `algo` in its defaults list; without it the group
+    # has to be added, and with it, as in Duo, only then.
+    plus = "+" if layout is MDLM and in_memory else ""
+    given = [
+        plus + arg.removeprefix("+") if re.match(r"\+?algo=", arg) else arg
+        for arg in given
+    ]
     # Beside the others: argparse, which Hydra uses, wants all of them in one place.
     at = next((i for i, arg in enumerate(given) if _is_override(arg)), len(given))
     return [*given[:at], *shims.default_overrides(given), *given[at:]]
@@ -72,11 +77,29 @@ def main() -> None:
     lines = source.splitlines(keepends=True)
     linecache.cache[path] = (len(source), None, lines, path)
     sys.excepthook = traceback.print_exception  # the built-in one reads the disk
-    # In this very module, as the interpreter would run it: Hydra, pickle and
-    # Lightning's launcher all look for `__main__`.
+    run(path, shims.compiled(path, source))
+
+
+def run(path: str, code) -> None:
+    """main.py in this very module, as the interpreter would run it.
+
+    Hydra, pickle and Lightning's launcher all look for `__main__`. Our own errors, and
+    Hydra's about overrides, end in their sentence and status 1.
+    """
     scope = sys.modules["__main__"].__dict__
+    ours, hydras = MCDError, CompactHydraException
+    # Without it Hydra prints a traceback of its own and ends the program.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    for name in [n for n in scope if not n.startswith("__")]:
+        del scope[name]  # main.py finds a module as fresh as it would be
     scope["__file__"] = path
-    exec(shims.compiled(path, source), scope)
+    try:
+        exec(code, scope)
+    except ours as error:
+        raise SystemExit(f"mdlm-mcd: {error}") from None
+    except hydras as error:
+        cause = error.__cause__
+        raise SystemExit(f"{error}\n{cause}" if cause else str(error)) from None
 
 
 if __name__ == "__main__":

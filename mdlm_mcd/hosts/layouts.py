@@ -21,7 +21,7 @@ class Layout:
 
     adapter: the module of ours that knows it; modules: the host's module of models,
     the first name being that in a clone; model: the class distillers are married to;
-    needed: methods of it that the adapter calls; sources: files of a clone in which
+    needed: methods that tell it; sources: files of a clone in which
     class and methods are found; patch: what makes its main.py train our classes.
     """
 
@@ -118,7 +118,7 @@ def of_folder(folder: str | Path) -> Layout:
             return layout
         said.append(f"for {layout.name}'s layout it lacks {', '.join(lacks)}")
     raise ConfigError(
-        f"PATH={folder} holds no host this plugin knows ({'; '.join(said)}): name the "
+        f"{folder} holds no host this plugin knows ({'; '.join(said)}): name the "
         "folder of a clone of Duo or MDLM, where its main.py is."
     )
 

@@ -38,14 +38,7 @@ def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
     """The model's sizes in MDLMConfig's words: the tensors', else the config's."""
     tensors, told = held.state_dict, weights.model_sizes(held.config)
-    algo = section(held.config, "algo")
-    # MDLM's key, and Duo's; in SDTT's config it is a section.
-    parameterization = held.config.get("parameterization", algo.get("parameterization"))
-    if isinstance(parameterization, str) and parameterization != "subs":
-        raise CheckpointError(
-            f"{source} was trained under parameterization={parameterization}, and a "
-            "masked model under `subs` is needed: name another checkpoint."
-        )
+    weights.check_masked(held, source)
     try:
         vocab_size, hidden_dim = tensors["vocab_embed.embedding"].shape
         cond_dim = len(tensors["sigma_map.mlp.2.weight"])
@@ -57,6 +50,12 @@ def sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
     blocks = {m[1] for k in tensors if (m := re.match(r"blocks\.(\d+)\.", k))}
     if weights.ROTARY in tensors:
         told["n_heads"] = hidden_dim // (2 * len(tensors[weights.ROTARY]))
+    for name in given.keys() & told.keys():
+        if given[name] != told[name]:
+            raise ConfigError(
+                f"{source} says its {name} is {told[name]}, and the command line "
+                f"{given[name]}: leave that flag out."
+            )
     told = {"dropout": 0.1, **told, **given}
     for name, flag in (
         ("model_length", "--length N"),
@@ -94,16 +93,24 @@ def build(
 # Schedules ------------------------------------------------------------------------
 
 
-def _log_linear(t: Tensor, eps: float) -> Tensor:
+def _log_linear(t: Tensor, eps: float, **_) -> Tensor:
     return 1 - (1 - eps) * t
 
 
-def _duo_cosine(t: Tensor, eps: float) -> Tensor:
+def _duo_cosine(t: Tensor, eps: float, **_) -> Tensor:
     return 1 - torch.cos(math.pi / 2 * (1 - (1 - eps) * t))
 
 
-def _mdlm_cosine(t: Tensor, eps: float) -> Tensor:
+def _mdlm_cosine(t: Tensor, eps: float, **_) -> Tensor:
     return eps + (1 - eps) * torch.cos(math.pi / 2 * t)
+
+
+def _linear(t: Tensor, sigma_min: float, sigma_max: float, **_) -> Tensor:
+    return torch.exp(-(sigma_min + t * (sigma_max - sigma_min)))
+
+
+def _geometric(t: Tensor, sigma_min: float, sigma_max: float, **_) -> Tensor:
+    return torch.exp(-(sigma_min ** (1 - t) * sigma_max**t))
 
 
 def schedule(config: Mapping[str, Any], source: str):
@@ -112,17 +119,18 @@ def schedule(config: Mapping[str, Any], source: str):
     Raises ConfigError for one that is not known.
     """
     noise = section(config, "noise")
-    kind, eps = noise.get("type", "log-linear"), noise.get("eps") or 1e-3
-    # MDLM, whose settings stand at the root, has a cosine of its own.
-    cosine = _mdlm_cosine if "parameterization" in config else _duo_cosine
-    known = {"log-linear": _log_linear, "loglinear": _log_linear, "cosine": cosine}
+    kind = noise.get("type", "log-linear")
+    known = {"log-linear": _log_linear, "loglinear": _log_linear, "cosine": _duo_cosine}
+    if "parameterization" in config:  # MDLM, whose settings stand at the root
+        known |= {"cosine": _mdlm_cosine, "linear": _linear, "geometric": _geometric}
     if kind not in known:
         raise ConfigError(
-            f"{source} was trained with noise.type={kind}, which is not known here: "
-            f"name a checkpoint with one of {', '.join(known)}."
+            f"{source} has noise.type={kind}, which is not known here: choose one of "
+            f"{', '.join(known)}."
         )
-    alpha = known[kind]
-    return lambda t: alpha(t, eps)
+    # MDLM's own log-linear and cosine have this eps and take none from the config.
+    settings = {"eps": 1e-3, **{k: v for k, v in noise.items() if v is not None}}
+    return lambda t: known[kind](t, **settings)
 
 
 # Opening --------------------------------------------------------------------------

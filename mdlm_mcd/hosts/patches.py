@@ -65,7 +65,7 @@ def read(folder: Path, hunks: list[Hunk]) -> dict[str, bytes]:
         return {h.file: (folder / h.file).read_bytes() for h in hunks}
     except OSError as error:
         raise ConfigError(
-            f"{error.filename} cannot be read ({error.strerror}): PATH must be a whole "
+            f"{error.filename} cannot be read ({error.strerror}): it has to be a whole "
             "clone of the host."
         ) from error
 
@@ -109,29 +109,34 @@ def changed(
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
-    """Replace the files, or none of them. Raises ConfigError."""
-    ready = {}
+    """Replace the files, or none of them; links stay links. Raises ConfigError."""
+    paths = {(folder / name).resolve(): text for name, text in files.items()}
+    before = {path: path.read_bytes() for path in paths}
+    replaced, part = [], None
     try:
-        for name, text in files.items():
-            path = folder / name
-            ready[path] = path.with_name(f".{path.name}.mdlm-mcd")
-            ready[path].write_bytes(text)
-            os.chmod(ready[path], path.stat().st_mode)
-        for path, new in ready.items():
-            os.replace(new, path)
+        for path, text in paths.items():
+            if not os.access(path, os.W_OK):
+                raise PermissionError(13, "Permission denied", str(path))
+            part = path.with_name(f".{path.name}.mdlm-mcd")
+            part.write_bytes(text)
+            os.chmod(part, path.stat().st_mode)
+            replaced.append(path)
+            os.replace(part, path)
     except OSError as error:
-        for new in ready.values():
-            new.unlink(missing_ok=True)
+        for path in replaced:
+            path.write_bytes(before[path])
+        if part is not None:
+            part.unlink(missing_ok=True)
         raise ConfigError(
-            f"PATH={folder} cannot be written ({error}): run as a user who may, or "
-            "leave the host as it is and start with `mdlm-mcd run`."
+            f"{folder} cannot be written ({error}): run as a user who may, or leave "
+            "the host as it is and start with `mdlm-mcd run`."
         ) from error
 
 
 def conflict(folder: Path, layout: Layout, where: str) -> ConfigError:
     return ConfigError(
-        f"PATH={folder} has local edits where {layout.patch} would go ({where}), and "
-        "was not touched: make the change by hand as patches/README.md shows it, or "
+        f"{folder} has local edits where {layout.patch} would go ({where}), and was "
+        f"not touched: make the change of {patches_dir() / layout.patch} by hand, or "
         "put the file back and try again."
     )
 

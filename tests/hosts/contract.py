@@ -104,7 +104,10 @@ def run(config):
             if z_s[b, i] == mask:
                 both += 1
                 q = torch.log_softmax(log_q[b, i] / stage.tau, -1)
-                total = total + (p.exp() * (p - q)).sum()
+                if config.algo.loss == "kl_fwd":
+                    total = total + (q.exp() * (q - p)).sum()
+                else:
+                    total = total + (p.exp() * (p - q)).sum()
             else:
                 revealed += 1
                 total = total - p[x0[b, i]]

@@ -70,6 +70,7 @@ def duo(folder: Path) -> Path:
 
 def patchable(folder: Path, layout, newline="\n") -> Path:
     """Files in which the layout's patch fits, and little else."""
+    folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, str] = {}
     for i, hunk in enumerate(patches.of(layout)):
         filler = f"# before {i}\n"

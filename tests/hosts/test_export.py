@@ -310,19 +310,36 @@ def test_only_an_export_is_replaced_and_only_when_asked(runs, tmp_path):
     ckpt, out = str(runs["plain"]), tmp_path / "out"
     out.mkdir()  # empty: as good as new
     export.export(ckpt, out)
-    (out / "mine.txt").write_text("x")
     before = sorted(p.name for p in out.iterdir())
     with pytest.raises(ConfigError, match="exists: .*--overwrite"):
         export.export(ckpt, out)
     with pytest.raises(CheckpointError):
         export.export(str(tmp_path / "no.ckpt"), out, overwrite=True)
     assert sorted(p.name for p in out.iterdir()) == before
+    (out / "README.md").write_text("mine")
     export.export(ckpt, out, overwrite=True)
-    assert sorted(p.name for p in out.iterdir()) == sorted({*before} - {"mine.txt"})
-    (out / "config.json").unlink()
-    with pytest.raises(ConfigError, match="is no exported model"):
+    assert (out / "README.md").read_text() != "mine"
+    others = "holds other things than an exported model"
+    (out / "thesis.txt").write_text("gold")
+    with pytest.raises(ConfigError, match=others):
+        export.export(ckpt, out, overwrite=True)
+    assert (out / "thesis.txt").read_text() == "gold"
+    (out / "thesis.txt").unlink()
+    (out / "config.json").write_text("{}")  # somebody else's
+    with pytest.raises(ConfigError, match=others):
         export.export(ckpt, out, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_place_that_cannot_be_written(runs, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="OUT=.*cannot be written"):
+        export.export(str(runs["plain"]), tmp_path / "file" / "out")
+
+
+def test_a_flag_against_the_checkpoint(runs, tmp_path):
+    with pytest.raises(ConfigError, match="says its n_heads is .*leave that flag out"):
+        export.export(str(runs["plain"]), tmp_path / "out", given={"n_heads": 7})
 
 
 @pytest.mark.hosts

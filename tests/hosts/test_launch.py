@@ -89,6 +89,36 @@ def test_an_unpatched_host_stops_with_one_sentence(host, compose, tmp_path):
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
+def test_nor_with_its_configs_elsewhere(host, compose, tmp_path):
+    (host / "configs").rename(tmp_path / "configs")
+    done = start(
+        host, "main.py", f"--config-path={tmp_path}/configs", *compose.tiny, *MCD,
+        f"hydra.run.dir={tmp_path}/out",
+    )  # fmt: skip
+    assert done.returncode == 1 and "`mdlm-mcd patch .`" in done.stderr
+
+
+def test_our_errors_are_one_sentence(host, compose, tmp_path):
+    """And so are Hydra's own about overrides."""
+    for override, words in (
+        ("algo.loss=nope", "mdlm-mcd: algo.loss=nope is unknown"),
+        ("algo.losss=ce", "Could not override 'algo.losss'"),
+    ):
+        done = start(
+            host, "-m", "mdlm_mcd.cli", "run", *compose.tiny, *MCD, override,
+            f"hydra.run.dir={tmp_path}/out",
+        )  # fmt: skip
+        assert done.returncode == 1 and words in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_comment_is_no_patch(host, compose, tmp_path):
+    main = host / "main.py"
+    main.write_text("# config.algo._target_ would be nice\n" + main.read_text())
+    done = start(host, "main.py", *compose.tiny, *MCD)
+    assert done.returncode == 1 and "`mdlm-mcd patch .`" in done.stderr
+
+
 def test_the_hosts_own_algo_needs_no_patch(host, compose, tmp_path):
     done = start(
         host, "main.py", *compose.tiny, "algo=mdlm", "trainer.max_steps=1",
@@ -134,6 +164,9 @@ NEEDED = ["trainer.accelerator=cpu"]
         (MDLM, True, ["algo=mcd", "algo.loss=ce"],
          [*NEEDED, "+algo=mcd", "algo.loss=ce"]),
         (MDLM, True, ["+algo=mcd"], [*NEEDED, "+algo=mcd"]),
+        # Where the group is there already, Hydra refuses the plus.
+        (MDLM, False, ["+algo=mcd"], [*NEEDED, "algo=mcd"]),
+        (DUO, True, ["+algo=mcd", "+algo.x=1"], [*NEEDED, "algo=mcd", "+algo.x=1"]),
         # Hydra's parser wants all overrides in one place.
         (DUO, True, ["-m", "algo=mcd"], ["-m", *NEEDED, "algo=mcd"]),
         (DUO, True, ["-cn", "config", "~wandb", "-m"],

@@ -99,7 +99,7 @@ def test_conflicting_edits_are_left_alone(layout, tmp_path):
         with pytest.raises(ConfigError) as error:
             patches.patch(host, layout, **options)
         assert "local edits" in str(error.value) and hunk.file in str(error.value)
-        assert "patches/README.md" in str(error.value)
+        assert str(patches_dir() / layout.patch) in str(error.value)
     assert contents(host) == before
 
 
@@ -140,6 +140,34 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="No space left"):
         patches.patch(host, MDLM)
     assert contents(host) == before
+
+
+def test_a_second_file_that_cannot_be_replaced(tmp_path, monkeypatch):
+    """The first is put back: a host patched by half could not be mended."""
+    host = fakes.patchable(tmp_path, MDLM)
+    before, replace = contents(host), os.replace
+
+    def fail(source, target):
+        if Path(target).name == "main.py":
+            raise OSError(16, "Device or resource busy")
+        replace(source, target)
+
+    monkeypatch.setattr(patches.os, "replace", fail)
+    with pytest.raises(ConfigError, match="busy"):
+        patches.patch(host, MDLM)
+    assert contents(host) == before
+
+
+def test_links_stay_links(tmp_path):
+    host = fakes.patchable(tmp_path / "host", DUO)
+    real = tmp_path / "real_main.py"
+    (host / "main.py").rename(real)
+    (host / "main.py").symlink_to(real)
+    before = real.read_bytes()
+    patches.patch(host, DUO)
+    assert (host / "main.py").is_symlink() and b"_target_" in real.read_bytes()
+    patches.patch(host, DUO, revert=True)
+    assert (host / "main.py").is_symlink() and real.read_bytes() == before
 
 
 def test_the_command(tmp_path, capsys):
