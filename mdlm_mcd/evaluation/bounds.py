@@ -1,7 +1,8 @@
 """Bounds on -log p of held-out text: no evaluator, and no prize for sharpness.
 
-The N-step sampler draws u, opens token i at the first step k whose alpha_k exceeds
-u_i, and draws the tokens of a step independently given those opened before. So
+The N-step sampler draws u and opens token i at the first step k whose level, alpha_k
+rescaled to 0 at t = 1 where all is masked, exceeds u_i. The tokens of a step it draws
+independently, given those opened before. So
 
     p_N(x0) = E_u prod_k prod_{i opens at k} p(x0_i | x0 opened before k),
 
@@ -12,7 +13,7 @@ with iid u it becomes the continuous-time bound, `nelbo`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,15 +25,25 @@ from ..sampling import Denoise
 from .intervals import Scores, finite
 
 
-def opening_steps(u: Tensor, alpha: Alpha, steps: int) -> Tensor:
+def levels_of(alpha: Alpha, steps: int) -> Tensor:
+    """Share of tokens open before and after each step: (steps + 1,) from 0 to 1.
+
+    `sampling.sample`'s grid: all is masked at t = 1, whatever alpha says there, and
+    the last step opens what is left.
+    """
+    alphas = alpha(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)).double()
+    levels = (alphas - alphas[0]) / (1.0 - alphas[0])
+    levels[-1] = 1.0
+    return levels
+
+
+def opening_steps(u: Tensor, levels: Tensor) -> Tensor:
     """The step in 0..steps-1 at which each token opens: u's shape, int64.
 
-    It is the first whose alpha exceeds u, on `sampling.sample`'s grid of times; the
-    last step opens what is left.
+    It is the first whose level, of `levels` (steps + 1,), exceeds u.
     """
-    times = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
-    alphas = alpha(times)[1:].double().to(u.device)
-    return torch.searchsorted(alphas, u.double(), right=True).clamp(max=steps - 1)
+    ends = levels[1:].double().to(u.device)
+    return torch.searchsorted(ends, u.double(), right=True).clamp(max=len(ends) - 1)
 
 
 def _check(tokens: Tensor, valid: Tensor | None, mask_index: int) -> Tensor:
@@ -85,21 +96,26 @@ def n_step_nelbo(
     u_law: str = "iid",
     u_step: float | None = None,
     generator: torch.Generator | None = None,
-    temperature: float = 1.0,
+    temperature: float | Callable[[float], float] = 1.0,
     batch_size: int = 64,
     valid: Tensor | None = None,
     draws: int = 1,
+    levels: Sequence[float] | None = None,
+    **law,
 ) -> Scores:
     """The N-step NELBO: what each of N steps opens, given the truth opened before.
 
     An unbiased estimate over u of a bound on -log p_N(x0), N = steps, for any sampler
-    that opens by u (module docstring); with iid u that is `ancestral` and `sparse`,
-    up to alpha at t = 1, where they start from no visible token. `.value` is in nats
-    per token, `.nats` and `.tokens` hold each row's.
+    that opens by u (module docstring); with iid u that is `ancestral` and `sparse`.
+    `.value` is in nats per token, `.nats` and `.tokens` hold each row's.
 
     tokens: (rows, length) held-out ids. valid: (rows, length) bool; other positions
     are masked and opened like any, and neither counted nor projected.
-    temperature: the bound of the sampler at that T (log-probabilities renormalised).
+    temperature: the bound of the sampler at that T (log-probabilities renormalised);
+    a function answers the T of a step from how far it is, 0 at the first step and 1
+    at the last, between by the share of tokens open, as in `sampling.sample`.
+    levels: (steps + 1,) shares from 0 to 1 in place of alpha's. law: further keywords
+    of `coupling.draw_u`.
     generator: a CPU one; with the same, two models see the same masks, and so do two
     temperatures. draws: of u for each row, averaged. At most `steps` network passes
     a row and draw: a step that opens nothing in a row costs nothing.
@@ -108,24 +124,30 @@ def n_step_nelbo(
     token to count, or nats that are not finite.
     """
     valid = _check(tokens, valid, mask_index)
-    if steps < 1 or draws < 1 or not temperature > 0:
+    if steps < 1 or draws < 1:
+        raise ConfigError(f"steps={steps} and draws={draws} must be at least 1.")
+    levels = levels_of(alpha, steps) if levels is None else torch.tensor(levels)
+    at = temperature if callable(temperature) else lambda fraction: temperature
+    fractions = [0.0, *(levels[1:-1] / levels[-2]).tolist()]
+    temperatures = [at(fraction) for fraction in fractions]
+    if len(levels) != steps + 1 or not min(temperatures) > 0:
         raise ConfigError(
-            f"steps={steps} and draws={draws} must be at least 1, and temperature="
-            f"{temperature} positive."
+            f"temperature={temperature} must be positive and levels, of which there "
+            f"are {len(levels)}, be steps + 1 = {steps + 1}."
         )
     count, length = tokens.shape
-    u = draw_u(count * draws, length, u_law, step=u_step, generator=generator)
-    order = opening_steps(u, alpha, steps).to(tokens.device)
+    u = draw_u(count * draws, length, u_law, step=u_step, generator=generator, **law)
+    order = opening_steps(u, levels).to(tokens.device)
     nats = torch.zeros(count * draws, dtype=torch.float64, device=tokens.device)
     for part in torch.arange(count * draws, device=tokens.device).split(batch_size):
         x0, counts = tokens[part // draws], valid[part // draws]
-        for k in range(steps):
+        for k, tau in enumerate(temperatures):
             opens = (order[part] == k) & counts
             here = opens.any(-1).nonzero().squeeze(-1)
             if not len(here):
                 continue
             rows, masked = opens[here], order[part][here] >= k
-            lost = _nats(denoise, x0[here], masked, rows, mask_index, temperature)
+            lost = _nats(denoise, x0[here], masked, rows, mask_index, tau)
             where = part[here][rows.nonzero()[:, 0]]
             nats.index_add_(0, where, lost.double())
     nats = finite("The N-step NELBO", nats.view(count, draws).mean(-1).cpu())

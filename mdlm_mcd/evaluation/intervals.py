@@ -143,13 +143,10 @@ def paired(
     )
 
 
-def jackknife(value: float, without: Tensor) -> Estimate:
+def jackknife(value: float | Tensor, without: Tensor) -> Estimate:
     """value +- 1.96 standard errors from `without`: it, each sample left out once."""
-    n = len(without)
-    value = float(value)
+    n, value = len(without), float(value)
     if n < 2:
         return Estimate(value)
     error = float(((n - 1) / n * (without - without.mean()).square().sum()).sqrt())
-    return Estimate(
-        float(value), float(value) - 1.96 * error, float(value) + 1.96 * error
-    )
+    return Estimate(value, value - 1.96 * error, value + 1.96 * error)

@@ -1,0 +1,231 @@
+"""Diversity: fast counts against naive ones, intervals against fresh draws."""
+
+import itertools
+import math
+import sys
+import types
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import diversity, intervals
+
+
+def grams(rows, n):
+    return [tuple(row[i : i + n]) for row in rows for i in range(len(row) - n + 1)]
+
+
+def entropy(counts):
+    total = sum(counts.values())
+    return -sum(c / total * math.log(c / total) for c in counts.values())
+
+
+def naive_bigram_entropy(rows):
+    """sum over first tokens of their share times the entropy of what follows."""
+    follows: dict = {}
+    for a, b in grams(rows, 2):
+        follows.setdefault(a, Counter())[b] += 1
+    total = len(grams(rows, 2))
+    return sum(sum(c.values()) / total * entropy(c) for c in follows.values())
+
+
+def naive_tv(rows, corpus):
+    a, b = grams(rows, 2), grams(corpus, 2)
+    most = min(len(a), len(b))
+    p, q = Counter(a[:most]), Counter(b[:most])
+    return sum(abs(p[g] - q[g]) for g in p | q) / most / 2
+
+
+def naive_distinct(rows, n):
+    return len(set(grams(rows, n))) / len(grams(rows, n))
+
+
+def naive_self_bleu(rows, order):
+    """BLEU by its definition, every other row a reference."""
+    out = []
+    for i, row in enumerate(rows):
+        logs = 0.0
+        for n in range(1, order + 1):
+            mine = Counter(grams([row], n))
+            others = [Counter(grams([r], n)) for j, r in enumerate(rows) if j != i]
+            matched = sum(
+                min(c, max(other[g] for other in others)) for g, c in mine.items()
+            )
+            logs += math.log((matched or 0.1) / sum(mine.values()))
+        out.append(math.exp(logs / order))
+    return out
+
+
+ROWS = st.integers(4, 9).flatmap(
+    lambda length: st.lists(
+        st.lists(st.integers(0, 4), min_size=length, max_size=length),
+        min_size=2, max_size=7,
+    )
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, ROWS)
+def test_fast_counts_are_the_naive_ones(rows, corpus):
+    tokens = torch.tensor(rows)
+    near = lambda x: pytest.approx(x, abs=1e-10)  # noqa: E731
+    unigrams = Counter(grams(rows, 1))
+    assert diversity.pooled_entropy(tokens).value == near(entropy(unigrams))
+    assert diversity.corpus_entropy(tokens) == near(entropy(unigrams))
+    assert diversity.bigram_entropy(tokens).value == near(naive_bigram_entropy(rows))
+    tv = diversity.bigram_tv(tokens, torch.tensor(corpus)).value
+    assert tv == near(naive_tv(rows, corpus)) and -1e-12 <= tv <= 1 + 1e-12
+    for n in (1, 2, 3):
+        assert diversity.distinct(tokens, n).value == near(naive_distinct(rows, n))
+    for order in (1, 2, 4):
+        found = diversity.self_bleu(tokens, order).tolist()
+        assert found == near(naive_self_bleu(rows, order))
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, ROWS)
+def test_intervals_leave_each_sample_out_once(rows, corpus):
+    """The same interval as computing the naive statistic anew without each row."""
+    tokens, held = torch.tensor(rows), torch.tensor(corpus)
+    # As many bigrams as the samples have: leaving one out then moves nothing else.
+    held = held.repeat(len(rows) * 9, 1)
+    bigrams = grams(corpus * len(rows) * 9, 2)[: len(grams(rows, 2))]
+    q = Counter(bigrams)
+
+    def tv(kept):
+        p, size = Counter(grams(kept, 2)), len(grams(kept, 2))
+        return sum(abs(p[g] / size - q[g] / len(bigrams)) for g in p | q) / 2
+
+    pairs = [
+        (diversity.pooled_entropy(tokens), lambda r: entropy(Counter(grams(r, 1)))),
+        (diversity.bigram_entropy(tokens), naive_bigram_entropy),
+        (diversity.distinct(tokens, 2), lambda r: naive_distinct(r, 2)),
+        (diversity.bigram_tv(tokens, held), tv),
+    ]
+    for found, naive in pairs:
+        without = [naive(rows[:i] + rows[i + 1 :]) for i in range(len(rows))]
+        expected = intervals.jackknife(
+            naive(rows), torch.tensor(without, dtype=torch.float64)
+        )
+        assert found == pytest.approx(expected, abs=1e-7)
+
+
+def chain(samples, length=20, vocab=40, seed=0):
+    """Tokens of a Markov chain, each row of its own temper, so that rows differ."""
+    g = torch.Generator().manual_seed(seed)
+    step = torch.randint(1, 4, (samples, length), generator=g)
+    step = step * torch.randint(0, 2, (samples, 1), generator=g) + (step == 1)
+    start = torch.randint(0, vocab, (samples, 1), generator=g)
+    return (start + step.cumsum(-1)) % vocab
+
+
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        diversity.pooled_entropy,
+        diversity.bigram_entropy,
+        lambda t: diversity.bigram_tv(t, chain(100, seed=10_000)),
+        lambda t: diversity.distinct(t, 2),
+    ],
+    ids=["pooled_entropy", "bigram_entropy", "bigram_tv", "distinct_2"],
+)
+def test_an_interval_is_as_wide_as_fresh_draws_are_apart(statistic):
+    found = [statistic(chain(100, seed=k)) for k in range(120)]
+    spread = float(torch.tensor([f.value for f in found]).std())
+    claimed = sum((f.high - f.low) / 2 / 1.96 for f in found) / len(found)
+    assert 0.75 * spread < claimed < 1.5 * spread
+
+
+def test_repeats_and_novelty_at_their_extremes():
+    same = torch.arange(8).repeat(5, 1)
+    other = torch.arange(40).view(5, 8)
+    assert diversity.self_bleu(same).tolist() == pytest.approx([1.0] * 5)
+    assert diversity.distinct(same, 2).value == pytest.approx(1 / 5)
+    assert diversity.distinct(other, 2) == pytest.approx((1.0, 1.0, 1.0))
+    assert float(diversity.self_bleu(other).max()) < 0.1
+    assert diversity.bigram_entropy(other).value == pytest.approx(0, abs=1e-12)
+    assert diversity.bigram_tv(same, same).value == 0.0
+    assert diversity.bigram_tv(same, other + 100).value == pytest.approx(1.0)
+
+
+def test_both_sides_of_the_distance_have_the_same_number():
+    tokens, corpus = chain(10), chain(300, seed=1)
+    cut = diversity.bigram_tv(tokens, corpus)
+    assert cut.value == diversity.bigram_tv(tokens, corpus[:10]).value
+    assert diversity.bigram_tv(corpus, tokens).value == pytest.approx(cut.value)
+    # More of the same law is nearer to it: the bias that equal numbers make equal.
+    more = diversity.bigram_tv(chain(300, seed=2), corpus)
+    assert more.value < cut.value - 0.05
+
+
+def test_a_large_vocabulary_does_not_overflow():
+    """50k ** 4 fits no table and 200k ** 4 no int64: numbers stay small."""
+    g = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, 200_000, (30, 60), generator=g) + 2**40
+    tokens[1] = tokens[0]
+    rows = tokens.tolist()
+    assert diversity.self_bleu(tokens).tolist() == pytest.approx(
+        naive_self_bleu(rows, 4)
+    )
+    assert diversity.distinct(tokens, 3).value == naive_distinct(rows, 3)
+    assert diversity.bigram_entropy(tokens % 200_000).value == pytest.approx(
+        naive_bigram_entropy((tokens % 200_000).tolist())
+    )
+
+
+@pytest.mark.parametrize(
+    "call,said",
+    [
+        (lambda t: diversity.distinct(t, 3), "distinct_3 needs at least 1 sample"),
+        (diversity.bigram_entropy, "2 token(s) and has (3, 1)"),
+        (diversity.self_bleu, "self_bleu needs at least 2 sample(s) of 4"),
+        (lambda t: diversity.bigram_tv(t, t), "bigram_tv needs"),
+        (lambda t: diversity.pooled_entropy(t[:0]), "corpus_entropy needs"),
+    ],
+)
+def test_too_few_is_said_with_how_many(call, said):
+    with pytest.raises(ConfigError) as caught:
+        call(torch.zeros(3, 1, dtype=torch.long))
+    assert said in str(caught.value)
+
+
+TEXTS = [f"text {i}" for i in range(100)]
+
+
+def test_mauve_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mauve", None)
+    with pytest.raises(ConfigError, match=r"pip install 'mdlm-mcd\[mauve\]'"):
+        diversity.mauve(TEXTS, TEXTS)
+    with pytest.raises(ConfigError, match="at least 100 texts on both sides and has 7"):
+        diversity.mauve(TEXTS, TEXTS[:7])
+
+
+@pytest.mark.parametrize("value", [0.75, float("nan")])
+def test_mauve_calls_the_package(monkeypatch, value):
+    asked = {}
+
+    def compute_mauve(**how):
+        asked.update(how)
+        return types.SimpleNamespace(mauve=value)
+
+    stub = types.SimpleNamespace(compute_mauve=compute_mauve)
+    monkeypatch.setitem(sys.modules, "mauve", stub)
+    if math.isnan(value):
+        with pytest.raises(ConfigError, match="mauve is nan"):
+            diversity.mauve(TEXTS, TEXTS)
+        return
+    assert diversity.mauve(TEXTS, TEXTS[::-1], device_id=3) == 0.75
+    assert asked == {
+        "p_text": TEXTS, "q_text": TEXTS[::-1], "verbose": False, "device_id": 3,
+    }  # fmt: skip
+
+
+def test_the_naive_bleu_is_bleu():
+    """By hand: one clipped unigram of two, no bigram match."""
+    assert naive_self_bleu([[1, 1], [1, 2]], 1)[0] == pytest.approx(0.5)
+    assert list(itertools.chain(grams([[1, 2, 3]], 2))) == [(1, 2), (2, 3)]
+    assert naive_self_bleu([[1, 1], [1, 2]], 2)[0] == pytest.approx((0.5 * 0.1) ** 0.5)

@@ -1,0 +1,131 @@
+"""`measure` and `corpus_reference`: the row of a results file."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import evaluators, metrics
+
+NAMES = ["perplexity", "entropy", "corpus_entropy", "bigram_entropy", "bigram_tv",
+         "distinct_1", "distinct_2", "distinct_3", "self_bleu"]  # fmt: skip
+
+
+def text(rows, seed=0, vocab=12):
+    """A walk: the next token is one to three further on."""
+    g = torch.Generator().manual_seed(seed)
+    return torch.randint(1, 4, (rows, 16), generator=g).cumsum(-1) % vocab
+
+
+def step_nats(tokens):
+    """The walk's own law as a judge, and 1e-2 for what it never does."""
+    step = (tokens[:, 1:] - tokens[:, :-1]) % 12
+    return torch.where((step >= 1) & (step <= 3), math.log(3.0), math.log(100.0))
+
+
+AR = evaluators.Judge(step_nats, "walk")
+
+
+def test_a_row_has_the_schemas_names_and_is_json():
+    row = metrics.measure(text(40), evaluator=AR, corpus_tokens=text(200, seed=1))
+    assert list(row) == NAMES
+    for figure in json.loads(json.dumps(row)).values():
+        assert set(figure) == {"value", "low", "high"}
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    assert row["perplexity"]["value"] == pytest.approx(3)
+    assert set(metrics.measure(text(4))) == set(NAMES) - {"perplexity", "bigram_tv"}
+
+
+def test_intervals_follow_the_seed():
+    how = dict(evaluator=AR, corpus_tokens=text(80, seed=1))
+    noisy = text(40).where(torch.rand(40, 16) < 0.9, 0)
+    assert metrics.measure(noisy, **how) == metrics.measure(noisy, **how)
+    other = metrics.measure(noisy, seed=1, **how)["perplexity"]
+    one = metrics.measure(noisy, **how)["perplexity"]
+    assert other["value"] == one["value"] and other["low"] != one["low"]
+
+
+def test_the_reference_is_what_true_samples_score():
+    corpus, true = text(400, seed=1), text(40, seed=2)
+    reference = metrics.corpus_reference(corpus, AR, num_samples=40)
+    assert sorted(reference) == sorted(NAMES)
+    row = metrics.measure(true, evaluator=AR, corpus_tokens=corpus)
+    for name in NAMES:
+        spread = (row[name]["high"] - row[name]["low"]) / 2
+        assert abs(reference[name] - row[name]["value"]) <= 3 * spread + 1e-9, name
+    # What is not of this law lies far from it.
+    wrong = torch.randint(0, 12, (40, 16))
+    row = metrics.measure(wrong, evaluator=AR, corpus_tokens=corpus)
+    assert row["bigram_tv"]["low"] > reference["bigram_tv"] + 0.2
+    assert row["perplexity"]["low"] > 2 * reference["perplexity"]
+
+
+@pytest.mark.parametrize("rows", [30, 31, 200])
+def test_a_small_corpus_is_halved_on_both_sides(rows):
+    """Sample and reference are compared at the same number of rows."""
+    corpus, samples = text(rows, seed=1), text(40)
+    used = min(40, rows // 2)
+    row = metrics.measure(samples, corpus_tokens=corpus)
+    assert row["bigram_tv"]["value"] == pytest.approx(
+        metrics.bigram_tv(samples[:used], corpus[:used]).value
+    )
+    reference = metrics.corpus_reference(corpus, num_samples=40)
+    assert reference["bigram_tv"] == pytest.approx(
+        metrics.bigram_tv(corpus[:used], corpus[used : 2 * used]).value
+    )
+
+
+def test_sharper_samples_look_better_on_perplexity_alone():
+    """Why the entropies stand beside it: one sample repeated wins on perplexity."""
+    noisy = text(40).where(torch.rand(40, 16) < 0.9, 0)
+    best = noisy[AR.nll(noisy).nats.argmin()].repeat(40, 1)
+    corpus = text(200, seed=1)
+    honest, cheat = (
+        metrics.measure(t, evaluator=AR, corpus_tokens=corpus) for t in (noisy, best)
+    )
+    assert cheat["perplexity"]["value"] < honest["perplexity"]["value"]
+    for name in ("bigram_entropy", "distinct_2", "distinct_3"):
+        assert cheat[name]["value"] < honest[name]["value"], name
+    assert cheat["self_bleu"]["value"] == pytest.approx(1)
+    assert cheat["bigram_tv"]["value"] > honest["bigram_tv"]["value"]
+
+
+@pytest.mark.parametrize(
+    "samples,change,said",
+    [
+        (text(1), {}, "at least 2 samples of 4 tokens and have (1, 16)"),
+        (text(5)[:, :3], {}, "at least 2 samples of 4 tokens and have (5, 3)"),
+        (text(5)[0], {}, "at least 2 samples"),
+        (torch.full((5, 16), 7), {"eos": 7}, "all 5 samples are nothing but EOS (7)"),
+        (text(5), {"corpus_tokens": text(1)}, "at least 2 rows and has 1"),
+        (text(5), {"texts": (["a"], ["b"])}, "mauve needs at least 100 texts"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(samples, change, said):
+    with pytest.raises(ConfigError) as caught:
+        metrics.measure(samples, **change)
+    assert said in str(caught.value)
+
+
+def test_mauve_joins_the_row_when_texts_are_given(monkeypatch):
+    monkeypatch.setattr(
+        metrics, "mauve", lambda p, q: 0.5 if (p, q) == ("p", "q") else 0
+    )
+    row = metrics.measure(text(5), texts=("p", "q"))
+    assert row["mauve"] == {"value": 0.5, "low": None, "high": None}
+
+
+def test_the_bound_fits_into_a_row():
+    tokens = text(30)
+
+    def denoise(z, rows):
+        return torch.zeros(int(rows.sum()), 13)
+
+    found = metrics.n_step_nelbo(
+        denoise, tokens, 4, alpha=lambda t: 1 - t, mask_index=12
+    )
+    figure = found.estimate()._asdict()
+    assert figure["value"] == pytest.approx(math.log(12))
+    assert figure["low"] == pytest.approx(figure["high"])
