@@ -1,0 +1,97 @@
+"""Which sampling precision a published curve was drawn in, asked of the teacher.
+
+Published generative perplexities mix float32 and float64 draws: the noise of float32
+acts like a lower temperature. Before a student is judged by such figures, the
+teacher's own curve is drawn in both and held against the published one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from .sweep import Plan
+
+DTYPES = ("float32", "float64")
+
+
+class Verdict(NamedTuple):
+    """One number of steps; matches: the dtypes whose interval holds the figure."""
+
+    steps: int
+    measured: dict[str, dict[str, float]]
+    entropy: dict[str, float]
+    published: float | None
+    matches: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        if self.published is None:
+            return "no published figure"
+        if len(self.matches) == 1:
+            return f"matches {self.matches[0]}"
+        return "matches both" if self.matches else "matches neither"
+
+
+def plan(of: Plan) -> Plan:
+    """The teacher's points at temperature 1, in both precisions."""
+    points = {
+        replace(p, dtype=dtype, temperature=1.0) for p in of.points for dtype in DTYPES
+    }
+    order = sorted(points, key=lambda p: (p.steps, p.dtype, p.sampler, p.u_law))
+    return replace(of, points=tuple(order))
+
+
+def verdicts(
+    rows: Sequence[dict[str, Any]], published: dict[str, Any]
+) -> list[Verdict]:
+    """The teacher's rows against published figures of its kind, by steps.
+
+    published: as `report/published.json`. A figure is only held against rows of the
+    same length and evaluator; else there is none.
+    """
+    teacher = next(
+        r for r in published["rows"] if r["algo"] == "mdlm" and r["round"] is None
+    )
+    out = []
+    for steps in sorted({row["steps"] for row in rows}):
+        of = {r["dtype"]: r for r in rows if r["steps"] == steps}
+        alike = all(
+            r["length"] == published["length"]
+            and str(r["evaluator"]).split("/")[-1] == published["evaluator"]
+            for r in of.values()
+        )
+        known = dict(zip(published["steps"], teacher["perplexity"], strict=True))
+        figure = known.get(steps) if alike else None
+        measured = {d: r["metrics"]["perplexity"] for d, r in of.items()}
+        matches = tuple(
+            d
+            for d, m in measured.items()
+            if figure is not None and m["low"] <= figure <= m["high"]
+        )
+        entropy = {d: r["metrics"]["entropy"]["value"] for d, r in of.items()}
+        out.append(Verdict(steps, measured, entropy, figure, matches))
+    return out
+
+
+def table(found: Sequence[Verdict]) -> Table:
+    """The verdicts: perplexity, its interval and entropy in both precisions."""
+    shown = Table(title="The teacher's perplexity / entropy by sampling precision")
+    for name in ("steps", *DTYPES, "published", "which"):
+        shown.add_column(name, justify="right")
+    for v in found:
+        cells = []
+        for dtype in DTYPES:
+            m = v.measured.get(dtype)
+            cells.append(
+                "-"
+                if m is None
+                else f"{m['value']:.1f} [{m['low']:.1f}, {m['high']:.1f}] / "
+                f"{v.entropy[dtype]:.3f}"
+            )
+        figure = "-" if v.published is None else f"{v.published:.2f}"
+        shown.add_row(str(v.steps), *cells, figure, v.said)
+    return shown
