@@ -59,6 +59,21 @@ def _export(args) -> None:
     print(said)
 
 
+def _report(args) -> None:
+    from .evaluation import report
+
+    found = report.write(
+        args.results,
+        args.out,
+        force=args.force,
+        reference=args.reference,
+        title=args.title,
+    )
+    for sentence in found.said:
+        print(f"mdlm-mcd: {sentence}", file=sys.stderr)
+    print(f"Wrote {args.out}: {len(found.points)} rows.")
+
+
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="mdlm-mcd",
@@ -144,6 +159,26 @@ def parser() -> argparse.ArgumentParser:
         "--time-conditioning", action=argparse.BooleanOptionalAction, default=None
     )
     export.set_defaults(call=_export)
+
+    report = commands.add_parser(
+        "report",
+        help="one page out of results files: tables, curves, frontier, samples",
+        description="Writes a self-contained HTML page without scripts. Rows that do "
+        "not compare (another evaluator, sampling dtype, seed, number or length of "
+        "samples; a checkpoint that changed under its name) are refused.",
+    )
+    report.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="JSON lines of mdlm-mcd sweep"
+    )
+    report.add_argument("--out", default="report.html", metavar="FILE")
+    report.add_argument(
+        "--reference", metavar="MODEL", help="compared with; the teacher by default"
+    )
+    report.add_argument("--title", default="", help="of the page")
+    report.add_argument(
+        "--force", action="store_true", help="show them all the same, and mark them"
+    )
+    report.set_defaults(call=_report)
     return root
 
 
