@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from importlib.resources import files
@@ -12,24 +11,10 @@ from string import Template
 from ...errors import ConfigError
 from .. import results as _results
 from ..results import Results
-from . import compare, figures, sections, tables
+from . import compare, figures, paper, sections, tables
 from .markup import Markup, el, join, text
 
 __all__ = ["page", "write"]
-
-
-def published() -> dict:
-    """Figures of the paper's Table 1, and how far they are to be trusted."""
-    return json.loads((files(__package__) / "published.json").read_text("utf-8"))
-
-
-def comparable(results: Results, paper: dict) -> bool:
-    """Whether the paper's figures were measured as these were."""
-    return all(
-        p.length == paper["length"]
-        and str(p.evaluator or "").split("/")[-1] == paper["evaluator"]
-        for p in results.points
-    )
 
 
 def _section(key: str, title: str, *content) -> tuple[Markup, Markup]:
@@ -39,30 +24,6 @@ def _section(key: str, title: str, *content) -> tuple[Markup, Markup]:
     return link, el(
         "section", el("h2", title, id=named), *content, id=key, aria_labelledby=named
     )
-
-
-def _paper(results: Results, reference: str) -> Markup:
-    paper = published()
-    beside = comparable(results, paper)
-    trust = paper["precision"]
-    why = (
-        f"Suspected precision of the published figures: {trust['suspected']}, although "
-        f"the paper says {trust['stated']}: {trust['why']}. Those of Duo are from "
-        "another teacher, of unknown precision."
-    )
-    if beside:
-        return join([
-            tables.table_one(results, reference, paper, True),
-            el("p", why, class_="grey"),
-        ])  # fmt: skip
-    return join([
-        tables.table_one(results, reference, paper, False),
-        el("details",
-           el("summary", "The paper’s own figures: another model, text and evaluator"),
-           el("p", "They stand apart, since rows at hand with another length or "
-              f"evaluator do not compare with them. {why}", class_="grey"),
-           tables.published_table(paper)),
-    ])  # fmt: skip
 
 
 def page(results: Results, *, reference: str | None = None, title: str = "") -> str:
@@ -79,18 +40,21 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
             f"{', '.join(dict.fromkeys(p.model for p in results.points))}."
         ) from error
     some = sections.few(results)
-    rest = [n for n in results.steps if n not in some]
+    shown = tables.plain(results, base)
+    rest = [line for line in tables.lines(results) if line not in shown]
     title = title or "Few-step samples, measured"
     parts = [
         _section("what", "What was measured", sections.headline(results, base),
                  sections.notes(sections.caveats(results, base))),
-        _section("figures", "By sampling steps", tables.main_table(results)),
-        _section("paper", "The paper’s Table 1", _paper(results, base)),
+        _section("figures", "By sampling steps", tables.main_table(results, shown),
+                 _more("Other temperatures", rest and tables.main_table(
+                     results, rest, "quality-rest"))),
+        _section("paper", "The paper’s Table 1", paper.section(results, base)),
         _section("steps", "Against steps", figures.over_steps(results, base)),
         _section("frontier", "Perplexity against entropy",
                  figures.frontier(results, base)),
-        *_comparisons(results, base),
-        *_diversity(results, some, rest),
+        *_comparisons(results, base, shown, rest),
+        *_diversity(results, shown, some),
         _section("samples", "Samples side by side", sections.samples(results, base)),
         _section("provenance", "Provenance", sections.provenance(results)),
     ]  # fmt: skip
@@ -103,25 +67,36 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
     )
 
 
-def _comparisons(results: Results, base: str):
-    if len(results.names) < 2:
+def _more(title: str, *content) -> Markup | None:
+    """Content to be opened; None without any."""
+    return el("details", el("summary", title), *content) if any(content) else None
+
+
+def _comparisons(results: Results, base: str, shown: tables.Lines, rest: tables.Lines):
+    shown = [(n, t) for n, t in shown if n != base]
+    if not shown:
         return
+    more = rest and _more(
+        "Other temperatures",
+        tables.equal_entropy(results, base, rest, "equal-rest"),
+        tables.speed_up(results, base, rest, "speed-rest"),
+    )
     yield _section(
-        "compared", "At equal quality", tables.equal_entropy(results, base),
-        tables.speed_up(results, base),
+        "compared", "At equal quality", tables.equal_entropy(results, base, shown),
+        tables.speed_up(results, base, shown), more or None,
     )  # fmt: skip
 
 
-def _diversity(results: Results, some: list[int], rest: list[int]):
-    shown = tables.diversity("diversity-few", results, some)
-    if shown is None:
+def _diversity(results: Results, shown: tables.Lines, some: list[int]):
+    first = tables.diversity(results, shown, some)
+    if first is None:
         return
-    more = rest and el(
-        "details",
-        el("summary", "At other numbers of steps"),
-        tables.diversity("diversity-rest", results, rest),
+    every = tables.lines(results)
+    more = (every, results.steps) != (shown, some) and _more(
+        "All steps and temperatures",
+        tables.diversity(results, every, results.steps, "diversity-all"),
     )
-    yield _section("diversity", "Diversity", shown, more or None)
+    yield _section("diversity", "Diversity", first, more or None)
 
 
 def write(

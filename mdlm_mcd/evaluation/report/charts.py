@@ -14,7 +14,7 @@ from ..results import Estimate
 from .markup import Markup, el, join
 
 WIDTH, HEIGHT = 440, 330
-LEFT, RIGHT, TOP, BOTTOM = 46, 112, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 124, 12, 40
 LETTER, LINE = 6.1, 14  # width of a letter and height of a line at 12 px
 
 
@@ -34,6 +34,7 @@ class Curve:
     marker: int  # which of MARKERS
     dots: Sequence[Dot]
     dashed: bool = False
+    noted: bool = False  # write its points' notes beside them
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def ticks(a: Axis) -> list[float]:
             if len(found) >= 4:
                 return found[:: math.ceil(len(found) / 8)]
         # Less than an octave: as on a linear axis.
-    rough = (a.high - a.low) / 5
+    rough = (a.high - a.low) / 6.5
     step = 10.0 ** math.floor(math.log10(rough))
     step = next(step * k for k in (1, 2, 5, 10) if step * k >= rough)
     first = math.ceil(a.low / step)
@@ -122,6 +123,17 @@ def number(x: float) -> str:
     return f"{x:.0f}" if size >= 100 else f"{x:.1f}" if size >= 10 else f"{x:.3g}"
 
 
+def labels(a: Axis) -> list[tuple[float, str]]:
+    """The axis' ticks, all with as many decimals as they need to differ."""
+    found = ticks(a)
+    for places in range(4):
+        shown = [f"{t:,.{places}f}" for t in found]
+        if all(abs(float(s.replace(",", "")) - t) <= 1e-9 * abs(t) + 1e-12
+               for s, t in zip(shown, found, strict=True)):  # fmt: skip
+            return list(zip(found, shown, strict=True))
+    return [(t, f"{t:.3g}") for t in found]
+
+
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Places near the wanted ones, in their order, at least `gap` apart.
 
@@ -160,7 +172,10 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 def _short(name: str) -> str:
     most = int((RIGHT - 16) / LETTER)
-    return name if len(name) <= most else name[: most - 1].rstrip() + "…"
+    if len(name) <= most:
+        return name
+    # Names of one family differ at their end: a round, a temperature.
+    return name[: most - 10].rstrip() + "…" + name[-9:].lstrip()
 
 
 def panel(
@@ -169,7 +184,8 @@ def panel(
 ) -> Markup:  # fmt: skip
     """One panel: axes, curves with interval bars, a direct label at each curve.
 
-    key: an id that no other panel of the page has. reference: (y, label) of a horizontal line; star: (x, y, label) of one more point.
+    key: an id that no other panel of the page has. reference: (y, label) of a
+    horizontal line; star: (x, y, label) of one more point.
     """
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
 
@@ -222,18 +238,18 @@ def _n(v: float) -> str:
 def _grid(x: Axis, y: Axis, px, py) -> Markup:
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     parts = []
-    for t in ticks(x):
+    for t, shown in labels(x):
         a = _n(px(t))
         parts.append(el("line", x1=a, x2=a, y1=TOP, y2=bottom, class_="grid"))
         parts.append(
-            el("text", number(t), x=a, y=bottom + 16, text_anchor="middle",
+            el("text", shown, x=a, y=bottom + 16, text_anchor="middle",
                class_="tick")
         )  # fmt: skip
-    for t in ticks(y):
+    for t, shown in labels(y):
         b = _n(py(t))
         parts.append(el("line", x1=LEFT, x2=right, y1=b, y2=b, class_="grid"))
         parts.append(
-            el("text", number(t), x=LEFT - 7, y=b, dy="0.35em", text_anchor="end",
+            el("text", shown, x=LEFT - 7, y=b, dy="0.35em", text_anchor="end",
                class_="tick")
         )  # fmt: skip
     middle = _n((LEFT + right) / 2)
@@ -249,7 +265,9 @@ def _bars(dot: Dot, px, py, a: float, b: float, style: str) -> Markup:
     if dot.y.low is not None and dot.y.low > 0:
         top, end = py(dot.y.high), py(dot.y.low)
         d = f"M{a:.1f} {top:.1f}V{end:.1f}M{a - 3:.1f} {top:.1f}h6"
-        parts.append(el("path", d=f"{d}M{a - 3:.1f} {end:.1f}h6", class_=f"bar {style}"))
+        parts.append(
+            el("path", d=f"{d}M{a - 3:.1f} {end:.1f}h6", class_=f"bar {style}")
+        )
     if dot.x.low is not None:
         d = f"M{px(dot.x.low):.1f} {b:.1f}H{px(dot.x.high):.1f}"
         parts.append(el("path", d=d, class_=f"bar {style}"))
@@ -263,7 +281,7 @@ def _dot(curve: Curve, dot: Dot, x: Axis, y: Axis, a: float, b: float) -> Markup
     )
     # A title inside a mark is what a pointer sees when it rests there.
     mark = el("g", el("title", says), marker(curve.marker, a, b, curve.style))
-    if not dot.note:
+    if not (dot.note and curve.noted):
         return mark
     note = el("text", dot.note.removeprefix("T = "), x=_n(a - 6), y=_n(b - 6),
               text_anchor="end", class_="note")  # fmt: skip

@@ -119,6 +119,8 @@ def reach(curve: Sequence[tuple[int, float | None]], target: float) -> Reach:
             share = math.log(q / target) / math.log(q / p)
             return Reach("at", m * (n / m) ** share)
         before = (n, p)
+    if curve[-1][1] is None:  # it may be there, where nothing can be compared
+        return Reach("apart", 0)
     return Reach("not", known[-1][0])
 
 

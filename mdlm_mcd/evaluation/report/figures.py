@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from ..results import Estimate, Point, Results
-from .charts import Axis, Curve, Dot, axis, panel, swatch
+from . import tables
+from .charts import Axis, Curve, Dot, axis, number, panel, swatch
 from .markup import Markup, el
 
 PALETTE, RAMP = 8, 5  # colour classes c0.. and r0.. of style.css
@@ -45,7 +48,7 @@ def _curve(results: Results, name: str, t: float, metric: str, look, reference):
         for p in results.of(name, t)
         if (m := p.metric(metric))
     ]
-    label = name if t == 1 else f"{name}, T = {t:g}"
+    label = tables.heading(name, t)
     return Curve(label, *look[name], dots, dashed=name == reference and t != 1)
 
 
@@ -80,7 +83,9 @@ def over_steps(results: Results, reference: str) -> Markup:
         mark = (own, "held-out text") if own is not None else None
         drawn += curves
         panels.append(
-            _framed(panel(f"steps-{metric}", title, x, y, curves, reference=mark), title)
+            _framed(
+                panel(f"steps-{metric}", title, x, y, curves, reference=mark), title
+            )
         )
     if not panels:
         return el("p", "No figure over steps: none was measured.")
@@ -108,12 +113,16 @@ def _thin(steps: list[int]) -> list[int]:
 
 
 def _frontier_dots(points: list[Point]) -> list[Dot]:
-    found = [
+    return [
         Dot(e, p, f"T = {q.temperature:g}")
         for q in points
         if (e := q.metric("entropy")) and (p := q.metric("perplexity"))
     ]
-    return sorted(found, key=lambda d: d.note)
+
+
+def _air(a: Axis) -> float:
+    """The axis' length in its own scale."""
+    return math.log(a.high / a.low) if a.log else a.high - a.low
 
 
 def frontier(results: Results, reference: str) -> Markup:
@@ -124,18 +133,27 @@ def frontier(results: Results, reference: str) -> Markup:
         for name in [reference, *(m for m in results.names if m != reference)]:
             dots = _frontier_dots([p for p in results.of(name) if p.steps == n])
             if dots:
-                by_steps.setdefault(n, []).append(Curve(name, *look[name], dots))
+                by_steps.setdefault(n, []).append(
+                    Curve(name, *look[name], dots, noted=name == reference)
+                )
     curves = [c for found in by_steps.values() for c in found]
     if not curves:
         return el("p", "No frontier: no point has both perplexity and entropy.")
     text = [results.points[0].of_corpus(k) for k in ("entropy", "perplexity")]
     star = None if None in text or min(text) <= 0 else (*text, "held-out text")
     dots = [d for c in curves for d in c.dots]
-    x = axis("entropy of a sample (nats)",
-             [d.x for d in dots] + ([Estimate(star[0])] if star else []))  # fmt: skip
-    y = axis("perplexity",
-             [d.y for d in dots] + ([Estimate(star[1])] if star else []),
-             log=True)  # fmt: skip
+    x, y = _frontier_axes(dots)
+    outside = ""
+    if star:
+        wide = _frontier_axes([*dots, Dot(Estimate(star[0]), Estimate(star[1]))])
+        # Far from the samples it would squeeze them into a corner.
+        if all(_air(b) < 1.5 * _air(a) for a, b in zip((x, y), wide, strict=True)):
+            x, y = wide
+        else:
+            outside = (
+                f" Held-out text lies outside: {number(star[1])} at {star[0]:.2f} nats."
+            )
+            star = None
     panels = [
         _framed(_frontier_panel(n, x, y, found, star), f"{n} steps")
         for n, found in by_steps.items()
@@ -147,15 +165,19 @@ def frontier(results: Results, reference: str) -> Markup:
         el(
             "figcaption",
             "Perplexity (logarithmic) against entropy: one panel a number of steps, "
-            "one curve a model, one point a temperature, written beside it. Lower and "
+            "one curve a model, one point a temperature, from low (left) to high; "
+            f"{reference}'s are written beside it. Lower and "
             "further right is better: equal entropy at a lower perplexity. All panels "
-            "have the same axes.",
+            f"have the same axes.{outside}",
         ),
     )
+
+
+def _frontier_axes(dots: list[Dot]) -> tuple[Axis, Axis]:
+    x = axis("entropy of a sample (nats)", [d.x for d in dots])
+    return x, axis("perplexity", [d.y for d in dots], log=True)
 
 
 def _frontier_panel(n: int, x: Axis, y: Axis, curves: list[Curve], star) -> Markup:
     title = f"Perplexity against entropy at {n} steps"
     return panel(f"frontier-{n}", title, x, y, curves, star=star)
-
-

@@ -31,18 +31,14 @@ def _values(results: Results, key: str) -> str:
 
 def headline(results: Results, reference: str) -> Markup:
     """What was measured, where and how, and what it says in three sentences."""
-    first, points = results.points[0], results.points
+    points = results.points
     temperatures = sorted({p.temperature for p in points})
-    spans = (
-        _plural(len({p.model for p in points}), "model"),
-        _plural(len(results.steps), "number") + " of steps "
-        f"({_listed(results.steps)})",
-        _plural(len(temperatures), "temperature")
-        + f" ({_listed(f'{t:g}' for t in temperatures)})",
-    )
     said = (
-        f"{spans[0]}, {spans[1]}, {spans[2]}: {_plural(len(points), 'point')} of "
-        f"{_each(results, 'num_samples')} samples of {_each(results, 'length')} tokens."
+        f"{_plural(len({p.model for p in points}), 'model')} at "
+        f"{_listed(results.steps)} steps and T = "
+        f"{_listed(f'{t:g}' for t in temperatures)}: {_plural(len(points), 'point')} "
+        f"of {_each(results, 'num_samples')} samples of {_each(results, 'length')} "
+        "tokens."
     )
     facts = {
         "drawn in": _values(results, "dtype"),
@@ -57,9 +53,7 @@ def headline(results: Results, reference: str) -> Markup:
         "versions": _listed(_flat(p.versions) for p in points),
         "compared with": reference,
     }
-    terms = [
-        join([el("dt", k), el("dd", v)]) for k, v in facts.items() if v and first
-    ]
+    terms = [join([el("dt", k), el("dd", v)]) for k, v in facts.items() if v]
     return join([
         el("p", said, class_="lead-in"),
         el("ul", *(el("li", s) for s in findings(results, reference)),
@@ -98,24 +92,11 @@ def findings(results: Results, reference: str) -> list[str]:
             side = "below" if a.value < b.value else "above"
             said.append(
                 f"N-step NELBO at {p.steps} steps: {name} {a.value:.3f} nats, {side} "
-                f"{reference}'s {b.value:.3f}. Sharpening cannot lower it on its own."
+                f"{reference}'s {b.value:.3f}. Sharpening a calibrated model can only "
+                "raise it."
             )
     middle = next((p for p in mine if p.steps == 8), mine[0])
-    if found := compare.match(results, middle, reference):
-        start = (
-            f"At {middle.steps} steps {name} has perplexity "
-            f"{number(found.own.value)} at entropy {found.entropy.value:.2f}; "
-        )
-        if found.other is None:
-            said.append(
-                start + f"no temperature of {reference} on file spans that entropy, so "
-                "the two are not compared at equal entropy."
-            )
-        else:
-            said.append(
-                start + f"{reference}, tempered to the same entropy, has "
-                f"{number(found.other.value)}: {_in_words(found, name)}."
-            )
+    said += _at_equal_entropy(results, reference, name, middle)
     reach = compare.steps_at_equal_both(results, middle, reference)
     if reach and reach.kind == "at":
         said.append(
@@ -123,6 +104,27 @@ def findings(results: Results, reference: str) -> list[str]:
             f"{reach.steps:.0f} steps: a speed-up of {reach.steps / middle.steps:.1f}."
         )
     return said
+
+
+def _at_equal_entropy(results: Results, reference: str, name: str, point: Point):
+    """The verdict on the last model that has one at that number of steps."""
+    names = [n for n in results.names if n not in (reference, name)]
+    for other in (name, *reversed(names)):
+        p = results.at(other, results.temperatures(other)[0], point.steps)
+        found = p and compare.match(results, p, reference)
+        if found and found.other is not None:
+            yield (
+                f"At {p.steps} steps {other} has perplexity {number(found.own.value)} "
+                f"at entropy {found.entropy.value:.2f}; {reference}, tempered to the "
+                f"same entropy, {number(found.other.value)}: {_in_words(found, other)}."
+            )
+            return
+        if found and other == name:
+            yield (
+                f"At {p.steps} steps {name} has perplexity {number(found.own.value)} "
+                f"at entropy {found.entropy.value:.2f}; no two temperatures of "
+                f"{reference} on file span that entropy, so it is not compared there."
+            )
 
 
 def _in_words(found: compare.Match, name: str) -> str:
@@ -196,7 +198,7 @@ def few(results: Results) -> list[int]:
 def samples(results: Results, reference: str, most: int = 2) -> Markup:
     """Texts of the same place in the batch, model by model."""
     parts = []
-    rows = tables.lines(results)
+    rows = tables.plain(results, reference)
     for n in few(results):
         points = [p for m, t in rows if (p := results.at(m, t, n)) and p.texts]
         points.sort(key=lambda p: p.name != reference)
@@ -255,7 +257,9 @@ def provenance(results: Results) -> Markup:
         "num_samples", "length", "evaluator", "evaluations", "seconds", "checkpoint",
         "sha256", "algo", "loss", "round", "teacher", "host", "commit",
     )  # fmt: skip
-    used = [c for c in columns if any(getattr(p, c) is not None for p in results.points)]
+    used = [
+        c for c in columns if any(getattr(p, c) is not None for p in results.points)
+    ]
 
     def shown(p: Point, column: str) -> Markup:
         value = getattr(p, column)

@@ -38,10 +38,15 @@ def table(key: str, caption, head: Iterable, *bodies) -> Markup:
 
 
 def body(title, columns: int, rows: Iterable) -> Markup | None:
-    """Rows under a heading of their own; None without rows."""
+    """Rows under a heading of their own; None without rows.
+
+    Rows of nothing but absent figures are one that says so.
+    """
     rows = list(rows)
     if not rows:
         return None
+    if all(r.count("<td") == r.count(ABSENT) for r in rows):
+        rows = [el("tr", el("td", "not measured", colspan=columns, class_="none"))]
     heading = el("th", el("span", title), scope="rowgroup", colspan=columns)
     return el("tbody", el("tr", heading, class_="group"), *rows)
 
@@ -57,7 +62,8 @@ def nats(x: float) -> str:
 def interval(e: Estimate, show: Callable[[float], str]) -> Markup | None:
     if e.low is None:
         return None
-    return el("small", f"{show(e.low)}–{show(e.high)}", class_="ci")
+    between = " to " if show is _percent else "–"
+    return el("small", show(e.low) + between + show(e.high), class_="ci")
 
 
 def figure(e: Estimate, show: Callable[[float], str], class_="value") -> Markup:
@@ -68,13 +74,25 @@ def cell(*parts, class_=None) -> Markup:
     return el("td", *parts, class_=class_)
 
 
-def lines(results: Results) -> list[tuple[str, float]]:
-    """What has a row: a curve at a temperature."""
+Lines = list[tuple[str, float]]
+"""What has a row: curves, each at a temperature."""
+
+
+def lines(results: Results) -> Lines:
     return [(n, t) for n in results.names for t in results.temperatures(n)]
 
 
+def plain(results: Results, reference: str) -> Lines:
+    """Every curve at T = 1, or what is nearest; the reference at all of its own."""
+    return [
+        (n, t)
+        for n, t in lines(results)
+        if n == reference or t == results.temperatures(n)[0]
+    ]
+
+
 def heading(name: str, temperature: float) -> str:
-    return name if temperature == 1 else f"{name}, T = {temperature:g}"
+    return name if temperature == 1 else f"{name}, T\u00a0=\u00a0{temperature:g}"
 
 
 # The main table ---------------------------------------------------------------------
@@ -112,9 +130,9 @@ def _quality_cell(point: Point | None) -> Markup:
     )
 
 
-def main_table(results: Results) -> Markup:
+def main_table(results: Results, rows: Lines, key: str = "quality") -> Markup:
     """N-step NELBO, then perplexity with entropy under it, by steps."""
-    steps, rows = results.steps, lines(results)
+    steps = results.steps
     width = len(steps) + 2
     head = ["model", *(f"{n} steps" for n in steps), "∞ steps"]
     losses = (row(heading(n, t), *_nelbo_cells(results, n, t)) for n, t in rows)
@@ -141,13 +159,13 @@ def main_table(results: Results) -> Markup:
             row("held-out text", el("td", said, colspan=width - 1), class_="text")
         )
     return table(
-        "quality",
+        key,
         "By sampling steps, with 95% intervals over samples. Bold: the column's lowest "
         "N-step NELBO. ∞ steps: the usual NELBO, the limit of many steps.",
         head,
         body(
-            "N-step NELBO, nats a token of held-out text: lower is better, and being "
-            "sharper does not help",
+            "N-step NELBO, nats a token of held-out text: lower is better; sharpening "
+            "a calibrated model can only raise it",
             width,
             losses,
         ),
@@ -160,118 +178,12 @@ def main_table(results: Results) -> Markup:
     )
 
 
-# The paper's Table 1 ----------------------------------------------------------------
-
-
-def _family(point: Point) -> str:
-    extra = point.name[len(point.model) :]
-    return f"{(point.algo or 'student').upper()} {point.loss or ''}".strip() + extra
-
-
-def _three(point: Point | None) -> Markup:
-    """NELBO, perplexity and entropy of a point, in one cell."""
-    if point is None:
-        return ABSENT
-    shown = [
-        el("div", figure(m, show), class_=class_)
-        for name, show, class_ in (
-            (NELBO, nats, "first"),
-            ("perplexity", number, None),
-            ("entropy", "{:.2f}".format, "under"),
-        )
-        if (m := point.metric(name))
-    ]
-    return cell(*shown) if shown else ABSENT
-
-
-def _published_rows(published: dict, steps: int):
-    """Grey rows of the paper, teacher and rounds as its columns."""
-    if steps not in published["steps"]:
-        return
-    column = published["steps"].index(steps)
-    for algo, name in (("mcd", "MCD"), ("sdtt", "SDTT"), ("duo", "Duo")):
-        of = [r for r in published["rows"] if r["algo"] == algo and r["round"]]
-        base = "duo" if algo == "duo" else "mdlm"
-        teacher = next(
-            r for r in published["rows"] if r["algo"] == base and r["round"] is None
-        )
-        cells = [
-            cell(f"{r['perplexity'][column]:.2f}")
-            for r in (teacher, *sorted(of, key=lambda r: r["round"]))
-        ]
-        said = join([f"{name}, published ", el("small", of[0]["precision"])])
-        yield row(said, *cells, class_="published")
-
-
-def table_one(
-    results: Results, reference: str, published: dict, beside: bool
-) -> Markup:
-    """The paper's Table 1 from the rows at hand; its own figures beside, in grey."""
-    students = [
-        p
-        for p in results.points
-        if p.round is not None
-        and p.name != reference
-        and p.temperature == results.temperatures(p.name)[0]
-    ]
-    families = list(dict.fromkeys(_family(p) for p in students))
-    rounds = sorted({p.round for p in students})
-    if beside:
-        rounds = sorted({*rounds, 1, 2, 3, 4, 5})
-    steps = sorted({p.steps for p in students} | set(published["steps"] * beside))
-    plain = results.temperatures(reference)[0]
-    bodies = []
-    for n in steps:
-        rows = []
-        for family in families:
-            by_round = {
-                p.round: p for p in students if p.steps == n and _family(p) == family
-            }
-            if by_round:
-                cells = [_three(by_round.get(r)) for r in rounds]
-                teacher = results.at(reference, plain, n)
-                rows.append(row(f"{family}, measured", _three(teacher), *cells))
-        rows += _published_rows(published, n) if beside else ()
-        bodies.append(body(f"{n} steps", len(rounds) + 2, rows))
-    if not any(bodies):
-        return el("p", "No row at hand belongs to a round of distillation.")
-    grey = (
-        f" In grey, without a NELBO or an entropy, since it gives none: "
-        f"{published['source']}."
-        if beside
-        else ""
-    )
-    return table(
-        "table1",
-        "Table 1 of the paper, re-made: N-step NELBO, perplexity, entropy, by round of "
-        f"distillation.{grey}",
-        ["method", f"teacher ({reference})", *(f"round {r}" for r in rounds)],
-        *bodies,
-    )
-
-
-def published_table(published: dict) -> Markup:
-    """The paper's Table 1 as published."""
-    bodies = [
-        body(f"{n} steps", 7, _published_rows(published, n)) for n in published["steps"]
-    ]
-    return table(
-        "published",
-        f"{published['source']}: {published['setting']}.",
-        ["method", "teacher", *(f"round {r}" for r in range(1, 6))],
-        *bodies,
-    )
-
-
 # Comparisons ------------------------------------------------------------------------
 
 
-def others(results: Results, reference: str) -> list[tuple[str, float]]:
-    return [(n, t) for n, t in lines(results) if n != reference]
-
-
 def _percent(x: float) -> str:
-    return f"{x - 1:+.0%}".replace("-", "−")
+    shown = f"{x - 1:+.1%}".replace("-", "−")
+    return shown[1:] if shown[1:] == "0.0%" else shown
 
 
 def _match_cell(found: compare.Match | None) -> Markup:
@@ -283,8 +195,8 @@ def _match_cell(found: compare.Match | None) -> Markup:
             el("small", f"entropy {found.entropy.value:.2f}"),
         )
     said = el("span", f"{_percent(found.ratio.value)}", class_="value")
-    versus = el("small", f"{number(found.own.value)} against "
-                f"{number(found.other.value)} at {found.entropy.value:.2f}")  # fmt: skip
+    pair = f"{number(found.own.value)} against {number(found.other.value)}"
+    versus = el("small", f"{pair} at {found.entropy.value:.2f}")
     around = interval(found.ratio, _percent)
     return cell(said, around, el("small", found.verdict, class_="verdict"), versus)
 
@@ -299,12 +211,12 @@ def _nelbo_difference(results: Results, name: str, t: float, reference: str, n: 
                    class_="value"))  # fmt: skip
 
 
-def equal_entropy(results: Results, reference: str) -> Markup:
+def equal_entropy(results: Results, reference: str, rows: Lines, key="equal"):
     """Each point against the reference tempered to the point's own entropy."""
-    steps, rows = results.steps, others(results, reference)
+    steps = results.steps
     width = len(steps) + 1
     return table(
-        "equal",
+        key,
         f"Against {reference} at the same number of steps. Perplexity is compared at "
         f"equal entropy: {reference}'s is interpolated between its temperatures, "
         "log-linearly, and never beyond them.",
@@ -360,12 +272,15 @@ def _reach_cell(found: compare.Reach | None, n: int) -> Markup:
     )
 
 
-def speed_up(results: Results, reference: str) -> Markup:
+def speed_up(results: Results, reference: str, rows: Lines, key="speed") -> Markup:
     """How many more steps the reference needs for what a point has."""
-    steps, rows = results.steps, others(results, reference)
+    steps = results.steps
     kinds = (
         ("At equal N-step NELBO", compare.steps_at_equal_nelbo),
-        ("At equal perplexity, whatever the entropy", compare.steps_at_equal_perplexity),
+        (
+            "At equal perplexity, whatever the entropy",
+            compare.steps_at_equal_perplexity,
+        ),
         ("At equal perplexity and entropy", compare.steps_at_equal_both),
     )
     bodies = []
@@ -381,7 +296,7 @@ def speed_up(results: Results, reference: str) -> Markup:
     if not any(bodies):
         return el("p", "Nothing to compare: there is one model, or no figure.")
     return table(
-        "speed",
+        key,
         f"Steps that {reference} needs, over the steps of the point. Between measured "
         "numbers of steps it is interpolated, log-log; it is never extrapolated.",
         ["model", *(f"{n} steps" for n in steps)],
@@ -392,7 +307,9 @@ def speed_up(results: Results, reference: str) -> Markup:
 # Diversity --------------------------------------------------------------------------
 
 
-def diversity(key: str, results: Results, steps: Iterable[int]) -> Markup | None:
+def diversity(
+    results: Results, rows: Lines, steps: Iterable[int], key: str = "diversity-few"
+) -> Markup | None:
     """What per-sample entropy hides, beside the same of held-out text."""
     present = [
         m for m in DIVERSITY if any(p.metric(m) is not None for p in results.points)
@@ -409,13 +326,13 @@ def diversity(key: str, results: Results, steps: Iterable[int]) -> Markup | None
     ]
     bodies = [el("tbody", row("held-out text", *own, class_="text"))]
     for n in steps:
-        rows = []
-        for m, t in lines(results):
+        made = []
+        for m, t in rows:
             if point := results.at(m, t, n):
                 found = (point.metric(k) for k in columns)
                 cells = (cell(figure(e, show)) if e else ABSENT for e in found)
-                rows.append(row(heading(m, t), *cells))
-        bodies.append(body(f"{n} steps", len(columns) + 1, rows))
+                made.append(row(heading(m, t), *cells))
+        bodies.append(body(f"{n} steps", len(columns) + 1, made))
     return table(
         key,
         "Entropies in nats; distinct-n: different n-grams over all n-grams; self-BLEU: "
