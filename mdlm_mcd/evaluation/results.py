@@ -67,11 +67,6 @@ class Point:
         both = _finite(low) and _finite(high)
         return Estimate(found["value"], *((low, high) if both else ()))
 
-    def of_corpus(self, name: str) -> float | None:
-        """The same figure of the held-out text."""
-        value = (self.corpus or {}).get(name)
-        return value if _finite(value) else None
-
     @property
     def curve(self) -> tuple:
         """Equal for the points of one curve: all but steps and temperature."""
@@ -112,6 +107,14 @@ class Results:
             if p.name == name and temperature in (None, p.temperature)
         ]
         return sorted(found, key=lambda p: (p.steps, p.temperature))
+
+    def of_text(self, metric: str) -> float | None:
+        """That figure of the held-out text; None where rows differ on it."""
+        found = [(p.corpus or {}).get(metric) for p in self.points]
+        found = [v for v in found if _finite(v)]
+        if not found or max(found) - min(found) > 1e-6 * abs(found[0]):
+            return None
+        return found[0]
 
     def at(self, name: str, temperature: float, steps: int) -> Point | None:
         found = [p for p in self.of(name, temperature) if p.steps == steps]

@@ -43,15 +43,17 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
     shown = tables.plain(results, base)
     rest = [line for line in tables.lines(results) if line not in shown]
     title = title or "Few-step samples, measured"
+    mark = sections.forced(results)
     parts = [
         _section("what", "What was measured", sections.headline(results, base),
                  sections.notes(sections.caveats(results, base))),
-        _section("figures", "By sampling steps", tables.main_table(results, shown),
+        _section("figures", "By sampling steps", mark,
+                 tables.main_table(results, shown),
                  _more("Other temperatures", rest and tables.main_table(
                      results, rest, "quality-rest"))),
-        _section("paper", "The paper’s Table 1", paper.section(results, base)),
-        _section("steps", "Against steps", figures.over_steps(results, base)),
-        _section("frontier", "Perplexity against entropy",
+        _section("paper", "The paper’s Table 1", mark, paper.section(results, base)),
+        _section("steps", "Against steps", mark, figures.over_steps(results, base)),
+        _section("frontier", "Perplexity against entropy", mark,
                  figures.frontier(results, base)),
         *_comparisons(results, base, shown, rest),
         *_diversity(results, shown, some),
@@ -82,7 +84,8 @@ def _comparisons(results: Results, base: str, shown: tables.Lines, rest: tables.
         tables.speed_up(results, base, rest, "speed-rest"),
     )
     yield _section(
-        "compared", "At equal quality", tables.equal_entropy(results, base, shown),
+        "compared", "At equal quality", sections.forced(results),
+        tables.equal_entropy(results, base, shown),
         tables.speed_up(results, base, shown), more or None,
     )  # fmt: skip
 
@@ -96,7 +99,8 @@ def _diversity(results: Results, shown: tables.Lines, some: list[int]):
         "All steps and temperatures",
         tables.diversity(results, every, results.steps, "diversity-all"),
     )
-    yield _section("diversity", "Diversity", first, more or None)
+    mark = sections.forced(results)
+    yield _section("diversity", "Diversity", mark, first, more or None)
 
 
 def write(

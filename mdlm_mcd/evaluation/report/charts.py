@@ -204,8 +204,6 @@ def panel(
                class_="reference")
         )  # fmt: skip
         tags.append((right, py(level), label, "plain"))
-    if star:
-        parts.append(_star(px(star[0]), py(star[1]), star[2], right))
     for curve in curves:
         dots = [d for d in curve.dots if d.y.value > 0 or not y.log]
         if not dots:
@@ -218,6 +216,8 @@ def panel(
             parts.append(_dot(curve, dot, x, y, a, b))
         a, b = max(places)
         tags.append((a, b, curve.name, curve.style))
+    if star:
+        parts.append(_star(px(star[0]), py(star[1]), star[2], right))
     parts.append(_tags(tags, right, bottom))
     return el(
         "svg",

@@ -74,7 +74,7 @@ def over_steps(results: Results, reference: str) -> Markup:
         ]
         if not curves:
             continue
-        own = results.points[0].of_corpus(metric) if metric != "n_step_nelbo" else None
+        own = results.of_text(metric) if metric != "n_step_nelbo" else None
         values = [d.y for c in curves for d in c.dots]
         values += [Estimate(own)] if own is not None and (own > 0 or not log) else []
         steps = [Estimate(n) for n in results.steps]
@@ -139,7 +139,7 @@ def frontier(results: Results, reference: str) -> Markup:
     curves = [c for found in by_steps.values() for c in found]
     if not curves:
         return el("p", "No frontier: no point has both perplexity and entropy.")
-    text = [results.points[0].of_corpus(k) for k in ("entropy", "perplexity")]
+    text = [results.of_text(k) for k in ("entropy", "perplexity")]
     star = None if None in text or min(text) <= 0 else (*text, "held-out text")
     dots = [d for c in curves for d in c.dots]
     x, y = _frontier_axes(dots)

@@ -134,6 +134,15 @@ def _in_words(found: compare.Match, name: str) -> str:
     return f"{name} is {by} {'lower' if found.ratio.value < 1 else 'higher'}"
 
 
+def forced(results: Results) -> Markup | None:
+    """The mark of a section whose rows do not compare."""
+    if not results.mixed:
+        return None
+    keys = ", ".join(results.mixed)
+    said = f"Forced: these rows differ in {keys} and do not compare."
+    return el("p", said, class_="forced")
+
+
 def caveats(results: Results, reference: str) -> list[str]:
     """What the figures do not show, as far as the rows tell."""
     points, said = results.points, []

@@ -144,8 +144,7 @@ def main_table(results: Results, rows: Lines, key: str = "quality") -> Markup:
         )
         for n, t in rows
     ]
-    text = results.points[0]
-    own = [text.of_corpus("perplexity"), text.of_corpus("entropy")]
+    own = [results.of_text("perplexity"), results.of_text("entropy")]
     if own[0] is not None or own[1] is not None:
         said = " / ".join(
             f"{label} {show(v)}"
@@ -319,9 +318,8 @@ def diversity(
     columns = [NELBO, "entropy", *present]
     titles = ["N-step NELBO", "entropy of a sample", *(DIVERSITY[m] for m in present)]
     show = "{:.3f}".format
-    text = results.points[0]
     own = [
-        ABSENT if (v := text.of_corpus(m)) is None else cell(el("span", show(v)))
+        ABSENT if (v := results.of_text(m)) is None else cell(el("span", show(v)))
         for m in columns
     ]
     bodies = [el("tbody", row("held-out text", *own, class_="text"))]
