@@ -59,7 +59,8 @@ def axis(title: str, estimates, *, log=False, ticks=None) -> Axis:
     if log:
         air = max((high / low) ** 0.06, 1.05)
         return Axis(title, low / air, high * air, True, ticks)
-    air = (high - low) * 0.08 or 0.05 * (abs(high) or 1)
+    # Never so short that its marks would differ in the fifth digit only.
+    air = max((high - low) * 0.08, 0.002 * (abs(high) or 1))
     return Axis(title, low - air, high + air, False, ticks)
 
 
@@ -126,7 +127,7 @@ def number(x: float) -> str:
 def labels(a: Axis) -> list[tuple[float, str]]:
     """The axis' ticks, all with as many decimals as they need to differ."""
     found = ticks(a)
-    for places in range(4):
+    for places in range(9):
         shown = [f"{t:,.{places}f}" for t in found]
         if all(abs(float(s.replace(",", "")) - t) <= 1e-9 * abs(t) + 1e-12
                for s, t in zip(shown, found, strict=True)):  # fmt: skip
