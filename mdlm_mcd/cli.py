@@ -89,8 +89,9 @@ def parser() -> argparse.ArgumentParser:
         "cores",
         description="Trains a small masked diffusion model on English text out of "
         "Python itself, distils it with MCD over five rounds, and samples teacher and "
-        "students at 4 to 128 steps. Leaves table.md, perplexity_vs_steps.png, "
-        "samples.txt and results.json. Run it again to go on after an interruption.",
+        "students at 4 to 128 steps. Leaves report.html, table.md, "
+        "perplexity_vs_steps.png, samples.txt and results.json. Run it again to go on "
+        "after an interruption.",
     )
     demo.add_argument("--out", required=True, metavar="DIR", help="where to write")
     demo.add_argument("--seed", type=int, default=1)

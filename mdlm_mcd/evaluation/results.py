@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -96,17 +97,13 @@ class Results:
 
     def temperatures(self, name: str) -> list[float]:
         """Of that curve, the plain one first, then from high to low."""
-        found = {p.temperature for p in self.points if p.name == name}
+        found = {p.temperature for p in self._curves.get(name, [])}
         return sorted(found, key=lambda t: (t != 1, -t))
 
     def of(self, name: str, temperature: float | None = None) -> list[Point]:
         """That curve's points by steps and temperature."""
-        found = [
-            p
-            for p in self.points
-            if p.name == name and temperature in (None, p.temperature)
-        ]
-        return sorted(found, key=lambda p: (p.steps, p.temperature))
+        found = self._curves.get(name, [])
+        return [p for p in found if temperature in (None, p.temperature)]
 
     def of_text(self, metric: str) -> float | None:
         """That figure of the held-out text; None where rows differ on it."""
@@ -117,8 +114,18 @@ class Results:
         return found[0]
 
     def at(self, name: str, temperature: float, steps: int) -> Point | None:
-        found = [p for p in self.of(name, temperature) if p.steps == steps]
-        return found[0] if found else None
+        return self._places.get((name, temperature, steps))
+
+    @cached_property
+    def _curves(self) -> dict[str, list[Point]]:
+        out: dict[str, list[Point]] = {}
+        for p in sorted(self.points, key=lambda p: (p.steps, p.temperature)):
+            out.setdefault(p.name, []).append(p)
+        return out
+
+    @cached_property
+    def _places(self) -> dict[tuple, Point]:
+        return {(p.name, p.temperature, p.steps): p for p in self.points}
 
 
 def _finite(x) -> bool:
@@ -151,16 +158,22 @@ def _check(row, where: str) -> None:
         if not (_finite(row[key]) and row[key] > 0):
             raise ConfigError(f"{where}: {key} = {row[key]!r} has to be above 0.")
     for name, metric in row["metrics"].items():
-        fields = (None,) if metric is None else ()
-        if not fields and not isinstance(metric, dict):
+        if metric is None:
+            continue
+        if not isinstance(metric, dict):
             raise ConfigError(
                 f"{where}: metrics.{name} = {metric!r} has to be an object with value, "
                 "low and high."
             )
-        for part in () if fields else ("value", "low", "high"):
-            if metric.get(part) is not None and not _is(metric[part], _NUMBER):
+        for part in ("value", "low", "high"):
+            x = metric.get(part)
+            if x is not None and not _is(x, _NUMBER):
                 raise ConfigError(
-                    f"{where}: metrics.{name}.{part} = {metric[part]!r} is no number."
+                    f"{where}: metrics.{name}.{part} = {x!r} is no number."
+                )
+            if name == "perplexity" and x is not None and x <= 0:
+                raise ConfigError(
+                    f"{where}: metrics.perplexity.{part} = {x!r} has to be above 0."
                 )
 
 

@@ -221,8 +221,8 @@ def test_the_reference_is_the_teacher_or_the_one_asked_for(tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(st.text(max_size=60), st.text(min_size=1, max_size=20))
 def test_no_text_breaks_out_of_the_page(sample, name):
-    made_ = row(texts=[sample], model=name, evaluator=name, checkpoint=sample,
-                commit=sample, recipe={name: sample})  # fmt: skip
+    told = {"model": name, "evaluator": name, "checkpoint": sample, "commit": sample}
+    made_ = {**row(texts=[sample], recipe={name: sample}), **told}
     points = [results.Point(made_, "r.jsonl, line 1", name)]
     text = report.page(results.Results(points))
     page = Page(text)

@@ -47,6 +47,7 @@ def test_reach():
     assert compare.reach(curve, 400.0) == compare.Reach("within", 4)
     assert compare.reach(curve, 500.0) == compare.Reach("within", 4)
     assert compare.reach(curve, 20.0) == compare.Reach("not", 64)
+    assert compare.reach([(4, 1.0), (8, 0.0)], 0.0) == compare.Reach("at", 8)
     assert compare.reach([(4, None), (8, None)], 1.0).kind == "apart"
     # Not interpolated over a number of steps at which nothing compares.
     gap = [(4, 400.0), (16, None), (64, 25.0)]

@@ -100,6 +100,10 @@ def without(key):
         (dict(row(), temperature=0), "line 2: temperature = 0 has to be above 0"),
         (dict(row(), texts="one"), "line 2: texts = 'one' is of the wrong kind"),
         (row(metrics={"perplexity": 3.0}), "line 2: metrics.perplexity = 3.0 has to"),
+        (
+            row(metrics={"perplexity": {"value": 0}}),
+            "perplexity.value = 0 has to",
+        ),
         (row(metrics={"entropy": {"value": "3"}}), "metrics.entropy.value = '3' is no"),
     ],
 )

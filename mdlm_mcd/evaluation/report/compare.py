@@ -116,6 +116,8 @@ def reach(curve: Sequence[tuple[int, float | None]], target: float) -> Reach:
             if before is None:
                 return Reach("within", n)
             m, q = before
+            if min(p, target) <= 0:  # a loss of nothing
+                return Reach("at", n)
             share = math.log(q / target) / math.log(q / p)
             return Reach("at", m * (n / m) ** share)
         before = (n, p)

@@ -155,7 +155,7 @@ def caveats(results: Results, reference: str) -> list[str]:
     if any(p.dtype not in ("float64", "torch.float64") for p in points):
         said.append(
             "Not drawn in float64: float32 noise acts like a lower temperature, so "
-            "perplexities and entropies are too low."
+            "perplexities and entropies come out too low."
         )
     if all(p.metric(tables.NELBO) is None for p in points):
         said.append(
