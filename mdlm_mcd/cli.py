@@ -97,11 +97,28 @@ def _sweep(args) -> None:
         models.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
         for text in args.checkpoint
     ]
-    rows = measure.sweep(
-        sources, plan, Path(args.out), judge=args.evaluator, corpus=args.corpus,
-        device=args.device, host=args.host,
-    )  # fmt: skip
+    how = dict(
+        judge=args.evaluator, corpus=args.corpus, device=args.device, host=args.host
+    )
+    if args.calibrate:
+        measure.calibrate(sources[0], plan, Path(args.out), **how)
+    rows = measure.sweep(sources, plan, Path(args.out), **how)
     print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report {args.out}")
+
+
+def _report(args) -> None:
+    from .evaluation import report
+
+    found = report.write(
+        args.results,
+        args.out,
+        force=args.force,
+        reference=args.reference,
+        title=args.title,
+    )
+    for sentence in found.said:
+        print(f"mdlm-mcd: {sentence}", file=sys.stderr)
+    print(f"Wrote {args.out}: {len(found.points)} rows.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,8 +136,9 @@ def parser() -> argparse.ArgumentParser:
         "cores",
         description="Trains a small masked diffusion model on English text out of "
         "Python itself, distils it with MCD over five rounds, and samples teacher and "
-        "students at 4 to 128 steps. Leaves table.md, perplexity_vs_steps.png, "
-        "samples.txt and results.json. Run it again to go on after an interruption.",
+        "students at 4 to 128 steps. Leaves report.html, table.md, "
+        "perplexity_vs_steps.png, samples.txt and results.json. Run it again to go on "
+        "after an interruption.",
     )
     demo.add_argument("--out", required=True, metavar="DIR", help="where to write")
     demo.add_argument("--seed", type=int, default=1)
@@ -230,7 +248,32 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
     measure.add_argument("--device", default="cpu")
     measure.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
+    measure.add_argument(
+        "--calibrate", action="store_true",
+        help="first draw the first checkpoint's curve in float32 and float64, and hold "
+        "both against the published one",
+    )  # fmt: skip
     measure.set_defaults(call=_sweep)
+
+    report = commands.add_parser(
+        "report",
+        help="one page out of results files: tables, curves, frontier, samples",
+        description="Writes a self-contained HTML page without scripts. Rows that do "
+        "not compare (another evaluator, sampling dtype, seed, number or length of "
+        "samples; a checkpoint that changed under its name) are refused.",
+    )
+    report.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="JSON lines of mdlm-mcd sweep"
+    )
+    report.add_argument("--out", default="report.html", metavar="FILE")
+    report.add_argument(
+        "--reference", metavar="MODEL", help="compared with; the teacher by default"
+    )
+    report.add_argument("--title", default="", help="of the page")
+    report.add_argument(
+        "--force", action="store_true", help="show them all the same, and mark them"
+    )
+    report.set_defaults(call=_report)
     return root
 
 

@@ -29,8 +29,8 @@ from rich.progress import (
 from . import __version__, configs_dir, sampling
 from .coupling import counter_generator
 from .errors import ConfigError, MCDError
-from .evaluation import figures, metrics
-from .files import newest_checkpoint, read_json, write_json
+from .evaluation import figures, metrics, report
+from .files import newest_checkpoint, read_json, sha256, write_json
 from .hosts import minihost
 
 SAMPLING_DTYPE = torch.float64
@@ -207,13 +207,15 @@ class Demo:
             "corpus": corpus,
             "models": {
                 name: {
+                    "checkpoint": path.name,
+                    "sha256": sha256(path),
                     "temperature": temperature,
                     "nelbo": cells[name]["nelbo"],
                     "steps": {
                         str(n): cells[f"{name} @ {n}"] for n in self.recipe.steps
                     },
                 }
-                for name, (_, temperature) in self.checkpoints().items()
+                for name, (path, temperature) in self.checkpoints().items()
             },
         }
 
@@ -344,7 +346,15 @@ class Demo:
         (self.out / "table.md").write_text(figures.markdown(results), "utf-8")
         (self.out / "samples.txt").write_text(figures.samples(results), "utf-8")
         figures.perplexity_vs_steps(results, self.out / "perplexity_vs_steps.png")
-        names = "table.md, perplexity_vs_steps.png, samples.txt, results.json"
+        lines = (json.dumps(row, ensure_ascii=False) for row in figures.rows(results))
+        path = self.out / "results.jsonl"
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+        title = "MCD on a laptop"
+        report.write([path], self.out / "report.html", reference="teacher", title=title)
+        names = (
+            "report.html, table.md, perplexity_vs_steps.png, samples.txt, results.json "
+            "and results.jsonl"
+        )
         self.console.print(f"Wrote {names} to {self.out}.")
 
 

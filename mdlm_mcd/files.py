@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,15 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
         if step > most or (step == most and path.name == "last.ckpt"):
             best, most = path, step
     return best, most
+
+
+def sha256(path: Path) -> str:
+    """Of the file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def read_json(path: Path, default):

@@ -13,7 +13,10 @@ from mdlm_mcd import cli, demo
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import figures
 
-PRODUCTS = ("table.md", "perplexity_vs_steps.png", "samples.txt", "results.json")
+PRODUCTS = (
+    "report.html", "results.jsonl", "table.md", "perplexity_vs_steps.png",
+    "samples.txt", "results.json",
+)  # fmt: skip
 
 
 def command(*args, **kwargs):

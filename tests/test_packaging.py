@@ -53,6 +53,9 @@ def test_the_wheel_holds_configs_and_plugin(wheel):
         "mdlm_mcd/minihost/configs/algo/mdlm.yaml",
         "mdlm_mcd/hosts/hf/configuration_mdlm.py",
         "mdlm_mcd/hosts/hf/modeling_mdlm.py",
+        "mdlm_mcd/evaluation/report/page.html",
+        "mdlm_mcd/evaluation/report/style.css",
+        "mdlm_mcd/evaluation/report/published.json",
         "hydra_plugins/mdlm_mcd_searchpath.py",
     } <= names
     assert not [n for n in names if n.startswith(("tests", "benchmarks", "docs"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 from rich.table import Table
@@ -169,6 +170,77 @@ def samples(results) -> str:
             )
             out += [f"{text}\n---" for text in cell["texts"]]
     return "\n".join(out) + "\n"
+
+
+def rows(results) -> list[dict]:
+    """The comparison as rows of a results file, for `evaluation.report`.
+
+    Intervals are 1.96 standard errors, on a log scale. What was not measured is left
+    out.
+    """
+    how, out = results["sampling"], []
+    recipe = results["recipe"]
+    for name, model in results["models"].items():
+        number = re.fullmatch(r"MCD round (\d+)", name)
+        for n, cell in model["steps"].items():
+            out.append(
+                {
+                    "schema": 1,
+                    "model": "teacher" if name.startswith("teacher,") else name,
+                    "checkpoint": model.get("checkpoint"),
+                    "sha256": model.get("sha256"),
+                    "algo": "mcd" if number else "mdlm",
+                    "loss": "hybrid" if number else None,
+                    "round": int(number[1]) if number else None,
+                    "recipe": {k: recipe[k] for k in recipe if k != "seconds"},
+                    "teacher": "teacher" if number else None,
+                    "host": "minihost",
+                    "commit": None,
+                    "versions": results["versions"],
+                    "machine": results["machine"],
+                    "sampler": how["sampler"],
+                    "u_law": "iid",
+                    "u_step": None,
+                    "steps": int(n),
+                    "temperature": model["temperature"],
+                    "top_p": 1.0,
+                    "dtype": how["dtype"],
+                    "seed": results["seed"],
+                    "num_samples": how["samples"],
+                    "length": how["length"],
+                    "evaluator": how["judge"],
+                    "seconds": cell["seconds"],
+                    "evaluations": cell["evaluations"],
+                    "metrics": _metrics(model, cell),
+                    "corpus": {
+                        "perplexity": results["corpus"]["perplexity"],
+                        "entropy": results["corpus"]["entropy"],
+                        "corpus_entropy": results["corpus"]["pooled_entropy"],
+                    },
+                    "texts": cell["texts"],
+                }
+            )
+    return out
+
+
+def _metrics(model, cell) -> dict:
+    error = math.exp(1.96 * cell["perplexity_error"] / cell["perplexity"])
+    ppl = cell["perplexity"]
+    found = {
+        "n_step_nelbo": cell.get("n_step_nelbo"),
+        "nelbo": model["nelbo"],
+        "entropy": cell["entropy"],
+        "corpus_entropy": cell["pooled_entropy"],
+    }
+    return {
+        **{
+            key: value if isinstance(value, dict)
+            else {"value": value, "low": None, "high": None}
+            for key, value in found.items()
+            if value is not None
+        },
+        "perplexity": {"value": ppl, "low": ppl / error, "high": ppl * error},
+    }  # fmt: skip
 
 
 def perplexity_vs_steps(results, path: Path) -> None:

@@ -23,8 +23,10 @@ from rich.progress import (
 
 from .. import __version__
 from ..errors import ConfigError
+from ..evaluation import calibration
 from ..evaluation.candidate import Candidate
 from ..evaluation.evaluators import CausalLM, Evaluator, Judge
+from ..evaluation.report.paper import published
 from ..evaluation.sweep import Plan, Sweep
 from . import minihost, models
 
@@ -157,3 +159,14 @@ def sweep(
             },
             on_point=on_point,
         ).run([partial(models.open_model, source, device) for source in sources])
+
+
+def calibrate(source: models.Source, plan: Plan, out: Path, **how) -> None:
+    """Draw the teacher's curve in float32 and float64 and print which one is published.
+
+    Its rows go to a file of their own: rows of two precisions are not one table.
+    """
+    path = out.with_name(f"{out.stem}.calibration.jsonl")
+    rows = sweep([source], calibration.plan(plan), path, **how)
+    console = how.get("console") or Console(stderr=True)
+    console.print(calibration.table(calibration.verdicts(rows, published())))

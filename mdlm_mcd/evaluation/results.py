@@ -1,0 +1,298 @@
+"""Rows of measurements: read, checked, told apart; see docs/report.md for the schema.
+
+A results file is JSON lines, one row a point: a model at a number of steps and a
+temperature. What is wrong with a row is an error that names file and line; what an
+interruption left behind is passed over, and said.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import ConfigError
+
+SCHEMA = 1
+_NUMBER = (int, float)
+REQUIRED = {
+    "model": str, "steps": int, "temperature": _NUMBER, "sampler": str, "dtype": str,
+    "seed": int, "num_samples": int, "length": int, "metrics": dict,
+}  # fmt: skip
+OPTIONAL = {
+    "evaluator": str, "checkpoint": str, "sha256": str, "algo": str, "loss": str,
+    "round": int, "recipe": dict, "teacher": str, "host": str, "commit": str,
+    "versions": dict, "machine": dict, "u_law": str, "top_p": _NUMBER,
+    "seconds": _NUMBER, "evaluations": _NUMBER, "corpus": dict, "texts": list,
+}  # fmt: skip
+POSITIVE = ("steps", "temperature", "num_samples", "length")
+
+# What has to be equal for two figures to stand in one table.
+SETTINGS = ("evaluator", "dtype", "num_samples", "length", "seed")
+# What makes another curve of the same model.
+VARIANT = ("sampler", "u_law", "u_step", "top_p")
+_DEFAULT = {"u_law": "iid", "top_p": 1.0}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95% interval over samples (None: it has none)."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One row of a results file, and where it stood."""
+
+    row: dict
+    source: str
+    name: str = ""  # of its curve: the model, and what else tells curves apart
+
+    def __getattr__(self, key: str):
+        if key.startswith("__"):
+            raise AttributeError(key)
+        return self.row.get(key, _DEFAULT.get(key))
+
+    def metric(self, name: str) -> Estimate | None:
+        """The figure of that name; None where it was not measured or is not finite."""
+        found = self.row["metrics"].get(name)
+        if not found or not _finite(found.get("value")):
+            return None
+        low, high = found.get("low"), found.get("high")
+        both = _finite(low) and _finite(high)
+        return Estimate(found["value"], *((low, high) if both else ()))
+
+    @property
+    def curve(self) -> tuple:
+        """Equal for the points of one curve: all but steps and temperature."""
+        keys = ("model", "sha256", *VARIANT, *SETTINGS)
+        return tuple(str(getattr(self, key)) for key in keys)
+
+
+@dataclass
+class Results:
+    """Points that may stand in one table, in the order of their files.
+
+    said: what the reader has to know of the files, in sentences. mixed: settings that
+    differ although figures are compared, with their values (only under `force`).
+    """
+
+    points: list[Point]
+    said: list[str] = field(default_factory=list)
+    mixed: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted({p.steps for p in self.points})
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(p.name for p in self.points))
+
+    def temperatures(self, name: str) -> list[float]:
+        """Of that curve, the plain one first, then from high to low."""
+        found = {p.temperature for p in self._curves.get(name, [])}
+        return sorted(found, key=lambda t: (t != 1, -t))
+
+    def of(self, name: str, temperature: float | None = None) -> list[Point]:
+        """That curve's points by steps and temperature."""
+        found = self._curves.get(name, [])
+        return [p for p in found if temperature in (None, p.temperature)]
+
+    def of_text(self, metric: str) -> float | None:
+        """That figure of the held-out text; None where rows differ on it."""
+        found = [(p.corpus or {}).get(metric) for p in self.points]
+        found = [v for v in found if _finite(v)]
+        if not found or max(found) - min(found) > 1e-6 * abs(found[0]):
+            return None
+        return found[0]
+
+    def at(self, name: str, temperature: float, steps: int) -> Point | None:
+        return self._places.get((name, temperature, steps))
+
+    @cached_property
+    def _curves(self) -> dict[str, list[Point]]:
+        out: dict[str, list[Point]] = {}
+        for p in sorted(self.points, key=lambda p: (p.steps, p.temperature)):
+            out.setdefault(p.name, []).append(p)
+        return out
+
+    @cached_property
+    def _places(self) -> dict[tuple, Point]:
+        return {(p.name, p.temperature, p.steps): p for p in self.points}
+
+
+def _finite(x) -> bool:
+    number = isinstance(x, _NUMBER) and not isinstance(x, bool)
+    return number and math.isfinite(x)
+
+
+def _is(value, kind) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check(row, where: str) -> None:
+    """Raises ConfigError for a row that is not one of ours."""
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where} is no row of results: it has to be a JSON object.")
+    if row.get("schema", SCHEMA) != SCHEMA:
+        raise ConfigError(
+            f"{where} has schema {row['schema']!r}, and this version of mdlm-mcd reads "
+            f"{SCHEMA}: write it again with `mdlm-mcd sweep`."
+        )
+    for key, kind in REQUIRED.items():
+        if key not in row:
+            raise ConfigError(f"{where} has no {key!r}: it is no row of a sweep.")
+        if not _is(row[key], kind):
+            raise ConfigError(f"{where}: {key} = {row[key]!r} is of the wrong kind.")
+    for key, kind in OPTIONAL.items():
+        if row.get(key) is not None and not _is(row[key], kind):
+            raise ConfigError(f"{where}: {key} = {row[key]!r} is of the wrong kind.")
+    for key in POSITIVE:
+        if not (_finite(row[key]) and row[key] > 0):
+            raise ConfigError(f"{where}: {key} = {row[key]!r} has to be above 0.")
+    for name, metric in row["metrics"].items():
+        if metric is None:
+            continue
+        if not isinstance(metric, dict):
+            raise ConfigError(
+                f"{where}: metrics.{name} = {metric!r} has to be an object with value, "
+                "low and high."
+            )
+        for part in ("value", "low", "high"):
+            x = metric.get(part)
+            if x is not None and not _is(x, _NUMBER):
+                raise ConfigError(
+                    f"{where}: metrics.{name}.{part} = {x!r} is no number."
+                )
+            if name == "perplexity" and x is not None and x <= 0:
+                raise ConfigError(
+                    f"{where}: metrics.perplexity.{part} = {x!r} has to be above 0."
+                )
+
+
+def _lines(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}): name a results file that "
+            "`mdlm-mcd sweep` wrote."
+        ) from error
+    found = False
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name}, line {number}"
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
+            said.append(
+                f"{where} is cut short or corrupt, as an interruption leaves it, and "
+                "was passed over."
+            )
+            continue
+        _check(row, where)
+        found = True
+        yield row, where
+    if not found:
+        raise ConfigError(
+            f"{path} holds no row of results: name a file that `mdlm-mcd sweep` wrote."
+        )
+
+
+def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
+    """The rows of all files as points of named curves.
+
+    Of two rows for one point the later wins. Rows that differ in evaluator, sampling
+    dtype, number or length of samples, or seed do not stand in one table, and one
+    label is one file: ConfigError, or with `force` curves apart, named by what
+    differs, and `Results.mixed`.
+    """
+    said: list[str] = []
+    points: dict[tuple, Point] = {}
+    for path in paths:
+        for row, where in _lines(Path(path), said):
+            point = Point(row, where)
+            key = (*point.curve, point.steps, float(point.temperature))
+            if key in points:
+                said.append(
+                    f"{where} repeats {points[key].source} ({point.model}, "
+                    f"{point.steps} steps, T = {point.temperature:g}); the later one "
+                    "counts."
+                )
+                del points[key]
+            points[key] = point
+    results = Results(list(points.values()), said)
+    _tell_apart(results, force)
+    return results
+
+
+def _values(points: Iterable[Point], key: str) -> list[str]:
+    return list(dict.fromkeys(str(getattr(p, key)) for p in points))
+
+
+def _tell_apart(results: Results, force: bool) -> None:
+    """Name the curves; refuse what must not stand side by side."""
+    points = results.points
+    for key in SETTINGS:
+        values = _values(points, key)
+        if len(values) < 2:
+            continue
+        if not force:
+            other = next(p for p in points if str(getattr(p, key)) == values[1])
+            raise ConfigError(
+                f"{other.source} has {key} {values[1]} where {points[0].source} has "
+                f"{values[0]}: such figures are not compared; report them apart, or "
+                "mark them with --force."
+            )
+        results.mixed[key] = values
+    changed = {}
+    for model in _values(points, "model"):
+        hashes = _values([p for p in points if p.model == model], "sha256")
+        if len(hashes) > 1:
+            changed[model] = hashes
+    if changed and not force:
+        model, hashes = next(iter(changed.items()))
+        first, other = (
+            next(p for p in points if p.model == model and str(p.sha256) == h)
+            for h in hashes[:2]
+        )
+        raise ConfigError(
+            f"{other.source} has another checkpoint under the name {model!r} than "
+            f"{first.source} (sha256 {hashes[1][:8]} and {hashes[0][:8]}): the file "
+            "changed; give one of them another label, or keep them apart with --force."
+        )
+    for model in changed:
+        results.said.append(
+            f"The checkpoint of {model} changed under the same name; its versions are "
+            "kept apart by their sha256."
+        )
+    apart = [k for k in VARIANT if len(_values(points, k)) > 1]
+    for i, point in enumerate(points):
+        extra = [_told(point, key) for key in (*apart, *results.mixed)]
+        if point.model in changed:
+            extra.append(str(point.sha256)[:8])
+        name = ", ".join([point.model, *(e for e in extra if e)])
+        points[i] = replace(point, name=name)
+
+
+def _told(point: Point, key: str) -> str:
+    """What a curve's name says of one setting; nothing where it is the usual one."""
+    value = getattr(point, key)
+    if key == "u_law":
+        return "" if value == "iid" else f"u {value}"
+    if key == "u_step":
+        return "" if value is None else f"step {value}"
+    if key == "top_p":
+        return "" if value == 1 else f"top-p {value:g}"
+    if key in ("num_samples", "length", "seed"):
+        unit = {"num_samples": "samples", "length": "tokens", "seed": "seed"}[key]
+        return f"{unit} {value}" if key == "seed" else f"{value} {unit}"
+    return str(value)

@@ -1,0 +1,201 @@
+"""The report in a real Chromium: light and dark, on a phone, by keyboard, on paper.
+
+    pip install 'mdlm-mcd[test,browser]'; pytest -m browser
+
+The browser is the one in MDLM_MCD_BROWSER, one on the path, or playwright's own.
+"""
+
+import os
+import shutil
+
+import pytest
+from synthetic import sweep, write
+
+from mdlm_mcd.evaluation import report, results
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "<script>document.title = 'broken'</script> " + "unbreakable" * 60
+NAMES = ("teacher", *(f"MCD round {k}" for k in range(1, 6)))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no playwright: pip install 'mdlm-mcd[browser]'"
+    )
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    on_path = next(filter(None, map(shutil.which, names)), None)
+    found = os.environ.get("MDLM_MCD_BROWSER") or on_path
+    with playwright.sync_playwright() as driver:
+        path = found or driver.chromium.executable_path
+        if not os.path.exists(path):
+            pytest.skip("no Chromium: set MDLM_MCD_BROWSER or run playwright install")
+        started = driver.chromium.launch(executable_path=path)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    rows = sweep(NAMES, (4, 8, 16, 128))
+    rows[0]["texts"] = [HOSTILE, "שלום עולם, 日本語"]
+    path = write(folder / "r.jsonl", rows)
+    (folder / "report.html").write_text(report.page(results.read([path])), "utf-8")
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """`visit(width, scheme)`: the page, opened; it must not complain or ask."""
+    contexts, said, asked = [], [], []
+
+    def go(width=1280, scheme="light", script=True):
+        contexts.append(
+            browser.new_context(
+                viewport={"width": width, "height": 800},
+                color_scheme=scheme,
+                java_script_enabled=script,
+            )
+        )
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+    assert not said
+    assert {url for url in asked if not url.startswith("data:")} == {address}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark(visit, scheme):
+    page = visit(scheme=scheme)
+    ground, ink, line = page.evaluate(
+        """() => [getComputedStyle(document.body).backgroundColor,
+                  getComputedStyle(document.body).color,
+                  getComputedStyle(document.querySelector('.chart .line')).stroke]"""
+    )
+
+    def light(colour):
+        return sum(map(int, colour.strip("rgb()").split(",")[:3])) / 3
+
+    assert (light(ground) > 200) == (scheme == "light")
+    assert (light(ground) > light(ink)) == (light(ground) > light(line))
+    assert abs(light(ground) - light(ink)) > 150
+    assert page.title() != "broken"
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1280])
+def test_nothing_sticks_out_sideways(visit, width):
+    page = visit(width)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    wide, inside = page.evaluate(
+        """() => {
+            const edge = document.documentElement.clientWidth;
+            const out = [...document.querySelectorAll('main *')].filter(e =>
+                e.getBoundingClientRect().right > edge + 1
+                && !e.closest('.scroll') && !e.closest('svg'));
+            return [document.documentElement.scrollWidth, out.map(e => e.outerHTML)];
+        }"""
+    )
+    assert wide == width and not inside
+    captions = page.evaluate(
+        """() => [...document.querySelectorAll('caption span')].map(e =>
+            e.getBoundingClientRect().right)"""
+    )
+    assert captions and max(captions) <= width  # read without scrolling a table
+
+
+def test_text_in_charts_is_legible_on_a_phone(visit):
+    page = visit(375)
+    heights = page.evaluate(
+        """() => [...document.querySelectorAll('.chart .label')].map(e =>
+            e.getBoundingClientRect().height)"""
+    )
+    assert min(heights) >= 10
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll('.chart text')].filter(e => {
+            const own = e.getBoundingClientRect();
+            const box = e.closest('svg').getBoundingClientRect();
+            return own.left < box.left - 1 || own.right > box.right + 1
+                || own.top < box.top - 1 || own.bottom > box.bottom + 1;
+        }).map(e => e.textContent)"""
+    )
+    assert not outside
+
+
+def test_labels_at_the_curves_do_not_overlap(visit):
+    page = visit()
+    overlaps = page.evaluate(
+        """() => [...document.querySelectorAll('#steps .chart')].flatMap(svg => {
+            const all = [...svg.querySelectorAll('.label')]
+                .map(e => e.getBoundingClientRect()).sort((a, b) => a.top - b.top);
+            const middle = r => (r.top + r.bottom) / 2;
+            return all.slice(1).map((r, i) => middle(r) - middle(all[i]));
+        })"""
+    )
+    assert overlaps and min(overlaps) >= 12
+
+
+def test_by_keyboard(visit):
+    """Tab reaches every link, region and summary, in the order of the page, visibly."""
+    page = visit(375)
+    wanted = page.evaluate(
+        """() => {
+            const all = [...document.querySelectorAll('a[href], .scroll, summary')];
+            const shown = all.filter(e => e.checkVisibility()
+                && !(e.closest('details:not([open])') && e.tagName !== 'SUMMARY'));
+            shown.forEach((e, i) => e.dataset.order = i);
+            return shown.length;
+        }"""
+    )
+    assert wanted > 20
+    for k in range(wanted):
+        page.keyboard.press("Tab")
+        order, outline = page.evaluate(
+            """() => [document.activeElement.dataset.order,
+                      getComputedStyle(document.activeElement).outlineStyle]"""
+        )
+        assert order == str(k) and outline == "solid"
+    # A region scrolls by arrow keys, and a summary opens by Enter.
+    page.locator("#quality").locator("xpath=ancestor::div[1]").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(500)  # it scrolls smoothly
+    assert page.evaluate("document.activeElement.scrollLeft") > 40
+    page.locator("#provenance summary").first.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#provenance details").first.get_attribute("open") is not None
+
+
+def test_names_as_a_screen_reader_hears_them(visit):
+    page = visit()
+    regions = page.get_by_role("region")
+    assert page.get_by_role("region", name="By sampling steps, with 95%").count() == 1
+    assert regions.count() >= 9
+    charts = page.get_by_role("img")
+    assert charts.count() == 3 + 4
+    assert page.get_by_role("img", name="Perplexity against entropy at 8").count() == 1
+    header = page.get_by_role("rowheader", name="MCD round 5", exact=True)
+    assert header.first.is_visible()
+
+
+def test_without_script_and_on_paper(visit):
+    page = visit(script=False)
+    assert page.get_by_role("heading", level=1).is_visible()
+    page.locator("#provenance summary").first.click()  # details need no script
+    assert page.locator("#rows").is_visible()
+    page = visit(scheme="dark")
+    page.emulate_media(media="print")
+    printed = page.evaluate(
+        """() => [getComputedStyle(document.documentElement)
+                    .getPropertyValue('--paper').trim(),
+                  document.querySelector('#rows').getBoundingClientRect().height]"""
+    )
+    assert printed[0] == "#ffffff" and printed[1] > 0  # closed details are printed

@@ -1,0 +1,144 @@
+"""What the report is made of: comparisons that never extrapolate, charts, colours."""
+
+import re
+from importlib.resources import files
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import estimate, row, sweep, write
+
+from mdlm_mcd.evaluation import report, results
+from mdlm_mcd.evaluation.report import charts, compare, figures
+
+# Comparisons ------------------------------------------------------------------------
+
+
+def value(x):
+    return results.Estimate(x)
+
+
+def test_between_interpolates_log_linearly_and_never_beyond():
+    curve = [(4.0, value(400.0)), (3.0, value(100.0))]
+    assert compare.between(curve, 3.5).value == pytest.approx(200.0)
+    assert compare.between(curve, 3.0).value == pytest.approx(100.0)
+    assert compare.between(curve, 2.99) is None
+    assert compare.between(curve, 4.01) is None
+    assert compare.between(curve[:1], 4.0) is None
+
+
+@given(st.lists(st.tuples(st.floats(1, 5), st.floats(2, 1e4)), min_size=2, max_size=8),
+       st.floats(0, 6))  # fmt: skip
+def test_between_stays_between(points, x):
+    found = compare.between([(h, value(p)) for h, p in points], x)
+    inside = min(h for h, _ in points) <= x <= max(h for h, _ in points)
+    if found is not None:
+        lowest, highest = (f(p for _, p in points) for f in (min, max))
+        assert inside and lowest * 0.999 <= found.value <= highest * 1.001
+    elif inside:  # only where no two points lie apart
+        assert len({h for h, _ in points}) == 1
+
+
+def test_reach():
+    curve = [(4, 400.0), (16, 100.0), (64, 25.0)]
+    there = compare.reach(curve, 200.0)
+    assert there.kind == "at" and there.steps == pytest.approx(8.0)
+    assert compare.reach(curve, 100.0).steps == pytest.approx(16.0)
+    assert compare.reach(curve, 400.0) == compare.Reach("within", 4)
+    assert compare.reach(curve, 500.0) == compare.Reach("within", 4)
+    assert compare.reach(curve, 20.0) == compare.Reach("not", 64)
+    assert compare.reach([(4, 1.0), (8, 0.0)], 0.0) == compare.Reach("at", 8)
+    assert compare.reach([(4, None), (8, None)], 1.0).kind == "apart"
+    # Not interpolated over a number of steps at which nothing compares.
+    gap = [(4, 400.0), (16, None), (64, 25.0)]
+    assert compare.reach(gap, 100.0) == compare.Reach("within", 64)
+    assert compare.reach([(4, 400.0), (16, None)], 100.0).kind == "apart"
+
+
+def point(model, steps, temperature, perplexity, entropy):
+    metrics = {"perplexity": estimate(perplexity, 0.01), "entropy": estimate(entropy)}
+    return row(model, steps, temperature, metrics=metrics)
+
+
+def test_a_sharper_model_is_no_better_one(tmp_path):
+    """The student is the tempered teacher: half the perplexity, nothing gained."""
+    rows = [
+        point("teacher", n, t, 800 / n * 2 ** ((t - 1) * 10), 3 + t)
+        for n in (4, 8, 16)
+        for t in (0.8, 1.0)
+    ]
+    rows += [point("MCD round 1", n, 1.0, 800 / n / 2, 3.9) for n in (4, 8, 16)]
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    student = found.at("MCD round 1", 1.0, 8)
+    match = compare.match(found, student, "teacher")
+    assert match.ratio.value == pytest.approx(1.0) and match.verdict == "a tie"
+    plain = compare.steps_at_equal_perplexity(found, student, "teacher")
+    both = compare.steps_at_equal_both(found, student, "teacher")
+    assert plain.steps == pytest.approx(16.0) and both.steps == pytest.approx(8.0)
+    assert "a tie within the intervals" in report.page(found)
+
+
+def test_beyond_the_temperatures_it_is_not_reached(tmp_path):
+    rows = [point("teacher", 8, t, 100.0 * t, 3 + t) for t in (0.9, 1.0)]
+    rows += [point("MCD round 1", 8, 1.0, 50.0, 3.5)]
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    match = compare.match(found, found.at("MCD round 1", 1.0, 8), "teacher")
+    assert match.other is None and match.verdict == "not reached"
+    assert "not reached" in report.page(found)
+
+
+# Charts -----------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
+def test_labels_are_spread_without_overlap(wanted):
+    places = charts.spread(wanted, 14, 10, 290)
+    assert all(10 - 1e-6 <= p <= 290 + 1e-6 for p in places)
+    gap = min(14, 280 / max(1, len(wanted) - 1))
+    ordered = sorted(places)
+    assert all(b - a >= gap - 1e-6 for a, b in zip(ordered, ordered[1:], strict=False))
+    pairs = sorted(zip(wanted, places, strict=True))
+    assert all(a[1] <= b[1] + 1e-6 for a, b in zip(pairs, pairs[1:], strict=False)
+               if a[0] < b[0])  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.floats(1e-3, 1e5), st.floats(1.0, 1e4), st.booleans())
+def test_axes_have_ticks_on_them_that_differ(low, factor, log):
+    found = charts.axis("x", [value(low), value(low * factor)], log=log)
+    marks = charts.labels(found)
+    assert 2 <= len(marks) <= 12
+    assert all(-1e-6 <= found.at(t) <= 1 + 1e-6 for t, _ in marks)
+    assert len({shown for _, shown in marks}) == len(marks)
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+              for c in parts]  # fmt: skip
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_contrast_in_light_and_dark():
+    style = (files(report) / "style.css").read_text("utf-8")
+    themes = re.findall(r":root \{(.*?)\n\s*\}", style, re.DOTALL)[:2]
+    assert len(themes) == 2
+    for theme in themes:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", theme))
+        assert len(colours) == 8 + 8 + 5
+        grounds = [luminance(colours[k]) for k in ("paper", "panel")]
+        for key in set(colours) - {"paper", "panel", "rule", "grid"}:
+            own = luminance(colours[key])
+            for ground in grounds if key in ("ink", "soft", "warn") else grounds[:1]:
+                ratio = (max(own, ground) + 0.05) / (min(own, ground) + 0.05)
+                assert ratio >= 4.5, (key, colours[key], ratio)
+        ramp = [luminance(colours[f"r{k}"]) for k in range(5)]
+        assert ramp in (sorted(ramp), sorted(ramp, reverse=True))
+
+
+def test_curves_differ_without_colour(tmp_path):
+    names = ["teacher", *(f"MCD round {k}" for k in range(1, 6))]
+    found = results.read([write(tmp_path / "r.jsonl", sweep(models=names))])
+    look = figures.looks(found, "teacher")
+    assert len({marker for _, marker in look.values()}) == 6
+    assert [look[n][0] for n in names] == ["c0", "r0", "r1", "r2", "r3", "r4"]
