@@ -41,6 +41,7 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     rows = sweep(NAMES, (4, 8, 16, 128))
     rows[0]["texts"] = [HOSTILE, "שלום עולם, 日本語"]
+    del rows[-1]["metrics"]["n_step_nelbo"], rows[-3]["metrics"]["perplexity"]
     path = write(folder / "r.jsonl", rows)
     (folder / "report.html").write_text(report.page(results.read([path])), "utf-8")
     return (folder / "report.html").as_uri()
@@ -196,6 +197,6 @@ def test_without_script_and_on_paper(visit):
     printed = page.evaluate(
         """() => [getComputedStyle(document.documentElement)
                     .getPropertyValue('--paper').trim(),
-                  document.querySelector('#rows').getBoundingClientRect().height]"""
+                  document.querySelector('#rows').checkVisibility()]"""
     )
-    assert printed[0] == "#ffffff" and printed[1] > 0  # closed details are printed
+    assert printed == ["#ffffff", True]  # closed details are printed
