@@ -161,11 +161,16 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
 
 
 def _sampling(config, folder: Path, layout: Layout) -> Finding:
-    if layout is DUO and takes_labels(folder) and config.sampling.use_float64:
+    from .samplers import OURS
+
+    wide = config.sampling.get("use_float64", True)
+    if wide and config.sampling.predictor in OURS:
+        return Finding("sampling", OK, "the plugin samples in float64")
+    if wide and layout is DUO and takes_labels(folder):
         return Finding("sampling", OK, "the host samples in float64")
     return Finding(
         "sampling", NOTE,
-        "the host samples this model in float32, which lowers entropy and flatters "
+        "this model is sampled in float32, which lowers entropy and flatters "
         "generative perplexity: compare only figures of the same dtype",
     )  # fmt: skip
 
@@ -174,9 +179,10 @@ def _settings(config, layout: Layout) -> Iterator[Finding]:
     """Whether the configured run fits MCD; looked at, not run."""
     from ..curriculum import Curriculum
     from ..distillers.noise import number
+    from .samplers import OURS
 
     predictor, noise = config.sampling.predictor, config.noise.type
-    fits = PREDICTORS[layout.name]
+    fits = (*OURS, *PREDICTORS[layout.name])
     if predictor in fits:
         yield Finding("predictor", OK, f"sampling.predictor={predictor}")
     else:
