@@ -159,7 +159,11 @@ def confidence(
                 certainty = certainty - scale * race.log()
             best = torch.full(z.shape, -torch.inf, dtype=torch.float64, device=z.device)
             best[rows] = certainty.double()
-            place = best.argsort(dim=-1, descending=True).argsort(dim=-1)
+            # Equals, as all may be of an empty sequence, go in a random order: by
+            # position neighbours would open together.
+            tie = chain.uniform(*z.shape, device=z.device).argsort(dim=-1)
+            order = best.gather(-1, tie).argsort(dim=-1, descending=True, stable=True)
+            place = tie.gather(-1, order).argsort(dim=-1)
             opens = rows & (place < count[:, None])
             if threshold is not None:
                 sure = torch.zeros_like(rows).masked_scatter(
