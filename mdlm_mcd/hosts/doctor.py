@@ -22,10 +22,6 @@ PACKAGES = (
     "numpy", "datasets", "safetensors",
 )  # fmt: skip
 
-PREDICTORS = {
-    DUO.name: ("ancestral_cache", "analytic", "psi"),
-    MDLM.name: ("ddpm_cache", "ddpm", "analytic"),
-}
 NOISES = {
     DUO.name: ("log-linear", "cosine"),
     MDLM.name: ("loglinear", "cosine", "cosinesqr"),
@@ -182,7 +178,7 @@ def _settings(config, layout: Layout) -> Iterator[Finding]:
     from .samplers import OURS
 
     predictor, noise = config.sampling.predictor, config.noise.type
-    fits = (*OURS, *PREDICTORS[layout.name])
+    fits = (*OURS, *layout.predictors)
     if predictor in fits:
         yield Finding("predictor", OK, f"sampling.predictor={predictor}")
     else:

@@ -7,6 +7,7 @@ import torch
 from ..errors import ConfigError
 from . import samplers
 from .common import LightningHost, no_autocast
+from .layouts import DUO
 
 
 def denoise(model, backbone, z, alpha_t, labels):
@@ -24,8 +25,14 @@ def denoise(model, backbone, z, alpha_t, labels):
 class Host(LightningHost, samplers.SamplingHost):
     """Answers the distillers' `host_` methods with Duo's own."""
 
-    # The minihost asks its class which predictors there are.
-    predictors = ("ancestral_cache", "ancestral", *samplers.OURS)
+    predictors = (*samplers.OURS, *DUO.predictors)
+
+    def _validate_configuration(self):
+        # Hosts accept what they know, branch ch-1 nothing but this.
+        named = self.sampler
+        self.sampler = "ancestral_cache" if named in samplers.OURS else named
+        super()._validate_configuration()
+        self.sampler = named
 
     @staticmethod
     def host_setting(config, name):

@@ -7,6 +7,7 @@ import torch
 from .. import sampling
 from . import samplers
 from .common import LightningHost, no_autocast
+from .layouts import MDLM
 
 
 def denoise(model, backbone, z, alpha_t, labels=None):
@@ -21,6 +22,8 @@ def denoise(model, backbone, z, alpha_t, labels=None):
 
 class Host(LightningHost, samplers.SamplingHost):
     """Answers the distillers' `host_` methods with MDLM's own."""
+
+    predictors = (*sampling.SAMPLERS, *MDLM.predictors)
 
     @staticmethod
     def host_setting(config, name):

@@ -45,9 +45,24 @@ def denoiser(model, denoise, labels=None):
 class SamplingHost:
     """For adapters: draws by `sampling.predictor` where that names a sampler of ours.
 
-    Needs `host_alpha`, and of the host `config`, `device`, `num_tokens` or the model's
-    length, `mask_index` and `vocab_size`.
+    Needs the adapter's `host_alpha` and `predictors`, and of the host `config`,
+    `device`, `mask_index`, `vocab_size` and `tokenizer`.
     """
+
+    predictors: tuple[str, ...]  # ours and the host's
+
+    def check_config(self, config, tokenizer):
+        """The distiller's own check, and the predictor's name.
+
+        Hosts take a name that they do not know for another, or end in an assertion.
+        """
+        name = config.sampling.predictor
+        if name not in self.predictors:
+            raise ConfigError(
+                f"sampling.predictor={name} is not for masked models here: choose one "
+                f"of {', '.join(self.predictors)}."
+            )
+        return super().check_config(config, tokenizer)
 
     def host_draw(self, denoise, count: int, steps: int | None) -> torch.Tensor:
         """(count, length) ids; the network is asked through denoise(z, rows).

@@ -9,8 +9,6 @@ from .errors import HostError
 class MDLM(trainer_base.AbsorbingState):
     """Masked diffusion under SUBS: no mass on the mask, visible tokens stay."""
 
-    predictors = ("ancestral_cache", "ancestral")  # subclasses may bring more
-
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         self._validate_configuration()
@@ -20,7 +18,7 @@ class MDLM(trainer_base.AbsorbingState):
             "algo.parameterization": (self.parameterization, {"subs"}),
             "algo.loss_type": (self.loss_type, {"elbo", "low_var"}),
             "algo.T": (self.T, {0}),
-            "sampling.predictor": (self.sampler, set(self.predictors)),
+            "sampling.predictor": (self.sampler, {"ancestral", "ancestral_cache"}),
             "sampling.noise_removal": (
                 self.config.sampling.noise_removal,
                 {"ancestral", "greedy", "none"},

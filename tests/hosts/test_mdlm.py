@@ -27,7 +27,8 @@ class Schedule(torch.nn.Module):
 class Diffusion(algo.MDLM):
     """The minihost's model behind MDLM's names, its config at the root."""
 
-    predictors = ("ancestral_cache", *sampling.SAMPLERS)  # MDLM takes any name
+    def _validate_configuration(self):
+        """MDLM takes any predictor's name, and does not look at it."""
 
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
@@ -95,7 +96,7 @@ def test_the_same_step_as_in_the_other_layout(module, compose, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [*sampling.SAMPLERS, "ancestral_cache"])
+@pytest.mark.parametrize("name", [*sampling.SAMPLERS, "ddpm_cache"])
 def test_samples_by_our_samplers_or_the_hosts_own(module, compose, name):
     config = compose(
         *SCRATCH, "+parameterization=subs", f"sampling.predictor={name}",
@@ -114,6 +115,14 @@ def test_samples_by_our_samplers_or_the_hosts_own(module, compose, name):
         alpha=lambda t: torch.exp(-Schedule()(t)[0]), vocab_size=model.vocab_size,
     )  # fmt: skip
     assert torch.equal(drawn, wanted.tokens) and (drawn != model.mask_index).all()
+
+
+def test_a_predictor_that_the_host_would_take_for_another(module, compose):
+    config = compose(
+        *SCRATCH, "+parameterization=subs", "sampling.predictor=ancestral_cache"
+    )
+    with pytest.raises(ConfigError, match="sampling.predictor=ancestral_cache is not"):
+        hosts.MCD(config, dataloader.get_tokenizer(config))
 
 
 def test_settings_are_named_where_the_host_keeps_them(module, compose):

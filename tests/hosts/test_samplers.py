@@ -2,6 +2,7 @@
 
 import json
 import logging
+import types
 
 import pytest
 import torch
@@ -129,6 +130,8 @@ def test_a_step_fitted_to_the_validation_split(student, caplog):
     "overrides,words",
     [
         (["sampling.u_law=grid"], "u_law=grid is unknown"),
+        (["sampling.predictor=sparce"],
+         "sampling.predictor=sparce is not for masked models here: choose one of spar"),
         (["sampling.u_step=auto"], "sampling.u_step=auto fits a lattice"),
         (["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
         (["sampling.predictor=first_hitting", "sampling.stratified=true"],
@@ -139,6 +142,20 @@ def test_a_step_fitted_to_the_validation_split(student, caplog):
 def test_bad_keys_are_refused(student, overrides, words):
     with pytest.raises(ConfigError, match=words):
         student(*overrides).generate_samples(2, num_steps=2)
+
+
+def test_a_host_that_accepts_one_predictor_only(compose, monkeypatch):
+    """Duo's branch ch-1 asserts its one name; ours are not its business."""
+
+    class Strict(algo.MDLM):
+        def _validate_configuration(self):
+            assert self.sampler == "ancestral_cache"
+
+    module = types.ModuleType("algo")
+    module.MDLM = Strict
+    config = compose(*SCRATCH, "sampling.predictor=locked")
+    cls = hosts.distiller("MCD", layouts.DUO, module)
+    assert cls(config, dataloader.get_tokenizer(config)).sampler == "locked"
 
 
 def test_guidance_is_left_to_the_host(student):
