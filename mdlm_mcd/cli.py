@@ -87,7 +87,7 @@ def _sweep(args) -> None:
 
     points = sweep.grid(
         args.steps, args.temperature, args.sampler.split(","), args.u_law,
-        args.dtype.split(","), args.top_p,
+        args.dtype.split(","), args.top_p, args.stratified,
     )  # fmt: skip
     plan = sweep.Plan(
         points, args.num_samples, args.batch_size, args.bound_rows, args.seed
@@ -227,8 +227,11 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--sampler", default="sparse", metavar="NAME,NAME")
     measure.add_argument(
         "--u-law", type=_law, nargs="+", default=[("iid", None)], metavar="LAW[:STEP]",
-        help="joint law of the masks: iid, lattice, lattice:1/8",
+        help="joint law of the masks: iid, lattice, lattice:1/8, lattice:auto, halton",
     )  # fmt: skip
+    measure.add_argument(
+        "--stratified", action="store_true", help="each step opens its exact share"
+    )
     measure.add_argument("--num-samples", type=int, default=1024)
     measure.add_argument("--top-p", type=float, default=1.0)
     measure.add_argument("--dtype", default="float64", help="of the draws")

@@ -7,13 +7,12 @@ one trajectory, and the earlier shows a superset of the later.
 
 The paper draws each u independently. Only the marginal of each u enters the
 masking probability, so how the u of a sequence depend on one another is free;
-`draw_u` makes that joint law an argument.
+`draw_u` (of `laws`) makes that joint law an argument.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,8 +20,12 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError
+from .laws import GOLDEN, U_LAWS, draw_u
 
-GOLDEN = (math.sqrt(5) - 1) / 2
+__all__ = [
+    "COUPLINGS", "GOLDEN", "U_LAWS", "Alpha", "CoupledPair", "check_coupling",
+    "counter_generator", "couple", "couple_as", "draw_u", "mask", "sample_times",
+]  # fmt: skip
 
 Alpha = Callable[[Tensor], Tensor]
 """A signal schedule: t in [0, 1] -> alpha_t in [0, 1], falling in t."""
@@ -49,63 +52,6 @@ def counter_generator(*counters: int | str) -> torch.Generator:
     """
     digest = hashlib.blake2b(repr(counters).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-
-
-# The law of u ---------------------------------------------------------------------
-
-
-def _iid(batch: int, length: int, *, step, generator) -> Tensor:
-    if step is not None:
-        raise ConfigError(
-            f"algo.u_step={step} means nothing to algo.u_law=iid: leave it null or "
-            "set algo.u_law=lattice."
-        )
-    return torch.rand(batch, length, generator=generator)
-
-
-def _lattice(batch: int, length: int, *, step, generator) -> Tensor:
-    step = GOLDEN if step is None else step
-    if not math.isfinite(step):
-        raise ConfigError(
-            f"algo.u_step={step} is no step: give a finite number, say 1/8."
-        )
-    shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
-    position = torch.arange(length, dtype=torch.float64)
-    u = torch.frac(shift + position * (step % 1.0))
-    # Reflection keeps the marginal and makes both directions equally likely.
-    # float32 may round up to 1.0, which is still within the closed interval.
-    return torch.where(coin < 0.5, u, 1 - u).float()
-
-
-U_LAWS: dict[str, Callable[..., Tensor]] = {"iid": _iid, "lattice": _lattice}
-
-
-def draw_u(
-    batch: int,
-    length: int,
-    law: str = "iid",
-    *,
-    step: float | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Trajectory noise u, (batch, length) float32 on the CPU, each u ~ U[0, 1].
-
-    law: how the u of one sequence depend on one another; sequences are
-        independent under every law.
-        `iid`: they do not (the paper).
-        `lattice`: u_i = frac(u_0 + i * step) with a random shift u_0 and a random
-        reflection per sequence, so that tokens with near u, which open
-        together, lie far apart. `step` defaults to the golden ratio's fraction;
-        1/N gives a comb that moves on to the neighbours at each of N steps.
-    generator: a CPU generator; draws are then reproducible on every device.
-
-    Raises ConfigError for an unknown law.
-    """
-    if law not in U_LAWS:
-        raise ConfigError(
-            f"algo.u_law={law} is unknown: choose one of {', '.join(U_LAWS)}."
-        )
-    return U_LAWS[law](batch, length, step=step, generator=generator)
 
 
 # Times ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mdlm_mcd import head, losses
+from mdlm_mcd import head, losses, sampling
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,3 +49,24 @@ def test_cuda_and_cpu_agree_on_one_forward(random_mdlm):
         cuda = copy.deepcopy(model).cuda()(x.cuda(), sigma.cuda()).cpu()
     # bfloat16 in the blocks: three significant digits.
     assert (cpu - cuda).norm() < 0.02 * cpu.norm()
+
+
+@pytest.mark.parametrize("name", list(sampling.SAMPLERS))
+def test_samplers_draw_on_their_device(name):
+    table = torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
+
+    def denoise(z, rows):
+        return table.to(z.device)[rows.nonzero()[:, 1]]
+
+    def draw(device, **how):
+        return sampling.sample(
+            name, denoise, 5, 12, 4, alpha=lambda t: 1 - t, mask_index=6, vocab_size=7,
+            device=device, **how,
+        ).tokens  # fmt: skip
+
+    drawn = draw("cuda", generator=torch.Generator("cuda").manual_seed(1))
+    assert drawn.is_cuda and (drawn < 6).all()
+    if name == "locked":
+        # A latent is the same on every device; a model is up to rounding.
+        same = [draw(d, latent=sampling.Latent(3)).cpu() for d in ("cpu", "cuda")]
+        assert torch.equal(*same)

@@ -92,7 +92,7 @@ def test_any_hydra_application_finds_our_configs(installed, tmp_path):
     (tmp_path / "conf" / "algo" / "own.yaml").write_text("name: own\n")
     (tmp_path / "app.py").write_text(APP)
     out = call(installed, "app.py", "algo=mcd", cwd=tmp_path)
-    assert "_target_: mdlm_mcd.hosts.MCD" in out and "predictor: ancestral_cache" in out
+    assert "_target_: mdlm_mcd.hosts.MCD" in out and "predictor: sparse" in out
     # Hydra imports the plugin at each start of every application: it stays light.
     assert "torch imported: False" in out
     assert "name: own" in call(installed, "app.py", cwd=tmp_path)

@@ -45,7 +45,7 @@ def test_the_papers_setting():
     assert config.lr_scheduler.num_warmup_steps == 500
     assert config.loader.global_batch_size == 128
     assert config.training.ema == 0.999 and config.trainer.max_steps == 50_000
-    assert config.sampling.predictor == "ancestral_cache"
+    assert config.sampling.predictor == "sparse"
     assert config.training.loss_precision == "float32" and config.sampling.use_float64
 
 

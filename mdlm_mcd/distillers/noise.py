@@ -12,19 +12,19 @@ from ..curriculum import Round
 from ..errors import ConfigError
 
 
-def number(algo: DictConfig, key: str) -> float | None:
-    """algo[key], where the command line may also say a fraction such as 1/512.
+def number(config: DictConfig, key: str, group: str = "algo") -> float | None:
+    """config[key], where the command line may also say a fraction such as 1/512.
 
     Raises ConfigError for anything that is no number.
     """
-    value = algo[key]
+    value = config[key]
     if not isinstance(value, str):
         return value
     try:
         return float(Fraction(value))
     except (ValueError, ZeroDivisionError) as error:
         raise ConfigError(
-            f"algo.{key}={value} is no number: write it like 0.05 or 1/20."
+            f"{group}.{key}={value} is no number: write it like 0.05 or 1/20."
         ) from error
 
 

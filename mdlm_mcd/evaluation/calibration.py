@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from .sweep import Plan
+from .sweep import Plan, Point
 
 DTYPES = ("float32", "float64")
 
@@ -37,12 +37,13 @@ class Verdict(NamedTuple):
 
 
 def plan(of: Plan) -> Plan:
-    """The teacher's points at temperature 1, in both precisions."""
-    points = {
-        replace(p, dtype=dtype, temperature=1.0) for p in of.points for dtype in DTYPES
-    }
-    order = sorted(points, key=lambda p: (p.steps, p.dtype, p.sampler, p.u_law))
-    return replace(of, points=tuple(order))
+    """The teacher at temperature 1 by the hosts' sampler, in both precisions.
+
+    `ancestral` and no other: in float32 its races are the hosts', mask included.
+    """
+    steps = sorted({point.steps for point in of.points})
+    points = [Point("ancestral", steps=n, dtype=d) for n in steps for d in DTYPES]
+    return replace(of, points=tuple(points))
 
 
 def verdicts(

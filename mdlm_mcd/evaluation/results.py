@@ -33,8 +33,8 @@ POSITIVE = ("steps", "temperature", "num_samples", "length")
 # What has to be equal for two figures to stand in one table.
 SETTINGS = ("evaluator", "dtype", "num_samples", "length", "seed")
 # What makes another curve of the same model.
-VARIANT = ("sampler", "u_law", "u_step", "top_p")
-_DEFAULT = {"u_law": "iid", "top_p": 1.0}
+VARIANT = ("sampler", "u_law", "u_step", "stratified", "top_p")
+_DEFAULT = {"u_law": "iid", "stratified": False, "top_p": 1.0}
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,8 @@ def _told(point: Point, key: str) -> str:
         return "" if value == "iid" else f"u {value}"
     if key == "u_step":
         return "" if value is None else f"step {value}"
+    if key == "stratified":
+        return "stratified" if value else ""
     if key == "top_p":
         return "" if value == 1 else f"top-p {value:g}"
     if key in ("num_samples", "length", "seed"):

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import sampling
+from .. import laws, sampling
 from ..coupling import counter_generator
 from ..errors import ConfigError
 from . import bounds, metrics
@@ -35,11 +35,12 @@ TEXTS = 4  # samples kept as text
 
 @dataclass(frozen=True)
 class Point:
-    """Where a model is measured."""
+    """Where a model is measured; u_law, u_step and stratified are of `laws.draw_u`."""
 
     sampler: str = "sparse"
     u_law: str = "iid"
-    u_step: float | None = None
+    u_step: float | str | None = None  # auto: fitted to the held-out text
+    stratified: bool = False
     steps: int = 8
     temperature: float = 1.0
     top_p: float = 1.0
@@ -93,10 +94,11 @@ def grid(
     laws: Sequence[tuple[str, float | None]] = (("iid", None),),
     dtypes: Sequence[str] = ("float64",),
     top_p: float = 1.0,
+    stratified: bool = False,
 ) -> tuple[Point, ...]:
     """All combinations, the cheap ones first, each once."""
     found = (
-        Point(sampler, law, step, n, t, top_p, dtype)
+        Point(sampler, law, step, stratified, n, t, top_p, dtype)
         for n, t, sampler, (law, step), dtype in product(
             sorted(steps), temperatures, samplers, laws, dtypes
         )
@@ -105,7 +107,8 @@ def grid(
 
 
 IDENTITY = (
-    "sha256", "sampler", "u_law", "u_step", "steps", "temperature", "top_p", "dtype",
+    "sha256", "sampler", "u_law", "u_step", "stratified", "steps", "temperature",
+    "top_p", "dtype",
     "seed", "num_samples", "length", "evaluator",
 )  # fmt: skip
 
@@ -174,6 +177,7 @@ class Sweep:
         self.evaluator, self.held_out = evaluator, held_out
         self.on_point = on_point or (lambda done, total, said: None)
         self._bounds: dict[tuple, dict[str, Any]] = {}
+        self._information: Tensor | None = None
 
     def run(self, models: Sequence[Callable[[], Candidate]]) -> list[dict[str, Any]]:
         """Every row of the plan, those of earlier runs included.
@@ -204,6 +208,7 @@ class Sweep:
                 rows.append(found)
                 done += point.steps
             self._bounds.clear()
+            self._information = None
         self.on_point(done, total, "done")
         return rows
 
@@ -231,6 +236,11 @@ class Sweep:
         }
 
     def _measure(self, model, point: Point, evaluator: Evaluator, text: Tensor) -> dict:
+        fitted = {}
+        if point.u_step == "auto":
+            step = self._fit(model, point.steps, text)
+            fitted["u_step_fitted"] = step
+            point = replace(point, u_step=step)
         start = time.perf_counter()
         tokens, evaluations = draw(model, point, self.plan)
         seconds = time.perf_counter() - start
@@ -240,25 +250,33 @@ class Sweep:
         )
         return {
             **self.facts,
+            **fitted,
             "seconds": seconds,
             "evaluations": evaluations,
             "metrics": self._bound(model, point, text) | found,
             "texts": model.tokenizer.batch_decode(tokens[:TEXTS]),
         }
 
+    def _fit(self, model: Candidate, steps: int, text: Tensor) -> float:
+        """The lattice's step for held-out text and a number of steps."""
+        if self._information is None:
+            self._information = laws.mutual_information(
+                text.cpu(), generator=counter_generator(self.plan.seed, "lags")
+            )
+        return laws.fit_step(self._information, model.length, steps)
+
     def _bound(self, model: Candidate, point: Point, text: Tensor) -> dict[str, Any]:
         """The bounds of a model on held-out text; they know nothing of its samples."""
         if point.top_p < 1 or point.sampler not in OPEN_BY_U:
             return {}  # what a nucleus cuts costs infinitely much
-        key = (point.u_law, point.u_step, point.steps, point.temperature)
+        key = (*_law(point).values(), point.steps, point.temperature)
         if key not in self._bounds:
             text = text.to(model.device)
             how = dict(temperature=point.temperature, batch_size=self.plan.batch_size)
             # The same masks for every model.
             n_step = bounds.n_step_nelbo(
                 model.denoise, text[: self.plan.bound_rows], point.steps,
-                alpha=model.alpha, mask_index=model.mask_index, u_law=point.u_law,
-                u_step=point.u_step,
+                alpha=model.alpha, mask_index=model.mask_index, **_law(point),
                 generator=counter_generator(self.plan.seed, "n-step", point.steps),
                 **how,
             )  # fmt: skip
@@ -274,19 +292,24 @@ class Sweep:
         return self._bounds[key]
 
 
+def _law(point: Point) -> dict[str, Any]:
+    return {key: getattr(point, key) for key in ("u_law", "u_step", "stratified")}
+
+
 def draw(model: Candidate, point: Point, plan: Plan) -> tuple[Tensor, int]:
     """(num_samples, length) tokens and the network evaluations of one sequence.
 
     Batches of one plan start from the same noise for every model, so differences
-    between models are the models'.
+    between models are the models'; under `locked` for every number of steps, too.
     """
-    options: dict[str, Any] = {}
-    if (point.u_law, point.u_step) != ("iid", None):
-        options = {"u_law": point.u_law, "u_step": point.u_step}
     parts, evaluations, left = [], 0, plan.num_samples
     for index in range(-(-plan.num_samples // plan.batch_size)):
         count = min(plan.batch_size, left)
         left -= count
+        options = _law(point)
+        if point.sampler == "locked":
+            first = index * plan.batch_size
+            options = {"latent": sampling.Latent(plan.seed, **options, first=first)}
         generator = torch.Generator(model.device)
         generator.manual_seed(
             counter_generator(plan.seed, "sweep", point.steps, index).initial_seed()

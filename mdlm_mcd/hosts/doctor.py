@@ -29,12 +29,6 @@ PACKAGES = (
     "numpy", "datasets", "safetensors",
 )  # fmt: skip
 
-PREDICTORS = {
-    "duo main": ("ancestral_cache", "analytic", "psi"),
-    "duo ch-1": ("ancestral_cache",),
-    "mdlm": ("ddpm_cache", "ddpm", "analytic"),
-}
-
 
 class Finding(NamedTuple):
     """One line of the report: OK, NOTE (worth knowing) or STOP (ends a run)."""
@@ -194,11 +188,16 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
 
 
 def _sampling(config, folder: Path, layout: Layout) -> Finding:
-    if layout is DUO and takes_labels(folder) and config.sampling.use_float64:
+    from .samplers import OURS
+
+    wide = config.sampling.get("use_float64", True)
+    if wide and config.sampling.predictor in OURS:
+        return Finding("sampling", OK, "the plugin samples in float64")
+    if wide and layout is DUO and takes_labels(folder):
         return Finding("sampling", OK, "the host samples in float64")
     return Finding(
         "sampling", NOTE,
-        "the host samples this model in float32, which lowers entropy and flatters "
+        "this model is sampled in float32, which lowers entropy and flatters "
         "generative perplexity: compare only figures of the same dtype",
     )  # fmt: skip
 
@@ -218,12 +217,12 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
 
     from .. import distillers
     from ..distillers.noise import check_schedule
-    from . import models
+    from . import models, samplers
 
-    kind = "mdlm"
-    if layout is DUO:
-        kind = "duo main" if takes_labels(folder) else "duo ch-1"
-    predictor, fits = config.sampling.predictor, PREDICTORS[kind]
+    adapter = importlib.import_module(f"{__package__}.{layout.adapter}")
+    predictor, fits = config.sampling.predictor, adapter.Host.predictors
+    if layout is DUO and not takes_labels(folder):
+        fits = (*samplers.OURS, "ancestral_cache")  # all that ch-1 lets through
     if predictor in fits:
         yield Finding("predictor", OK, f"sampling.predictor={predictor}")
     else:
@@ -256,7 +255,6 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
         )
 
     # The student's class without its host: the same checks, in the same words.
-    adapter = importlib.import_module(f"{__package__}.{layout.adapter}")
     student = type("Student", (adapter.Host, distillers.MCD), {})
     algo = config.algo
     yield _checked(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from .. import head
 from ..errors import ConfigError
+from . import samplers
 from .common import LightningHost, no_autocast
+from .layouts import DUO
 
 
 def denoise(model, backbone, z, alpha_t, labels):
@@ -21,8 +22,17 @@ def denoise(model, backbone, z, alpha_t, labels):
         return backbone(z, sigma, **classes)
 
 
-class Host(LightningHost):
+class Host(LightningHost, samplers.SamplingHost):
     """Answers the distillers' `host_` methods with Duo's own."""
+
+    predictors = (*samplers.OURS, *DUO.predictors)
+
+    def _validate_configuration(self):
+        # Hosts accept what they know, branch ch-1 nothing but this.
+        named = self.sampler
+        self.sampler = "ancestral_cache" if named in samplers.OURS else named
+        super()._validate_configuration()
+        self.sampler = named
 
     @staticmethod
     def host_setting(config, name):
@@ -57,23 +67,29 @@ class Host(LightningHost):
     def host_record(self, loss_sum, num_tokens):
         self.metrics.update_train(loss_sum, 0.0, num_tokens)
 
+    def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
+        """Token ids (num_samples, length) by `sampling.predictor`, ours or the host's.
+
+        Raises ConfigError for guidance, which only the host's own samplers know.
+        """
+        # Only where there are classes: older hosts do not take the argument.
+        classes = {} if labels is None else {"labels": labels.to(self.device)}
+        if self.sampler not in samplers.OURS:
+            return super().generate_samples(
+                num_samples, num_steps=num_steps, eps=eps, **classes
+            )
+        weight = self.config.sampling.get("guid_weight")
+        if classes and weight:
+            raise ConfigError(
+                f"sampling.guid_weight={weight} guides the host's own samplers alone: "
+                "set sampling.predictor=ancestral_cache, or the weight to null."
+            )
+        return self.host_draw(denoiser(self, **classes), num_samples, num_steps)
+
 
 def denoiser(model, labels=None):
     """`denoise(z, rows) -> logits` for `mdlm_mcd.sampling`, from a host's model.
 
-    Only for models that are not told the time (MDLM): alpha_t is then irrelevant.
     labels: (batch,) classes for models conditioned on them.
     """
-
-    def on_rows(z, rows):
-        # At many steps most sequences open nothing: they are not run at all.
-        active = rows.any(-1)
-        z, rows = z[active], rows[active]
-        classes = None if labels is None else labels[active]
-        alpha_t = torch.full((z.shape[0],), 0.5, device=z.device)
-        features = head.encode(
-            model.backbone, lambda net: denoise(model, net, z, alpha_t, classes)
-        )
-        return features.logits(features.rows(rows.flatten().nonzero().squeeze(-1)))
-
-    return on_rows
+    return samplers.denoiser(model, denoise, labels)

@@ -22,7 +22,8 @@ class Layout:
     adapter: the module of ours that knows it; modules: the host's module of models,
     the first name being that in a clone; model: the class distillers are married to;
     needed: methods that tell it; sources: files of a clone in which
-    class and methods are found; patch: what makes its main.py train our classes.
+    class and methods are found; patch: what makes its main.py train our classes;
+    predictors: its own values of `sampling.predictor` that fit masked models.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Layout:
     needed: tuple[str, ...]
     sources: tuple[str, ...]
     patch: str
+    predictors: tuple[str, ...]
 
     def lacks(self, module: ModuleType) -> list[str]:
         """What a loaded module of models does not offer (empty: it fits)."""
@@ -77,6 +79,7 @@ DUO = Layout(
     ),
     sources=("algo.py", "trainer_base.py"),
     patch="duo.patch",
+    predictors=("ancestral_cache", "analytic", "psi"),
 )  # fmt: skip
 
 MDLM = Layout(
@@ -90,6 +93,7 @@ MDLM = Layout(
     ),
     sources=("diffusion.py",),
     patch="mdlm.patch",
+    predictors=("ddpm_cache", "ddpm", "analytic"),
 )  # fmt: skip
 
 LAYOUTS = (DUO, MDLM)

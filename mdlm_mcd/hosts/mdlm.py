@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import torch
 
+from .. import sampling
+from . import samplers
 from .common import LightningHost, no_autocast
+from .layouts import MDLM
 
 
-class Host(LightningHost):
+def denoise(model, backbone, z, alpha_t, labels=None):
+    """`backbone`'s raw logits for z (batch, length), called as `model` calls its own.
+
+    alpha_t: (batch,); labels: None, since this host knows no classes.
+    """
+    sigma = model._process_sigma(-torch.log(alpha_t))
+    with no_autocast():
+        return backbone(z, sigma)
+
+
+class Host(LightningHost, samplers.SamplingHost):
     """Answers the distillers' `host_` methods with MDLM's own."""
+
+    predictors = (*sampling.SAMPLERS, *MDLM.predictors)
 
     @staticmethod
     def host_setting(config, name):
@@ -26,10 +41,20 @@ class Host(LightningHost):
         return torch.exp(-sigma)
 
     def host_denoise(self, backbone, z, alpha_t, condition):
-        sigma = self._process_sigma(-torch.log(alpha_t))
-        with no_autocast():
-            return backbone(z, sigma)
+        return denoise(self, backbone, z, alpha_t)
 
     def host_record(self, loss_sum, num_tokens):
         self.train_metrics.update(loss_sum / num_tokens, num_tokens)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True, sync_dist=True)
+
+    def _sample(self, num_steps=None, eps=1e-5):
+        """Token ids by `sampling.predictor`, ours or the host's."""
+        if self.sampler not in sampling.SAMPLERS:
+            return super()._sample(num_steps=num_steps, eps=eps)
+        count = self.config.loader.eval_batch_size
+        return self.host_draw(denoiser(self), count, num_steps)
+
+
+def denoiser(model):
+    """`denoise(z, rows) -> logits` for `mdlm_mcd.sampling`, from a host's model."""
+    return samplers.denoiser(model, denoise)

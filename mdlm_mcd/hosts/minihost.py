@@ -59,6 +59,8 @@ def open_model(path: str | Path, ema: bool = True):
     held = torch.load(path, map_location="cpu", weights_only=True)
     entry.register_resolvers()
     config = OmegaConf.create(held["hyper_parameters"]["config"])
+    # A distiller's may be one of ours, of which the host's own class does not know.
+    config.sampling.predictor = "ancestral_cache"
     tokenizer = dataloader.get_tokenizer(config)
     cls = algo.AR if config.algo.parameterization == "ar" else algo.MDLM
     model = entry.load_from_checkpoint(cls, str(path), config, tokenizer)

@@ -1,15 +1,17 @@
 """The sweep: rows, resuming, names that changed, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import bounds, sweep
+from mdlm_mcd.evaluation import bounds, calibration, sweep
 from mdlm_mcd.evaluation.candidate import Candidate
 from mdlm_mcd.evaluation.evaluators import Judge
+from mdlm_mcd.evaluation.report.paper import published
 
 VOCAB, MASK, LENGTH = 12, 11, 8
 
@@ -24,14 +26,15 @@ def alpha(t):
 
 
 def model(label="a", sha="1" * 64, scale=1.0, calls=None):
-    """A denoiser that looks at nothing but the position."""
+    """A denoiser that looks at the position and at how much is visible."""
     generator = torch.Generator().manual_seed(0)
     table = scale * torch.randn(LENGTH, VOCAB, generator=generator)
 
     def denoise(z, rows):
         if calls is not None:
             calls.append(int(rows.sum()))
-        return table.expand(len(z), LENGTH, VOCAB)[rows].clone()
+        visible = (z != MASK).double().mean(-1)[:, None, None]
+        return (table.expand(len(z), LENGTH, VOCAB) * (1 + visible))[rows].float()
 
     return Candidate(
         label=label, denoise=denoise, alpha=alpha, mask_index=MASK, vocab_size=VOCAB,
@@ -143,6 +146,54 @@ def test_bad_input_before_any_model_is_opened(how, words, tmp_path):
     with pytest.raises(ConfigError, match="at least 2 samples"):
         run(tmp_path / "r.jsonl", plan=sweep.Plan(sweep.grid([2]), num_samples=1))
     assert not (tmp_path / "r.jsonl").exists()
+
+
+def test_one_latent_for_all_numbers_of_steps(tmp_path):
+    """Under `locked` a denoiser that looks at nothing draws the same at any steps."""
+
+    def blind(z, rows):
+        return torch.linspace(0, 1, VOCAB).expand(int(rows.sum()), VOCAB).clone()
+
+    fixed = replace(model(), denoise=blind)
+    points = sweep.grid([2, 5], samplers=["locked"], laws=[("lattice", None)])
+    rows = run(tmp_path / "r", fixed, plan=sweep.Plan(points, 10, 4, 16))
+    assert rows[0]["texts"] == rows[1]["texts"]
+
+
+def test_a_fitted_step(tmp_path):
+    rows = run(
+        tmp_path / "r", model(), plan=plan(laws=[("lattice", "auto")], stratified=True)
+    )
+    assert rows[0]["u_step"] == "auto" and 0 < rows[0]["u_step_fitted"] <= 1
+    assert rows[0]["stratified"] is True
+
+
+def test_which_precision_is_published():
+    of = sweep.Plan(sweep.grid([4, 32], [0.7, 1.0]))
+    asked = calibration.plan(of).points
+    assert {(p.steps, p.dtype) for p in asked} == {
+        (n, d) for n in (4, 32) for d in ("float32", "float64")
+    }
+    assert {(p.sampler, p.temperature) for p in asked} == {("ancestral", 1.0)}
+
+    def row(steps, dtype, value, length=1024):
+        figure = {"value": value, "low": value - 5, "high": value + 5}
+        return {"steps": steps, "dtype": dtype, "length": length,
+                "evaluator": "org/gpt2-large",
+                "metrics": {"perplexity": figure, "entropy": {"value": 5.4}}}  # fmt: skip
+
+    paper = published()
+    rows = [row(4, "float64", 700.0), row(32, "float32", 163.0),
+            row(32, "float64", 192.0), row(64, "float64", 300.0)]  # fmt: skip
+    found = calibration.verdicts(rows, paper)
+    assert [v.said for v in found] == [
+        "no published figure", "matches float32", "matches neither",
+    ]  # fmt: skip
+    assert found[1].published == 163.27
+    # Another length is another measurement.
+    (other,) = calibration.verdicts([row(32, "float32", 163.0, length=64)], paper)
+    assert other.published is None
+    assert calibration.table(found).row_count == 3
 
 
 def test_the_grid_holds_each_point_once():

@@ -197,6 +197,18 @@ def test_an_exported_student(host, student, tmp_path):
     assert "the only weights of step 12" in said
 
 
+def test_the_student_by_our_samplers(patched, student):
+    """`algo=mcd` opens it too, and draws in float64 whatever the host does."""
+    _, said = patched.run(
+        "ours", "algo=mcd", "mode=sample_eval", "sampling.u_law=lattice",
+        "sampling.u_step=1/8", "sampling.stratified=true",
+        f"eval.checkpoint_path={student}/round-2.ckpt",
+    )  # fmt: skip
+    assert re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", said)
+    assert "sampling.predictor=sparse: 8 network evaluations for 8 sequences" in said
+    assert "float32" not in said.partition("network evaluations")[2]
+
+
 def test_a_sweep(host, teacher):
     out, _ = host.run(
         "sweep", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}",

@@ -41,7 +41,7 @@ def test_a_host_that_is_ready(host, teacher, capsys):
     for words in (
         "Duo's layout as on branch main", "applied", "sees algo=mcd", "torch 2",
         "step 7", "samples in float64",
-        "sampling.predictor=ancestral_cache", "noise.type=log-linear",
+        "sampling.predictor=sparse", "noise.type=log-linear",
         "5 rounds of 10000", "mdlm-mcd run    ready",
     ):  # fmt: skip
         assert words in said, said
@@ -63,7 +63,11 @@ def test_an_unpatched_host(host, capsys):
 @pytest.mark.parametrize(
     "override, topic, words",
     [
-        ("sampling.predictor=ancestral", "predictor", "choose one of ancestral_cache"),
+        (
+            "sampling.predictor=ancestral",
+            "predictor",
+            "choose one of sparse, first_hit",
+        ),
         ("trainer.precision=bf16-true", "precision", "use bf16"),
         ("algo.rounds=2", "algo", "set trainer.max_steps=20000"),
         ("algo.delta0=x", "algo", "algo.delta0=x is no number"),

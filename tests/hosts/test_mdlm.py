@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from mdlm_mcd import distillers, hosts
+from mdlm_mcd import distillers, hosts, sampling
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import layouts
 from mdlm_mcd.hosts.layouts import MDLM
@@ -27,6 +27,9 @@ class Schedule(torch.nn.Module):
 class Diffusion(algo.MDLM):
     """The minihost's model behind MDLM's names, its config at the root."""
 
+    def _validate_configuration(self):
+        """MDLM takes any predictor's name, and does not look at it."""
+
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer)
         del self.ignore_bos
@@ -42,6 +45,9 @@ class Diffusion(algo.MDLM):
 
     def _subs_parameterization(self, logits, xt):
         raise NotImplementedError
+
+    def _sample(self, num_steps=None, eps=1e-5):
+        return "the host's own"
 
 
 @pytest.fixture
@@ -90,6 +96,35 @@ def test_the_same_step_as_in_the_other_layout(module, compose, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [*sampling.SAMPLERS, "ddpm_cache"])
+def test_samples_by_our_samplers_or_the_hosts_own(module, compose, name):
+    config = compose(
+        *SCRATCH, "+parameterization=subs", f"sampling.predictor={name}",
+        "loader.eval_batch_size=7",
+    )  # fmt: skip
+    model = hosts.MCD(config, dataloader.get_tokenizer(config)).eval()
+    torch.nn.init.normal_(model.backbone.output_layer.linear.weight, std=0.3)
+    torch.manual_seed(5)
+    drawn = model._sample(num_steps=4)
+    if name not in sampling.SAMPLERS:
+        assert drawn == "the host's own"
+        return
+    torch.manual_seed(5)
+    wanted = sampling.sample(
+        name, hosts.mdlm.denoiser(model), 7, 16, 4, mask_index=model.mask_index,
+        alpha=lambda t: torch.exp(-Schedule()(t)[0]), vocab_size=model.vocab_size,
+    )  # fmt: skip
+    assert torch.equal(drawn, wanted.tokens) and (drawn != model.mask_index).all()
+
+
+def test_a_predictor_that_the_host_would_take_for_another(module, compose):
+    config = compose(
+        *SCRATCH, "+parameterization=subs", "sampling.predictor=ancestral_cache"
+    )
+    with pytest.raises(ConfigError, match="sampling.predictor=ancestral_cache is not"):
+        hosts.MCD(config, dataloader.get_tokenizer(config))
+
+
 def test_settings_are_named_where_the_host_keeps_them(module, compose):
     config = compose(*SCRATCH, "+parameterization=d3pm")
     with pytest.raises(ConfigError, match="^parameterization=d3pm does not fit algo"):
@@ -131,7 +166,7 @@ def test_the_config_speaks_the_hosts_keys(folder):
     config = composed(folder, "algo=mcd")
     assert config.algo._target_ == "mdlm_mcd.hosts.MCD"
     assert (config.parameterization, config.T) == ("subs", 0)
-    assert config.sampling.predictor == "ddpm_cache"  # not Duo's name for it
+    assert config.sampling.predictor == "sparse" and config.sampling.use_float64
     assert "loss_precision" not in config.training
     assert "backbone" not in config.algo and config.trainer.max_steps == 50_000
     # The command line still wins, and without `algo` nothing of ours is there.
@@ -143,7 +178,7 @@ def test_the_config_speaks_the_hosts_keys(folder):
 def test_an_unpatched_host_is_stopped_when_its_config_is_read(folder, monkeypatch):
     (folder / "main.py").write_text("import diffusion\n")
     config = composed(folder, "algo=mcd")
-    assert config.sampling.predictor == "ddpm_cache"
+    assert config.sampling.predictor == "sparse"
     with pytest.raises(SystemExit, match="mdlm-mcd patch"):
         _ = config.algo.unpatched_host
     monkeypatch.setenv("MDLM_MCD_PATCHED", str(folder.resolve()))

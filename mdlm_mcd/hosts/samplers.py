@@ -1,0 +1,136 @@
+"""Our samplers in a host: `sampling.predictor=sparse` and the keys that go with it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import torch
+
+from .. import head, laws, sampling
+from ..distillers.noise import number
+from ..errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# `ancestral` is a name of Duo's own, who refuses it for masked models.
+OURS = tuple(name for name in sampling.SAMPLERS if name != "ancestral")
+
+OPTIONS = {key for own in sampling.OPTIONS.values() for key in own} - {"latent"}
+
+MOST_TOKENS = 500_000
+
+
+def denoiser(model, denoise, labels=None):
+    """`denoise(z, rows) -> logits` for `mdlm_mcd.sampling`, from a host's model.
+
+    denoise(model, backbone, z, alpha_t, labels): an adapter's. Only for models that are
+    not told the time: alpha_t is then irrelevant. labels: (batch,) classes, or None.
+    """
+
+    def on_rows(z, rows):
+        # At many steps most sequences open nothing: they are not run at all.
+        active = rows.any(-1)
+        z, rows = z[active], rows[active]
+        classes = None if labels is None else labels[active]
+        alpha_t = torch.full((z.shape[0],), 0.5, device=z.device)
+        features = head.encode(
+            model.backbone, lambda net: denoise(model, net, z, alpha_t, classes)
+        )
+        return features.logits(features.rows(rows.flatten().nonzero().squeeze(-1)))
+
+    return on_rows
+
+
+class SamplingHost:
+    """For adapters: draws by `sampling.predictor` where that names a sampler of ours.
+
+    Needs the adapter's `host_alpha` and `predictors`, and of the host `config`,
+    `device`, `mask_index`, `vocab_size` and `tokenizer`.
+    """
+
+    predictors: tuple[str, ...]  # ours and the host's
+
+    @classmethod
+    def check_config(cls, config):
+        """The distiller's own check, and the predictor's name.
+
+        Hosts take a name that they do not know for another, or end in an assertion.
+        """
+        name = config.sampling.predictor
+        if name not in cls.predictors:
+            raise ConfigError(
+                f"sampling.predictor={name} is not for masked models here: choose one "
+                f"of {', '.join(cls.predictors)}."
+            )
+        return super().check_config(config)
+
+    def host_draw(self, denoise, count: int, steps: int | None) -> torch.Tensor:
+        """(count, length) ids; the network is asked through denoise(z, rows).
+
+        Raises ConfigError for keys of `sampling` out of range.
+        """
+        how = self.config.sampling
+        options = {key: how[key] for key in OPTIONS if key in how}
+        if "u_step" in options:
+            options["u_step"] = self._u_step(how, steps or how.steps)
+        # Apple's GPUs have no float64: there the states live on the CPU.
+        away = self.device.type == "mps"
+        drawn = sampling.sample(
+            self.sampler,
+            (lambda z, rows: denoise(z.to(self.device), rows.to(self.device)).cpu())
+            if away
+            else denoise,
+            count,
+            self.config.model.length,
+            steps or how.steps,
+            alpha=lambda t: self.host_alpha(t if away else t.to(self.device)).cpu(),
+            mask_index=self.mask_index,
+            vocab_size=self.vocab_size,
+            dtype=torch.float64 if how.get("use_float64", True) else torch.float32,
+            temperature=how.get("temperature", 1.0),
+            top_p=how.get("p_nucleus", 1.0),
+            schedule=how.get("schedule"),
+            greedy_tail=how.get("greedy_tail", 0),
+            device="cpu" if away else self.device,
+            **options,
+        )
+        log.info(
+            "sampling.predictor=%s: %d network evaluations for %d sequences.",
+            self.sampler, drawn.evaluations, count,
+        )  # fmt: skip
+        return drawn.tokens.to(self.device)
+
+    def _u_step(self, how, steps: int) -> float | None:
+        if how.u_step != "auto":
+            return number(how, "u_step", "sampling")
+        if how.get("u_law") != "lattice":
+            raise ConfigError(
+                f"sampling.u_step=auto fits a lattice, and sampling.u_law={how.u_law} "
+                "is none: set sampling.u_law=lattice."
+            )
+        fitted = self.__dict__.setdefault("_fitted_steps", {})
+        if steps not in fitted:
+            fitted[steps] = laws.fit_step(
+                laws.mutual_information(self._held_out(), generator=torch.Generator()),
+                self.config.model.length, steps,
+                schedule=how.get("schedule") or "uniform",
+            )  # fmt: skip
+            log.info("sampling.u_step=auto: %.6g for %d steps", fitted[steps], steps)
+        return fitted[steps]
+
+    def _held_out(self) -> torch.Tensor:
+        """Validation tokens out of the host's own loader, (rows, length)."""
+        host = type(self).__bases__[-1].__module__
+        package = host.rpartition(".")[0]
+        loaders = sys.modules[f"{package}.dataloader" if package else "dataloader"]
+        _, loader = loaders.get_dataloaders(
+            self.config, self.tokenizer, skip_train=True
+        )
+        rows, count = [], 0
+        for batch in loader:
+            rows.append(batch["input_ids"][:, : self.config.model.length])
+            count += rows[-1].numel()
+            if count >= MOST_TOKENS:
+                break
+        return torch.cat(rows)

@@ -1,0 +1,323 @@
+"""Joint laws of u: how the opening times of one sequence's tokens hang together.
+
+Only the marginal of each u, uniform on [0, 1], enters Eq. 13, so a denoiser under
+SUBS is right under any law here and needs no retraining. The law decides which
+tokens are masked, or open, together: the sampler multiplies their marginals, and errs
+by their mutual information. Laws that keep near tokens apart err less where
+dependence falls with distance; `expected_information` says by how much, and where a
+law fails: at the lags it brings together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def _cells(rank: Tensor, generator) -> Tensor:
+    """One u in each of `length` equal cells: cell `rank` + one offset a sequence.
+
+    rank: (batch, length) permutations. Any interval of width w then holds floor(w *
+    length) or ceil(w * length) of a sequence's u. Uniform where the rank is.
+    """
+    batch, length = rank.shape
+    offset = torch.rand(batch, 1, generator=generator, dtype=torch.float64)
+    return (rank + offset) / length
+
+
+def _rank(keys: Tensor) -> Tensor:
+    """Place of each key in its sorted row; ties go by position."""
+    return keys.sort(dim=-1, stable=True).indices.argsort(dim=-1)
+
+
+def _iid(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
+    if step is not None:
+        raise ConfigError(
+            f"{prefix}u_step={step} means nothing to {prefix}u_law=iid: leave it null "
+            f"or set {prefix}u_law=lattice."
+        )
+    u = torch.rand(batch, length, generator=generator, dtype=dtype)
+    return _cells(_rank(u), generator) if stratified else u
+
+
+def _lattice(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
+    step = GOLDEN if step is None else step
+    if isinstance(step, str) or not math.isfinite(step):
+        raise ConfigError(
+            f"{prefix}u_step={step} is no step: give a finite number, say 1/8."
+        )
+    shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
+    point = torch.arange(length, dtype=torch.float64) * (step % 1.0)
+    if stratified:
+        # Rounded, so that 1/49 has its ties; those open from left to right, and an
+        # interval cuts a comb between tokens that are far apart.
+        grid = 2.0**40
+        point = _rank((torch.frac(point) * grid).round()[None] % grid) / length
+    u = torch.frac(shift + point)
+    # Reflection keeps the marginal and makes both directions equally likely.
+    # float32 may round up to 1.0, which is still within the closed interval.
+    return torch.where(coin < 0.5, u, 1 - u)
+
+
+def _base(step, prefix: str) -> int:
+    step = 2 if step is None else step
+    if isinstance(step, str) or step != int(step) or step < 2:
+        raise ConfigError(
+            f"{prefix}u_step={step} is no base of an order: give a whole number of 2 "
+            "or more, or leave it null for 2."
+        )
+    return int(step)
+
+
+def halton_order(length: int, base: int = 2) -> Tensor:
+    """Rank of each position in van der Corput's order, (length,) int64.
+
+    The digits of the position, mirrored: the first n to open are spread evenly for
+    every n. In one dimension Halton's sequence is van der Corput's (MaskGIT's
+    scheduler of arXiv 2503.17076 takes bases 2 and 3 for the two axes of an image).
+    """
+    position, mirrored, unit = torch.arange(length), torch.zeros(length).double(), 1.0
+    while unit > 1 / length:
+        unit /= base
+        mirrored += unit * (position % base)
+        position = position // base
+    return _rank(mirrored)
+
+
+def dilated_levels(length: int, base: int = 2) -> Tensor:
+    """Round in which dilated unmasking opens each position, (length,) int64.
+
+    Round t opens what is still masked at multiples of floor(length / base^t) (DUS,
+    arXiv 2506.19037, with the whole sequence as its block); gaps shrink to 1.
+    """
+    level = torch.full((length,), -1)
+    position, gap, t = torch.arange(length), length, 0
+    while gap > 1:
+        t += 1
+        gap = max(1, int(length // base**t))
+        level[(level < 0) & (position % gap == 0)] = t - 1
+    return level.clamp(min=0)
+
+
+def _shifted(order: Tensor, batch: int, generator) -> Tensor:
+    """`order` (length,) begun at a random place in each sequence: (batch, length)."""
+    length = len(order)
+    shift = torch.randint(length, (batch, 1), generator=generator)
+    return order[(torch.arange(length) + shift) % length]
+
+
+def _halton(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
+    order = halton_order(length, _base(step, prefix))
+    return _cells(_shifted(order, batch, generator), generator)
+
+
+def _dilated(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
+    level = dilated_levels(length, _base(step, prefix))
+    level = _shifted(level, batch, generator)
+    # A round that one step does not open whole is split at random.
+    tie = torch.rand(batch, length, generator=generator, dtype=torch.float64)
+    return _cells(_rank(level + tie), generator)
+
+
+U_LAWS: dict[str, Callable[..., Tensor]] = {
+    "iid": _iid, "lattice": _lattice, "halton": _halton, "dilated": _dilated,
+}  # fmt: skip
+
+
+def draw_u(
+    batch: int,
+    length: int,
+    law: str = "iid",
+    *,
+    step: float | None = None,
+    stratified: bool = False,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+    prefix: str = "algo.",
+) -> Tensor:
+    """Trajectory noise u, (batch, length) in dtype on the CPU, each u ~ U[0, 1].
+
+    law: how the u of one sequence depend on one another; sequences are
+        independent under every law.
+        `iid`: they do not (the paper).
+        `lattice`: u_i = frac(u_0 + i * step) with a random shift u_0 and a random
+        reflection per sequence, so that tokens with near u, which open
+        together, lie far apart. `step` defaults to the golden ratio's fraction;
+        1/N gives a comb that moves on to the neighbours at each of N steps.
+        Fails for dependence at the lags it brings together: multiples of N for
+        1/N (rows of a table N tokens wide), 8, 13, 21, ... for the golden step.
+        `halton`: van der Corput's order; `step` is its base, 2 unless told. Brings
+        together multiples of the largest power of the base in length / share.
+        `dilated`: DUS's order, gaps that shrink by the factor `step`, 2 unless told.
+        Fails late: its last round is half of the tokens or more, neighbours but one.
+        Both begin at a random place of the sequence, which makes each u uniform.
+    stratified: each of N equal steps opens its exact share of a sequence's tokens
+        (length / N, rounded up or down), under marginals that stay uniform: for `iid`
+        a random order, for `lattice` its order. Orders always are.
+    generator: a CPU generator; draws are then reproducible on every device.
+    prefix: of the keys in messages.
+
+    Raises ConfigError for an unknown law, or a step that means nothing to it.
+    """
+    if law not in U_LAWS:
+        raise ConfigError(
+            f"{prefix}u_law={law} is unknown: choose one of {', '.join(U_LAWS)}."
+        )
+    if step == "auto":
+        raise ConfigError(
+            f"{prefix}u_step=auto is fitted to a corpus and a number of steps, which "
+            "are not known here: give the number that laws.fit_step answers."
+        )
+    return U_LAWS[law](batch, length, step, stratified, generator, dtype, prefix).to(
+        dtype
+    )
+
+
+# Shares of the steps --------------------------------------------------------------
+
+SCHEDULES = ("uniform", "cosine")
+
+
+def levels(schedule: str | Sequence[float], steps: int) -> list[float]:
+    """Share of tokens open after 0, 1, ..., `steps` steps: from 0 to 1.
+
+    schedule: `uniform`; `cosine`, MaskGIT's 1 - cos(pi n / 2N), few tokens first; or
+    the tokens each step opens, as one positive number a step (any scale).
+
+    Raises ConfigError for an unknown schedule or the wrong count of shares.
+    """
+    if schedule == "uniform":
+        return [n / steps for n in range(steps)] + [1.0]
+    if schedule == "cosine":
+        return [1 - math.cos(math.pi / 2 * n / steps) for n in range(steps)] + [1.0]
+    if isinstance(schedule, str):
+        raise ConfigError(
+            f"schedule={schedule} is unknown: choose one of {', '.join(SCHEDULES)}, or "
+            "give a list with the share of each step."
+        )
+    shares = [float(share) for share in schedule]
+    if len(shares) != steps or not all(0 < s < math.inf for s in shares):
+        raise ConfigError(
+            f"schedule={list(schedule)} does not share the tokens between {steps} "
+            f"steps: give {steps} positive numbers."
+        )
+    opened = torch.tensor([0.0, *shares], dtype=torch.float64).cumsum(0)
+    return [*(opened[:-1] / opened[-1]).tolist(), 1.0]
+
+
+# A step fitted to a corpus --------------------------------------------------------
+
+
+def mutual_information(
+    tokens: Tensor,
+    max_lag: int | None = None,
+    *,
+    kept: int = 256,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Mutual information of tokens k apart, k = 1, ..., max_lag; (max_lag,) nats.
+
+    tokens: (rows, length) ids; pairs lie within rows. Plug-in, less the same of
+    shuffled pairs (their value is all bias; what is left errs to the low side), and
+    never below 0. Tokens beyond the `kept` most frequent count as one, which can only
+    lose information and keeps the bias small. max_lag: length - 1, at most 128,
+    unless told. Ten seconds of one core for 128 lags of a million tokens.
+
+    Raises ConfigError for rows too short.
+    """
+    rows, length = tokens.shape
+    max_lag = min(length - 1, 128) if max_lag is None else max_lag
+    if not 0 < max_lag < length:
+        raise ConfigError(
+            f"max_lag={max_lag} needs rows of more tokens than {length}: give longer "
+            "rows, or a lag of at least 1."
+        )
+    # Renamed by frequency: 0 is the most frequent, `kept` all the rest.
+    _, ids, counts = tokens.unique(return_inverse=True, return_counts=True)
+    ids = _rank(-counts).clamp(max=kept)[ids.cpu()]
+    kinds = int(ids.max()) + 1
+
+    def entropy(x):
+        n = x.bincount().double()
+        return (torch.special.entr(n / n.sum())).sum()
+
+    def plug_in(a, b):
+        return entropy(a) + entropy(b) - entropy(a * kinds + b)
+
+    information = []
+    for lag in range(1, max_lag + 1):
+        a, b = ids[:, :-lag].flatten(), ids[:, lag:].flatten()
+        shuffled = b[torch.randperm(len(b), generator=generator)]
+        information.append(plug_in(a, b) - plug_in(a, shuffled))
+    return torch.stack(information).clamp(min=0.0)
+
+
+def together(step: float, lags: Tensor, shares: Tensor) -> Tensor:
+    """P(two tokens `lags` apart open in one step) under a lattice, like lags.
+
+    Two points of the circle at distance d lie in one arc of width w, whose place is
+    uniform, with probability max(0, w - d) + max(0, w - (1 - d)).
+    """
+    d = torch.frac(lags.double() * step)
+    d = torch.minimum(d, 1 - d)[..., None]
+    both = (shares - d).clamp(min=0) + (shares - (1 - d)).clamp(min=0)
+    return both.sum(-1)
+
+
+def expected_information(
+    step: float | None, information: Tensor, length: int, shares: Tensor
+) -> float:
+    """Nats a token that one step is expected to ignore, summed over pairs.
+
+    step: a lattice's; None: iid. information: (max_lag,) as of `mutual_information`.
+    shares: (steps,) of the tokens each step opens, summing to 1.
+    """
+    lags = torch.arange(1, min(len(information), length - 1) + 1)
+    if step is None:
+        chance = (shares**2).sum().expand(len(lags))
+    else:
+        chance = together(step, lags, shares)
+    pairs = (length - lags).double()
+    return float((pairs * information[: len(lags)] * chance).sum() / length)
+
+
+def fit_step(
+    information: Tensor,
+    length: int,
+    steps: int | Sequence[int],
+    *,
+    schedule: str | Sequence[float] = "uniform",
+    grid: int = 1024,
+) -> float:
+    """The lattice's step that brings together what knows least of one another.
+
+    information: (max_lag,) nats, by `mutual_information` from a corpus; no model is
+    asked. Minimises `expected_information`, averaged over `steps` where there are
+    several, among 1/N, the golden step and `grid` steps of (0, 1/2]. Pairs beyond
+    max_lag are taken to be independent. It counts pairs as if nothing were open yet
+    and knows nothing of triples: a choice, not an optimum of the sampler's law.
+
+    Raises ConfigError for steps out of range, or an unknown schedule.
+    """
+    counts = [steps] if isinstance(steps, int) else list(steps)
+    if not counts or min(counts) < 1:
+        raise ConfigError(f"steps={steps} must be at least 1.")
+    # In this order, since of equals the first is taken.
+    candidates = [1 / n for n in sorted(counts, reverse=True) if n > 1] + [GOLDEN]
+    candidates += [(k + 1) / (2 * grid) for k in range(grid)]
+    shares = [torch.tensor(levels(schedule, n)).double().diff() for n in counts]
+
+    def cost(step):
+        each = [expected_information(step, information, length, s) for s in shares]
+        return sum(each) / len(each)
+
+    costs = torch.tensor([cost(step) for step in candidates], dtype=torch.float64)
+    near = costs <= costs.min() * (1 + 1e-9) + 1e-12
+    return candidates[int(near.nonzero()[0])]

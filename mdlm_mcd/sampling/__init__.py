@@ -1,0 +1,178 @@
+"""Samplers as pure functions of a denoiser, with a callback; no trainer, no config.
+
+`denoise(z, rows) -> logits` is all a sampler asks of a model: z is (batch, length)
+token ids, `rows` a boolean mask of the same shape, and the answer (rows.sum(),
+vocab) raw logits. A model that is not told the time fits (MDLM and its students).
+docs/samplers.md says which sampler does what, at what cost, and when it fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .. import laws
+from ..coupling import Alpha
+from ..errors import ConfigError
+from .chain import (
+    Chain,
+    Denoise,
+    Sample,
+    Temperature,
+    categorical,
+    probabilities,
+    temperature_path,
+    warn_of_float32,
+)
+from .latent import Latent
+from .samplers import ancestral, confidence, first_hitting, locked, sparse
+
+__all__ = [
+    "OPTIONS", "SAMPLERS", "Denoise", "Latent", "Sample", "Temperature", "ancestral",
+    "categorical", "confidence", "first_hitting", "locked", "probabilities", "sample",
+    "sparse",
+]  # fmt: skip
+
+SAMPLERS = {
+    "ancestral": ancestral, "sparse": sparse, "first_hitting": first_hitting,
+    "locked": locked, "confidence": confidence,
+}  # fmt: skip
+
+OPTIONS = {
+    name: {
+        p.name: p.default for p in list(inspect.signature(f).parameters.values())[2:]
+    }
+    for name, f in SAMPLERS.items()
+}
+"""Each sampler's own options and their defaults."""
+
+
+@torch.no_grad()
+def sample(
+    name: str,
+    denoise: Denoise,
+    batch: int,
+    length: int,
+    steps: int | None,
+    *,
+    alpha: Alpha,
+    mask_index: int,
+    vocab_size: int,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+    temperature: Temperature = 1.0,
+    top_p: float = 1.0,
+    callback: Callable[[int, Tensor], None] | None = None,
+    schedule=None,
+    greedy_tail: int = 0,
+    prompt: Tensor | None = None,
+    device: torch.device | str | None = None,
+    **options,
+) -> Sample:
+    """Generate (batch, length) tokens from all masks in `steps` steps.
+
+    steps: None only for `first_hitting`, which has no steps and ignores a number.
+    alpha: the signal schedule; a step's share of the tokens is what alpha gains in one
+        of `steps` equal steps of time. What is left opens at the last step.
+    schedule: the shares instead: `uniform`, `cosine`, or a list (`laws.levels`).
+    generator: also decides the device, where neither `device` nor a prompt does.
+    dtype: precision of the draws. float32 draws as the hosts did and reproduces their
+        figures with `ancestral`, whose races the mask takes part in; it acts like a
+        lower temperature, and a warning says so.
+    temperature: a number, (start, end) along the trajectory, or a function of the
+        fraction of tokens open. top_p: mass of the nucleus.
+    greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely
+        token.
+    prompt: (batch, length) ids; given tokens stay, those at `mask_index` are filled.
+    callback(step, z) sees each intermediate state.
+    options: the sampler's own, see its docstring: `u_law`, `u_step`, `stratified` of
+        `sparse` and `locked`, `latent` of `locked`, `score`, `score_noise`,
+        `threshold` of `confidence`. Defaults of another sampler's are let pass.
+
+    Evaluations are counted where the network is called: a step that opens nothing
+    costs none. Raises ConfigError for an unknown sampler or option, or settings out of
+    range.
+    """
+    if name not in SAMPLERS:
+        raise ConfigError(
+            f"sampler={name} is unknown: choose one of {', '.join(SAMPLERS)}."
+        )
+    if steps is None and name != "first_hitting":
+        raise ConfigError(f"steps=None means nothing to sampler={name}: give a number.")
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps={steps} must be at least 1.")
+    if not 0 < top_p <= 1:
+        raise ConfigError(f"top_p={top_p} must lie within (0, 1].")
+    if greedy_tail < 0:
+        raise ConfigError(f"greedy_tail={greedy_tail} must not be negative.")
+    if dtype not in (torch.float64, torch.float32):
+        raise ConfigError(
+            f"dtype={dtype} is no precision to draw in: choose torch.float64, or "
+            "torch.float32 to reproduce old figures."
+        )
+    if not 0 <= mask_index < vocab_size:
+        raise ConfigError(
+            f"mask_index={mask_index} is none of the {vocab_size} tokens of the model."
+        )
+    if dtype == torch.float32:
+        warn_of_float32()
+    if device is None and prompt is None and generator is not None:
+        device = generator.device
+    chain = Chain(
+        denoise, _levels(alpha, schedule, steps or 1), mask_index, dtype,
+        temperature_path(temperature), top_p, greedy_tail, generator, callback,
+    )  # fmt: skip
+    z = _start(prompt, (batch, length), mask_index, vocab_size, device)
+    tokens = SAMPLERS[name](chain, z, **_known(name, options))
+    return Sample(tokens, chain.evaluations)
+
+
+def _known(name: str, options: dict) -> dict:
+    """The sampler's own options; another's is let pass while it asks for nothing."""
+    everyone = {key: value for own in OPTIONS.values() for key, value in own.items()}
+    own = OPTIONS[name]
+    for key, value in options.items():
+        if key in own:
+            continue
+        if key not in everyone:
+            raise ConfigError(
+                f"{key}={value} is no option of a sampler: choose among "
+                f"{', '.join(everyone)}."
+            )
+        if value != everyone[key]:
+            fits = ", ".join(n for n, theirs in OPTIONS.items() if key in theirs)
+            raise ConfigError(
+                f"{key}={value} means nothing to sampler={name}: leave it out, or use "
+                f"{fits}."
+            )
+    return {key: value for key, value in options.items() if key in own}
+
+
+def _levels(alpha: Alpha, schedule, steps: int) -> list[float]:
+    """Share of tokens open before and after each step: (steps + 1,) from 0 to 1."""
+    if schedule is not None:
+        return laws.levels(schedule, steps)
+    alphas = alpha(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)).tolist()
+    # All is masked at the start, whatever alpha says of t = 1.
+    first = alphas[0]
+    return [*((a - first) / (1.0 - first) for a in alphas[:-1]), 1.0]
+
+
+def _start(prompt, shape, mask_index, vocab_size, device) -> Tensor:
+    if prompt is None:
+        return torch.full(shape, mask_index, device=device)
+    if prompt.shape != shape or prompt.is_floating_point():
+        raise ConfigError(
+            f"prompt of shape {tuple(prompt.shape)} and {prompt.dtype} does not fit: "
+            f"give ids of shape {shape}, with mask_index={mask_index} where tokens are "
+            "to be filled in."
+        )
+    if prompt.numel() and not 0 <= prompt.min() <= prompt.max() < vocab_size:
+        raise ConfigError(
+            f"prompt holds ids from {prompt.min()} to {prompt.max()}, not all of them "
+            f"among the {vocab_size} tokens of the model."
+        )
+    return prompt.to(device=device, dtype=torch.long, copy=True)

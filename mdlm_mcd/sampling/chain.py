@@ -1,0 +1,167 @@
+"""What the samplers share: the prediction, its draws, and the count of both."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..losses import NEG_INFINITY
+
+log = logging.getLogger(__name__)
+
+Denoise = Callable[[Tensor, Tensor], Tensor]
+
+Temperature = float | Sequence[float] | Callable[[Tensor], Tensor]
+"""A number, (start, end), or a function of the fraction of tokens open, in [0, 1]."""
+
+
+class Sample(NamedTuple):
+    """tokens: (batch, length) ids without masks; evaluations: network calls made."""
+
+    tokens: Tensor
+    evaluations: int
+
+
+def probabilities(
+    logits: Tensor,
+    mask_index: int,
+    *,
+    dtype: torch.dtype,
+    temperature: float | Tensor = 1.0,
+    top_p: float = 1.0,
+) -> Tensor:
+    """SUBS, temperature and nucleus: (rows, vocab) logits -> probabilities in dtype.
+
+    temperature: a number, or one a row as (rows, 1).
+    """
+    logits = logits.to(dtype) / temperature
+    logits[:, mask_index] = NEG_INFINITY
+    p = logits.softmax(-1)
+    if top_p < 1.0:
+        ordered, index = p.sort(dim=-1, descending=True)
+        # The token that crosses top_p stays, so at least one always does.
+        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+        p = torch.zeros_like(p).scatter(-1, index, ordered)
+        p = p / p.sum(-1, keepdim=True)
+    return p
+
+
+def categorical(p: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw from p (rows, vocab) by the exponential race, in p's precision.
+
+    In float32 the race is the hosts': -log(u + 1e-10) + 1e-10 of a u of 24 bits. It
+    is never below 2^-24, nor above 23.03: a token whose odds are smaller than the
+    ratio cannot win, and those near it win too rarely.
+    """
+    if p.dtype == torch.float32:
+        u = torch.rand(p.shape, generator=generator, device=p.device)
+        race = 1e-10 - (u + 1e-10).log()
+    else:
+        race = torch.empty_like(p).exponential_(generator=generator)
+    return (p / race).argmax(-1)
+
+
+@functools.cache
+def warn_of_float32() -> None:
+    """Once a process."""
+    log.warning(
+        "Sampling in float32, as the hosts' old figures: tokens of small probability "
+        "are drawn too rarely, like at a lower temperature; compare with float32 only."
+    )
+
+
+def temperature_path(temperature: Temperature) -> Callable[[Tensor], Tensor]:
+    """`temperature` as a function of the fraction of tokens open.
+
+    Raises ConfigError unless it is positive from end to end.
+    """
+    if callable(temperature):
+        return temperature
+    one = isinstance(temperature, int | float)
+    ends = [temperature] * 2 if one else list(temperature)
+    if len(ends) != 2 or not all(0 < end < math.inf for end in ends):
+        raise ConfigError(
+            f"temperature={temperature} must be positive: one number, or two, at the "
+            "start and at the end."
+        )
+    start, end = map(float, ends)
+    return lambda fraction: start + (end - start) * fraction
+
+
+@dataclass
+class Chain:
+    """One call of `sample`: the network, how it is drawn from, and how often asked.
+
+    levels: (steps + 1,) share of tokens open before and after each step, 0 to 1.
+    """
+
+    denoise: Denoise
+    levels: list[float]
+    mask_index: int
+    dtype: torch.dtype
+    temperature: Callable
+    top_p: float
+    greedy_tail: int
+    generator: torch.Generator | None
+    callback: Callable[[int, Tensor], None] | None
+    evaluations: int = 0
+
+    @property
+    def steps(self) -> int:
+        return len(self.levels) - 1
+
+    def fraction(self, step: int) -> float:
+        """0 at the first step, 1 at the last; between by the share of tokens open."""
+        return self.levels[step] / self.levels[-2] if step else 0.0
+
+    def greedy(self, step: int) -> bool:
+        return step >= self.steps - self.greedy_tail
+
+    def logits(self, z: Tensor, rows: Tensor) -> Tensor:
+        """(rows.sum(), vocab), by one counted evaluation."""
+        self.evaluations += 1
+        return self.denoise(z, rows)
+
+    def law(self, logits: Tensor, fraction: float | Tensor) -> Tensor:
+        """(rows, vocab) probabilities; fraction: a number, or (rows,)."""
+        temperature = self.temperature(fraction)
+        if isinstance(temperature, Tensor) and temperature.ndim:
+            temperature = temperature.to(logits.device)[:, None]
+        return probabilities(
+            logits, self.mask_index, dtype=self.dtype, temperature=temperature,
+            top_p=self.top_p,
+        )  # fmt: skip
+
+    def predict(self, z: Tensor, rows: Tensor, step: int) -> Tensor:
+        """p(x0 | z) at rows, as drawn from in this step."""
+        return self.sharpen(
+            self.law(self.logits(z, rows), self.fraction(step)), self.greedy(step)
+        )
+
+    @staticmethod
+    def sharpen(p: Tensor, greedy: bool | Tensor) -> Tensor:
+        """All mass on the most likely token; greedy: yes or no, or (rows,) of it."""
+        if greedy is False:
+            return p
+        best = torch.zeros_like(p).scatter(-1, p.argmax(-1, keepdim=True), 1.0)
+        return best if greedy is True else torch.where(greedy[:, None], best, p)
+
+    def draw(self, p: Tensor) -> Tensor:
+        return categorical(p, self.generator)
+
+    def uniform(self, *shape: int, device: torch.device) -> Tensor:
+        return torch.rand(
+            shape, generator=self.generator, dtype=torch.float64, device=device
+        )
+
+    def seen(self, step: int, z: Tensor) -> None:
+        if self.callback is not None:
+            self.callback(step, z)

@@ -1,0 +1,73 @@
+"""The latent of `locked`: all noise of a trajectory, looked up and never stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..coupling import counter_generator
+from ..laws import draw_u
+
+WORD = 1 << 64
+GAMMA = 0x9E3779B97F4A7C15
+
+
+def _signed(x: int) -> int:
+    """x modulo 2^64 as torch's int64 writes it."""
+    x %= WORD
+    return x - WORD if x >= WORD // 2 else x
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finalizer of SplitMix64 (Steele et al. 2014) on int64, in place."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        # int64 shifts copy the sign: the mask makes them logical.
+        x.bitwise_xor_((x >> shift).bitwise_and_((1 << (64 - shift)) - 1))
+        x.mul_(_signed(factor))
+    return x.bitwise_xor_((x >> 31).bitwise_and_((1 << 33) - 1))
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Noise as a function of (seed, sequence, position, token) and a law of u.
+
+    The same for every model, temperature, number of steps, batch size and device.
+    Sequences count from `first`, so that batches can go on where others ended.
+    """
+
+    seed: int
+    u_law: str = "iid"
+    u_step: float | None = None
+    stratified: bool = False
+    first: int = 0
+
+    def u(self, batch: int, length: int) -> Tensor:
+        """(batch, length) float64 on the CPU, each u ~ U[0, 1]."""
+        return torch.cat(
+            [
+                draw_u(
+                    1, length, self.u_law, step=self.u_step, prefix="",
+                    stratified=self.stratified, dtype=torch.float64,
+                    generator=counter_generator(self.seed, "u", self.first + i),
+                )
+                for i in range(batch)
+            ]
+        )  # fmt: skip
+
+    def race(self, rows: Tensor, vocab_size: int) -> Tensor:
+        """-log of uniforms for the exponential race, (rows.sum(), vocab_size) float64.
+
+        argmax(p / race) is argmax(log p + Gumbel noise). rows: (batch, length) bool;
+        only their noise is made, by a counter-based generator on their own device.
+        """
+        sequence, position = rows.nonzero(as_tuple=True)
+        key = torch.full_like(sequence, _signed(self.seed))
+        for counter in (sequence + self.first, position):
+            key = _mix(key.add_(counter, alpha=1).add_(_signed(GAMMA)))
+        token = torch.arange(1, vocab_size + 1, device=rows.device)
+        bits = _mix(key[:, None] + token * _signed(GAMMA))
+        # 53 bits, and a half, so that 0 and 1 are not among the uniforms.
+        u = (bits >> 11).bitwise_and_((1 << 53) - 1).double()
+        return u.add_(0.5).mul_(2.0**-53).log_().neg_()
