@@ -6,110 +6,28 @@ import logging
 import pytest
 import scipy.stats
 import torch
+from enumeration import (
+    EMPTY,
+    LENGTH,
+    MASK,
+    VOCAB,
+    alpha,
+    assert_law,
+    chances,
+    denoiser,
+    draw,
+    exact_law,
+    generator,
+    open_one,
+    table,
+    uniform,
+)
 
 from mdlm_mcd import laws, sampling
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.sampling import Latent, chain
 
-VOCAB, MASK, LENGTH = 4, 3, 3
-EMPTY = (MASK,) * LENGTH
 STEPWISE = ("ancestral", "sparse", "locked")
-
-
-def alpha(t):
-    return 1 - (1 - 1e-3) * t
-
-
-def table(seed=0):
-    """A denoiser that is a table: logits for each state and position."""
-    g = torch.Generator().manual_seed(seed)
-    shape = (VOCAB,) * LENGTH + (LENGTH, VOCAB)
-    return 1.5 * torch.randn(shape, generator=g).double()
-
-
-def denoiser(logits):
-    def denoise(z, rows):
-        return logits[tuple(z.T)][rows].clone()
-
-    return denoise
-
-
-def generator(seed=1):
-    return torch.Generator().manual_seed(seed)
-
-
-def draw(name, steps, n=10_000, logits=None, **how):
-    how = {"generator": generator(), "alpha": alpha} | how
-    return sampling.sample(
-        name, denoiser(table() if logits is None else logits), n, LENGTH, steps,
-        mask_index=MASK, vocab_size=VOCAB, **how,
-    ).tokens  # fmt: skip
-
-
-def chances(logits, temperature=1.0, top_p=1.0, greedy=False):
-    """One row's probabilities, from the definitions."""
-    p = (logits[:MASK] / temperature).softmax(-1).tolist()
-    order = sorted(range(MASK), key=lambda v: -p[v])
-    kept, total = [], 0.0
-    for v in order:
-        if total >= top_p:
-            break
-        kept.append(v)
-        total += p[v]
-    kept, total = (order[:1], p[order[0]]) if greedy else (kept, total)
-    return [p[v] / total if v in kept else 0.0 for v in range(MASK)]
-
-
-def open_one(law, logits, chosen, **how):
-    """The law after position chosen(z) -> {position: chance} of each state opens."""
-    following: dict = {}
-    for z, mass in law.items():
-        for i, share in chosen(z).items():
-            for v, q in enumerate(chances(logits[z][i], **how)):
-                state = (*z[:i], v, *z[i + 1 :])
-                following[state] = following.get(state, 0.0) + mass * share * q
-    return following
-
-
-def exact_law(logits, levels, start=EMPTY, how=lambda step: {}):
-    """P(sample), by summing over every path of the reverse chain."""
-    law = {start: 1.0}
-    for step, (before, after) in enumerate(itertools.pairwise(levels)):
-        opens = (after - before) / (1 - before)
-        following: dict = {}
-        for z, mass in law.items():
-            options = []
-            for i, token in enumerate(z):
-                if token != MASK:
-                    options.append([(token, 1.0)])
-                    continue
-                p = chances(logits[z][i], **how(step))
-                options.append(
-                    [(MASK, 1 - opens), *((v, opens * p[v]) for v in range(MASK))]
-                )
-            for path in itertools.product(*options):
-                state = tuple(v for v, _ in path)
-                weight = mass
-                for _, q in path:
-                    weight *= q
-                following[state] = following.get(state, 0.0) + weight
-        law = following
-    return {z: m for z, m in law.items() if m > 0}
-
-
-def assert_law(drawn, law):
-    assert sum(law.values()) == pytest.approx(1.0)
-    states = [z for z, m in law.items() if MASK not in z and m > 0]
-    assert sum(law[z] for z in states) == pytest.approx(1.0)  # nothing stays masked
-    counts = [(drawn == torch.tensor(z)).all(-1).sum().item() for z in states]
-    assert sum(counts) == len(drawn)  # and nothing impossible was drawn
-    if len(states) > 1:
-        expected = [law[z] * len(drawn) for z in states]
-        assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
-
-
-def uniform(steps):
-    return [n / steps for n in range(steps + 1)]
 
 
 @pytest.mark.parametrize("name", STEPWISE)
@@ -307,68 +225,6 @@ def test_first_hitting_asks_for_one_token_a_sequence():
     given[0, :7], given[1, 20:23] = MASK, MASK
     calls = counted("first_hitting", 2, 50, None, prompt=given)
     assert calls == [2] * 3 + [1] * 4
-
-
-# Common random numbers ------------------------------------------------------------
-
-
-def test_locked_is_a_function_of_its_latent():
-    def run(batch, first=0, steps=4, seed=5, **how):
-        return draw("locked", steps, n=batch, latent=Latent(seed, first=first), **how)
-
-    whole = run(50)
-    # Whatever the generator, and however the sequences are dealt to batches.
-    assert torch.equal(whole, run(50, generator=generator(99)))
-    assert torch.equal(whole, torch.cat([run(20), run(30, first=20)]))
-    assert not torch.equal(whole, run(50, seed=6))
-
-
-def test_one_latent_ties_steps_and_models_together():
-    """A model that looks at no other token answers the same at any number of steps."""
-    alone = table()[(MASK,) * LENGTH].expand(*table().shape)
-    few, many = (
-        draw("locked", n, n=500, logits=alone, latent=Latent(1)) for n in (1, 300)
-    )
-    assert torch.equal(few, many)
-    near = draw("locked", 1, n=500, logits=alone + 0.05 * table(7), latent=Latent(1))
-    assert 0.9 < (near == few).float().mean() < 1  # hardly another model
-    assert (draw("locked", 1, n=500, logits=alone) == few).float().mean() < 0.8
-
-
-def test_u_of_a_latent_opens_the_same_tokens_first_at_any_number_of_steps():
-    latent, states = Latent(3, "lattice", 1 / 4), {}
-
-    def run(steps):
-        kept = states[steps] = []
-        sampling.sample(
-            "locked", lambda z, rows: torch.zeros(int(rows.sum()), VOCAB), 4, 40, steps,
-            alpha=alpha, mask_index=MASK, vocab_size=VOCAB, latent=latent,
-            callback=lambda step, z: kept.append(z.clone()),
-        )  # fmt: skip
-
-    run(4), run(64)
-    for n in range(4):
-        assert torch.equal(states[4][n], states[64][16 * n + 15])
-
-
-def test_noise_of_a_latent_is_exponential_and_independent():
-    rows = torch.ones(40, 50, dtype=torch.bool)
-    race = Latent(11).race(rows, 100)
-    assert race.shape == (2000, 100) and race.dtype == torch.float64
-    assert scipy.stats.kstest(race.flatten().numpy(), "expon").pvalue > 1e-3
-    another = Latent(12).race(rows, 100)
-    neighbours = [
-        (race[1:], race[:-1]), (race[:, 1:], race[:, :-1]), (race[50:], race[:-50]),
-        (race, another),
-    ]  # fmt: skip
-    for a, b in neighbours:
-        r = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
-        assert abs(r) < 4.5 / a.numel() ** 0.5
-    # A row's noise is the same in whatever company it is asked for.
-    few = rows.clone()
-    few[3:, 7:] = False
-    assert torch.equal(Latent(11).race(few, 100), race[few.flatten()])
-    assert (race > 0).all() and len(race.unique()) == race.numel()
 
 
 # Precision ------------------------------------------------------------------------

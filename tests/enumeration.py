@@ -1,0 +1,108 @@
+"""A vocabulary so small that a sampler's law can be summed over all its paths."""
+
+import itertools
+
+import pytest
+import scipy.stats
+import torch
+
+from mdlm_mcd import sampling
+
+VOCAB, MASK, LENGTH = 4, 3, 3
+EMPTY = (MASK,) * LENGTH
+
+
+def alpha(t):
+    return 1 - (1 - 1e-3) * t
+
+
+def table(seed=0):
+    """A denoiser that is a table: logits for each state and position."""
+    g = torch.Generator().manual_seed(seed)
+    shape = (VOCAB,) * LENGTH + (LENGTH, VOCAB)
+    return 1.5 * torch.randn(shape, generator=g).double()
+
+
+def denoiser(logits):
+    def denoise(z, rows):
+        return logits[tuple(z.T)][rows].clone()
+
+    return denoise
+
+
+def generator(seed=1):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(name, steps, n=10_000, logits=None, **how):
+    how = {"generator": generator(), "alpha": alpha} | how
+    return sampling.sample(
+        name, denoiser(table() if logits is None else logits), n, LENGTH, steps,
+        mask_index=MASK, vocab_size=VOCAB, **how,
+    ).tokens  # fmt: skip
+
+
+def chances(logits, temperature=1.0, top_p=1.0, greedy=False):
+    """One row's probabilities, from the definitions."""
+    p = (logits[:MASK] / temperature).softmax(-1).tolist()
+    order = sorted(range(MASK), key=lambda v: -p[v])
+    kept, total = [], 0.0
+    for v in order:
+        if total >= top_p:
+            break
+        kept.append(v)
+        total += p[v]
+    kept, total = (order[:1], p[order[0]]) if greedy else (kept, total)
+    return [p[v] / total if v in kept else 0.0 for v in range(MASK)]
+
+
+def open_one(law, logits, chosen, **how):
+    """The law after position chosen(z) -> {position: chance} of each state opens."""
+    following: dict = {}
+    for z, mass in law.items():
+        for i, share in chosen(z).items():
+            for v, q in enumerate(chances(logits[z][i], **how)):
+                state = (*z[:i], v, *z[i + 1 :])
+                following[state] = following.get(state, 0.0) + mass * share * q
+    return following
+
+
+def exact_law(logits, levels, start=EMPTY, how=lambda step: {}):
+    """P(sample), by summing over every path of the reverse chain."""
+    law = {start: 1.0}
+    for step, (before, after) in enumerate(itertools.pairwise(levels)):
+        opens = (after - before) / (1 - before)
+        following: dict = {}
+        for z, mass in law.items():
+            options = []
+            for i, token in enumerate(z):
+                if token != MASK:
+                    options.append([(token, 1.0)])
+                    continue
+                p = chances(logits[z][i], **how(step))
+                options.append(
+                    [(MASK, 1 - opens), *((v, opens * p[v]) for v in range(MASK))]
+                )
+            for path in itertools.product(*options):
+                state = tuple(v for v, _ in path)
+                weight = mass
+                for _, q in path:
+                    weight *= q
+                following[state] = following.get(state, 0.0) + weight
+        law = following
+    return {z: m for z, m in law.items() if m > 0}
+
+
+def assert_law(drawn, law):
+    assert sum(law.values()) == pytest.approx(1.0)
+    states = [z for z, m in law.items() if MASK not in z and m > 0]
+    assert sum(law[z] for z in states) == pytest.approx(1.0)  # nothing stays masked
+    counts = [(drawn == torch.tensor(z)).all(-1).sum().item() for z in states]
+    assert sum(counts) == len(drawn)  # and nothing impossible was drawn
+    if len(states) > 1:
+        expected = [law[z] * len(drawn) for z in states]
+        assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+def uniform(steps):
+    return [n / steps for n in range(steps + 1)]
