@@ -47,6 +47,7 @@ class Recipe:
     name: str = "laptop"
     steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
     samples: int = 96
+    bound_rows: int = 64  # of held-out text, for the N-step NELBO
     temperature: float = 0.8  # of the control: the teacher, only sharper
     overrides: tuple[str, ...] = ()
     judge_steps: int = 600
@@ -187,6 +188,9 @@ class Demo:
                     if model is None:
                         model, _ = minihost.open_model(checkpoint)
                     cells[key] = self.cell(model, tokenizer, judge, steps, temperature)
+                    cells[key]["n_step_nelbo"] = self.n_step_nelbo(
+                        model, held_out, steps, temperature
+                    )
                     if "nelbo" not in cells.get(name, {}):
                         value = self.nelbo(model, held_out, temperature)
                         cells[name] = {"nelbo": value}
@@ -228,6 +232,18 @@ class Demo:
             model.mask_index,
             generator=counter_generator(self.seed, "nelbo"),
         )
+
+    def n_step_nelbo(self, model, tokens, steps: int, temperature: float) -> dict:
+        scores = metrics.n_step_nelbo(
+            minihost.denoiser(model),
+            tokens[: self.recipe.bound_rows],
+            steps,
+            alpha=lambda t: model.noise(t)[1],
+            mask_index=model.mask_index,
+            generator=counter_generator(self.seed, "n-step", steps),
+            temperature=temperature,
+        )
+        return scores.estimate(seed=self.seed)._asdict()
 
     def cell(self, model, tokenizer, judge, steps: int, temperature: float) -> dict:
         start = time.perf_counter()
