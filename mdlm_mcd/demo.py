@@ -8,12 +8,9 @@ when that is there, so the same command goes on after an interruption.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import re
 import time
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -32,6 +29,7 @@ from .errors import ConfigError, MCDError
 from .evaluation import figures, metrics, report
 from .files import newest_checkpoint, read_json, sha256, write_json
 from .hosts import minihost
+from .hosts.measure import machine, versions
 
 SAMPLING_DTYPE = torch.float64
 
@@ -200,7 +198,7 @@ class Demo:
         return {
             **settings,
             "versions": versions(),
-            "machine": machine(),
+            "machine": machine("cpu"),
             "sampling": {
                 "sampler": "sparse",
                 "dtype": str(SAMPLING_DTYPE).removeprefix("torch."),
@@ -372,28 +370,6 @@ class Demo:
             "and results.jsonl"
         )
         self.console.print(f"Wrote {names} to {self.out}.")
-
-
-# Helpers --------------------------------------------------------------------------
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "lightning", "hydra-core", "transformers", "tokenizers")
-    return {
-        "mdlm-mcd": __version__,
-        "python": platform.python_version(),
-        **{name: version(name) for name in names},
-    }
-
-
-def machine() -> dict:
-    return {
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": "cpu",
-    }
 
 
 def run(out: Path, *, seed: int = 1, recipe: Recipe | None = None, console=None):

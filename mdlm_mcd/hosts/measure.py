@@ -30,7 +30,7 @@ from ..evaluation.report.paper import published
 from ..evaluation.sweep import Plan, Sweep
 from . import minihost, models
 
-PACKAGES = ("torch", "transformers", "tokenizers", "numpy")
+PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
 # Rows of held-out text: for the corpus's own figures as many as there are samples,
 # twice, since one half of it is compared with the other.
 MOST_ROWS = 4096
