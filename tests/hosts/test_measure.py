@@ -1,0 +1,194 @@
+"""`mdlm-mcd sweep`: models opened from their weights, and the whole command."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from mdlm_mcd import cli
+from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.hosts import export, measure, models
+from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.minihost import main as minihost
+
+TINY = ("trainer.max_steps=2", "model.hidden_size=16", "model.n_blocks=1")
+
+
+@pytest.fixture(scope="module")
+def runs(module_compose, tmp_path_factory):
+    """A masked model and an evaluator of the embedded host, two steps old."""
+    folder = tmp_path_factory.mktemp("runs")
+    found = {}
+    for algo in ("mdlm", "ar"):
+        where = f"checkpointing.save_dir={folder / algo}"
+        minihost.run(module_compose(*TINY, f"algo={algo}", where))
+        found[algo] = folder / algo / "checkpoints" / "last.ckpt"
+    return found
+
+
+def test_a_model_is_the_hosts_own(runs):
+    """The same logits, the same schedule, the same vocabulary; averaged weights."""
+    opened = models.open_model(models.Source.parse(f"mine={runs['mdlm']}"))
+    host, tokenizer = embedded.open_model(runs["mdlm"])
+    z = torch.randint(0, 250, (3, 16))
+    rows = torch.rand(3, 16) < 0.5
+    z[rows] = host.mask_index
+    torch.testing.assert_close(
+        opened.denoise(z, rows), embedded.denoiser(host)(z, rows)
+    )
+    t = torch.linspace(0, 1, 7, dtype=torch.float64)
+    torch.testing.assert_close(opened.alpha(t), host.noise(t)[1])
+    torch.testing.assert_close(opened.noise(t)[0], host.noise(t)[0])
+    assert (opened.mask_index, opened.vocab_size) == (host.mask_index, host.vocab_size)
+    assert opened.tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert (opened.label, opened.length) == ("mine", 16)
+    said = opened.provenance
+    assert (said["host"], said["algo"], said["checkpoint"]) == (
+        "minihost", "mdlm", "last.ckpt",
+    )  # fmt: skip
+
+
+def test_an_export_has_the_same_hash(runs, tmp_path):
+    """Whatever file holds them: the row's hash is that of the weights."""
+    export.export(str(runs["mdlm"]), tmp_path / "out", tokenizer="bpe")
+    one, other = (
+        models.open_model(models.Source.parse(str(path)))
+        for path in (runs["mdlm"], tmp_path / "out")
+    )
+    assert one.provenance["sha256"] == other.provenance["sha256"]
+    assert other.provenance["host"] == "Hugging Face"
+    raw = models.open_model(models.Source("raw", str(runs["mdlm"]), which="raw"))
+    assert raw.provenance["sha256"] != one.provenance["sha256"]
+
+
+def test_labels():
+    parse = models.Source.parse
+    assert parse("a=b.ckpt") == models.Source("a", "b.ckpt")
+    assert parse("run/checkpoints/round-5.ckpt").label == "run/round-5"
+    assert parse("x/y/w.safetensors").label == "y/w"
+    assert parse("kuleshov-group/mdlm-owt").label == "kuleshov-group/mdlm-owt"
+
+
+@pytest.mark.parametrize(
+    "config, t, expected",
+    [
+        ({}, 0.5, 1 - 0.999 * 0.5),
+        ({"noise": {"type": "log-linear", "eps": 0.1}}, 0.5, 0.55),
+        ({"noise": {"type": "cosine", "eps": 1e-3}}, 0.0, 1.0),
+        # MDLM's cosine is another, and falls from 1 as well.
+        ({"noise": {"type": "cosine"}, "parameterization": "subs"}, 1.0, 1e-3),
+        ({"noise": {"type": "loglinear", "sigma_min": 1e-4}}, 1.0, 1e-3),
+        ({"noise": {"type": "linear", "sigma_min": 0.0, "sigma_max": 2.0},
+          "parameterization": "subs"}, 1.0, 0.1353),
+    ],
+)  # fmt: skip
+def test_schedules(config, t, expected):
+    alpha = models.schedule(config, "x")(torch.tensor([t], dtype=torch.float64))
+    assert float(alpha) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_schedule_nobody_knows():
+    with pytest.raises(ConfigError, match="noise.type=zigzag"):
+        models.schedule({"noise": {"type": "zigzag"}}, "x")
+
+
+def broken(runs, tmp_path, change):
+    held = torch.load(runs["mdlm"], weights_only=True)
+    config = OmegaConf.create(held["hyper_parameters"]["config"])
+    change(config)
+    held["hyper_parameters"]["config"] = OmegaConf.to_container(config)
+    path = tmp_path / "changed.ckpt"
+    torch.save(held, path)
+    return models.Source.parse(str(path))
+
+
+def test_what_cannot_be_sampled(runs, tmp_path):
+    def told_the_time(config):
+        config.algo.time_conditioning = True
+
+    with pytest.raises(CheckpointError, match="is told the time"):
+        models.open_model(broken(runs, tmp_path, told_the_time))
+
+    def nameless(config):
+        del config.data.tokenizer_name_or_path
+
+    with pytest.raises(ConfigError, match="does not say its tokenizer.*--tokenizer"):
+        models.open_model(broken(runs, tmp_path, nameless))
+
+    def another(config):
+        config.data.vocab_size = 280
+
+    with pytest.raises(ConfigError, match="has a vocabulary of"):
+        models.open_model(broken(runs, tmp_path, another))
+    with pytest.raises(CheckpointError, match="parameterization=ar"):
+        models.open_model(models.Source.parse(str(runs["ar"])))
+
+
+def test_from_the_command_line(runs, tmp_path, capsys):
+    """Two models, resumed, and the page; the evaluator is the host's AR model."""
+    out, page = tmp_path / "r.jsonl", tmp_path / "r.html"
+    command = [
+        "sweep", f"a={runs['mdlm']}", f"b={runs['mdlm']}", "--steps", "2,4",
+        "--temperature", "1,0.5", "--u-law", "iid", "lattice:1/2",
+        "--num-samples", "6", "--batch-size", "4", "--bound-rows", "4",
+        "--evaluator", str(runs["ar"]), "--out", str(out),
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) == 16
+    laws = {(r["u_law"], r["u_step"]) for r in rows}
+    assert laws == {("iid", None), ("lattice", 0.5)}
+    assert all(r["metrics"]["perplexity"]["value"] > 1 for r in rows)
+    assert "torch" in rows[0]["versions"] and rows[0]["machine"]["device"] == "cpu"
+    before = out.read_bytes()
+    assert cli.main(command) == 0 and out.read_bytes() == before
+    assert "16 rows in" in capsys.readouterr().out
+    assert cli.main(["report", str(out), "--out", str(page)]) == 0
+    assert "<script" not in page.read_text()
+    assert command[10] == "--num-samples"
+    # Calibration goes to a file of its own and is printed.
+    single = ["sweep", f"a={runs['mdlm']}", "--steps", "2", *command[10:]]
+    assert cli.main([*single, "--calibrate"]) == 0
+    said = capsys.readouterr().err
+    assert "float32" in said and "no published" in said
+    drawn = (tmp_path / "r.calibration.jsonl").read_text().splitlines()
+    assert [json.loads(x)["dtype"] for x in drawn] == ["float32", "float64"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["--evaluator", "no/such-evaluator"], "evaluator=no/such-evaluator cannot"),
+        (["--steps", "0"], "--steps 0"),
+        (["--sampler", "sprase"], "--sampler sprase is unknown: choose one of"),
+        (["--corpus", "nowhere.txt"], "nowhere.txt"),
+        (["--device", "cuda:7"], "no CUDA device is there"),
+    ],
+)
+def test_refused_in_a_sentence(runs, tmp_path, capsys, change, words, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "cuda" in change[1] and torch.cuda.is_available():
+        pytest.skip("a CUDA device is there")
+    command = [
+        "sweep", str(runs["mdlm"]), "--evaluator", str(runs["ar"]), "--steps", "2",
+        "--num-samples", "4", "--out", str(tmp_path / "r.jsonl"),
+    ]  # fmt: skip
+    assert cli.main([*command, *change]) == 1
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+
+
+def test_an_evaluator_that_does_not_fit(runs, module_compose, tmp_path):
+    opened = models.open_model(models.Source.parse(str(runs["mdlm"])))
+    where = f"checkpointing.save_dir={tmp_path}"
+    minihost.run(module_compose(*TINY, "algo=ar", "model.length=8", where))
+    short = tmp_path / "checkpoints" / "last.ckpt"
+    with pytest.raises(ConfigError, match="was trained on 8 tokens"):
+        measure.evaluator(str(short), "cpu", 4, opened)
+
+
+def test_two_models_of_one_name(runs, capsys):
+    path = str(runs["mdlm"])
+    assert cli.main(["sweep", path, path, "--steps", "2"]) == 1
+    assert "tell them apart with LABEL=CKPT" in capsys.readouterr().err
