@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ..errors import ConfigError
+from .frontier import at_equal
 
 
 def require_matplotlib() -> None:
@@ -83,11 +84,7 @@ def _provenance(results) -> str:
 
 def at_entropy(curve: list[tuple[float, float]], entropy: float) -> float | None:
     """Perplexity at that entropy on a line in log perplexity; None outside of it."""
-    curve = sorted(curve)
-    for (h0, p0), (h1, p1) in zip(curve, curve[1:], strict=False):
-        if h0 <= entropy <= h1 and h1 > h0:
-            return p0 * (p1 / p0) ** ((entropy - h0) / (h1 - h0))
-    return None
+    return at_equal([h for h, _ in curve], [p for _, p in curve], entropy)
 
 
 def _verdict(matched: float, student: dict, teacher: dict) -> str:

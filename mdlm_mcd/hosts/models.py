@@ -14,18 +14,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from .. import head, weights
+from .. import weights
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.candidate import Candidate
 from ..minihost import dataloader, trainer_base
 from ..minihost.errors import HostError
 from ..minihost.models import dit
+from . import samplers
 
 # Sizes and weights ---------------------------------------------------------------
 
@@ -252,19 +254,12 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
 
 
 def denoiser(backbone: dit.DIT):
-    """`denoise(z, rows)` of a network that is not told the time.
+    """`denoise(z, rows)` of a network that is not told the time."""
 
-    Sequences of which no row is asked are not run: at many steps most open nothing.
-    """
+    def untold(model, network, z, alpha_t, labels):
+        return network(z, torch.zeros_like(alpha_t))
 
-    def on_rows(z: Tensor, rows: Tensor) -> Tensor:
-        active = rows.any(-1)
-        z, rows = z[active], rows[active]
-        sigma = torch.zeros(len(z), device=z.device)
-        features = head.encode(backbone, lambda net: net(z, sigma))
-        return features.logits(features.rows(rows.flatten().nonzero().squeeze(-1)))
-
-    return on_rows
+    return samplers.denoiser(SimpleNamespace(backbone=backbone), untold)
 
 
 # Text to measure on ---------------------------------------------------------------

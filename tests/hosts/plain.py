@@ -4,7 +4,6 @@
 hardware. In place of `python main.py` where there is no flash-attn or CUDA.
 """
 
-import runpy
 import sys
 from pathlib import Path
 
@@ -12,6 +11,9 @@ from mdlm_mcd.hosts import shims
 
 if __name__ == "__main__":
     shims.install(Path.cwd())
+    path = str(Path.cwd() / "main.py")
     sys.path[0] = str(Path.cwd())
-    sys.argv[0] = str(Path.cwd() / "main.py")
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.argv[0] = path
+    scope = sys.modules["__main__"].__dict__
+    scope["__file__"] = path
+    exec(shims.compiled(path), scope)

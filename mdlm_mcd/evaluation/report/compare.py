@@ -6,27 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..frontier import at_equal
 from ..results import Estimate, Point, Results
 
 
 def between(curve: Sequence[tuple[float, Estimate]], x: float) -> Estimate | None:
-    """The curve at x, on a line in log y between its neighbours; None outside of it.
+    """The curve at x by `at_equal`; None outside of it.
 
     The interval is interpolated like the value: a rough one, and too wide rather than
     too narrow where the two neighbours err apart.
     """
-    curve = sorted(curve, key=lambda p: p[0])
-    for (x0, a), (x1, b) in zip(curve, curve[1:], strict=False):
-        if x0 <= x <= x1 and x1 > x0:
-            share = (x - x0) / (x1 - x0)
 
-            def line(p, q, share=share):
-                return None if p is None or q is None else p * (q / p) ** share
+    def at(part: str) -> float | None:
+        values = [getattr(figure, part) for _, figure in curve]
+        return None if None in values else at_equal([p for p, _ in curve], values, x)
 
-            return Estimate(
-                line(a.value, b.value), line(a.low, b.low), line(a.high, b.high)
-            )
-    return None
+    value = at("value")
+    return None if value is None else Estimate(value, at("low"), at("high"))
 
 
 def frontier(results: Results, name: str, steps: int) -> list[tuple[float, Estimate]]:
