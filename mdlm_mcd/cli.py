@@ -90,8 +90,9 @@ def _sweep(args) -> None:
         args.dtype.split(","), args.top_p, args.stratified,
     )  # fmt: skip
     plan = sweep.Plan(
-        points, args.num_samples, args.batch_size, args.bound_rows, args.seed
-    )
+        points, args.num_samples, args.batch_size, args.bound_rows, args.seed,
+        args.mauve,
+    )  # fmt: skip
     plan.check()
     sources = [
         models.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
@@ -249,6 +250,7 @@ def parser() -> argparse.ArgumentParser:
     measure.add_argument("--tokenizer", metavar="NAME_OR_PATH")
     measure.add_argument("--batch-size", type=int, default=64)
     measure.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
+    measure.add_argument("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
     measure.add_argument("--device", default="cpu")
     measure.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
     measure.add_argument(

@@ -199,6 +199,18 @@ def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
     return (log_precision / order).exp()
 
 
+def require_mauve():
+    """`mauve.compute_mauve`. Raises ConfigError with the remedy when it is missing."""
+    try:
+        from mauve import compute_mauve
+    except ImportError as error:
+        raise ConfigError(
+            "mauve needs the package mauve-text, which is not installed: pip install "
+            "'mdlm-mcd[mauve]'."
+        ) from error
+    return compute_mauve
+
+
 def mauve(samples: Sequence[str], corpus: Sequence[str], **how) -> float:
     """MAUVE (Pillutla et al. 2021, arXiv 2102.01454) by the package `mauve-text`.
 
@@ -212,13 +224,7 @@ def mauve(samples: Sequence[str], corpus: Sequence[str], **how) -> float:
             f"mauve needs at least {MAUVE_SAMPLES} texts on both sides and has "
             f"{fewest}: raise num_samples (its authors advise thousands)."
         )
-    try:
-        from mauve import compute_mauve
-    except ImportError as error:
-        raise ConfigError(
-            "mauve needs the package mauve-text, which is not installed: pip install "
-            "'mdlm-mcd[mauve]'."
-        ) from error
+    compute_mauve = require_mauve()
     how = {"verbose": False, **how}
     value = compute_mauve(p_text=list(samples), q_text=list(corpus), **how).mauve
     if not math.isfinite(value):

@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import laws, sampling
 from ..coupling import counter_generator
 from ..errors import ConfigError
-from . import bounds, metrics
+from . import bounds, diversity, metrics
 from .candidate import Candidate
 from .evaluators import Evaluator
 
@@ -51,7 +51,7 @@ class Point:
 class Plan:
     """A grid of points and what is drawn at each.
 
-    bound_rows: rows of held-out text for the bounds.
+    bound_rows: rows of held-out text for the bounds. mauve: measure that, too.
     """
 
     points: tuple[Point, ...]
@@ -59,6 +59,7 @@ class Plan:
     batch_size: int = 64
     bound_rows: int = 256
     seed: int = 1
+    mauve: bool = False
 
     def check(self) -> None:
         """Raises ConfigError, before any model is opened."""
@@ -79,6 +80,8 @@ class Plan:
                     f"--top-p {point.top_p}: steps must be at least 1, the temperature "
                     "positive and top-p within (0, 1]."
                 )
+        if self.mauve:
+            diversity.require_mauve()
         if self.num_samples < 2 or self.batch_size < 1:
             raise ConfigError(
                 f"--num-samples {self.num_samples} and --batch-size {self.batch_size}: "
@@ -245,8 +248,16 @@ class Sweep:
         tokens, evaluations = draw(model, point, self.plan)
         seconds = time.perf_counter() - start
         tokens = tokens.cpu()
+        decode = model.tokenizer.batch_decode
         found = metrics.measure(
-            tokens, evaluator=evaluator, corpus_tokens=text.cpu(), seed=self.plan.seed
+            tokens,
+            evaluator=evaluator,
+            corpus_tokens=text.cpu(),
+            eos=getattr(model.tokenizer, "eos_token_id", None),
+            texts=(decode(tokens), decode(text[: len(tokens)].cpu()))
+            if self.plan.mauve
+            else None,
+            seed=self.plan.seed,
         )
         return {
             **self.facts,
@@ -254,7 +265,7 @@ class Sweep:
             "seconds": seconds,
             "evaluations": evaluations,
             "metrics": self._bound(model, point, text) | found,
-            "texts": model.tokenizer.batch_decode(tokens[:TEXTS]),
+            "texts": decode(tokens[:TEXTS]),
         }
 
     def _fit(self, model: Candidate, steps: int, text: Tensor) -> float:

@@ -1,6 +1,8 @@
 """The sweep: rows, resuming, names that changed, and what is refused."""
 
 import json
+import sys
+import types
 from dataclasses import replace
 
 import pytest
@@ -47,7 +49,7 @@ def evaluator(_):
 
 
 def held_out(_):
-    return torch.randint(0, MASK, (40, LENGTH), generator=counter_generator(0))
+    return torch.randint(0, MASK, (120, LENGTH), generator=counter_generator(0))
 
 
 def plan(**how):
@@ -194,6 +196,38 @@ def test_which_precision_is_published():
     (other,) = calibration.verdicts([row(32, "float32", 163.0, length=64)], paper)
     assert other.published is None
     assert calibration.table(found).row_count == 3
+
+
+def test_mauve_is_asked_for_before_any_model_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mauve", None)
+    asked = replace(plan(), mauve=True)
+    with pytest.raises(ConfigError, match=r"mdlm-mcd\[mauve\]"):
+        run(tmp_path / "r.jsonl", plan=asked)
+    stub = types.ModuleType("mauve")
+    seen = []
+
+    def compute_mauve(p_text, q_text, **how):
+        seen.append((len(p_text), len(q_text)))
+        return types.SimpleNamespace(mauve=0.5)
+
+    stub.compute_mauve = compute_mauve
+    monkeypatch.setitem(sys.modules, "mauve", stub)
+    many = replace(asked, num_samples=100, points=sweep.grid([2]))
+    (row,) = run(tmp_path / "r.jsonl", model(), plan=many)
+    assert row["metrics"]["mauve"]["value"] == 0.5 and seen == [(100, 100)]
+
+
+def test_samples_of_nothing_but_eos(tmp_path):
+    class Ends(Tokenizer):
+        eos_token_id = 5
+
+    def only_eos(z, rows):
+        return torch.full((int(rows.sum()), VOCAB), -1e4).index_fill_(
+            1, torch.tensor([5]), 0.0
+        )
+
+    with pytest.raises(ConfigError, match="nothing but EOS"):
+        run(tmp_path / "r", replace(model(), denoise=only_eos, tokenizer=Ends()))
 
 
 def test_the_grid_holds_each_point_once():
