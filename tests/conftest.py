@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import hydra
+import hypothesis
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
@@ -14,6 +15,10 @@ from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
+
+# The same examples in every run, on machines of any speed.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 
