@@ -57,7 +57,7 @@ class Recipe:
             "judge": 90,
             "teacher": 345,
             "mcd": 100,
-            "sample": 150,
+            "sample": 240,
         }
     )
 
