@@ -24,7 +24,8 @@ from .laws import GOLDEN, U_LAWS, draw_u
 
 __all__ = [
     "COUPLINGS", "GOLDEN", "U_LAWS", "Alpha", "CoupledPair", "check_coupling",
-    "counter_generator", "couple", "couple_as", "draw_u", "mask", "sample_times",
+    "counter_generator", "couple", "couple_as", "draw_u", "mask",
+    "sample_nested_times", "sample_times",
 ]  # fmt: skip
 
 Alpha = Callable[[Tensor], Tensor]
@@ -76,12 +77,31 @@ def sample_times(
             f"delta={delta} leaves no room for t in (delta, 1]: choose algo.delta0 and "
             "algo.rounds so that every round's delta lies between 0 and 1."
         )
+    # From (0, 1], hence t in (delta, 1] and s in (0, 1 - delta].
+    s = (1.0 - delta) * _spread(n, generator, antithetic)
+    return s + delta, s
+
+
+def _spread(n: int, generator, antithetic: bool) -> Tensor:
+    """U(0, 1], (n,) float64; one in each of n equal parts if antithetic."""
     unit = torch.rand(n, generator=generator, dtype=torch.float64)  # in [0, 1)
     if antithetic:
         unit = (unit + torch.arange(n, dtype=torch.float64)) / n
-    # 1 - unit lies in (0, 1], hence t in (delta, 1] and s in (0, 1 - delta].
-    s = (1.0 - delta) * (1.0 - unit)
-    return s + delta, s
+    return 1.0 - unit
+
+
+def sample_nested_times(
+    n: int,
+    *,
+    generator: torch.Generator | None = None,
+    antithetic: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """t ~ U(0, 1] and, given t, s ~ U(0, t]; each (n,) float64.
+
+    The pair of subset-mask consistency (CD4LM), which knows no gap delta.
+    """
+    t = _spread(n, generator, antithetic)
+    return t, t * _spread(n, generator, antithetic=False)
 
 
 # Eq. 13 and the pair --------------------------------------------------------------

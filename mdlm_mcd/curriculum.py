@@ -14,7 +14,10 @@ from .errors import ConfigError
 
 
 class Round(NamedTuple):
-    """Where an optimizer step stands; `index` counts from 0, messages from 1."""
+    """Where an optimizer step stands; `index` counts from 0, messages from 1.
+
+    delta is nan for a method without one.
+    """
 
     index: int
     delta: float
@@ -25,16 +28,18 @@ class Round(NamedTuple):
 
 @dataclass(frozen=True)
 class Curriculum:
-    """delta = delta0 * 2^i and tau = tau0 - i * tau_step in round i.
+    """delta = delta0 * growth^i and tau = tau0 - i * tau_step in round i.
 
-    Raises ConfigError, naming key and round, for settings that cannot be run.
+    growth: 2 in the paper; 1 keeps delta. delta0: None for a method that draws its
+    own gaps. Raises ConfigError, naming key and round, for settings that cannot be run.
     """
 
     rounds: int = 5
     steps_per_round: int = 10_000
-    delta0: float = 1 / 512
+    delta0: float | None = 1 / 512
     tau0: float = 0.96
     tau_step: float = 0.03
+    growth: float = 2.0
 
     def __post_init__(self):
         for key in ("rounds", "steps_per_round"):
@@ -43,22 +48,28 @@ class Curriculum:
                 raise ConfigError(
                     f"algo.{key}={value} must be a whole number of at least 1."
                 )
-        for key in ("delta0", "tau0", "tau_step"):
+        for key in ("delta0", "tau0", "tau_step", "growth"):
             value = getattr(self, key)
-            if not math.isfinite(value):
+            if value is not None and not math.isfinite(value):
                 raise ConfigError(f"algo.{key}={value} must be a finite number.")
-        if self.delta0 <= 0:
+        if self.delta0 is not None and self.delta0 <= 0:
             raise ConfigError(
                 f"algo.delta0={self.delta0} must be positive: it is the gap between "
                 "the student's time and the teacher's."
+            )
+        if self.growth <= 0:
+            raise ConfigError(
+                f"algo.growth={self.growth} must be positive: delta is multiplied by "
+                "it from round to round, and 1 keeps it."
             )
         for index in range(self.rounds):
             delta, tau = self._delta(index), self._tau(index)
             if delta >= 1:
                 raise ConfigError(
-                    f"algo.delta0={self.delta0} doubles to delta={delta:g} in round "
-                    f"{index + 1} of algo.rounds={self.rounds}, and delta must stay "
-                    "below 1: lower one of the two."
+                    f"algo.delta0={self.delta0} grows to delta={delta:g} in round "
+                    f"{index + 1} of algo.rounds={self.rounds} (algo.growth="
+                    f"{self.growth:g}), and delta must stay below 1, or the teacher's "
+                    "time would run past t = 0: lower one of the three."
                 )
             if tau <= 0:
                 raise ConfigError(
@@ -73,7 +84,7 @@ class Curriculum:
         return self.rounds * self.steps_per_round
 
     def _delta(self, index: int) -> float:
-        return self.delta0 * 2.0**index
+        return math.nan if self.delta0 is None else self.delta0 * self.growth**index
 
     def _tau(self, index: int) -> float:
         # Rounded so that 0.96 - 2 * 0.03 reads 0.9, in logs as in the paper.

@@ -243,6 +243,8 @@ def supervise(
         m.flatten().nonzero().squeeze(-1)
         for m in (masked_t & masked_s, masked_t & ~masked_s)
     )
+    if terms.reveal is None:
+        revealed = revealed[:0]
     jobs = [
         (index, term, seen_by_teacher)
         for where, term, seen_by_teacher in (

@@ -71,6 +71,21 @@ def forward_kl(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor
     return (teacher_logp.exp() * (teacher_logp - student_logp)).sum(-1)
 
 
+def total_variation(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
+    """Half the L1 distance of the two distributions, between 0 and 1."""
+    return (student_logp.exp() - teacher_logp.exp()).abs().sum(-1) / 2
+
+
+def squared_error(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
+    """Mean squared difference of log-probabilities over the tokens both allow.
+
+    The mask is left out: its -1e6 cancels to no better than rounding.
+    """
+    both = (student_logp > NEG_INFINITY / 2) & (teacher_logp > NEG_INFINITY / 2)
+    apart = torch.where(both, student_logp - teacher_logp, 0.0)
+    return apart.square().sum(-1) / both.sum(-1)
+
+
 def cross_entropy(
     student_logp: Tensor, teacher_logp: Tensor | None, x0: Tensor
 ) -> Tensor:
@@ -82,11 +97,11 @@ class Loss(NamedTuple):
     """What a token costs, by who sees it.
 
     distil: where neither view shows it (m_s = 1).
-    reveal: where only the teacher's view does (m_t - m_s = 1).
+    reveal: where only the teacher's view does (m_t - m_s = 1); None: nothing.
     """
 
     distil: Term
-    reveal: Term
+    reveal: Term | None
 
     @property
     def needs_teacher(self) -> bool:
@@ -99,6 +114,10 @@ LOSSES: dict[str, Loss] = {
     "kl_fwd": Loss(distil=forward_kl, reveal=forward_kl),  # Table 2
     "kl_bwd": Loss(distil=reverse_kl, reveal=reverse_kl),  # Table 2, "FAILED"
     "ce": Loss(distil=cross_entropy, reveal=cross_entropy),
+    "hybrid_no_ce": Loss(distil=reverse_kl, reveal=None),  # Eq. 14's first half
+    # SDTT's other two. Against a one-hot, squared logs are as hopeless as `kl_bwd`.
+    "tvd": Loss(distil=total_variation, reveal=total_variation),
+    "mse": Loss(distil=squared_error, reveal=cross_entropy),
 }
 
 
@@ -135,6 +154,8 @@ def per_token(
     revealed = masked_t & ~masked_s
     out = torch.zeros_like(student_logp[..., 0])
     for rows, term in ((both, loss.distil), (revealed, loss.reveal)):
+        if term is None:
+            continue
         # Index first: 0 * inf gradients of rows that do not count never arise.
         out = out.masked_scatter(
             rows, term(student_logp[rows], teacher_logp[rows], x0[rows])

@@ -33,6 +33,10 @@ class Teacher:
         self.backbone.eval()
         self.round = round_index
 
+    def keep(self, round_index: int) -> None:
+        """Serve another round unchanged."""
+        self.round = round_index
+
     def to(self, device: torch.device) -> None:
         if self.backbone is not None:
             self.backbone.to(device)

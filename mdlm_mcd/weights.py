@@ -246,16 +246,22 @@ def _backbone(named: dict[str, Any], path: str) -> dict[str, Tensor]:
 # Loading --------------------------------------------------------------------------
 
 
-def check_masked(weights: Weights, source: str) -> None:
-    """Raises CheckpointError where a config beside the weights says another model."""
+PROCESSES = {"subs": "a masked model under SUBS", "mean": "a uniform-state model"}
+
+
+def check_process(weights: Weights, source: str, wanted: str = "subs") -> None:
+    """Raises CheckpointError where a config beside the weights says another model.
+
+    wanted: the parameterization that is needed, one of PROCESSES.
+    """
     algo = weights.config.get("algo")
     algo = algo if isinstance(algo, dict) else {}
     # MDLM's key, and Duo's; in SDTT's config it is a section.
     said = weights.config.get("parameterization", algo.get("parameterization"))
-    if isinstance(said, str) and said != "subs":
+    if isinstance(said, str) and said != wanted:
         raise CheckpointError(
-            f"{source} was trained under parameterization={said}, and a masked model "
-            "under `subs` is needed: name another checkpoint."
+            f"{source} was trained under parameterization={said}, and "
+            f"{PROCESSES[wanted]} ({wanted}) is needed: name another checkpoint."
         )
 
 

@@ -1,5 +1,7 @@
 """Rounds, delta and tau of Section 4.1."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,12 @@ def test_the_papers_schedule():
     assert [r.delta for r in rounds] == [2**i / 512 for i in range(5)]
     assert [r.tau for r in rounds] == [0.96, 0.93, 0.9, 0.87, 0.84]
     assert all(r.is_first_step for r in rounds)
+
+
+def test_a_gap_may_stay_or_be_left_to_the_method():
+    fixed = Curriculum(3, 10, delta0=1 / 64, growth=1)
+    assert [fixed.at(i).delta for i in (0, 10, 20)] == [1 / 64] * 3
+    assert math.isnan(Curriculum(3, 10, delta0=None).at(0).delta)
 
 
 @given(rounds=st.integers(1, 6), steps=st.integers(1, 50), where=st.floats(0, 1))
@@ -41,6 +49,8 @@ def test_steps_outside_of_the_rounds_are_refused():
         (dict(delta0=0.5, rounds=2), ["algo.delta0=0.5", "delta=1", "round 2"]),
         (dict(delta0=0.0), ["algo.delta0=0.0", "positive"]),
         (dict(delta0=float("nan")), ["algo.delta0=nan", "finite"]),
+        (dict(growth=0.0), ["algo.growth=0.0", "positive"]),
+        (dict(delta0=0.5, growth=3.0, rounds=2), ["delta=1.5", "growth=3", "t = 0"]),
         (dict(tau0=0.1), ["algo.tau0=0.1", "round 5", "tau_step"]),
         (dict(tau_step=float("inf")), ["algo.tau_step=inf", "finite"]),
         (dict(rounds=0), ["algo.rounds=0", "at least 1"]),

@@ -12,7 +12,7 @@ FLOORS = {
     "__init__": 0, "errors": 0,
     "coupling": 1, "curriculum": 1, "losses": 1, "duality": 1,
     "laws": 1,
-    "sampling": 2, "head": 2, "teacher": 2, "files": 2,
+    "sampling": 2, "head": 2, "teacher": 2, "files": 2, "rollout": 2,
     "weights": 2, "pickles": 2,
     "distillers": 3, "evaluation": 3,
     "hosts": 4,

@@ -50,6 +50,12 @@ def naive(kind, student, teacher, x0, masked_t, masked_s, tau):
     def kl(p, q):
         return sum(a * (log(a) - log(b)) for a, b in zip(p, q, strict=True) if a > 0)
 
+    def tv(p, q):
+        return sum(abs(a - b) for a, b in zip(p, q, strict=True)) / 2
+
+    def mse(p, q):
+        return sum((log(p[v]) - log(q[v])) ** 2 for v in range(MASK)) / MASK
+
     out = torch.zeros(BATCH, LENGTH, dtype=torch.float64)
     for b in range(BATCH):
         for i in range(LENGTH):
@@ -67,6 +73,9 @@ def naive(kind, student, teacher, x0, masked_t, masked_s, tau):
                 "kl_fwd": kl(q, p),
                 "kl_bwd": kl(p, q),
                 "ce": ce,
+                "hybrid_no_ce": kl(p, q) if both else 0.0,
+                "tvd": tv(p, q),
+                "mse": mse(p, q) if both else ce,
             }[kind]
     return out
 

@@ -19,15 +19,15 @@ from .. import __version__, head, losses
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
 from ..teacher import Teacher
-from ..weights import Weights, check_masked, load_weights, model_sizes, read_weights
+from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
+from . import settings
 from .guard import LossGuard, StepSums
-from .noise import CounterNoise, check_schedule, number
+from .noise import CounterNoise, check_schedule
 from .rounds import RoundCheckpoints
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_KEY = "mdlm_mcd"
-INIT_FROM = ("ema", "raw", "scratch")
 
 
 class Distiller(CounterNoise):
@@ -36,6 +36,10 @@ class Distiller(CounterNoise):
     Subclasses write `distil(stage, x0, valid, condition, micro)`, which answers a
     `head.Supervision` whose `loss` is a sum over the tokens that `valid` marks.
     """
+
+    parameterization = "subs"  # of the models it is for: weights.PROCESSES
+    loss_kinds: tuple[str, ...] = tuple(losses.LOSSES)  # the values of algo.loss
+    schedule: tuple[str, ...] = ("delta0", "growth", "tau0", "tau_step")
 
     # What an adapter answers ------------------------------------------------------
 
@@ -89,38 +93,20 @@ class Distiller(CounterNoise):
         self.teacher = Teacher()
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self._step_sums: torch.Tensor | None = None  # of the step in progress
-        self._check_mask()
-        check_schedule(self.host_alpha, config.noise.type, config.algo.name)
+        self.check_model()
 
     @classmethod
     def check_config(cls, config: DictConfig) -> Curriculum:
         """Refuse what cannot work; answers the curriculum the config describes."""
-        algo = config.algo
-        key, parameterization = cls.host_setting(config, "parameterization")
-        if parameterization != "subs":
-            raise ConfigError(
-                f"{key}={parameterization} does not fit algo={algo.name}, which needs "
-                f"a masked model under SUBS: set {key}=subs."
-            )
-        if algo.init_from not in INIT_FROM:
-            raise ConfigError(
-                f"algo.init_from={algo.init_from} is unknown: choose one of "
-                f"{', '.join(INIT_FROM)}."
-            )
-        if algo.head_chunk < 1:
-            raise ConfigError(
-                f"algo.head_chunk={algo.head_chunk} must be at least 1: it is the "
-                "number of rows projected onto the vocabulary at a time."
-            )
-        losses.get(algo.loss)
-        LossGuard(algo.guard, algo.loss, vocab_size=2)
-        return Curriculum(
-            rounds=algo.rounds,
-            steps_per_round=algo.steps_per_round,
-            delta0=number(algo, "delta0"),
-            tau0=number(algo, "tau0"),
-            tau_step=number(algo, "tau_step"),
+        key, found = cls.host_setting(config, "parameterization")
+        return settings.check(
+            config, key, found, cls.parameterization, cls.loss_kinds, cls.schedule
         )
+
+    def check_model(self) -> None:
+        """Refuse a host's model that the method cannot train."""
+        self._check_mask()
+        check_schedule(self.host_alpha, self.config.noise.type, self.config.algo.name)
 
     def _check_mask(self) -> None:
         name = self.config.data.tokenizer_name_or_path
@@ -193,7 +179,7 @@ class Distiller(CounterNoise):
 
     def _check_teacher(self, weights: Weights, source: str) -> None:
         """Refuse what fits by its shapes alone."""
-        check_masked(weights, source)
+        check_process(weights, source, self.parameterization)
         told = model_sizes(weights.config).get("time_conditioning")
         key, mine = self.host_setting(self.config, "time_conditioning")
         if told is not None and bool(told) != bool(mine):
@@ -262,9 +248,11 @@ class Distiller(CounterNoise):
         if step >= self.curriculum.total_steps:
             return  # a finished run: there is no next step to have a teacher for
         stage = self.curriculum.at(step)
-        if stage.is_first_step:
+        kept = self.config.algo.snapshot == "fixed" and step > 0
+        if stage.is_first_step and not kept:
             return  # a new teacher is about to be taken from the student
-        if held["teacher"] is None or held["teacher"]["round"] != stage.index:
+        last = (step - 1) // self.curriculum.steps_per_round
+        if held["teacher"] is None or held["teacher"]["round"] != last:
             written = (
                 "none" if held["teacher"] is None else held["teacher"]["round"] + 1
             )
@@ -286,9 +274,9 @@ class Distiller(CounterNoise):
     def training_step(self, batch, batch_idx):
         stage = self.curriculum.at(self.global_step)
         if self.teacher.round != stage.index:
-            # Once a round: micro-batches of a step share it, validation never gets
-            # here, and the weights are the student's own, not its average.
-            self.teacher.snapshot(self.backbone, stage.index)
+            # Once a round: micro-batches of a step share it, and validation, which
+            # swaps the average in, never gets here.
+            self._take_teacher(stage.index)
         micros = self.trainer.accumulate_grad_batches
         micro = batch_idx % micros
         count = len(batch["input_ids"])
@@ -304,6 +292,26 @@ class Distiller(CounterNoise):
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(stage, parts, loss.detach(), tokens)
         return loss
+
+    def _take_teacher(self, index: int) -> None:
+        kind = self.config.algo.snapshot
+        if kind == "fixed" and self.teacher.backbone is not None:
+            self.teacher.keep(index)
+        elif kind == "ema":
+            own = [p for _, p in self.host_named_parameters()]
+            self.ema.store(own)
+            self.ema.copy_to(own)
+            self.teacher.snapshot(self.backbone, index)
+            self.ema.restore(own)
+        else:
+            self.teacher.snapshot(self.backbone, index)
+
+    def encode(self, backbone, z, t, condition) -> head.Features:
+        """`backbone` on z (batch, length) at times t (batch,), short of its logits."""
+        alpha_t = self.host_alpha(t)
+        return head.encode(
+            backbone, lambda net: self.host_denoise(net, z, alpha_t, condition)
+        )
 
     def _watch(self, stage, parts: head.Supervision, tokens, first, last) -> None:
         """Let the guard see each optimizer step as a whole."""
@@ -330,20 +338,21 @@ class Distiller(CounterNoise):
     def _log_step(self, stage: Round, parts: head.Supervision, loss, tokens) -> None:
         rows = max(1, parts.distil_rows + parts.reveal_rows)
         shown = {
-            "mcd/round": float(stage.index + 1),
-            "mcd/delta": stage.delta,
-            "mcd/tau": stage.tau,
+            "round": float(stage.index + 1),
+            "delta": stage.delta,
+            "tau": stage.tau,
         }
         quiet = {
             # Of the loss: kl + ce = trainer/loss.
-            "mcd/kl": parts.distil / tokens,
-            "mcd/ce": parts.reveal / tokens,
-            "mcd/rows_distil": parts.distil_rows / tokens,
-            "mcd/rows_reveal": parts.reveal_rows / tokens,
-            "mcd/student_entropy": parts.entropy / rows,
+            "kl": parts.distil / tokens,
+            "ce": parts.reveal / tokens,
+            "rows_distil": parts.distil_rows / tokens,
+            "rows_reveal": parts.reveal_rows / tokens,
+            "student_entropy": parts.entropy / rows,
         }
-        self.log_dict(shown, on_step=True, on_epoch=False, prog_bar=True)
-        self.log_dict(quiet, on_step=True, on_epoch=False)
+        for some, bar in ((shown, True), (quiet, False)):
+            some = {f"{self.config.algo.name}/{k}": v for k, v in some.items()}
+            self.log_dict(some, on_step=True, on_epoch=False, prog_bar=bar)
         self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
 
 

@@ -61,13 +61,23 @@ class CounterNoise:
 
     def draw_times(self, stage: Round, count: int, micro: int):
         """This micro-batch's share of the step's (t, s); each (count,) float64."""
-        places, total = self._rows(count, micro)
-        generator = coupling.counter_generator(self.config.seed, self.global_step, "t")
-        t, s = coupling.sample_times(
-            total, stage.delta, generator=generator,
-            antithetic=self.config.training.antithetic_sampling,
+        return self.share(
+            count, micro, "t",
+            lambda total, generator: coupling.sample_times(
+                total, stage.delta, generator=generator,
+                antithetic=self.config.training.antithetic_sampling,
+            ),
         )  # fmt: skip
-        return self._place(t[places]), self._place(s[places])
+
+    def share(self, count: int, micro: int, name: str, draw):
+        """This micro-batch's rows of each tensor that draw(total, generator) answers.
+
+        `draw` is asked for the whole global batch; name tells one noise of a step
+        from another.
+        """
+        places, total = self._rows(count, micro)
+        generator = coupling.counter_generator(self.config.seed, self.global_step, name)
+        return tuple(self._place(x[places]) for x in draw(total, generator))
 
     def draw_u(self, shape, micro: int, name: str = "u") -> torch.Tensor:
         """This micro-batch's trajectory noise, (batch, length)."""

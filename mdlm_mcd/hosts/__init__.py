@@ -15,7 +15,7 @@ from types import ModuleType
 from ..errors import ConfigError
 from .layouts import LAYOUTS, Layout
 
-DISTILLERS = ("MCD",)
+DISTILLERS = ("MCD", "SDTT", "CD4LM")
 
 
 def detect() -> tuple[Layout, ModuleType]:
@@ -47,13 +47,22 @@ def detect() -> tuple[Layout, ModuleType]:
 @functools.cache
 def distiller(name: str, layout: Layout, module: ModuleType) -> type:
     """A student class: the adapter's answers, the mixin's training, the host's rest."""
-    from .. import distillers  # imports torch: `mdlm-mcd patch` does without
+    # These import torch: `mdlm-mcd patch` does without.
+    from .. import distillers
+    from ..weights import PROCESSES
 
     adapter = importlib.import_module(f"{__name__}.{layout.adapter}")
     mixin = getattr(distillers, name)
+    model = layout.models.get(mixin.parameterization)
+    if model is None:
+        raise ConfigError(
+            f"algo._target_={__name__}.{name} needs {PROCESSES[mixin.parameterization]}"
+            f", and {layout.name}'s code has none: use a host in Duo's layout, or "
+            "algo=mcd."
+        )
     return type(
         name,
-        (adapter.Host, mixin, getattr(module, layout.model)),
+        (adapter.Host, mixin, getattr(module, model)),
         # Where pickle finds it again, made for the host that is loaded there.
         {"__doc__": mixin.__doc__, "__module__": __name__},
     )

@@ -267,7 +267,7 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
 
 def _weights(config, folder: Path, asked: bool) -> Finding:
     """The checkpoint of the configured mode, opened."""
-    from ..weights import check_masked, read_weights
+    from ..weights import check_process, read_weights
 
     if config.mode != "train":
         key, path = "eval.checkpoint_path", config.eval.checkpoint_path
@@ -290,7 +290,7 @@ def _weights(config, folder: Path, asked: bool) -> Finding:
     local = folder / os.path.expanduser(path)
     try:
         weights = read_weights(str(local) if local.exists() else path, key)
-        check_masked(weights, f"{key}={path}")
+        check_process(weights, f"{key}={path}")
     except MCDError as error:
         return Finding("checkpoint", STOP, str(error))
     average = "with EMA" if weights.shadow_params else "without EMA"

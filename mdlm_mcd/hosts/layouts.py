@@ -21,6 +21,7 @@ class Layout:
 
     adapter: the module of ours that knows it; modules: the host's module of models,
     the first name being that in a clone; model: the class distillers are married to;
+    uniform_model: the same for uniform-state models, if there are any;
     needed: methods that tell it; sources: files of a clone in which
     class and methods are found; patch: what makes its main.py train our classes;
     predictors: its own values of `sampling.predictor` that fit masked models.
@@ -34,6 +35,12 @@ class Layout:
     sources: tuple[str, ...]
     patch: str
     predictors: tuple[str, ...]
+    uniform_model: str | None = None
+
+    @property
+    def models(self) -> dict[str, str | None]:
+        """Classes by the parameterization of what they train."""
+        return {"subs": self.model, "mean": self.uniform_model}
 
     def lacks(self, module: ModuleType) -> list[str]:
         """What a loaded module of models does not offer (empty: it fits)."""
@@ -80,6 +87,7 @@ DUO = Layout(
     sources=("algo.py", "trainer_base.py"),
     patch="duo.patch",
     predictors=("ancestral_cache", "analytic", "psi"),
+    uniform_model="DUO_BASE",
 )  # fmt: skip
 
 MDLM = Layout(

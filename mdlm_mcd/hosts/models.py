@@ -40,7 +40,7 @@ def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
     """The model's sizes in MDLMConfig's words: the tensors', else the config's."""
     tensors, told = held.state_dict, weights.model_sizes(held.config)
-    weights.check_masked(held, source)
+    weights.check_process(held, source)
     try:
         vocab_size, hidden_dim = tensors["vocab_embed.embedding"].shape
         cond_dim = len(tensors["sigma_map.mlp.2.weight"])

@@ -6,9 +6,9 @@ import logging
 import subprocess
 import sys
 
-import lightning as L
 import pytest
 import torch
+from runs import Watch, fit
 
 from mdlm_mcd import distillers, hosts, losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
@@ -30,63 +30,12 @@ MCD_OVERRIDES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def teacher_path(request, tmp_path_factory, corpus, cache_dir):
-    """A teacher trained for 60 steps by the host's own `algo=mdlm`."""
-    folder = tmp_path_factory.mktemp("teacher")
-    compose = request.getfixturevalue("module_compose")
-    config = compose(
-        "trainer.max_steps=60", "optim.lr=1e-2", f"checkpointing.save_dir={folder}"
-    )
-    minihost.run(config)
-    path = folder / "checkpoints" / "last.ckpt"
-    assert torch.load(path, weights_only=True)["global_step"] == 60
-    return path
-
-
 @pytest.fixture
 def mcd(compose, teacher_path):
     def build(*overrides):
         return compose(*MCD_OVERRIDES, f"algo.teacher_path={teacher_path}", *overrides)
 
     return build
-
-
-class Watch(L.Callback):
-    """Notes what the run did, step by step."""
-
-    def __init__(self):
-        self.weights, self.teachers, self.rounds, self.losses = [], [], [], []
-        self.after_step, self.teacher_modes = [], []
-
-    @staticmethod
-    def flat(module):
-        return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        self.weights.append(self.flat(module.backbone))
-
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        assert torch.equal(self.weights[-1], self.flat(module.backbone))
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.after_step.append(self.flat(module.backbone))
-        self.teachers.append(self.flat(module.teacher.backbone))
-        self.teacher_modes.append(module.teacher.backbone.training)
-        self.rounds.append(module.teacher.round)
-        self.losses.append(float(outputs["loss"]))
-
-
-def fit(config, watch=None, ckpt_path=None, model=None):
-    L.seed_everything(config.seed)
-    tokenizer = dataloader.get_tokenizer(config)
-    train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
-    model = model or minihost.model_class(config)(config, tokenizer)
-    trainer = minihost.make_trainer(config, use_distributed_sampler=False)
-    if watch:
-        trainer.callbacks.insert(0, watch)
-    trainer.fit(model, train_ds, valid_ds, ckpt_path=ckpt_path)
-    return model, trainer
 
 
 def test_two_rounds(mcd, tmp_path):
@@ -275,7 +224,8 @@ def test_contract_with_a_float64_computation_from_scratch(mcd):
     config = mcd("algo.head_chunk=5")
     tokenizer = dataloader.get_tokenizer(config)
     model = MCD(config, tokenizer).double()
-    torch.nn.init.normal_(model.backbone.output_layer.linear.weight, std=0.3)
+    for p in model.backbone.parameters():  # at its start it is blind to its input
+        torch.nn.init.normal_(p, std=0.3)
     student = copy.deepcopy(model.backbone)
     with torch.no_grad():
         for p in student.parameters():
@@ -395,7 +345,53 @@ def test_what_is_logged(mcd, tmp_path):
     assert any(r["val/nll"] for r in rows) and any(r["val/ppl"] for r in rows)
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "hybrid_fwd", "kl_fwd", "ce"])
+def test_a_fixed_teacher_serves_in_every_round(mcd, tmp_path):
+    def config(folder):
+        return mcd(
+            "algo.snapshot=fixed",
+            f"checkpointing.save_dir={tmp_path / folder}",
+            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+        )
+
+    watch = Watch()
+    model, _ = fit(config("whole"), watch)
+    assert watch.rounds == [0] * 6 + [1] * 6
+    assert all(torch.equal(x, watch.weights[0]) for x in watch.teachers)
+    # Also across a stop, in a round or between two.
+    for step in (6, 8):
+        again, folder = Watch(), tmp_path / "whole" / "checkpoints"
+        path = str(folder / f"step-{step}.ckpt")
+        other, _ = fit(config(f"resumed{step}"), again, ckpt_path=path)
+        assert all(torch.equal(x, watch.weights[0]) for x in again.teachers)
+        assert torch.equal(Watch.flat(model), Watch.flat(other))
+
+
+def test_a_teacher_from_the_average(mcd):
+    averages = []
+
+    class Averages(Watch):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            super().on_train_batch_start(trainer, module, batch, batch_idx)
+            shadow = module.ema.shadow_params
+            averages.append(torch.cat([p.flatten().clone() for p in shadow]))
+
+    watch = Averages()
+    fit(mcd("algo.snapshot=ema", "training.ema=0.5"), watch)
+    assert torch.equal(watch.teachers[6], averages[6])
+    assert not torch.equal(watch.teachers[6], watch.weights[6])
+    # Taking it leaves the student and its average as they were.
+    for after, before in zip(watch.after_step, watch.weights[1:], strict=False):
+        assert torch.equal(after, before)
+
+
+def test_a_fixed_gap(mcd):
+    _, trainer = fit(mcd("algo.growth=1"))
+    assert trainer.progress_bar_metrics["mcd/delta"] == 1 / 16
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "hybrid_fwd", "kl_fwd", "ce",
+                                  "hybrid_no_ce", "tvd", "mse"])  # fmt: skip
 def test_the_guard_lets_good_losses_pass(mcd, kind):
     watch = Watch()
     fit(mcd(f"algo.loss={kind}"), watch)
@@ -508,10 +504,19 @@ def test_processes_and_micro_batches_draw_what_one_process_draws(mcd, micros):
         (["algo.u_law=x"], ["algo.u_law=x", "lattice"]),
         (["algo.guard=x"], ["algo.guard=x", "stop, warn, off"]),
         (["algo.init_from=x"], ["algo.init_from=x", "ema, raw, scratch"]),
+        (["algo.snapshot=x"], ["algo.snapshot=x", "raw, ema, fixed"]),
+        (
+            ["algo.snapshot=ema", "training.ema=0"],
+            ["algo.snapshot=ema", "training.ema"],
+        ),
+        (["algo.growth=0"], ["algo.growth=0", "positive"]),
         (["algo.delta0=1/0"], ["algo.delta0=1/0 is no number", "1/20"]),
         (["algo.tau0=warm"], ["algo.tau0=warm is no number"]),
         (["algo.head_chunk=0"], ["algo.head_chunk=0", "at least 1"]),
-        (["algo.parameterization=mean"], ["algo.parameterization=mean", "SUBS"]),
+        (
+            ["algo.parameterization=mean"],
+            ["algo.parameterization=mean", "a masked model"],
+        ),
         (["algo.delta0=0.9"], ["algo.delta0=0.9", "round 2"]),
         (["trainer.max_steps=13"], ["trainer.max_steps=13", "2 * 6 = 12"]),
         (["algo.teacher_path=''"], ["algo.teacher_path is empty", "scratch"]),
