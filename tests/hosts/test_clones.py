@@ -141,6 +141,25 @@ def test_the_losses(patched, teacher, student):
         assert words in said
 
 
+@pytest.mark.parametrize("name", ["sdtt", "cd4lm"])
+def test_the_baselines(host, patched, teacher, name):
+    """Trained by the patched host, opened by the pristine one."""
+    rounds = ROUNDS
+    if name == "cd4lm":
+        rounds = ["algo.steps_per_round=12", "trainer.max_steps=12"]
+    out, _ = patched.run(
+        name, f"algo={name}", *rounds, f"algo.teacher_path={teacher}"
+    )  # fmt: skip
+    path = out / "checkpoints" / ("round-2.ckpt" if name == "sdtt" else "round-1.ckpt")
+    _, held = weights(path)
+    assert held["global_step"] == 12 and held["mdlm_mcd"]["algo"] == name
+    _, said = host.run(
+        f"{name} nelbo", *host.own, "mode=ppl_eval", f"eval.checkpoint_path={path}"
+    )
+    nll = re.search(r"val/nll\W+([0-9.]+)", said)
+    assert nll and 0 < float(nll[1]) < 20
+
+
 def test_resume_in_the_middle_of_a_round(patched, teacher, student):
     """A run stopped at step 8 of 12 ends with its second round's own teacher."""
     path = f"algo.teacher_path={teacher}"
