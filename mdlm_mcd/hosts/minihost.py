@@ -54,15 +54,18 @@ def run(
 def open_model(path: str | Path, ema: bool = True):
     """A trained model of this host in eval mode, as its checkpoint describes it.
 
-    A student opens as the plain MDLM it is. Returns (model, tokenizer).
+    A student opens as the plain model it is: MDLM, or DUO_BASE for a uniform-state
+    one. Returns (model, tokenizer).
     """
     held = torch.load(path, map_location="cpu", weights_only=True)
     entry.register_resolvers()
     config = OmegaConf.create(held["hyper_parameters"]["config"])
+    kinds = {"ar": algo.AR, "mean": algo.DUO_BASE}
+    cls = kinds.get(config.algo.parameterization, algo.MDLM)
     # A distiller's may be one of ours, of which the host's own class does not know.
-    config.sampling.predictor = "ancestral_cache"
+    uniform = cls is algo.DUO_BASE
+    config.sampling.predictor = "ancestral" if uniform else "ancestral_cache"
     tokenizer = dataloader.get_tokenizer(config)
-    cls = algo.AR if config.algo.parameterization == "ar" else algo.MDLM
     model = entry.load_from_checkpoint(cls, str(path), config, tokenizer)
     if ema and model.ema:
         model.ema.copy_to(model._get_parameters())

@@ -1,9 +1,12 @@
-"""The host's models: MDLM (masked diffusion) and AR (the evaluator)."""
+"""The host's models: MDLM (masked), DUO_BASE (uniform-state), AR (the evaluator)."""
 
 import torch
 
 from . import trainer_base
-from .errors import HostError
+from .errors import HostError, check_choices
+from .uniform import DUO_BASE
+
+__all__ = ["AR", "DUO_BASE", "MDLM"]
 
 
 class MDLM(trainer_base.AbsorbingState):
@@ -24,12 +27,7 @@ class MDLM(trainer_base.AbsorbingState):
                 {"ancestral", "greedy", "none"},
             ),
         }
-        for key, (value, allowed) in checks.items():
-            if value not in allowed:
-                raise HostError(
-                    f"{key}={value} does not work with MDLM: choose one of "
-                    f"{', '.join(map(str, sorted(allowed)))}."
-                )
+        check_choices("MDLM", checks)
 
     def _process_model_output(self, model_output, xt, sigma):
         # SUBS writes into the logits; a clone keeps the backbone's own intact.

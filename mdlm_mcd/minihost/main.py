@@ -21,7 +21,7 @@ from .errors import HostError
 
 log = logging.getLogger(__name__)
 
-MODELS = {"mdlm": algo.MDLM, "ar": algo.AR}
+MODELS = {"mdlm": algo.MDLM, "duo_base": algo.DUO_BASE, "ar": algo.AR}
 
 RESOLVERS = {
     "cwd": os.getcwd,

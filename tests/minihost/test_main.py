@@ -206,7 +206,7 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
         (["algo.parameterization=mean"], ["algo.parameterization=mean", "subs"]),
         (["algo.T=1000"], ["algo.T=1000", "MDLM"]),
         (["sampling.predictor=analytic"], ["sampling.predictor=analytic"]),
-        (["algo.name=sedd"], ["algo.name=sedd", "mdlm, ar"]),
+        (["algo.name=sedd"], ["algo.name=sedd", "mdlm, duo_base, ar"]),
         (["algo.backbone=unet"], ["algo.backbone=unet", "dit"]),
         (["noise.type=linear"], ["noise.type=linear", "log-linear"]),
         (["mode=fid_eval"], ["mode=fid_eval", "train, sample_eval, ppl_eval"]),

@@ -1,0 +1,256 @@
+"""The uniform-state model: its NELBO, its posterior, its sampler, its runs."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.minihost import algo, dataloader
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost.errors import HostError
+
+
+@pytest.fixture
+def build(compose):
+    def model(size=None, *overrides):
+        """Duo's model; with `size`, its formulas at that vocabulary."""
+        config = compose("algo=duo_base", *overrides)
+        net = algo.DUO_BASE(config, dataloader.get_tokenizer(config)).eval()
+        net.vocab_size = size or net.vocab_size
+        return net
+
+    return model
+
+
+def forward(size, keep):
+    """Transition matrix (from, to): a token stays with `keep`, else it is redrawn."""
+    return keep * np.eye(size) + (1 - keep) / size
+
+
+def reverse(p, size, alpha_s, alpha_t):
+    """P(z_s | z_t), by Bayes with p (size,) for the clean token: (z_s, z_t)."""
+    at_s = p @ forward(size, alpha_s)
+    joint = at_s[:, None] * forward(size, alpha_t / alpha_s)
+    return joint / joint.sum(0)
+
+
+def single(value):
+    """(1, 1), floats in float64."""
+    return torch.tensor(
+        [[value]], dtype=torch.float64 if isinstance(value, float) else None
+    )
+
+
+def integrand(net, log_p, z, x, alpha_t, slope=-1.0):
+    """The NELBO's at one token, from numbers."""
+    log_p, z, x = torch.tensor(log_p)[None, None], *map(single, (z, x))
+    alpha, dalpha = map(single, (float(alpha_t), float(slope)))
+    return float(net.nll_per_token(log_p, z, x, alpha, dalpha))
+
+
+@pytest.mark.parametrize("z", [0, 2, 3])
+@pytest.mark.parametrize("alpha_t", [0.02, 0.5, 0.97])
+def test_nelbo_is_the_limit_of_the_discrete_one(build, z, alpha_t):
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)) / (t - s), for s close to t."""
+    net, size, x = build(5), 5, 2
+    p = np.random.default_rng(0).dirichlet(np.ones(size))
+    dt = 1e-5
+    q = reverse(np.eye(size)[x], size, alpha_t + dt, alpha_t)[:, z]
+    model = reverse(p, size, alpha_t + dt, alpha_t)[:, z]
+    expected = scipy.stats.entropy(q, model) / dt
+    got = integrand(net, np.log(p), z, x, alpha_t)
+    assert got == pytest.approx(expected, rel=2e-3)
+
+
+def nelbo(net, log_p, x, size):
+    """E over t and z of the integrand, t from 0 to 1, by Gauss-Legendre.
+
+    log_p(z, alpha_t): the model. alpha_t = 1 - t to a power, to resolve the ends.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(300)
+    total = 0.0
+    for v, w in zip((nodes + 1) / 2, weights / 2, strict=True):
+        # alpha from 0 to 1 in v, its slope against -v for time.
+        alpha_t, slope = v * v * (3 - 2 * v), 6 * v * (1 - v)
+        law = forward(size, alpha_t)[x]
+        total += w * sum(
+            law[z] * integrand(net, log_p(z, alpha_t), z, x, alpha_t, -slope)
+            for z in range(size)
+        )
+    return total
+
+
+def test_nelbo_of_a_model_that_knows_nothing_is_log_vocab(build):
+    net = build(4)
+    flat = np.full(4, -math.log(4))
+    assert nelbo(net, lambda z, a: flat, 1, 4) == pytest.approx(math.log(4), rel=1e-5)
+
+
+def test_nelbo_of_the_exact_model_is_the_entropy(build):
+    """On average over a language of single tokens: nothing around z_t tells of x0,
+    and what z_t itself tells is added by the reverse process."""
+    net, p = build(3), np.array([0.7, 0.2, 0.1])
+    average = sum(p[x] * nelbo(net, lambda z, a: np.log(p), x, 3) for x in range(3))
+    assert average == pytest.approx(scipy.stats.entropy(p), rel=1e-5)
+
+
+def test_nelbo_against_a_sum_over_jumps_in_float64(build):
+    """Batched, against the rates of the two jump processes written out."""
+    net, size = build(6), 6
+    log_p = torch.randn(3, 4, size).double().log_softmax(-1)
+    x0, z = torch.randint(size, (2, 3, 4))
+    alpha = torch.tensor([[0.01], [0.4], [0.99]]).double()
+    slope = -torch.tensor([[1.0], [0.5], [2.0]]).double()
+    got = net.nll_per_token(log_p, z, x0, alpha, slope)
+    for b, i in itertools.product(range(3), range(4)):
+        a = alpha[b, 0]
+        true = (1 - a) / size + a * torch.eye(size)[x0[b, i]].double()
+        model = (1 - a) / size + a * log_p[b, i].exp()
+        rate = -slope[b, 0] / (size * a)
+        expected = 0.0
+        for y in set(range(size)) - {int(z[b, i])}:
+            to, here = rate * true[y] / true[z[b, i]], model[y] / model[z[b, i]]
+            expected += rate * here - to + to * (to / (rate * here)).log()
+        torch.testing.assert_close(got[b, i], expected)
+
+
+@pytest.mark.parametrize("alpha_t", [1e-3, 0.5, 1 - 1e-3])
+def test_nelbo_in_float32_at_gpt2s_vocabulary(build, alpha_t):
+    size = 50_258
+    net = build(size)
+    log_p = torch.randn(1, 4, size).mul(3).double().log_softmax(-1)
+    log_p[0, 3] = -1e4  # all but certain, of the right token and of a wrong one
+    log_p[0, 3, 7] = 0.0
+    log_p[0, 2] = -1e4
+    log_p[0, 2, 5] = 0.0
+    x0, z = torch.tensor([[1, 2, 7, 7]]), torch.tensor([[1, 9, 7, 3]])
+    alpha, slope = torch.tensor([[alpha_t]]), torch.tensor([[-1.0]])
+    wide = net.nll_per_token(log_p, z, x0, alpha.double(), slope.double())
+    narrow = log_p.float().requires_grad_()
+    got = net.nll_per_token(narrow, z, x0, alpha, slope)
+    assert got.dtype == torch.float32 and (got >= 0).all()
+    torch.testing.assert_close(got.double(), wide, rtol=2e-3, atol=2e-3)
+    (slopes,) = torch.autograd.grad(got.sum(), narrow)
+    assert slopes.isfinite().all()
+
+
+def test_posterior_by_bayes(build):
+    net, size = build(5), 5
+    p = np.random.default_rng(1).dirichlet(np.ones(size), size=(1, size))
+    z = torch.arange(size)[None]
+    for alpha_s, alpha_t in ((0.6, 0.25), (1.0, 0.25), (0.6, 0.599)):
+        got = net._posterior_from_x0(
+            torch.tensor(p), z, single(alpha_s), single(alpha_t)
+        )
+        assert got.dtype == torch.float64
+        for i in range(size):
+            expected = reverse(p[0, i], size, alpha_s, alpha_t)[:, i]
+            np.testing.assert_allclose(got[0, i], expected, rtol=1e-12)
+
+
+def test_noise_redraws_tokens_from_the_whole_vocabulary(build):
+    net, n = build(5), 40_000
+    x = torch.full((n, 2), 3)
+    z = net.q_xt(x, torch.full((n, 1), 0.4))
+    counts = torch.bincount(z[:, 1], minlength=5)
+    expected = n * torch.tensor(forward(5, 0.4)[3])
+    assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
+    net.ignore_bos = True
+    z = net.q_xt(x, torch.full((n, 1), 0.4))
+    assert (z[:, 0] == 3).all() and not (z[:, 1] == 3).all()
+
+
+@pytest.mark.parametrize("removal", ["ancestral", "none", "greedy"])
+def test_the_sampler_against_every_path_of_the_reverse_chain(build, removal):
+    """Two tokens of a vocabulary of three; the network is a table of state and time."""
+    size, steps, n = 3, 2, 20_000
+    net = build(size, f"sampling.noise_removal={removal}", "model.length=2")
+    table = 1.5 * torch.randn(size, size, 2, size).double()
+
+    def forward_(xt, sigma, labels=None):
+        # What it is told of the time matters.
+        return (table[tuple(xt.T)] * (1 + sigma[:, :, None])).log_softmax(-1)
+
+    net.forward = forward_
+    drawn = net.generate_samples(n, num_steps=steps)
+    times = [1.0, 0.500005, 1e-5]
+
+    def alpha(t):
+        return 1 - (1 - 1e-3) * t
+
+    stages = [(alpha(t), alpha(s)) for t, s in itertools.pairwise(times)]
+    if removal == "ancestral":
+        stages.append((alpha(times[-1]), 1.0))
+    states = list(itertools.product(range(size), repeat=2))
+    law = dict.fromkeys(states, 1 / size**2)
+    for alpha_t, alpha_s in stages:
+        following = dict.fromkeys(states, 0.0)
+        for z, mass in law.items():
+            log_p = forward_(torch.tensor([z]), torch.tensor([[-math.log(alpha_t)]]))
+            rows = [
+                reverse(log_p[0, i].exp().numpy(), size, alpha_s, alpha_t)[:, z[i]]
+                for i in range(2)
+            ]
+            for y in states:
+                following[y] += mass * rows[0][y[0]] * rows[1][y[1]]
+        law = following
+    if removal == "greedy":
+        sigma = torch.tensor([[-math.log(alpha(times[-1]))]])
+        best = dict.fromkeys(states, 0.0)
+        for z, mass in law.items():
+            best[tuple(forward_(torch.tensor([z]), sigma)[0].argmax(-1).tolist())] += (
+                mass
+            )
+        law = {z: m for z, m in best.items() if m}
+    counts = [int((drawn == torch.tensor(z)).all(-1).sum()) for z in law]
+    assert sum(counts) == n
+    expected = [m * n for m in law.values()]
+    assert scipy.stats.chisquare(counts, expected).pvalue > 1e-3
+
+
+def test_training_learns_and_its_checkpoint_is_sampled_and_evaluated(compose, tmp_path):
+    trained = minihost.run(
+        compose("algo=duo_base", "trainer.max_steps=120", "optim.lr=1e-2",
+                "trainer.val_check_interval=60", "training.ema=0.9")
+    )  # fmt: skip
+    assert trained["val/nll"] < 4.2 < math.log(300)  # knowing nothing: 5.7
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    held = torch.load(path, weights_only=True)
+    assert held["hyper_parameters"]["config"]["algo"]["parameterization"] == "mean"
+    common = ("algo=duo_base", f"eval.checkpoint_path={path}")
+    everything = "trainer.limit_val_batches=1.0"
+    evaluated = minihost.run(compose(*common, "mode=ppl_eval", everything))
+    assert evaluated["val/nll"] < 4.2
+    out = tmp_path / "samples.json"
+    minihost.run(
+        compose(*common, "mode=sample_eval", "sampling.steps=4",
+                "sampling.num_sample_batches=1", "sampling.p_nucleus=0.9",
+                f"eval.generated_samples_path={out}")
+    )  # fmt: skip
+    said = json.loads(out.read_text())
+    assert said["sampling_dtype"] == "float64" and said["entropy"] > 0
+    assert len(said["generated_seqs"]) == 8
+    model, tokenizer = embedded.open_model(path)
+    # No mask is added: the vocabulary is the tokenizer's.
+    assert type(model) is algo.DUO_BASE and model.vocab_size == len(tokenizer)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "algo.parameterization=subs", "algo.time_conditioning=false",
+        "algo.T=1000", "algo.loss_type=low_var", "algo.causal_attention=true",
+        "sampling.predictor=ancestral_cache", "sampling.noise_removal=x",
+    ],
+)  # fmt: skip
+def test_bad_settings_are_refused_in_a_sentence(compose, override):
+    key, _, value = override.partition("=")
+    with pytest.raises(HostError) as error:
+        minihost.run(compose("algo=duo_base", override))
+    said = str(error.value)
+    assert f"{key}={value}".lower() in said.lower() and "choose one of" in said
