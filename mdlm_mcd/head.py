@@ -239,45 +239,92 @@ def supervise(
     projected at a time. `loss` can be differentiated once.
     """
     terms = losses.get(kind)
-    both, revealed = (
-        m.flatten().nonzero().squeeze(-1)
-        for m in (masked_t & masked_s, masked_t & ~masked_s)
-    )
+    both, revealed = map(_places, (masked_t & masked_s, masked_t & ~masked_s))
     if terms.reveal is None:
         revealed = revealed[:0]
-    jobs = [
-        (index, term, seen_by_teacher)
-        for where, term, seen_by_teacher in (
-            (both, terms.distil, False),
-            (revealed, terms.reveal, True),
-        )
-        if len(where)
-        for index in where.split(chunk)
-    ]
 
-    def objective(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Losses and entropies of chunk k; what is vocabulary-sized dies here."""
-        index, term, seen_by_teacher = jobs[k]
+    def objective(logits: Tensor, index: Tensor, of_revealed: bool):
+        term = terms.reveal if of_revealed else terms.distil
         target = x0.flatten()[index]
         student_logp, teacher_logp = losses.subs_masked(logits, mask_index), None
         if term is not losses.cross_entropy:
             with torch.no_grad():
-                if seen_by_teacher:
+                if of_revealed:
                     teacher_logp = losses.subs_visible(
                         target, logits.shape[-1], logits.dtype
                     )
                 else:
                     seen = losses.temper(teacher.logits(teacher.rows(index)), tau)
                     teacher_logp = losses.subs_masked(seen, mask_index)
-        loss = term(student_logp, teacher_logp, target)
+        return term(student_logp, teacher_logp, target), student_logp
+
+    return _sum_rows(student, x0.shape, both, revealed, objective, weight, chunk)
+
+
+def supervise_all(
+    kind: str,
+    student: Features,
+    teacher: Features,
+    rows: Tensor,
+    *,
+    tau: float,
+    weight: Tensor | None = None,
+    chunk: int = 1024,
+) -> Supervision:
+    """A divergence from the teacher at every token, for models without a mask.
+
+    Both predictions are plain softmaxes over the vocabulary, without SUBS; the teacher
+    is tempered by tau. kind: a loss whose `distil` term needs no clean token, such as
+    `kl_bwd` or `kl_fwd`. rows: (batch, length) bool, the tokens that count. The rest is
+    as in `supervise`; `reveal` stays empty.
+    """
+    term, index = losses.get(kind).distil, _places(rows)
+
+    def objective(logits: Tensor, index: Tensor, _):
+        with torch.no_grad():
+            seen = losses.temper(teacher.logits(teacher.rows(index)), tau)
+            teacher_logp = losses.widen(seen).log_softmax(-1)
+        student_logp = logits.log_softmax(-1)
+        return term(student_logp, teacher_logp, None), student_logp
+
+    return _sum_rows(student, rows.shape, index, index[:0], objective, weight, chunk)
+
+
+def _places(rows: Tensor) -> Tensor:
+    return rows.flatten().nonzero().squeeze(-1)
+
+
+def _sum_rows(
+    student: Features,
+    shape: torch.Size,
+    distil: Tensor,
+    reveal: Tensor,
+    objective: Callable,
+    weight: Tensor | None,
+    chunk: int,
+) -> Supervision:
+    """`objective` summed over the positions `distil` and `reveal`, a chunk at a time.
+
+    objective(logits, index, of_revealed) answers the loss of each row of a chunk and
+    the student's log-probabilities, which die there.
+    """
+    jobs = [
+        (part, of_revealed)
+        for index, of_revealed in ((distil, False), (reveal, True))
+        if len(index)
+        for part in index.split(chunk)
+    ]
+
+    def of_chunk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        loss, student_logp = objective(logits, *jobs[k])
         with torch.no_grad():
             entropy = -(student_logp.exp() * student_logp).sum(-1)
         return loss, entropy
 
-    index = torch.cat((both, revealed))
+    index = torch.cat((distil, reveal))
     wide = losses.widen(student.hidden[:0]).dtype
     if weight is None:
-        factors = torch.ones(len(index), dtype=wide, device=x0.device)
+        factors = torch.ones(len(index), dtype=wide, device=index.device)
     else:
         factors = weight.flatten()[index].to(wide)
     linear = student.linear
@@ -287,12 +334,10 @@ def supervise(
         None if linear is None else linear.bias,
         factors,
         student,
-        [len(job[0]) for job in jobs],
-        objective,
+        [len(part) for part, _ in jobs],
+        of_chunk,
     )
-    per_token = torch.zeros(x0.numel(), dtype=rows.dtype, device=x0.device)
-    per_token[index] = rows
-    distil, reveal = (part.sum() for part in rows.split((len(both), len(revealed))))
-    return Supervision(
-        total, per_token.view_as(x0), distil, reveal, entropy, len(both), len(revealed)
-    )
+    per_token = torch.zeros(shape, dtype=rows.dtype, device=index.device)
+    per_token.view(-1)[index] = rows
+    sums = (part.sum() for part in rows.split((len(distil), len(reveal))))
+    return Supervision(total, per_token, *sums, entropy, len(distil), len(reveal))

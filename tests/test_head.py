@@ -274,3 +274,38 @@ def test_the_teacher_is_needed_only_by_losses_that_read_it():
     )
     expected = dense("ce", student, student, x0, masked_t, masked_s, 0.9)
     torch.testing.assert_close(parts.per_token, expected)
+
+
+@pytest.mark.parametrize("kind", ["kl_bwd", "kl_fwd"])
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("wrap", [False, True])
+def test_every_token_of_models_without_a_mask(kind, share, wrap):
+    """Plain softmaxes in float64, token by token; the rows that do not count cost 0."""
+    student, teacher = (Backbone(wrap).double() for _ in range(2))
+    z_t, z_s = torch.randint(0, VOCAB, (2, BATCH, LENGTH))
+    rows = torch.rand(BATCH, LENGTH) < share
+    weight = torch.rand(BATCH, LENGTH).double()
+    with torch.no_grad():
+        seen = head.encode(teacher, lambda net: net(z_s))
+    shown = head.encode(student, lambda net: net(z_t))
+    parts = head.supervise_all(kind, shown, seen, rows, tau=0.8, weight=weight, chunk=5)
+    total = torch.zeros((), dtype=torch.float64)
+    for b, i in rows.nonzero().tolist():
+        p = student(z_t)[b, i].softmax(-1)
+        q = (teacher(z_s)[b, i].detach() / 0.8).softmax(-1)
+        of, to = (p, q) if kind == "kl_bwd" else (q, p)
+        loss = sum(x * (x / y).log() for x, y in zip(of, to, strict=True))
+        torch.testing.assert_close(parts.per_token[b, i], loss.detach())
+        total = total + weight[b, i] * loss
+    assert (parts.per_token[~rows] == 0).all()
+    assert (parts.distil_rows, parts.reveal_rows) == (rows.sum(), 0)
+    torch.testing.assert_close(parts.distil, parts.per_token.sum())
+    assert parts.reveal == 0
+    torch.testing.assert_close(parts.loss, total.detach())
+    if not rows.any():
+        return
+    ours, grads = (
+        torch.autograd.grad(x, list(student.parameters())) for x in (parts.loss, total)
+    )
+    for a, b in zip(ours, grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

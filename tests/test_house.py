@@ -11,7 +11,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "__init__": 0, "errors": 0,
     "coupling": 1, "curriculum": 1, "losses": 1, "duality": 1,
-    "laws": 1,
+    "laws": 1, "uniform": 1,
     "sampling": 2, "head": 2, "teacher": 2, "files": 2, "rollout": 2,
     "weights": 2, "pickles": 2,
     "distillers": 3, "evaluation": 3,
@@ -74,7 +74,7 @@ def test_lower_floors_do_not_know_the_frameworks(path):
 
 
 @pytest.mark.parametrize(
-    "name", ["coupling", "laws", "curriculum", "losses", "duality"]
+    "name", ["coupling", "laws", "curriculum", "losses", "duality", "uniform"]
 )
 def test_the_paper_needs_torch_alone(name):
     tops = {n.split(".")[0] for n in imports(PACKAGE / f"{name}.py")}
