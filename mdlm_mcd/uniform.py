@@ -95,7 +95,6 @@ class UniformPair(NamedTuple):
 def draw_other(
     shape: tuple[int, ...],
     num_classes: int,
-    *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Noise for j*: int64 of the given shape, uniform over 0 .. K - 2, for `couple`."""
@@ -117,7 +116,7 @@ def couple(
     the place of j* among the tokens that are not x0; t, s: (batch,); alpha: any
     uniform-state schedule, such as a `GaussianSchedule`.
     """
-    other = other.to(x0.device)
+    other = other.to(x0)
     j = other + (other >= x0)
     kept = []
     for time in (t, s):

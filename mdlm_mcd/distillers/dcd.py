@@ -1,0 +1,52 @@
+"""Discrete consistency distillation (Duo, arXiv 2506.10892) as a Lightning mixin."""
+
+from __future__ import annotations
+
+import torch
+
+from .. import head, uniform
+from ..curriculum import Round
+from .base import Distiller
+from .noise import number
+
+
+class DCD(Distiller):
+    """A uniform-state student on z_t learns from the teacher on z_s, at every token.
+
+    The two views lie on one deterministic path of the underlying Gaussian diffusion
+    (`uniform`), and each network is told its own alpha = T(alpha_tilde).
+    """
+
+    parameterization = "mean"
+    loss_kinds = ("kl_bwd", "kl_fwd")
+
+    def check_model(self) -> None:
+        algo = self.config.algo
+        self.gaussian = uniform.GaussianSchedule(
+            self.vocab_size, number(algo, "gamma_min"), number(algo, "gamma_max")
+        )
+
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
+        return self.gaussian(t)
+
+    def distil(
+        self, stage: Round, x0, valid, condition, micro: int
+    ) -> head.Supervision:
+        algo, (count, length) = self.config.algo, x0.shape
+        t, s = self.draw_times(stage, count, micro)
+        (other,) = self.share(
+            count, micro, "other token",
+            lambda total, generator: (
+                uniform.draw_other((total, length), self.vocab_size, generator),
+            ),
+        )  # fmt: skip
+        pair = uniform.couple(
+            x0, self.draw_u(x0.shape, micro), other, t, s, self.alpha, self.vocab_size
+        )
+        student = self.encode(self.backbone, pair.z_t, t, condition)
+        with torch.no_grad():
+            teacher = self.encode(self.teacher.backbone, pair.z_s, s, condition)
+        return head.supervise_all(
+            algo.loss, student, teacher, valid > 0,
+            tau=stage.tau, chunk=algo.head_chunk,
+        )  # fmt: skip
