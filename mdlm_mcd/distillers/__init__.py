@@ -1,7 +1,8 @@
 """Lightning mixins that turn a host's model into a student."""
 
 from .cd4lm import CD4LM
+from .dcd import DCD
 from .mcd import MCD
 from .sdtt import SDTT
 
-__all__ = ["CD4LM", "MCD", "SDTT"]
+__all__ = ["CD4LM", "DCD", "MCD", "SDTT"]

@@ -306,9 +306,13 @@ class Distiller(CounterNoise):
         else:
             self.teacher.snapshot(self.backbone, index)
 
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
+        """The schedule of the views, told to the networks: t (batch,) -> alpha_t."""
+        return self.host_alpha(t)
+
     def encode(self, backbone, z, t, condition) -> head.Features:
         """`backbone` on z (batch, length) at times t (batch,), short of its logits."""
-        alpha_t = self.host_alpha(t)
+        alpha_t = self.alpha(t)
         return head.encode(
             backbone, lambda net: self.host_denoise(net, z, alpha_t, condition)
         )

@@ -1,4 +1,4 @@
-"""Discrete consistency distillation (Duo, arXiv 2506.10892) as a Lightning mixin."""
+"""Discrete consistency distillation (arXiv 2506.10892) as a Lightning mixin."""
 
 from __future__ import annotations
 

@@ -58,17 +58,17 @@ class LossGuard:
         if self.mode == "off" or rows == 0:
             return
         total = sums.distil + sums.reveal
-        masked, token = total / rows, total / sums.tokens
+        learnt, token = total / rows, total / sums.tokens
         # The floor keeps a loss that has all but vanished from tripping the bound.
         past = token if self.running is None else self.running
         bound = max(TIMES_RUNNING * past, 1.0)
-        if math.isfinite(total) and masked <= self.ceiling and token <= bound:
+        if math.isfinite(total) and learnt <= self.ceiling and token <= bound:
             self.running = DECAY * past + (1 - DECAY) * token
             return
-        if math.isfinite(total) and masked <= self.ceiling:
+        if math.isfinite(total) and learnt <= self.ceiling:
             found = f"{token:.4g} nats per token", f"{bound:.4g}, 20 times its mean,"
         else:
-            found = f"{masked:.4g} nats per masked token", f"{self.ceiling:.4g}"
+            found = f"{learnt:.4g} nats per token learnt", f"{self.ceiling:.4g}"
         message = self._message(stage, step, sums, *found)
         if self.mode == "stop":
             raise DivergenceError(message)
@@ -82,12 +82,16 @@ class LossGuard:
         said = (
             f"algo.loss={self.kind} is {value} at step {step} (round "
             f"{stage.index + 1}, delta={stage.delta:g}, tau={stage.tau:g}), where at "
-            f"most {bound} was to be expected; {sums.reveal_rows / rows:.2%} of the "
-            f"{rows:.0f} masked rows are visible to the teacher"
+            f"most {bound} was to be expected"
         )
-        if math.isfinite(total) and total:
-            said += f" and bring {sums.reveal / total:.2%} of the loss"
-        if self.kind == "kl_bwd":
+        if sums.reveal_rows:
+            said += (
+                f"; {sums.reveal_rows / rows:.2%} of the {rows:.0f} masked rows are "
+                "visible to the teacher"
+            )
+            if math.isfinite(total) and total:
+                said += f" and bring {sums.reveal / total:.2%} of the loss"
+        if self.kind == "kl_bwd" and sums.reveal_rows:
             return said + (
                 ". There SUBS makes the teacher one-hot, and reverse KL against a "
                 "one-hot costs about 1e6 per token: use algo.loss=hybrid, which takes "

@@ -15,7 +15,7 @@ from types import ModuleType
 from ..errors import ConfigError
 from .layouts import LAYOUTS, Layout
 
-DISTILLERS = ("MCD", "SDTT", "CD4LM")
+DISTILLERS = ("MCD", "SDTT", "CD4LM", "DCD")
 
 
 def detect() -> tuple[Layout, ModuleType]:
@@ -44,22 +44,31 @@ def detect() -> tuple[Layout, ModuleType]:
     )
 
 
-@functools.cache
-def distiller(name: str, layout: Layout, module: ModuleType) -> type:
-    """A student class: the adapter's answers, the mixin's training, the host's rest."""
-    # These import torch: `mdlm-mcd patch` does without.
-    from .. import distillers
+def check_marriage(mixin: type, layout: Layout) -> str:
+    """The name of the host's class that a distiller of ours trains.
+
+    Raises ConfigError for a host without such models.
+    """
     from ..weights import PROCESSES
 
-    adapter = importlib.import_module(f"{__name__}.{layout.adapter}")
-    mixin = getattr(distillers, name)
     model = layout.models.get(mixin.parameterization)
     if model is None:
         raise ConfigError(
-            f"algo._target_={__name__}.{name} needs {PROCESSES[mixin.parameterization]}"
-            f", and {layout.name}'s code has none: use a host in Duo's layout, or "
-            "algo=mcd."
+            f"algo._target_={__name__}.{mixin.__name__} needs "
+            f"{PROCESSES[mixin.parameterization]}, and {layout.name}'s code has none: "
+            "use a host in Duo's layout, or algo=mcd."
         )
+    return model
+
+
+@functools.cache
+def distiller(name: str, layout: Layout, module: ModuleType) -> type:
+    """A student class: the adapter's answers, the mixin's training, the host's rest."""
+    from .. import distillers  # imports torch: `mdlm-mcd patch` does without
+
+    adapter = importlib.import_module(f"{__name__}.{layout.adapter}")
+    mixin = getattr(distillers, name)
+    model = check_marriage(mixin, layout)
     return type(
         name,
         (adapter.Host, mixin, getattr(module, model)),

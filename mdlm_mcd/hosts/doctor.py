@@ -211,26 +211,39 @@ def _checked(topic: str, check, fine: str) -> Finding:
     return Finding(topic, OK, fine)
 
 
+def _distiller(config):
+    """The mixin that `algo._target_` names; MCD where it names none of ours."""
+    from .. import distillers
+
+    name = str(config.algo.get("_target_", "")).rpartition(".")[2]
+    return getattr(distillers, name if name in distillers.__all__ else "MCD")
+
+
 def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
-    """Whether the configured run fits MCD, by the checks that the run makes."""
+    """Whether the configured run fits its distiller, by the checks the run makes."""
     from omegaconf import OmegaConf
 
-    from .. import distillers
     from ..distillers.noise import check_schedule
-    from . import models, samplers
+    from . import check_marriage, models, samplers
 
+    mixin = _distiller(config)
+    try:
+        check_marriage(mixin, layout)
+    except MCDError as error:
+        yield Finding("algo", STOP, str(error))
+        return
     adapter = importlib.import_module(f"{__package__}.{layout.adapter}")
-    predictor, fits = config.sampling.predictor, adapter.Host.predictors
+    masked = mixin.parameterization == "subs"
+    kind, fits = adapter.Host.fitting(mixin.parameterization)
     if layout is DUO and not takes_labels(folder):
-        fits = (*samplers.OURS, "ancestral_cache")  # all that ch-1 lets through
-    if predictor in fits:
-        yield Finding("predictor", OK, f"sampling.predictor={predictor}")
-    else:
-        yield Finding(
-            "predictor", STOP,
-            f"sampling.predictor={predictor} is not for masked models here: choose one "
-            f"of {', '.join(fits)}",
-        )  # fmt: skip
+        # All that ch-1 lets through.
+        fits = (*samplers.OURS, "ancestral_cache") if masked else ("ancestral",)
+    predictor = config.sampling.predictor
+    yield _checked(
+        "predictor",
+        lambda: samplers.check_predictor(predictor, kind, fits),
+        f"sampling.predictor={predictor}",
+    )
 
     def schedule():
         # Plain containers of the parts that say it.
@@ -240,7 +253,8 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
         alpha = models.schedule(said, "The host's config")
         check_schedule(alpha, config.noise.type, config.algo.name)
 
-    yield _checked("noise", schedule, f"noise.type={config.noise.type}")
+    if masked:  # else the method brings its own
+        yield _checked("noise", schedule, f"noise.type={config.noise.type}")
 
     precision = str(config.trainer.precision)
     if precision in ("16-true", "bf16-true", "transformer-engine"):
@@ -255,7 +269,7 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
         )
 
     # The student's class without its host: the same checks, in the same words.
-    student = type("Student", (adapter.Host, distillers.MCD), {})
+    student = type("Student", (adapter.Host, mixin), {})
     algo = config.algo
     yield _checked(
         "algo",
@@ -290,7 +304,7 @@ def _weights(config, folder: Path, asked: bool) -> Finding:
     local = folder / os.path.expanduser(path)
     try:
         weights = read_weights(str(local) if local.exists() else path, key)
-        check_process(weights, f"{key}={path}")
+        check_process(weights, f"{key}={path}", _distiller(config).parameterization)
     except MCDError as error:
         return Finding("checkpoint", STOP, str(error))
     average = "with EMA" if weights.shadow_params else "without EMA"

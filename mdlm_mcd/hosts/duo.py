@@ -26,6 +26,7 @@ class Host(LightningHost, samplers.SamplingHost):
     """Answers the distillers' `host_` methods with Duo's own."""
 
     predictors = (*samplers.OURS, *DUO.predictors)
+    uniform_predictors = DUO.uniform_predictors
 
     def _validate_configuration(self):
         # Hosts accept what they know, branch ch-1 nothing but this.

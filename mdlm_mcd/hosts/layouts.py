@@ -21,7 +21,8 @@ class Layout:
 
     adapter: the module of ours that knows it; modules: the host's module of models,
     the first name being that in a clone; model: the class distillers are married to;
-    uniform_model: the same for uniform-state models, if there are any;
+    uniform_model, uniform_predictors: as model and predictors, for uniform-state
+    models, if there are any;
     needed: methods that tell it; sources: files of a clone in which
     class and methods are found; patch: what makes its main.py train our classes;
     predictors: its own values of `sampling.predictor` that fit masked models.
@@ -36,6 +37,7 @@ class Layout:
     patch: str
     predictors: tuple[str, ...]
     uniform_model: str | None = None
+    uniform_predictors: tuple[str, ...] = ()
 
     @property
     def models(self) -> dict[str, str | None]:
@@ -88,6 +90,7 @@ DUO = Layout(
     patch="duo.patch",
     predictors=("ancestral_cache", "analytic", "psi"),
     uniform_model="DUO_BASE",
+    uniform_predictors=("ancestral", "psi"),
 )  # fmt: skip
 
 MDLM = Layout(

@@ -42,6 +42,15 @@ def denoiser(model, denoise, labels=None):
     return on_rows
 
 
+def check_predictor(name: str, models: str, fits: tuple[str, ...]) -> None:
+    """Raises ConfigError unless the name is among those that fit such models."""
+    if name not in fits:
+        raise ConfigError(
+            f"sampling.predictor={name} is not for {models} models here: choose one of "
+            f"{', '.join(fits)}."
+        )
+
+
 class SamplingHost:
     """For adapters: draws by `sampling.predictor` where that names a sampler of ours.
 
@@ -50,6 +59,7 @@ class SamplingHost:
     """
 
     predictors: tuple[str, ...]  # ours and the host's
+    uniform_predictors: tuple[str, ...] = ()  # the host's alone: ours are for masks
 
     @classmethod
     def check_config(cls, config):
@@ -57,13 +67,15 @@ class SamplingHost:
 
         Hosts take a name that they do not know for another, or end in an assertion.
         """
-        name = config.sampling.predictor
-        if name not in cls.predictors:
-            raise ConfigError(
-                f"sampling.predictor={name} is not for masked models here: choose one "
-                f"of {', '.join(cls.predictors)}."
-            )
+        check_predictor(config.sampling.predictor, *cls.fitting(cls.parameterization))
         return super().check_config(config)
+
+    @classmethod
+    def fitting(cls, parameterization: str) -> tuple[str, tuple[str, ...]]:
+        """What is sampled, in a word, and the predictors that fit it."""
+        if parameterization == "mean":
+            return "uniform-state", cls.uniform_predictors
+        return "masked", cls.predictors
 
     def host_draw(self, denoise, count: int, steps: int | None) -> torch.Tensor:
         """(count, length) ids; the network is asked through denoise(z, rows).

@@ -29,7 +29,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(value):
 def test_a_loss_beyond_ignorance_stops_at_once():
     at_most = 10 * math.log(VOCAB) * 505
     guard().check(STAGE, 0, sums(0.99 * at_most))
-    with pytest.raises(DivergenceError, match="nats per masked token"):
+    with pytest.raises(DivergenceError, match="nats per token learnt"):
         guard().check(STAGE, 0, sums(1.01 * at_most))
 
 
