@@ -69,16 +69,15 @@ def test_two_rounds(dcd, kind, tmp_path):
 
 def test_a_student_that_agrees_at_both_times_is_a_fixed_point(dcd):
     """A model that predicts the same of any view and time has nothing to learn."""
-    config = dcd("algo.init_from=scratch")
+    # Adam would make steps of the learning rate out of rounding.
+    config = dcd("algo.init_from=scratch", "optim.eps=1e-3")
     model = DCD(config, dataloader.get_tokenizer(config))
     with torch.no_grad():  # at its start the model is blind to its input
         model.backbone.output_layer.linear.bias.normal_(std=2.0)
     watch = Watch()
     fit(config, watch, model=model)
     assert max(watch.losses) < 1e-6
-    torch.testing.assert_close(
-        watch.after_step[-1], watch.weights[0], atol=0.01, rtol=0
-    )
+    torch.testing.assert_close(watch.after_step[-1], watch.weights[0])
 
 
 def test_loss_falls(dcd):
@@ -167,8 +166,7 @@ def test_contract_with_a_float64_computation_from_scratch(dcd, kind):
         torch.testing.assert_close(got_alpha, alpha, rtol=1e-9, atol=1e-12)
     assert not torch.equal(views[0][0], views[1][0])
     total = torch.zeros((), dtype=torch.float64)
-    # All that counts below is that each network is shown its view and its time.
-    (z_t, alpha_t), (z_s, alpha_s) = views
+    (z_t, alpha_t), (z_s, alpha_s) = seen
     log_p = student(z_t, -alpha_t.log()).log_softmax(-1)
     with torch.no_grad():
         log_q = (target(z_s, -alpha_s.log()) / 0.8).log_softmax(-1)
@@ -179,10 +177,10 @@ def test_contract_with_a_float64_computation_from_scratch(dcd, kind):
                 of, to = (p, q) if kind == "kl_bwd" else (q, p)
                 total = total + sum(of.exp() * (of - to))
     (total / valid.sum()).backward()
-    torch.testing.assert_close(parts.loss, total.detach(), rtol=1e-7, atol=1e-10)
+    torch.testing.assert_close(parts.loss, total.detach(), rtol=1e-12, atol=1e-12)
     for a, b in zip(model.backbone.parameters(), student.parameters(), strict=True):
         grad = torch.zeros_like(b) if b.grad is None else b.grad
-        torch.testing.assert_close(a.grad, grad, rtol=1e-5, atol=1e-9)
+        torch.testing.assert_close(a.grad, grad, rtol=1e-9, atol=1e-12)
 
 
 def transform(gamma, size):
