@@ -160,6 +160,81 @@ def test_the_baselines(host, patched, teacher, name):
     assert nll and 0 < float(nll[1]) < 20
 
 
+UNIFORM = ["algo=duo_base", "sampling.predictor=ancestral"]
+DCD = ["algo=dcd", *ROUNDS, "algo.gamma_max=1"]  # which suits so few tokens
+
+
+@pytest.fixture(scope="module")
+def uniform(host):
+    """A uniform-state teacher, trained by the pristine host's own algo."""
+    if host.layout is MDLM:
+        pytest.skip("mdlm has no uniform-state models")
+    out, _ = host.run("uniform", *UNIFORM, "trainer.max_steps=12")
+    return out / "checkpoints" / "last.ckpt"
+
+
+@pytest.mark.parametrize("loss", ["kl_bwd", "kl_fwd"])
+def test_dcd(host, patched, uniform, loss):
+    """Two rounds in the patched host; its student in the pristine one."""
+    out, _ = patched.run(
+        f"dcd {loss}", *DCD, f"algo.teacher_path={uniform}", f"algo.loss={loss}"
+    )
+    path = out / "checkpoints" / "round-2.ckpt"
+    _, held = weights(path)
+    assert held["global_step"] == 12 and held["mdlm_mcd"]["teacher"]["round"] == 1
+    path = f"eval.checkpoint_path={path}"
+    _, said = host.run(f"dcd {loss} nelbo", *UNIFORM, "mode=ppl_eval", path)
+    nll = re.search(r"val/nll\W+([0-9.]+)", said)
+    assert nll and 0 < float(nll[1]) < 20
+    for clone, algo in ((host, UNIFORM), (patched, DCD)):
+        _, said = clone.run(f"dcd {loss} samples", *algo, "mode=sample_eval", path)
+        perplexity = re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", said)
+        assert perplexity and float(perplexity[1]) > 1
+
+
+def test_dcd_resumes_and_is_patched_in_memory(host, patched, uniform):
+    path = f"algo.teacher_path={uniform}"
+    whole, _ = host.run("dcd in memory", *DCD, path, memory=True)
+    more = ("+trainer.max_epochs=1", "trainer.limit_train_batches=8")
+    out, _ = patched.run("dcd half", *DCD, path, *more)
+    before = weights(out / "checkpoints" / "last.ckpt")[1]
+    assert before["global_step"] == 8
+    out, _ = patched.run("dcd half", *DCD, path)
+    after = weights(out / "checkpoints" / "round-2.ckpt")[1]
+    assert after["global_step"] == 12
+    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (before, after)))
+    one = weights(whole / "checkpoints" / "round-1.ckpt")[0]
+    assert same(one, weights(out / "checkpoints" / "round-1.ckpt")[0])
+
+
+@pytest.mark.parametrize("loss", ["kl_bwd", "kl_fwd"])
+def test_dcd_and_the_embedded_model_by_contract(patched, uniform, loss):
+    got = contract(patched, *patched.tiny(), f"algo.loss={loss}", of="dcd")
+    own, dcd = got["minihost"], got["dcd"]
+    assert own["vocabulary"][0] == own["vocabulary"][1]
+    assert max(own["logits"], own["nelbo"], own["posterior"]) < 1e-5
+    assert dcd["differ"] > 10 and dcd["gradient_scale"] > 1e-3
+    assert dcd["loss"] < 1e-4 and dcd["gradient"] < 1e-4
+
+
+def test_dcd_and_mcd_know_whose_checkpoint_it_is(host, patched, teacher):
+    if host.layout is MDLM:
+        _, said = patched.run("dcd", "algo=dcd", "algo.teacher_path=x", fails=True)
+        assert "needs a uniform-state model, and MDLM's code has none" in said
+        return
+    out, _ = host.run("uniform 2", *UNIFORM, "trainer.max_steps=2")
+    folder = out / "checkpoints"
+    other = next(iter(folder.glob("*.ckpt")))
+    for algo, path, wanted in (
+        (DCD, teacher, "parameterization=subs, and a uniform-state model"),
+        (["algo=mcd", *ROUNDS], other, "parameterization=mean, and a masked model"),
+    ):
+        _, said = patched.run(
+            f"{algo[0]} refused", *algo, f"algo.teacher_path={path}", fails=True
+        )
+        assert wanted in said
+
+
 def test_resume_in_the_middle_of_a_round(patched, teacher, student):
     """A run stopped at step 8 of 12 ends with its second round's own teacher."""
     path = f"algo.teacher_path={teacher}"
@@ -247,10 +322,11 @@ def test_an_unpatched_host_stops_with_the_remedy(host):
     assert "Traceback" not in said and not (out / "checkpoints").exists()
 
 
-def contract(clone, *overrides):
-    done = clone.start(
-        [str(clones.HERE / "contract.py"), "algo=mcd", *ROUNDS, *overrides]
-    )
+def contract(clone, *overrides, of="mcd"):
+    script, how = ("contract.py", ["algo=mcd", *ROUNDS])
+    if of == "dcd":
+        script, how = ("contract_dcd.py", DCD)
+    done = clone.start([str(clones.HERE / script), *how, *overrides])
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(re.search(r"CONTRACT (.*)", done.stdout)[1])
 
