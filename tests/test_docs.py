@@ -66,7 +66,8 @@ def test_names_in_the_documents_exist(path):
     assert {"predictor", "u_law", "use_float64"} <= keys
 
     for module, name in re.findall(
-        r"`(coupling|curriculum|losses|laws|duality|head|teacher|weights|sampling)\.(\w+)",
+        r"`(coupling|curriculum|losses|laws|duality|uniform|head|teacher|weights|sampling)"
+        r"\.(\w+)",
         path.read_text("utf-8"),
     ):
         if module == "sampling" and name in keys:
