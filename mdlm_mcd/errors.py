@@ -13,5 +13,9 @@ class CheckpointError(MCDError, ValueError):
     """A file of weights that does not fit what is asked of it."""
 
 
+class TeacherError(MCDError, RuntimeError):
+    """A teacher that changed between two round starts."""
+
+
 class DivergenceError(MCDError, RuntimeError):
     """A loss that is not finite or has left its scale."""

@@ -10,6 +10,24 @@ import torch.nn as nn
 
 from .weights import load_strictly
 
+_AT_ONCE = 1 << 22
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def checksum(module: nn.Module) -> int:
+    """A number that changes with any bit of the parameters, equal on all devices.
+
+    Bit patterns as integers, each weighed by its place, summed modulo 2^64.
+    """
+    total, count = 0, 0
+    for p in module.parameters():
+        whole = p.detach().contiguous().view(-1).view(_WHOLE[p.element_size()])
+        for part in whole.split(_AT_ONCE):
+            place = torch.arange(count + 1, count + len(part) + 1, device=part.device)
+            total += int((part * place).sum(dtype=torch.int64))
+            count += len(part)
+    return total % 2**64
+
 
 class Teacher:
     """theta^- of Algorithm 1: the student as it was when the round began.
@@ -21,6 +39,7 @@ class Teacher:
     def __init__(self):
         self.backbone: nn.Module | None = None
         self.round: int | None = None
+        self._sum: int | None = None
 
     @torch.no_grad()
     def snapshot(self, student: nn.Module, round_index: int) -> None:
@@ -32,6 +51,7 @@ class Teacher:
             self.backbone.load_state_dict(student.state_dict())
         self.backbone.eval()
         self.round = round_index
+        self._sum = checksum(self.backbone)
 
     def keep(self, round_index: int) -> None:
         """Serve another round unchanged."""
@@ -50,3 +70,8 @@ class Teacher:
         """Restore a teacher of the same architecture as `like`."""
         self.snapshot(like, state["round"])
         load_strictly(self.backbone, state["backbone"], "the checkpoint's teacher")
+        self._sum = checksum(self.backbone)
+
+    def is_as_taken(self) -> bool:
+        """Whether the weights are those of the snapshot, to the bit."""
+        return self.backbone is not None and checksum(self.backbone) == self._sum

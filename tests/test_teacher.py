@@ -1,9 +1,13 @@
 """Snapshots of the student."""
 
+import copy
+
+import pytest
 import torch
 import torch.nn as nn
 
 from mdlm_mcd import teacher
+from mdlm_mcd.teacher import checksum
 
 
 def net():
@@ -49,3 +53,29 @@ def test_state_survives_a_file_that_opens_with_weights_only(tmp_path):
     assert other.round == 3
     for a, b in zip(other.backbone.parameters(), student.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_checksum_tells_any_bit(dtype):
+    """A changed sign of zero, two values exchanged, one unit in the last place."""
+    module = torch.nn.Linear(5, 3).to(dtype)
+    module.bias.data.zero_()
+    first = checksum(module)
+    assert checksum(copy.deepcopy(module)) == first
+
+    def change(edit):
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            edit(other)
+        return checksum(other)
+
+    def swap(m):
+        m.weight[0, 0], m.weight[2, 4] = m.weight[2, 4].clone(), m.weight[0, 0].clone()
+
+    def nudge(m):
+        whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+        m.weight.view(whole[m.weight.element_size()])[1, 2] += 1
+
+    assert change(swap) != first
+    assert change(nudge) != first
+    assert change(lambda m: m.bias.neg_()) != first

@@ -22,7 +22,8 @@ from ..teacher import Teacher
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
 from . import settings
 from .guard import LossGuard, StepSums
-from .noise import CounterNoise, check_schedule
+from .health import Health
+from .noise import CounterNoise, check_schedule, number
 from .rounds import RoundCheckpoints
 
 log = logging.getLogger(__name__)
@@ -267,7 +268,11 @@ class Distiller(CounterNoise):
     def configure_callbacks(self):
         folder = os.path.join(self.config.checkpointing.save_dir, "checkpoints")
         rounds = RoundCheckpoints(folder, self.curriculum.steps_per_round)
-        return [*super().configure_callbacks(), rounds]
+        algo = self.config.algo
+        health = Health(
+            algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy")
+        )
+        return [*super().configure_callbacks(), health, rounds]
 
     # One step ---------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -53,6 +54,12 @@ def check(
         raise ConfigError(
             "algo.snapshot=ema takes the student's average for a teacher, and "
             "training.ema=0 keeps none: set training.ema, or algo.snapshot=raw."
+        )
+    least = number(algo, "min_entropy")
+    if least is not None and not 0 <= least < math.inf:
+        raise ConfigError(
+            f"algo.min_entropy={least} must be a number of nats from 0 on, below which "
+            "to warn, or null."
         )
     if algo.head_chunk < 1:
         raise ConfigError(

@@ -13,7 +13,12 @@ from runs import Watch, fit
 from mdlm_mcd import distillers, hosts, losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
 from mdlm_mcd.distillers.base import CHECKPOINT_KEY
-from mdlm_mcd.errors import CheckpointError, ConfigError, DivergenceError
+from mdlm_mcd.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergenceError,
+    TeacherError,
+)
 from mdlm_mcd.hosts import layouts
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
@@ -436,6 +441,48 @@ def test_the_guard_can_warn_or_look_away(mcd, caplog):
     assert not [r for r in caplog.records if "kl_bwd" in r.getMessage()]
 
 
+def test_a_teacher_that_changes_in_mid_round_stops_the_run(mcd):
+    class Meddler(Watch):
+        def on_train_batch_end(self, trainer, module, *args):
+            super().on_train_batch_end(trainer, module, *args)
+            if trainer.global_step == 3:
+                bias = module.teacher.backbone.output_layer.linear.bias
+                bias.data[0] += 1e-7
+
+    with pytest.raises(TeacherError, match="teacher of round 1 is not.*at step 6"):
+        fit(mcd(), Meddler())
+
+
+def test_an_entropy_floor_warns_once_a_round(mcd, caplog):
+    with caplog.at_level(logging.WARNING, "mdlm_mcd"):
+        fit(mcd("algo.min_entropy=9"))
+    said = [r.getMessage() for r in caplog.records if "min_entropy" in r.getMessage()]
+    assert len(said) == 2 and "(round 1), below algo.min_entropy=9" in said[0]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "mdlm_mcd"):
+        fit(mcd("algo.min_entropy=0.001"))
+        fit(mcd())
+    assert not caplog.records
+
+
+def test_the_gradients_norm_is_logged_before_clipping(mcd):
+    norms = []
+
+    class Norms(Watch):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            super().on_before_optimizer_step(trainer, module, optimizer)
+            grads = [p.grad.flatten() for p in module.backbone.parameters()]
+            norms.append(float(torch.cat(grads).norm()))
+
+        def on_train_batch_end(self, trainer, *args):
+            logged = float(trainer.callback_metrics["mcd/grad_norm"])
+            assert logged == pytest.approx(norms[-1], rel=1e-5)
+            super().on_train_batch_end(trainer, *args)
+
+    fit(mcd("trainer.gradient_clip_val=1e-3"), Norms())
+    assert len(norms) == 12 and min(norms) > 1e-3
+
+
 @pytest.mark.parametrize("coupling", ["shared", "independent", "none"])
 @pytest.mark.parametrize("law", ["iid", "lattice"])
 def test_couplings_and_laws_train(mcd, coupling, law):
@@ -509,6 +556,7 @@ def test_processes_and_micro_batches_draw_what_one_process_draws(mcd, micros):
             ["algo.snapshot=ema", "training.ema=0"],
             ["algo.snapshot=ema", "training.ema"],
         ),
+        (["algo.min_entropy=-1"], ["algo.min_entropy=-1", "null"]),
         (["algo.growth=0"], ["algo.growth=0", "positive"]),
         (["algo.delta0=1/0"], ["algo.delta0=1/0 is no number", "1/20"]),
         (["algo.tau0=warm"], ["algo.tau0=warm is no number"]),
