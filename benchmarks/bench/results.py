@@ -1,0 +1,2 @@
+def write(folder, size, todo, docs=None, say=print):
+    pass
