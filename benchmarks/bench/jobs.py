@@ -13,7 +13,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 
 from mdlm_mcd import sampling
 from mdlm_mcd.coupling import counter_generator
-from mdlm_mcd.errors import DivergenceError, MCDError
+from mdlm_mcd.errors import ConfigError, DivergenceError, MCDError
 from mdlm_mcd.evaluation import bounds, metrics
 
 from . import setting as settings
@@ -23,6 +23,8 @@ from .sizes import SIZES, Part
 from .store import Store
 
 BATCH = 64  # samples and rows at a time
+# A method that ends so is reported; anything else is a bug and ends the benchmark.
+STOPS = (MCDError, MissingConfigException, ConfigCompositionException)
 UNIFORM_ALGO = "algo=duo_base"
 
 
@@ -68,7 +70,7 @@ class Job:
         """Expected core seconds."""
         seconds = size.seconds
         if self.method is None:
-            return seconds[self.what]
+            return seconds["judge" if self.what == "judge" else "teacher"]
         passes = sum(point.steps for point in self.points(size))
         each = seconds["sample"] + seconds["bound"]
         return passes * each + self.method.trained * seconds["train"]
@@ -104,8 +106,11 @@ def run(job: Job, size: str, folder: Path) -> float:
     store = Store(folder)
     if job.method is None:
         path = setting.folder / f"{job.what}.pt"
-        if not path.exists():
-            keep(path, setting.prepare(job.what))
+        try:
+            if not path.exists():
+                keep(path, setting.prepare(job.what))
+        except STOPS as error:
+            store.add(job, None, {"stopped": said(error)})
         return time.process_time() - start
     done = store.done(job)
     missing = [p for p in job.points(setting.part) if p not in done]
@@ -114,14 +119,21 @@ def run(job: Job, size: str, folder: Path) -> float:
     path = folder / job.part / f"{job.slug}.pt"
     try:
         students = _students(job, setting, path)
-    except (MCDError, MissingConfigException, ConfigCompositionException) as error:
-        store.add(job, None, {"stopped": " ".join(str(error).split())})
+    except STOPS as error:
+        store.add(job, None, {"stopped": said(error)})
         return time.process_time() - start
     for point in missing:
         weights = students.get(point.round or max(students, default=None))
         store.add(job, point, measure(job, point, setting, weights))
     path.unlink(missing_ok=True)
     return time.process_time() - start
+
+
+def said(error: Exception) -> str:
+    """What the table says of a method that did not run."""
+    if isinstance(error, MissingConfigException):
+        return f"this version has no {error.missing_cfg_file}"
+    return " ".join(str(error).split())
 
 
 def keep(path: Path, value) -> None:
@@ -148,6 +160,8 @@ def overrides(method: Method, part: Part, seed: int) -> list[str]:
 def _students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
     """Weights by round; of an earlier, interrupted run where it got that far."""
     method = job.method
+    if method.name != ORACLE and not setting.has(method.teacher):
+        raise ConfigError(f"there is no {method.teacher} to start from")
     if not method.trained:
         what = method.teacher
         return {} if method.name == ORACLE else {1: setting.weights(what)}

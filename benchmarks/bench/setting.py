@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -68,6 +69,9 @@ class Setting:
         uniform = ("algo=duo_base", *TEACHER_OPTIMIZER)
         return {"teacher": (recipe, steps), "uniform teacher": (uniform, steps)}
 
+    def has(self, what: str) -> bool:
+        return (self.folder / f"{what}.pt").exists()
+
     def weights(self, what: str) -> train.Weights:
         """What `prepare` trained, from its file."""
         return torch.load(self.folder / f"{what}.pt", weights_only=True)
@@ -107,8 +111,9 @@ class ExactLanguage(Setting):
     @cached_property
     def tokenizer(self):
         # Letters, only to have something to print.
-        words = {chr(0x4E00 + i): i for i in range(self.language.vocab)}
-        model = tokenizers.models.WordLevel(words, unk_token=chr(0x4E00))
+        letters = (string.ascii_lowercase + string.digits)[: self.language.vocab]
+        words = {letter: i for i, letter in enumerate(letters)}
+        model = tokenizers.models.WordLevel(words, unk_token=letters[0])
         return transformers.PreTrainedTokenizerFast(
             tokenizer_object=tokenizers.Tokenizer(model),
             clean_up_tokenization_spaces=False,

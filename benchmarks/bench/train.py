@@ -110,6 +110,9 @@ class FixedTeacher:
     def snapshot(self, student, round_index: int, *args, **kwargs) -> None:
         self.round = round_index
 
+    def keep(self, round_index: int) -> None:
+        self.round = round_index
+
     def to(self, device) -> None:
         self.backbone.to(device)
 
