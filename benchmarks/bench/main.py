@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 from mdlm_mcd.errors import ConfigError, MCDError
+from mdlm_mcd.hosts.measure import machine, versions
 
 from . import jobs, methods, results, schedule, store
+from . import setting as settings
 from .setting import SETTINGS
 from .sizes import SIZES
 
@@ -27,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, help="at most so many seeds a method")
     add("--teacher", default="trained", help="trained, or oracle: distil all from it")
     add("--docs", type=Path, help="write the results there, too (docs/results.md)")
-    add("--table-only", action="store_true", help="no measuring: tables of what is held")
+    add(
+        "--table-only", action="store_true", help="no measuring: tables of what is held"
+    )
     add("--plan", action="store_true", help="only say what would be done, and its time")
     return made
 
@@ -91,8 +95,14 @@ def run(args, say=print) -> Path:
             )
 
         schedule.run(todo, size, folder, args.jobs, on_done)
-        store.note_time(folder, (time.time() - start) / 60)
-    results.write(folder, size, todo, docs=args.docs, say=say)
+        known = {}
+        for part in parts:
+            setting = settings.opened(part, size, folder / part)
+            if all(map(setting.has, setting.preparations)):
+                known[part] = setting.facts()
+        here = {"machine": machine("cpu"), "versions": versions()}
+        store.note(folder, (time.time() - start) / 60, here, known)
+    results.write(folder, size, docs=args.docs, say=say)
     return folder
 
 

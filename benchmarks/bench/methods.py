@@ -144,7 +144,7 @@ def named(names: list[str] | None) -> tuple[Method, ...]:
             raise ConfigError(
                 f"--method {name} is unknown: choose among {'; '.join(known)}."
             )
-    return tuple(m for m in METHODS if m.name in names or m.group == "teachers")
+    return tuple(m for m in METHODS if m.name in names or "teacher" in m.group)
 
 
 def from_oracle(methods: tuple[Method, ...]) -> tuple[Method, ...]:

@@ -68,7 +68,7 @@ LANGUAGE = Part(
     bound_rows=32,
     corpus_rows=20_000,
     language={"components": 2},
-    seconds={"teacher": 120, "train": 14, "sample": 0.16, "bound": 0.05},
+    seconds={"teacher": 85, "train": 20, "sample": 0.09, "bound": 0.025},
 )  # fmt: skip
 
 TEXT = Part(
@@ -100,7 +100,7 @@ QUICK = {
     "language": _smaller(
         LANGUAGE, steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(2, 2), samples=64,
         bound_rows=32, teacher_steps=1000, steps_per_round=20,
-        seconds={"teacher": 60, "train": 7, "sample": 0.05, "bound": 0.03},
+        seconds={"teacher": 43, "train": 10, "sample": 0.05, "bound": 0.025},
     ),
     "text": _smaller(
         TEXT, steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(1, 1), samples=48,

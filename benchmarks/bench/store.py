@@ -134,7 +134,12 @@ class Store:
             os.close(handle)
 
 
-def note_time(folder: Path, minutes: float) -> None:
-    """Add to the wall-clock minutes that this folder's figures took."""
-    path = folder / "minutes.json"
-    write_json(path, {"minutes": read_json(path, {"minutes": 0})["minutes"] + minutes})
+def note(folder: Path, minutes: float, machine: dict, parts: dict) -> None:
+    """Add to what the page says of a folder: time, machines, the held-out text."""
+    path = folder / "facts.json"
+    facts = read_json(path, {"minutes": 0.0, "machines": [], "parts": {}})
+    facts["minutes"] += minutes
+    if machine not in facts["machines"]:
+        facts["machines"].append(machine)
+    facts["parts"] |= parts
+    write_json(path, facts)
