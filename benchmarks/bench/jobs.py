@@ -82,7 +82,6 @@ def plan(methods, parts, size: str, seeds: int | None = None) -> list[Job]:
     for name in parts:
         part, setting = SIZES[size][name], settings.SETTINGS[name]
         mine = [m for m in methods if name in m.parts]
-        mine = [m for m in mine if size == "full" or m.quick or size == "tiny"]
         wanted = set(setting.preparations) | {
             m.teacher for m in mine if m.teacher == UNIFORM
         }
@@ -107,7 +106,7 @@ def run(job: Job, size: str, folder: Path) -> float:
     if job.method is None:
         path = setting.folder / f"{job.what}.pt"
         try:
-            if not path.exists():
+            if not (path.exists() or store.is_stopped(job)):
                 keep(path, setting.prepare(job.what))
         except STOPS as error:
             store.add(job, None, {"stopped": said(error)})

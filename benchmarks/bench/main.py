@@ -29,9 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, help="at most so many seeds a method")
     add("--teacher", default="trained", help="trained, or oracle: distil all from it")
     add("--docs", type=Path, help="write the results there, too (docs/results.md)")
-    add(
-        "--table-only", action="store_true", help="no measuring: tables of what is held"
-    )
+    add("--table-only", action="store_true", help="no measuring, only tables")
     add("--plan", action="store_true", help="only say what would be done, and its time")
     return made
 
@@ -53,7 +51,7 @@ def check(args) -> None:
         )
     if args.teacher == "oracle" and "text" in (args.part or SETTINGS):
         raise ConfigError(
-            "--teacher oracle has no exact denoiser of --part text: add --part language."
+            "--teacher oracle has no exact denoiser of text: add --part language."
         )
 
 
@@ -61,7 +59,7 @@ def run(args, say=print) -> Path:
     """The benchmark; answers the folder of its figures."""
     check(args)
     size = args.size or ("quick" if args.quick else "full")
-    chosen = methods.named(args.method)
+    chosen = methods.named(args.method, quick=size != "full")
     name = size
     if args.teacher == "oracle":
         chosen, name = methods.from_oracle(chosen), f"{size}-oracle"

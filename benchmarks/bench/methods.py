@@ -131,20 +131,25 @@ METHODS: tuple[Method, ...] = (
 )  # fmt: skip
 
 
-def named(names: list[str] | None) -> tuple[Method, ...]:
-    """The methods of these names, or all; raises ConfigError for an unknown one.
+def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, ...]:
+    """The methods of these names, or all (quick: those of the quick benchmark).
 
-    A teacher is always among them, since others are compared with it.
+    The teachers they are compared with are among them. Raises ConfigError for a name
+    that is unknown.
     """
-    if not names:
-        return METHODS
     known = {method.name: method for method in METHODS}
-    for name in names:
+    for name in names or ():
         if name not in known:
             raise ConfigError(
                 f"--method {name} is unknown: choose among {'; '.join(known)}."
             )
-    return tuple(m for m in METHODS if m.name in names or "teacher" in m.group)
+    wanted = [m for m in METHODS if m.quick or not quick]
+    if names:
+        uniform = any(known[name].teacher == UNIFORM for name in names)
+        wanted = [m for m in wanted if "teacher" in m.group]
+        wanted = [m for m in wanted if m.name != UNIFORM or uniform]
+        wanted += [known[name] for name in names]
+    return tuple(m for m in METHODS if m in wanted)
 
 
 def from_oracle(methods: tuple[Method, ...]) -> tuple[Method, ...]:

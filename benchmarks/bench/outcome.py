@@ -72,9 +72,10 @@ def _tempered(figures: Figures):
             told = "; ".join(
                 f"{word} it at {', '.join(p)}" for word, p in parts.items() if p
             )
+            equal = measure.removeprefix("perplexity ")
             yield (
-                f"MCD and its teacher at a lower temperature, {measure.split(' ', 1)[1]}"
-                f" (perplexity of MCD over the teacher's): MCD is {told}."
+                f"MCD and its teacher at a lower temperature, {equal} (perplexity of "
+                f"MCD over the teacher's): MCD is {told}."
             )
         if out:
             yield (

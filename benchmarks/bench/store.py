@@ -1,4 +1,4 @@
-"""Where rows are kept: JSON lines, one a finished measurement, by version of the code."""
+"""Rows of finished measurements, as JSON lines, in a folder a version of the code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ DECIDES = (
     *(f"mdlm_mcd/evaluation/{name}.py" for name in (
         "bounds", "candidate", "diversity", "evaluators", "intervals", "metrics",
     )),
-    *(f"mdlm_mcd/hosts/{name}.py" for name in ("common", "duo", "minihost", "samplers")),
+    *(f"mdlm_mcd/hosts/{name}.py" for name in (
+        "common", "duo", "minihost", "samplers",
+    )),
     "mdlm_mcd/minihost/**/*.py",
     "mdlm_mcd/minihost/configs/**/*.yaml",
     "configs/algo/*.yaml",
