@@ -55,6 +55,16 @@ def check(args) -> None:
         )
 
 
+def processor() -> dict[str, str]:
+    """The CPU's own name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return {}
+    names = {x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")}
+    return {"cpu": ", ".join(sorted(names))} if names else {}
+
+
 def run(args, say=print) -> Path:
     """The benchmark; answers the folder of its figures."""
     check(args)
@@ -98,7 +108,7 @@ def run(args, say=print) -> Path:
             setting = settings.opened(part, size, folder / part)
             if all(map(setting.has, setting.preparations)):
                 known[part] = setting.facts()
-        here = {"machine": machine("cpu"), "versions": versions()}
+        here = {"machine": processor() | machine("cpu"), "versions": versions()}
         store.note(folder, (time.time() - start) / 60, here, known)
     results.write(folder, size, docs=args.docs, say=say)
     return folder

@@ -94,7 +94,9 @@ METHODS: tuple[Method, ...] = (
         quick=True,
     ),
     Method(
-        "dcd", "baselines", ("algo=dcd",), teacher=UNIFORM, main=True, rounds=True
+        # Its Gaussian schedule at this size of vocabulary.
+        "dcd", "baselines", ("algo=dcd", "algo.gamma_max=4.02"), teacher=UNIFORM,
+        main=True, rounds=True,
     ),
     Method(
         "mdlm, continued", "controls", ("algo=mdlm",), main=True, one_round=True,
@@ -109,9 +111,10 @@ METHODS: tuple[Method, ...] = (
         "mcd, coupling independent", "algo.coupling=independent", group="controls",
         main=True,
     ),
+    _mcd("mcd, trained on a lattice", "algo.u_law=lattice", group="controls"),
     _mcd(
-        "mcd, trained on a lattice", "algo.u_law=lattice", group="controls", main=True,
-        parts=BOTH,
+        "mcd, trained on the lattice 1/8", "algo.u_law=lattice", "algo.u_step=1/8",
+        group="controls", main=True, parts=BOTH,
     ),
     # The losses of the registry.
     _mcd("mcd, kl_fwd", "algo.loss=kl_fwd", parts=BOTH),
@@ -147,8 +150,8 @@ def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, 
     if names:
         uniform = any(known[name].teacher == UNIFORM for name in names)
         wanted = [m for m in wanted if "teacher" in m.group]
-        wanted = [m for m in wanted if m.name != UNIFORM or uniform]
-        wanted += [known[name] for name in names]
+        wanted = [m for m in wanted if m.name != UNIFORM]
+        wanted += [known[name] for name in (*names, *([UNIFORM] if uniform else []))]
     return tuple(m for m in METHODS if m in wanted)
 
 

@@ -6,8 +6,17 @@ import math
 from collections.abc import Sequence
 
 from .methods import MCD, TEACHER
-from .tables import number, percent
-from .verdict import AXES, MEASURES, SAID, Figures, Place, interval, tally
+from .tables import nats, number, percent
+from .verdict import (
+    AXES,
+    MEASURES,
+    SAID,
+    Figures,
+    Interval,
+    Place,
+    interval,
+    tally,
+)
 
 WORDS = {"loss": "loses to", "tie": "ties with", "win": "wins against"}
 
@@ -50,52 +59,53 @@ def headline(figures: Figures) -> list[str]:
     return [f"- {sentence}" for sentence in said]
 
 
-def _direction(found, worse: str, better: str, same: str) -> str:
-    return {1: worse, -1: better, 0: same, None: same}[found.sign]
+WORSE = {1: "behind", 0: "level with", -1: "ahead of"}
+
+
+def _places_by_verdict(found: dict[Place, Interval], show) -> str:
+    """`behind it at 4 steps: +3%; level with it at 8: ...`, bad news first."""
+    parts = []
+    for sign, word in WORSE.items():
+        there = [f"{p.said}: {show(x)}" for p, x in found.items() if x.sign == sign]
+        parts += [f"{word} it at {', '.join(there)}"] if there else []
+    there = [f"{p.said}: {show(x)}" for p, x in found.items() if x.sign is None]
+    parts += [f"not told from it by one seed at {', '.join(there)}"] if there else []
+    return "; ".join(parts)
 
 
 def _tempered(figures: Figures):
     """MCD against its own teacher, only sampled at a lower temperature."""
     for measure, axis in AXES.items():
-        parts = {"behind": [], "level with": [], "ahead of": []}
-        out = []
+        found, out = {}, []
         for place in figures.places:
-            values = figures.relative(axis, MCD, place)
-            found = interval(values.values())
-            if found is None:
-                if figures.of(axis, MCD, place):
-                    out.append(place)
-                continue
-            word = _direction(found, "behind", "ahead of", "level with")
-            parts[word].append(f"{place} steps: {percent(found)}")
-        if any(parts.values()):
-            told = "; ".join(
-                f"{word} it at {', '.join(p)}" for word, p in parts.items() if p
-            )
-            equal = measure.removeprefix("perplexity ")
+            here = interval(figures.relative(axis, MCD, place).values())
+            if here is not None:
+                found[place] = here
+            elif figures.of(axis, MCD, place):
+                out.append(place)
+        equal = measure.removeprefix("perplexity ")
+        if found:
             yield (
-                f"MCD and its teacher at a lower temperature, {equal} (perplexity of "
-                f"MCD over the teacher's): MCD is {told}."
+                f"MCD and its teacher at a lower temperature, {equal}, by perplexity "
+                f"of MCD over the teacher's: {_places_by_verdict(found, percent)}."
             )
         if out:
             yield (
                 f"No temperature of the teacher reaches MCD's {axis.replace('_', ' ')} "
-                f"at {places(out)} steps."
+                f"at {', '.join(p.said for p in out)}."
             )
 
 
 def _bound(figures: Figures):
-    for place in figures.places:
-        found = figures.against("n_step_nelbo", MCD, TEACHER, place)
-        if found is None:
-            continue
-        word = _direction(found, "worse", "better", "no different")
+    found = {
+        place: figures.against("n_step_nelbo", MCD, TEACHER, place)
+        for place in figures.places
+    }
+    found = {place: x for place, x in found.items() if x is not None}
+    if found:
         yield (
-            f"By the N-step NELBO at {place} steps, which does not reward sharpness, "
-            f"MCD is {word} than its teacher: {found.mean:+.3f} nats a token."
-            if word != "no different"
-            else f"By the N-step NELBO at {place} steps MCD and its teacher do not "
-            f"differ by more than the seeds do ({found.mean:+.3f} nats a token)."
+            "MCD and its teacher by the N-step NELBO, nats a token, which does not "
+            f"reward sharpness: {_places_by_verdict(found, nats)}."
         )
 
 

@@ -10,7 +10,7 @@ from mdlm_mcd.evaluation import report
 from mdlm_mcd.files import read_json
 
 from . import outcome, tables
-from .methods import TEACHER
+from .methods import ORACLE, TEACHER, UNIFORM, Method
 from .sizes import SIZES
 from .store import Store
 from .verdict import Figures, interval, t_of
@@ -59,6 +59,7 @@ def page(folder: Path, size: str, parts: dict[str, Figures]) -> str:
         lines += [*outcome.headline(figures), "", *outcome.of_part(figures)]
     lines += ["## How to read this", "", *READING, ""]
     lines += ["## How it was measured", "", *_measured(size, parts, facts, version), ""]
+    lines += ["## The methods", "", *_methods(parts), ""]
     for name, figures in parts.items():
         lines += [f"## {TITLES[name]}: tables", "", *tables.part(figures)]
     return "\n".join(lines).rstrip() + "\n"
@@ -106,6 +107,33 @@ def _measured(size: str, parts, facts: dict, version: str | None) -> list[str]:
             f"float64; N-step NELBO on {part.bound_rows} held-out rows{own}."
         )
     return lines
+
+
+def _methods(parts: dict[str, Figures]) -> list[str]:
+    """What each name stands for, as the command line would say it."""
+    lines = ["| method | seeds | what it is |", "| --- | ---: | --- |"]
+    shown = {m: None for figures in parts.values() for m in figures.methods}
+    for method in shown:
+        seeds = {figures.seeds(method.name) for figures in parts.values()}
+        text = " ".join(f"`{o}`" for o in method.overrides) or _teacher(method)
+        if method.oracle:
+            text += ", the exact denoiser as the teacher of every round"
+        elif method.teacher == UNIFORM and method.trained:
+            text += f", from the {UNIFORM}"
+        counts = " / ".join(str(n) for n in sorted(seeds - {0}, reverse=True))
+        lines.append(f"| {method.name} | {counts} | {text} |")
+    return lines
+
+
+def _teacher(method: Method) -> str:
+    if method.name == ORACLE:
+        return "the exact denoiser, sampled"
+    if method.name == UNIFORM:
+        return "`algo=duo_base`, sampled by the host"
+    if isinstance(method.temperature, tuple):
+        start, end = method.temperature
+        return f"`algo=mdlm` sampled at T falling from {start:g} to {end:g}"
+    return f"`algo=mdlm` sampled at T = {method.temperature:g}"
 
 
 def _report(folder: Path, size: str, figures: Figures) -> list[Path]:

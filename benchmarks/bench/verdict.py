@@ -77,6 +77,12 @@ class Place:
     def __str__(self) -> str:
         return str(self.steps) if self.law == "iid" else f"{self.steps}, {self.law}"
 
+    @property
+    def said(self) -> str:
+        """In a sentence."""
+        where = "" if self.law == "iid" else f" on the {self.law}"
+        return f"{self.steps} steps{where}"
+
 
 def t_of(method: Method) -> float | None:
     """The constant temperature of a teacher; None for everything else."""
@@ -113,6 +119,11 @@ class Figures:
     def places(self) -> list[Place]:
         found = {key[2] for key in self._metrics if key[1] is None}
         return sorted(found, key=lambda p: (p.law != "iid", p.steps))
+
+    def seeds(self, method: str) -> int:
+        """Seeds a method was measured at."""
+        found = (v for k, v in self._metrics.items() if k[0] == method)
+        return len(set().union(*found))
 
     def rounds(self, method: str) -> list[int]:
         found = {key[1] for key in self._metrics if key[0] == method}
