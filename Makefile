@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test demo bench lint clean
+.PHONY: setup test demo bench bench-quality lint clean
 
 setup: $(VENV)/installed
 
@@ -21,6 +21,10 @@ demo: setup
 
 bench: setup
 	$(BIN)/python benchmarks/head.py
+
+# At most an hour on two cores; goes on where it stopped. ARGS=--quick: ten minutes.
+bench-quality: setup
+	$(BIN)/python benchmarks/quality.py --docs docs/results.md $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

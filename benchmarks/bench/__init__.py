@@ -1,0 +1,1 @@
+"""Parts of `benchmarks/quality.py`; see docs/results.md for what they find."""

@@ -1,0 +1,187 @@
+"""Training in this process: a config composed by Hydra, the host's class, Lightning.
+
+What a method is, its overrides say; what is the same for all of a part (model, data,
+optimizer, budget) its `Part` says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+import lightning as L
+import torch
+import torch.nn as nn
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from mdlm_mcd import hosts
+from mdlm_mcd.hosts import layouts
+from mdlm_mcd.minihost import algo
+from mdlm_mcd.minihost import main as entry
+from mdlm_mcd.minihost.order import ResumableLoader
+
+Weights = dict[str, torch.Tensor]
+
+COMMON = (
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "trainer.num_sanity_val_steps=0",
+    "trainer.limit_val_batches=0",
+    "trainer.log_every_n_steps=1000",
+    "+trainer.enable_progress_bar=false",
+    "+trainer.enable_model_summary=false",
+)
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The minihost's config with `overrides`, those of later places winning."""
+    entry.register_resolvers()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
+        return hydra.compose("config", overrides=[*COMMON, *overrides])
+
+
+def model_class(config: DictConfig) -> type:
+    """What `algo._target_` names, married to the minihost; else the host's own."""
+    target = config.algo.get("_target_")
+    if target is None:
+        return entry.MODELS[config.algo.name]
+    name = target.rpartition(".")[2]
+    if target.startswith(hosts.__name__ + "."):
+        return hosts.distiller(name, layouts.DUO, algo)
+    return getattr(importlib.import_module(target.rpartition(".")[0]), name)
+
+
+class Keep(L.Callback):
+    """The averaged weights at the end of each `every` steps, and of the run."""
+
+    def __init__(self, every: int):
+        self.every, self.kept, self._last = every, {}, 0
+
+    def on_train_batch_end(self, trainer, module, *args):
+        step = trainer.global_step
+        if step != self._last and step % self.every == 0:
+            self._last = step
+            self.kept[step // self.every] = averaged(module)
+
+
+class Silence:
+    """Lightning's advice to users, which hundreds of short runs would repeat."""
+
+    def __enter__(self):
+        names = ("lightning.pytorch", "lightning.fabric", "lightning")
+        self.levels = {name: logging.getLogger(name).level for name in names}
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.caught = warnings.catch_warnings()
+        self.caught.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *error):
+        self.caught.__exit__(*error)
+        for name, level in self.levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def averaged(model) -> Weights:
+    """The backbone's parameters as its EMA has them."""
+    names = [name for name, _ in model.backbone.named_parameters()]
+    if model.ema:
+        shadows = model.ema.shadow_params[: len(names)]
+    else:
+        shadows = [p for _, p in model.backbone.named_parameters()]
+    return {
+        n: s.detach().cpu().clone() for n, s in zip(names, shadows, strict=True)
+    }  # fmt: skip
+
+
+class FixedTeacher:
+    """In place of `teacher.Teacher`: one network that is the teacher of every round."""
+
+    def __init__(self, backbone: nn.Module):
+        self.backbone, self.round = backbone.eval(), None
+
+    def snapshot(self, student, round_index: int, *args, **kwargs) -> None:
+        self.round = round_index
+
+    def keep(self, round_index: int) -> None:
+        self.round = round_index
+
+    def to(self, device) -> None:
+        self.backbone.to(device)
+
+    def state_dict(self):
+        return {"round": self.round, "backbone": {}}
+
+
+def fit(
+    overrides: Sequence[str],
+    tokenizer,
+    rows,
+    *,
+    start: Weights | None = None,
+    oracle: nn.Module | None = None,
+    every: int | None = None,
+) -> dict[int, Weights]:
+    """Train and answer averaged weights by round, from 1 (one round: the end).
+
+    rows: the training data, a `Dataset` of the host's batches. start: weights to begin
+    from, the same for every method: raw weights, average and first teacher. oracle:
+    the teacher in every round instead of the student's snapshots. Raises what the run
+    raises: ConfigError, DivergenceError.
+    """
+    with tempfile.TemporaryDirectory() as folder, Silence():
+        given = [] if start is None else _begin_from(Path(folder), start, overrides)
+        config = compose(
+            f"checkpointing.save_dir={folder}",
+            *overrides,
+            *given,
+        )
+        L.seed_everything(config.seed, verbose=False)
+        model = model_class(config)(config, tokenizer)
+        if start is not None and not hasattr(model, "teacher"):
+            load(model, start)
+        if oracle is not None:
+            model.teacher = FixedTeacher(oracle)
+        keep = Keep(every or config.trainer.max_steps)
+        loader = ResumableLoader(
+            rows, seed=config.seed, batch_size=config.loader.batch_size
+        )
+        trainer = hydra.utils.instantiate(
+            config.trainer,
+            callbacks=[keep],
+            logger=False,
+            enable_checkpointing=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(model, loader)
+    return keep.kept
+
+
+def _begin_from(folder: Path, start: Weights, overrides) -> list[str]:
+    if not any(o.startswith("algo=") and o != "algo=mdlm" for o in overrides):
+        return []
+    path = folder / "teacher.pt"
+    torch.save({"state_dict": {f"backbone.{k}": v for k, v in start.items()}}, path)
+    return [f"algo.teacher_path={path}", "algo.init_from=raw"]
+
+
+def load(model, weights: Weights) -> None:
+    """Averaged weights as a model's raw ones, and a new average from there."""
+    model.backbone.load_state_dict(weights, strict=False)
+    if model.ema:
+        model.ema = type(model.ema)(model._get_parameters(), decay=model.ema.decay)
+
+
+def opened(overrides: Sequence[str], tokenizer, weights: Weights):
+    """The host's own model in eval mode with these weights, for sampling."""
+    config = compose(*overrides)
+    model = model_class(config)(config, tokenizer)
+    load(model, weights)
+    return model.eval().requires_grad_(False)
