@@ -108,6 +108,22 @@ def test_a_teacher_of_another_kind(host, teacher):
     assert finding.mark == doctor.STOP and "parameterization=mean" in finding.text
 
 
+def test_a_run_of_another_distiller(host, teacher):
+    """`algo=dcd` is held against what DCD needs, not MCD."""
+    patches.patch(host, DUO)
+    held = torch.load(teacher, weights_only=True)
+    held["hyper_parameters"] = {"config": {"algo": {"parameterization": "mean"}}}
+    torch.save(held, teacher)
+    given = ["algo=dcd", f"algo.teacher_path={teacher}"]
+    said = found(host, given)
+    assert {said[x].mark for x in ("predictor", "algo", "checkpoint")} == {doctor.OK}
+    assert "sampling.predictor=ancestral" in said["predictor"].text
+    assert "noise" not in said  # the method brings its own
+    finding = found(host, [*given, "sampling.predictor=sparse"])["predictor"]
+    assert finding.mark == doctor.STOP and "uniform-state models" in finding.text
+    assert found(host, [*given, "algo.loss=mse"])["algo"].mark == doctor.STOP
+
+
 def test_a_teacher_without_an_average(host, teacher):
     patches.patch(host, DUO)
     held = torch.load(teacher, weights_only=True)
