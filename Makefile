@@ -24,7 +24,7 @@ bench: setup
 
 # At most an hour on two cores; goes on where it stopped. ARGS=--quick: ten minutes.
 bench-quality: setup
-	$(BIN)/python benchmarks/quality.py --docs docs/results.md $(ARGS)
+	$(BIN)/python benchmarks/quality.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

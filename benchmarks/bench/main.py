@@ -28,7 +28,11 @@ def parser() -> argparse.ArgumentParser:
     add("--method", action="append", help="only this method, and the teachers")
     add("--seeds", type=int, help="at most so many seeds a method")
     add("--teacher", default="trained", help="trained, or oracle: distil all from it")
-    add("--docs", type=Path, help="write the results there, too (docs/results.md)")
+    add(
+        "--docs",
+        type=Path,
+        help="write the results there, too (docs/results.md where nothing is left out)",
+    )
     add("--table-only", action="store_true", help="no measuring, only tables")
     add("--plan", action="store_true", help="only say what would be done, and its time")
     return made
@@ -110,7 +114,9 @@ def run(args, say=print) -> Path:
                 known[part] = setting.facts()
         here = {"machine": processor() | machine("cpu"), "versions": versions()}
         store.note(folder, (time.time() - start) / 60, here, known)
-    results.write(folder, size, docs=args.docs, say=say)
+    whole = not (args.part or args.method or args.seeds) and name == "full"
+    docs = args.docs or (store.ROOT / "docs" / "results.md" if whole else None)
+    results.write(folder, size, docs=docs, say=say)
     return folder
 
 

@@ -82,13 +82,13 @@ TEXT = Part(
     steps_per_round=40,
     delta0=1 / 64,
     steps=(4, 8, 16, 32),
-    few=(4, 8, 16),
+    few=(4, 8),
     lattice=(4, 8),
     seeds=(3, 3),
     samples=96,
     bound_rows=32,
     judge_steps=600,
-    seconds={"teacher": 250, "judge": 80, "train": 30, "sample": 0.16, "bound": 0.1},
+    seconds={"teacher": 155, "judge": 75, "train": 32, "sample": 0.18, "bound": 0.04},
 )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ QUICK = {
     "text": _smaller(
         TEXT, steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(1, 1), samples=48,
         bound_rows=24, teacher_steps=600, judge_steps=200, steps_per_round=20,
-        seconds={"teacher": 60, "judge": 25, "train": 15, "sample": 0.1, "bound": 0.05},
+        seconds={"teacher": 40, "judge": 25, "train": 16, "sample": 0.1, "bound": 0.02},
     ),
 }  # fmt: skip
 
