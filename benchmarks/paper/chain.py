@@ -117,8 +117,10 @@ class Chain:
         """As many rounds as the table needs; CD4LM has one, as long as all of them."""
         rounds, steps = self.table.rounds[-1], self.per_round
         if run.algo == "cd4lm":
-            rounds, steps = 1, rounds * steps
-        return [f"algo.rounds={rounds}", f"algo.steps_per_round={steps}"]
+            return ["algo.rounds=1", f"algo.steps_per_round={rounds * steps}"]
+        # With 16 tokens, smaller gaps would reveal nothing.
+        gap = ["algo.delta0=0.125"] if self.setting.smoke else []
+        return [f"algo.rounds={rounds}", f"algo.steps_per_round={steps}", *gap]
 
     @property
     def max_steps(self) -> int:
@@ -245,8 +247,8 @@ class Chain:
             f"# {table.title}",
             "",
             "Perplexity / unigram entropy in nats, measured here; in brackets the "
-            "perplexity that the paper (arXiv 2602.00792) publishes, which this project "
-            "has not reproduced.",
+            "perplexity that the paper (arXiv 2602.00792) publishes, which this "
+            "project has not reproduced.",
             *([f"\n{table.note}"] if table.note else []),
             *(["\nA smoke run: its figures mean nothing."] * self.setting.smoke),
             "",

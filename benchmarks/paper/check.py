@@ -49,8 +49,8 @@ def checkpoint(flag: str, path: str | None, what: str) -> None:
     named = HUB_ID.fullmatch(path) and not path.endswith(FILES)
     if path != TRAIN and not named and not Path(path).exists():
         raise ConfigError(
-            f"{flag} {path} is not there: name a checkpoint, a folder or a model on the "
-            f"Hub of {what}."
+            f"{flag} {path} is not there: name a checkpoint, a folder or a model on "
+            f"the Hub of {what}."
         )
 
 
@@ -65,13 +65,14 @@ def host(table: Table, told: Setting) -> None:
     layout = of_folder(told.host)
     if layout is MDLM and any(run.method.uniform for run in table.trained):
         raise ConfigError(
-            f"--host {told.host} is a clone of MDLM, which has no uniform-state models: "
-            "use a clone of Duo, or --methods without dcd."
+            f"--host {told.host} is a clone of MDLM, which has no uniform-state "
+            "models: use a clone of Duo, or --methods without dcd."
         )
     if layout is MDLM and told.teacher == TRAIN:
         raise ConfigError(
             f"--teacher {TRAIN} goes through `algo=mdlm`, which a clone of MDLM has "
-            "not: train it by its own scripts/train_owt_mdlm.sh and name the checkpoint."
+            "not: train it by its own scripts/train_owt_mdlm.sh and name the "
+            "checkpoint."
         )
     if told.data:
         raise ConfigError(

@@ -19,10 +19,11 @@ from .stages import start
 def parser(of: Table) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog=f"{of.name}.py",
-        description=f"{of.title}, as in arXiv 2602.00792: distils {', '.join(of.runs)}, "
-        "sweeps over sampling steps, writes results.jsonl, report.html and table.md to "
-        f"OUT/{of.name}. The same command goes on where it stopped, and trainings in "
-        "OUT/runs are shared with the other tables. See docs/paper_setting.md.",
+        description=f"{of.title}, as in arXiv 2602.00792: distils "
+        f"{', '.join(of.runs)}, sweeps over sampling steps, writes results.jsonl, "
+        f"report.html and table.md to OUT/{of.name}. The same command goes on where it "
+        "stopped; trainings in OUT/runs are shared with the other tables. See "
+        "docs/paper_setting.md.",
     )
     p.add_argument(
         "overrides",

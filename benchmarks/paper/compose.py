@@ -1,4 +1,4 @@
-"""Configs as the runs would see them, composed by Hydra through the plugin's search path.
+"""Configs as the runs would see them, composed through the plugin's search path.
 
 Nothing is resolved and nothing runs: enough to count, and to find a misspelt key.
 """

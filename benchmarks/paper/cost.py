@@ -24,7 +24,7 @@ A100 = 312e12  # bfloat16, dense, by its data sheet
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where the hours are reckoned: devices x peak FLOP/s x share of it that is used."""
+    """Where hours are reckoned: devices x FLOP/s of each x the share that is used."""
 
     devices: int = 2
     peak: float = A100
@@ -59,7 +59,9 @@ class Counted:
         """FLOPs of an optimizer step: student both ways, teacher forward."""
         rows = method.head_rows
         student = self.trunk_trained + rows * self.head_trained
-        teacher = method.teacher_passes * (self.trunk + rows * self.head)
+        teacher = 0.0
+        if method.teacher_passes:  # whose rows are projected once, in one of them
+            teacher = method.teacher_passes * self.trunk + rows * self.head
         return batch * (student + teacher)
 
     def sample(self, steps: int, uniform: bool = False) -> float:

@@ -108,8 +108,8 @@ def _sampling(chain: Chain, sizes: dict[bool, Counted], hardware: Hardware):
     for run in table.trained:
         models[run.method.uniform] += 1 if run.algo == "cd4lm" else len(table.rounds)
     lines = [
-        f"{told.num_samples} samples and {told.bound_rows} rows of N-step NELBO of each "
-        f"of {sum(models.values())} models; scores by "
+        f"{told.num_samples} samples and {told.bound_rows} rows of N-step NELBO of "
+        f"each of {sum(models.values())} models; scores by "
         f"{told.evaluator or table.evaluator}.",
         "",
         _row("sampling steps", "FLOP/sample", "FLOP/score", "FLOP, all models",

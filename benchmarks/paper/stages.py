@@ -73,9 +73,7 @@ def start(module, arguments, log, *, folder=None, seconds=None):
             process.wait()
 
 
-def last_lines(log: Path, since: int, count: int = 5) -> str:
-    """The end of what was written to `log` after byte `since`."""
-    text = log.read_bytes()[since:].decode("utf-8", errors="replace")
+def last_lines(text: str, count: int = 5) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "\n".join(lines[-count:])
 
@@ -120,12 +118,13 @@ class Stages:
         self, stage: str, module: str, arguments: Sequence[str], *, folder=None,
         seconds: float | None = None,
     ) -> tuple[int | None, str]:  # fmt: skip
-        """(exit status, the last lines said)."""
+        """(exit status, the end of what was said)."""
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"$ {stage}: python -m {module} {' '.join(arguments)}\n")
         since = self.log.stat().st_size
         status = self.start(module, arguments, self.log, folder=folder, seconds=seconds)
-        return status, last_lines(self.log, since)
+        text = self.log.read_bytes()[since:].decode("utf-8", errors="replace")
+        return status, text[-8_000:]
 
     def must(self, stage: str, module: str, arguments: Sequence[str], **how) -> None:
         """Raises StageError, with what was said, unless it ends well."""
@@ -138,7 +137,7 @@ class Stages:
     def failed(self, stage: str, status: int, said: str, where: str = "") -> StageError:
         return StageError(
             f"{stage} stopped{where} (exit status {status}; log: {self.log}). It said: "
-            f"{said}"
+            f"{last_lines(said)}"
         )
 
     def train(
@@ -169,7 +168,7 @@ class Stages:
             seconds=None if seconds is None else seconds + GRACE,
         )  # fmt: skip
         if diverges and status not in (0, None) and DIVERGED in said:
-            failure.write_text(said + "\n", "utf-8")
+            failure.write_text(last_lines(said) + "\n", "utf-8")
             return None
         last, step = newest_checkpoint(checkpoints)
         if status == 0 and step >= steps and (checkpoints / target).exists():
