@@ -8,6 +8,7 @@ its time, goes on from its newest readable checkpoint.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -113,6 +114,7 @@ class Stages:
     def __init__(self, out: Path, start: Start = start, say=print):
         self.out, self.start, self.say = out, start, say
         self.log = out / "log.txt"
+        self.trained = False  # whether a training came on
 
     def call(
         self, stage: str, module: str, arguments: Sequence[str], *, folder=None,
@@ -170,10 +172,11 @@ class Stages:
         if diverges and status not in (0, None) and DIVERGED in said:
             failure.write_text(last_lines(said) + "\n", "utf-8")
             return None
-        last, step = newest_checkpoint(checkpoints)
+        before, (last, step) = step, newest_checkpoint(checkpoints)
+        self.trained |= step > before
         if status == 0 and step >= steps and (checkpoints / target).exists():
             return checkpoints / target
-        if seconds is not None and status in (0, None):
+        if seconds is not None and status in (0, None) and step > before:
             raise OutOfTime(f"{stage} stands at step {step:,} of {steps:,}.")
         raise self.failed(stage, status, said, f" at step {step:,} of {steps:,}")
 
@@ -205,7 +208,7 @@ def limit(last: Path | None, seconds: float | None) -> list[str]:
     """
     if seconds is None:
         return []
-    minutes, seconds = divmod(max(1, round(spent(last) + seconds)), 60)
+    minutes, seconds = divmod(math.ceil(spent(last) + seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     time = ":".join(f"{x:02d}" for x in (days, hours, minutes, seconds))
