@@ -16,6 +16,7 @@ No figure of it has been measured yet.
 from __future__ import annotations
 
 import argparse
+import glob
 import re
 import sys
 import time
@@ -296,8 +297,7 @@ def main(argv=None, start=start) -> int:
                 f"--slice {args.slice:g} is used up by starting and ending: give at "
                 f"least {3 * STARTING / 60 + 0.5:g} minutes."
             )
-        missing = [path for path in args.data if not any(Path().glob(path))
-                   and not Path(path).exists()]  # fmt: skip
+        missing = [path for path in args.data if not glob.glob(path)]
         if missing:
             raise ConfigError(f"--data {missing[0]} is not there: name text files.")
         recipe = SMOKE if args.smoke else Recipe(

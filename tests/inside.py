@@ -44,7 +44,10 @@ class Inside:
     @property
     def stages(self) -> list[str]:
         """`algo` of each training, and the commands."""
-        return [
-            next((a for a in given if a.startswith("algo=")), given[0])
-            for _, given in self.calls
-        ]
+
+        def name(given: list[str]) -> str:
+            if given[0].startswith("mode="):
+                return given[0]
+            return next((a for a in given if a.startswith("algo=")), given[0])
+
+        return [name(given) for _, given in self.calls]

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from mdlm_mcd.evaluation.sweep import existing
+from mdlm_mcd.files import read_json
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
 from .stages import CLONE, COMMAND, MINIHOST, Stages, claim, folder_at, start
 
 STEPS_PER_ROUND = 10_000
+TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
 TRAIN = "train"  # in place of a checkpoint: make one
+
+UNIFORM_NOTE = (
+    "Uniform-state models are drawn and scored by the host's own sample_eval, the "
+    "others by `mdlm-mcd sweep`."
+)
 
 # Every part of the chain in seconds, on text that is always there. Figures of such a
 # run mean nothing.
@@ -120,6 +128,8 @@ class Chain:
             return ["algo.rounds=1", f"algo.steps_per_round={rounds * steps}"]
         # With 16 tokens, smaller gaps would reveal nothing.
         gap = ["algo.delta0=0.125"] if self.setting.smoke else []
+        if self.setting.smoke and run.method.uniform:
+            gap.append("algo.gamma_max=2")  # the authors' is for larger vocabularies
         return [f"algo.rounds={rounds}", f"algo.steps_per_round={steps}", *gap]
 
     @property
@@ -142,6 +152,8 @@ class Chain:
             uniform = run.method.uniform
             rows[uniform] += self.distil(run, teachers[uniform])
         self.sweep(rows[False])
+        for name, path in rows[True]:
+            self.sample_uniform(name, path)
         self.report()
         text = self.text()
         (self.results / "table.md").write_text(text + "\n", "utf-8")
@@ -210,6 +222,46 @@ class Chain:
              *corpus, *tokenizer, *host],
         )  # fmt: skip
 
+    def sample_uniform(self, name: str, checkpoint: str) -> None:
+        """A uniform-state model, drawn and scored by the host's own `sample_eval`.
+
+        The samplers of `mdlm-mcd sweep` are for masked models.
+        """
+        told = self.setting
+        if not Path(checkpoint).is_file():
+            self.say(f"{name}: {checkpoint} is no file, so the host cannot sample it")
+            return
+        batches = -(-told.num_samples // told.batch_size)
+        scored = [
+            f"eval.compute_generative_perplexity={not told.smoke}",
+            "eval.gen_ppl_eval_model_name_or_path="
+            f"{told.evaluator or self.table.evaluator}",
+        ]
+        for n in self.table.steps:
+            path = self.uniform(name, n)
+            if read_json(path, None) is not None:
+                continue
+            self.say(f"{name}: {n} steps")
+            folder_at(path.parent)
+            self.stages.must(
+                f"{name} at {n} steps",
+                self.module,
+                [
+                    "mode=sample_eval", "algo=duo_base", "+recipe=owt", *self.common(),
+                    f"eval.checkpoint_path={checkpoint}", f"sampling.steps={n}",
+                    f"sampling.num_sample_batches={batches}",
+                    f"loader.eval_batch_size={told.batch_size}", *scored,
+                    f"eval.generated_samples_path={path}",
+                    f"hydra.run.dir={path.parent}",
+                ],
+                folder=told.host,
+            )  # fmt: skip
+
+    def uniform(self, name: str, steps: int) -> Path:
+        """Samples and score of a uniform-state model, as its host writes them."""
+        slug = name.replace(" ", "-")
+        return self.results / "uniform" / f"{slug}-{steps}.json"
+
     def report(self) -> None:
         title = self.table.title + (" (smoke run)" if self.setting.smoke else "")
         self.stages.must(
@@ -229,20 +281,30 @@ class Chain:
                 f"{metrics['perplexity']['value']:.2f} / "
                 f"{metrics['entropy']['value']:.2f}"
             )
+        for name, n in product(self.names(), self.table.steps):
+            if held := read_json(self.uniform(name, n), None):
+                score = held.get("generative_ppl")
+                score = "-" if score is None else f"{score:.2f}"
+                found[name, n] = f"{score} / {held['entropy']:.2f}"
         for run in self.table.trained:
             if (self.out / "runs" / run.name / "diverged.txt").exists():
                 for n in self.table.steps:
                     found[run.key(1), n] = "FAILED"
         return found
 
+    def names(self) -> list[str]:
+        """The table's rows, teachers before their students."""
+        found = [TEACHER]
+        for run in self.table.trained:
+            found += [DUO_TEACHER] if run.method.uniform else []
+            rounds = (1,) if run.algo == "cd4lm" else self.table.rounds
+            found += map(run.key, rounds)
+        return found
+
     def text(self) -> str:
         """Measured and published, side by side, as Markdown."""
         table, measured = self.table, self.measured()
-        names = [TEACHER]
-        for run in table.trained:
-            uniform = [DUO_TEACHER] if run.method.uniform else []
-            rounds = (1,) if run.algo == "cd4lm" else table.rounds
-            names += [*uniform, *map(run.key, rounds)]
+        uniform = any(run.method.uniform for run in table.trained)
         lines = [
             f"# {table.title}",
             "",
@@ -250,21 +312,19 @@ class Chain:
             "perplexity that the paper (arXiv 2602.00792) publishes, which this "
             "project has not reproduced.",
             *([f"\n{table.note}"] if table.note else []),
+            *([f"\n{UNIFORM_NOTE}"] if uniform else []),
             *(["\nA smoke run: its figures mean nothing."] * self.setting.smoke),
             "",
             "| model | " + " | ".join(f"{n} steps" for n in table.steps) + " |",
             "| --- " * (len(table.steps) + 1) + "|",
         ]
-        for name in names:
+        for name in self.names():
             cells = [
                 f"{measured.get((name, n), '-')} [{published(table, name, n)}]"
                 for n in table.steps
             ]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
-
-
-TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
 
 
 def published(table: Table, name: str, steps: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def host(table: Table, told: Setting) -> None:
 def text(told: Setting) -> None:
     for flag, paths in (("--data", told.data), ("--held-out", told.held_out)):
         for path in paths:
-            if not (Path(path).exists() or any(Path().glob(path))):
+            if not glob.glob(path, recursive=True):
                 raise ConfigError(f"{flag} {path} is not there: name a text file.")
     if not told.data and not told.held_out:
         raise ConfigError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -85,21 +86,26 @@ def _flops(call) -> int:
     return counter.get_total_flops()
 
 
-def count(model: Mapping, *, uniform: bool = False, causal: bool = False) -> Counted:
+def count(model: Mapping, *, uniform: bool = False) -> Counted:
     """Count a network of the config section `model` over GPT-2's vocabulary.
 
     A masked model has one token more than GPT-2, its mask; a uniform-state one has not.
     """
-    sizes = {
-        key: model[key]
-        for key in ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout")
-    }
-    vocab, length = GPT2_TOKENS + (not uniform and not causal), model["length"]
+    sizes = tuple(model[key] for key in SIZES)
+    return _count(sizes, model["length"], GPT2_TOKENS + (not uniform))
+
+
+SIZES = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout")
+
+
+@cache
+def _count(sizes: tuple, length: int, vocab: int) -> Counted:
+    model = dict(zip(SIZES, sizes, strict=True))
     with torch.device("meta"):
-        network = DIT({"model": sizes, "algo": {"causal_attention": causal}}, vocab)
+        network = DIT({"model": model, "algo": {"causal_attention": False}}, vocab)
         tokens = torch.zeros(1, length, dtype=torch.long)
         sigma = torch.zeros(1)
-        hidden = torch.zeros(1, length, sizes["hidden_size"], requires_grad=True)
+        hidden = torch.zeros(1, length, model["hidden_size"], requires_grad=True)
     head = network.output_layer.linear
     whole = _flops(lambda: network(tokens, sigma))
     whole_trained = _flops(lambda: network(tokens, sigma).sum().backward())

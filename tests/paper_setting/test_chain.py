@@ -3,35 +3,33 @@
 import contextlib
 import io
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
 from inside import BENCHMARKS, Inside
 
+DCD = (BENCHMARKS.parent / "configs" / "algo" / "dcd.yaml").exists()
 METHODS = {
-    "table1": "mcd,sdtt,cd4lm",
+    "table1": "mcd,sdtt,cd4lm" + ",dcd" * DCD,
     "table2": "mcd,mcd-kl_fwd,mcd-kl_bwd",
     "table3": "mcd-large,sdtt-large",
     "figure3": "mcd",
 }
 # What is trained where the tables before have left their trainings in the same folder.
 TRAINED = {
-    "table1": ["algo=mdlm", "algo=mcd", "algo=sdtt", "algo=cd4lm", "algo=ar"],
+    "table1": [
+        "algo=mdlm",
+        "algo=mcd",
+        "algo=sdtt",
+        "algo=cd4lm",
+        "algo=ar",
+        *["algo=duo_base", "algo=dcd"] * DCD,
+    ],
     "table2": ["algo=mcd", "algo=mcd"],
     "table3": ["algo=mdlm", "algo=mcd", "algo=sdtt"],
     "figure3": [],
 }
-
-
-@pytest.fixture(scope="module")
-def paper():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        from paper import chain, command, experiments, stages
-
-        yield SimpleNamespace(
-            chain=chain, command=command, experiments=experiments, stages=stages
-        )
 
 
 @pytest.fixture(scope="module")
@@ -60,25 +58,36 @@ def ran(run):
 def test_a_tables_chain(paper, ran, name):
     done, folder = ran[name], ran[name].out / name
     assert done.status == 0, done.said + (done.out / "log.txt").read_text("utf-8")
-    assert sorted(x for x in done.stages if "=" in x) == sorted(TRAINED[name])
-    assert done.stages[-2:] == ["sweep", "report"]
+    trained = [x for x in done.stages if x.startswith("algo=")]
+    assert sorted(trained) == sorted(TRAINED[name])
+    assert [x for x in done.stages if "=" not in x] == ["sweep", "report"]
 
     table = paper.chain.smaller(paper.experiments.table(name).chosen(METHODS[name]))
     rows = [json.loads(line) for line in (folder / "results.jsonl").open()]
     wanted = {
         run.key(k)
         for run in table.trained
-        if not run.diverges
+        if not run.diverges and not run.method.uniform
         for k in ((1,) if run.algo == "cd4lm" else table.rounds)
     }
     assert {r["model"] for r in rows} == wanted | {"teacher"}
     assert {r["steps"] for r in rows} == set(table.steps)
-    assert {r["algo"] for r in rows if r["round"]} == {r.algo for r in table.trained}
+    masked = {run.algo for run in table.trained if not run.method.uniform}
+    assert {r["algo"] for r in rows if r["round"]} == masked
     page = (folder / "report.html").read_text("utf-8")
     assert "smoke run" in page and all(label in page for label in wanted)
     text = (folder / "table.md").read_text("utf-8").strip()
     assert done.said.strip().endswith(text)
     assert "its figures mean nothing" in text and "has not reproduced" in text
+
+
+@pytest.mark.skipif(not DCD, reason="algo=dcd is not there yet")
+def test_uniform_state_models_are_drawn_by_their_host(ran):
+    done = ran["table1"]
+    assert done.stages.count("mode=sample_eval") == 3 * 2  # teacher, rounds; steps
+    text = (done.out / "table1" / "table.md").read_text("utf-8")
+    row = re.search(r"\| Duo round 2 \| - / (\d\.\d\d) \[-\] \|", text)
+    assert row and 0 < float(row[1]) < 3
 
 
 def test_a_loss_that_diverges_is_a_result(ran):

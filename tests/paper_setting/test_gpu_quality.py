@@ -14,26 +14,17 @@ from inside import BENCHMARKS, Inside
 from mdlm_mcd.files import newest_checkpoint
 
 
-@pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu_quality
-    from paper import stages
-
-    return SimpleNamespace(quality=gpu_quality, stages=stages)
-
-
-def test_the_whole_comparison(gpu, tmp_path, capsys):
+def test_the_whole_comparison(paper, tmp_path, capsys):
     """Every method under both laws at every step count; once, and then not again."""
     inside = Inside()
     flags = ["--smoke", "--device", "cpu", "--out", str(tmp_path)]
-    assert gpu.quality.main(flags, start=inside) == 0, capsys.readouterr().err
+    assert paper.quality.main(flags, start=inside) == 0, capsys.readouterr().err
     assert inside.stages[:6] == [
         "algo=ar", "algo=mdlm", "algo=mdlm", "algo=mcd", "algo=sdtt", "algo=cd4lm",
     ]  # fmt: skip
     folder = tmp_path / "cpu"
     rows = [json.loads(line) for line in (folder / "results.jsonl").open()]
-    recipe = gpu.quality.SMOKE
+    recipe = paper.quality.SMOKE
     students = {"continued", "CD4LM round 1"} | {
         f"{label} round {k}" for label in ("MCD", "SDTT") for k in (1, 2)
     }
@@ -53,29 +44,29 @@ def test_the_whole_comparison(gpu, tmp_path, capsys):
     assert {r["machine"]["device"] for r in rows} == {"cpu"}
 
     again = Inside()
-    assert gpu.quality.main(flags, start=again) == 0
+    assert paper.quality.main(flags, start=again) == 0
     assert again.stages == ["report"]
 
 
-def tiny(gpu, out, start, **changes):
+def tiny(paper, out, start, **changes):
     """A comparison whose teacher is trained for long; nothing else of it is used."""
-    recipe = replace(gpu.quality.SMOKE, **changes)
-    return gpu.quality.Quality(out, recipe, device="cpu", start=start, say=print)
+    recipe = replace(paper.quality.SMOKE, **changes)
+    return paper.quality.Quality(out, recipe, device="cpu", start=start, say=print)
 
 
-def test_a_slice_ends_after_a_checkpoint_and_the_next_goes_on(gpu, tmp_path):
+def test_a_slice_ends_after_a_checkpoint_and_the_next_goes_on(paper, tmp_path):
     """Lightning's Timer counts a resumed run's past; a slice has its own time."""
     steps = 100_000  # more than a second's worth on any machine
-    quality = tiny(gpu, tmp_path, Inside(), checkpoint_every=steps)
+    quality = tiny(paper, tmp_path, Inside(), checkpoint_every=steps)
     quality.clock = SimpleNamespace(left=lambda: 1.0)
     folder, reached, times = tmp_path / "cpu/runs/teacher/checkpoints", [0], [0.0]
     for _ in range(2):
-        with pytest.raises(gpu.stages.OutOfTime, match=f"of {steps:,}"):
+        with pytest.raises(paper.stages.OutOfTime, match=f"of {steps:,}"):
             quality.pretrain("teacher", "mdlm", steps)
         last, step = newest_checkpoint(folder)
         assert reached[-1] < step < steps
         reached.append(step)
-        times.append(gpu.stages.spent(last))
+        times.append(paper.stages.spent(last))
         assert times[-1] > times[-2] + 0.9
     end = reached[-1] + 2
     quality.clock = SimpleNamespace(left=lambda: 600.0)
@@ -83,7 +74,7 @@ def test_a_slice_ends_after_a_checkpoint_and_the_next_goes_on(gpu, tmp_path):
     assert newest_checkpoint(folder)[1] == end
 
 
-def test_a_training_that_is_killed_goes_on(gpu, tmp_path):
+def test_a_training_that_is_killed_goes_on(paper, tmp_path):
     """No signal to handle, no last word: the last whole checkpoint is enough."""
 
     def killed(module, arguments, log, *, folder=None, seconds=None):
@@ -98,26 +89,26 @@ def test_a_training_that_is_killed_goes_on(gpu, tmp_path):
         return -9
 
     run = tmp_path / "cpu/runs/teacher/checkpoints"
-    quality = tiny(gpu, tmp_path, killed, checkpoint_every=20)
-    with pytest.raises(gpu.stages.StageError, match="exit status -9"):
+    quality = tiny(paper, tmp_path, killed, checkpoint_every=20)
+    with pytest.raises(paper.stages.StageError, match="exit status -9"):
         quality.pretrain("teacher", "mdlm", 100_000)
     step = newest_checkpoint(run)[1]
     assert 20 <= step < 100_000
     inside = Inside()
-    quality = tiny(gpu, tmp_path, inside, checkpoint_every=20)
+    quality = tiny(paper, tmp_path, inside, checkpoint_every=20)
     quality.pretrain("teacher", "mdlm", step + 10)
     assert newest_checkpoint(run)[1] == step + 10
     ((_, given),) = inside.calls
     assert any(x.startswith("checkpointing.resume_ckpt_path=") for x in given)
 
 
-def test_sampling_out_of_time_goes_on_and_never_in_circles(gpu, tmp_path):
-    quality = tiny(gpu, tmp_path, lambda *a, **k: None)
+def test_sampling_out_of_time_goes_on_and_never_in_circles(paper, tmp_path):
+    quality = tiny(paper, tmp_path, lambda *a, **k: None)
     quality.clock = SimpleNamespace(left=lambda: 1.0, minutes=2)
-    with pytest.raises(gpu.stages.StageError, match="--slice 2 is too short for one"):
+    with pytest.raises(paper.stages.StageError, match="--slice 2 is too short for one"):
         quality.sweep({"teacher": "t.ckpt"}, "judge.ckpt", (1.0,))
     quality.stages.trained = True  # this slice has done something
-    with pytest.raises(gpu.stages.OutOfTime, match="stands at 2 steps"):
+    with pytest.raises(paper.stages.OutOfTime, match="stands at 2 steps"):
         quality.sweep({"teacher": "t.ckpt"}, "judge.ckpt", (1.0,))
 
 
@@ -138,14 +129,14 @@ def test_the_shell_script_calls_until_the_report_stands(tmp_path):
     assert subprocess.run(script, env={**env, "SLICES": "1"}).returncode == 3
 
 
-def test_a_slices_clock(gpu, monkeypatch):
-    clock = gpu.quality.Clock(8, began=0.0)
-    monkeypatch.setattr(gpu.quality.time, "monotonic", lambda: 60.0)
-    assert clock.left() == 8 * 60 - 60 - 2 * gpu.quality.STARTING
-    monkeypatch.setattr(gpu.quality.time, "monotonic", lambda: 7 * 60.0)
-    with pytest.raises(gpu.stages.OutOfTime):
+def test_a_slices_clock(paper, monkeypatch):
+    clock = paper.quality.Clock(8, began=0.0)
+    monkeypatch.setattr(paper.quality.time, "monotonic", lambda: 60.0)
+    assert clock.left() == 8 * 60 - 60 - 2 * paper.quality.STARTING
+    monkeypatch.setattr(paper.quality.time, "monotonic", lambda: 7 * 60.0)
+    with pytest.raises(paper.stages.OutOfTime):
         clock.left()
-    assert gpu.quality.Clock(None).left() is None
+    assert paper.quality.Clock(None).left() is None
 
 
 @pytest.mark.parametrize(
@@ -157,13 +148,13 @@ def test_a_slices_clock(gpu, monkeypatch):
         (["--device", "cpu", "--micro-batch", "5"], "--micro-batch 5 divide the batch"),
     ],
 )
-def test_bad_input(gpu, tmp_path, capsys, monkeypatch, flags, said):
-    monkeypatch.setattr(gpu.quality.torch.cuda, "is_available", lambda: False)
-    assert gpu.quality.main([*flags, "--out", str(tmp_path)], start=Inside()) == 1
+def test_bad_input(paper, tmp_path, capsys, monkeypatch, flags, said):
+    monkeypatch.setattr(paper.quality.torch.cuda, "is_available", lambda: False)
+    assert paper.quality.main([*flags, "--out", str(tmp_path)], start=Inside()) == 1
     assert said in capsys.readouterr().err
 
 
-def test_other_settings_are_refused(gpu, tmp_path):
-    tiny(gpu, tmp_path, Inside())
-    with pytest.raises(gpu.quality.ConfigError, match="another recipe"):
-        tiny(gpu, tmp_path, Inside(), samples=3)
+def test_other_settings_are_refused(paper, tmp_path):
+    tiny(paper, tmp_path, Inside())
+    with pytest.raises(paper.quality.ConfigError, match="another recipe"):
+        tiny(paper, tmp_path, Inside(), samples=3)
