@@ -204,9 +204,16 @@ class Chain:
         paths = [(run.key(k), checkpoints / f"round-{k}.ckpt") for k in rounds]
         return [(name, str(path)) for name, path in paths if path.exists()]
 
+    def tokenizer(self) -> str:
+        """GPT-2's, unless an override names another."""
+        key, found = "data.tokenizer_name_or_path=", "gpt2"
+        for override in self.setting.overrides:
+            found = override[len(key) :] if override.startswith(key) else found
+        return found
+
     def sweep(self, rows: Sequence[tuple[str, str]]) -> None:
         told = self.setting
-        tokenizer = [] if told.smoke else ["--tokenizer", "gpt2"]
+        tokenizer = [] if told.smoke else ["--tokenizer", self.tokenizer()]
         host = ["--host", str(told.host)] if told.host else []
         corpus = ["--corpus", *told.held_out] if told.held_out else []
         self.say(f"sampling {len(rows)} models at {len(self.table.steps)} step counts")
