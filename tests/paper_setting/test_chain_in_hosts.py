@@ -1,0 +1,66 @@
+"""A table's chain through the real hosts, tiny; see tests/hosts/test_clones.py.
+
+The clone trains and, for uniform-state models, samples; `mdlm-mcd` does the rest.
+"""
+
+import json
+
+import pytest
+from hosts import clones
+
+from mdlm_mcd.hosts.layouts import DUO
+
+pytestmark = [pytest.mark.hosts, pytest.mark.slow]
+
+FOUND = clones.find()
+
+
+@pytest.fixture(scope="module")
+def assets(corpus, tmp_path_factory):
+    out = tmp_path_factory.mktemp("assets")
+    clones.make_assets(out, corpus.read_text("utf-8").split("\n\n\n"))
+    return out
+
+
+@pytest.mark.parametrize("name", clones.EXPECTED)
+def test_a_chain_through_a_clone(paper, name, assets, corpus, tmp_path, monkeypatch):
+    if name not in FOUND:
+        pytest.skip(f"no clone of {name} in MDLM_MCD_HOSTS")
+    for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.setenv(key, "1")
+    clone = clones.copy(name, FOUND[name], tmp_path / "clone", assets, tmp_path)
+    folder, _ = clone.run("teacher", *clone.own, "trainer.max_steps=4", memory=True)
+    teachers = {"teacher": str(folder / "checkpoints" / "last.ckpt")}
+    methods = "mcd,sdtt"
+    has_dcd = (clones.HERE.parents[1] / "configs" / "algo" / "dcd.yaml").exists()
+    if clone.layout is DUO and has_dcd:
+        own = ["algo=duo_base", "sampling.predictor=ancestral", "trainer.max_steps=4"]
+        folder, _ = clone.run("duo", *own, memory=True)
+        teachers["duo_teacher"] = str(folder / "checkpoints" / "last.ckpt")
+        methods += ",dcd"
+    told = paper.chain.Setting(
+        tmp_path / "out", host=clone.folder, cache=f"{assets}/data",
+        held_out=(str(corpus),), evaluator=f"{assets}/gpt2", num_samples=2,
+        bound_rows=2, batch_size=2, device="cpu", devices=1,
+        overrides=tuple(clone.tiny()), **teachers,
+    )  # fmt: skip
+    table = paper.experiments.table("table1").chosen(methods)
+    paper.check.ready(table, told)
+    chain = paper.chain.Chain(paper.chain.smaller(table), told)
+    chain.per_round = 2
+    text = chain.run()
+    rows = [json.loads(x) for x in (chain.results / "results.jsonl").open()]
+    assert {(r["model"], r["steps"]) for r in rows} == {
+        (model, n)
+        for model in ("teacher", *(f"{m} round {k}" for m in ("MCD", "SDTT")
+                                   for k in (1, 2)))
+        for n in (2, 4)
+    }  # fmt: skip
+    if "dcd" in methods:
+        line = next(x for x in text.splitlines() if x.startswith("| Duo round 2 |"))
+        assert line.count(" / ") == 2
+    before = (chain.results / "results.jsonl").stat().st_mtime_ns
+    again = paper.chain.Chain(paper.chain.smaller(table), told)
+    again.per_round = 2
+    assert again.run() == text
+    assert (chain.results / "results.jsonl").stat().st_mtime_ns == before
