@@ -113,6 +113,9 @@ class FixedTeacher:
     def keep(self, round_index: int) -> None:
         self.round = round_index
 
+    def is_as_taken(self) -> bool:
+        return True
+
     def to(self, device) -> None:
         self.backbone.to(device)
 
