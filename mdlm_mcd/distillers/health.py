@@ -20,7 +20,7 @@ class Health(L.Callback):
     """Logs `NAME/grad_norm`, before clipping, and watches over teacher and student.
 
     name: of the algo; steps_per_round: the teacher is checked at each round's end
-    too; min_entropy: nats per masked token under which the student's own predictions
+    too; min_entropy: nats per token learnt under which the student's own predictions
     raise a warning, once a round; None: never.
     """
 
@@ -69,8 +69,8 @@ class Health(L.Callback):
         if self.entropy < self.min_entropy and self._warned != index:
             self._warned = index
             log.warning(
-                "The student's predictions have an entropy of %.3g nats per masked "
-                "token at step %d (round %d), below algo.min_entropy=%g: it may be "
+                "The student's predictions have an entropy of %.3g nats per token "
+                "learnt at step %d (round %d), below algo.min_entropy=%g: it may be "
                 "collapsing onto few tokens; raise algo.tau0, lower algo.tau_step, or "
                 "stop at an earlier round.",
                 self.entropy, step, index + 1, self.min_entropy,
