@@ -257,6 +257,6 @@ def test_the_command_line_prints_refusals_without_a_traceback(tmp_path, corpus):
     done = call()
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ConfigError: algo.loss=kl is unknown: choose one of hybrid")
+    assert last.startswith("ConfigError: algo.loss=kl is unknown to algo=mcd: choose")
     assert "Traceback" not in done.stderr
     assert "Traceback" in call(HYDRA_FULL_ERROR="1").stderr
