@@ -56,7 +56,7 @@ def _teachers() -> list[Method]:
                 Method(
                     f"{TEACHER}, {label}", "tempered teacher", temperature=temperature,
                     main=not isinstance(temperature, tuple), parts=BOTH,
-                    quick=t in (0.8, 0.6),
+                    quick=temperature in (0.8, 0.6),
                 )
             )  # fmt: skip
     found.append(
@@ -137,8 +137,8 @@ METHODS: tuple[Method, ...] = (
 def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, ...]:
     """The methods of these names, or all (quick: those of the quick benchmark).
 
-    The teachers they are compared with are among them. Raises ConfigError for a name
-    that is unknown.
+    MCD and the teachers they are compared with are among them. Raises ConfigError for
+    a name that is unknown.
     """
     known = {method.name: method for method in METHODS}
     for name in names or ():
@@ -151,7 +151,8 @@ def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, 
         uniform = any(known[name].teacher == UNIFORM for name in names)
         wanted = [m for m in wanted if "teacher" in m.group]
         wanted = [m for m in wanted if m.name != UNIFORM]
-        wanted += [known[name] for name in (*names, *([UNIFORM] if uniform else []))]
+        wanted += [known[name] for name in (MCD, *names)]
+        wanted += [known[UNIFORM]] if uniform else []
     return tuple(m for m in METHODS if m in wanted)
 
 

@@ -69,7 +69,8 @@ READING = [
     "Every difference is paired: the same seed means the same order of data, the same "
     "noise in training where methods use it alike, and the same noise in sampling. "
     "Intervals are 95% of Student's t over seeds. A win, tie or loss is MCD's: the "
-    "interval of the other method's figure against MCD's excludes zero, or does not. "
+    "interval of the other method's figure against MCD's excludes zero, or does not. A "
+    "tie is no proof of equality: its interval says how much could hide in it. "
     "No correction is made for the number of comparisons: of a hundred true ties "
     "about five are called otherwise.",
     "",

@@ -98,14 +98,15 @@ def _smaller(part: Part, **changes) -> Part:
 
 QUICK = {
     "language": _smaller(
-        LANGUAGE, steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(2, 2), samples=64,
-        bound_rows=32, teacher_steps=1000, steps_per_round=20,
-        seconds={"teacher": 43, "train": 10, "sample": 0.05, "bound": 0.025},
+        LANGUAGE, steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(3, 3), samples=96,
+        bound_rows=24, teacher_steps=1500, steps_per_round=30,
+        seconds={"teacher": 64, "train": 15, "sample": 0.07, "bound": 0.02},
     ),
     "text": _smaller(
-        TEXT, steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(1, 1), samples=48,
-        bound_rows=24, teacher_steps=600, judge_steps=200, steps_per_round=20,
-        seconds={"teacher": 40, "judge": 25, "train": 16, "sample": 0.1, "bound": 0.02},
+        TEXT, distil=(*DISTIL, "loader.global_batch_size=16"), steps=(4, 16),
+        few=(4, 16), lattice=(4,), seeds=(3, 3), samples=48, bound_rows=24,
+        teacher_steps=1200, judge_steps=300, steps_per_round=20,
+        seconds={"teacher": 78, "judge": 38, "train": 9, "sample": 0.1, "bound": 0.02},
     ),
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ from mdlm_mcd.hosts import layouts
 from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.minihost.order import ResumableLoader
+from mdlm_mcd.teacher import Teacher
 
 Weights = dict[str, torch.Tensor]
 
@@ -101,26 +102,15 @@ def averaged(model) -> Weights:
     }  # fmt: skip
 
 
-class FixedTeacher:
-    """In place of `teacher.Teacher`: one network that is the teacher of every round."""
+class FixedTeacher(Teacher):
+    """One network, not the student's, that is the teacher of every round."""
 
     def __init__(self, backbone: nn.Module):
-        self.backbone, self.round = backbone.eval(), None
+        super().__init__()
+        super().snapshot(backbone, None)
 
-    def snapshot(self, student, round_index: int, *args, **kwargs) -> None:
-        self.round = round_index
-
-    def keep(self, round_index: int) -> None:
-        self.round = round_index
-
-    def is_as_taken(self) -> bool:
-        return True
-
-    def to(self, device) -> None:
-        self.backbone.to(device)
-
-    def state_dict(self):
-        return {"round": self.round, "backbone": {}}
+    def snapshot(self, student, round_index: int) -> None:
+        self.keep(round_index)
 
 
 def fit(

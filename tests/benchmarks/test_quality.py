@@ -249,3 +249,21 @@ def test_rows_for_the_report_are_json(finished):
     for line in (folder / "language.jsonl").read_text("utf-8").splitlines():
         assert json.loads(line)["num_samples"] == SIZES["tiny"]["language"].samples
     assert results.TITLES.keys() == SIZES["tiny"].keys()
+
+
+@pytest.mark.parametrize("name", ["mcd, oracle as teacher", "mcd, teacher fixed"])
+def test_teachers_that_stay(finished, name):
+    """The exact denoiser, or the first teacher, in every round: no guard objects."""
+    _, folder, _ = finished
+    setting = opened("language", "tiny", folder / "language")
+    method = next(m for m in methods.METHODS if m.name == name)
+    given = jobs.overrides(method, setting.part, 1)
+    oracle = setting.oracle() if method.oracle else None
+    start = setting.weights("teacher")
+    students = train.fit(
+        given, setting.tokenizer, setting.rows, start=start, oracle=oracle, every=2
+    )
+    assert sorted(students) == [1, 2]
+    assert all(w.isfinite().all() for w in students[2].values())
+    moved = [not torch.equal(w, start[n]) for n, w in students[2].items()]
+    assert any(moved)
