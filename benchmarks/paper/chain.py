@@ -11,12 +11,26 @@ from mdlm_mcd.evaluation.sweep import existing
 from mdlm_mcd.files import read_json
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
-from .stages import CLONE, COMMAND, MINIHOST, Stages, claim, folder_at, start
+from .stages import (
+    CLONE,
+    COMMAND,
+    MINIHOST,
+    Stages,
+    claim,
+    folder_at,
+    override,
+    start,
+)
 
 STEPS_PER_ROUND = 10_000
 TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
 TRAIN = "train"  # in place of a checkpoint: make one
 
+# Where and in which parts a run is computed, not what.
+HOW = (
+    "trainer.devices=", "trainer.accelerator=", "strategy=", "loader.batch_size=",
+    "loader.eval_batch_size=", "loader.num_workers=", "data.cache_dir=",
+)  # fmt: skip
 UNIFORM_NOTE = (
     "Uniform-state models are drawn and scored by the host's own sample_eval, the "
     "others by `mdlm-mcd sweep`."
@@ -95,11 +109,11 @@ class Chain:
         """Where text, caches and devices are."""
         told = self.setting
         if told.smoke:
-            return [f"data.cache_dir={self.out / 'cache'}"]
-        found = [f"data.cache_dir={told.cache}"] if told.cache else []
+            return [override("data.cache_dir", self.out / "cache")]
+        found = [override("data.cache_dir", told.cache)] if told.cache else []
         if told.data:
             found += [
-                "data=textfile", f"data.files=[{','.join(told.data)}]",
+                "data=textfile", override("data.files", told.data),
                 "data.tokenizer_name_or_path=gpt2",
             ]  # fmt: skip
         if told.host is None and told.devices > 1:
@@ -118,7 +132,7 @@ class Chain:
         """Of a distillation, but for its number of rounds and steps."""
         return [
             f"algo={run.algo}", f"+recipe={run.recipe}",
-            f"algo.teacher_path={teacher}", *run.overrides, *self.common(),
+            override("algo.teacher_path", teacher), *run.overrides, *self.common(),
         ]  # fmt: skip
 
     def length(self, run: Run) -> list[str]:
@@ -167,10 +181,17 @@ class Chain:
         folder = self.out / "runs" / f"{recipe}-{algo}"
         steps = SMOKE_STEPS if self.setting.smoke else TEACHER_STEPS[recipe]
         overrides = [f"algo={algo}", f"+recipe={recipe}", *self.common()]
-        claim(folder, {"overrides": overrides})
+        self.claim(folder, overrides)
         return self.stages.train(
             name, folder, overrides, steps, module=self.module, host=self.setting.host
         )
+
+    def claim(self, folder: Path, overrides: Sequence[str]) -> None:
+        """How a batch is divided changes neither noise nor data, so it may change.
+
+        Raises ConfigError where a folder holds a run with other settings.
+        """
+        claim(folder, {"overrides": [x for x in overrides if not x.startswith(HOW)]})
 
     def judge(self) -> str:
         """The evaluator's name, or the checkpoint of a smoke run's own."""
@@ -178,7 +199,7 @@ class Chain:
             return self.setting.evaluator or self.table.evaluator
         folder = self.out / "runs" / "judge"
         overrides = ["algo=ar", *self.common()]
-        claim(folder, {"overrides": overrides})
+        self.claim(folder, overrides)
         return str(self.stages.train("evaluator", folder, overrides, SMOKE_STEPS))
 
     @property
@@ -189,7 +210,7 @@ class Chain:
         """(row's name, checkpoint) of each round that the table shows."""
         folder = self.out / "runs" / run.name
         overrides = self.overrides(run, teacher)
-        claim(folder, {"overrides": overrides})
+        self.claim(folder, overrides)
         last = 1 if run.algo == "cd4lm" else self.table.rounds[-1]
         checkpoints = folder / "checkpoints"
         if not (checkpoints / f"round-{last}.ckpt").exists():
@@ -207,8 +228,8 @@ class Chain:
     def tokenizer(self) -> str:
         """GPT-2's, unless an override names another."""
         key, found = "data.tokenizer_name_or_path=", "gpt2"
-        for override in self.setting.overrides:
-            found = override[len(key) :] if override.startswith(key) else found
+        for given in self.setting.overrides:
+            found = given[len(key) :] if given.startswith(key) else found
         return found
 
     def sweep(self, rows: Sequence[tuple[str, str]]) -> None:
@@ -241,8 +262,10 @@ class Chain:
         batches = -(-told.num_samples // told.batch_size)
         scored = [
             f"eval.compute_generative_perplexity={not told.smoke}",
-            "eval.gen_ppl_eval_model_name_or_path="
-            f"{told.evaluator or self.table.evaluator}",
+            override(
+                "eval.gen_ppl_eval_model_name_or_path",
+                told.evaluator or self.table.evaluator,
+            ),
         ]
         for n in self.table.steps:
             path = self.uniform(name, n)
@@ -255,11 +278,11 @@ class Chain:
                 self.module,
                 [
                     "mode=sample_eval", "algo=duo_base", "+recipe=owt", *self.common(),
-                    f"eval.checkpoint_path={checkpoint}", f"sampling.steps={n}",
+                    override("eval.checkpoint_path", checkpoint), f"sampling.steps={n}",
                     f"sampling.num_sample_batches={batches}",
                     f"loader.eval_batch_size={told.batch_size}", *scored,
-                    f"eval.generated_samples_path={path}",
-                    f"hydra.run.dir={path.parent}",
+                    override("eval.generated_samples_path", path),
+                    override("hydra.run.dir", path.parent),
                 ],
                 folder=told.host,
             )  # fmt: skip

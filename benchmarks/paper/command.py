@@ -107,9 +107,9 @@ def setting(args: argparse.Namespace) -> Setting:
     if args.smoke:
         return Setting.tiny(args.out, seed=args.seed, overrides=overrides)
     return Setting(
-        args.out, args.teacher, args.duo_teacher,
+        args.out, there(args.teacher), there(args.duo_teacher),
         args.host and args.host.resolve(), absolute(args.cache),
-        tuple(map(absolute, args.data)), tuple(args.held_out), args.evaluator,
+        tuple(map(absolute, args.data)), tuple(args.held_out), there(args.evaluator),
         args.num_samples, args.bound_rows, args.batch_size, args.device, args.devices,
         args.seed, overrides=overrides,
     )  # fmt: skip
@@ -118,6 +118,11 @@ def setting(args: argparse.Namespace) -> Setting:
 def absolute(path: str | None) -> str | None:
     """Runs have folders of their own; a glob stays one."""
     return path and str(Path(path).expanduser().absolute())
+
+
+def there(name: str | None) -> str | None:
+    """The absolute path of what is on the disk; a name on the Hub stays one."""
+    return absolute(name) if name and Path(name).expanduser().exists() else name
 
 
 def main(name: str, argv: Sequence[str] | None = None, start=start) -> int:

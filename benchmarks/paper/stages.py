@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,19 @@ class StageError(MCDError, RuntimeError):
 
 class OutOfTime(MCDError):
     """The slice is over; the same command goes on."""
+
+
+def override(key: str, value: str | Path | Sequence[str]) -> str:
+    """`key=value` in Hydra's grammar, which wants a path like epoch=1.ckpt quoted."""
+    if not isinstance(value, str | Path):
+        return f"{key}=[{','.join(map(_quoted, value))}]"
+    return f"{key}={_quoted(str(value))}"
+
+
+def _quoted(text: str) -> str:
+    if re.fullmatch(r"[\w./:@~+-]+", text):
+        return text
+    return "'" + text.replace("'", r"\'") + "'"
 
 
 class Start(Protocol):
@@ -163,8 +177,8 @@ class Stages:
         self.say(f"{stage}: {'from step ' + format(step, ',') if step else 'begins'}")
         status, said = self.call(
             stage, module,
-            [f"hydra.run.dir={folder}", *overrides, f"trainer.max_steps={steps}",
-             *resume(last), *limit(last, seconds)],
+            [override("hydra.run.dir", folder), *overrides,
+             f"trainer.max_steps={steps}", *resume(last), *limit(last, seconds)],
             folder=host,
             # Lightning stops by itself; this is for a child that does not.
             seconds=None if seconds is None else seconds + GRACE,
@@ -189,7 +203,7 @@ def resume(last: Path | None) -> list[str]:
     """Go on from a file that is known to be whole."""
     if last is None:
         return ["checkpointing.resume_from_ckpt=false"]
-    return [f"checkpointing.resume_ckpt_path={last}"]
+    return [override("checkpointing.resume_ckpt_path", last)]
 
 
 def spent(last: Path | None) -> float:

@@ -32,8 +32,7 @@ def test_a_chain_through_a_clone(paper, name, assets, corpus, tmp_path, monkeypa
     folder, _ = clone.run("teacher", *clone.own, "trainer.max_steps=4", memory=True)
     teachers = {"teacher": str(folder / "checkpoints" / "last.ckpt")}
     methods = "mcd,sdtt"
-    has_dcd = (clones.HERE.parents[1] / "configs" / "algo" / "dcd.yaml").exists()
-    if clone.layout is DUO and has_dcd:
+    if clone.layout is DUO:
         own = ["algo=duo_base", "sampling.predictor=ancestral", "trainer.max_steps=4"]
         folder, _ = clone.run("duo", *own, memory=True)
         teachers["duo_teacher"] = str(folder / "checkpoints" / "last.ckpt")

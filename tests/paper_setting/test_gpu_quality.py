@@ -70,7 +70,7 @@ def test_a_slice_ends_after_a_checkpoint_and_the_next_goes_on(paper, tmp_path):
         assert times[-1] > times[-2] + 0.9
     end = reached[-1] + 2
     quality.clock = SimpleNamespace(left=lambda: 600.0)
-    assert quality.pretrain("teacher", "mdlm", end) == folder / "last.ckpt"
+    assert quality.pretrain("teacher", "mdlm", end) == folder / "best.ckpt"
     assert newest_checkpoint(folder)[1] == end
 
 

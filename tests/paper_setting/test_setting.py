@@ -70,10 +70,8 @@ def dry(paper, name, *flags, capsys):
 @pytest.mark.parametrize("name", TABLES)
 def test_dry_runs(paper, name, capsys):
     table = paper.experiments.table(name)
-    there = Path(__file__).resolve().parents[2] / "configs" / "algo"
-    runs = [run.name for run in table.trained if (there / f"{run.algo}.yaml").exists()]
-    flags = ["--methods", ",".join(runs), "--teacher", "train"]
-    status, out, err = dry(paper, name, *flags, capsys=capsys)
+    runs = [run.name for run in table.trained]
+    status, out, err = dry(paper, name, "--teacher", "train", capsys=capsys)
     assert status == 0, err
     size = "863.2M" if name == "table3" else "169.6M"
     for run in (table.teacher_recipe, *runs):
@@ -96,12 +94,16 @@ def test_the_dry_run_composes_what_is_given(paper, capsys):
 def test_dry_runs_in_the_hosts(paper, capsys):
     from hosts.clones import find
 
+    from mdlm_mcd.hosts.layouts import DUO, of_folder
+
     found = find()
     if not found:
         pytest.skip("MDLM_MCD_HOSTS names no clones")
     for folder in found.values():
         for name in ("table1", "table3"):
             methods = "mcd,sdtt" if name == "table1" else "mcd-large,sdtt-large"
+            if name == "table1" and of_folder(folder) is DUO:
+                methods += ",dcd"
             status, out, err = dry(
                 paper, name, "--methods", methods, "--host", str(folder),
                 "--cache", "cache", capsys=capsys,
@@ -212,3 +214,42 @@ def test_what_a_clone_is_started_with(paper, tmp_path):
     ):  # fmt: skip
         assert override in given
     assert not any("strategy" in x for x in given)  # the clones' own is ddp
+
+
+def test_paths_are_the_users_own(paper, tmp_path, monkeypatch):
+    """Trainings run elsewhere, and Hydra's grammar has a meaning for = and spaces."""
+    monkeypatch.chdir(tmp_path)
+    Path("epoch=1 last.ckpt").write_text("weights", "utf-8")
+    flags = ["--out", "out", "--teacher", "epoch=1 last.ckpt", "--duo-teacher", "a/b"]
+    args = paper.command.parser(paper.experiments.table("table1")).parse_args(flags)
+    told = paper.command.setting(args)
+    assert told.teacher == str(tmp_path / "epoch=1 last.ckpt")
+    assert told.duo_teacher == "a/b"  # on the Hub
+    run = paper.experiments.RUNS["mcd"]
+    chain = paper.dry.Unstarted(paper.experiments.table("table1"), told)
+    config = paper.compose.embedded(chain.overrides(run, told.teacher))
+    assert config.algo.teacher_path == told.teacher
+    override = paper.stages.override
+    for value in ("a,b", "it's", "{x}", "[1]", "a: b"):
+        config = paper.compose.embedded(["algo=mcd", override("data.cache_dir", value)])
+        assert config.data.cache_dir == value
+    config = paper.compose.embedded(
+        ["data=textfile", override("data.files", ["a b.txt", "c=d/*.txt"])]
+    )
+    assert list(config.data.files) == ["a b.txt", "c=d/*.txt"]
+
+
+def test_how_a_batch_is_divided_may_change(paper, tmp_path):
+    """Noise is that of the global batch: other devices go on with the same run."""
+    table = paper.experiments.table("figure3")
+    for devices, micro in ((2, 16), (4, 8)):
+        told = paper.chain.Setting(
+            tmp_path, "teacher.ckpt", devices=devices,
+            overrides=(f"loader.batch_size={micro}",),
+        )  # fmt: skip
+        chain = paper.chain.Chain(table, told)
+        chain.claim(tmp_path / "runs", chain.overrides(table.trained[0], "t.ckpt"))
+    told = paper.chain.Setting(tmp_path, overrides=("optim.lr=1",))
+    chain = paper.chain.Chain(table, told)
+    with pytest.raises(paper.check.ConfigError, match="with another overrides"):
+        chain.claim(tmp_path / "runs", chain.overrides(table.trained[0], "t.ckpt"))
