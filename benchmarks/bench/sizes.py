@@ -55,7 +55,7 @@ LANGUAGE = Part(
         *LANGUAGE_MODEL, "model.hidden_size=64", "model.n_blocks=3",
         "model.embed_std=1.0",
     ),
-    teacher_steps=2000,
+    teacher_steps=4000,
     distil=(*DISTIL, "loader.global_batch_size=32"),
     rounds=5,
     steps_per_round=40,
@@ -68,7 +68,7 @@ LANGUAGE = Part(
     bound_rows=32,
     corpus_rows=20_000,
     language={"components": 2},
-    seconds={"teacher": 85, "train": 20, "sample": 0.09, "bound": 0.025},
+    seconds={"teacher": 170, "train": 20, "sample": 0.09, "bound": 0.025},
 )  # fmt: skip
 
 TEXT = Part(
