@@ -4,6 +4,7 @@ The clone trains and, for uniform-state models, samples; `mdlm-mcd` does the res
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 from hosts import clones
@@ -41,11 +42,13 @@ def test_a_chain_through_a_clone(paper, name, assets, corpus, tmp_path, monkeypa
         tmp_path / "out", host=clone.folder, cache=f"{assets}/data",
         held_out=(str(corpus),), evaluator=f"{assets}/gpt2", num_samples=2,
         bound_rows=2, batch_size=2, device="cpu", devices=1,
-        overrides=tuple(clone.tiny()), **teachers,
+        # dcd's own is for vocabularies from about 500 tokens up.
+        overrides=(*clone.tiny(), "++algo.gamma_max=2"), **teachers,
     )  # fmt: skip
     table = paper.experiments.table("table1").chosen(methods)
+    table = replace(table, rounds=(1, 2), steps=(2,))
     paper.check.ready(table, told)
-    chain = paper.chain.Chain(paper.chain.smaller(table), told)
+    chain = paper.chain.Chain(table, told)
     chain.per_round = 2
     text = chain.run()
     rows = [json.loads(x) for x in (chain.results / "results.jsonl").open()]
@@ -53,13 +56,13 @@ def test_a_chain_through_a_clone(paper, name, assets, corpus, tmp_path, monkeypa
         (model, n)
         for model in ("teacher", *(f"{m} round {k}" for m in ("MCD", "SDTT")
                                    for k in (1, 2)))
-        for n in (2, 4)
+        for n in (2,)
     }  # fmt: skip
     if "dcd" in methods:
         line = next(x for x in text.splitlines() if x.startswith("| Duo round 2 |"))
-        assert line.count(" / ") == 2
+        assert line.count(" / ") == 1
     before = (chain.results / "results.jsonl").stat().st_mtime_ns
-    again = paper.chain.Chain(paper.chain.smaller(table), told)
+    again = paper.chain.Chain(table, told)
     again.per_round = 2
     assert again.run() == text
     assert (chain.results / "results.jsonl").stat().st_mtime_ns == before
