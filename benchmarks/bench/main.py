@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 from mdlm_mcd.errors import ConfigError, MCDError
@@ -69,7 +70,7 @@ def processor() -> dict[str, str]:
     return {"cpu": ", ".join(sorted(names))} if names else {}
 
 
-def run(args, say=print) -> Path:
+def run(args, say=partial(print, flush=True)) -> Path:
     """The benchmark; answers the folder of its figures."""
     check(args)
     size = args.size or ("quick" if args.quick else "full")
@@ -91,6 +92,11 @@ def run(args, say=print) -> Path:
             spent = sum(c for job, c in costs.items() if job.part == part)
             say(f"  {part}: {spent / 60:.1f} core minutes")
         return args.out
+    if args.table_only and not store.Store(args.out / f"{version}-{name}").rows():
+        raise ConfigError(
+            f"--table-only finds no figures of this code ({version}) in --out "
+            f"{args.out}: leave it out, to measure."
+        )
     folder, said = store.claim(args.out, version, name)
     if said:
         say(said)

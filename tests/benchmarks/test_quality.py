@@ -180,6 +180,7 @@ def test_the_version_follows_what_decides_the_figures(tmp_path):
         (["--seeds", "0"], "--seeds 0 must be at least 1"),
         (["--jobs", "0"], "--jobs 0 must be at least 1"),
         (["--part", "music"], "--part music is unknown"),
+        (["--table-only"], "--table-only finds no figures"),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(args, said, tmp_path):
