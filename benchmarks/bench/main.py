@@ -70,7 +70,7 @@ def processor() -> dict[str, str]:
     return {"cpu": ", ".join(sorted(names))} if names else {}
 
 
-def run(args, say=partial(print, flush=True)) -> Path:
+def run(args, say=print) -> Path:
     """The benchmark; answers the folder of its figures."""
     check(args)
     size = args.size or ("quick" if args.quick else "full")
@@ -129,7 +129,7 @@ def run(args, say=partial(print, flush=True)) -> Path:
 def main(argv=None) -> int | str:
     args = parser().parse_args(argv)
     try:
-        run(args)
+        run(args, partial(print, flush=True))
     except MCDError as error:
         return f"{type(error).__name__}: {error}"
     return 0
