@@ -70,7 +70,7 @@ class Job:
         """Expected core seconds."""
         seconds = size.seconds
         if self.method is None:
-            return seconds["judge" if self.what == "judge" else "teacher"]
+            return seconds[self.what]
         passes = sum(point.steps for point in self.points(size))
         each = seconds["sample"] + seconds["bound"]
         return passes * each + self.method.trained * seconds["train"]
