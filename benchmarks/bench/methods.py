@@ -99,8 +99,8 @@ METHODS: tuple[Method, ...] = (
         main=True, rounds=True,
     ),
     Method(
-        "mdlm, continued", "controls", ("algo=mdlm",), main=True, one_round=True,
-        parts=BOTH, quick=True,
+        "mdlm, continued", "controls", ("algo=mdlm", "algo.loss_type=low_var"),
+        main=True, one_round=True, parts=BOTH, quick=True,
     ),
     # Controls: what is left of MCD without one of its parts.
     _mcd(
@@ -160,7 +160,7 @@ def from_oracle(methods: tuple[Method, ...]) -> tuple[Method, ...]:
     """Every masked student distilled from the exact denoiser."""
     return tuple(
         replace(m, oracle=True)
-        if m.trained and m.teacher == TEACHER and m.overrides != ("algo=mdlm",)
+        if m.teacher == TEACHER and m.overrides and m.overrides[0] != "algo=mdlm"
         else m
         for m in methods
     )

@@ -13,7 +13,7 @@ from . import outcome, tables
 from .methods import ORACLE, TEACHER, UNIFORM, Method
 from .sizes import SIZES
 from .store import Store
-from .verdict import Figures, interval, t_of
+from .verdict import Figures, interval, reference, t_of
 
 TITLES = {
     "language": "An exactly solvable language",
@@ -50,8 +50,9 @@ def page(folder: Path, size: str, parts: dict[str, Figures]) -> str:
     lines = [
         "# MCD beside its baselines and controls",
         "",
-        f"Written by `python benchmarks/quality.py{_flag(size)}` from its figures; "
-        "not by hand. Every sentence and table below follows from the rows it kept.",
+        f"Written by `python benchmarks/quality.py{_flag(folder.name, size)}` from its "
+        "figures; not by hand. Every sentence and table below follows from the rows it "
+        "kept.",
         "",
     ]
     for name, figures in parts.items():
@@ -85,8 +86,9 @@ READING = [
 ]
 
 
-def _flag(size: str) -> str:
-    return {"full": "", "quick": " --quick"}.get(size, f" --size {size}")
+def _flag(folder: str, size: str) -> str:
+    oracle = " --part language --teacher oracle" if folder.endswith("oracle") else ""
+    return {"full": "", "quick": " --quick"}.get(size, f" --size {size}") + oracle
 
 
 def _measured(size: str, parts, facts: dict, version: str | None) -> list[str]:
@@ -168,7 +170,7 @@ def rows(figures: Figures, size: str):
                 yield {
                     **facts,
                     "model": name if k is None else f"{name}, round {k}",
-                    "teacher": TEACHER if method.trained else None,
+                    "teacher": reference(method) if method.trained else None,
                     "algo": dict(o.split("=", 1) for o in method.overrides).get(
                         "algo", "mdlm"
                     ),

@@ -136,7 +136,7 @@ def fit(
             *overrides,
             *given,
         )
-        L.seed_everything(config.seed, verbose=False)
+        L.seed_everything(config.seed)
         model = model_class(config)(config, tokenizer)
         if start is not None and not hasattr(model, "teacher"):
             load(model, start)
