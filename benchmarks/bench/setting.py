@@ -68,7 +68,10 @@ class Setting:
         steps, recipe = self.part.teacher_steps, TEACHER_RECIPE
         # Half the steps: its loss takes three times as long.
         uniform = ("algo=duo_base", *TEACHER_OPTIMIZER)
-        return {"teacher": (recipe, steps), "uniform teacher": (uniform, (steps + 1) // 2)}
+        return {
+            "teacher": (recipe, steps),
+            "uniform teacher": (uniform, (steps + 1) // 2),
+        }
 
     def has(self, what: str) -> bool:
         return (self.folder / f"{what}.pt").exists()
