@@ -6,6 +6,8 @@ import itertools
 
 import torch
 
+from .rows import Rows
+
 
 class LightningHost:
     """A `LightningModule` with `backbone`, `noise`, `ema` and fast-forward counters."""
@@ -17,6 +19,15 @@ class LightningHost:
 
     def host_forget_progress(self):
         self.fast_forward_epochs = self.fast_forward_batches = None
+
+    def on_train_start(self):
+        self._host_rows = Rows(self.trainer, self.config.seed)
+        super().on_train_start()
+        self._host_rows.begin()
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        self._host_rows.begin_epoch()
 
 
 def no_autocast():
