@@ -75,6 +75,10 @@ class Distiller(CounterNoise):
         """Clear what loading the teacher's checkpoint left of its own run."""
         raise NotImplementedError
 
+    def host_rewind(self, checkpoint, batches: int) -> None:
+        """Let a loader whose place is in the checkpoint deal `batches` again."""
+        raise NotImplementedError
+
     def host_record(self, loss_sum, num_tokens) -> None:
         """Enter a training loss into the host's metrics."""
         raise NotImplementedError
@@ -197,7 +201,8 @@ class Distiller(CounterNoise):
     def on_save_checkpoint(self, checkpoint) -> None:
         counted = progress.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
-        progress.mend(checkpoint, counted)
+        micros = self.trainer.accumulate_grad_batches
+        self.host_rewind(checkpoint, progress.mend(checkpoint, counted, micros))
         # Hosts pickle their config and their tokenizer. As plain containers, without
         # the tokenizer, the file opens everywhere, with `weights_only=True` too.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
@@ -251,7 +256,6 @@ class Distiller(CounterNoise):
                 "to distil from it set algo.teacher_path to it, and "
                 "checkpointing.resume_from_ckpt=false or another run folder."
             )
-        progress.warn_within_a_step(checkpoint, trainer.accumulate_grad_batches, path)
         self.guard.running = held.get("guard")
         step = checkpoint["global_step"]
         if step >= self.curriculum.total_steps:

@@ -117,7 +117,7 @@ _warn = rank_zero_only(log.warning)
 def write(checkpoint, path: Path) -> None:
     """`torch.save`, down to the disk. Raises OSError."""
     with path.open("wb") as file:
-        held = _Errors(file)
+        held = Recorded(file)
         try:
             torch.save(checkpoint, held)
         except RuntimeError as error:
@@ -127,7 +127,7 @@ def write(checkpoint, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-class _Errors:
+class Recorded:
     """A file for `torch.save` that remembers what the system said."""
 
     def __init__(self, file):
