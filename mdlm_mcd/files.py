@@ -5,9 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import torch
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint as a file; None for a sound one.
+
+    Every byte is read and its checksum compared, which `torch.load` does not do.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except Exception:  # half a file fails in many ways, none of them of use
+        return "it is no whole file"
+    return bad and f"the checksum of {bad} in it is wrong"
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
@@ -17,10 +31,12 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     """
     best, most = None, 0
     for path in sorted(folder.glob("*.ckpt")):
+        if damage(path):
+            continue
         try:
             # mmap: reads the header and the pickle, not the weights.
             step = torch.load(path, weights_only=True, mmap=True)["global_step"]
-        except Exception:  # half a file fails in many ways, none of them of use
+        except Exception:  # no checkpoint
             continue
         if step > most or (step == most and path.name == "last.ckpt"):
             best, most = path, step

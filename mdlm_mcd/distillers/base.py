@@ -20,10 +20,12 @@ from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
 from ..teacher import Teacher
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
-from . import settings
+from . import progress, settings
+from .checkpoints import check_writable, use_safe_files
 from .guard import LossGuard, StepSums
 from .health import Health
 from .noise import CounterNoise, check_schedule, number
+from .preempt import Preemption
 from .rounds import RoundCheckpoints
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,10 @@ class Distiller(CounterNoise):
 
     def host_forget_progress(self) -> None:
         """Clear what loading the teacher's checkpoint left of its own run."""
+        raise NotImplementedError
+
+    def host_rewind(self, checkpoint, batches: int) -> None:
+        """Let a loader whose place is in the checkpoint deal `batches` again."""
         raise NotImplementedError
 
     def host_record(self, loss_sum, num_tokens) -> None:
@@ -137,6 +143,9 @@ class Distiller(CounterNoise):
         super().setup(stage)
         if stage == "fit":
             self.curriculum.check_max_steps(self.trainer.max_steps)
+            use_safe_files(self.trainer.strategy)
+            if self.trainer.is_global_zero:
+                check_writable(self.checkpoints_folder)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -190,7 +199,10 @@ class Distiller(CounterNoise):
             )
 
     def on_save_checkpoint(self, checkpoint) -> None:
+        counted = progress.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
+        micros = self.trainer.accumulate_grad_batches
+        self.host_rewind(checkpoint, progress.mend(checkpoint, counted, micros))
         # Hosts pickle their config and their tokenizer. As plain containers, without
         # the tokenizer, the file opens everywhere, with `weights_only=True` too.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
@@ -265,14 +277,18 @@ class Distiller(CounterNoise):
             )
         self.teacher.load_state_dict(held["teacher"], like=self.backbone)
 
+    @property
+    def checkpoints_folder(self) -> str:
+        return os.path.join(self.config.checkpointing.save_dir, "checkpoints")
+
     def configure_callbacks(self):
-        folder = os.path.join(self.config.checkpointing.save_dir, "checkpoints")
+        folder = self.checkpoints_folder
         rounds = RoundCheckpoints(folder, self.curriculum.steps_per_round)
         algo = self.config.algo
         health = Health(
             algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy")
         )
-        return [*super().configure_callbacks(), health, rounds]
+        return [*super().configure_callbacks(), health, rounds, Preemption(folder)]
 
     # One step ---------------------------------------------------------------------
 
@@ -284,6 +300,7 @@ class Distiller(CounterNoise):
             self._take_teacher(stage.index)
         micros = self.trainer.accumulate_grad_batches
         micro = batch_idx % micros
+        self.seed_step(micro)
         count = len(batch["input_ids"])
         x0, valid, condition = self.host_inputs(
             batch, lambda name: self.draw_uniform(count, micro, name)

@@ -31,6 +31,12 @@ class Health(L.Callback):
         self._warned: int | None = None  # in which round
         self._last: int | None = None
 
+    def state_dict(self):
+        return {"entropy": self.entropy, "warned": self._warned}
+
+    def load_state_dict(self, state):
+        self.entropy, self._warned = state["entropy"], state["warned"]
+
     def on_before_optimizer_step(self, trainer, module, optimizer):
         grads = [
             p.grad

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from fractions import Fraction
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -58,6 +60,20 @@ class CounterNoise:
         nominal = max(self.config.loader.batch_size, count)
         places = (micro * nominal + torch.arange(count)) * world + rank
         return places, nominal * self.trainer.accumulate_grad_batches * world
+
+    def seed_step(self, micro: int) -> None:
+        """Seed the global generators: dropout and the host's own draws, looked up too.
+
+        By process, micro-batch and step, on all devices; NumPy's and Python's as well.
+        Whatever a validation or a sampler drew in between does not matter then.
+        """
+        generator = coupling.counter_generator(
+            self.config.seed, self.global_step, "step", micro, self.global_rank
+        )
+        seed = generator.initial_seed()
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
 
     def draw_times(self, stage: Round, count: int, micro: int):
         """This micro-batch's share of the step's (t, s); each (count,) float64."""

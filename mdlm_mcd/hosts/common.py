@@ -6,6 +6,8 @@ import itertools
 
 import torch
 
+from .rows import Rows
+
 
 class LightningHost:
     """A `LightningModule` with `backbone`, `noise`, `ema` and fast-forward counters."""
@@ -17,6 +19,23 @@ class LightningHost:
 
     def host_forget_progress(self):
         self.fast_forward_epochs = self.fast_forward_batches = None
+
+    def host_rewind(self, checkpoint, batches):
+        if batches:
+            loop = checkpoint["loops"]["fit_loop"]["state_dict"]
+            for state in loop.get("combined_loader", []):
+                # The embedded host's; where real ones stand follows from the counts.
+                if "batch" in state:
+                    state["batch"] -= batches
+
+    def on_train_start(self):
+        self._host_rows = Rows(self.trainer, self.config.seed)
+        super().on_train_start()
+        self._host_rows.begin()
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        self._host_rows.begin_epoch()
 
 
 def no_autocast():

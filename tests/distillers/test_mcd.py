@@ -159,10 +159,11 @@ def test_resume_is_exact(mcd, tmp_path, name, batch):
     def every(folder):
         return mcd(
             f"checkpointing.save_dir={tmp_path / folder}",
-            f"loader.batch_size={batch}",
+            f"loader.batch_size={batch}", "model.dropout=0.2",
+            "trainer.val_check_interval=4",
             "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
             "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-        )
+        )  # fmt: skip
 
     whole, watch = every("whole"), Watch()
     model, _ = fit(whole, watch)

@@ -232,27 +232,40 @@ def test_dcd_in_a_host_without_uniform_state_models(patched):
     assert "needs a uniform-state model, and MDLM's code has none" in said
 
 
-def test_resume_in_the_middle_of_a_round(patched, teacher, student):
-    """A run stopped at step 8 of 12 ends with its second round's own teacher."""
-    path = f"algo.teacher_path={teacher}"
-    half = ["algo.rounds=2", "algo.steps_per_round=6", "algo.delta0=1/16"]
-    # Stopped by a batch limit: the settings of the distillation stay the same.
+@pytest.fixture(scope="module")
+def unstopped(patched, teacher):
+    """A run of four short epochs, each of two steps and a half, with dropout."""
+    overrides = [
+        "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}", "loader.batch_size=4",
+        "trainer.limit_train_batches=5", "model.dropout=0.1",
+        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+    ]  # fmt: skip
+    out, _ = patched.run("unstopped", *overrides)
+    return out / "checkpoints", overrides
+
+
+# Within a round and an epoch; at the end of an epoch; of a round; where the host
+# validates (after 12 and 18 batches).
+@pytest.mark.parametrize("step", [5, 7, 9, 6, 11])
+def test_resume_is_exact(patched, unstopped, step):
+    """The same rows, dropout and teacher: the same weights, bit for bit."""
+    folder, overrides = unstopped
+    paths = {weights(p)[1]["global_step"]: p for p in folder.glob("*-*.ckpt")}
     out, _ = patched.run(
-        "half", "algo=mcd", *half, path, "trainer.max_steps=12",
-        "+trainer.max_epochs=1", "trainer.limit_train_batches=8",
+        f"resumed at {step}", *overrides,
+        f"checkpointing.resume_ckpt_path={paths[step]}",
     )  # fmt: skip
-    before = weights(out / "checkpoints" / "last.ckpt")[1]
-    assert before["global_step"] == 8
-    out, _ = patched.run(
-        "half", "algo=mcd", *half, path, "trainer.max_steps=12",
-    )  # fmt: skip
-    after, held = weights(out / "checkpoints" / "round-2.ckpt")
-    assert held["global_step"] == 12
-    assert same(
-        held["mdlm_mcd"]["teacher"]["backbone"],
-        before["mdlm_mcd"]["teacher"]["backbone"],
-    )
-    assert not same(after, before["state_dict"])
+    whole, one = weights(folder / "round-2.ckpt")
+    again, other = weights(out / "checkpoints" / "round-2.ckpt")
+    assert one["global_step"] == other["global_step"] == 12
+    assert same(whole, again)
+    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (one, other)))
+    for a, b in zip(*(x["ema"]["shadow_params"] for x in (one, other)), strict=True):
+        assert torch.equal(a, b)
+    # The teacher of a run resumed in mid-round is not the student of then.
+    if step % 6:
+        then, _ = weights(paths[step])
+        assert not same(then, other["mdlm_mcd"]["teacher"]["backbone"])
 
 
 def test_the_student_in_a_pristine_host(host, student):

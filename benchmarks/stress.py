@@ -1,0 +1,347 @@
+"""Kill a distillation again and again, and compare it with one that was never stopped.
+
+    python benchmarks/stress.py --kills 40
+
+A tiny `algo=mcd` run of the embedded host (dropout, accumulation, epochs that are no
+whole number of steps, validations, three rounds) is started, killed at a seeded random
+moment, and started again by the same command until it is done; then again in another
+folder, until enough kills have fallen. Its losses, its students of each round and the
+whole of its last checkpoint have to be those of the uninterrupted run, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from mdlm_mcd.distillers import checkpoints
+from mdlm_mcd.minihost import main as entry
+
+PHASES = {
+    "start": "before the first step",
+    "step": "in an optimizer step",
+    "round": "at a round's boundary",
+    "write": "while a checkpoint is written",
+    "rename": "while it takes its name",
+    "validation": "in a validation",
+}
+SIGNALS = ("KILL", "TERM", "TERM, KILL")  # the last: no patience with the saving
+PAUSE = 0.02  # seconds in which a kill can fall into a moment
+COMPARED = ("global_step", "epoch", "state_dict", "ema", "optimizer_states",
+            "lr_schedulers", "mdlm_mcd")  # fmt: skip
+
+
+def overrides(folder: Path, shared: Path, rounds: int, steps: int) -> list[str]:
+    return [
+        "algo=mcd", "algo.init_from=scratch", f"algo.rounds={rounds}",
+        f"algo.steps_per_round={steps}", f"trainer.max_steps={rounds * steps}",
+        "algo.delta0=1/16", "optim.lr=1e-2", "data=textfile",
+        f"data.files=[{shared}/corpus.txt]", f"data.cache_dir={shared}/cache",
+        "data.vocab_size=300", "model=laptop", "model.hidden_size=32",
+        "model.n_blocks=2", "model.n_heads=2", "model.cond_dim=16", "model.length=16",
+        "model.dropout=0.2", "training.ema=0.9", "loader.global_batch_size=8",
+        "loader.batch_size=4", "trainer.accelerator=cpu", "trainer.devices=1",
+        # Seven batches an epoch: three optimizer steps of two, and one of one.
+        "trainer.limit_train_batches=7", "trainer.limit_val_batches=2",
+        "trainer.val_check_interval=5", "trainer.log_every_n_steps=1",
+        "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
+        "~callbacks.progress", "+trainer.enable_progress_bar=false",
+        "+trainer.enable_model_summary=false", "lr_scheduler.num_warmup_steps=5",
+        f"hydra.run.dir={folder}", f"checkpointing.save_dir={folder}",
+    ]  # fmt: skip
+
+
+def make_corpus(path: Path) -> None:
+    words = "the cat sat on a mat and saw one old dog run by its red house".split()
+    draw = random.Random(0)
+    rows = (" ".join(draw.choices(words, k=20)) for _ in range(300))
+    path.write_text("\n\n\n".join(rows), encoding="utf-8")
+
+
+# In the process that is killed -----------------------------------------------------
+
+
+class Watch(L.Callback):
+    """Notes losses, and tells the parent where the run is."""
+
+    def __init__(self, tell, trace, steps_per_round: int):
+        self.tell, self.trace, self.steps_per_round = tell, trace, steps_per_round
+
+    def note(self, **record):
+        self.trace.write(json.dumps(record) + "\n")
+        self.trace.flush()
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        # Of the teacher, too, that is about to be taken.
+        at_round = trainer.global_step % self.steps_per_round == 0
+        self.tell("round" if at_round else "step")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.note(
+            batch=trainer.fit_loop.epoch_loop.total_batch_idx,
+            step=trainer.global_step,
+            round=module.teacher.round,
+            loss=float(outputs["loss"]).hex(),
+        )
+        at_round = trainer.global_step % self.steps_per_round == 0
+        self.tell("round" if at_round else "step")
+
+    def on_validation_batch_start(self, trainer, *args):
+        if not trainer.sanity_checking:
+            self.tell("validation")
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            value = float(trainer.callback_metrics["val/nll"])
+            self.note(validated=trainer.global_step, nll=value.hex())
+
+
+def child(pipe, folder: str, command: list[str], steps_per_round: int) -> None:
+    """The run, with pauses in which it can be killed."""
+    torch.set_num_threads(1)
+
+    def tell(phase: str) -> None:
+        with contextlib.suppress(OSError):
+            pipe.send(phase)
+            time.sleep(PAUSE)
+
+    replace, write, make = os.replace, checkpoints.Recorded.write, entry.make_trainer
+    pieces = itertools.count(1)
+
+    def telling_replace(part, name):
+        if str(name).endswith(".ckpt"):
+            tell("rename")
+        replace(part, name)
+
+    def telling_write(*args):
+        if next(pieces) % 41 == 0:  # of some hundred that make a checkpoint
+            tell("write")
+        return write(*args)
+
+    os.replace, checkpoints.Recorded.write = telling_replace, telling_write
+
+    def make_trainer(*args, **kwargs):
+        trainer = make(*args, **kwargs)
+        trainer.callbacks.insert(0, Watch(tell, trace, steps_per_round))
+        return trainer
+
+    entry.make_trainer = make_trainer
+    sys.argv = ["minihost", *command]
+    with (
+        open(f"{folder}.log", "a", encoding="utf-8") as log,
+        open(f"{folder}.jsonl", "a", encoding="utf-8") as trace,
+    ):
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        entry.main()
+
+
+# In the process that kills ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where a signal fell, and how the process ended (0, or minus a signal)."""
+
+    phase: str
+    signal: str
+    status: int
+
+
+class Stress:
+    """Runs in the folder `out`; all they have in common is in `out/shared`."""
+
+    def __init__(self, out: Path, rounds: int = 3, steps: int = 12):
+        self.out, self.rounds, self.steps = out, rounds, steps
+        self.shared = out / "shared"
+        self.shared.mkdir(parents=True)
+        make_corpus(self.shared / "corpus.txt")
+        # Each process comes from one that has only imported: seconds saved.
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([entry.__name__, "mdlm_mcd.hosts.minihost"])
+
+    def start(self, name: str):
+        """(process, pipe) of the command that begins run `name`, or goes on with it."""
+        here, there = self.context.Pipe(duplex=False)
+        folder = self.out / name
+        command = overrides(folder, self.shared, self.rounds, self.steps)
+        process = self.context.Process(
+            target=child, args=(there, str(folder), command, self.steps)
+        )
+        process.start()
+        there.close()
+        return process, here
+
+    def phases(self, pipe):
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                yield pipe.recv()
+
+    def whole(self) -> str:
+        process, pipe = self.start("whole")
+        collections.deque(self.phases(pipe), maxlen=0)
+        process.join()
+        self.require(process.exitcode == 0, "whole", "did not finish")
+        return "whole"
+
+    def once(self, name: str, draw: random.Random) -> Kill | None:
+        """Start, and kill at a moment drawn; None where the run was faster."""
+        wanted, number = draw.choice(list(PHASES)), draw.randint(1, 4)
+        kind, kill = draw.choice(SIGNALS), None
+        process, pipe = self.start(name)
+        if wanted == "start":
+            time.sleep(draw.uniform(0, 1))
+            kill = ("start", kind)
+            self.send(process, kind)
+        for phase in self.phases(pipe):
+            if kill is None and phase == wanted:
+                number -= 1
+                if number <= 0:
+                    time.sleep(draw.uniform(0, PAUSE))
+                    kill = (phase, kind)
+                    self.send(process, kind)
+            elif kill and kind == "TERM, KILL" and phase in ("write", "rename"):
+                self.send(process, "KILL")
+        process.join()
+        self.require(
+            process.exitcode in (0, -signal.SIGKILL, -signal.SIGTERM),
+            name, f"ended with status {process.exitcode}",
+        )  # fmt: skip
+        return kill and Kill(*kill, process.exitcode)
+
+    @staticmethod
+    def send(process, kind: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            number = signal.SIGKILL if kind == "KILL" else signal.SIGTERM
+            os.kill(process.pid, number)
+
+    def done(self, name: str) -> bool:
+        path = self.out / name / "checkpoints" / f"round-{self.rounds}.ckpt"
+        return path.exists() and self.finished(name)
+
+    def finished(self, name: str) -> bool:
+        """The end of a run is a last checkpoint at its last step."""
+        held = torch.load(self.last(name), weights_only=True)
+        return held["global_step"] == self.rounds * self.steps
+
+    def last(self, name: str) -> Path:
+        return self.out / name / "checkpoints" / "last.ckpt"
+
+    def compare(self, name: str) -> int:
+        """Raises SystemExit unless run `name` is `whole`; the number of losses read."""
+        for k in range(1, self.rounds + 1):
+            self.same(name, f"round-{k}.ckpt")
+        self.same(name, "last.ckpt")
+        reference, again = self.trace("whole"), self.trace(name)
+        self.require(reference.keys() >= again.keys(), name, "has steps of its own")
+        for key, values in again.items():
+            alike = values == reference[key]
+            self.require(alike, name, f"differs at {key}: {values}, {reference[key]}")
+        missing = [k for k in reference.keys() - again.keys() if k[0] == "batch"]
+        self.require(not missing, name, f"lacks {missing}")
+        return len(again)
+
+    def trace(self, name: str) -> dict:
+        """(what, number) -> the set of what was noted there, equal if run again."""
+        held = collections.defaultdict(set)
+        for line in (self.out / f"{name}.jsonl").read_text("utf-8").splitlines():
+            (what, number), *rest = json.loads(line).items()
+            held[what, number].add(tuple(rest))
+        return held
+
+    def same(self, name: str, file: str) -> None:
+        one, other = (
+            torch.load(self.out / run / "checkpoints" / file, weights_only=True)
+            for run in ("whole", name)
+        )
+        for key in COMPARED:
+            where = differs(one[key], other[key], key)
+            self.require(where is None, name, f"has another {where} in {file}")
+
+    def require(self, good: bool, name: str, said: str) -> None:
+        if not good:
+            raise SystemExit(
+                f"Run {self.out / name} {said}; log: {self.out / name}.log"
+            )
+
+
+def differs(a, b, where: str) -> str | None:
+    """The first place in which two nested containers are not the same, bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return None if torch.equal(a, b) else where
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        items = [(a[k], b[k], f"{where}.{k}") for k in a]
+    elif isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
+        pairs = enumerate(zip(a, b, strict=True))
+        items = [(x, y, f"{where}.{i}") for i, (x, y) in pairs]
+    else:
+        return None if a == b else where
+    return next(filter(None, (differs(*item) for item in items)), None)
+
+
+def table(kills: list[Kill]) -> str:
+    count = collections.Counter((k.phase, k.signal) for k in kills)
+    lines = [f"{'':<32}" + "".join(f"{s:>12}" for s in SIGNALS)]
+    for phase, text in PHASES.items():
+        cells = "".join(f"{count[phase, s]:>12}" for s in SIGNALS)
+        lines.append(f"{text:<32}" + cells)
+    return "\n".join(lines)
+
+
+def run(out: Path, kills: int, seed: int, say=print, **sizes) -> list[Kill]:
+    """Kill until `kills` have fallen and the run in progress is done."""
+    stress, draw = Stress(out, **sizes), random.Random(seed)
+    stress.whole()
+    fallen: list[Kill] = []
+    runs = starts = losses = 0
+    while len(fallen) < kills:
+        runs += 1
+        name = f"run-{runs}"
+        while True:
+            starts += 1
+            kill = stress.once(name, draw)
+            if kill:
+                fallen.append(kill)
+                say(f"{name}: {kill.signal} {PHASES[kill.phase]} ({kill.status})")
+            if stress.last(name).exists() and stress.done(name):
+                break
+        losses += stress.compare(name)
+    asked = [k for k in fallen if k.signal == "TERM" and k.phase != "start"]
+    clean = sum(k.status == 0 for k in asked)
+    say(
+        f"{len(fallen)} kills in {runs} runs ({starts} starts) of {stress.rounds} "
+        f"rounds of {stress.steps} steps, seed {seed}:\n{table(fallen)}\nStatus 0 after "
+        f"SIGTERM alone: {clean} of the {len(asked)} that had begun.\n{losses} losses "
+        "and validations, students, EMA, teacher, optimizer: all as in the run that "
+        "was never stopped, bit for bit."
+    )
+    return fallen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="a new folder; default: thrown away")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run(args.out or Path(folder, "stress"), args.kills, args.seed)
+
+
+if __name__ == "__main__":
+    main()

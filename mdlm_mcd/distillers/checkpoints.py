@@ -1,0 +1,163 @@
+"""Checkpoints that no kill can spoil: written aside, kept in twos, read with care."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from ..errors import CheckpointError
+from ..files import damage
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS, PART = "last.ckpt", "last.previous.ckpt", ".part"
+
+
+def use_safe_files(strategy) -> None:
+    """Give a Lightning strategy our files; what a user put in himself is left alone."""
+    if type(strategy.checkpoint_io) is TorchCheckpointIO:
+        strategy.checkpoint_io = SafeCheckpointIO()
+
+
+def check_writable(folder: str) -> None:
+    """Raises CheckpointError, before work is lost, for a folder that takes no file."""
+    probe = Path(folder, f"writable{PART}")
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise unwritable(probe.parent, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"checkpointing.save_dir={folder.parent} takes no checkpoint "
+        f"({error.strerror or error}): free some space, make it writable or name "
+        "another folder, and start the same command again; what was saved before is "
+        "as it was."
+    )
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """`torch.save` to a file beside the target, which then takes its name.
+
+    `last.ckpt` is there at every moment once it was written, and the one before it is
+    kept as `last.previous.ckpt`. Of addresses with a scheme (s3://) Lightning takes
+    care.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._sound: set[Path] = set()  # files that need no second look
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
+        """Raises CheckpointError for a full disk or a folder that cannot be written."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        part = target.with_name(target.name + PART)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for left in target.parent.glob("*.ckpt" + PART):  # by a run that was killed
+                left.unlink()
+            write(checkpoint, part)
+            if target.name == LAST and self._is_sound(target):
+                keep(target, target.with_name(PREVIOUS))
+            os.replace(part, target)
+            sync(target.parent)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise unwritable(target.parent, error) from error
+        self._sound.add(target)
+
+    def load_checkpoint(self, path, *args, **kwargs):
+        """The checkpoint at `path`; for a damaged `last.ckpt` the one before it.
+
+        Raises CheckpointError where there is none to go on from.
+        """
+        if "://" in str(path) or not os.path.exists(path):
+            return super().load_checkpoint(path, *args, **kwargs)
+        path = Path(path)
+        if harm := damage(path):
+            path = self._before(path, harm)
+        self._sound.add(path)
+        return super().load_checkpoint(path, *args, **kwargs)
+
+    def _is_sound(self, path: Path) -> bool:
+        return path.exists() and (path in self._sound or damage(path) is None)
+
+    def _before(self, path: Path, harm: str) -> Path:
+        said = f"checkpointing.resume_ckpt_path={path} cannot be read: {harm}"
+        previous = path.with_name(PREVIOUS)
+        if path.name == LAST and previous.exists():
+            worse = damage(previous)
+            if worse is None:
+                _warn(f"{said}. The run goes on from {previous}, the one before it.")
+                return previous
+            said += f"; nor can {previous}, the one before it: {worse}"
+        raise CheckpointError(
+            f"{said}. Name another checkpoint, or start over with "
+            "checkpointing.resume_from_ckpt=false."
+        )
+
+
+_warn = rank_zero_only(log.warning)
+
+
+def write(checkpoint, path: Path) -> None:
+    """`torch.save`, down to the disk. Raises OSError."""
+    with path.open("wb") as file:
+        held = Recorded(file)
+        try:
+            torch.save(checkpoint, held)
+        except RuntimeError as error:
+            # torch tells of a failed write in its own words, after its own.
+            raise held.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Recorded:
+    """A file for `torch.save` that remembers what the system said."""
+
+    def __init__(self, file):
+        self.file, self.error, self.flush = file, None, file.flush
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def keep(target: Path, previous: Path) -> None:
+    """A second name for `target`, in one move; a copy where links are refused."""
+    part = previous.with_name(previous.name + PART)
+    try:
+        os.link(target, part)
+    except OSError:
+        shutil.copyfile(target, part)
+    os.replace(part, previous)
+    # Between two names of one file that move does nothing.
+    part.unlink(missing_ok=True)
+
+
+def sync(folder: Path) -> None:
+    """Names, too, reach the disk, where the system can be asked for it."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,102 @@
+"""SIGTERM: save at the next optimizer step and leave, so that the same command goes on.
+
+SLURM sends it before it takes a machine back (preemption, the end of the time limit).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from .checkpoints import LAST
+
+log = logging.getLogger(__name__)
+
+
+class Preemption(L.Callback):
+    """Writes `dirpath/last.ckpt` and ends the process with status 0.
+
+    Lightning, left alone, leaves without saving, and in the middle of an accumulation.
+    Its handlers of other signals (SLURM's requeueing) are not touched.
+    """
+
+    def __init__(self, dirpath: str):
+        self.path = os.path.join(dirpath, LAST)
+        self.asked = False
+        self._saved = False
+        self._last: int | None = None
+        self._handlers: list = []  # the one before ours, while ours is in place
+
+    def on_train_start(self, trainer, module):
+        self.asked = self._saved = False
+        self._last = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            self._handlers.append(signal.signal(signal.SIGTERM, self._ask))
+
+    def _ask(self, signum, frame):
+        self.asked = True
+
+    def on_train_batch_end(self, trainer, module, *args):
+        step = trainer.global_step
+        if step == self._last:
+            return  # within gradient accumulation
+        self._last = step
+        asked = self.asked
+        if trainer.world_size > 1:
+            # All processes leave after the same step, whichever were asked.
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and step < trainer.max_steps:
+            self._save(trainer, step)
+
+    def _save(self, trainer, step: int) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            # Else it takes our file for another run's, and writes `last-v1.ckpt`.
+            if getattr(callback, "save_last", None) and not callback.last_model_path:
+                if os.path.realpath(callback.dirpath) == os.path.dirname(
+                    os.path.realpath(self.path)
+                ):
+                    callback.last_model_path = os.path.join(callback.dirpath, LAST)
+        trainer.save_checkpoint(self.path)
+        self._saved = True
+        _say(
+            "SIGTERM: the run stands at step %d of %d in %s and leaves; the same "
+            "command goes on from there.",
+            step, trainer.max_steps, self.path,
+        )  # fmt: skip
+
+    # The step is logged by then, and other callbacks have had their turn.
+
+    def on_train_batch_start(self, *args):
+        self._leave()
+
+    def on_validation_start(self, *args):
+        self._leave()
+
+    def on_train_epoch_end(self, *args):
+        self._leave()
+
+    def _leave(self):
+        if self._saved:
+            raise SIGTERMException
+
+    def on_train_end(self, *args):
+        self._restore()
+
+    def on_exception(self, *args):
+        self._restore()
+
+    def teardown(self, *args, **kwargs):
+        self._restore()
+
+    def _restore(self):
+        if self._handlers:
+            signal.signal(signal.SIGTERM, self._handlers.pop())
+
+
+_say = rank_zero_only(log.warning)
