@@ -134,8 +134,8 @@ def existing(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = plain.loads(line)
+        except ValueError:
             continue
         if isinstance(row, dict) and "sha256" in row:
             rows.append(row)
