@@ -150,10 +150,14 @@ def _check(row, where: str) -> None:
         if key not in row:
             raise ConfigError(f"{where} has no {key!r}: it is no row of a sweep.")
         if not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {shown(row[key])} is of the wrong kind.")
+            raise ConfigError(
+                f"{where}: {key} = {shown(row[key])} is of the wrong kind."
+            )
     for key, kind in OPTIONAL.items():
         if row.get(key) is not None and not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {shown(row[key])} is of the wrong kind.")
+            raise ConfigError(
+                f"{where}: {key} = {shown(row[key])} is of the wrong kind."
+            )
     for key in POSITIVE:
         if not (_finite(row[key]) and row[key] > 0):
             raise ConfigError(f"{where}: {key} = {shown(row[key])} has to be above 0.")
@@ -253,11 +257,10 @@ def _tell_apart(results: Results, force: bool) -> None:
                 "mark them with --force."
             )
         results.mixed[key] = values
-    changed = {}
-    for model in _values(points, "model"):
-        hashes = _values([p for p in points if p.model == model], "sha256")
-        if len(hashes) > 1:
-            changed[model] = hashes
+    held: dict[str, dict[str, None]] = {}
+    for p in points:
+        held.setdefault(p.model, {})[str(p.sha256)] = None
+    changed = {model: list(hashes) for model, hashes in held.items() if len(hashes) > 1}
     if changed and not force:
         model, hashes = next(iter(changed.items()))
         first, other = (
@@ -265,7 +268,7 @@ def _tell_apart(results: Results, force: bool) -> None:
             for h in hashes[:2]
         )
         raise ConfigError(
-            f"{other.source} has another checkpoint under the name {model!r} than "
+            f"{other.source} has another checkpoint under the name {shown(model)!r} than "
             f"{first.source} (sha256 {hashes[1][:8]} and {hashes[0][:8]}): the file "
             "changed; give one of them another label, or keep them apart with --force."
         )
