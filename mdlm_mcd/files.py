@@ -56,7 +56,7 @@ def read_json(path: Path, default):
     """What `path` holds; `default` when it is missing or was cut short."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return default
 
 

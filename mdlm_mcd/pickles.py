@@ -1,189 +1,250 @@
 """PyTorch files opened without the classes, or any code, that they name.
 
 Checkpoints of the public hosts pickle their Hydra config and their tokenizer. They
-are read here by an unpickler that builds tensors and plain containers and leaves an
-inert placeholder for everything else.
+are read here by an unpickler that builds tensors and plain containers, imports
+nothing, and leaves an inert placeholder for everything else. A file can neither run
+code nor take much more time or memory than its own size justifies.
 """
 
 from __future__ import annotations
 
+import collections
+import io
+import os
 import pickle
-import tarfile
 import zipfile
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-_TYPES = {
-    ("builtins", "set"), ("builtins", "frozenset"), ("builtins", "dict"),
-    ("builtins", "list"), ("builtins", "tuple"), ("builtins", "int"),
-    ("builtins", "float"), ("builtins", "bool"), ("builtins", "str"),
-    ("builtins", "complex"), ("builtins", "bytearray"), ("builtins", "bytes"),
-    ("collections", "OrderedDict"), ("collections", "defaultdict"),
-    ("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_parameter"),
-    ("torch", "Size"), ("torch", "device"),
-    ("torch.serialization", "_get_layout"),
-    ("torch.storage", "UntypedStorage"), ("torch", "UntypedStorage"),
-}  # fmt: skip
-_TYPES |= {
-    ("torch", f"{name}Storage")
-    for name in ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short",
-                 "Char", "Byte", "Bool")
-}  # fmt: skip
+from . import allowed, archives
+from .allowed import CALLS, Foreign, Inert, checked, refuse
+from .plain import DEEPEST, copy, shown
+
+MOST_STEPS = 4_000_000  # of the pickle machine; the hosts' files take some thousands
+_CALLABLE = tuple(map(id, CALLS.values()))
+
+# The operations of pickle's protocols 2 to 4 that `torch.save` can write. Left out:
+# text forms, the extension registry, classes by INST and OBJ, buffers.
+_OPERATIONS = (
+    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE",
+    "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2",
+    "TUPLE3", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS",
+    "FROZENSET", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "MEMOIZE",
+    "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "BINPERSID",
+)  # fmt: skip
 
 
-class _Inert:
-    """Takes the place of an object of a type that is not on the list.
+class _Table(dict):
+    def __missing__(self, code: int):
+        refuse(f"the pickle operation {bytes([code])!r} is not read")
 
-    It keeps the state that was pickled, for `plain`, and does nothing with it.
+
+class _Unpickler(pickle._Unpickler):  # in Python: only there operations can be refused
+    """Reads a stream of bytes that is in memory as a whole.
+
+    sizes: bytes of the stored tensors by key. skipped: takes the names left out.
     """
 
-    state: Any = None
+    def __init__(self, file, skipped: set[str], sizes: dict[str, int], **kwargs):
+        super().__init__(file, **kwargs)
+        self.skipped, self.sizes = skipped, sizes
+        self.steps = MOST_STEPS
+        # What calls may copy: each thing is written once, so twice is generous.
+        self.copies = 2 * len(file.getbuffer()) + 1000
+        self.known: dict[str, Foreign] = {}
 
-    def __init__(self, *args, **kwargs):
-        pass
+    def find_class(self, module, name):
+        if not (isinstance(module, str) and isinstance(name, str)):
+            refuse("a type whose name is no text")
+        if module == "__builtin__":  # torch writes the protocol of Python 2
+            module = "builtins"
+        full = f"{module}.{name}"
+        for table in (CALLS, allowed.VALUES, self.known):
+            if full in table:
+                return table[full]
+        if full not in allowed.QUIET:
+            self.skipped.add(shown(full, 100))
+        return self.known.setdefault(full, Foreign(full))
 
-    def __setstate__(self, state):
-        self.state = state
+    def make(self, made, args: tuple):
+        if not (isinstance(made, Foreign) or id(made) in _CALLABLE):
+            refuse(f"a call of a {type(made).__name__} is not made")
+        if not isinstance(args, tuple):
+            refuse("a call without a tuple of arguments is not made")
+        sized = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
+        self.copies -= sum(len(arg) for arg in args if isinstance(arg, sized))
+        if self.copies < 0:
+            refuse("it copies its own parts over and over")
+        return made(*args)
 
-    def __call__(self, *args, **kwargs):
-        return self
+    def load_reduce(self):
+        args = self.stack.pop()
+        self.stack[-1] = self.make(self.stack[-1], args)
 
-    def __setitem__(self, key, value):
-        pass
+    def load_newobj_ex(self):
+        self.stack.pop()  # by keyword: nothing on the list takes any
+        self.load_reduce()
 
-    def append(self, value):
-        pass
+    def load_build(self):
+        # It sets attributes; on a class or a function they would be everybody's.
+        state, made = self.stack.pop(), self.stack[-1]
+        if isinstance(made, Inert):
+            made.state = state
+        elif isinstance(made, allowed.DType):
+            made.build(state)
+        elif isinstance(made, collections.OrderedDict):
+            found = state.get("_metadata") if isinstance(state, dict) else None
+            if isinstance(found, dict):  # torch's own, of a `state_dict`
+                made._metadata = found
+        elif not isinstance(made, allowed.Hyper):
+            refuse(f"the state of a {type(made).__name__} is not read")
 
-    def extend(self, values):
-        pass
+    def _fill(self, pairs: list) -> None:
+        made = self.stack[-1]
+        if isinstance(made, dict):
+            for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+                made[checked(key)] = value
+        elif not isinstance(made, Inert):
+            refuse(f"entries of a {type(made).__name__} are not read")
 
-    def add(self, value):
-        pass
+    def load_setitem(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill([key, value])
 
-    __hash__ = object.__hash__
+    def load_setitems(self):
+        self._fill(self.pop_mark())
 
+    def _extend(self, items: list) -> None:
+        made = self.stack[-1]
+        if type(made) is list:
+            made.extend(items)
+        elif type(made) is set:
+            made.update(map(checked, items))
+        elif not isinstance(made, Inert):
+            refuse(f"members of a {type(made).__name__} are not read")
 
-class _Dict(dict):
-    """In place of Lightning's `AttributeDict`, which holds hyperparameters."""
+    def load_append(self):
+        self._extend([self.stack.pop()])
 
-    def __setstate__(self, state):
-        pass
+    def load_appends(self):
+        self._extend(self.pop_mark())
 
+    def load_frozenset(self):
+        self.append(allowed.set_of(frozenset, self.pop_mark()))
 
-class _DType:
-    """In place of `numpy.dtype`, whose objects are shared: its name and byte order."""
+    def load_binpersid(self):
+        saved = self.stack.pop()
+        if not (isinstance(saved, tuple) and len(saved) == 5):
+            refuse("a reference to something that is no stored tensor")
+        what, kind, key, where, count = saved
+        if what != "storage" or not hasattr(kind, "dtype") or type(count) is not int:
+            refuse("a reference to something that is no stored tensor")
+        held = self.sizes.get(key) if isinstance(key, str) else None
+        if held is None or not 0 <= count * kind.dtype.itemsize <= held:
+            refuse(f"a stored tensor of {count} numbers in {held or 0} bytes")
+        self.append(self.persistent_load(saved))
 
-    order = "="
-
-    def __init__(self, name, *rest):
-        self.name = name
-
-    def __setstate__(self, state):
-        self.order = state[1] if state[1] in ("<", ">") else "="
-
-
-def _numpy_scalar(dtype: _DType, data: bytes):
-    kind = np.dtype(dtype.name).newbyteorder(dtype.order)
-    return np.frombuffer(data, dtype=kind)[0]
-
-
-def _bytes(text: str, encoding: str) -> bytes:
-    """How pickle spells bytes in the protocol that `torch.save` uses."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_STAND_FOR = {
-    ("lightning.fabric.utilities.data", "AttributeDict"): _Dict,
-    ("lightning_fabric.utilities.data", "AttributeDict"): _Dict,
-    ("lightning.pytorch.utilities.parsing", "AttributeDict"): _Dict,
-    ("pytorch_lightning.utilities.parsing", "AttributeDict"): _Dict,
-    ("numpy.core.multiarray", "scalar"): _numpy_scalar,
-    ("numpy._core.multiarray", "scalar"): _numpy_scalar,
-    ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _bytes,
-}
+    def step(self, load) -> None:
+        self.steps -= 1
+        if self.steps < 0:
+            refuse(f"its pickle takes more than {MOST_STEPS} steps")
+        load(self)
 
 
-def reader(skipped: set[str]) -> SimpleNamespace:
-    """A `pickle_module` for `torch.load`; notes in `skipped` what it leaves out."""
+def _dispatch():
+    own = {
+        "REDUCE": _Unpickler.load_reduce, "NEWOBJ": _Unpickler.load_reduce,
+        "NEWOBJ_EX": _Unpickler.load_newobj_ex, "BUILD": _Unpickler.load_build,
+        "SETITEM": _Unpickler.load_setitem, "SETITEMS": _Unpickler.load_setitems,
+        "APPEND": _Unpickler.load_append, "APPENDS": _Unpickler.load_appends,
+        "ADDITEMS": _Unpickler.load_appends, "FROZENSET": _Unpickler.load_frozenset,
+        "BINPERSID": _Unpickler.load_binpersid,
+    }  # fmt: skip
+    table = _Table()
+    for name in _OPERATIONS:
+        code = getattr(pickle, name)[0]
+        load = own.get(name, pickle._Unpickler.dispatch[code])
+        table[code] = lambda self, load=load: self.step(load)
+    return table
 
-    class Unpickler(pickle._Unpickler):  # in Python: only there BUILD can be refused
-        dispatch = dict(pickle._Unpickler.dispatch)
 
-        def load_build(self):
-            # It sets attributes; on a class or a function they would be everybody's.
-            if not isinstance(self.stack[-2], (dict, _Inert, _DType)):
-                raise pickle.UnpicklingError(
-                    f"the state of a {type(self.stack[-2]).__name__} is not read"
-                )
-            super().load_build()
+_Unpickler.dispatch = _dispatch()
 
-        dispatch[pickle.BUILD[0]] = load_build
 
-        def find_class(self, module: str, name: str):
-            if module == "__builtin__":  # torch writes the protocol of Python 2
-                module, name = "builtins", {"long": "int"}.get(name, name)
-            if (module, name) in _TYPES:
-                return super().find_class(module, name)
-            if (module, name) in _STAND_FOR:
-                return _STAND_FOR[module, name]
-            if module == "torch" and isinstance(
-                getattr(torch, name, None), torch.dtype
-            ):
-                return getattr(torch, name)
-            skipped.add(f"{module}.{name}")
-            # A class of its own each time: `BUILD` on it must not touch shared state.
-            return type(name, (_Inert,), {})
+# Reading --------------------------------------------------------------------------
 
+
+def reader(skipped: set[str], sizes: dict[str, int]) -> SimpleNamespace:
+    """A `pickle_module` for `torch.load`; notes in `skipped` what it leaves out.
+
+    sizes: bytes of the stored tensors by key, from `archives.records`.
+    """
+    unpickler = type("Unpickler", (_Unpickler,), {
+        "__init__": lambda self, file, **kwargs: _Unpickler.__init__(
+            self, file, skipped, sizes, **kwargs),
+    })  # fmt: skip
     return SimpleNamespace(
-        Unpickler=Unpickler,
+        Unpickler=unpickler,
         UnpicklingError=pickle.UnpicklingError,
-        load=lambda file, **kwargs: Unpickler(file, **kwargs).load(),
+        load=lambda file, **kwargs: refuse("not in the format torch writes since 1.6"),
         __name__=__name__,
     )
 
 
-def _refuse_programs(path: str) -> None:
-    """TorchScript runs when it is opened, and torch opens it unasked; tar unpacks."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            names = file.namelist()
-        if any("/code/" in n or n.endswith("constants.pkl") for n in names):
-            raise pickle.UnpicklingError("it is a TorchScript program, not weights")
-    elif tarfile.is_tarfile(path):
-        raise pickle.UnpicklingError("it is a tar archive of an old torch")
-
-
-def load(path: str) -> tuple[Any, set[str]]:
+def load(path: str | os.PathLike) -> tuple[Any, set[str]]:
     """What `torch.save` wrote to `path`, on the CPU, and the types left out of it.
 
-    Raises whatever torch and pickle raise for a file that is none of theirs, and
-    UnpicklingError for one that torch would run or unpack.
+    torch's own reader is not used: it takes a tensor's size from the pickle, and reads
+    beyond the end of one that is smaller. Raises UnpicklingError naming what was found
+    where it is not on the list, and what zipfile, pickle and torch raise for a file
+    that is spoilt.
     """
-    _refuse_programs(path)
+    archives.check(path)
     skipped: set[str] = set()
-    held = torch.load(
-        path, map_location="cpu", pickle_module=reader(skipped), weights_only=False
-    )
-    return held, skipped
+    with zipfile.ZipFile(path) as archive:
+        found = archives.records(archive)
+        stored: dict[str, Tensor] = {}
+
+        def stored_tensor(saved) -> Tensor:
+            _, kind, key, _, count = saved
+            if key not in stored:
+                raw = torch.empty(found.sizes[key], dtype=torch.uint8)
+                with archive.open(found.name(key)) as file:
+                    view, at = memoryview(raw.numpy()), 0
+                    while at < len(view):  # fails on a file that was cut short
+                        part = file.read(min(1 << 24, len(view) - at))
+                        if not part:
+                            refuse("a stored tensor is cut short")
+                        view[at : at + len(part)] = part
+                        at += len(part)
+                stored[key] = raw
+            return stored[key][: count * kind.dtype.itemsize].view(kind.dtype)
+
+        stream = io.BytesIO(archive.read(found.pickle))
+        unpickler = _Unpickler(stream, skipped, found.sizes, encoding="utf-8")
+        unpickler.persistent_load = stored_tensor
+        return unpickler.load(), skipped
 
 
 def plain(value: Any) -> Any:
     """Containers, strings and numbers of a pickled config, OmegaConf's included.
 
     A node of OmegaConf keeps its children under `_content` or its value under
-    `_val`. Whatever else is not plain becomes None; interpolations stay text.
+    `_val`. Whatever else is not plain becomes None; interpolations stay text. Raises
+    ValueError where shared parts would make the copy grow beyond reason (`copy`).
     """
-    if isinstance(value, _Inert):
-        state = value.state if isinstance(value.state, dict) else {}
-        return plain(state.get("_content", state.get("_val")))
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items() if isinstance(k, str)}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool)) else None
+
+    def unwrap(value):
+        for _ in range(DEEPEST):
+            if not isinstance(value, Inert):
+                return value
+            state = value.state if isinstance(value.state, dict) else {}
+            value = state.get("_content", state.get("_val"))
+        return None
+
+    return copy(value, unwrap)

@@ -8,19 +8,20 @@ with a file is run, and none is downloaded.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from . import pickles
+from . import plain
 from .errors import CheckpointError
+from .plain import shown
+from .weight_files import Weights, first, read_file, told
 
 log = logging.getLogger(__name__)
 
@@ -31,24 +32,7 @@ CONFIG = "config.json"
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 _FILE = re.compile(r".*\.(ckpt|pt|pth|bin|safetensors)")
 ROTARY = "rotary_emb.inv_freq"
-
-
-class Weights(NamedTuple):
-    """One backbone's tensors and what their source says about them.
-
-    state_dict: names as in the backbone, without a prefix. shadow_params: an EMA's
-    list in the order of the backbone's parameters; None where a source keeps none.
-    is_final: the source holds one set of weights by its nature (safetensors, bare
-    tensors), so `ema` asks no more of it. config: plain containers, empty when
-    there are none; mdlm_mcd: what this package noted of the distillation.
-    """
-
-    state_dict: dict[str, Tensor]
-    shadow_params: list[Tensor] | None = None
-    global_step: int | None = None
-    is_final: bool = False
-    config: Mapping[str, Any] = {}
-    mdlm_mcd: Mapping[str, Any] = {}
+MOST = 1 << 24  # a length, a width or a number of blocks beyond it is a mistake
 
 
 # Reading --------------------------------------------------------------------------
@@ -66,7 +50,7 @@ def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
     if os.path.isdir(path):
         return _read_folder(path, source)
     if os.path.isfile(path):
-        return _read_file(path, source)
+        return read_file(path, source)
     hub = HUB_ID.fullmatch(path)
     if hub is None or _FILE.fullmatch(path):
         raise CheckpointError(
@@ -94,11 +78,10 @@ def _download(repo: str, revision: str | None, source: str) -> str:
     except CheckpointError:
         raise
     except Exception as error:  # network, cache and Hub fail in many ways
-        said = str(error).strip().partition("\n")[0]
         raise CheckpointError(
             f"{source} is neither on this disk nor could it be fetched from the "
-            f"Hugging Face Hub ({type(error).__name__}: {said}): check the name and "
-            "the network, or name a local copy."
+            f"Hugging Face Hub ({told(error)}): check the name and the network, or "
+            "name a local copy."
         ) from error
     return folder
 
@@ -106,29 +89,29 @@ def _download(repo: str, revision: str | None, source: str) -> str:
 def _weight_files(folder: str, source: str) -> list[str]:
     """The files that make up a folder's weights, by its table if it has one."""
     for name in TABLES:
-        table = _json(os.path.join(folder, name), source)
-        shards = sorted(set((table.get("weight_map") or {}).values()))
-        if any(os.path.basename(shard) != shard for shard in shards):
+        table = _json(os.path.join(folder, name), source).get("weight_map")
+        if not table:
+            continue
+        shards = list(table.values()) if isinstance(table, dict) else [table]
+        if not all(isinstance(s, str) and os.path.basename(s) == s for s in shards):
             raise CheckpointError(
                 f"{source} has a {name} that points out of its folder: use a copy "
                 "from a source you trust."
             )
-        if shards:
-            return shards
+        return sorted(set(shards))
     return [n for n in SINGLES if os.path.isfile(os.path.join(folder, n))][:1]
 
 
 def _json(path: str, source: str) -> dict[str, Any]:
     """The object in a JSON file; empty when there is no file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            held = json.load(file)
+        held = plain.read_json(path)
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise CheckpointError(
-            f"{source} has a {os.path.basename(path)} that is no JSON ({error}): use "
-            "another copy."
+            f"{source} has a {os.path.basename(path)} that is no JSON "
+            f"({shown(error, 200)}): use another copy."
         ) from error
     return held if isinstance(held, dict) else {}
 
@@ -146,9 +129,9 @@ def _read_folder(folder: str, source: str) -> Weights:
         path = os.path.join(folder, name)
         if not os.path.isfile(path):
             raise CheckpointError(
-                f"{source} lacks {name}, a part of its weights: fetch it again."
+                f"{source} lacks {shown(name)}, a part of its weights: fetch it again."
             )
-        parts.append(_read_file(path, source))
+        parts.append(read_file(path, source))
         tensors |= parts[-1].state_dict
     config = _json(os.path.join(folder, CONFIG), source)
     noted = config.get("mdlm_mcd")
@@ -157,90 +140,6 @@ def _read_folder(folder: str, source: str) -> Weights:
         config=config or parts[0].config,
         mdlm_mcd=noted if isinstance(noted, dict) else parts[0].mdlm_mcd,
     )
-
-
-def _read_file(path: str, source: str) -> Weights:
-    if path.endswith(".safetensors"):
-        return _read_safetensors(path, source)
-    try:
-        held, foreign = pickles.load(path)
-    except Exception as error:
-        raise CheckpointError(
-            f"{source} cannot be read as a PyTorch checkpoint "
-            f"({type(error).__name__}: {error}): it may be truncated; use another copy."
-        ) from error
-    if foreign:
-        log.info("Skipped in %s what is not weights: %s.", path, _first(foreign, 20))
-    held = held if isinstance(held, dict) else {}
-    bare = "state_dict" not in held
-    named = held if bare else held["state_dict"]
-    if not isinstance(named, dict) or not any(_is_named(*kv) for kv in named.items()):
-        raise CheckpointError(
-            f"{source} holds no `state_dict`: it must be a checkpoint that Lightning "
-            "wrote while one of the hosts trained, or a file of tensors by name."
-        )
-    average, hyper = held.get("ema"), held.get("hyper_parameters")
-    config = pickles.plain(hyper.get("config")) if isinstance(hyper, dict) else None
-    step, noted = held.get("global_step"), held.get("mdlm_mcd")
-    return Weights(
-        _backbone(named, path),
-        average.get("shadow_params") if isinstance(average, dict) else None,
-        step if isinstance(step, int) else None,
-        is_final=bare,
-        config=config if isinstance(config, dict) else {},
-        mdlm_mcd=noted if isinstance(noted, dict) else {},
-    )
-
-
-def _is_named(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, Tensor)
-
-
-def _read_safetensors(path: str, source: str) -> Weights:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            said = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{source} cannot be read as safetensors ({error}): it may be truncated; "
-            "use another copy."
-        ) from error
-    if not tensors:
-        raise CheckpointError(f"{source} holds no tensors: use another file.")
-    try:
-        noted = json.loads(said.get("mdlm_mcd", "{}"))
-    except ValueError:
-        noted = {}
-    step = said.get("global_step", "")
-    return Weights(
-        _backbone(tensors, path),
-        global_step=int(step) if step.isdigit() else None,
-        is_final=True,
-        mdlm_mcd=noted,
-    )
-
-
-def _backbone(named: dict[str, Any], path: str) -> dict[str, Tensor]:
-    """The backbone's entries under its own names; the log says what else there was.
-
-    `backbone.` may stand twice (SDTT from a Hugging Face model) or not at all, and
-    `torch.compile` leaves `_orig_mod.`.
-    """
-    own = {k.replace("_orig_mod.", ""): v for k, v in named.items() if _is_named(k, v)}
-    skipped = {str(k) for k, v in named.items() if not _is_named(k, v)}
-    while any(k.startswith("backbone.") for k in own):
-        skipped |= {k for k in own if not k.startswith("backbone.")}
-        own = {
-            k.removeprefix("backbone."): v
-            for k, v in own.items()
-            if k.startswith("backbone.")
-        }
-    if skipped:
-        log.info("Skipped in %s what is not the backbone: %s.", path, _first(skipped))
-    return own
 
 
 # Loading --------------------------------------------------------------------------
@@ -260,7 +159,7 @@ def check_process(weights: Weights, source: str, wanted: str = "subs") -> None:
     said = weights.config.get("parameterization", algo.get("parameterization"))
     if isinstance(said, str) and said != wanted:
         raise CheckpointError(
-            f"{source} was trained under parameterization={said}, and "
+            f"{source} was trained under parameterization={shown(said)}, and "
             f"{PROCESSES[wanted]} ({wanted}) is needed: name another checkpoint."
         )
 
@@ -309,7 +208,7 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
         return weights.state_dict
     sizes = model_sizes(weights.config)
     if {"n_heads", "hidden_dim"} <= sizes.keys():
-        heads = sizes["hidden_dim"] // (2 * len(own))
+        heads = sizes["hidden_dim"] // max(1, 2 * len(own))
         if heads != sizes["n_heads"]:
             raise CheckpointError(
                 f"{source} says it has {sizes['n_heads']} attention heads, and this "
@@ -331,20 +230,23 @@ def model_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a host's config or a config.json says of the model, in MDLMConfig's words.
 
     Keys among hidden_dim, cond_dim, n_blocks, n_heads, model_length, dropout and
-    time_conditioning; those that are missing or no numbers are left out.
+    time_conditioning; those that are missing or cannot be are left out.
     """
     found = {}
     for part in (config, config.get("model"), config.get("algo")):
         for name, value in (part if isinstance(part, dict) else {}).items():
-            if name in _SIZES and isinstance(value, (int, float)):
+            if name in _SIZES and _can_be(_SIZES[name], value):
                 found[_SIZES[name]] = value
     return found
 
 
-def _first(names: Iterable[str], most: int = 3) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _can_be(name: str, value: Any) -> bool:
+    """Whether a model of any use may have that size."""
+    if name == "time_conditioning":
+        return isinstance(value, (bool, int))
+    if name == "dropout":
+        return isinstance(value, (int, float)) and 0 <= value < 1
+    return type(value) is int and 0 < value <= MOST
 
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
@@ -355,16 +257,16 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str) ->
     own = module.state_dict()
     said = []
     if missing := own.keys() - weights.keys():
-        said.append(f"it lacks {_first(missing)}")
+        said.append(f"it lacks {first(missing)}")
     if surplus := weights.keys() - own.keys():
-        said.append(f"it has no place for {_first(surplus)}")
+        said.append(f"it has no place for {first(surplus)}")
     shapes = [
         f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in own.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
     if shapes:
-        said.append(f"shapes differ: {_first(shapes)}")
+        said.append(f"shapes differ: {first(shapes)}")
     if said:
         raise CheckpointError(
             f"{source} does not fit this model: {'; '.join(said)}. Train with the "

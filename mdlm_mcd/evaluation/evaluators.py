@@ -148,8 +148,12 @@ class CausalLM:
 
         weights = {} if dtype is None else {"torch_dtype": dtype}
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-            model = transformers.AutoModelForCausalLM.from_pretrained(name, **weights)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                name, trust_remote_code=False
+            )
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                name, trust_remote_code=False, **weights
+            )
         except (OSError, ValueError, KeyError, ImportError) as error:
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(

@@ -7,14 +7,15 @@ interruption left behind is passed over, and said.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from .. import plain
 from ..errors import ConfigError
+from ..plain import shown
 
 SCHEMA = 1
 _NUMBER = (int, float)
@@ -129,8 +130,7 @@ class Results:
 
 
 def _finite(x) -> bool:
-    number = isinstance(x, _NUMBER) and not isinstance(x, bool)
-    return number and math.isfinite(x)
+    return _is(x, _NUMBER) and math.isfinite(x)
 
 
 def _is(value, kind) -> bool:
@@ -143,37 +143,41 @@ def _check(row, where: str) -> None:
         raise ConfigError(f"{where} is no row of results: it has to be a JSON object.")
     if row.get("schema", SCHEMA) != SCHEMA:
         raise ConfigError(
-            f"{where} has schema {row['schema']!r}, and this version of mdlm-mcd reads "
+            f"{where} has schema {shown(row['schema'])}, and this version of mdlm-mcd reads "
             f"{SCHEMA}: write it again with `mdlm-mcd sweep`."
         )
     for key, kind in REQUIRED.items():
         if key not in row:
             raise ConfigError(f"{where} has no {key!r}: it is no row of a sweep.")
         if not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {row[key]!r} is of the wrong kind.")
+            raise ConfigError(
+                f"{where}: {key} = {shown(row[key])} is of the wrong kind."
+            )
     for key, kind in OPTIONAL.items():
         if row.get(key) is not None and not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {row[key]!r} is of the wrong kind.")
+            raise ConfigError(
+                f"{where}: {key} = {shown(row[key])} is of the wrong kind."
+            )
     for key in POSITIVE:
         if not (_finite(row[key]) and row[key] > 0):
-            raise ConfigError(f"{where}: {key} = {row[key]!r} has to be above 0.")
+            raise ConfigError(f"{where}: {key} = {shown(row[key])} has to be above 0.")
     for name, metric in row["metrics"].items():
         if metric is None:
             continue
         if not isinstance(metric, dict):
             raise ConfigError(
-                f"{where}: metrics.{name} = {metric!r} has to be an object with value, "
+                f"{where}: metrics.{shown(name)} = {shown(metric)} has to be an object with value, "
                 "low and high."
             )
         for part in ("value", "low", "high"):
             x = metric.get(part)
             if x is not None and not _is(x, _NUMBER):
                 raise ConfigError(
-                    f"{where}: metrics.{name}.{part} = {x!r} is no number."
+                    f"{where}: metrics.{shown(name)}.{part} = {shown(x)} is no number."
                 )
             if name == "perplexity" and x is not None and x <= 0:
                 raise ConfigError(
-                    f"{where}: metrics.perplexity.{part} = {x!r} has to be above 0."
+                    f"{where}: metrics.perplexity.{part} = {shown(x)} has to be above 0."
                 )
 
 
@@ -191,8 +195,8 @@ def _lines(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
             continue
         where = f"{path.name}, line {number}"
         try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+            row = plain.loads(line)
+        except ValueError:
             said.append(
                 f"{where} is cut short or corrupt, as an interruption leaves it, and "
                 "was passed over."
@@ -253,11 +257,10 @@ def _tell_apart(results: Results, force: bool) -> None:
                 "mark them with --force."
             )
         results.mixed[key] = values
-    changed = {}
-    for model in _values(points, "model"):
-        hashes = _values([p for p in points if p.model == model], "sha256")
-        if len(hashes) > 1:
-            changed[model] = hashes
+    held: dict[str, dict[str, None]] = {}
+    for p in points:
+        held.setdefault(p.model, {})[str(p.sha256)] = None
+    changed = {model: list(hashes) for model, hashes in held.items() if len(hashes) > 1}
     if changed and not force:
         model, hashes = next(iter(changed.items()))
         first, other = (
@@ -265,7 +268,7 @@ def _tell_apart(results: Results, force: bool) -> None:
             for h in hashes[:2]
         )
         raise ConfigError(
-            f"{other.source} has another checkpoint under the name {model!r} than "
+            f"{other.source} has another checkpoint under the name {shown(model)!r} than "
             f"{first.source} (sha256 {hashes[1][:8]} and {hashes[0][:8]}): the file "
             "changed; give one of them another label, or keep them apart with --force."
         )

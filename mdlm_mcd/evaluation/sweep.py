@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import laws, sampling
+from .. import laws, plain, sampling
 from ..coupling import counter_generator
 from ..errors import ConfigError
 from . import bounds, diversity, metrics
@@ -126,7 +126,8 @@ def existing(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_bytes().decode("utf-8", errors="replace").splitlines()
+        # Not `splitlines`: JSON leaves some of its line ends (U+2028) as they are.
+        lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     except OSError as error:
         raise ConfigError(
             f"--out {path} cannot be read ({error.strerror}): name a file."
@@ -134,8 +135,8 @@ def existing(path: Path) -> list[dict[str, Any]]:
     rows = []
     for line in lines:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = plain.loads(line)
+        except ValueError:
             continue
         if isinstance(row, dict) and "sha256" in row:
             rows.append(row)

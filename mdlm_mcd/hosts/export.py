@@ -14,15 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from .. import __version__, weights
+from .. import __version__, plain, weights
 from ..errors import ConfigError
 from ..minihost import dataloader, trainer_base
 from ..minihost.errors import HostError
 from ..minihost.models import dit
-from . import models
+from . import models, told
 
 CODE = (
     Path(__file__).parent / "hf" / "configuration_mdlm.py",
@@ -106,6 +105,8 @@ def _write(out: Path, backbone, config: dict[str, Any], step, tokenizer) -> None
         for path in CODE:
             shutil.copyfile(path, part / path.name)
         if tokenizer is not None:
+            # No chat with a masked model; their names are file names in transformers.
+            tokenizer.chat_template = None
             tokenizer.save_pretrained(part)
         (part / "README.md").write_text(_card(out.name, config), "utf-8")
         _put(part, out)
@@ -116,7 +117,7 @@ def _write(out: Path, backbone, config: dict[str, Any], step, tokenizer) -> None
 def _ours(folder: Path) -> bool:
     """Whether an export of ours is all that a folder holds."""
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = plain.read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
     noted = config.get("mdlm_mcd") if isinstance(config, dict) else None
@@ -158,13 +159,17 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
     """Where the weights come from; nothing that names a folder of this machine."""
 
     def public(path):
-        if not path or (weights.HUB_ID.fullmatch(path) and not os.path.exists(path)):
+        if not isinstance(path, str) or not path:
+            return None
+        if weights.HUB_ID.fullmatch(path) and not os.path.exists(path):
             return path
         return os.path.basename(os.path.normpath(path))
 
     info = {k: held.mdlm_mcd[k] for k in _NOTED if k in held.mdlm_mcd}
     if info:
-        settings = info.get("settings", models.section(held.config, "algo"))
+        settings = models.section(info, "settings") or models.section(
+            held.config, "algo"
+        )
         info["teacher_path"] = public(info.get("teacher_path"))
         info["settings"] = {**settings, "teacher_path": info["teacher_path"]}
     training = {
@@ -187,14 +192,16 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
 
 def _tokenizer(name: str, config: Mapping[str, Any], vocab_size: int):
     """The tokenizer called `name`, if the model has its vocabulary."""
-    data = config.get("data") if name == "bpe" else {"tokenizer_name_or_path": name}
-    if not data:
+    bpe = name == "bpe"
+    data = told.data(config) if bpe else {"tokenizer_name_or_path": name}
+    if bpe and not models.section(config, "data"):
         raise ConfigError(
             "--tokenizer bpe is the embedded host's own, and the checkpoint is not of "
             "that host: give the folder or the Hub name of a tokenizer."
         )
     try:
-        tokenizer = dataloader.get_tokenizer(OmegaConf.create({"data": data}))
+        with told.used(f"--tokenizer {name}: the checkpoint"):
+            tokenizer = dataloader.get_tokenizer(told.literal({"data": data}))
     except HostError as error:
         raise ConfigError(f"--tokenizer {name}: {error}") from error
     count, _ = trainer_base.vocabulary(tokenizer)
@@ -239,9 +246,13 @@ the metadata of `model.safetensors`.
 
 
 def _told(value: Any) -> str:
-    if not isinstance(value, dict):
-        return str(value).replace("|", "\\|")
-    return ", ".join(f"{k}: {_told(v)}" for k, v in value.items())
+    """One line of a table in Markdown; its words may be a stranger's."""
+    if isinstance(value, dict):
+        return ", ".join(f"{_told(k)}: {_told(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_told, value))
+    text = plain.shown(value, 200)
+    return "".join("\\" + c if c in "|<>[]`\\" else c for c in text)
 
 
 def _card(name: str, config: dict[str, Any]) -> str:
@@ -249,7 +260,7 @@ def _card(name: str, config: dict[str, Any]) -> str:
     if "loss" in info:
         origin = (
             f"A student of Masked Consistency Distillation (arXiv 2602.00792), "
-            f"distilled from {info.get('teacher_path') or 'a random start'}."
+            f"distilled from {_told(info.get('teacher_path') or 'a random start')}."
         )
     else:
         origin = "Nothing is noted of a distillation: the weights are a host's own."

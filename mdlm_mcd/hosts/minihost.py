@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import OmegaConf
 
+from .. import weights
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
-from . import duo
+from . import duo, told
 
 ENTRY = "mdlm_mcd.minihost.main"
 
@@ -51,22 +51,38 @@ def run(
     return process.returncode
 
 
+_SIZES = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout")
+
+
 def open_model(path: str | Path, ema: bool = True):
     """A trained model of this host in eval mode, as its checkpoint describes it.
 
     A student opens as the plain model it is: MDLM, or DUO_BASE for a uniform-state
-    one. Returns (model, tokenizer).
+    one. Returns (model, tokenizer). Raises CheckpointError and HostError.
     """
-    held = torch.load(path, map_location="cpu", weights_only=True)
+    path, source = str(path), f"CKPT={path}"
+    held = weights.read_weights(path, "CKPT")
     entry.register_resolvers()
-    config = OmegaConf.create(held["hyper_parameters"]["config"])
-    kinds = {"ar": algo.AR, "mean": algo.DUO_BASE}
-    cls = kinds.get(config.algo.parameterization, algo.MDLM)
-    # A distiller's may be one of ours, of which the host's own class does not know.
-    uniform = cls is algo.DUO_BASE
-    config.sampling.predictor = "ancestral" if uniform else "ancestral_cache"
-    tokenizer = dataloader.get_tokenizer(config)
-    model = entry.load_from_checkpoint(cls, str(path), config, tokenizer)
+    config = {**held.config, "data": told.data(held.config)}
+    # The file does not choose what is run, or where a model is fetched from.
+    config["algo"] = {**told.section(config, "algo"), "backbone": "dit"}
+    config["eval"] = {**told.section(config, "eval"), "checkpoint_path": ""}
+    with told.used(source):
+        config = told.literal(config)
+        told.check_room(
+            {k: config.model[k] for k in _SIZES},
+            len(held.state_dict["vocab_embed.embedding"]),
+            bool(config.algo.causal_attention),
+            held.state_dict,
+            source,
+        )
+        kinds = {"ar": algo.AR, "mean": algo.DUO_BASE}
+        cls = kinds.get(config.algo.parameterization, algo.MDLM)
+        # A distiller's may be one of ours, of which the host's own class does not know.
+        uniform = cls is algo.DUO_BASE
+        config.sampling.predictor = "ancestral" if uniform else "ancestral_cache"
+        tokenizer = dataloader.get_tokenizer(config)
+        model = entry.load_from_checkpoint(cls, path, config, tokenizer)
     if ema and model.ema:
         model.ema.copy_to(model._get_parameters())
     return model.eval(), tokenizer

@@ -18,7 +18,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from .. import weights
@@ -27,55 +26,58 @@ from ..evaluation.candidate import Candidate
 from ..minihost import dataloader, trainer_base
 from ..minihost.errors import HostError
 from ..minihost.models import dit
-from . import samplers
+from ..plain import shown
+from . import samplers, told
+from .told import section
 
 # Sizes and weights ---------------------------------------------------------------
 
 
-def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = config.get(name)
-    return section if isinstance(section, dict) else {}
-
-
 def sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
     """The model's sizes in MDLMConfig's words: the tensors', else the config's."""
-    tensors, told = held.state_dict, weights.model_sizes(held.config)
+    tensors, said = held.state_dict, weights.model_sizes(held.config)
     weights.check_process(held, source)
-    try:
-        vocab_size, hidden_dim = tensors["vocab_embed.embedding"].shape
-        cond_dim = len(tensors["sigma_map.mlp.2.weight"])
-    except KeyError as error:
-        raise CheckpointError(
-            f"{source} has no {error.args[0]}, so it is no masked DiT as MDLM and Duo "
-            "train it: name a checkpoint of such a model."
-        ) from None
+    vocab_size, hidden_dim = _shape(tensors, "vocab_embed.embedding", source)
+    cond_dim, _ = _shape(tensors, "sigma_map.mlp.2.weight", source)
     blocks = {m[1] for k in tensors if (m := re.match(r"blocks\.(\d+)\.", k))}
     if weights.ROTARY in tensors:
-        told["n_heads"] = hidden_dim // (2 * len(tensors[weights.ROTARY]))
-    for name in given.keys() & told.keys():
-        if given[name] != told[name]:
+        said["n_heads"] = hidden_dim // max(1, 2 * tensors[weights.ROTARY].numel())
+    for name in given.keys() & said.keys():
+        if given[name] != said[name]:
             raise ConfigError(
-                f"{source} says its {name} is {told[name]}, and the command line "
+                f"{source} says its {name} is {said[name]}, and the command line "
                 f"{given[name]}: leave that flag out."
             )
-    told = {"dropout": 0.1, **told, **given}
+    said = {"dropout": 0.1, **said, **given}
     for name, flag in (
         ("model_length", "--length N"),
         ("n_heads", "--heads N"),
         ("time_conditioning", "--time-conditioning or --no-time-conditioning"),
     ):
-        if name not in told:
+        if name not in said:
             raise ConfigError(f"{source} does not say its {name}: give {flag}.")
-    return {
+    found = {
         "vocab_size": vocab_size,
-        "model_length": told["model_length"],
+        "model_length": said["model_length"],
         "hidden_dim": hidden_dim,
         "cond_dim": cond_dim,
         "n_blocks": len(blocks),
-        "n_heads": told["n_heads"],
-        "dropout": told["dropout"],
-        "time_conditioning": told["time_conditioning"],
+        "n_heads": said["n_heads"],
+        "dropout": said["dropout"],
+        "time_conditioning": said["time_conditioning"],
     }
+    told.check_sizes(found, source)
+    return found
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, source: str) -> tuple[int, int]:
+    found = tensors.get(name)
+    if found is None or found.dim() != 2:
+        raise CheckpointError(
+            f"{source} has no {name} of two dimensions, so it is no masked DiT as MDLM "
+            "and Duo train it: name a checkpoint of such a model."
+        )
+    return tuple(found.shape)
 
 
 def build(
@@ -83,6 +85,7 @@ def build(
 ):
     """The network with the chosen weights, in float32, and the words for them."""
     model = {**sizes, "hidden_size": sizes["hidden_dim"]}
+    told.check_room(model, sizes["vocab_size"], False, held.state_dict, source)
     backbone = dit.DIT(
         {"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"]
     )
@@ -125,14 +128,32 @@ def schedule(config: Mapping[str, Any], source: str):
     known = {"log-linear": _log_linear, "loglinear": _log_linear, "cosine": _duo_cosine}
     if "parameterization" in config:  # MDLM, whose settings stand at the root
         known |= {"cosine": _mdlm_cosine, "linear": _linear, "geometric": _geometric}
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise ConfigError(
-            f"{source} has noise.type={kind}, which is not known here: choose one of "
-            f"{', '.join(known)}."
+            f"{source} has noise.type={shown(kind)}, which is not known here: choose "
+            f"one of {', '.join(known)}."
         )
     # MDLM's own log-linear and cosine have this eps and take none from the config.
-    settings = {"eps": 1e-3, **{k: v for k, v in noise.items() if v is not None}}
-    return lambda t: known[kind](t, **settings)
+    settings = {"eps": 1e-3}
+    for name in ("eps", "sigma_min", "sigma_max"):
+        if noise.get(name) is not None:
+            settings[name] = noise[name]
+
+    def alpha(t: Tensor) -> Tensor:
+        return known[kind](t, **settings)
+
+    try:
+        ends = alpha(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+        fine = bool(((ends >= 0) & (ends <= 1)).all())
+    except (TypeError, ValueError, RuntimeError, ArithmeticError):
+        fine = False
+    if not fine:
+        named = ", ".join(f"{k}={shown(v)}" for k, v in settings.items())
+        raise ConfigError(
+            f"{source} has noise.type={kind} with {named}, which is no schedule from 1 "
+            "to 0: name another checkpoint."
+        )
+    return alpha
 
 
 # Opening --------------------------------------------------------------------------
@@ -185,8 +206,7 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 def tokenizer_of(held: weights.Weights, source: Source):
     """The tokenizer that a checkpoint names, or the one that was given for it."""
-    data = dict(section(held.config, "data"))
-    name = source.tokenizer
+    data, name = told.data(held.config), source.tokenizer
     if name is None and os.path.isfile(os.path.join(source.path, "tokenizer.json")):
         name = source.path  # an exported folder
     if name is not None:
@@ -197,7 +217,8 @@ def tokenizer_of(held: weights.Weights, source: Source):
             "folder or a Hub name, e.g. --tokenizer gpt2."
         )
     try:
-        return dataloader.get_tokenizer(OmegaConf.create({"data": data}))
+        with told.used(f"CKPT={source.path}"):
+            return dataloader.get_tokenizer(told.literal({"data": data}))
     except HostError as error:
         raise ConfigError(
             f"CKPT={source.path}: {error} Or give --tokenizer."
@@ -247,10 +268,14 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
             "loss": noted.get("loss"),
             "round": noted.get("round"),
             "recipe": noted.get("settings"),
-            "teacher": os.path.basename(noted.get("teacher_path") or "") or None,
+            "teacher": _last_part(noted.get("teacher_path")),
             "host": _family(held.config),
         },
     )
+
+
+def _last_part(path: Any) -> str | None:
+    return os.path.basename(path) or None if isinstance(path, str) else None
 
 
 def denoiser(backbone: dit.DIT):
@@ -271,20 +296,20 @@ def held_out(source: Source, tokenizer, length: int, most: int, files: Sequence[
     files: UTF-8 files or globs; without any, the validation split of a checkpoint of
     the embedded host. Raises ConfigError when there is no text.
     """
-    data = dict(section(weights.read_weights(source.path, "CKPT").config, "data"))
+    data = told.data(weights.read_weights(source.path, "CKPT").config)
     if files:
         data = {
             "train": "textfile", "valid": "textfile", "files": list(files),
             "valid_files": list(files), "separator": None, "wrap": True,
             "streaming": False, "insert_train_eos": True, "insert_valid_eos": True,
-            "cache_dir": data.get("cache_dir", "~/.cache/mdlm_mcd"),
+            "cache_dir": data["cache_dir"],
         }  # fmt: skip
     elif data.get("valid") not in dataloader.LOCAL:
         raise ConfigError(
             f"CKPT={source.path} does not name text that is at hand: give --corpus "
             "with files of text that the models have not seen."
         )
-    config = OmegaConf.create(
+    config = told.literal(
         {
             "data": data,
             "model": {"length": length},
@@ -293,7 +318,8 @@ def held_out(source: Source, tokenizer, length: int, most: int, files: Sequence[
         }
     )
     try:
-        _, loader = dataloader.get_dataloaders(config, tokenizer, skip_train=True)
+        with told.used(f"CKPT={source.path}"):
+            _, loader = dataloader.get_dataloaders(config, tokenizer, skip_train=True)
     except HostError as error:
         raise ConfigError(f"--corpus: {error}") from error
     rows: list[Tensor] = []

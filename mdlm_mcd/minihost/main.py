@@ -66,6 +66,7 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
             f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
             "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
         )
+    _check_plain(found, f"{key}={path}")
     try:
         return cls.load_from_checkpoint(
             found, map_location="cpu", config=config, tokenizer=tokenizer
@@ -77,6 +78,19 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
         raise HostError(
             f"{key}={path} does not fit this model ({' '.join(said)}): use the "
             "`model`, `data` and `algo` settings it was trained with."
+        ) from error
+
+
+def _check_plain(found, source):
+    """Refuse a file whose opening could run code, as it can before torch 2.6."""
+    try:
+        torch.load(found, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a spoilt file fails in many ways
+        said = str(error).strip().partition("\n")[0]
+        raise HostError(
+            f"{source} does not open as tensors and plain values "
+            f"({type(error).__name__}: {said[:200]}): it is spoilt, or not of this "
+            "host; name another, or distil from it with algo.teacher_path."
         ) from error
 
 

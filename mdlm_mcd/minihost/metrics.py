@@ -91,10 +91,14 @@ class Metrics:
 
             name = self.gen_ppl_eval_model_name_or_path
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                name, trust_remote_code=False
+            )
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
-            model = transformers.AutoModelForCausalLM.from_pretrained(name)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                name, trust_remote_code=False
+            )
             self._evaluator = tokenizer, model.eval()
         tokenizer, model = self._evaluator
         return tokenizer, model.to(device)

@@ -6,10 +6,11 @@ import functools
 import logging
 import os
 import pickle
+import zipfile
 
 import torch
 
-from ... import pickles
+from ... import archives, pickles
 
 log = logging.getLogger(__name__)
 
@@ -36,11 +37,11 @@ def tolerant(load):
         try:
             return load(f, map_location, **kwargs)
         except pickle.UnpicklingError as refused:
-            if start is not None:
-                f.seek(start)
             kwargs["weights_only"] = False
             try:
-                held = load(f, map_location, pickles.reader(set()), **kwargs)
+                sizes = _sizes(f, start)
+                reader = pickles.reader(set(), sizes)
+                held = load(f, map_location, reader, **kwargs)
             except Exception:
                 raise refused from None
         if not said:
@@ -53,6 +54,18 @@ def tolerant(load):
         return held
 
     return wrapper
+
+
+def _sizes(f, start) -> dict[str, int]:
+    """Of the stored tensors, which the unpickler holds the pickle to; rewinds `f`."""
+    if start is not None:
+        f.seek(start)
+    archives.check(f)
+    with zipfile.ZipFile(f) as archive:
+        sizes = archives.records(archive).sizes
+    if start is not None:
+        f.seek(start)
+    return sizes
 
 
 def supply() -> list[str]:

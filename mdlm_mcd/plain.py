@@ -1,0 +1,85 @@
+"""Containers, strings and numbers out of files, made safe to keep and to print."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import Any
+
+MOST_NODES = 200_000
+MOST_LETTERS = 50_000_000
+DEEPEST = 100
+MOST_JSON = 1 << 26  # bytes; the table of a sharded model of 70B has some 60,000
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value for a message: one printable line of at most `most` letters."""
+    if isinstance(value, (str, BaseException)):
+        text = str(value).strip().partition("\n")[0]
+    elif isinstance(value, (bool, float, type(None))) or (
+        isinstance(value, int) and abs(value) < 2**64
+    ):
+        text = str(value)
+    else:  # its text may be long, and of a huge int Python refuses to make one
+        text = f"a {type(value).__name__}"
+    text = "".join(c if c.isprintable() else "\ufffd" for c in text[: 2 * most])
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def copy(value: Any, unwrap=lambda value: value) -> Any:
+    """A copy that holds dicts with text keys, lists, text, numbers, and else None.
+
+    unwrap: called on each value first. Text is made valid Unicode, integers beyond 64
+    bits become None. Raises ValueError for what is nested deeper than DEEPEST or, where
+    parts are shared, grows beyond MOST_NODES values: a copy has no shared parts.
+    """
+    left = [MOST_NODES, MOST_LETTERS]
+
+    def text(value: str) -> str:
+        left[1] -= len(value)
+        return value.encode("utf-8", "replace").decode()
+
+    def visit(value, depth: int):
+        value = unwrap(value)
+        left[0] -= 1
+        if min(left) < 0 or depth > DEEPEST:
+            raise ValueError("its config is nested or repeats itself beyond reason")
+        if isinstance(value, dict):
+            return {
+                text(k): visit(v, depth + 1)
+                for k, v in value.items()
+                if isinstance(k, str)
+            }
+        if isinstance(value, (list, tuple)):
+            return [visit(v, depth + 1) for v in value]
+        if isinstance(value, str):
+            return text(value)
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return None
+        return value if isinstance(value, (int, float)) else None
+
+    return visit(value, 0)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """`copy` of what a JSON file holds.
+
+    Raises FileNotFoundError and other OSErrors, and ValueError, a sentence's part, for
+    what is no file, too long, or no JSON.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
+        raise ValueError("it is no file")
+    with open(path, "rb") as file:
+        data = file.read(MOST_JSON + 1)
+    if len(data) > MOST_JSON:
+        raise ValueError(f"it has more than {MOST_JSON} bytes")
+    return loads(data.decode("utf-8"))
+
+
+def loads(text: str) -> Any:
+    """`copy` of what a JSON text holds; raises ValueError whatever is wrong with it."""
+    try:
+        return copy(json.loads(text))
+    except RecursionError:
+        raise ValueError("it is nested beyond reason") from None
