@@ -39,7 +39,7 @@ class Teacher:
     def __init__(self):
         self.backbone: nn.Module | None = None
         self.round: int | None = None
-        self._sum: int | None = None
+        self.sum: int | None = None  # checksum of the snapshot
 
     @torch.no_grad()
     def snapshot(self, student: nn.Module, round_index: int) -> None:
@@ -51,7 +51,7 @@ class Teacher:
             self.backbone.load_state_dict(student.state_dict())
         self.backbone.eval()
         self.round = round_index
-        self._sum = checksum(self.backbone)
+        self.sum = checksum(self.backbone)
 
     def keep(self, round_index: int) -> None:
         """Serve another round unchanged."""
@@ -70,8 +70,8 @@ class Teacher:
         """Restore a teacher of the same architecture as `like`."""
         self.snapshot(like, state["round"])
         load_strictly(self.backbone, state["backbone"], "the checkpoint's teacher")
-        self._sum = checksum(self.backbone)
+        self.sum = checksum(self.backbone)
 
     def is_as_taken(self) -> bool:
         """Whether the weights are those of the snapshot, to the bit."""
-        return self.backbone is not None and checksum(self.backbone) == self._sum
+        return self.backbone is not None and checksum(self.backbone) == self.sum

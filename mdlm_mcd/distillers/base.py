@@ -22,10 +22,11 @@ from ..teacher import Teacher
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
 from . import progress, settings
 from .checkpoints import check_writable, use_safe_files
-from .guard import LossGuard, StepSums
+from .guard import LossGuard
 from .health import Health
 from .noise import CounterNoise, check_schedule, number
 from .preempt import Preemption
+from .processes import Processes
 from .rounds import RoundCheckpoints
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_KEY = "mdlm_mcd"
 
 
-class Distiller(CounterNoise):
+class Distiller(CounterNoise, Processes):
     """Rounds of distillation from snapshots of the student itself.
 
     Subclasses write `distil(stage, x0, valid, condition, micro)`, which answers a
@@ -99,7 +100,6 @@ class Distiller(CounterNoise):
         self.curriculum = curriculum
         self.teacher = Teacher()
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
-        self._step_sums: torch.Tensor | None = None  # of the step in progress
         self.check_model()
 
     @classmethod
@@ -310,23 +310,10 @@ class Distiller(CounterNoise):
         loss = parts.loss / tokens
         # An epoch's end cuts a step short; the optimizer steps all the same.
         last = micro == micros - 1 or self.trainer.is_last_batch
-        self._watch(stage, parts, tokens, first=micro == 0, last=last)
+        self._watch(stage, parts, valid, first=micro == 0, last=last)
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(stage, parts, loss.detach(), tokens)
         return loss
-
-    def _take_teacher(self, index: int) -> None:
-        kind = self.config.algo.snapshot
-        if kind == "fixed" and self.teacher.backbone is not None:
-            self.teacher.keep(index)
-        elif kind == "ema":
-            own = [p for _, p in self.host_named_parameters()]
-            self.ema.store(own)
-            self.ema.copy_to(own)
-            self.teacher.snapshot(self.backbone, index)
-            self.ema.restore(own)
-        else:
-            self.teacher.snapshot(self.backbone, index)
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """The schedule of the views, told to the networks: t (batch,) -> alpha_t."""
@@ -338,28 +325,6 @@ class Distiller(CounterNoise):
         return head.encode(
             backbone, lambda net: self.host_denoise(net, z, alpha_t, condition)
         )
-
-    def _watch(self, stage, parts: head.Supervision, tokens, first, last) -> None:
-        """Let the guard see each optimizer step as a whole."""
-        if self.guard.mode == "off":
-            return
-        sums = torch.stack(
-            [
-                torch.as_tensor(x, device=self.device).float()
-                for x in (
-                    parts.distil, parts.reveal, parts.distil_rows, parts.reveal_rows,
-                    tokens,
-                )
-            ]
-        )  # fmt: skip
-        fresh = first or self._step_sums is None
-        self._step_sums = sums if fresh else self._step_sums + sums
-        if last:
-            sums = self._step_sums
-            if self.trainer.world_size > 1:
-                # All processes see the same sums, so all of them stop or none does.
-                sums = self.all_gather(sums).sum(0)
-            self.guard.check(stage, self.global_step, StepSums(*sums.tolist()))
 
     def _log_step(self, stage: Round, parts: head.Supervision, loss, tokens) -> None:
         rows = max(1, parts.distil_rows + parts.reveal_rows)

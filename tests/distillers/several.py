@@ -1,0 +1,56 @@
+"""The same run on several processes, joined by gloo: forks of this one."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+
+SECONDS = 180
+
+forks = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"
+)
+
+
+def _child(work: Callable, rank: int, world: int, port: int, folder: Path):
+    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(world),
+        RANK=str(rank), LOCAL_RANK=str(rank), NODE_RANK="0",
+    )  # fmt: skip
+    torch.save(work(), folder / f"{rank}.pt")
+
+
+def run(world: int, work: Callable, folder: Path) -> list:
+    """What `work()` answers in each of `world` processes, in the order of their ranks.
+
+    Answers of `work` are containers of tensors and numbers. Raises RuntimeError when
+    a process fails or takes too long; all of them are gone then.
+    """
+    folder.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_child, args=(work, rank, world, port, folder))
+        for rank in range(world)
+    ]
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(SECONDS)
+        codes = [process.exitcode for process in processes]
+        if any(code != 0 for code in codes):
+            raise RuntimeError(f"exit codes {codes} of {world} processes")
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
