@@ -1,6 +1,6 @@
 """Kill a distillation again and again, and compare it with one that was never stopped.
 
-    python benchmarks/stress.py --kills 40
+    python benchmarks/stress.py --kills 54
 
 A tiny `algo=mcd` run of the embedded host (dropout, accumulation, epochs that are no
 whole number of steps, validations, three rounds) is started, killed at a seeded random
@@ -192,17 +192,15 @@ class Stress:
             while True:
                 yield pipe.recv()
 
-    def whole(self) -> str:
-        process, pipe = self.start("whole")
+    def finish(self, name: str) -> None:
+        process, pipe = self.start(name)
         collections.deque(self.phases(pipe), maxlen=0)
         process.join()
-        self.require(process.exitcode == 0, "whole", "did not finish")
-        return "whole"
+        self.require(process.exitcode == 0, name, "did not finish")
 
-    def once(self, name: str, draw: random.Random) -> Kill | None:
+    def once(self, name: str, wanted: str, kind: str, draw) -> Kill | None:
         """Start, and kill at a moment drawn; None where the run was faster."""
-        wanted, number = draw.choice(list(PHASES)), draw.randint(1, 4)
-        kind, kill = draw.choice(SIGNALS), None
+        number, kill = draw.randint(1, 3), None
         process, pipe = self.start(name)
         if wanted == "start":
             time.sleep(draw.uniform(0, 1))
@@ -231,16 +229,12 @@ class Stress:
             os.kill(process.pid, number)
 
     def done(self, name: str) -> bool:
-        path = self.out / name / "checkpoints" / f"round-{self.rounds}.ckpt"
-        return path.exists() and self.finished(name)
-
-    def finished(self, name: str) -> bool:
         """The end of a run is a last checkpoint at its last step."""
-        held = torch.load(self.last(name), weights_only=True)
+        path = self.out / name / "checkpoints" / "last.ckpt"
+        if not path.exists():
+            return False
+        held = torch.load(path, weights_only=True)
         return held["global_step"] == self.rounds * self.steps
-
-    def last(self, name: str) -> Path:
-        return self.out / name / "checkpoints" / "last.ckpt"
 
     def compare(self, name: str) -> int:
         """Raises SystemExit unless run `name` is `whole`; the number of losses read."""
@@ -304,38 +298,40 @@ def table(kills: list[Kill]) -> str:
 
 
 def run(out: Path, kills: int, seed: int, say=print, **sizes) -> list[Kill]:
-    """Kill until `kills` have fallen and the run in progress is done."""
+    """Kill until `kills` have fallen, in as many runs as that takes."""
     stress, draw = Stress(out, **sizes), random.Random(seed)
-    stress.whole()
+    phases = draw.sample(list(PHASES), len(PHASES))
+    # All phases in turn, with another signal each time.
+    moments = ((phases[i % 6], SIGNALS[(i + i // 6) % 3]) for i in itertools.count())
+    stress.finish("whole")
     fallen: list[Kill] = []
     runs = starts = losses = 0
     while len(fallen) < kills:
         runs += 1
         name = f"run-{runs}"
-        while True:
+        while not stress.done(name):
             starts += 1
-            kill = stress.once(name, draw)
-            if kill:
+            if len(fallen) == kills:
+                stress.finish(name)
+            elif kill := stress.once(name, *next(moments), draw):
                 fallen.append(kill)
                 say(f"{name}: {kill.signal} {PHASES[kill.phase]} ({kill.status})")
-            if stress.last(name).exists() and stress.done(name):
-                break
         losses += stress.compare(name)
     asked = [k for k in fallen if k.signal == "TERM" and k.phase != "start"]
     clean = sum(k.status == 0 for k in asked)
     say(
         f"{len(fallen)} kills in {runs} runs ({starts} starts) of {stress.rounds} "
-        f"rounds of {stress.steps} steps, seed {seed}:\n{table(fallen)}\nStatus 0 after "
-        f"SIGTERM alone: {clean} of the {len(asked)} that had begun.\n{losses} losses "
-        "and validations, students, EMA, teacher, optimizer: all as in the run that "
-        "was never stopped, bit for bit."
+        f"rounds of {stress.steps} steps, seed {seed}:\n{table(fallen)}\n"
+        f"Status 0 after SIGTERM alone: {clean} of the {len(asked)} that had begun.\n"
+        f"{losses} losses and validations, students, EMA, teacher, optimizer: all as "
+        "in the run that was never stopped, bit for bit."
     )
     return fallen
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--kills", type=int, default=54)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, help="a new folder; default: thrown away")
     args = parser.parse_args()

@@ -300,7 +300,7 @@ class Distiller(CounterNoise, Processes):
             self._take_teacher(stage.index)
         micros = self.trainer.accumulate_grad_batches
         micro = batch_idx % micros
-        self.seed_step(micro)
+        self.seed_global("micro-batch", micro)
         count = len(batch["input_ids"])
         x0, valid, condition = self.host_inputs(
             batch, lambda name: self.draw_uniform(count, micro, name)
@@ -314,6 +314,11 @@ class Distiller(CounterNoise, Processes):
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(stage, parts, loss.detach(), tokens)
         return loss
+
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        if self.trainer.state.fn == "fit":
+            self.seed_global("validation")
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
         """The schedule of the views, told to the networks: t (batch,) -> alpha_t."""

@@ -61,14 +61,13 @@ class CounterNoise:
         places = (micro * nominal + torch.arange(count)) * world + rank
         return places, nominal * self.trainer.accumulate_grad_batches * world
 
-    def seed_step(self, micro: int) -> None:
-        """Seed the global generators: dropout and the host's own draws, looked up too.
+    def seed_global(self, *counters: int | str) -> None:
+        """Seed what is not ours to draw: dropout, the host's noise. All devices.
 
-        By process, micro-batch and step, on all devices; NumPy's and Python's as well.
-        Whatever a validation or a sampler drew in between does not matter then.
+        By seed, step, process and `counters`; NumPy's and Python's generators as well.
         """
         generator = coupling.counter_generator(
-            self.config.seed, self.global_step, "step", micro, self.global_rank
+            self.config.seed, self.global_step, self.global_rank, *counters
         )
         seed = generator.initial_seed()
         torch.manual_seed(seed)

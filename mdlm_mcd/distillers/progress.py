@@ -52,12 +52,15 @@ def _mend_old(loop: dict, steps: int) -> None:
     """What Lightning before 2.5 leaves out.
 
     It counts a batch after its checkpoint. Resumed, it would take that index again;
-    after the last batch of an epoch it would make another epoch of one batch.
+    after the last batch of an epoch it would make another epoch of one batch; and it
+    would go on with a validation where the one before had ended.
     """
     batches, epochs = loop[BATCHES], loop["epoch_progress"]
     loop[LOGGED]["_batches_that_stepped"] = steps
     for count in (batches["total"], batches["current"]):
         count["completed"] = count["processed"]
+    if validated := loop.get("epoch_loop.val_loop.batch_progress"):
+        validated["current"] = dict.fromkeys(validated["current"], 0)
     if batches["is_last_batch"]:
         batches["is_last_batch"] = False
         batches["current"] = dict.fromkeys(batches["current"], 0)

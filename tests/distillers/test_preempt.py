@@ -1,0 +1,155 @@
+"""Kills: SIGTERM in this process, and a handful of real ones from outside."""
+
+import csv
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from runs import Watch, fit
+
+from mdlm_mcd.distillers import preempt
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import stress
+
+
+@pytest.fixture
+def config(compose, tmp_path):
+    def build(folder, *more):
+        return compose(
+            "algo=mcd", "algo.init_from=scratch", "algo.rounds=2",
+            "algo.steps_per_round=3", "trainer.max_steps=6", "algo.delta0=1/16",
+            "loader.batch_size=4", "model.dropout=0.2", "trainer.val_check_interval=3",
+            f"checkpointing.save_dir={tmp_path / folder}", *more,
+        )  # fmt: skip
+
+    return build
+
+
+class Terminate(L.Callback):
+    """Sends SIGTERM to its own process in the course of a hook."""
+
+    def __init__(self, hook, at):
+        self.at, self.steps = at, []
+        setattr(self, hook, self.send)
+
+    def send(self, trainer, *args, **kwargs):
+        if not trainer.sanity_checking:
+            self.steps.append(trainer.global_step)
+            if len(self.steps) == self.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "hook, at, step",
+    [
+        ("on_train_batch_start", 1, 1),
+        ("on_train_batch_start", 3, 2),  # the first micro-batch of step 2
+        ("on_before_optimizer_step", 3, 3),  # at a round's boundary
+        ("on_validation_batch_start", 1, 2),  # in the middle of step 2
+        ("on_save_checkpoint", 2, 3),  # while round-1.ckpt is written
+    ],
+)
+def test_sigterm_saves_at_the_next_step(config, tmp_path, caplog, hook, at, step):
+    whole, _ = fit(config("whole"), watch := Watch())
+    before = signal.getsignal(signal.SIGTERM)
+    callback = Terminate(hook, at)
+    with caplog.at_level(logging.WARNING), pytest.raises(SIGTERMException) as end:
+        fit(config("stopped"), callback)
+    assert end.value.code is None  # of the process: status 0
+    assert signal.getsignal(signal.SIGTERM) is before
+    path = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == step
+    (said,) = [m for m in caplog.messages if "SIGTERM" in m]
+    assert f"stands at step {step} of 6" in said and "the same command" in said
+    again = Watch()
+    other, _ = fit(config("stopped"), again, ckpt_path=str(path))
+    assert again.losses == watch.losses[2 * step :]
+    assert torch.equal(Watch.flat(whole), Watch.flat(other))
+    # Lightning's own checkpoints go on under the same name.
+    assert not list(path.parent.glob("last-v*"))
+
+
+def test_a_stopped_run_has_logged_its_last_step(config, tmp_path):
+    def losses(run):
+        (path,) = (tmp_path / run).glob("lightning_logs/*/metrics.csv")
+        rows = csv.DictReader(path.open())
+        return [r["trainer/loss"] for r in rows if r["trainer/loss"]]
+
+    fit(config("whole"))
+    with pytest.raises(SIGTERMException):
+        fit(config("stopped"), Terminate("on_train_batch_start", 3))
+    assert losses("stopped") == losses("whole")[:2]
+
+
+@pytest.mark.parametrize("epoch, batches", [(99, 3), (3, 4), (3, 3)])
+def test_a_checkpoint_within_a_step_is_that_of_its_start(
+    config, tmp_path, epoch, batches
+):
+    """Written after a validation: resumed, the micro-batches before it come again."""
+
+    class Save(Watch):
+        def on_validation_end(self, trainer, module):
+            trainer.save_checkpoint(tmp_path / f"{len(self.losses)}.ckpt")
+
+    more = (f"trainer.limit_train_batches={epoch}", "trainer.val_check_interval=1")
+    whole, _ = fit(config("whole", *more), watch := Save())
+    path = tmp_path / f"{batches}.ckpt"
+    other, _ = fit(config("again", *more), again := Watch(), ckpt_path=str(path))
+    # Steps end with every second batch of an epoch, and with its last.
+    start = batches - batches % epoch % 2
+    assert again.losses == watch.losses[start:]
+    assert torch.equal(Watch.flat(whole), Watch.flat(other))
+
+
+def test_sigterm_in_the_last_step_lets_the_run_end(config):
+    before = signal.getsignal(signal.SIGTERM)
+    _, trainer = fit(config("whole"), Terminate("on_before_optimizer_step", 6))
+    assert trainer.global_step == 6
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_all_processes_leave_when_one_is_asked():
+    class Strategy:
+        def __init__(self, others):
+            self.others = others
+
+        def reduce_boolean_decision(self, decision, all):
+            assert not all
+            return decision or self.others
+
+    class Trainer:
+        world_size, max_steps, global_step = 2, 9, 4
+        checkpoint_callbacks, saved = (), None
+
+        def save_checkpoint(self, path):
+            self.saved = path
+
+    for asked, others in ((True, False), (False, True), (False, False)):
+        trainer, callback = Trainer(), preempt.Preemption("folder")
+        trainer.strategy = Strategy(others)
+        callback.asked = asked
+        callback.on_train_batch_end(trainer, None)
+        leaves = asked or others
+        assert trainer.saved == (
+            os.path.join("folder", "last.ckpt") if leaves else None
+        )
+        if leaves:
+            with pytest.raises(SIGTERMException):
+                callback.on_train_batch_start()
+        else:
+            callback.on_train_batch_start()
+
+
+@pytest.mark.slow
+def test_a_handful_of_kills(tmp_path):
+    """`make stress` in short: real processes, real signals, the same weights."""
+    fallen = stress.run(tmp_path / "out", kills=5, seed=3, rounds=2, steps=4)
+    assert len(fallen) == 5 and len({k.phase for k in fallen}) > 3
