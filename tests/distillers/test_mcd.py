@@ -181,6 +181,29 @@ def test_resume_is_exact(mcd, tmp_path, name, batch):
         assert torch.equal(a, b)
 
 
+def test_a_validation_at_a_rounds_boundary(mcd):
+    """It swaps the average in; the teacher is the student itself all the same."""
+
+    class Validated(Watch):
+        def __init__(self):
+            super().__init__()
+            self.averages, self.nll = [], []
+
+        def on_validation_end(self, trainer, module):
+            if not trainer.sanity_checking:
+                shadow = [p.flatten() for p in module.ema.shadow_params]
+                self.averages.append(torch.cat(shadow))
+                self.nll.append(float(trainer.callback_metrics["val/nll"]))
+
+    watch = Validated()
+    fit(mcd("trainer.val_check_interval=6", "training.ema=0.9"), watch)
+    assert torch.equal(watch.teachers[6], watch.weights[6])
+    assert torch.equal(watch.weights[6], watch.after_step[5])
+    assert len(watch.averages) == 2
+    assert not torch.equal(watch.averages[0], watch.teachers[6])
+    assert min(watch.nll) > 1
+
+
 def test_gradient_accumulation_computes_the_same_update(mcd):
     """u and t belong to a sequence's place in the global batch, not to a call."""
     ends = []
