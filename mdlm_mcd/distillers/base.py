@@ -138,12 +138,6 @@ class Distiller(CounterNoise, Processes):
         if stage == "fit":
             self.curriculum.check_max_steps(self.trainer.max_steps)
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if self.trainer.ckpt_path is None:
-            self._start()
-        self.teacher.to(self.device)
-
     def _start(self) -> None:
         """Take the teacher's weights, and nothing else of its run."""
         algo, path = self.config.algo, self.teacher_path
@@ -208,6 +202,7 @@ class Distiller(CounterNoise, Processes):
             "delta": done and done.delta,
             "tau": done and done.tau,
             "guard": self.guard.running,
+            "split": self.split,
             "teacher": None
             if self.teacher.round is None
             else self.teacher.state_dict(),
@@ -244,6 +239,7 @@ class Distiller(CounterNoise, Processes):
                 "to distil from it set algo.teacher_path to it, and "
                 "checkpointing.resume_from_ckpt=false or another run folder."
             )
+        self.resplit(checkpoint, held.get("split"))
         self.guard.running = held.get("guard")
         step = checkpoint["global_step"]
         if step >= self.curriculum.total_steps:
@@ -278,10 +274,6 @@ class Distiller(CounterNoise, Processes):
 
     def training_step(self, batch, batch_idx):
         stage = self.curriculum.at(self.global_step)
-        if self.teacher.round != stage.index:
-            # Once a round: micro-batches of a step share it, and validation, which
-            # swaps the average in, never gets here.
-            self._take_teacher(stage.index)
         micros = self.trainer.accumulate_grad_batches
         micro = batch_idx % micros
         count = len(batch["input_ids"])
