@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test demo bench bench-quality lint clean
+.PHONY: setup test demo bench bench-quality longrun lint clean
 
 setup: $(VENV)/installed
 
@@ -25,6 +25,10 @@ bench: setup
 # At most an hour on two cores; goes on where it stopped. ARGS=--quick: ten minutes.
 bench-quality: setup
 	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+# Memory, tensors, open files and logs over 2,400 steps: a few minutes.
+longrun: setup
+	$(BIN)/python benchmarks/longrun.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
