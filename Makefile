@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test demo bench bench-quality stress lint clean
+.PHONY: setup test demo bench bench-quality stress longrun lint clean
 
 setup: $(VENV)/installed
 
@@ -29,6 +29,10 @@ bench-quality: setup
 # A run killed 54 times; ten minutes on two cores. ARGS="--kills 200 --seed 2".
 stress: setup
 	$(BIN)/python benchmarks/stress.py $(ARGS)
+
+# Memory, tensors, open files and logs over 2,400 steps: a few minutes.
+longrun: setup
+	$(BIN)/python benchmarks/longrun.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import losses
+from .sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +39,27 @@ def output_projection(backbone: nn.Module) -> nn.Linear | None:
     for module in (backbone, getattr(backbone, "backbone", None)):
         linear = getattr(getattr(module, "output_layer", None), "linear", None)
         # Exactly nn.Linear: a subclass (quantised, sharded) may not be x W^T + b.
-        if type(linear) is nn.Linear:
+        if type(linear) is nn.Linear and _at_hand(linear, module):
             return linear
     if type(backbone) not in _said:
         _said.add(type(backbone))
         log.info(
-            "%s has no nn.Linear at output_layer.linear: its full logits are computed "
-            "and held.",
+            "%s has no nn.Linear at output_layer.linear, or its weights are sharded: "
+            "its full logits are computed and held.",
             type(backbone).__name__,
         )
     return None
+
+
+def _at_hand(linear: nn.Linear, owner: nn.Module) -> bool:
+    """Whether the weights are whole outside of `linear`'s own forward.
+
+    Those of a sharded model are, within it; those of a part that is sharded by itself
+    are gathered for its forward alone. FSDP2's are DTensors.
+    """
+    whole = linear.weight.shape == (linear.out_features, linear.in_features)
+    apart = is_sharded(owner) or is_sharded(owner.output_layer)
+    return whole and not apart and type(linear.weight) in (nn.Parameter, Tensor)
 
 
 @dataclass

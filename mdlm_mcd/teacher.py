@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn as nn
 
+from .sharding import tensors, whole
 from .weights import load_strictly
 
 _AT_ONCE = 1 << 22
@@ -41,35 +43,66 @@ class Teacher:
         self.round: int | None = None
         self.sum: int | None = None  # checksum of the snapshot
 
+    def prepare(self, student: nn.Module) -> None:
+        """Copy the network, in eval mode (no dropout); it is no teacher yet.
+
+        By itself where the student is about to be sharded and cannot be copied then.
+        """
+        self.backbone = copy.deepcopy(student)
+        self.backbone.requires_grad_(False)
+        self.backbone.eval()
+
     @torch.no_grad()
     def snapshot(self, student: nn.Module, round_index: int) -> None:
-        """stopgrad(theta): copy the student's weights, in eval mode (no dropout)."""
+        """stopgrad(theta): copy the student's weights.
+
+        Of a sharded student inside of `sharding.whole`, and in all processes.
+        """
         if self.backbone is None:
-            self.backbone = copy.deepcopy(student)
-            self.backbone.requires_grad_(False)
+            self.prepare(student)
         else:
-            self.backbone.load_state_dict(student.state_dict())
+            weights = tensors(student)
+            with whole(self.backbone, write=True):
+                for name, own in tensors(self.backbone).items():
+                    own.copy_(weights[name])
         self.backbone.eval()
         self.round = round_index
         self.sum = checksum(self.backbone)
+
+    def shard(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Spread the weights over the processes by wrap(backbone)."""
+        self.backbone = wrap(self.backbone)
+        self.sum = checksum(self.backbone)  # of this process's part, from now on
 
     def keep(self, round_index: int) -> None:
         """Serve another round unchanged."""
         self.round = round_index
 
-    def to(self, device: torch.device) -> None:
+    def to(self, *args) -> None:
+        """As `nn.Module.to`: a device, a dtype, or both."""
         if self.backbone is not None:
-            self.backbone.to(device)
+            self.backbone.to(*args)
+            self.sum = checksum(self.backbone)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and a number only: opens with `torch.load(weights_only=True)`."""
-        weights = {k: v.detach().clone() for k, v in self.backbone.state_dict().items()}
+        """Tensors and a number only: opens with `torch.load(weights_only=True)`.
+
+        Of a sharded teacher in all processes, and whole in each.
+        """
+        with whole(self.backbone):
+            held = tensors(self.backbone)
+            weights = {name: x.detach().clone() for name, x in held.items()}
         return {"round": self.round, "backbone": weights}
 
     def load_state_dict(self, state: dict[str, Any], like: nn.Module) -> None:
-        """Restore a teacher of the same architecture as `like`."""
-        self.snapshot(like, state["round"])
+        """Restore a teacher of the same architecture as `like`, before it is sharded.
+
+        Raises CheckpointError where it does not fit.
+        """
+        if self.backbone is None:
+            self.prepare(like)
         load_strictly(self.backbone, state["backbone"], "the checkpoint's teacher")
+        self.round = state["round"]
         self.sum = checksum(self.backbone)
 
     def is_as_taken(self) -> bool:

@@ -147,12 +147,6 @@ class Distiller(CounterNoise, Processes):
             if self.trainer.is_global_zero:
                 check_writable(self.checkpoints_folder)
 
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        if self.trainer.ckpt_path is None:
-            self._start()
-        self.teacher.to(self.device)
-
     def _start(self) -> None:
         """Take the teacher's weights, and nothing else of its run."""
         algo, path = self.config.algo, self.teacher_path
@@ -220,6 +214,7 @@ class Distiller(CounterNoise, Processes):
             "delta": done and done.delta,
             "tau": done and done.tau,
             "guard": self.guard.running,
+            "split": self.split,
             "teacher": None
             if self.teacher.round is None
             else self.teacher.state_dict(),
@@ -256,6 +251,7 @@ class Distiller(CounterNoise, Processes):
                 "to distil from it set algo.teacher_path to it, and "
                 "checkpointing.resume_from_ckpt=false or another run folder."
             )
+        self.resplit(checkpoint, held.get("split"))
         self.guard.running = held.get("guard")
         step = checkpoint["global_step"]
         if step >= self.curriculum.total_steps:
@@ -294,10 +290,6 @@ class Distiller(CounterNoise, Processes):
 
     def training_step(self, batch, batch_idx):
         stage = self.curriculum.at(self.global_step)
-        if self.teacher.round != stage.index:
-            # Once a round: micro-batches of a step share it, and validation, which
-            # swaps the average in, never gets here.
-            self._take_teacher(stage.index)
         micros = self.trainer.accumulate_grad_batches
         micro = batch_idx % micros
         self.seed_global("micro-batch", micro)

@@ -8,6 +8,7 @@ import lightning as L
 import torch
 
 from ..errors import TeacherError
+from . import strategies
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,10 @@ class Health(L.Callback):
         ]
         if grads:
             norms = torch.stack([torch.linalg.vector_norm(g.float()) for g in grads])
-            module.log(f"{self.name}/grad_norm", torch.linalg.vector_norm(norms))
+            norm = torch.linalg.vector_norm(norms)
+            if strategies.is_sharded(trainer):  # of this process's part so far
+                norm = strategies.total_norm(trainer, norm)
+            module.log(f"{self.name}/grad_norm", norm)
 
     def on_train_batch_end(self, trainer, module, *args):
         step = trainer.global_step
@@ -54,12 +58,13 @@ class Health(L.Callback):
             return  # within gradient accumulation
         self._last = step
         if step % CHECK_EVERY == 0 or step % self.steps_per_round == 0:
-            self._check_teacher(module.teacher, step)
+            self._check_teacher(trainer, module.teacher, step)
         if self.min_entropy is not None:
             self._check_entropy(trainer, module.teacher.round, step)
 
-    def _check_teacher(self, teacher, step: int) -> None:
-        if teacher.is_as_taken():
+    def _check_teacher(self, trainer, teacher, step: int) -> None:
+        # All processes stop, whichever of them saw it.
+        if trainer.strategy.reduce_boolean_decision(teacher.is_as_taken()):
             return
         raise TeacherError(
             f"The teacher of round {teacher.round + 1} is not what it was when the "

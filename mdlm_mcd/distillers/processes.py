@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import math
+
 import torch
 
 from .. import head
 from ..curriculum import Round
-from ..errors import TeacherError
+from ..errors import CheckpointError, TeacherError
+from ..sharding import whole
 from ..teacher import Teacher
+from . import strategies
 from .guard import LossGuard, StepSums
 
 
@@ -25,11 +30,82 @@ class Processes:
     _tokens: torch.Tensor | None = None  # and those that the present one has
     _correction: float | None = None  # of the gradient, known with the last micro-batch
 
+    # How the global batch is split ------------------------------------------------
+
+    @property
+    def split(self) -> dict[str, int]:
+        """Processes, rows of a micro-batch, micro-batches: their product is a step."""
+        return {
+            "processes": self.trainer.world_size,
+            "rows": self.config.loader.batch_size,
+            "micro_batches": self.trainer.accumulate_grad_batches,
+        }
+
+    def resplit(self, checkpoint, was: dict[str, int] | None) -> None:
+        """Let a run that was split otherwise go on; noise and rows know no split.
+
+        was: the `split` it was written with. Raises CheckpointError for another global
+        batch, with which the run would be another one.
+        """
+        now = self.split
+        if was is None or was == now:
+            return
+        before, after = (math.prod(s.values()) for s in (was, now))
+        if before != after:
+            said = " * ".join(map(str, was.values()))
+            mine = " * ".join(map(str, now.values()))
+            raise CheckpointError(
+                f"checkpointing.resume_ckpt_path={self.trainer.ckpt_path} was written "
+                f"by a run of {before} rows a step (processes * loader.batch_size * "
+                f"trainer.accumulate_grad_batches = {said}), and this one has {after} "
+                f"({mine}): choose the three so that their product is {before}."
+            )
+        # Lightning counts micro-batches, and tells by them where a step ends.
+        batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (batches["total"], batches["current"]):
+            for name, count in counts.items():
+                counts[name] = count * now["micro_batches"] // was["micro_batches"]
+
     # The teacher of a round -------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            strategies.check(self.trainer, self.config)
+            if strategies.is_sharded(self.trainer):
+                # From here on no process has all of the weights.
+                self._start()
+                self.teacher.prepare(self.backbone)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        sharded = strategies.is_sharded(self.trainer)
+        if self.trainer.ckpt_path is None and not sharded:
+            self._start()
+        if sharded or self.teacher.round is not None:
+            # As the student was by now: some precisions convert it.
+            dtype = next(self.backbone.parameters()).dtype
+            self.teacher.to(self.device, dtype)
+        else:
+            self.teacher.to(self.device)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.config.algo.teacher_placement == "sharded":
+            self.teacher.shard(functools.partial(strategies.shard, self.trainer))
+
+    def on_train_batch_start(self, batch, batch_idx):
+        # Once a round: micro-batches of a step share it, and validation, which swaps
+        # the average in, never gets here.
+        index = self.curriculum.at(self.global_step).index
+        if self.teacher.round != index:
+            with whole(self.trainer.strategy.model):
+                self._take_teacher(index)
+        return super().on_train_batch_start(batch, batch_idx)
 
     def _take_teacher(self, index: int) -> None:
         kind = self.config.algo.snapshot
-        if kind == "fixed" and self.teacher.backbone is not None:
+        if kind == "fixed" and self.teacher.round is not None:
             self.teacher.keep(index)
         elif kind == "ema":
             own = [p for _, p in self.host_named_parameters()]
@@ -39,7 +115,8 @@ class Processes:
             self.ema.restore(own)
         else:
             self.teacher.snapshot(self.backbone, index)
-        if self.trainer.world_size > 1:
+        placement = self.config.algo.teacher_placement
+        if self.trainer.world_size > 1 and placement == "replicated":
             self._check_same_teacher()
 
     def _check_same_teacher(self) -> None:
@@ -108,3 +185,15 @@ class Processes:
                 if p.grad is not None:
                     p.grad.mul_(self._correction)
         self._correction = None
+
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+    ):
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if gradient_clip_val and by_norm and strategies.is_sharded(self.trainer):
+            # Each process has a part of the norm, and Lightning refuses.
+            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
+            )

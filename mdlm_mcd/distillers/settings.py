@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..weights import PROCESSES
 from .guard import LossGuard
 from .noise import number
+from .strategies import PLACEMENTS
 
 INIT_FROM = ("ema", "raw", "scratch")
 SNAPSHOTS = ("raw", "ema", "fixed")
@@ -50,6 +51,7 @@ def check(
     choice("algo.loss", algo.loss, losses, whose=f" to algo={algo.name}")
     choice("algo.init_from", algo.init_from, INIT_FROM)
     choice("algo.snapshot", algo.snapshot, SNAPSHOTS)
+    choice("algo.teacher_placement", algo.teacher_placement, PLACEMENTS)
     if algo.snapshot == "ema" and not config.training.ema:
         raise ConfigError(
             "algo.snapshot=ema takes the student's average for a teacher, and "

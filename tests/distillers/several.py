@@ -1,13 +1,20 @@
 """The same run on several processes, joined by gloo: forks of this one."""
 
+import faulthandler
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from torch.distributed.fsdp import MixedPrecision
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+from mdlm_mcd.minihost.models import dit
+from mdlm_mcd.minihost.strategy import ShardedStrategy
 
 SECONDS = 180
 
@@ -16,7 +23,24 @@ forks = pytest.mark.skipif(
 )
 
 
+class Sharded(ShardedStrategy):
+    """FSDP in float64, which Lightning's precisions for it leave out.
+
+    parts: shard blocks and last layer by themselves, beside the model.
+    """
+
+    def __init__(self, parts: bool = False, **kwargs):
+        if parts:
+            wrapped = {dit.DDiTBlock, dit.DDiTFinalLayer}
+            kwargs["auto_wrap_policy"] = ModuleWrapPolicy(wrapped)
+        super().__init__(mixed_precision=MixedPrecision(), **kwargs)
+
+    def _setup_model(self, model):
+        return super()._setup_model(model.double())
+
+
 def _child(work: Callable, rank: int, world: int, port: int, folder: Path):
+    faulthandler.enable()
     torch.set_num_threads(1)  # a fork has none of its parent's threads
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(world),
@@ -31,6 +55,7 @@ def run(world: int, work: Callable, folder: Path) -> list:
     Answers of `work` are containers of tensors and numbers. Raises RuntimeError when
     a process fails or takes too long; all of them are gone then.
     """
+    assert not torch.distributed.is_initialized()  # it would be the children's, too
     folder.mkdir(parents=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -43,8 +68,9 @@ def run(world: int, work: Callable, folder: Path) -> list:
     try:
         for process in processes:
             process.start()
+        end = time.monotonic() + SECONDS
         for process in processes:
-            process.join(SECONDS)
+            process.join(max(0, end - time.monotonic()))
         codes = [process.exitcode for process in processes]
         if any(code != 0 for code in codes):
             raise RuntimeError(f"exit codes {codes} of {world} processes")

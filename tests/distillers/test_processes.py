@@ -1,11 +1,16 @@
-"""Several processes compute the update of one: DDP over gloo, in float64."""
+"""Several processes compute the update of one: DDP and FSDP, gloo, float64."""
+
+from pathlib import Path
 
 import pytest
 import several
 import torch
 from runs import Watch, fit
 
-from mdlm_mcd.errors import TeacherError
+from mdlm_mcd.distillers.base import CHECKPOINT_KEY
+from mdlm_mcd.errors import CheckpointError, TeacherError
+from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.teacher import checksum
 
 pytestmark = several.forks
@@ -20,16 +25,17 @@ RUN = [
     "trainer.limit_val_batches=0",
     "optim.lr=1e-3",
     "optim.eps=1e-3",  # a gradient of 1e-17 instead of 0 is no step of 1e-3
+    "strategy=ddp",
 ]
-PADDED = ["data.wrap=false", "model.length=48"]
+PADDED = ("data.wrap=false", "model.length=48")
 
 
 class Sums(Watch):
-    """Notes which teacher each step had, and its loss as the run logs it."""
+    """Notes the teacher of each micro-batch, and the norm of each step's gradient."""
 
     def __init__(self):
         super().__init__()
-        self.sums, self.norms = [], []
+        self.sums, self.norms, self.held = [], [], []
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
         grads = [p.grad for p in module.parameters() if p.grad is not None]
@@ -40,62 +46,233 @@ class Sums(Watch):
         self.sums.append(checksum(module.teacher.backbone))
 
 
-@pytest.fixture
-def several_runs(compose, teacher_path, tmp_path):
-    """`several_runs(world, *overrides)`: a run's watch and end, process by process."""
+class Spoilt(Watch):
+    """Moves the weights of one process alone."""
 
-    def build(world, *overrides, name="run", ckpt_path=None, watch=Sums):
-        folder = tmp_path / f"{name}-{world}"
-        config = compose(
-            *RUN, f"algo.teacher_path={teacher_path}", f"trainer.devices={world}",
-            f"checkpointing.save_dir={folder}", "strategy=ddp", *overrides,
+    def on_train_batch_end(self, trainer, module, *args):
+        if trainer.global_rank == 1:
+            with torch.no_grad():
+                next(module.backbone.parameters()).add_(1e-12)
+
+
+def work(config, watch, ckpt_path):
+    seen = watch()
+    # In float64 before Lightning restores weights, not after.
+    model = minihost.model_class(config)(config, dataloader.get_tokenizer(config))
+    model, trainer = fit(config, seen, ckpt_path, model.double())
+    assert trainer.world_size == config.trainer.devices
+    return {
+        "weights": Watch.flat(model),
+        "average": model.ema
+        and torch.cat([p.flatten() for p in model.ema.shadow_params]),
+        "norms": seen.norms,
+        "sums": seen.sums,
+        "rounds": seen.rounds,
+        "held": seen.held,
+    }
+
+
+def refusal(config, error, watch=Watch, ckpt_path=None):
+    with pytest.raises(error) as raised:
+        fit(config, watch(), ckpt_path)
+    return str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def configure(module_compose, teacher_path, tmp_path_factory):
+    """`configure(processes, *overrides)`: a run in a folder of its own."""
+
+    def build(processes, *overrides):
+        return module_compose(
+            *RUN, f"algo.teacher_path={teacher_path}", f"trainer.devices={processes}",
+            f"checkpointing.save_dir={tmp_path_factory.mktemp('run')}", *overrides,
         )  # fmt: skip
-
-        def work():
-            seen = watch()
-            model, trainer = fit(config, seen, ckpt_path=ckpt_path)
-            assert trainer.world_size == world
-            return {
-                "weights": Watch.flat(model),
-                "average": torch.cat([p.flatten() for p in model.ema.shadow_params]),
-                "sums": seen.sums,
-                "norms": seen.norms,
-                "rounds": seen.rounds,
-            }
-
-        return several.run(world, work, tmp_path / f"answers-{name}-{world}")
 
     return build
 
 
-def same_update(one, many):
+@pytest.fixture
+def several_runs(configure, tmp_path):
+    """`several_runs(processes, *overrides)`: each process's answer of `work`."""
+
+    def start(processes, *overrides, ckpt_path=None, watch=Sums):
+        config = configure(processes, *overrides)
+        return several.run(
+            processes, lambda: work(config, watch, ckpt_path), tmp_path / "answers"
+        )
+
+    return start
+
+
+def with_checkpoints(configure, processes, *overrides, watch=Sums, ckpt_path=None):
+    config = configure(
+        processes, *PADDED, *overrides,
+        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+        "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+    )  # fmt: skip
+    folder = Path(config.checkpointing.save_dir)
+    answers = several.run(
+        processes, lambda: work(config, watch, ckpt_path), folder / "answers"
+    )
+    return answers, folder / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def one(configure):
+    """One process, each step in one go: (its answer, its checkpoints)."""
+    (end,), folder = with_checkpoints(configure, 1)
+    return end, folder
+
+
+@pytest.fixture(scope="module")
+def two(configure):
+    """Two processes, each step in two micro-batches: (answers, checkpoints)."""
+    return with_checkpoints(configure, 2, "loader.batch_size=2")
+
+
+def same_update(one, many, since=0):
     for end in many:
         assert end["weights"].dtype == torch.float64
+        assert len(end["norms"]) == 6 - since
         for name in ("weights", "average", "norms"):
-            torch.testing.assert_close(end[name], one[name], rtol=0, atol=1e-10)
+            wanted = one[name][since:] if name == "norms" else one[name]
+            torch.testing.assert_close(end[name], wanted, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("data", [[], PADDED], ids=["whole", "padded"])
-@pytest.mark.parametrize("micros", [1, 2])
-def test_two_processes(several_runs, data, micros):
-    (one,) = several_runs(1, *data)
-    many = several_runs(2, f"loader.batch_size={4 // micros}", *data)
-    same_update(one, many)
-    # The teacher changes at the same step, to the same weights.
-    assert many[0]["sums"] == many[1]["sums"] and len(set(many[0]["sums"])) == 2
+def same_teacher(many, micros):
+    """It changes at the same step, to the same weights."""
     for end in many:
         assert end["rounds"] == [0] * 3 * micros + [1] * 3 * micros
+        assert end["sums"] == many[0]["sums"]
+        assert [end["sums"].count(s) for s in dict.fromkeys(end["sums"])] == [
+            3 * micros,
+            3 * micros,
+        ]
+
+
+def test_two_processes_of_two_micro_batches(one, two):
+    same_update(one[0], two[0])
+    same_teacher(two[0], 2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("micros", [1, 2])
-def test_four_processes(several_runs, micros):
-    (one,) = several_runs(1, *PADDED)
-    many = several_runs(4, f"loader.batch_size={2 // micros}", *PADDED)
-    same_update(one, many)
-    assert len({tuple(end["sums"]) for end in many}) == 1
+@pytest.mark.parametrize("processes,micros", [(2, 1), (1, 4), (4, 1), (4, 2)])
+def test_more_processes(several_runs, one, processes, micros):
+    batch = 8 // processes // micros
+    many = several_runs(processes, f"loader.batch_size={batch}", *PADDED)
+    same_update(one[0], many)
+    same_teacher(many, micros)
 
 
-def test_micro_batches_of_one_process(several_runs):
-    (one,) = several_runs(1, *PADDED)
-    same_update(one, several_runs(1, "loader.batch_size=2", *PADDED, name="micros"))
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_without_padding(several_runs, processes):
+    (end,) = several_runs(1)
+    same_update(end, several_runs(processes))
+
+
+# Within a round and at its start.
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 4])
+def test_one_process_goes_on_as_two(several_runs, one, step):
+    path = str(one[1] / f"step-{step}.ckpt")
+    many = several_runs(2, "loader.batch_size=2", *PADDED, ckpt_path=path)
+    same_update(one[0], many, since=step)
+
+
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5])
+def test_two_processes_go_on_as_one(several_runs, one, two, step):
+    path = str(two[1] / f"step-{step}.ckpt")
+    same_update(one[0], several_runs(1, *PADDED, ckpt_path=path), since=step)
+
+
+def test_another_global_batch_is_not_resumed(configure, one, tmp_path):
+    config = configure(1, "loader.global_batch_size=9", *PADDED)
+    path = str(one[1] / "step-4.ckpt")
+    (said,) = several.run(
+        1,
+        lambda: refusal(config, CheckpointError, ckpt_path=path),
+        tmp_path / "answers",
+    )
+    for words in ("8 rows a step", "1 * 8 * 1", "9 (1 * 9 * 1)", "product is 8"):
+        assert words in said
+
+
+def test_weights_that_part_stop_all_processes(configure, tmp_path):
+    config = configure(2)
+    for said in several.run(
+        2, lambda: refusal(config, TeacherError, Spoilt), tmp_path / "answers"
+    ):
+        assert "Round 2 begins with other weights on process 1 than" in said
+
+
+# FSDP -----------------------------------------------------------------------------
+
+
+SHARDED = (
+    "strategy=fsdp", "strategy._target_=several.Sharded", "trainer.precision=32-true",
+    "training.ema=0", "trainer.gradient_clip_val=null",
+)  # fmt: skip
+WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP",)
+PARTS = (
+    "strategy.sharding_strategy=FULL_SHARD", "+strategy.parts=true",
+    "algo.teacher_placement=sharded",
+)  # fmt: skip
+
+
+class Shards(Watch):
+    """Notes what of the weights a process holds, and which logits were computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.sums, self.norms, self.held = [], [], []
+
+    def on_train_start(self, trainer, module):
+        real = module.encode
+
+        def encode(backbone, *args):
+            features = real(backbone, *args)
+            self.held.append((backbone is module.backbone, features.linear is not None))
+            return features
+
+        module.encode = encode
+
+    def on_train_batch_end(self, trainer, *args):
+        if not trainer.fit_loop._should_accumulate():
+            self.norms.append(float(trainer.callback_metrics["mcd/grad_norm"]))
+
+    def on_before_optimizer_step(self, *args):
+        pass
+
+
+def parts_of(answers):
+    """The weights of all processes, counted."""
+    return [len(end["weights"]) for end in answers]
+
+
+def same_files(folder, other):
+    held, wanted = (torch.load(f / "round-2.ckpt") for f in (folder, other))
+    pairs = [(held["state_dict"], wanted["state_dict"])]
+    teachers = (x[CHECKPOINT_KEY]["teacher"]["backbone"] for x in (held, wanted))
+    for mine, theirs in (*pairs, tuple(teachers)):
+        assert mine.keys() == theirs.keys()
+        for name, value in theirs.items():
+            torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("overrides,gathered", [(WHOLE, True), (PARTS, False)])
+def test_sharded(configure, one, overrides, gathered):
+    """The checkpoint, whole, of the student and of its teacher."""
+    end, folder = one
+    assert max(end["norms"]) < 1  # so it is not clipped
+    answers, mine = with_checkpoints(
+        configure, 2, *SHARDED, *overrides, "loader.batch_size=2", watch=Shards
+    )
+    same_files(mine, folder)
+    for own in answers:
+        assert own["norms"] == pytest.approx(end["norms"], rel=1e-5)
+    whole = len(end["weights"])
+    for count in parts_of(answers):
+        assert 0.3 * whole < count < 0.7 * whole
+    # Where the last layer is sharded by itself, the full logits are computed.
+    for held in (end["held"] for end in answers):
+        assert held == [(True, gathered), (False, gathered)] * 12

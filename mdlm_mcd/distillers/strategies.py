@@ -1,0 +1,72 @@
+"""What a strategy of Lightning does to the weights: nothing (DDP), or sharding."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from omegaconf import DictConfig
+
+from ..errors import ConfigError
+
+PLACEMENTS = ("replicated", "sharded")
+# Their weights are never whole where a teacher could be taken from them.
+REFUSED = ("DeepSpeedStrategy", "ModelParallelStrategy")
+
+
+def is_sharded(trainer) -> bool:
+    """Whether the student's weights are spread over the processes."""
+    return isinstance(trainer.strategy, FSDPStrategy)
+
+
+def check(trainer, config: DictConfig) -> None:
+    """Raises ConfigError for a strategy with which a distillation would go wrong."""
+    names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
+    for name in REFUSED:
+        if name in names:
+            raise ConfigError(
+                f"strategy={name} shards the weights in a way that algo="
+                f"{config.algo.name} cannot take a teacher from: use strategy=ddp or "
+                "strategy=fsdp."
+            )
+    if not is_sharded(trainer):
+        if config.algo.teacher_placement == "sharded":
+            raise ConfigError(
+                "algo.teacher_placement=sharded spreads the teacher as strategy=fsdp "
+                "does the student, and this run has another strategy: set "
+                "strategy=fsdp, or algo.teacher_placement=replicated."
+            )
+        return
+    if config.training.ema:
+        raise ConfigError(
+            f"training.ema={config.training.ema} averages whole weights, and "
+            "strategy=fsdp shards them: set training.ema=0, or strategy=ddp."
+        )
+    if config.eval.get("generate_samples"):
+        raise ConfigError(
+            "eval.generate_samples=true draws from whole weights while the run trains, "
+            "and strategy=fsdp shards them: set eval.generate_samples=false and sample "
+            "from the checkpoint, or strategy=ddp."
+        )
+
+
+def shard(trainer, module):
+    """`module` sharded by itself, as the trainer's strategy shards its model."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    strategy = trainer.strategy
+    return FullyShardedDataParallel(
+        module,
+        cpu_offload=strategy.cpu_offload,
+        mixed_precision=strategy.mixed_precision_config,
+        sharding_strategy=strategy.sharding_strategy,
+        device_id=strategy.root_device,
+        **strategy.kwargs,
+    )
+
+
+def total_norm(trainer, norm: torch.Tensor) -> torch.Tensor:
+    """Of a gradient of which each process knows the norm of its shards."""
+    square = norm.square()
+    # With FSDP's hybrid strategies a group of processes has all shards.
+    torch.distributed.all_reduce(square, group=trainer.strategy.model.process_group)
+    return square.sqrt()
