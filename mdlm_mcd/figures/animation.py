@@ -19,7 +19,7 @@ SECONDS, MOVING = 14, 0.75  # of one loop; the share of it before it rests
 STYLE = f"""
 text {{ font: 15px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
   fill: {INK}; }}
-.title {{ font-size: 21px; font-weight: 700; }}
+.title {{ font-size: 19px; font-weight: 700; }}
 .steps {{ font-size: 17px; font-weight: 700; }}
 .note {{ fill: {SOFT}; font-size: 13px; }}
 .word {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;

@@ -44,6 +44,16 @@ class LatentPath(NamedTuple):
     x0: int
 
     @property
+    def overtaken(self) -> float:
+        """The first time at which P(w_t) is the mask."""
+        return self.t[~self.visible][0].item()
+
+    @property
+    def crossed(self) -> float:
+        """The first time at which alpha_t < u: the same, by Theorem 3.3."""
+        return self.t[self.alpha_t < self.u][0].item()
+
+    @property
     def token(self) -> Tensor:
         """The token's own coordinate of w_t, (T,)."""
         return self.w_t[:, self.x0]
@@ -71,7 +81,7 @@ def latent_path(eps: Tensor, x0: int, t: Tensor) -> LatentPath:
 
 
 def latent_paths(
-    seeds: Sequence[int] = (1, 0), num_classes: int = 24, points: int = 801
+    seeds: Sequence[int] = (1, 0), num_classes: int = 24, points: int = 401
 ) -> list[LatentPath]:
     """A path for each seed of the noise; see `latent_path`."""
     t = torch.linspace(0, 1, points + 2, dtype=torch.float64)[1:-1]
@@ -183,8 +193,9 @@ class Trajectory(NamedTuple):
 
 
 def legible(word: str, most: int = 14) -> str:
-    """A decoded token in a line of its own: no white space, not too long, not empty."""
-    word = word.replace("\n", "\u21b5").replace("\t", "\u21e5").strip() or "\u2423"
+    """A decoded token in one line: a dot for its leading space, not too long, not empty."""
+    word = "\u00b7" * word.startswith(" ") + word.strip(" ")
+    word = word.replace("\n", "\u21b5").replace("\t", "\u21e5") or "\u2423"
     word = "".join(c if c.isprintable() else "\ufffd" for c in word)
     return word if len(word) <= most else word[: most - 1] + "\u2026"
 

@@ -31,6 +31,7 @@ SENTENCES = [
     )
 ]
 MISPRINT = 1e-4
+BATCH = 500  # sequences from which `shares` are taken
 
 WORDS = sorted({word for sentence in SENTENCES for word in sentence})
 MASK_INDEX = len(WORDS)
@@ -74,8 +75,8 @@ def one_of_the_sentences(tokens: Tensor) -> Tensor:
     return (tokens[:, None] == IDS).all(-1).any(-1)
 
 
-def shares(steps=STEPS, batch: int = 500, seed: int = 0) -> dict[int, float]:
-    """How often `locked` ends in one of the sentences, over `batch` latents."""
+def shares(steps=STEPS, batch: int = BATCH, seed: int = 0) -> dict[int, float]:
+    """The share of `batch` sequences that `locked` ends in one of the sentences."""
     model = language()
     found = {}
     for count in steps:

@@ -45,13 +45,12 @@ def latent_paths(paths: list[LatentPath]):
     )  # fmt: skip
     for i, path in enumerate(paths):
         gaussian, projected, scalar = grid[:, i]
-        at = path.t[~path.visible][0].item()  # the first time at which it is gone
-        _gaussian(gaussian, path, at)
-        _projected(projected, at)
-        _scalar(scalar, path, at)
+        _gaussian(gaussian, path, path.overtaken)
+        _projected(projected, path.overtaken)
+        _scalar(scalar, path)
         gaussian.set_title(f"noise draw {i + 1}: $u = F_Y(Y) = {path.u:.2f}$")
         for axis in (gaussian, projected, scalar):
-            axis.axvline(at, color=INK, lw=0.9, ls=(0, (2, 2)), zorder=1)
+            axis.axvline(path.overtaken, color=INK, lw=0.9, ls=(0, (2, 2)), zorder=1)
     _explain(*grid[[0, 2], 0], paths[0])
     _explain_the_end(grid[0, -1], paths[-1])
     for axis, name in zip(
@@ -84,10 +83,10 @@ def _projected(axis, at: float) -> None:
     axis.tick_params(axis="x", length=0)
 
 
-def _scalar(axis, path: LatentPath, at: float) -> None:
+def _scalar(axis, path: LatentPath) -> None:
     axis.plot(path.t, path.alpha_t, color=DISCRETE, lw=2.4)
     axis.axhline(path.u, color=INK, lw=1.4, ls="-.")
-    _crossing(axis, at, path.u)
+    _crossing(axis, path.crossed, path.u)
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_yticks([0, 0.5, 1])
@@ -97,8 +96,10 @@ def _scalar(axis, path: LatentPath, at: float) -> None:
 def _explain(gaussian, scalar, path: LatentPath) -> None:
     """The names of the curves, on one column."""
     tenth = len(path.t) // 10
-    gaussian.text(0.04, path.token[tenth] + 0.3, "its own coordinate, \u201cmouse\u201d",
-                  va="bottom", weight="bold")  # fmt: skip
+    gaussian.text(
+        0.04, path.token[tenth] + 0.3, "its own coordinate, \u201cmouse\u201d",
+        va="bottom", weight="bold",
+    )  # fmt: skip
     gaussian.annotate(
         "its strongest rival", (path.t[8 * tenth], path.rival[8 * tenth]), (0.62, 2.6),
         ha="right", va="center", arrowprops=ARROW,
@@ -215,13 +216,16 @@ def calibration(curves: list[Calibration]):
     left, right = figure.subplots(1, 2)
     for curve, (color, dash) in zip(curves, style.LINES, strict=True):
         line = dict(color=color, ls=dash, lw=2.4)
-        left.plot(curve.ratio, curve.alpha_t, label=f"K = {curve.num_classes:,}", **line)
+        left.plot(
+            curve.ratio, curve.alpha_t, label=f"K = {curve.num_classes:,}", **line
+        )
         right.plot(curve.t, curve.alpha_tilde, **line)
     for axis, x, y, title in (
         (left, "latent signal over noise, $\\tilde\\alpha_t / \\tilde\\sigma_t$",
          "$\\alpha_t = F_Y(\\tilde\\alpha_t / \\tilde\\sigma_t)$",
          "chance that a token is visible"),
-        (right, TIME, "$\\tilde\\alpha_t$", "the Gaussian schedule behind $\\alpha_t = 1 - t$"),
+        (right, TIME, "$\\tilde\\alpha_t$",
+         "the Gaussian schedule behind $\\alpha_t = 1 - t$"),
     ):  # fmt: skip
         axis.set_xlabel(x)
         axis.set_ylabel(y)

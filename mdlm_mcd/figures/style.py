@@ -24,8 +24,8 @@ LINES = ((SKY, ":"), (GREEN, "-."), (VERMILION, "--"), (BLUE, "-"))
 
 RC = {
     "font.family": "DejaVu Sans", "font.size": 10, "mathtext.fontset": "dejavusans",
-    "axes.titlesize": 11, "figure.titlesize": 13, "figure.titleweight": "bold", "axes.titlelocation": "left",
-    "axes.titlecolor": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
+    "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlecolor": INK,
+    "figure.titlesize": 13, "figure.titleweight": "bold", "axes.labelcolor": INK, "axes.edgecolor": SOFT,
     "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
     "text.color": INK, "xtick.color": SOFT, "ytick.color": SOFT,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "hatch.linewidth": 0.6,
