@@ -128,11 +128,13 @@ def _trajectory(source, built_in: bool, shown: data.Trajectories, seed: int):
         "One latent, three clocks: the same u and the same noise at "
         f"{', '.join(steps[:-1])} and {steps[-1]} steps"
     )
-    alt = "The same sentence at " + "; ".join(
-        f"{run.steps} steps: \u201c{' '.join(run.words)}\u201d, "
-        f"{int(shown.differs(run).sum())} words not those of {steps[-1]} steps"
+    alt = "One sentence from one latent: " + ", ".join(
+        f"\u201c{' '.join(run.words)}\u201d in {run.steps} steps"
+        + f" ({int(shown.differs(run).sum()) or 'none'} of its words unlike the last)"
+        * (run is not shown.runs[-1])
         for run in shown.runs
     )
+    still, moving = f"{alt}; bars show when each opened.", f"{alt}, opening in turn."
     of = _of_the_language(seed) if built_in else _of_a_model(source, shown, seed)
     how = (
         "Sampled by locked in equal shares a step, in float64. A word opens in the "
@@ -140,10 +142,10 @@ def _trajectory(source, built_in: bool, shown: data.Trajectories, seed: int):
         "words that open in the same step are drawn without knowing of one another. "
     )
     return (
-        Picture("trajectory", title, f"{alt}. Bars show when each word opened.",
+        Picture("trajectory", title, still,
                 how + of, lambda: stills.trajectory(shown)),
-        Picture("trajectory_animated", title, f"{alt}. Words appear as they open.",
-                how + of, lambda: animation.trajectory(shown, title, alt + ".")),
+        Picture("trajectory_animated", title, moving,
+                how + of, lambda: animation.trajectory(shown, title, moving)),
     )  # fmt: skip
 
 
@@ -153,7 +155,7 @@ def _of_the_language(seed: int) -> str:
         f"No trained model: {len(language.SENTENCES)} sentences of {language.LENGTH} "
         f"words, equally likely, a word misprinted with probability "
         f"{language.MISPRINT:g}. Its p(x0 | z_t) is exact, so what goes wrong is the "
-        f"sampler's. Latent({seed}) is an example; of {language.BATCH} other sequences "
+        f"sampler's. Latent({seed}) is an example; of {language.BATCH} sequences "
         + ", ".join(f"{p:.0%} at {n}" for n, p in found.items())
         + " steps are one of the sentences, word for word."
     )
@@ -176,17 +178,15 @@ def write(out: Path, model: Candidate | None = None, seed: int = 10) -> list[Pat
     ConfigError without matplotlib, or where `out` is no folder that can be written.
     """
     require_matplotlib()
-    import matplotlib
-
     claim(out)
     drawn = pictures(model, seed)
     files: list[Path] = []
     try:
-        with matplotlib.rc_context(style.RC):
+        with style.look():
             for picture in drawn:
                 files += _save(picture, out)
         files.append(out / "index.html")
-        files[-1].write_text(page(drawn), "utf-8")
+        files[-1].write_text(page(drawn), "utf-8", newline="\n")
     except OSError as error:
         raise ConfigError(
             f"--out {out} cannot be written ({error.strerror}): name another folder."
@@ -214,7 +214,7 @@ def _save(picture: Picture, out: Path) -> list[Path]:
     if not isinstance(drawn, str):
         return style.save(drawn, out, picture.name, picture.title, picture.alt)
     path = out / f"{picture.name}.svg"
-    path.write_text(drawn + "\n", "utf-8")
+    path.write_text(drawn + "\n", "utf-8", newline="\n")
     return [path]
 
 

@@ -193,7 +193,7 @@ class Trajectory(NamedTuple):
 
 
 def legible(word: str, most: int = 14) -> str:
-    """A decoded token in one line: a dot for its leading space, not too long, not empty."""
+    """A decoded token in one short line; its leading space is a dot."""
     word = "\u00b7" * word.startswith(" ") + word.strip(" ")
     word = word.replace("\n", "\u21b5").replace("\t", "\u21e5") or "\u2423"
     word = "".join(c if c.isprintable() else "\ufffd" for c in word)

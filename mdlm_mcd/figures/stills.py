@@ -66,10 +66,11 @@ def latent_paths(paths: list[LatentPath]):
 
 def _gaussian(axis, path: LatentPath, at: float) -> None:
     others = [j for j in range(path.w_t.shape[1]) if j != path.x0]
-    axis.plot(path.t, path.w_t[:, others], color=RULE, lw=0.7, zorder=1)
-    axis.plot(path.t, path.rival, color=INK, lw=1.6, ls=(0, (5, 2)), zorder=3)
-    axis.plot(path.t, path.token, color=LATENT, lw=3.2, zorder=4)
-    _crossing(axis, at, path.rival[(path.t - at).abs().argmin()])
+    t = path.t.numpy()
+    axis.plot(t, path.w_t[:, others].numpy(), color=RULE, lw=0.7, zorder=1)
+    axis.plot(t, path.rival.numpy(), color=INK, lw=1.6, ls=(0, (5, 2)), zorder=3)
+    axis.plot(t, path.token.numpy(), color=LATENT, lw=3.2, zorder=4)
+    _crossing(axis, at, path.rival[(path.t - at).abs().argmin()].item())
 
 
 def _projected(axis, at: float) -> None:
@@ -84,7 +85,7 @@ def _projected(axis, at: float) -> None:
 
 
 def _scalar(axis, path: LatentPath) -> None:
-    axis.plot(path.t, path.alpha_t, color=DISCRETE, lw=2.4)
+    axis.plot(path.t.numpy(), path.alpha_t.numpy(), color=DISCRETE, lw=2.4)
     axis.axhline(path.u, color=INK, lw=1.4, ls="-.")
     _crossing(axis, path.crossed, path.u)
     axis.set_xlim(0, 1)
@@ -97,13 +98,12 @@ def _explain(gaussian, scalar, path: LatentPath) -> None:
     """The names of the curves, on one column."""
     tenth = len(path.t) // 10
     gaussian.text(
-        0.04, path.token[tenth] + 0.3, "its own coordinate, \u201cmouse\u201d",
+        0.04, path.token[tenth].item() + 0.3, "its own coordinate, \u201cmouse\u201d",
         va="bottom", weight="bold",
     )  # fmt: skip
-    gaussian.annotate(
-        "its strongest rival", (path.t[8 * tenth], path.rival[8 * tenth]), (0.62, 2.6),
-        ha="right", va="center", arrowprops=ARROW,
-    )  # fmt: skip
+    rival = path.t[8 * tenth].item(), path.rival[8 * tenth].item()
+    gaussian.annotate("its strongest rival", rival, (0.62, 2.6), ha="right",
+                      va="center", arrowprops=ARROW)  # fmt: skip
     low = path.w_t[3 * tenth].min().item()
     gaussian.text(0.04, low - 0.35, f"the other {path.w_t.shape[1] - 2} coordinates",
                   color=SOFT, va="top")  # fmt: skip
@@ -216,10 +216,9 @@ def calibration(curves: list[Calibration]):
     left, right = figure.subplots(1, 2)
     for curve, (color, dash) in zip(curves, style.LINES, strict=True):
         line = dict(color=color, ls=dash, lw=2.4)
-        left.plot(
-            curve.ratio, curve.alpha_t, label=f"K = {curve.num_classes:,}", **line
-        )
-        right.plot(curve.t, curve.alpha_tilde, **line)
+        ratio, alpha_t, t, alpha_tilde = (x.numpy() for x in curve[1:])
+        left.plot(ratio, alpha_t, label=f"K = {curve.num_classes:,}", **line)
+        right.plot(t, alpha_tilde, **line)
     for axis, x, y, title in (
         (left, "latent signal over noise, $\\tilde\\alpha_t / \\tilde\\sigma_t$",
          "$\\alpha_t = F_Y(\\tilde\\alpha_t / \\tilde\\sigma_t)$",
@@ -232,7 +231,7 @@ def calibration(curves: list[Calibration]):
         axis.set_title(title)
         axis.grid(color=RULE, lw=0.5, alpha=0.6)
     right.axhline(0, color=SOFT, lw=0.8)
-    left.set_xlim(curves[0].ratio[0], curves[0].ratio[-1])
+    left.set_xlim(ratio[0], ratio[-1])
     right.set_xlim(0, 1)
     left.legend(frameon=True, edgecolor="none", framealpha=0.9, loc="lower right",
                 handlelength=3.4)  # fmt: skip
@@ -253,11 +252,11 @@ def trajectory(shown: Trajectories):
     )  # fmt: skip
     axes = figure.subplots(1, len(shown.runs), sharey=True)
     for axis, run in zip(axes, shown.runs, strict=True):
-        share = run.opened.double() / run.steps
+        share = (run.opened.double() / run.steps).numpy()
         rows = range(count)
         axis.barh(rows, share, 0.74, color=HIDDEN, edgecolor=INK, lw=0.4, hatch="xxxx")
         axis.barh(rows, 1 - share, 0.74, left=share, color=SHOWN, lw=0)
-        axis.plot(shown.u, rows, "o", ms=6, mfc="white", mec=INK, mew=1.2)
+        axis.plot(shown.u.numpy(), rows, "o", ms=6, mfc="white", mec=INK, mew=1.2)
         other = shown.differs(run).tolist()
         for i, word in enumerate(run.words):
             axis.text(1.03, i, word + " *" * other[i], va="center", parse_math=False,
