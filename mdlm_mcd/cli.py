@@ -122,6 +122,23 @@ def _report(args) -> None:
     print(f"Wrote {args.out}: {len(found.points)} rows.")
 
 
+def _figures(args) -> None:
+    from . import figures
+    from .evaluation.figures import require_matplotlib
+
+    require_matplotlib()  # before a model is opened, not after it
+    model = None
+    if args.model is not None:
+        from .hosts import models
+
+        source = models.Source.parse(
+            args.model, which=args.weights, tokenizer=args.tokenizer
+        )
+        model = models.open_model(source)
+    files = figures.write(Path(args.out), model, args.seed)
+    print(f"Wrote {len(files)} files to {args.out}. Now: open {files[-1]}")
+
+
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="mdlm-mcd",
@@ -279,7 +296,27 @@ def parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="show them all the same, and mark them"
     )
     report.set_defaults(call=_report)
+    _add_figures(commands)
     return root
+
+
+def _add_figures(commands) -> None:
+    figures = commands.add_parser(
+        "figures",
+        help="draw the paper's pictures from the code: SVG, PNG and an animation",
+        description="Draws latent paths and their projection, the three cases of Eq. "
+        "14, alpha_t against the signal-to-noise ratio, and one locked trajectory at "
+        "8, 32 and 512 steps: of a checkpoint, or of a built-in language whose "
+        "denoiser is exact. Needs mdlm-mcd[demo].",
+    )
+    figures.add_argument("--out", required=True, metavar="DIR", help="where to write")
+    figures.add_argument(
+        "--model", metavar="CKPT", help="whose trajectory; what mdlm-mcd sweep takes"
+    )
+    figures.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    figures.add_argument("--tokenizer", metavar="NAME_OR_PATH")
+    figures.add_argument("--seed", type=int, default=10, help="of the latent")
+    figures.set_defaults(call=_figures)
 
 
 def main(argv: list[str] | None = None) -> int:
