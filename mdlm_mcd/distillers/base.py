@@ -20,7 +20,7 @@ from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
 from ..teacher import Teacher
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
-from . import settings
+from . import preflight, settings
 from .guard import LossGuard, StepSums
 from .health import Health
 from .noise import CounterNoise, check_schedule, number
@@ -137,6 +137,7 @@ class Distiller(CounterNoise):
         super().setup(stage)
         if stage == "fit":
             self.curriculum.check_max_steps(self.trainer.max_steps)
+            preflight.check_run(self.config, self.trainer, self.backbone)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -181,6 +182,7 @@ class Distiller(CounterNoise):
     def _check_teacher(self, weights: Weights, source: str) -> None:
         """Refuse what fits by its shapes alone."""
         check_process(weights, source, self.parameterization)
+        preflight.check_length(weights, source, self.config.model.length)
         told = model_sizes(weights.config).get("time_conditioning")
         key, mine = self.host_setting(self.config, "time_conditioning")
         if told is not None and bool(told) != bool(mine):

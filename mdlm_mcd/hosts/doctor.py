@@ -168,7 +168,8 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
     """The host's config with the overrides, unresolved, as its main.py would see it."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf, open_dict
 
     # The hosts' own, registered by their main.py; `eval` is left out on purpose.
     for name, resolver in (
@@ -184,7 +185,21 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
         given = ["+" + arg if arg.startswith("algo=") else arg for arg in given]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(folder / "configs"), version_base=None):
-        return hydra.compose("config", overrides=given)
+        config = hydra.compose("config", overrides=given, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)  # tells the checks which keys are known
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
+    from hydra.errors import CompactHydraException
+
+    from ..minihost import typos
+
+    if not isinstance(error, CompactHydraException):
+        return str(error)
+    return str(typos.told(error, given, folder / "configs"))
 
 
 def _sampling(config, folder: Path, layout: Layout) -> Finding:
@@ -348,7 +363,7 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
         found.append(_sampling(config, folder, layout))
         found.append(_weights(config, folder, asked=bool(overrides)))
     except Exception as error:  # whatever Hydra has against the overrides
-        said = str(error).strip().splitlines() or [type(error).__name__]
+        said = _said(error, overrides, folder).split() or [type(error).__name__]
         found.append(Finding("config", STOP, " ".join(said)))
     return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,11 +13,14 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from ..errors import CheckpointError, ConfigError
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
+from ..minihost.errors import HostError, first_line
 from . import duo
 
 ENTRY = "mdlm_mcd.minihost.main"
+UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError)
 
 
 def run(
@@ -51,15 +56,37 @@ def run(
     return process.returncode
 
 
+@contextlib.contextmanager
+def ours():
+    """The host's refusals as ours, which `mdlm-mcd` prints."""
+    try:
+        yield
+    except HostError as error:
+        raise ConfigError(str(error)) from error
+
+
+@ours()
 def open_model(path: str | Path, ema: bool = True):
     """A trained model of this host in eval mode, as its checkpoint describes it.
 
     A student opens as the plain model it is: MDLM, or DUO_BASE for a uniform-state
-    one. Returns (model, tokenizer).
+    one. Returns (model, tokenizer). Raises CheckpointError and ConfigError.
     """
-    held = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        config = OmegaConf.create(held["hyper_parameters"]["config"])
+    except (
+        OSError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        KeyError,
+        TypeError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} cannot be opened as a checkpoint of the embedded host "
+            f"({type(error).__name__}: {first_line(error)}): name one that it wrote."
+        ) from error
     entry.register_resolvers()
-    config = OmegaConf.create(held["hyper_parameters"]["config"])
     kinds = {"ar": algo.AR, "mean": algo.DUO_BASE}
     cls = kinds.get(config.algo.parameterization, algo.MDLM)
     # A distiller's may be one of ours, of which the host's own class does not know.
@@ -81,6 +108,7 @@ def judge(model):
     return nll
 
 
+@ours()
 def validation_tokens(model, tokenizer, most: int) -> torch.Tensor:
     """Up to `most` held-out rows, (rows, length)."""
     _, loader = dataloader.get_dataloaders(model.config, tokenizer, skip_train=True)
