@@ -34,7 +34,7 @@ def check_keys(config: DictConfig) -> None:
             )
     sampling = config.get("sampling", {})
     ours = _of_files(_ours("sampler"), "sampling")
-    for key in set(sampling) - ours - _of_host("sampling"):
+    for key in sorted(set(sampling) - ours - _of_host("sampling")):
         if meant := nearest(key, ours):
             raise ConfigError(
                 f"sampling.{key}={sampling._get_node(key)} is no key of a sampler: did "
@@ -67,10 +67,9 @@ def _of_host(group: str) -> set[str]:
     ]
     chosen = runtime.choices.get(group)
     named = [p for f in folders for p in f.glob(f"{group}/*.yaml") if p.stem != chosen]
+    plain = {key for path in named for key in _keys(_read(path))}
     whole = [p for f in folders for p in f.glob("config.yaml")]
-    return _of_files(whole, group) | {
-        key for path in named for key in _keys(_read(path))
-    }
+    return plain | _of_files([*named, *whole], group)
 
 
 def _of_files(paths: Iterable[Path], group: str) -> set[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 
 import torch.nn as nn
 from omegaconf import DictConfig
 
 from ..errors import CheckpointError, ConfigError
+from ..files import check_writable
 from ..weights import Weights, model_sizes
 
 log = logging.getLogger(__name__)
@@ -57,16 +57,8 @@ def check_folder(folder: str, size: int) -> None:
     if "://" in folder:
         return
     inside = os.path.join(folder, "checkpoints")
-    try:
-        os.makedirs(inside, exist_ok=True)
-        with tempfile.TemporaryFile(dir=inside):
-            pass
-        free = shutil.disk_usage(inside).free
-    except OSError as error:
-        raise ConfigError(
-            f"checkpointing.save_dir={folder} cannot be written ({error.strerror}), "
-            "so no checkpoint could be kept: name another folder."
-        ) from error
+    check_writable(f"checkpointing.save_dir={folder}", inside)
+    free = shutil.disk_usage(inside).free
     if free < KEPT * size:
         raise ConfigError(
             f"checkpointing.save_dir={folder} has {free / 2**30:.2f} GiB left, and "
