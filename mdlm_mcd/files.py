@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 
 import torch
+
+from .errors import ConfigError
 
 
 def damage(path: Path) -> str | None:
@@ -41,6 +44,22 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
         if step > most or (step == most and path.name == "last.ckpt"):
             best, most = path, step
     return best, most
+
+
+def check_writable(setting: str, folder: Path | str) -> None:
+    """Make the folder. Raises ConfigError where no file can be written into it.
+
+    setting: what named it, as in `--out x/y.jsonl`.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{setting} cannot be written ({error.strerror}: {folder}): name a place "
+            "that can."
+        ) from error
 
 
 def sha256(path: Path) -> str:

@@ -20,8 +20,8 @@ from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
 from ..teacher import Teacher
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
-from . import progress, settings
-from .checkpoints import check_writable, use_safe_files
+from . import preflight, progress, settings
+from .checkpoints import use_safe_files
 from .guard import LossGuard
 from .health import Health
 from .noise import CounterNoise, check_schedule, number
@@ -144,8 +144,7 @@ class Distiller(CounterNoise, Processes):
         if stage == "fit":
             self.curriculum.check_max_steps(self.trainer.max_steps)
             use_safe_files(self.trainer.strategy)
-            if self.trainer.is_global_zero:
-                check_writable(self.checkpoints_folder)
+            preflight.check_run(self.config, self.trainer, self.backbone)
 
     def _start(self) -> None:
         """Take the teacher's weights, and nothing else of its run."""
@@ -184,6 +183,7 @@ class Distiller(CounterNoise, Processes):
     def _check_teacher(self, weights: Weights, source: str) -> None:
         """Refuse what fits by its shapes alone."""
         check_process(weights, source, self.parameterization)
+        preflight.check_length(weights, source, self.config.model.length)
         told = model_sizes(weights.config).get("time_conditioning")
         key, mine = self.host_setting(self.config, "time_conditioning")
         if told is not None and bool(told) != bool(mine):

@@ -26,17 +26,6 @@ def use_safe_files(strategy) -> None:
         strategy.checkpoint_io = SafeCheckpointIO()
 
 
-def check_writable(folder: str) -> None:
-    """Raises CheckpointError, before work is lost, for a folder that takes no file."""
-    probe = Path(folder, f"writable{PART}")
-    try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise unwritable(probe.parent, error) from error
-
-
 def unwritable(folder: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"checkpointing.save_dir={folder.parent} takes no checkpoint "

@@ -13,6 +13,7 @@ from ..curriculum import Curriculum
 from ..errors import ConfigError
 from ..weights import PROCESSES
 from .guard import LossGuard
+from .keys import check_keys
 from .noise import number
 from .strategies import PLACEMENTS
 
@@ -43,6 +44,7 @@ def check(
     of `Curriculum` that it reads. Raises ConfigError.
     """
     algo = config.algo
+    check_keys(config)
     if found != wanted:
         raise ConfigError(
             f"{key}={found} does not fit algo={algo.name}, which needs "

@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import laws, plain, sampling
 from ..coupling import counter_generator
 from ..errors import ConfigError
+from ..files import check_writable
 from . import bounds, diversity, metrics
 from .candidate import Candidate
 from .evaluators import Evaluator
@@ -80,6 +81,10 @@ class Plan:
                     f"--top-p {point.top_p}: steps must be at least 1, the temperature "
                     "positive and top-p within (0, 1]."
                 )
+        if self.bound_rows < 2:
+            raise ConfigError(
+                f"--bound-rows {self.bound_rows}: at least 2 are needed for an interval."
+            )
         if self.mauve:
             diversity.require_mauve()
         if self.num_samples < 2 or self.batch_size < 1:
@@ -188,6 +193,7 @@ class Sweep:
 
         Raises ConfigError when a model's name stands in the file with other weights.
         """
+        check_writable(f"--out {self.out}", self.out.parent)
         held = existing(self.out)
         known = {identity(row): row for row in held}
         done, total = 0.0, float(len(models) * sum(p.steps for p in self.plan.points))

@@ -164,11 +164,22 @@ def _devices() -> Iterator[Finding]:
     )  # fmt: skip
 
 
+def _fitted(layout: Layout, given: Sequence[str], patched: bool) -> list[str]:
+    """The overrides as the host's main.py would take them, with an algo of ours."""
+    given = list(given)
+    if not any(arg.lstrip("+").startswith("algo=") for arg in given):
+        given.insert(0, "algo=mcd")
+    if layout is MDLM and not patched:
+        given = ["+" + arg if arg.startswith("algo=") else arg for arg in given]
+    return given
+
+
 def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
     """The host's config with the overrides, unresolved, as its main.py would see it."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf, open_dict
 
     # The hosts' own, registered by their main.py; `eval` is left out on purpose.
     for name, resolver in (
@@ -177,14 +188,27 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
         ("div_up", lambda x, y: -(-x // y)),
     ):
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-    given = list(given)
-    if not any(arg.lstrip("+").startswith("algo=") for arg in given):
-        given.insert(0, "algo=mcd")
-    if layout is MDLM and not patched:
-        given = ["+" + arg if arg.startswith("algo=") else arg for arg in given]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(folder / "configs"), version_base=None):
-        return hydra.compose("config", overrides=given)
+        config = hydra.compose(
+            "config",
+            overrides=_fitted(layout, given, patched),
+            return_hydra_config=True,
+        )
+    HydraConfig.instance().set_config(config)  # tells the checks which keys are known
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
+    from hydra.errors import CompactHydraException
+
+    from ..minihost import typos
+
+    if not isinstance(error, CompactHydraException):
+        return str(error)
+    return str(typos.told(error, given, folder / "configs"))
 
 
 def _sampling(config, folder: Path, layout: Layout) -> Finding:
@@ -338,8 +362,9 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
         return [*found, Finding("host", STOP, str(error))]
     patch = _patch(folder, layout)
     found += [_host(folder, layout), _requirements(folder), patch]
+    patched = patch.mark == OK
     try:
-        config = compose(folder, layout, overrides, patched=patch.mark == OK)
+        config = compose(folder, layout, overrides, patched)
         if "mdlm_mcd" not in config.algo.get("_target_", ""):
             mark = OK if any("algo=" in arg for arg in overrides) else STOP
             said = f"algo.name={config.algo.get('name')} is none of ours"
@@ -348,8 +373,9 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
         found.append(_sampling(config, folder, layout))
         found.append(_weights(config, folder, asked=bool(overrides)))
     except Exception as error:  # whatever Hydra has against the overrides
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        found.append(Finding("config", STOP, " ".join(said)))
+        said = _said(error, _fitted(layout, overrides, patched), folder)
+        said = " ".join(said.split()) or type(error).__name__
+        found.append(Finding("config", STOP, said))
     return found
 
 

@@ -13,12 +13,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from hydra.errors import CompactHydraException
-
 from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 
 from ..errors import MCDError
-from . import patches, shims
+from . import patches, refusals, shims
 from .layouts import MDLM, Layout, of_folder
 
 
@@ -83,11 +81,11 @@ def main() -> None:
 def run(path: str, code) -> None:
     """main.py in this very module, as the interpreter would run it.
 
-    Hydra, pickle and Lightning's launcher all look for `__main__`. Our own errors, and
-    Hydra's about overrides, end in their sentence and status 1.
+    Hydra, pickle and Lightning's launcher all look for `__main__`. Our own errors,
+    Hydra's about overrides and the Hub's end in their sentence and status 1.
     """
     scope = sys.modules["__main__"].__dict__
-    ours, hydras = MCDError, CompactHydraException
+    told, given, folder = refusals.told, sys.argv[1:], os.path.dirname(path)
     # Without it Hydra prints a traceback of its own and ends the program.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     for name in [n for n in scope if not n.startswith("__")]:
@@ -95,11 +93,11 @@ def run(path: str, code) -> None:
     scope["__file__"] = path
     try:
         exec(code, scope)
-    except ours as error:
-        raise SystemExit(f"mdlm-mcd: {error}") from None
-    except hydras as error:
-        cause = error.__cause__
-        raise SystemExit(f"{error}\n{cause}" if cause else str(error)) from None
+    except Exception as error:
+        said = told(error, given, folder)
+        if said is None:
+            raise
+        raise SystemExit(said) from None
 
 
 if __name__ == "__main__":

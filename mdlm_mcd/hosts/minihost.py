@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 import torch
 
 from .. import weights
+from ..errors import ConfigError
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
+from ..minihost.errors import HostError
 from . import duo, told
 
 ENTRY = "mdlm_mcd.minihost.main"
@@ -54,11 +57,21 @@ def run(
 _SIZES = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout")
 
 
+@contextlib.contextmanager
+def ours():
+    """The host's refusals as ours, which `mdlm-mcd` prints."""
+    try:
+        yield
+    except HostError as error:
+        raise ConfigError(str(error)) from error
+
+
+@ours()
 def open_model(path: str | Path, ema: bool = True):
     """A trained model of this host in eval mode, as its checkpoint describes it.
 
     A student opens as the plain model it is: MDLM, or DUO_BASE for a uniform-state
-    one. Returns (model, tokenizer). Raises CheckpointError and HostError.
+    one. Returns (model, tokenizer). Raises CheckpointError and ConfigError.
     """
     path, source = str(path), f"CKPT={path}"
     held = weights.read_weights(path, "CKPT")
@@ -97,6 +110,7 @@ def judge(model):
     return nll
 
 
+@ours()
 def validation_tokens(model, tokenizer, most: int) -> torch.Tensor:
     """Up to `most` held-out rows, (rows, length)."""
     _, loader = dataloader.get_dataloaders(model.config, tokenizer, skip_train=True)

@@ -15,7 +15,7 @@ import transformers
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from . import corpus, order
-from .errors import HostError
+from .errors import HostError, first_line
 from .order import RankSampler, ResumableLoader
 
 LOCAL = ("stdlib", "textfile")
@@ -98,8 +98,9 @@ def get_tokenizer(config):
         )
     except (OSError, ValueError) as error:
         raise HostError(
-            f"data.tokenizer_name_or_path={name} cannot be loaded: give the folder or "
-            "the Hub name of a tokenizer, or bpe to train one."
+            f"data.tokenizer_name_or_path={name} cannot be loaded "
+            f"({first_line(error)}): check the network, give the folder or the Hub "
+            "name of a tokenizer, or bpe to train one."
         ) from error
     for token, stand_in in (("bos", "cls"), ("eos", "sep")):
         if getattr(tokenizer, f"{token}_token") is None:

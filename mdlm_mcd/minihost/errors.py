@@ -1,5 +1,8 @@
 """The host's own refusals; `main` prints them without a traceback."""
 
+import os
+import tempfile
+
 
 class HostError(ValueError):
     """A setting or a file that cannot work, said in one sentence."""
@@ -13,3 +16,23 @@ def check_choices(model: str, checks: dict):
                 f"{key}={value} does not work with {model}: choose one of "
                 f"{', '.join(map(str, sorted(allowed)))}."
             )
+
+
+def check_writable(key: str, folder) -> None:
+    """Make the folder. Raises HostError where no file can be written into it."""
+    if "://" in str(folder):
+        return  # Lightning's, not this disk's
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise HostError(
+            f"{key}: {folder} cannot be written ({error.strerror}): name another."
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, short enough to stand inside a sentence."""
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0].rstrip(".:")

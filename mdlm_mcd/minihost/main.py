@@ -8,16 +8,18 @@ import json
 import logging
 import math
 import os
+import sys
 from pathlib import Path
 
 import hydra
 import lightning as L
 import omegaconf
 import torch
+from hydra.errors import CompactHydraException
 
-from . import algo, dataloader
+from . import algo, dataloader, typos
 from .corpus import existing_path
-from .errors import HostError
+from .errors import HostError, check_writable
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +117,8 @@ def make_trainer(config, **kwargs):
 
 def train(cls, config, tokenizer):
     """Fit; resumes from `checkpointing.resume_ckpt_path` when that file exists."""
+    folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
+    check_writable("checkpointing.save_dir", folder)
     train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
     resume = config.checkpointing.resume_ckpt_path
     if not (
@@ -132,7 +136,6 @@ def train(cls, config, tokenizer):
     trainer = make_trainer(config, use_distributed_sampler=False)
     trainer.fit(model, train_ds, valid_ds, ckpt_path=resume)
     # The end of a run is kept, whatever the interval of checkpoints.
-    folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
     trainer.save_checkpoint(os.path.join(folder, "last.ckpt"))
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
 
@@ -140,9 +143,13 @@ def train(cls, config, tokenizer):
 def sample_eval(cls, config, tokenizer):
     """Draw samples, say their entropy (and perplexity), write them as JSON."""
     path = config.eval.checkpoint_path
+    out = Path(config.eval.generated_samples_path)
+    check_writable("eval.generated_samples_path", out.parent)
     model = load_from_checkpoint(cls, path, config, tokenizer)
     if config.eval.disable_ema:
         model.ema = None
+    if config.eval.compute_generative_perplexity:
+        model.metrics.load_evaluator()  # what is not there is said before the samples
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if model.ema:
         model.ema.move_shadow_params_to_device(model.device)
@@ -162,7 +169,6 @@ def sample_eval(cls, config, tokenizer):
         )
         result["generative_ppl"] = model.metrics.gen_ppl.compute().item()
     log.info("%s", result)
-    out = Path(config.eval.generated_samples_path)
     out.write_text(json.dumps({**result, "generated_seqs": texts}, indent=1))
     log.info("Samples: %s", out)
     return result
@@ -194,21 +200,36 @@ def run(config):
     return MODES[config.mode](cls, config, tokenizer)
 
 
-@hydra.main(
-    version_base=None,
-    config_path=str(Path(__file__).parent / "configs"),
-    config_name="config",
-)
-def main(config):
+CONFIGS = str(Path(__file__).parent / "configs")
+
+
+def main():
+    """The command line. A refusal, ours or Hydra's, is a sentence and status 1."""
+
+    @hydra.main(version_base=None, config_path=CONFIGS, config_name="config")
+    def job(config):
+        hydra_prints()
+        try:
+            run(config)
+        except Exception as error:
+            # What this distribution raises on purpose is a message to the user;
+            # anything else is a bug and keeps its traceback.
+            ours = type(error).__module__.split(".")[0] == __package__.split(".")[0]
+            if not ours or os.environ.get(typos.FULL_ERROR) == "1":
+                raise
+            raise SystemExit(f"{type(error).__name__}: {error}") from None
+
+    hydra_prints = typos.hydra_raises()
     try:
-        run(config)
-    except Exception as error:
-        # What this distribution raises on purpose is a message to the user; anything
-        # else is a bug and keeps its traceback.
-        ours = type(error).__module__.split(".")[0] == __package__.split(".")[0]
-        if not ours or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        job()
+    except (CompactHydraException, OSError) as error:
+        hydra_prints()
+        if os.environ.get(typos.FULL_ERROR) == "1":
             raise
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        # What a job raises Hydra prints itself: this was before it.
+        raise SystemExit(str(typos.told(error, sys.argv[1:], CONFIGS))) from None
+    finally:
+        hydra_prints()
 
 
 register_resolvers()

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import torchmetrics
 from torchmetrics.aggregation import MeanMetric
 
+from .errors import HostError, first_line
+
 
 class NLL(MeanMetric):
     """Sum of nats over sum of tokens, kept in float64.
@@ -85,20 +87,28 @@ class Metrics:
             entropy = torch.special.entr(share).sum()
             self.sample_entropy.update(entropy.to(self.sample_entropy.device))
 
-    def _load_evaluator(self, device):
+    def load_evaluator(self, device="cpu"):
+        """The evaluator and its tokenizer. Raises HostError when there is none."""
         if self._evaluator is None:
             import transformers
 
             name = self.gen_ppl_eval_model_name_or_path
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                name, trust_remote_code=False
-            )
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(
+                    name, trust_remote_code=False
+                )
+                model = transformers.AutoModelForCausalLM.from_pretrained(
+                    name, trust_remote_code=False
+                )
+            except (OSError, ValueError, KeyError, ImportError) as error:
+                raise HostError(
+                    f"eval.gen_ppl_eval_model_name_or_path={name} cannot be loaded "
+                    f"({first_line(error)}): check the network, or give the folder of "
+                    "a causal language model with its tokenizer."
+                ) from error
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                name, trust_remote_code=False
-            )
             self._evaluator = tokenizer, model.eval()
         tokenizer, model = self._evaluator
         return tokenizer, model.to(device)
@@ -113,7 +123,7 @@ class Metrics:
         with `retokenize=False`. Needs
         `eval.gen_ppl_eval_model_name_or_path`, a `transformers` model.
         """
-        tokenizer, model = self._load_evaluator(device)
+        tokenizer, model = self.load_evaluator(device)
         if retokenize:
             batch = tokenizer(
                 list(text_samples), return_tensors="pt", padding=True,

@@ -1,0 +1,89 @@
+"""What would cost a run its work later, looked at before its first step."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+import torch.nn as nn
+from omegaconf import DictConfig
+
+from ..errors import CheckpointError, ConfigError
+from ..files import check_writable
+from ..weights import Weights, model_sizes
+
+log = logging.getLogger(__name__)
+
+# Student, its average, Adam's two moments and the teacher.
+COPIES = 5
+KEPT = 2
+
+
+def check_run(config: DictConfig, trainer, backbone: nn.Module) -> None:
+    """What is known once there is a trainer. Raises ConfigError."""
+    check_batch(config.loader, trainer.world_size, trainer.accumulate_grad_batches)
+    size = sum(p.numel() * p.element_size() for p in backbone.parameters())
+    check_folder(str(config.checkpointing.save_dir), COPIES * size)
+
+
+def check_batch(loader: DictConfig, processes: int, micros: int) -> None:
+    """Raises ConfigError unless a step sees exactly `loader.global_batch_size` rows.
+
+    The hosts round up: with 8 rows in batches of 3 they train on 9.
+    """
+    wanted, each = loader.global_batch_size, loader.batch_size
+    if wanted < processes:
+        raise ConfigError(
+            f"loader.global_batch_size={wanted} is less than a row for each of "
+            f"{processes} processes: raise it, or take fewer trainer.devices."
+        )
+    rows = each * processes * micros
+    if rows != wanted:
+        raise ConfigError(
+            f"loader.global_batch_size={wanted} is not what a step would see: "
+            f"loader.batch_size={each} on {processes} process(es), accumulated "
+            f"{micros} time(s), makes {rows}; set loader.global_batch_size={rows}, or "
+            "sizes that divide it."
+        )
+
+
+def check_folder(folder: str, size: int) -> None:
+    """Raises ConfigError where checkpoints cannot be written, or two have no room.
+
+    folder: `checkpointing.save_dir`, left to the host where it has a scheme (`s3://`);
+    size: of a checkpoint, in bytes.
+    """
+    if "://" in folder:
+        return
+    inside = os.path.join(folder, "checkpoints")
+    check_writable(f"checkpointing.save_dir={folder}", inside)
+    free = shutil.disk_usage(inside).free
+    if free < KEPT * size:
+        raise ConfigError(
+            f"checkpointing.save_dir={folder} has {free / 2**30:.2f} GiB left, and "
+            f"{KEPT} checkpoints of this run take about {KEPT * size / 2**30:.2f}: "
+            "make room, or name another folder."
+        )
+
+
+def check_length(weights: Weights, source: str, length: int) -> None:
+    """Refuse a student longer than its teacher's rows; say where it is shorter.
+
+    Rotary positions run at any length, but of distances it never saw a teacher
+    predicts nothing worth learning. Raises CheckpointError.
+    """
+    theirs = model_sizes(weights.config).get("model_length")
+    if theirs is None or theirs == length:
+        return
+    if length > theirs:
+        raise CheckpointError(
+            f"{source} was trained on rows of {theirs} tokens, and this run has "
+            f"model.length={length}: set model.length={theirs}, or train the teacher "
+            "further at that length."
+        )
+    log.warning(
+        "%s was trained on rows of %d tokens, and this run has model.length=%d: a "
+        "shorter student is not comparable with its teacher at full length.",
+        source, theirs, length,
+    )  # fmt: skip

@@ -1,0 +1,242 @@
+"""What is refused before work is lost: typos, batches, folders, lengths, the Hub."""
+
+import logging
+import shutil
+from types import SimpleNamespace
+
+import fakes
+import pytest
+import torch
+import transformers
+from commands import SHORT
+from omegaconf import OmegaConf
+
+from mdlm_mcd.distillers import preflight
+from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.hosts import doctor, patches, refusals
+from mdlm_mcd.hosts.layouts import DUO
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost import metrics
+from mdlm_mcd.minihost.errors import HostError
+from mdlm_mcd.weights import Weights
+
+# Typos --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "override, words",
+    [
+        ("algo.losss=ce", "did you mean algo.loss?"),
+        ("algo.steps_perround=1", "did you mean algo.steps_per_round?"),
+        ("loader.globl_batch_size=8", "did you mean loader.global_batch_size?"),
+        ("sampling.u_lwa=iid", "did you mean sampling.u_law?"),
+        ("lr=1", "did you mean optim.lr?"),
+        ("colour=red", "a new one takes a plus, +colour=red"),
+        ("algo=mdc", "algo=mdc is unknown: did you mean algo=mcd? Choose one of ar,"),
+        ("+recipe=mcd_labtop", "did you mean recipe=mcd_laptop?"),
+        ("algo.loss=[a", "no viable alternative"),
+        ("~algo.losss", "Could not delete from config"),
+        # These pass Hydra.
+        ("+algo.losss=ce", "neither by algo=mcd nor by the host: did you mean algo.lo"),
+        ("+algo.wholly=new", "nor by the host: take it out"),
+        ("+algo.teacher_steps=2", "algo.teacher_steps=2 is read neither"),  # SDTT's
+        ("+sampling.u_lwa=iid", "sampling.u_lwa=iid is no key of a sampler: did you"),
+    ],
+)
+def test_typos(shell, override, words):
+    status, said = shell.mcd(override)
+    assert status == 1 and words in said and "Traceback" not in said, said
+
+
+def test_the_right_one_of_two_typos(shell):
+    _, said = shell.mcd("algo.losss=ce", "optim.lrr=1")
+    assert "algo.losss=ce names no key of the config: did you mean algo.loss?" in said
+
+
+def test_tracebacks_for_who_wants_them(shell, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="Could not override 'algo.losss'"):
+        shell.mcd("algo.losss=ce")
+
+
+def test_the_environment_is_as_it_was(shell, monkeypatch):
+    """For the processes that a run starts, and for the next run."""
+    import os
+
+    seen = []
+    monkeypatch.setattr(minihost, "run", lambda c: seen.append(dict(os.environ)))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    assert shell.mcd()[0] == 0
+    assert "HYDRA_FULL_ERROR" not in {**seen[0], **os.environ}
+
+
+def test_a_bug_keeps_its_traceback(shell, monkeypatch):
+    monkeypatch.setattr(minihost, "run", lambda config: 1 / 0)
+    status, said = shell.mcd()
+    assert status == 1 and "ZeroDivisionError" in said and "Traceback" in said
+
+
+def test_a_folder_for_the_run_that_cannot_be_made(shell):
+    status, said = shell.mcd(f"hydra.run.dir={shell.write('file')}/run")
+    assert status == 1 and "hydra.run.dir: " in said and "Traceback" not in said
+
+
+MINE = "# @package _global_\ndefaults: [mcd]\nalgo: {name: mine, losss: ce}\n"
+
+
+@pytest.mark.parametrize(
+    "file, text, given, stops",
+    [
+        ("algo/mine.yaml", MINE, ["algo=mine"], "algo.losss=ce is read neither"),
+        ("algo/mine.yaml", MINE.replace("losss", "loss"), ["algo=mine"], None),
+        # A fork's own key is in another of its files.
+        ("algo/theirs.yaml", "name: theirs\nfork: 1\n", ["+algo.fork=2"], None),
+        ("algo/theirs.yaml", "name: theirs\n", ["+algo.fork=2"], "algo.fork=2"),
+    ],
+)
+def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
+    host = fakes.duo(tmp_path)
+    patches.patch(host, DUO)
+    (host / "configs" / file).write_text(text)
+    (found,) = [f for f in doctor.examine(host, given) if f.topic == "algo"]
+    assert (found.mark == doctor.STOP) == bool(stops)
+    assert not stops or stops in found.text
+
+
+def test_every_host_key_of_ours_is_known(shell):
+    """All algos of ours compose and are accepted as they are."""
+    for algo in ("mcd", "sdtt", "cd4lm", "dcd"):
+        status, said = shell.mcd(f"algo={algo}", "algo.rounds=0")
+        assert status == 1 and "algo.rounds=0 must be a whole number" in said
+
+
+# Before the first step ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wanted, each, processes, micros, words",
+    [
+        (8, 2, 2, 2, None),
+        (2, 1, 4, 1, "less than a row for each of 4 processes"),
+        (10, 3, 4, 1, "makes 12; set loader.global_batch_size=12"),
+        (8, 3, 1, 3, "loader.batch_size=3 on 1 process(es), accumulated 3 time(s)"),
+    ],
+)
+def test_batches(wanted, each, processes, micros, words):
+    loader = OmegaConf.create({"global_batch_size": wanted, "batch_size": each})
+    if words is None:
+        return preflight.check_batch(loader, processes, micros)
+    with pytest.raises(ConfigError) as error:
+        preflight.check_batch(loader, processes, micros)
+    assert words in str(error.value)
+
+
+def test_room_for_two_checkpoints(tmp_path, monkeypatch):
+    usage = SimpleNamespace(free=2 * 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    preflight.check_folder(str(tmp_path / "new"), 1000)
+    with pytest.raises(ConfigError, match="has 0.00 GiB left, and 2 checkpoints"):
+        preflight.check_folder(str(tmp_path), 1001)
+    preflight.check_folder("s3://bucket/run", 1001)
+
+
+def test_the_estimate_is_of_the_right_size(shell):
+    """Five copies of the weights: what a run of one step leaves on the disk."""
+    assert shell.from_teacher(shell.teacher)[0] == 0
+    path = shell.folder / "checkpoints" / "last.ckpt"
+    held = torch.load(path, weights_only=True)["state_dict"]
+    size = sum(x.numel() * x.element_size() for x in held.values())
+    assert path.stat().st_size == pytest.approx(preflight.COPIES * size, rel=0.2)
+
+
+def test_a_folder_that_is_none_costs_no_training(shell):
+    """Neither of a teacher, nor of samples, nor of a sweep."""
+    file = shell.write("file")
+    for status, said in (
+        shell.host(f"checkpointing.save_dir={file}/x"),
+        shell.host(
+            "mode=sample_eval", f"eval.checkpoint_path={shell.teacher}",
+            f"eval.generated_samples_path={file}/x.json",
+        ),
+        shell.sweep("--out", f"{file}/r.jsonl"),
+        shell.sweep("--out", file.parent),
+    ):  # fmt: skip
+        assert status == 1 and "Traceback" not in said
+        assert "cannot be" in said, said
+
+
+def test_lengths(caplog):
+    weights = Weights({}, config={"model": {"length": 16}})
+    preflight.check_length(weights, "algo.teacher_path=t", 16)
+    preflight.check_length(Weights({}), "algo.teacher_path=t", 16)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        preflight.check_length(weights, "algo.teacher_path=t", 8)
+    assert "rows of 16 tokens, and this run has model.length=8" in caplog.text
+    with pytest.raises(CheckpointError, match="set model.length=16, or train the"):
+        preflight.check_length(weights, "algo.teacher_path=t", 17)
+
+
+def test_a_schedule_that_turns_back(shell):
+    status, said = shell.mcd("noise.eps=2")
+    assert status == 1 and "noise.type=log-linear keeps a token visible" in said
+
+
+def test_an_evaluator_that_is_no_file(shell):
+    for path in ("none.ckpt", shell.write("x.ckpt", "text"), shell.changed(dict.clear)):
+        status, said = shell.sweep("--evaluator", path)
+        assert status == 1 and "checkpoint of the embedded host" in said
+        assert "Traceback" not in said
+
+
+# The Hub ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["data.tokenizer_name_or_path=nobody/nothing"],
+         "data.tokenizer_name_or_path=nobody/nothing cannot be loaded ("),
+        (["mode=sample_eval", "eval.checkpoint_path={teacher}",
+          "eval.compute_generative_perplexity=true",
+          "eval.gen_ppl_eval_model_name_or_path=nobody/nothing"],
+         "eval.gen_ppl_eval_model_name_or_path=nobody/nothing cannot be loaded ("),
+    ],
+)  # fmt: skip
+def test_unreachable_in_the_embedded_host(shell, given, words):
+    status, said = shell.host(*(text.format(teacher=shell.teacher) for text in given))
+    assert status == 1 and words in said and "check the network" in said
+    assert "Traceback" not in said
+
+
+def test_the_evaluator_is_looked_for_before_samples_are_drawn(shell, monkeypatch):
+    monkeypatch.setattr(
+        minihost.algo.MDLM, "generate_samples", lambda *args, **kw: pytest.fail("drew")
+    )
+    with pytest.raises(HostError, match="nobody/nothing cannot be loaded"):
+        metrics.Metrics("nobody/nothing").load_evaluator()
+    status, said = shell.host(
+        "mode=sample_eval", f"eval.checkpoint_path={shell.teacher}",
+        "eval.compute_generative_perplexity=true",
+        "eval.gen_ppl_eval_model_name_or_path=nobody/nothing",
+    )  # fmt: skip
+    assert status == 1 and "nobody/nothing cannot be loaded" in said
+
+
+def test_unreachable_for_a_host_that_does_not_look(shell):
+    """As the real ones: what transformers raises goes through their main.py."""
+    with pytest.raises(OSError) as error:
+        transformers.AutoTokenizer.from_pretrained("nobody/nothing")
+    said = refusals.told(error.value, [], ".")
+    assert said.startswith("mdlm-mcd: the host asked the Hugging Face Hub for")
+    assert "\n" not in said and "check the network" in said
+    assert refusals.told(OSError("no such file"), [], ".") is None
+    assert refusals.told(KeyError("x"), [], ".") is None
+    wrapped = RuntimeError("data")
+    wrapped.__cause__ = error.value
+    assert "Hugging Face Hub" in refusals.told(wrapped, [], ".")
+
+
+def test_short_is_a_whole_run(shell):
+    """Else the refusals above would be of something else."""
+    assert shell.mcd()[0] == 0 and SHORT[0] == "algo=mcd"
