@@ -23,7 +23,7 @@ from . import allowed, archives
 from .allowed import CALLS, Foreign, Inert, checked, refuse
 from .plain import DEEPEST, copy, shown
 
-MOST_STEPS = 4_000_000  # of the pickle machine; the hosts' files take some thousands
+MOST_STEPS = 2_000_000  # a pickled GPT-2 tokenizer with its merges: some 600,000
 _CALLABLE = tuple(map(id, CALLS.values()))
 
 # The operations of pickle's protocols 2 to 4 that `torch.save` can write. Left out:
@@ -149,11 +149,15 @@ class _Unpickler(pickle._Unpickler):  # in Python: only there operations can be 
             refuse(f"a stored tensor of {count} numbers in {held or 0} bytes")
         self.append(self.persistent_load(saved))
 
-    def step(self, load) -> None:
+
+def _counted(load):
+    def step(self: _Unpickler) -> None:
         self.steps -= 1
         if self.steps < 0:
             refuse(f"its pickle takes more than {MOST_STEPS} steps")
         load(self)
+
+    return step
 
 
 def _dispatch():
@@ -168,8 +172,7 @@ def _dispatch():
     table = _Table()
     for name in _OPERATIONS:
         code = getattr(pickle, name)[0]
-        load = own.get(name, pickle._Unpickler.dispatch[code])
-        table[code] = lambda self, load=load: self.step(load)
+        table[code] = _counted(own.get(name, pickle._Unpickler.dispatch[code]))
     return table
 
 

@@ -137,47 +137,52 @@ def _is(value, kind) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def _told(value) -> str:
+    return shown(repr(value))
+
+
 def _check(row, where: str) -> None:
     """Raises ConfigError for a row that is not one of ours."""
     if not isinstance(row, dict):
         raise ConfigError(f"{where} is no row of results: it has to be a JSON object.")
     if row.get("schema", SCHEMA) != SCHEMA:
         raise ConfigError(
-            f"{where} has schema {shown(row['schema'])}, and this version of mdlm-mcd reads "
-            f"{SCHEMA}: write it again with `mdlm-mcd sweep`."
+            f"{where} has schema {_told(row['schema'])}, and this version of mdlm-mcd "
+            f"reads {SCHEMA}: write it again with `mdlm-mcd sweep`."
         )
     for key, kind in REQUIRED.items():
         if key not in row:
             raise ConfigError(f"{where} has no {key!r}: it is no row of a sweep.")
         if not _is(row[key], kind):
             raise ConfigError(
-                f"{where}: {key} = {shown(row[key])} is of the wrong kind."
+                f"{where}: {key} = {_told(row[key])} is of the wrong kind."
             )
     for key, kind in OPTIONAL.items():
         if row.get(key) is not None and not _is(row[key], kind):
             raise ConfigError(
-                f"{where}: {key} = {shown(row[key])} is of the wrong kind."
+                f"{where}: {key} = {_told(row[key])} is of the wrong kind."
             )
     for key in POSITIVE:
         if not (_finite(row[key]) and row[key] > 0):
-            raise ConfigError(f"{where}: {key} = {shown(row[key])} has to be above 0.")
+            raise ConfigError(f"{where}: {key} = {_told(row[key])} has to be above 0.")
     for name, metric in row["metrics"].items():
         if metric is None:
             continue
         if not isinstance(metric, dict):
             raise ConfigError(
-                f"{where}: metrics.{shown(name)} = {shown(metric)} has to be an object with value, "
-                "low and high."
+                f"{where}: metrics.{shown(name)} = {_told(metric)} has to be an object "
+                "with value, low and high."
             )
         for part in ("value", "low", "high"):
             x = metric.get(part)
             if x is not None and not _is(x, _NUMBER):
                 raise ConfigError(
-                    f"{where}: metrics.{shown(name)}.{part} = {shown(x)} is no number."
+                    f"{where}: metrics.{shown(name)}.{part} = {_told(x)} is no number."
                 )
             if name == "perplexity" and x is not None and x <= 0:
                 raise ConfigError(
-                    f"{where}: metrics.perplexity.{part} = {shown(x)} has to be above 0."
+                    f"{where}: metrics.perplexity.{part} = {_told(x)} has to be above "
+                    "0."
                 )
 
 
@@ -268,9 +273,10 @@ def _tell_apart(results: Results, force: bool) -> None:
             for h in hashes[:2]
         )
         raise ConfigError(
-            f"{other.source} has another checkpoint under the name {shown(model)!r} than "
-            f"{first.source} (sha256 {hashes[1][:8]} and {hashes[0][:8]}): the file "
-            "changed; give one of them another label, or keep them apart with --force."
+            f"{other.source} has another checkpoint under the name {_told(model)} "
+            f"than {first.source} (sha256 {hashes[1][:8]} and {hashes[0][:8]}): the "
+            "file changed; give one of them another label, or keep them apart with "
+            "--force."
         )
     for model in changed:
         results.said.append(
@@ -279,14 +285,14 @@ def _tell_apart(results: Results, force: bool) -> None:
         )
     apart = [k for k in VARIANT if len(_values(points, k)) > 1]
     for i, point in enumerate(points):
-        extra = [_told(point, key) for key in (*apart, *results.mixed)]
+        extra = [_setting(point, key) for key in (*apart, *results.mixed)]
         if point.model in changed:
             extra.append(str(point.sha256)[:8])
         name = ", ".join([point.model, *(e for e in extra if e)])
         points[i] = replace(point, name=name)
 
 
-def _told(point: Point, key: str) -> str:
+def _setting(point: Point, key: str) -> str:
     """What a curve's name says of one setting; nothing where it is the usual one."""
     value = getattr(point, key)
     if key == "u_law":

@@ -1,0 +1,1 @@
+"""Mutated files against everything here that reads files; `benchmarks/fuzz.py`."""

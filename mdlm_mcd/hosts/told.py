@@ -1,0 +1,133 @@
+"""What the config inside a checkpoint may decide: sizes, a schedule, a tokenizer.
+
+A checkpoint may come from a stranger. Its config names no code to run, no folder to
+write to and no variable of the environment, and a size is believed only where the
+tensors beside it are as large.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from ..errors import CheckpointError, ConfigError
+from ..minihost.errors import HostError
+from ..minihost.models import dit
+from ..plain import shown
+from ..weight_files import told
+from ..weights import MOST
+
+CACHE = "~/.cache/mdlm_mcd"
+
+_DATA = {
+    "train": str, "valid": str, "text_key": str, "tokenizer_name_or_path": str,
+    "separator": str, "files": (str, list), "valid_files": (str, list),
+    "vocab_size": int, "max_chars": int, "wrap": bool, "insert_train_eos": bool,
+    "insert_valid_eos": bool,
+}  # fmt: skip
+
+
+def literal(value: Any) -> DictConfig:
+    """A config out of plain containers, in which `${...}` is text and no resolver."""
+
+    def escaped(value):
+        if isinstance(value, dict):
+            return {escaped(k): escaped(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [escaped(v) for v in value]
+        return value.replace("${", "\\${") if isinstance(value, str) else value
+
+    return OmegaConf.create(escaped(value))
+
+
+def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Its `data` section, as far as it is one; the cache is the user's own."""
+    found = {
+        key: value
+        for key, value in section(config, "data").items()
+        if key in _DATA
+        and isinstance(value, _DATA[key])
+        and not (_DATA[key] is int and not 0 < value <= MOST)
+    }
+    return found | {"cache_dir": cache_of(section(config, "data").get("cache_dir"))}
+
+
+def cache_of(folder: Any) -> str:
+    """The folder that a checkpoint names, where it is a cache of ours already."""
+    if isinstance(folder, str) and "\0" not in folder:
+        path = Path(os.path.expanduser(folder))
+        if any(any(path.glob(f"{kind}-*.json")) for kind in ("bpe", "stdlib")):
+            return folder
+    return CACHE
+
+
+@contextmanager
+def used(source: str):
+    """Turns what a config that makes no sense does to the embedded host into a word.
+
+    Raises CheckpointError; lets this package's own errors pass, and HostErrors, which
+    say what is wrong themselves.
+    """
+    try:
+        yield
+    except (CheckpointError, ConfigError, HostError):
+        raise
+    except Exception as error:  # each missing or odd setting fails in its own way
+        raise CheckpointError(
+            f"{source} holds a config that cannot be used ({told(error)}): use another "
+            "copy, or one that the embedded host or `mdlm-mcd export` wrote."
+        ) from error
+
+
+def check_sizes(sizes: Mapping[str, Any], source: str) -> None:
+    """Raises CheckpointError for sizes of which no DiT can be made."""
+    for name in ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads",
+                 "model_length"):  # fmt: skip
+        if type(sizes[name]) is not int or not 0 < sizes[name] <= MOST:
+            raise CheckpointError(
+                f"{source} has {name} = {shown(sizes[name])}, of which no model can be "
+                "made: use another copy."
+            )
+    if sizes["hidden_dim"] % (2 * sizes["n_heads"]):
+        raise CheckpointError(
+            f"{source} has {sizes['n_heads']} attention heads for a width of "
+            f"{sizes['hidden_dim']}, which they do not divide into even parts: give "
+            "--heads N."
+        )
+
+
+def check_room(
+    model: Mapping[str, Any], vocab_size: int, causal: bool, tensors: Mapping[str, Any],
+    source: str,
+) -> None:  # fmt: skip
+    """Raises CheckpointError where a model would be larger than the file's tensors.
+
+    Before anything is allocated: one block of it is made without memory. model: the
+    host's `model` section.
+    """
+    with torch.device("meta"):
+        small = dit.DIT(
+            {"model": {**model, "n_blocks": 1}, "algo": {"causal_attention": causal}},
+            vocab_size,
+        )
+    block = sum(p.numel() for p in small.blocks.parameters())
+    asked = sum(p.numel() for p in small.parameters())
+    asked += (model["n_blocks"] - 1) * block
+    held = sum(t.numel() for t in tensors.values() if isinstance(t, Tensor))
+    if asked > held:
+        raise CheckpointError(
+            f"{source} describes a model of {asked} parameters and holds {held}: it is "
+            "no whole model of that kind; use another copy."
+        )
