@@ -27,7 +27,7 @@ from . import __version__, configs_dir, sampling
 from .coupling import counter_generator
 from .errors import ConfigError, MCDError
 from .evaluation import figures, metrics, report
-from .files import newest_checkpoint, read_json, sha256, write_json
+from .files import make_folder, newest_checkpoint, read_json, sha256, write_json
 from .hosts import minihost
 from .hosts.measure import machine, versions
 
@@ -278,15 +278,7 @@ class Demo:
 
     def claim(self) -> None:
         """Refuse a folder that holds a demo with other settings."""
-        if self.out.exists() and not self.out.is_dir():
-            raise ConfigError(f"--out {self.out} is a file: name a folder.")
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--out {self.out} cannot be made ({error.strerror}): name a folder "
-                "that can be written."
-            ) from error
+        make_folder(self.out)
         path = self.out / "demo.json"
         mine = json.loads(json.dumps({**self.settings(), "version": __version__}))
         held = read_json(path, None)

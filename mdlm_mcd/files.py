@@ -27,6 +27,22 @@ def damage(path: Path) -> str | None:
     return bad and f"the checksum of {bad} in it is wrong"
 
 
+def make_folder(out: Path) -> None:
+    """The folder of a command's `--out`, made where it is not there.
+
+    Raises ConfigError for a file, and where it cannot be made.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file: name a folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--out {out} cannot be made ({error.strerror}): name a folder that can be "
+            "written."
+        ) from error
+
+
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     """The readable checkpoint of the highest step, and that step (None, 0 without).
 

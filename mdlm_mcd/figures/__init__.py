@@ -6,7 +6,6 @@ is drawn where none is named. docs/figures.md shows what comes out.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..errors import ConfigError
 from ..evaluation.candidate import Candidate
 from ..evaluation.figures import require_matplotlib
 from ..evaluation.report.markup import Markup, el, join
+from ..files import make_folder
 from . import animation, data, language, stills, style
 
 __all__ = ["LENGTH", "Picture", "pictures", "write"]
@@ -178,7 +178,7 @@ def write(out: Path, model: Candidate | None = None, seed: int = 10) -> list[Pat
     ConfigError without matplotlib, or where `out` is no folder that can be written.
     """
     require_matplotlib()
-    claim(out)
+    make_folder(out)
     drawn = pictures(model, seed)
     files: list[Path] = []
     try:
@@ -189,24 +189,9 @@ def write(out: Path, model: Candidate | None = None, seed: int = 10) -> list[Pat
         files[-1].write_text(page(drawn), "utf-8", newline="\n")
     except OSError as error:
         raise ConfigError(
-            f"--out {out} cannot be written ({error.strerror}): name another folder."
+            f"--out {out} cannot be written ({error.strerror}): name a folder that can."
         ) from error
     return files
-
-
-def claim(out: Path) -> None:
-    """Make the folder; raises ConfigError where it cannot be made or written."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file: name a folder.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {out} cannot be made ({error.strerror}): name a folder that can be "
-            "written."
-        ) from error
-    if not os.access(out, os.W_OK):
-        raise ConfigError(f"--out {out} cannot be written: name another folder.")
 
 
 def _save(picture: Picture, out: Path) -> list[Path]:
