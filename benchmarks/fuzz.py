@@ -32,10 +32,11 @@ SILENCE = 90.0  # seconds after which a process that ignores its alarm is ended
 
 def lines(kind: str, first: int, last: int, seed: int, folder: Path):
     """What one process says of its cases; the last may be its own end."""
-    command = [sys.executable, "-m", "benchmarks.fuzzing.loop", kind]
+    command = [sys.executable, "-m", "fuzzing.loop", kind]
     child = subprocess.Popen(
         [*command, str(first), str(last), str(seed), str(folder)],
-        stdout=subprocess.PIPE, stderr=(folder / "stderr").open("ab"), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=(folder / "stderr").open("ab"),
+        cwd=ROOT / "benchmarks",
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     waiting = selectors.DefaultSelector()
