@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from mdlm_mcd import coupling, losses
 from mdlm_mcd.losses import NEG_INFINITY
-from torch import Tensor
 
 from . import optimum
 from .pages import Outcome, Table

@@ -70,9 +70,9 @@ def one_step(w: Tiny) -> tuple[Table, dict[str, Tensor]]:
         "product of the marginals": w.truth,
         "kl_fwd, five rounds": optimum.rounds(w, "kl_fwd", TAUS, 1 / 64)[-1],
         "hybrid, five rounds": optimum.rounds(w, "hybrid", TAUS, 1 / 64)[-1],
-        "hybrid_no_ce, five rounds": optimum.rounds(
-            w, "hybrid_no_ce", TAUS, 1 / 64
-        )[-1],
+        "hybrid_no_ce, five rounds": optimum.rounds(w, "hybrid_no_ce", TAUS, 1 / 64)[
+            -1
+        ],
     }
     taught["exact denoiser at T = 0.02"] = w.tempered(w.truth, 0.02)
     rows = []

@@ -18,9 +18,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.losses import NEG_INFINITY
-from torch import Tensor
 
 from .tiny import Tiny
 

@@ -57,7 +57,7 @@ def block(page: str, kind: str) -> re.Pattern:
     Raises ConfigError where the page has none, or more than one.
     """
     begin, end = f"<!-- {kind} -->", f"<!-- end of {kind} -->"
-    found = re.compile(re.escape(begin) + r"\n(.*?)\n" + re.escape(end), re.DOTALL)
+    found = re.compile(re.escape(begin) + r"\n(.*?)" + re.escape(end), re.DOTALL)
     if len(found.findall(page)) != 1:
         raise ConfigError(
             f"a page of docs/questions needs '{begin}' and '{end}' once each, where "
@@ -69,7 +69,7 @@ def block(page: str, kind: str) -> re.Pattern:
 def held(name: str, kind: str, folder: Path = FOLDER) -> str:
     """What the page of a question holds of `kind`."""
     page = (folder / f"{name}.md").read_text("utf-8")
-    return block(page, kind).search(page)[1]
+    return block(page, kind).search(page)[1].strip()
 
 
 def write(name: str, kind: str, outcome: Outcome, folder: Path = FOLDER) -> None:

@@ -6,11 +6,11 @@ import itertools
 
 import torch
 import torch.nn as nn
-from mdlm_mcd import losses
-from mdlm_mcd.coupling import counter_generator
-from mdlm_mcd.losses import NEG_INFINITY
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+
+from mdlm_mcd import losses
+from mdlm_mcd.losses import NEG_INFINITY
 
 from . import optimum
 from .pages import Outcome, Table

@@ -130,7 +130,9 @@ class Tiny:
     def mean(self, values: Tensor) -> float:
         """The mean of (S, length) over masked tokens of z_t, t ~ U(0, 1)."""
         weight = self.visited[:, None] * self.masked
-        return float(torch.where(self.masked, weight * values, 0.0).sum() / weight.sum())
+        return float(
+            torch.where(self.masked, weight * values, 0.0).sum() / weight.sum()
+        )
 
     def entropy(self, table: Tensor) -> float:
         """Mean entropy of the table's predictions, in nats a masked token."""
@@ -202,7 +204,7 @@ def world(length: int = 5) -> Tiny:
 
 def dense(ranks: Tensor) -> Tensor:
     """Ranks (W, length) renumbered 0, 1, ... without gaps, ties kept."""
-    below = (ranks[:, None, :] < ranks[:, :, None])  # (W, i, j): j before i
+    below = ranks[:, None, :] < ranks[:, :, None]  # (W, i, j): j before i
     first = ranks[:, :, None] == ranks[:, None, :]
     leads = ~torch.tril(first, -1).any(-1)  # first of its rank
     return (below & leads[:, None, :]).sum(-1)
