@@ -1,4 +1,4 @@
-"""The open questions of the paper, each with an experiment of under two minutes of a core.
+"""The paper's open questions, an experiment of under two minutes of a core each.
 
     python benchmarks/theory.py [--only NAME] [--write]
 

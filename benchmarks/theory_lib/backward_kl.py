@@ -48,15 +48,17 @@ def exact() -> Outcome:
 
     (ce, backward), (ce_slope, slope) = costs(w, w.truth), slopes(w, w.truth)
     kl = w.divergence(w.truth, w.tempered(w.truth, TAU))  # delta -> 0, per token
+    each = (w.mean(b * cost) + kl for cost in (ce, backward))
     first = Table(
         f"The first step, at the calibrated student (delta = 1/512, tau = {TAU}); "
         f"{w.mean(b):.2%} of its masked tokens are seen by the teacher",
         ("", "hybrid (Eq. 14)", "kl_bwd"),
         [
-            ("cost of a token the teacher sees, nats", of_revealed(ce), of_revealed(backward)),
-            ("cost of a token masked for both, about", kl, kl),
-            ("mean over the student's masked tokens", w.mean(b * ce) + kl, w.mean(b * backward) + kl),
-            ("gradient by the logits of a token the teacher sees", of_revealed(ce_slope), of_revealed(slope)),
+            ("a token the teacher sees, nats", *map(of_revealed, (ce, backward))),
+            ("a token masked for both, about", kl, kl),
+            ("mean over the student's masked tokens", *each),
+            ("gradient by the logits of a token the teacher sees",
+             *map(of_revealed, (ce_slope, slope))),
         ],
     )  # fmt: skip
     rows = []
@@ -148,9 +150,9 @@ def measured() -> Outcome:
              w.missing(w.drawn(table, 4).clamp(min=1e-30)))
         )  # fmt: skip
     table = Table(
-        f"{STEPS} sampled steps of {BATCH} sequences from the exact denoiser "
-        f"(entropy {w.entropy(w.truth):.4f}, true chance of "
-        f"its likeliest token {w.mean(w.truth.max(-1).values):.4f}); delta = 1/32, learning rate 0.05",
+        f"{STEPS} sampled steps of {BATCH} sequences from the exact denoiser (entropy "
+        f"{w.entropy(w.truth):.4f}, true chance of its likeliest token "
+        f"{w.mean(w.truth.max(-1).values):.4f}); delta = 1/32, learning rate 0.05",
         ("", "loss a masked token, first step", "last 100 steps",
          "entropy left, nats", "true chance of its likeliest token",
          "KL from the language, nats a token"),
@@ -164,9 +166,9 @@ def reading(rows, w: Tiny) -> str:
     best = w.mean(w.truth.max(-1).values)
     finite = all(all(x == x and abs(x) < float("inf") for x in r[1:]) for r in rows)
     return (
-        f"For collapse: under clipped Adam the entropy falls from "
-        f"{w.entropy(w.truth):.3f} to {adam[3]:.3f} nats while the loss goes on reading "
-        f"{adam[2]:.3g}; under plain SGD it falls to {sgd[3]:.3f}, on "
-        f"tokens of a true chance of {sgd[4]:.2f} where {best:.2f} could be had. "
+        "For collapse: under clipped Adam the entropy falls from "
+        f"{w.entropy(w.truth):.3f} to {adam[3]:.3f} nats while the loss goes on "
+        f"reading {adam[2]:.3g}; under plain SGD it falls to {sgd[3]:.3f}, on tokens "
+        f"of a true chance of {sgd[4]:.2f} where {best:.2f} could be had. "
         + ("No run left the finite numbers." if finite else "A run left the numbers.")
     )

@@ -19,7 +19,8 @@ PART = replace(
     LANGUAGE,
     model=(*LANGUAGE.model, "model.length=32", "model.hidden_size=32",
            "model.n_blocks=2", "model.n_heads=2"),
-    teacher_steps=1200, steps_per_round=30, corpus_rows=4000, samples=256, bound_rows=64,
+    teacher_steps=1200, steps_per_round=30, corpus_rows=4000, samples=256,
+    bound_rows=64,
     language={"vocab": 12, "components": 2, "branches": 3},
 )  # fmt: skip
 STEPS, SEEDS = 8, (1, 2)
@@ -100,8 +101,9 @@ def report(language: dict, curve: list[dict], rows: dict[str, dict]) -> Outcome:
     names = ["teacher", *(f"teacher, T = {t:g}" for t in TEMPERATURES)]
     named = {"the language": language} | dict(zip(names, curve, strict=True)) | rows
     whole = Table(
-        f"{STEPS} steps, {PART.samples} samples of 32 tokens of {PART.language['vocab']} "
-        f"kinds, mean of {len(SEEDS)} seeds (ablations of MCD: one)",
+        f"{STEPS} steps, {PART.samples} samples of 32 tokens of "
+        f"{PART.language['vocab']} kinds, mean of {len(SEEDS)} seeds (ablations of "
+        "MCD: one)",
         ("", *FIGURES), [(n, *(row[f] for f in FIGURES)) for n, row in named.items()],
     )  # fmt: skip
     equal, ratios = [], {}
@@ -138,8 +140,8 @@ def reading(language: dict, teacher: dict, rows: dict, ratios: dict) -> str:
         mine = ratios["mcd"]
         says += (
             " At MCD's bigram entropy a tempered teacher is no different in distinct-3 "
-            f"and self-BLEU ({mine['distinct_3']:.3f} and {mine['self_bleu']:.3f} times); "
-            f"MCD has {mine['perplexity']:.3f} times its perplexity, "
+            f"and self-BLEU ({mine['distinct_3']:.3f} and {mine['self_bleu']:.3f} "
+            f"times); MCD has {mine['perplexity']:.3f} times its perplexity, "
             f"{mine['corpus_entropy']:.3f} times its pooled entropy and "
             f"{mine['bigram_tv']:.3f} times its distance from the language's bigrams."
         )

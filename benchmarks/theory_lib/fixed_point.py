@@ -96,17 +96,17 @@ def exact() -> Outcome:
     first, (second, last), (third, found) = one_round(w), compounding(w), gain(w, 4)
     teacher, mine = found["exact denoiser"], found["hybrid"]
     says = (
-        f"For the tower property: at tau = 1 forward KL leaves the exact denoiser "
+        "For the tower property: at tau = 1 forward KL leaves the exact denoiser "
         f"unchanged ({shown(first.rows[0][3])} nats at delta = 1/4). Reverse KL does "
-        f"not ({first.rows[2][3]:.4f}), so tau is not the only source. tau compounds to "
-        f"{PRODUCT:.3f} where the teacher sees z_t "
-        f"({last['hybrid, the teacher sees z_t']:.3f}), and cross-entropy takes part of "
-        f"it back: hybrid ends at T = {last['hybrid, delta0 = 1/512']:.3f} for delta0 = "
-        f"1/512 and {last['hybrid, delta0 = 1/64']:.3f} for 1/64. The gain at 4 steps, "
-        f"{teacher[0]:.3f} to {mine[0]:.3f} in perplexity, is sharpness: at equal entropy "
-        f"the ratio to the exact denoiser is {mine[4]:.4f}. But sharpness is a gain in "
-        f"likelihood, too: KL from the language falls from {teacher[2]:.4f} to "
-        f"{mine[2]:.4f}."
+        f"not ({first.rows[2][3]:.4f}), so tau is not the only source. tau compounds "
+        f"to {PRODUCT:.3f} where the teacher sees z_t "
+        f"({last['hybrid, the teacher sees z_t']:.3f}), and cross-entropy takes part "
+        f"of it back: hybrid ends at T = {last['hybrid, delta0 = 1/512']:.3f} for "
+        f"delta0 = 1/512 and {last['hybrid, delta0 = 1/64']:.3f} for 1/64. The gain at "
+        f"4 steps, {teacher[0]:.3f} to {mine[0]:.3f} in perplexity, is sharpness: at "
+        f"equal entropy the ratio to the exact denoiser is {mine[4]:.4f}. But "
+        "sharpness is a gain in likelihood, too: KL from the language falls from "
+        f"{teacher[2]:.4f} to {mine[2]:.4f}."
     )
     return Outcome([first, second, third], says)
 

@@ -33,7 +33,7 @@ def uniform_state(w: Tiny, t: float) -> tuple[float, float]:
     """Of a uniform-state z_t: H(z_t), and I(x0; z_t), nats a sequence."""
     keep = (1 - t) * torch.eye(w.vocab, dtype=torch.float64) + t / w.vocab
     law = w.p.view((w.vocab,) * w.length)
-    for i in range(w.length):
+    for _ in range(w.length):
         law = torch.tensordot(law, keep, dims=([0], [0]))  # the axes come round again
     noise = w.length * float(torch.special.entr(keep[0]).sum())
     whole = float(torch.special.entr(law).sum())
@@ -84,8 +84,9 @@ def one_step(w: Tiny) -> tuple[Table, dict[str, Tensor]]:
         )  # fmt: skip
     rows.append(("the language", 0.0, w.perplexity(w.p), w.nats(w.p), ""))
     return Table(
-        "One step from all masks, exactly: KL from the language, perplexity and entropy "
-        "of samples, all a token; and the entropy of the one prediction that is made",
+        "One step from all masks, exactly: KL from the language, perplexity and "
+        "entropy of samples, all a token; and the entropy of the one prediction that "
+        "is made",
         ("", "KL", "perplexity", "entropy", "of the prediction"), rows,
     ), taught  # fmt: skip
 
@@ -116,13 +117,14 @@ def exact() -> Outcome:
     floor = total_correlation(w) / w.length
     mine, best = one.rows[2], one.rows[0]
     says = (
-        f"For the objection: at t = 1 masks leave {abs(rows[-1][1]):.0f} nats in the state, uniform "
-        f"noise {rows[-1][4]:.2f}, so one step draws from a product, and no product is "
-        f"nearer to the language than {floor:.4f} nats a token, the total correlation. "
-        f"MCD's student is farther ({mine[1]:.4f}), its perplexity {mine[2]:.3f} against "
-        f"{best[2]:.3f}. Against it as an objection to MCD: it never claims a map to one "
-        f"x0, and from the second step on what was drawn is the entropy: the students' KL "
-        f"at 2 steps is {many[2][2]:.4f}, below the exact denoiser's {many[0][2]:.4f}."
+        f"For the objection: at t = 1 masks leave {abs(rows[-1][1]):.0f} nats in the "
+        f"state, uniform noise {rows[-1][4]:.2f}, so one step draws from a product, "
+        f"and no product is nearer to the language than {floor:.4f} nats a token, the "
+        f"total correlation. MCD's student is farther ({mine[1]:.4f}), its perplexity "
+        f"{mine[2]:.3f} against {best[2]:.3f}. Against it as an objection to MCD: it "
+        "never claims a map to one x0, and from the second step on what was drawn is "
+        f"the entropy: the students' KL at 2 steps is {many[2][2]:.4f}, below the "
+        f"exact denoiser's {many[0][2]:.4f}."
     )
     return Outcome([states, one, steps], says)
 

@@ -30,7 +30,7 @@ def shared(t: float, delta: float) -> Tensor:
 
 
 def chain(t: float, delta: float) -> Tensor:
-    """The same of q(z_s | x0) q(z_t | z_s): a visible token stays by alpha_t/alpha_s."""
+    """Of q(z_s | x0) q(z_t | z_s): the visible stays with chance alpha_t / alpha_s."""
     s = t - delta
     stays = (1 - t) / (1 - s)
     return torch.tensor(
@@ -86,10 +86,10 @@ def exact() -> Outcome:
              w.divergence(w.truth, theirs), gaps[-1])
         )  # fmt: skip
     first = Table(
-        f"Exactly, {w.length} tokens. TV: of the law of (masked_t, masked_s) at t = 0.5, "
-        "from one u. KL: of the exact denoiser from the best student (forward KL, tau = "
-        "1). Last: TV of z_s given z_t between MCD's views of the truth and one step of "
-        "the exact denoiser's own samples",
+        f"Exactly, {w.length} tokens. TV: of the law of (masked_t, masked_s) at t = "
+        "0.5, from one u. KL: of the exact denoiser from the best student (forward "
+        "KL, tau = 1). Last: TV of z_s given z_t between MCD's views of the truth and "
+        "one step of the exact denoiser's own samples",
         ("delta", "TV from q(z_t, z_s given x0)", "TV from two u",
          "teacher alone sees: one u", "two u", "student alone sees: two u",
          "KL, one u", "KL, two u", "TV from a sampled step"),
@@ -97,12 +97,12 @@ def exact() -> Outcome:
     )  # fmt: skip
     says = (
         "For: two views of one u are the nested forward chain, exactly, so the exact "
-        "denoiser is a fixed point; with two u it is none "
-        f"({rows[-1][7]:.4f} nats at delta = 1/4, {rows[0][7]:.4f} at 1/512). Against "
-        "the claim that a locked trajectory replaces noisy targets by stable ones: with "
-        "a calibrated teacher the same views come from the teacher's own samples, up to "
-        f"{gaps[0]:.1e} at delta = 1/512 and {gaps[-1]:.3f} at 1/4, and the difference "
-        "is the sampled step's error."
+        f"denoiser is a fixed point; with two u it is none ({rows[-1][7]:.4f} nats at "
+        f"delta = 1/4, {rows[0][7]:.4f} at 1/512). Against the claim that a locked "
+        "trajectory replaces noisy targets by stable ones: with a calibrated teacher "
+        f"the same views come from the teacher's own samples, up to {gaps[0]:.1e} at "
+        f"delta = 1/512 and {gaps[-1]:.3f} at 1/4, and the difference is the sampled "
+        "step's error."
     )
     return Outcome([first], says)
 
@@ -210,19 +210,21 @@ def measured() -> Outcome:
             )  # fmt: skip
             ratios[loss, delta] = two[1] / one[1], one[2] / one[1]
     table = Table(
-        f"Gradient of one sequence's loss by the {sum(p.numel() for p in model.parameters())} "
-        f"weights of a small network near the exact denoiser (KL "
-        f"{w.divergence(w.truth, student):.1e}), tau = 0.96, summed exactly over x0, t "
-        "and all views; variance is the trace of the covariance",
+        "Gradient of one sequence's loss by the "
+        f"{sum(p.numel() for p in model.parameters())} weights of a small network "
+        f"near the exact denoiser (KL {w.divergence(w.truth, student):.1e}), tau = "
+        "0.96, summed exactly over x0, t and all views; variance is the trace of the "
+        "covariance",
         ("loss, delta", "|mean|^2, one u", "two u", "variance, one u", "two u",
          "two over one", "of it by z_s given x0, z_t: one u", "two u"),
         rows,
     )  # fmt: skip
     few, many = ratios["hybrid", deltas[0]], ratios["hybrid", deltas[-1]]
     says = (
-        f"For: at delta = 1/{1 / deltas[0]:.0f} the gradient of Eq. 14 has {few[0]:.1f} times "
-        f"the variance with two u, at 1/{1 / deltas[-1]:.0f} {many[0]:.2f} times. What is left "
-        f"with one u comes mostly, {few[1]:.0%} and {many[1]:.0%} of it, from which "
-        "tokens the teacher sees: the trajectory is locked given u, but u is drawn."
+        f"For: at delta = 1/{1 / deltas[0]:.0f} the gradient of Eq. 14 has "
+        f"{few[0]:.1f} times the variance with two u, at 1/{1 / deltas[-1]:.0f} "
+        f"{many[0]:.2f} times. What is left with one u comes mostly, {few[1]:.0%} and "
+        f"{many[1]:.0%} of it, from which tokens the teacher sees: the trajectory is "
+        "locked given u, but u is drawn."
     )
     return Outcome([table], says)

@@ -172,8 +172,8 @@ def exact() -> Outcome:
     w = world(5)
     rows = [(name, *training(w, list(law(5)), 1 / 8)) for name, law in LAWS.items()]
     learned = Table(
-        "Training under each law of u, delta = 1/8, tau = 1, exactly over u (eight times "
-        "t); nats are a masked token's",
+        "Training under each law of u, delta = 1/8, tau = 1, exactly over u (eight "
+        "times t); nats are a masked token's",
         ("", "masked", "mask patterns that occur", "KL of the best student",
          "entropy given z_t", "less given z_s, masked for both"),
         rows,
@@ -192,12 +192,13 @@ def exact() -> Outcome:
     )  # fmt: skip
     worst = max(abs(row[3]) for row in rows)
     says = (
-        "For: any law with uniform marginals keeps the masked share and the fixed point "
-        f"(KL at most {worst:.0e}). Against spans: what a view adds at tokens masked "
-        f"for both falls from {rows[0][5]:.4f} nats (iid) to {rows[2][5]:.4f} (blocks of "
-        f"2), mirrored pairs raise it to {rows[4][5]:.4f}; and sampled in blocks of 2 the "
-        f"exact denoiser loses {drawn[2][1]:.4f} nats a token at 2 steps, iid "
-        f"{drawn[0][1]:.4f}, mirrored {drawn[4][1]:.4f}, the lattice {drawn[5][1]:.4f}."
+        "For: any law with uniform marginals keeps the masked share and the fixed "
+        f"point (KL at most {worst:.0e}). Against spans: what a view adds at tokens "
+        f"masked for both falls from {rows[0][5]:.4f} nats (iid) to {rows[2][5]:.4f} "
+        f"(blocks of 2), mirrored pairs raise it to {rows[4][5]:.4f}; and sampled in "
+        f"blocks of 2 the exact denoiser loses {drawn[2][1]:.4f} nats a token at 2 "
+        f"steps, iid {drawn[0][1]:.4f}, mirrored {drawn[4][1]:.4f}, the lattice "
+        f"{drawn[5][1]:.4f}."
     )
     return Outcome([learned, samples], says)
 
