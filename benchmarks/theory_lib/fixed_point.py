@@ -6,7 +6,7 @@ import math
 
 from . import optimum
 from .optimum import FLAT, TAUS
-from .pages import Outcome, Table
+from .pages import Outcome, Table, shown
 from .tiny import Tiny, world
 
 DELTA0 = 1 / 64
@@ -109,7 +109,3 @@ def exact() -> Outcome:
         f"{teacher[2]:.4f} to {mine[2]:.4f}."
     )
     return Outcome([first, second, third], says)
-
-
-def shown(value: float) -> str:
-    return "0" if abs(value) < 1e-12 else f"{value:.4f}"

@@ -67,7 +67,7 @@ def with_latent(w: Tiny, kinds: int, passes: int = 400, starts: int = 3) -> floa
 def one_step(w: Tiny) -> tuple[Table, dict[str, Tensor]]:
     empty = w.index(torch.full((w.length,), w.vocab))
     taught = {
-        "product of the marginals": w.truth,
+        "exact denoiser": w.truth,
         "kl_fwd, five rounds": optimum.rounds(w, "kl_fwd", TAUS, 1 / 64)[-1],
         "hybrid, five rounds": optimum.rounds(w, "hybrid", TAUS, 1 / 64)[-1],
         "hybrid_no_ce, five rounds": optimum.rounds(w, "hybrid_no_ce", TAUS, 1 / 64)[

@@ -215,7 +215,7 @@ def measured() -> Outcome:
         f"near the exact denoiser (KL {w.divergence(w.truth, student):.1e}), tau = "
         "0.96, summed exactly over x0, t and all views; variance is the trace of the "
         "covariance",
-        ("loss, delta", "|mean|^2, one u", "two u", "variance, one u", "two u",
+        ("loss, delta", "squared mean, one u", "two u", "variance, one u", "two u",
          "two over one", "of it by z_s given x0, z_t: one u", "two u"),
         rows,
     )  # fmt: skip
@@ -223,8 +223,8 @@ def measured() -> Outcome:
     says = (
         f"For: at delta = 1/{1 / deltas[0]:.0f} the gradient of Eq. 14 has "
         f"{few[0]:.1f} times the variance with two u, at 1/{1 / deltas[-1]:.0f} "
-        f"{many[0]:.2f} times. What is left with one u comes mostly, {few[1]:.0%} and "
-        f"{many[1]:.0%} of it, from which tokens the teacher sees: the trajectory is "
+        f"{many[0]:.2f} times. Of what is left with one u, {few[1]:.0%} and "
+        f"{many[1]:.0%} come from which tokens the teacher sees: the trajectory is "
         "locked given u, but u is drawn."
     )
     return Outcome([table], says)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mdlm_mcd import coupling
 
 from . import optimum
-from .pages import Outcome, Table
+from .pages import Outcome, Table, shown
 from .shared_u import Student
 from .tiny import Tiny, world
 
@@ -193,7 +193,7 @@ def exact() -> Outcome:
     worst = max(abs(row[3]) for row in rows)
     says = (
         "For: any law with uniform marginals keeps the masked share and the fixed "
-        f"point (KL at most {worst:.0e}). Against spans: what a view adds at tokens "
+        f"point (KL {shown(worst)}). Against spans: what a view adds at tokens "
         f"masked for both falls from {rows[0][5]:.4f} nats (iid) to {rows[2][5]:.4f} "
         f"(blocks of 2), mirrored pairs raise it to {rows[4][5]:.4f}; and sampled in "
         f"blocks of 2 the exact denoiser loses {drawn[2][1]:.4f} nats a token at 2 "

@@ -67,3 +67,19 @@ def test_the_tempered_teacher_between_two_temperatures():
     found = diversity.at_equal(curve, "bigram_entropy", 1.25)
     assert found["perplexity"] == pytest.approx(2.5)
     assert diversity.at_equal(curve, "bigram_entropy", 0.1) is None
+
+
+def test_students_are_held_against_the_teacher_at_their_own_entropy():
+    def row(v):
+        return dict.fromkeys(diversity.FIGURES, v)
+
+    curve = [row(4.0) | {"bigram_entropy": 2.0}, row(2.0) | {"bigram_entropy": 1.0}]
+    curve += [row(2.0) | {"bigram_entropy": 0.9 - k / 10} for k in range(3)]
+    rows = {name: row(3.0) | {"bigram_entropy": 1.5} for name in diversity.STUDENTS}
+    rows["mcd"]["perplexity"] = 1.5
+    rows["sdtt, tau falling"]["bigram_entropy"] = 0.1
+    outcome = diversity.report(row(1.0), curve, rows)
+    beside = {cells[0]: cells[1:] for cells in outcome.tables[1].rows}
+    assert beside["mcd"] == (pytest.approx(0.5), *[pytest.approx(1.0)] * 4)
+    assert beside["sdtt, tau falling"] == ("",) * 5
+    assert "0.500 times its perplexity" in outcome.says
