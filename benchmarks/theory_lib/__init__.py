@@ -1,0 +1,1 @@
+"""The open questions, one module each; `benchmarks/theory.py` runs them."""
