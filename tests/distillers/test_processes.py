@@ -30,8 +30,9 @@ RUN = [
     "optim.lr=1e-3",
     "optim.eps=1e-3",  # a gradient of 1e-17 instead of 0 is no step of 1e-3
     "strategy=ddp",
+    "model.length=48",  # longer than the corpus's documents
 ]
-PADDED = ("data.wrap=false", "model.length=48")
+PADDED = ("data.wrap=false",)
 
 
 class Sums(Watch):
@@ -80,6 +81,19 @@ def refusal(config, error, watch=Watch, ckpt_path=None):
     with pytest.raises(error) as raised:
         fit(config, watch(), ckpt_path)
     return str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def teacher_path(module_compose, tmp_path_factory):
+    """One that knows rows of that length."""
+    folder = tmp_path_factory.mktemp("teacher")
+    minihost.run(
+        module_compose(
+            "trainer.max_steps=20", "optim.lr=1e-2", "model.length=48",
+            "trainer.limit_val_batches=0", f"checkpointing.save_dir={folder}",
+        )
+    )  # fmt: skip
+    return folder / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture(scope="module")
