@@ -109,6 +109,12 @@ RUNS = (
           "evenly.",
           "global_batch_size = batch_size * processes * accumulated batches.",
           ("is less than a row for each of", "is not what a step would see")),
+    Entry("sharding",
+          "What needs whole weights, where strategy=fsdp has spread them over the "
+          "processes; or a teacher to be spread without it.",
+          "strategy=ddp leaves every process all weights (several_processes.md).",
+          ("algo.teacher_placement=sharded spreads", "and strategy=fsdp shards them",
+           "shards the weights in a way")),
     Entry("not-writable",
           "A folder for what the command leaves behind cannot be made or written.",
           "Name a folder of yours; a path that goes through a file is none.",
@@ -126,13 +132,17 @@ RUNS = (
            "tau=…), where at most … was to be expected: lower optim.lr or check the "
            "data, or set algo.guard=warn to go on.",)),
     Entry("teacher-changed",
-          "The teacher has to stay what it was when its round began.",
-          "Look for a callback, or for code of yours, that writes to it.",
-          ("is not what it was when the round began",)),
+          "The teacher has to stay what it was when its round began, and to be the "
+          "same in all processes.",
+          "Look for a callback, or for code of yours, that writes to it, or to the "
+          "weights of some processes alone.",
+          ("is not what it was when the round began",
+           "begins with other weights on process")),
     Entry("resume",
           "The checkpoint that the run would go on from belongs to another run.",
           "Name another folder for the new run, or give the settings of the old one.",
-          ("so there is no distillation to resume", "of the interrupted run")),
+          ("so there is no distillation to resume", "of the interrupted run",
+           "rows a step (processes")),
 )
 
 WEIGHTS = (

@@ -1,14 +1,18 @@
 """Several processes compute the update of one: DDP and FSDP, gloo, float64."""
 
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import lightning
 import pytest
 import several
 import torch
 from runs import Watch, fit
 
+from mdlm_mcd.distillers import strategies
 from mdlm_mcd.distillers.base import CHECKPOINT_KEY
-from mdlm_mcd.errors import CheckpointError, TeacherError
+from mdlm_mcd.errors import CheckpointError, ConfigError, TeacherError
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.teacher import checksum
@@ -26,8 +30,9 @@ RUN = [
     "optim.lr=1e-3",
     "optim.eps=1e-3",  # a gradient of 1e-17 instead of 0 is no step of 1e-3
     "strategy=ddp",
+    "model.length=48",  # longer than the corpus's documents
 ]
-PADDED = ("data.wrap=false", "model.length=48")
+PADDED = ("data.wrap=false",)
 
 
 class Sums(Watch):
@@ -55,7 +60,7 @@ class Spoilt(Watch):
                 next(module.backbone.parameters()).add_(1e-12)
 
 
-def work(config, watch, ckpt_path):
+def work(config, watch=Sums, ckpt_path=None):
     seen = watch()
     # In float64 before Lightning restores weights, not after.
     model = minihost.model_class(config)(config, dataloader.get_tokenizer(config))
@@ -76,6 +81,19 @@ def refusal(config, error, watch=Watch, ckpt_path=None):
     with pytest.raises(error) as raised:
         fit(config, watch(), ckpt_path)
     return str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def teacher_path(module_compose, tmp_path_factory):
+    """One that knows rows of that length."""
+    folder = tmp_path_factory.mktemp("teacher")
+    minihost.run(
+        module_compose(
+            "trainer.max_steps=20", "optim.lr=1e-2", "model.length=48",
+            "trainer.limit_val_batches=0", f"checkpointing.save_dir={folder}",
+        )
+    )  # fmt: skip
+    return folder / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture(scope="module")
@@ -104,17 +122,18 @@ def several_runs(configure, tmp_path):
     return start
 
 
-def with_checkpoints(configure, processes, *overrides, watch=Sums, ckpt_path=None):
+def checkpoints(config):
+    return Path(config.checkpointing.save_dir, "checkpoints")
+
+
+def with_checkpoints(configure, processes, *overrides):
     config = configure(
         processes, *PADDED, *overrides,
         "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
         "callbacks.checkpoint_every_n_steps.save_top_k=-1",
     )  # fmt: skip
-    folder = Path(config.checkpointing.save_dir)
-    answers = several.run(
-        processes, lambda: work(config, watch, ckpt_path), folder / "answers"
-    )
-    return answers, folder / "checkpoints"
+    folder = checkpoints(config)
+    return several.run(processes, lambda: work(config), folder / "answers"), folder
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +234,8 @@ SHARDED = (
 WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP",)
 PARTS = (
     "strategy.sharding_strategy=FULL_SHARD", "+strategy.parts=true",
-    "algo.teacher_placement=sharded",
+    "algo.teacher_placement=sharded", "trainer.limit_val_batches=1",
+    "trainer.val_check_interval=4",
 )  # fmt: skip
 
 
@@ -244,11 +264,6 @@ class Shards(Watch):
         pass
 
 
-def parts_of(answers):
-    """The weights of all processes, counted."""
-    return [len(end["weights"]) for end in answers]
-
-
 def same_files(folder, other):
     held, wanted = (torch.load(f / "round-2.ckpt") for f in (folder, other))
     pairs = [(held["state_dict"], wanted["state_dict"])]
@@ -260,19 +275,80 @@ def same_files(folder, other):
 
 
 @pytest.mark.parametrize("overrides,gathered", [(WHOLE, True), (PARTS, False)])
-def test_sharded(configure, one, overrides, gathered):
+def test_sharded(configure, one, tmp_path, overrides, gathered):
     """The checkpoint, whole, of the student and of its teacher."""
     end, folder = one
     assert max(end["norms"]) < 1  # so it is not clipped
-    answers, mine = with_checkpoints(
-        configure, 2, *SHARDED, *overrides, "loader.batch_size=2", watch=Shards
-    )
-    same_files(mine, folder)
+    config = configure(2, *PADDED, *SHARDED, *overrides, "loader.batch_size=2")
+    answers = several.run(2, lambda: work(config, Shards), tmp_path / "answers")
+    same_files(checkpoints(config), folder)
+    whole = len(end["weights"])
     for own in answers:
         assert own["norms"] == pytest.approx(end["norms"], rel=1e-5)
-    whole = len(end["weights"])
-    for count in parts_of(answers):
-        assert 0.3 * whole < count < 0.7 * whole
-    # Where the last layer is sharded by itself, the full logits are computed.
-    for held in (end["held"] for end in answers):
-        assert held == [(True, gathered), (False, gathered)] * 12
+        assert 0.3 * whole < len(own["weights"]) < 0.7 * whole
+        # Where the last layer is sharded by itself, the full logits are computed.
+        assert own["held"] == [(True, gathered), (False, gathered)] * 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [WHOLE, PARTS])
+def test_whole_and_sharded_go_on_as_each_other(configure, one, tmp_path, overrides):
+    sharded = configure(2, *PADDED, *SHARDED, *overrides)
+    path = str(one[1] / "step-4.ckpt")
+    several.run(2, lambda: work(sharded, Shards, path), tmp_path / "sharded")
+    same_files(checkpoints(sharded), one[1])
+    sharded = configure(2, *PADDED, *SHARDED, *overrides)
+    several.run(2, lambda: work(sharded, Shards), tmp_path / "first")
+    path = str(checkpoints(sharded) / "round-1.ckpt")
+    whole = configure(1, *PADDED, "training.ema=0")
+    several.run(1, lambda: work(whole, Sums, path), tmp_path / "whole")
+    same_files(checkpoints(whole), one[1])
+
+
+@pytest.mark.slow
+def test_sharded_gradients_are_clipped_as_whole_ones(configure, tmp_path):
+    """In float32, by `strategy=fsdp` as it comes."""
+    clipped = ("trainer.precision=32-true", "trainer.gradient_clip_val=1e-2")
+    ends = []
+    for processes, strategy in ((1, "ddp"), (2, "fsdp")):
+        config = configure(
+            processes, *PADDED, *clipped, f"strategy={strategy}", "training.ema=0"
+        )
+        several.run(processes, partial(train, config), tmp_path / strategy)
+        held = torch.load(checkpoints(config) / "round-2.ckpt", weights_only=True)
+        ends.append(held["state_dict"])
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=0, atol=1e-6)
+
+
+def train(config):
+    fit(config)
+
+
+@pytest.mark.parametrize(
+    "strategy,overrides,words",
+    [
+        ("FSDPStrategy", [], ["training.ema=0.995", "training.ema=0, or"]),
+        (
+            "FSDPStrategy",
+            ["training.ema=0", "eval.generate_samples=true"],
+            ["eval.generate_samples=true", "strategy=ddp"],
+        ),
+        (
+            "DDPStrategy",
+            ["algo.teacher_placement=sharded"],
+            ["algo.teacher_placement=sharded", "set strategy=fsdp"],
+        ),
+        (
+            "ModelParallelStrategy",
+            [],
+            ["strategy=ModelParallelStrategy", "strategy=ddp"],
+        ),
+    ],
+)
+def test_strategies_that_cannot_work(configure, strategy, overrides, words):
+    kind = getattr(lightning.pytorch.strategies, strategy)
+    trainer = SimpleNamespace(strategy=kind())
+    with pytest.raises(ConfigError) as error:
+        strategies.check(trainer, configure(2, *overrides))
+    assert all(word in str(error.value) for word in words), error.value

@@ -128,6 +128,7 @@ CASES = {
     ),
     "precision": lambda s: doctor(s, "trainer.precision=bf16-true"),
     "batch-size": lambda s: s.mcd("loader.batch_size=3"),
+    "sharding": lambda s: s.mcd("algo.teacher_placement=sharded"),
     "not-writable": lambda s: s.mcd(f"checkpointing.save_dir={s.write('file')}/x"),
     "disk-full": full_disk,
     "diverged": lambda s: s.mcd("algo.loss=kl_bwd", "algo.delta0=1/2"),
