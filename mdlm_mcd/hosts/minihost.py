@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ from omegaconf import OmegaConf
 from ..errors import CheckpointError, ConfigError
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
-from ..minihost.errors import HostError, first_line
+from ..minihost.errors import HostError
+from ..weights import read_weights
 from . import duo
 
 ENTRY = "mdlm_mcd.minihost.main"
-UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError)
 
 
 def run(
@@ -72,21 +71,14 @@ def open_model(path: str | Path, ema: bool = True):
     A student opens as the plain model it is: MDLM, or DUO_BASE for a uniform-state
     one. Returns (model, tokenizer). Raises CheckpointError and ConfigError.
     """
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-        config = OmegaConf.create(held["hyper_parameters"]["config"])
-    except (
-        OSError,
-        RuntimeError,
-        pickle.UnpicklingError,
-        KeyError,
-        TypeError,
-    ) as error:
+    held = read_weights(str(path), "checkpoint")
+    if not held.config:
         raise CheckpointError(
-            f"{path} cannot be opened as a checkpoint of the embedded host "
-            f"({type(error).__name__}: {first_line(error)}): name one that it wrote."
-        ) from error
+            f"{path} does not say what model it holds: name a checkpoint that the "
+            "embedded host wrote."
+        )
     entry.register_resolvers()
+    config = OmegaConf.create(held.config)
     kinds = {"ar": algo.AR, "mean": algo.DUO_BASE}
     cls = kinds.get(config.algo.parameterization, algo.MDLM)
     # A distiller's may be one of ours, of which the host's own class does not know.
