@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test demo bench bench-quality lint clean
+.PHONY: setup test demo bench bench-quality fuzz lint clean
 
 setup: $(VENV)/installed
 
@@ -25,6 +25,10 @@ bench: setup
 # At most an hour on two cores; goes on where it stopped. ARGS=--quick: ten minutes.
 bench-quality: setup
 	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+# Spoilt and evil files, 10,000 of them: docs/files_from_strangers.md.
+fuzz: setup
+	$(BIN)/python benchmarks/fuzz.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
