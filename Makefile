@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test demo bench bench-quality stress longrun lint clean
+.PHONY: setup test demo bench bench-quality stress longrun fuzz lint clean
 
 setup: $(VENV)/installed
 
@@ -33,6 +33,10 @@ stress: setup
 # Memory, tensors, open files and logs over 2,400 steps: a few minutes.
 longrun: setup
 	$(BIN)/python benchmarks/longrun.py $(ARGS)
+
+# Spoilt and evil files, 10,000 of them: docs/files_from_strangers.md.
+fuzz: setup
+	$(BIN)/python benchmarks/fuzz.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
