@@ -83,7 +83,7 @@ class Plan:
                 )
         if self.bound_rows < 2:
             raise ConfigError(
-                f"--bound-rows {self.bound_rows}: at least 2 are needed for an interval."
+                f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows."
             )
         if self.mauve:
             diversity.require_mauve()

@@ -190,11 +190,8 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
         OmegaConf.register_new_resolver(name, resolver, replace=True)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(folder / "configs"), version_base=None):
-        config = hydra.compose(
-            "config",
-            overrides=_fitted(layout, given, patched),
-            return_hydra_config=True,
-        )
+        given = _fitted(layout, given, patched)
+        config = hydra.compose("config", overrides=given, return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # tells the checks which keys are known
     with open_dict(config):
         del config["hydra"]
@@ -206,9 +203,9 @@ def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
 
     from ..minihost import typos
 
-    if not isinstance(error, CompactHydraException):
-        return str(error)
-    return str(typos.told(error, given, folder / "configs"))
+    if isinstance(error, CompactHydraException):
+        error = typos.told(error, given, folder / "configs")
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _sampling(config, folder: Path, layout: Layout) -> Finding:
@@ -374,7 +371,6 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
         found.append(_weights(config, folder, asked=bool(overrides)))
     except Exception as error:  # whatever Hydra has against the overrides
         said = _said(error, _fitted(layout, overrides, patched), folder)
-        said = " ".join(said.split()) or type(error).__name__
         found.append(Finding("config", STOP, said))
     return found
 

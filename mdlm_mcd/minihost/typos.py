@@ -37,13 +37,13 @@ def told(error, overrides, config_dir, config_name="config"):
     overrides: what the command line gave, options such as `-m` included.
     """
     overrides = [o for o in overrides if "=" in o and not o.startswith(("-", "hydra"))]
+    if isinstance(error, MissingConfigException):
+        return _group(error)
     if isinstance(error, OSError):
         return HostError(
             f"hydra.run.dir: {error.filename} cannot be made ({error.strerror}): name "
             "a folder that can."
         )
-    if isinstance(error, MissingConfigException):
-        return _group(error)
     found = UNKNOWN.search(str(error))
     if not isinstance(error, ConfigCompositionException) or not found:
         cause = error.__cause__

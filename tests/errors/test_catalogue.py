@@ -3,6 +3,8 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import fakes
 import pytest
@@ -108,7 +110,7 @@ def two_demos(shell):
     return shell.command("demo", "--out", shell.folder, "--quick")
 
 
-OTHER = {"backbone.weight": torch.ones(2)}
+OTHER = {"state_dict": {"backbone.weight": torch.ones(2)}}
 
 CASES = {
     "unknown-key": lambda s: s.mcd("algo.losss=ce"),
@@ -169,7 +171,7 @@ CASES = {
         "export", s.changed(lambda held: held.pop("hyper_parameters")), s.folder / "out"
     ),
     "cannot-be-sampled": lambda s: s.command(
-        "export", s.changed(lambda held: held.update(state_dict=OTHER)), s.folder / "out"
+        "export", s.changed(lambda held: held.update(OTHER)), s.folder / "out"
     ),
     "other-tokenizer": lambda s: s.command(
         "export", s.teacher, s.folder / "out",

@@ -183,10 +183,14 @@ def test_a_schedule_that_turns_back(shell):
 
 
 def test_an_evaluator_that_is_no_file(shell):
-    for path in ("none.ckpt", shell.write("x.ckpt", "text"), shell.changed(dict.clear)):
+    silent = shell.changed(lambda held: held.pop("hyper_parameters"), shell.judge)
+    for path, words in (
+        ("none.ckpt", "is no file"),
+        (shell.write("x.ckpt", "text"), "cannot be read"),
+        (silent, "holds a config that cannot be used"),
+    ):
         status, said = shell.sweep("--evaluator", path)
-        assert status == 1 and "checkpoint of the embedded host" in said
-        assert "Traceback" not in said
+        assert status == 1 and words in said and "Traceback" not in said, said
 
 
 # The Hub ------------------------------------------------------------------------------
