@@ -123,7 +123,7 @@ RUNS = (
           "Two checkpoints, of student, average, Adam's moments and teacher, would "
           "not fit on the disk.",
           "Make room, or point checkpointing.save_dir elsewhere.",
-          ("GiB left, and",)),
+          ("GiB left, and", "takes no checkpoint")),
     Entry("diverged",
           "The loss is not finite, or far above what knowing nothing costs.",
           "docs/choosing_a_loss.md says why algo.loss=kl_bwd does this.",
@@ -141,8 +141,8 @@ RUNS = (
     Entry("resume",
           "The checkpoint that the run would go on from belongs to another run.",
           "Name another folder for the new run, or give the settings of the old one.",
-          ("so there is no distillation to resume", "of the interrupted run",
-           "rows a step (processes")),
+          ("so there is no distillation to resume", "Name another checkpoint, or start",
+           "of the interrupted run", "rows a step (processes")),
 )
 
 WEIGHTS = (
@@ -172,7 +172,10 @@ WEIGHTS = (
           ("cannot be read as a PyTorch checkpoint", "cannot be read as safetensors",
            "holds no `state_dict`", "holds no tensors", "is no JSON",
            "points out of its folder", "a part of its weights",
-           "does not say what model it holds")),
+           "holds a config that cannot be used", "of which no model can be made",
+           "it is no whole model of that kind", "does not open as tensors and plain",
+           "holds an EMA that is no list of", "of weights out of … stored ones",
+           "which they do not divide into even parts")),
     Entry("other-shapes",
           "The checkpoint is of a model of another size or vocabulary.",
           "Train with the teacher's own `model` and `data` settings.",
@@ -273,7 +276,7 @@ COMMANDS = (
           "The checkpoint is no masked model that is not told the time.",
           "Only such models are exported and swept.",
           ("so it is no masked DiT", "is told the time, and the samplers",
-           "which is not known here")),
+           "which is not known here", "is no schedule from 1 to 0")),
     Entry("other-tokenizer",
           "Model and tokenizer have vocabularies of different sizes.",
           "--tokenizer with the one the model was trained with.",

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .. import weights
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
 from ..minihost.errors import HostError
@@ -75,11 +75,6 @@ def open_model(path: str | Path, ema: bool = True):
     """
     path, source = str(path), f"CKPT={path}"
     held = weights.read_weights(path, "CKPT")
-    if not held.config:
-        raise CheckpointError(
-            f"{path} does not say what model it holds: name a checkpoint that the "
-            "embedded host wrote."
-        )
     entry.register_resolvers()
     config = {**held.config, "data": told.data(held.config)}
     # The file does not choose what is run, or where a model is fetched from.

@@ -187,7 +187,7 @@ def test_an_evaluator_that_is_no_file(shell):
     for path, words in (
         ("none.ckpt", "is no file"),
         (shell.write("x.ckpt", "text"), "cannot be read"),
-        (silent, "does not say what model it holds"),
+        (silent, "holds a config that cannot be used"),
     ):
         status, said = shell.sweep("--evaluator", path)
         assert status == 1 and words in said and "Traceback" not in said, said
