@@ -13,8 +13,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,data]'
 	touch $@
 
+# A worker a core, each with one thread: the models are too small for more.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: setup
 	$(BIN)/mdlm-mcd demo --out $(OUT)
