@@ -115,9 +115,8 @@ def several_runs(configure, tmp_path):
 
     def start(processes, *overrides, ckpt_path=None, watch=Sums):
         config = configure(processes, *overrides)
-        return several.run(
-            processes, lambda: work(config, watch, ckpt_path), tmp_path / "answers"
-        )
+        answers = tmp_path / f"answers-{processes}"
+        return several.run(processes, lambda: work(config, watch, ckpt_path), answers)
 
     return start
 
