@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Any
 
-MOST_NODES = 200_000
+MOST_NODES = 50_000
 MOST_LETTERS = 50_000_000
 DEEPEST = 100
 MOST_JSON = 1 << 26  # bytes; the table of a sharded model of 70B has some 60,000

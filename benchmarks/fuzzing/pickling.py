@@ -71,7 +71,7 @@ def bombs(deepest: int = 20_000) -> dict[str, bytes]:
     """Small pickles that ask for much: memory, time, depth, foreign memory."""
     deep = b")" + b"\x85" * deepest
     laughs = b"]q\x00" + b"".join(
-        b"](" + b"h%c" % n * 10 + b"eq%c" % (n + 1) for n in range(40)
+        b"0](" + b"h%c" % n * 10 + b"eq%c" % (n + 1) for n in range(40)
     )
     copies = b"](" + b"K\x01" * 20_000 + b"eq\x00" + b"(" + (
         call("builtins set", b"h\x00") * 5_000 + b"t"

@@ -144,7 +144,7 @@ def schedule(config: Mapping[str, Any], source: str):
 
     try:
         ends = alpha(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
-        fine = bool(((ends >= 0) & (ends <= 1)).all())
+        fine = bool(((ends >= 0) & (ends <= 1)).all() and (ends.diff() <= 0).all())
     except (TypeError, ValueError, RuntimeError, ArithmeticError):
         fine = False
     if not fine:

@@ -13,7 +13,7 @@ from fuzzing import pickling
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdlm_mcd import pickles, weights
+from mdlm_mcd import allowed, pickles, weights
 from mdlm_mcd.errors import CheckpointError
 
 
@@ -32,7 +32,7 @@ def test_what_would_do_harm_is_named_and_not_called(tmp_path, monkeypatch, name,
     full = name.replace(" ", ".").replace("__builtin__", "builtins")
     try:
         _, skipped = pickles.load(path)
-        assert skipped == {full} or full == "builtins.list"
+        assert skipped == {full} or full in allowed.CALLS or full in allowed.QUIET
     except Exception as refused:  # what is on the list, with arguments that are not
         assert "bytes" in full or "UntypedStorage" in full, refused
     assert os.listdir(tmp_path) == ["x.ckpt"]
@@ -49,7 +49,7 @@ def test_the_canary_is_alive(tmp_path, monkeypatch):
     assert (tmp_path / "canary").exists()
 
 
-BOMBS = pickling.bombs(200_000)
+BOMBS = pickling.bombs(120_000)
 REFUSED = {
     "nested key": "a key that is a tuple of other things",
     "nested member": "a key that is a tuple of other things",
