@@ -67,13 +67,16 @@ class Guard:
             if isinstance(path, int):
                 continue
             full = os.path.realpath(os.fsdecode(path))
-            if full != os.devnull and not full.startswith(self.folders):
+            if full != os.devnull and not (full + os.sep).startswith(self.folders):
                 self.seen.append(f"{event} {full}")
 
     @contextlib.contextmanager
     def case(self, folders: tuple[str, ...], seconds: float):
         """Within, only those folders may be written to; Hang after so many seconds."""
-        self.seen, self.folders = [], tuple(os.path.realpath(f) for f in folders)
+        self.seen, self.folders = (
+            [],
+            tuple(os.path.realpath(folder) + os.sep for folder in folders),
+        )
         signal.signal(signal.SIGALRM, _alarm)
         signal.signal(signal.SIGPROF, _alarm)
         # Of the processor, whatever else it has to do; and a wait for nothing.
