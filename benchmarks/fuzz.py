@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {"checkpoint": 34, "safetensors": 20, "folder": 12, "evaluator": 4,
          "results": 18, "overrides": 8, "recipe": 4}  # of a hundred cases  # fmt: skip
-SILENCE = 90.0  # seconds after which a process that ignores its alarm is ended
+SILENCE = 400.0  # seconds after which a process that ignores its alarm is ended
 
 
 def lines(kind: str, first: int, last: int, seed: int, folder: Path):

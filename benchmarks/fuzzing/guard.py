@@ -26,6 +26,9 @@ LIBRARIES = tuple(
 ) + (str(Path(__file__).resolve().parents[2]), "<frozen", "<attrs", "<string>:hydra")
 
 
+WAIT = 15  # times as long by the clock, on a machine that is busy
+
+
 class Hang(BaseException):
     """Not an Exception, so that nothing takes it for a spoilt file."""
 
@@ -64,18 +67,25 @@ class Guard:
             if isinstance(path, int):
                 continue
             full = os.path.realpath(os.fsdecode(path))
-            if full != os.devnull and not full.startswith(self.folders):
+            if full != os.devnull and not (full + os.sep).startswith(self.folders):
                 self.seen.append(f"{event} {full}")
 
     @contextlib.contextmanager
     def case(self, folders: tuple[str, ...], seconds: float):
         """Within, only those folders may be written to; Hang after so many seconds."""
-        self.seen, self.folders = [], tuple(os.path.realpath(f) for f in folders)
+        self.seen, self.folders = (
+            [],
+            tuple(os.path.realpath(folder) + os.sep for folder in folders),
+        )
         signal.signal(signal.SIGALRM, _alarm)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.signal(signal.SIGPROF, _alarm)
+        # Of the processor, whatever else it has to do; and a wait for nothing.
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, WAIT * seconds)
         try:
             yield self
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             self.folders = None
 

@@ -90,8 +90,11 @@ def _overrides(folder: Path, data: bytes, rng: random.Random, home: Path) -> Non
     from mdlm_mcd import hosts
 
     given = [line for line in data.decode("utf-8", "replace").split("\n") if line]
-    with seeds.composing() as compose:
-        config = compose("config", [*seeds.tiny(home), *given])
+    try:
+        with seeds.composing() as compose:
+            config = compose("config", [*seeds.tiny(home), *given])
+    except Exception as error:  # Hydra's own, before any line of ours has run
+        raise HydraException(str(error)) from error
     name = str(config.algo.get("_target_", ""))
     kinds = {f"mdlm_mcd.hosts.{k}": k for k in ("MCD", "SDTT", "CD4LM")}
     if name in kinds:  # what else it names is the user's to run

@@ -35,7 +35,7 @@ def test_the_fuzzer_sees_what_it_looks_for(tmp_path):
         "        act()\n"
         "    print(bool(guard.seen))\n"
         "try:\n"
-        "    with guard.case((here,), 0.2):\n"
+        "    with guard.case((here,), 0.02):\n"
         "        while True:\n"
         "            time.sleep(0.01)\n"
         "except Hang:\n"
