@@ -63,8 +63,10 @@ class Processes:
         # Lightning counts micro-batches, and tells by them where a step ends.
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (batches["total"], batches["current"]):
+            uncounted = counts["processed"] - counts["completed"]  # as it is written
             for name, count in counts.items():
                 counts[name] = count * now["micro_batches"] // was["micro_batches"]
+            counts["completed"] = counts["processed"] - uncounted
 
     # The teacher of a round -------------------------------------------------------
 
