@@ -95,6 +95,8 @@ def _overrides(folder: Path, data: bytes, rng: random.Random, home: Path) -> Non
             config = compose("config", [*seeds.tiny(home), *given])
     except Exception as error:  # Hydra's own, before any line of ours has run
         raise HydraException(str(error)) from error
+    if not config.get("algo"):
+        return  # `main.model_class` refuses it
     name = str(config.algo.get("_target_", ""))
     kinds = {f"mdlm_mcd.hosts.{k}": k for k in ("MCD", "SDTT", "CD4LM")}
     if name in kinds:  # what else it names is the user's to run

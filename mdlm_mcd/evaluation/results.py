@@ -58,7 +58,8 @@ class Point:
     def __getattr__(self, key: str):
         if key.startswith("__"):
             raise AttributeError(key)
-        return self.row.get(key, _DEFAULT.get(key))
+        found = self.row.get(key)  # null says no more than nothing does
+        return _DEFAULT.get(key) if found is None else found
 
     def metric(self, name: str) -> Estimate | None:
         """The figure of that name; None where it was not measured or is not finite."""

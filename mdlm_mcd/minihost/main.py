@@ -41,6 +41,8 @@ def register_resolvers():
 
 def model_class(config):
     """The class that `algo._target_` names, else the host's own `algo.name`."""
+    if not config.get("algo"):
+        raise HostError("algo is empty: name one, e.g. algo=mdlm.")
     if config.algo.get("_target_"):
         return hydra.utils.get_class(config.algo._target_)
     if config.algo.name not in MODELS:

@@ -256,6 +256,13 @@ def test_numbers_beyond_all_reason(tmp_path, capsys):
     assert "steps = None is of the wrong kind" in capsys.readouterr().err
 
 
+def test_a_setting_that_is_null_is_the_usual_one(tmp_path):
+    path = tmp_path / "r.jsonl"
+    rows = [row(top_p=None), row(top_p=0.9, steps=8)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert results.read([path]).names == ["m", "m, top-p 0.9"]
+
+
 def test_a_line_end_of_another_script_is_no_line_end(tmp_path):
     """A sweep that went on took such rows for cut short, and out of the file."""
     path = tmp_path / "r.jsonl"
