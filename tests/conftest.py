@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost import algo, dataloader
@@ -24,8 +25,10 @@ WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
+def _fresh():
     torch.manual_seed(0)
+    # A command run in process leaves its own, by which relative paths are read.
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")
