@@ -45,7 +45,6 @@ def main(kind: str, first: int, last: int, seed: int, folder: Path) -> None:
     guard = Guard()
     out = sys.stdout
     sys.stdout = open(os.devnull, "w")
-    sys.stderr = open(os.devnull, "w")
 
     def one(data: bytes, rng: random.Random) -> dict:
         place = folder / "run"

@@ -64,7 +64,7 @@ def of_pickle(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
         if kind == 0:
             data = data[:i] + data[j:]
         elif kind == 1:
-            data = data[:j] + data[i:j] * rng.choice((1, 3, 300)) + data[j:]
+            data = data[:j] + data[i:j][:2000] * rng.choice((1, 3, 300)) + data[j:]
         elif kind == 2:
             part = pickling.number(rng.choice(NUMBERS))
             data = data[:i] + part + data[j:] if len(part) < 250 else data

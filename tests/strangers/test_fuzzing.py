@@ -11,8 +11,8 @@ from inside import BENCHMARKS
 
 def test_some_hundred_spoilt_files(tmp_path):
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "fuzz.py", "--cases", "300", "--seed", "0",
-         "--out", tmp_path / "fuzz", "--kind", "checkpoint", "safetensors", "results"],
+        [sys.executable, BENCHMARKS / "fuzz.py", "--cases", "240", "--seed", "0",
+         "--out", tmp_path / "fuzz", "--kind", "checkpoint", "results"],
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
