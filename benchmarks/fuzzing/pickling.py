@@ -67,14 +67,14 @@ def harm(name: str, command: str) -> bytes:
     return call(name, text(command))
 
 
-def bombs(deepest: int = 20_000) -> dict[str, bytes]:
+def bombs(deepest: int = 2_000) -> dict[str, bytes]:
     """Small pickles that ask for much: memory, time, depth, foreign memory."""
     deep = b")" + b"\x85" * deepest
     laughs = b"]q\x00" + b"".join(
         b"0](" + b"h%c" % n * 10 + b"eq%c" % (n + 1) for n in range(40)
     )
-    copies = b"](" + b"K\x01" * 20_000 + b"eq\x00" + b"(" + (
-        call("builtins set", b"h\x00") * 5_000 + b"t"
+    copies = b"](" + b"K\x01" * 2_000 + b"eq\x00" + b"(" + (
+        call("builtins set", b"h\x00") * 1_000 + b"t"
     )  # fmt: skip
     return {
         "nested key": b"}" + deep + b"K\x01s",
