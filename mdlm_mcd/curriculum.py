@@ -50,7 +50,10 @@ class Curriculum:
                 )
         for key in ("delta0", "tau0", "tau_step", "growth"):
             value = getattr(self, key)
-            if value is not None and not math.isfinite(value):
+            if key == "delta0" and value is None:
+                continue
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not -1e300 < value < 1e300:
                 raise ConfigError(f"algo.{key}={value} must be a finite number.")
         if self.delta0 is not None and self.delta0 <= 0:
             raise ConfigError(
@@ -62,7 +65,8 @@ class Curriculum:
                 f"algo.growth={self.growth} must be positive: delta is multiplied by "
                 "it from round to round, and 1 keeps it."
             )
-        for index in range(self.rounds):
+        # Both go one way, so the last round tells of those that are not looked at.
+        for index in (*range(min(self.rounds, 1000)), self.rounds - 1):
             delta, tau = self._delta(index), self._tau(index)
             if delta >= 1:
                 raise ConfigError(
@@ -84,7 +88,12 @@ class Curriculum:
         return self.rounds * self.steps_per_round
 
     def _delta(self, index: int) -> float:
-        return math.nan if self.delta0 is None else self.delta0 * self.growth**index
+        if self.delta0 is None:
+            return math.nan
+        try:
+            return self.delta0 * float(self.growth) ** index
+        except OverflowError:
+            return math.inf
 
     def _tau(self, index: int) -> float:
         # Rounded so that 0.96 - 2 * 0.03 reads 0.9, in logs as in the paper.

@@ -68,3 +68,17 @@ def test_max_steps_must_be_the_rounds():
     Curriculum(2, 10).check_max_steps(20)
     with pytest.raises(ConfigError, match=r"trainer.max_steps=50 .*max_steps=20"):
         Curriculum(2, 10).check_max_steps(50)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"tau0": None}, {"tau_step": None}, {"growth": "2"}, {"delta0": True},
+     {"tau0": 10**400}, {"growth": 1e299, "rounds": 3}],
+)  # fmt: skip
+def test_what_is_no_number_of_a_curriculum_is_refused(changes):
+    with pytest.raises(ConfigError, match="algo"):
+        Curriculum(**changes)
+
+
+def test_a_very_long_curriculum_is_checked_at_once():
+    assert Curriculum(10**12, 1, None, tau_step=0.0).total_steps == 10**12

@@ -65,7 +65,7 @@ def check(
             f"algo.min_entropy={least} must be a number of nats from 0 on, below which "
             "to warn, or null."
         )
-    if algo.head_chunk < 1:
+    if type(algo.head_chunk) is not int or algo.head_chunk < 1:
         raise ConfigError(
             f"algo.head_chunk={algo.head_chunk} must be at least 1: it is the "
             "number of rows projected onto the vocabulary at a time."
