@@ -36,6 +36,7 @@ SETTINGS = (
           "Choose one of those that the sentence lists.",
           ("is unknown…hoose one of", "does not work with …: choose one of",
            "is not for … models here", "is not in this host: choose one of",
+           "algo is empty: name one",
            "is no option of a sampler")),
     Entry("out-of-range",
           "A number that the key does not take, or what is no number.",
