@@ -256,6 +256,16 @@ def test_numbers_beyond_all_reason(tmp_path, capsys):
     assert "steps = None is of the wrong kind" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", [1e-320, 1e-200, 1e200, 1.7e308])
+def test_figures_beyond_all_reason_have_a_page(tmp_path, value):
+    path, figure = tmp_path / "r.jsonl", {"value": value, "low": value, "high": value}
+    figures = {name: figure for name in ("perplexity", "entropy", "nelbo")}
+    rows = [row(), row(steps=8, metrics=figures), row(steps=16, temperature=0.5)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    report.write([path], tmp_path / "o.html")
+    assert "<svg" in (tmp_path / "o.html").read_text("utf-8")
+
+
 def test_a_setting_that_is_null_is_the_usual_one(tmp_path):
     path = tmp_path / "r.jsonl"
     rows = [row(top_p=None), row(top_p=0.9, steps=8)]

@@ -55,7 +55,9 @@ def axis(title: str, estimates, *, log=False, ticks=None) -> Axis:
     """An axis that holds all estimates with their intervals, and some air."""
     values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None]
     values = [v for v in values if v > 0 or not log]
-    low, high = min(values), max(values)
+    # Beyond this the ends would be 0 or infinite.
+    least = 1e-100 if log else -1e100
+    low, high = (min(max(f(values), least), 1e100) for f in (min, max))
     if log:
         air = max((high / low) ** 0.06, 1.05)
         return Axis(title, low / air, high * air, True, ticks)
@@ -80,9 +82,8 @@ def ticks(a: Axis) -> list[float]:
     step = 10.0 ** math.floor(math.log10(rough))
     step = next(step * k for k in (1, 2, 5, 10) if step * k >= rough)
     first = math.ceil(a.low / step)
-    return [
-        round(k * step, 10) for k in range(first, math.floor(a.high / step + 1e-9) + 1)
-    ]
+    last = math.floor(a.high / step + 1e-9)
+    return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
 
 
 def marker(kind: int, x: float, y: float, style: str, r: float = 4.2) -> Markup:
