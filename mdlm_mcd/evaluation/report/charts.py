@@ -61,8 +61,8 @@ def axis(title: str, estimates, *, log=False, ticks=None) -> Axis:
     if log:
         air = max((high / low) ** 0.06, 1.05)
         return Axis(title, low / air, high * air, True, ticks)
-    # Never so short that its marks would differ in the fifth digit only.
-    air = max((high - low) * 0.08, 0.002 * (abs(high) or 1))
+    # Never so short that its marks would differ in the fifth digit only, or not at all.
+    air = max((high - low) * 0.08, 0.002 * (abs(high) or 1), 1e-9)
     return Axis(title, low - air, high + air, False, ticks)
 
 
