@@ -30,13 +30,13 @@ from paper.stages import (
     StageError,
     Stages,
     claim,
-    folder_at,
     override,
     start,
 )
 
 from mdlm_mcd.errors import ConfigError, MCDError
 from mdlm_mcd.evaluation.sweep import existing
+from mdlm_mcd.files import make_folder
 
 UNFINISHED = 3  # exit status: a slice is over, the same command goes on
 STARTING = 30.0  # seconds that a stage takes before its first and after its last step
@@ -115,7 +115,7 @@ class Quality:
     ):  # fmt: skip
         recipe.check()
         self.recipe, self.device, self.seed, self.data = recipe, device, seed, data
-        self.out = folder_at(out) / hardware(device)
+        self.out = make_folder(out) / hardware(device)
         claim(self.out, {
             "hardware": hardware(device), "recipe": repr(recipe), "seed": seed,
             "data": list(data),

@@ -27,20 +27,21 @@ def damage(path: Path) -> str | None:
     return bad and f"the checksum of {bad} in it is wrong"
 
 
-def make_folder(out: Path) -> None:
-    """The folder of a command's `--out`, made where it is not there.
+def make_folder(path: Path, flag: str = "--out") -> Path:
+    """The folder that a command's flag names, made where it is not there.
 
     Raises ConfigError for a file, and where it cannot be made.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file: name a folder.")
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{flag} {path} is a file: name a folder.")
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"--out {out} cannot be made ({error.strerror}): name a folder that can be "
-            "written."
+            f"{flag} {path} cannot be made ({error.strerror}): name a folder that can "
+            "be written."
         ) from error
+    return path.resolve()
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.files import read_json, write_json
+from mdlm_mcd.files import make_folder, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,8 +52,7 @@ def claim(out: Path, version: str, name: str) -> tuple[Path, str | None]:
 
     Raises ConfigError for a file, or for a folder of another version itself.
     """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out {out} is a file: name a folder.")
+    make_folder(out)
     held = read_json(out / "version.json", None)
     if held is not None:
         raise ConfigError(
@@ -65,13 +64,7 @@ def claim(out: Path, version: str, name: str) -> tuple[Path, str | None]:
     others = sorted(
         p.parent.name for p in out.glob("*/version.json") if p.parent != folder
     )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {out} cannot be made ({error.strerror}): name a folder that can "
-            "be written."
-        ) from error
+    make_folder(folder)
     write_json(folder / "version.json", {"version": version, "name": name})
     if not others:
         return folder, None

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from mdlm_mcd.evaluation.sweep import existing
-from mdlm_mcd.files import read_json
+from mdlm_mcd.files import make_folder, read_json
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
 from .stages import (
@@ -17,7 +17,6 @@ from .stages import (
     MINIHOST,
     Stages,
     claim,
-    folder_at,
     override,
     start,
 )
@@ -98,8 +97,8 @@ class Chain:
     def __init__(self, table: Table, setting: Setting, *, start=start, say=print):
         self.table = smaller(table) if setting.smoke else table
         self.setting, self.say = setting, say
-        self.out = folder_at(setting.out)
-        self.results = folder_at(self.out / table.name)
+        self.out = make_folder(setting.out)
+        self.results = make_folder(self.out / table.name)
         self.stages = Stages(self.out, start, say)
         self.per_round = SMOKE_STEPS if setting.smoke else STEPS_PER_ROUND
 
@@ -272,7 +271,7 @@ class Chain:
             if read_json(path, None) is not None:
                 continue
             self.say(f"{name}: {n} steps")
-            folder_at(path.parent)
+            make_folder(path.parent)
             self.stages.must(
                 f"{name} at {n} steps",
                 self.module,

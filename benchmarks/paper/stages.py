@@ -21,7 +21,7 @@ import torch
 
 from mdlm_mcd import __version__
 from mdlm_mcd.errors import ConfigError, MCDError
-from mdlm_mcd.files import newest_checkpoint, read_json, write_json
+from mdlm_mcd.files import make_folder, newest_checkpoint, read_json, write_json
 
 MINIHOST, CLONE, COMMAND = (
     "mdlm_mcd.minihost.main",
@@ -93,23 +93,9 @@ def last_lines(text: str, count: int = 5) -> str:
     return "\n".join(lines[-count:])
 
 
-def folder_at(path: Path, flag: str = "--out") -> Path:
-    """`path` as an existing folder. Raises ConfigError."""
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{flag} {path} is a file: name a folder.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{flag} {path} cannot be made ({error.strerror}): name a folder that can "
-            "be written."
-        ) from error
-    return path.resolve()
-
-
 def claim(folder: Path, settings: dict) -> None:
     """Note what a folder is for. Raises ConfigError where it holds something else."""
-    path = folder_at(folder) / "settings.json"
+    path = make_folder(folder) / "settings.json"
     mine = json.loads(json.dumps({**settings, "version": __version__}))
     held = read_json(path, None)
     if held is None:

@@ -1,5 +1,7 @@
 """Runs of a distiller in the minihost, watched step by step."""
 
+import copy
+
 import lightning as L
 import torch
 
@@ -42,3 +44,63 @@ def fit(config, watch=None, ckpt_path=None, model=None):
         trainer.callbacks.insert(0, watch)
     trainer.fit(model, train_ds, valid_ds, ckpt_path=ckpt_path)
     return model, trainer
+
+
+def resumed(config, folder, stop, *overrides):
+    """A whole run's module and its watch, and those of one resumed from `stop`.
+
+    `config` builds a config from overrides; `stop` names a checkpoint, as in step-8.
+    """
+
+    def every(name):
+        return config(
+            f"checkpointing.save_dir={folder / name}",
+            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+            *overrides,
+        )
+
+    watch, again = Watch(), Watch()
+    whole, _ = fit(every("whole"), watch)
+    path = folder / "whole" / "checkpoints" / f"{stop}.ckpt"
+    other, _ = fit(every("resumed"), again, ckpt_path=str(path))
+    return whole, watch, other, again
+
+
+def shaken(model, round=0):
+    """Copies of student and teacher, away from the start and apart.
+
+    At its start a network is blind to its input, and student and teacher are one.
+    """
+    for p in model.backbone.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    model.teacher.snapshot(model.backbone, round)
+    with torch.no_grad():
+        for p in model.backbone.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return copy.deepcopy(model.backbone), copy.deepcopy(model.teacher.backbone)
+
+
+def distil(model, x0, valid, step):
+    """The parts of one global step's loss, without a trainer."""
+
+    class Trainer:
+        accumulate_grad_batches, world_size = 1, 1
+
+    cls, fakes = (
+        type(model),
+        {"trainer": Trainer, "global_step": step, "global_rank": 0},
+    )
+    for name, value in fakes.items():
+        setattr(cls, name, property(lambda self, value=value: value))
+    try:
+        return model.distil(model.curriculum.at(step), x0, valid, None, 0)
+    finally:
+        for name in fakes:
+            delattr(cls, name)
+
+
+def assert_same_gradients(model, reference):
+    for a, b in zip(model.parameters(), reference.parameters(), strict=True):
+        grad = torch.zeros_like(b) if b.grad is None else b.grad
+        torch.testing.assert_close(a.grad, grad, rtol=1e-9, atol=1e-12)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from runs import Watch, fit
+from runs import Watch, distil, fit, shaken
 
 from mdlm_mcd import hosts, losses
 from mdlm_mcd.coupling import counter_generator, couple, draw_u, sample_nested_times
@@ -38,32 +38,17 @@ def test_one_teacher_to_the_end(cd4lm):
 def test_contract_with_a_float64_computation_from_scratch(cd4lm):
     config = cd4lm("algo.head_chunk=7")
     model = CD4LM(config, dataloader.get_tokenizer(config)).double()
-    for p in model.backbone.parameters():  # at its start it is blind to its input
-        torch.nn.init.normal_(p, std=0.3)
+    student, target = shaken(model)
     x0 = torch.randint(0, 250, (8, 16))
     valid = torch.ones(8, 16, dtype=torch.long)
-
-    class Trainer:
-        accumulate_grad_batches, world_size = 1, 1
-
-    for name, value in (("trainer", Trainer), ("global_step", 3), ("global_rank", 0)):
-        setattr(type(model), name, property(lambda self, value=value: value))
-    try:
-        model.teacher.snapshot(model.backbone, 0)
-        with torch.no_grad():
-            for p in model.backbone.parameters():
-                p.add_(0.05 * torch.randn_like(p))
-        parts = model.distil(model.curriculum.at(3), x0, valid, None, 0)
-    finally:
-        for name in ("trainer", "global_step", "global_rank"):
-            delattr(type(model), name)
+    parts = distil(model, x0, valid, step=3)
     t, s = sample_nested_times(8, generator=counter_generator(1, 3, "t"))
     u = draw_u(8, 16, generator=counter_generator(1, 3, "u"))
     mask = model.mask_index
     pair = couple(x0, u, t, s, lambda t: 1 - (1 - 1e-3) * t, mask)
     logp = [
         losses.subs(net(z, torch.zeros(8)), z, mask)
-        for net, z in ((model.backbone, pair.z_t), (model.teacher.backbone, pair.z_s))
+        for net, z in ((student, pair.z_t), (target, pair.z_s))
     ]
     expected = torch.zeros((), dtype=torch.float64)
     for p, q, masked in zip(*(x.flatten(0, 1) for x in logp),

@@ -1,12 +1,11 @@
 """DCD in the minihost: its numbers, its teacher, its settings."""
 
-import copy
 import csv
 import math
 
 import pytest
 import torch
-from runs import Watch, fit
+from runs import Watch, assert_same_gradients, distil, fit, resumed, shaken
 from scipy import integrate, special, stats
 
 from mdlm_mcd import distillers, hosts
@@ -90,12 +89,6 @@ def test_loss_falls(dcd):
 def observed(model, x0, valid, step=8):
     """`distil` at a global step, the views and alphas its networks were given."""
     seen = []
-
-    class Trainer:
-        accumulate_grad_batches, world_size = 1, 1
-
-    cls = type(model)
-    fakes = {"trainer": Trainer, "global_step": step, "global_rank": 0}
     denoise = model.host_denoise
 
     def watched(backbone, z, alpha_t, condition):
@@ -103,25 +96,7 @@ def observed(model, x0, valid, step=8):
         return denoise(backbone, z, alpha_t, condition)
 
     model.host_denoise = watched
-    for name, value in fakes.items():
-        setattr(cls, name, property(lambda self, value=value: value))
-    try:
-        parts = model.distil(model.curriculum.at(step), x0, valid, None, 0)
-    finally:
-        for name in fakes:
-            delattr(cls, name)
-    return parts, seen
-
-
-def shaken(model):
-    """Teacher and student away from the start, where nothing shows, and apart."""
-    for p in model.backbone.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    model.teacher.snapshot(model.backbone, 1)
-    with torch.no_grad():
-        for p in model.backbone.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    return copy.deepcopy(model.backbone), copy.deepcopy(model.teacher.backbone)
+    return distil(model, x0, valid, step), seen
 
 
 @pytest.mark.parametrize("kind", DCD.loss_kinds)
@@ -130,7 +105,7 @@ def test_contract_with_a_float64_computation_from_scratch(dcd, kind):
     config = dcd("algo.head_chunk=5", f"algo.loss={kind}", "algo.tau0=0.8",
                  "algo.delta0=0.25", "loader.batch_size=4")  # fmt: skip
     model = DCD(config, dataloader.get_tokenizer(config)).double()
-    size, (student, target) = model.vocab_size, shaken(model)
+    size, (student, target) = model.vocab_size, shaken(model, 1)
     x0 = torch.randint(0, size, (4, 16))
     valid = torch.ones(4, 16, dtype=torch.long)
     valid[2, 10:] = 0
@@ -178,9 +153,7 @@ def test_contract_with_a_float64_computation_from_scratch(dcd, kind):
                 total = total + sum(of.exp() * (of - to))
     (total / valid.sum()).backward()
     torch.testing.assert_close(parts.loss, total.detach(), rtol=1e-12, atol=1e-12)
-    for a, b in zip(model.backbone.parameters(), student.parameters(), strict=True):
-        grad = torch.zeros_like(b) if b.grad is None else b.grad
-        torch.testing.assert_close(a.grad, grad, rtol=1e-9, atol=1e-12)
+    assert_same_gradients(model.backbone, student)
 
 
 def transform(gamma, size):
@@ -198,7 +171,7 @@ def transform(gamma, size):
 def test_ignore_bos_keeps_the_first_token(dcd):
     config = dcd("algo.ignore_bos=true", "loader.batch_size=4")
     model = DCD(config, dataloader.get_tokenizer(config))
-    shaken(model)
+    shaken(model, 1)
     x0 = torch.randint(0, 250, (4, 16))
     _, seen = observed(model, x0, torch.ones_like(x0))
     for z, _ in seen:
@@ -207,17 +180,7 @@ def test_ignore_bos_keeps_the_first_token(dcd):
 
 @pytest.mark.parametrize("stop", [6, 8])
 def test_resume_is_exact(dcd, tmp_path, stop):
-    def config(folder):
-        return dcd(
-            f"checkpointing.save_dir={tmp_path / folder}",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-        )
-
-    watch, again = Watch(), Watch()
-    model, _ = fit(config("whole"), watch)
-    path = tmp_path / "whole" / "checkpoints" / f"step-{stop}.ckpt"
-    other, _ = fit(config("resumed"), again, ckpt_path=str(path))
+    model, watch, other, again = resumed(dcd, tmp_path, f"step-{stop}")
     assert again.losses == watch.losses[stop:]
     assert torch.equal(again.teachers[0], watch.teachers[stop])
     assert torch.equal(Watch.flat(model), Watch.flat(other))

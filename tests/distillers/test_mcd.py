@@ -1,6 +1,5 @@
 """Real distillations in the minihost: rounds, teacher, checkpoints, resume."""
 
-import copy
 import csv
 import logging
 import subprocess
@@ -8,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from runs import Watch, fit
+from runs import Watch, assert_same_gradients, distil, fit, resumed, shaken
 
 from mdlm_mcd import distillers, hosts, losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
@@ -155,22 +154,10 @@ def test_resume_is_exact(mcd, tmp_path, name, batch):
     """Stopped in mid-round or at a boundary, a run ends with the same weights."""
     stop = 6 if name == "round-1" else int(name.split("-")[1])
     micros = 8 // batch
-
-    def every(folder):
-        return mcd(
-            f"checkpointing.save_dir={tmp_path / folder}",
-            f"loader.batch_size={batch}", "model.dropout=0.2",
-            "trainer.val_check_interval=4",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-        )  # fmt: skip
-
-    whole, watch = every("whole"), Watch()
-    model, _ = fit(whole, watch)
-    resumed = every("resumed")
-    again = Watch()
-    path = tmp_path / "whole" / "checkpoints" / f"{name}.ckpt"
-    other, _ = fit(resumed, again, ckpt_path=str(path))
+    model, watch, other, again = resumed(
+        mcd, tmp_path, name, f"loader.batch_size={batch}", "model.dropout=0.2",
+        "trainer.val_check_interval=4",
+    )  # fmt: skip
     assert again.losses == watch.losses[stop * micros :]
     assert torch.equal(again.weights[0], watch.weights[stop * micros])
     for a, b in zip(again.teachers, watch.teachers[stop * micros :], strict=True):
@@ -253,31 +240,12 @@ def test_contract_with_a_float64_computation_from_scratch(mcd):
     config = mcd("algo.head_chunk=5")
     tokenizer = dataloader.get_tokenizer(config)
     model = MCD(config, tokenizer).double()
-    for p in model.backbone.parameters():  # at its start it is blind to its input
-        torch.nn.init.normal_(p, std=0.3)
-    student = copy.deepcopy(model.backbone)
-    with torch.no_grad():
-        for p in student.parameters():
-            p.add_(0.05 * torch.randn_like(p))
+    stage = model.curriculum.at(8)
+    student, target = shaken(model, stage.index)
     x0 = torch.randint(0, 250, (8, 16))
     valid = torch.ones(8, 16, dtype=torch.long)
     valid[2, 10:] = 0
-
-    class Trainer:
-        accumulate_grad_batches, world_size = 1, 1
-
-    model._trainer = None
-    type(model).trainer = property(lambda self: Trainer)
-    type(model).global_step = property(lambda self: 8)
-    type(model).global_rank = property(lambda self: 0)
-    try:
-        stage = model.curriculum.at(8)
-        model.teacher.snapshot(model.backbone, stage.index)
-        model.backbone.load_state_dict(student.state_dict())
-        parts = model.distil(stage, x0, valid, None, 0)
-    finally:
-        del type(model).trainer, type(model).global_step, type(model).global_rank
-    loss = parts.loss / valid.sum()
+    loss = distil(model, x0, valid, step=8).loss / valid.sum()
     loss.backward()
 
     t, s = sample_times(8, stage.delta, generator=counter_generator(1, 8, "t"))
@@ -288,7 +256,6 @@ def test_contract_with_a_float64_computation_from_scratch(mcd):
     reference = algo.MDLM(config, tokenizer).double()
     reference.backbone.load_state_dict(student.state_dict())
     log_student = reference(z_t, -torch.log(alpha[0]))
-    target = copy.deepcopy(model.teacher.backbone)
     with torch.no_grad():
         log_teacher = losses.subs(
             target(z_s, torch.zeros(8)) / stage.tau, z_s, model.mask_index
@@ -306,11 +273,7 @@ def test_contract_with_a_float64_computation_from_scratch(mcd):
     expected = total / valid.sum()
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
-    for a, b in zip(
-        model.backbone.parameters(), reference.backbone.parameters(), strict=True
-    ):
-        b_grad = torch.zeros_like(b) if b.grad is None else b.grad
-        torch.testing.assert_close(a.grad, b_grad, rtol=1e-9, atol=1e-12)
+    assert_same_gradients(model.backbone, reference.backbone)
 
 
 def test_padding_costs_nothing_and_is_not_counted(mcd):

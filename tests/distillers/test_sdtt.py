@@ -1,10 +1,8 @@
 """SDTT in the minihost: its numbers, its teacher, its settings."""
 
-import copy
-
 import pytest
 import torch
-from runs import Watch, fit
+from runs import Watch, assert_same_gradients, distil, fit, resumed, shaken
 
 from mdlm_mcd import hosts, losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
@@ -56,31 +54,13 @@ def test_contract_with_a_float64_computation_from_scratch(sdtt, kind, teacher_st
     )  # fmt: skip
     tokenizer = dataloader.get_tokenizer(config)
     model = SDTT(config, tokenizer).double()
-    for p in model.backbone.parameters():  # at its start it is blind to its input
-        torch.nn.init.normal_(p, std=0.3)
-    student = copy.deepcopy(model.backbone)
-    with torch.no_grad():
-        for p in student.parameters():
-            p.add_(0.05 * torch.randn_like(p))
+    stage = model.curriculum.at(8)
+    student, target = shaken(model, stage.index)
     x0 = torch.randint(0, 250, (4, 16))
     valid = torch.ones(4, 16, dtype=torch.long)
     valid[2, 10:] = 0
-
-    class Trainer:
-        accumulate_grad_batches, world_size = 1, 1
-
     model.config.loader.batch_size = 4
-    for name, value in (("trainer", Trainer), ("global_step", 8), ("global_rank", 0)):
-        setattr(type(model), name, property(lambda self, value=value: value))
-    try:
-        stage = model.curriculum.at(8)
-        model.teacher.snapshot(model.backbone, stage.index)
-        target = copy.deepcopy(model.teacher.backbone)
-        model.backbone.load_state_dict(student.state_dict())
-        parts = model.distil(stage, x0, valid, None, 0)
-    finally:
-        for name in ("trainer", "global_step", "global_rank"):
-            delattr(type(model), name)
+    parts = distil(model, x0, valid, step=8)
     (parts.loss / valid.sum()).backward()
     assert parts.reveal_rows == 0
 
@@ -149,23 +129,11 @@ def test_contract_with_a_float64_computation_from_scratch(sdtt, kind, teacher_st
     torch.testing.assert_close(
         parts.loss / valid.sum(), expected, rtol=1e-12, atol=1e-12
     )
-    for a, b in zip(model.backbone.parameters(), student.parameters(), strict=True):
-        grad = torch.zeros_like(b) if b.grad is None else b.grad
-        torch.testing.assert_close(a.grad, grad, rtol=1e-9, atol=1e-12)
+    assert_same_gradients(model.backbone, student)
 
 
 def test_resume_is_exact(sdtt, tmp_path):
-    def config(folder):
-        return sdtt(
-            f"checkpointing.save_dir={tmp_path / folder}",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-        )
-
-    watch, again = Watch(), Watch()
-    model, _ = fit(config("whole"), watch)
-    path = tmp_path / "whole" / "checkpoints" / "step-8.ckpt"
-    other, _ = fit(config("resumed"), again, ckpt_path=str(path))
+    model, watch, other, again = resumed(sdtt, tmp_path, "step-8")
     assert again.losses == watch.losses[8:]
     assert torch.equal(Watch.flat(model), Watch.flat(other))
 
