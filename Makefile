@@ -35,7 +35,7 @@ stress: setup
 longrun: setup
 	$(BIN)/python benchmarks/longrun.py $(ARGS)
 
-# Spoilt and evil files, 10,000 of them: docs/files_from_strangers.md.
+# 10,000 spoilt and evil files in 16 minutes of one core: files_from_strangers.md.
 fuzz: setup
 	$(BIN)/python benchmarks/fuzz.py $(ARGS)
 
