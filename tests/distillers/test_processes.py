@@ -334,6 +334,11 @@ def train(config):
             ["eval.generate_samples=true", "strategy=ddp"],
         ),
         (
+            "FSDPStrategy",
+            ["training.ema=0", "+strategy.state_dict_type=sharded"],
+            ["strategy.state_dict_type=sharded", "leave it out"],
+        ),
+        (
             "DDPStrategy",
             ["algo.teacher_placement=sharded"],
             ["algo.teacher_placement=sharded", "set strategy=fsdp"],

@@ -1,12 +1,12 @@
 """Several processes stopped and killed: nothing is lost, and none is left waiting."""
 
 import os
+import shutil
 import signal
 import sys
 from functools import partial
 from pathlib import Path
 
-import lightning as L
 import pytest
 import several
 import torch
@@ -36,7 +36,7 @@ MICRO_BATCHES = 2
 
 
 class Send(Watch):
-    """Sends a signal to process `rank` alone when it gets to a micro-batch."""
+    """Sends a signal to process `rank` alone at the start of a micro-batch."""
 
     def __init__(self, number, rank, batch):
         super().__init__()
@@ -45,6 +45,17 @@ class Send(Watch):
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         super().on_train_batch_start(trainer, module, batch, batch_idx)
         if trainer.global_rank == self.rank and len(self.weights) == self.batch + 1:
+            os.kill(os.getpid(), self.number)
+
+
+class SendBefore(Send):
+    """In Lightning's check of the validation, when no step was made."""
+
+    def on_train_batch_start(self, *args):
+        Watch.on_train_batch_start(self, *args)
+
+    def on_validation_batch_start(self, trainer, *args):
+        if trainer.sanity_checking and trainer.global_rank == self.rank:
             os.kill(os.getpid(), self.number)
 
 
@@ -120,6 +131,14 @@ def test_all_leave_when_one_is_asked(configure, whole, tmp_path, strategy, rank)
     go_on(config, (reference, losses), 2, tmp_path / "resumed")
 
 
+def test_one_is_asked_before_the_first_step(configure, whole, tmp_path):
+    config = configure("ddp")
+    watch = partial(SendBefore, signal.SIGTERM, 1, None)
+    answers = several.run(2, partial(stopped, config, watch), tmp_path / "stopped")
+    assert [len(losses) for losses in answers] == [MICRO_BATCHES] * 2
+    go_on(config, whole("ddp"), 1, tmp_path / "resumed")
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_is_killed(configure, whole, tmp_path, rank):
     """The other one ends, too, and in an error."""
@@ -132,16 +151,36 @@ def test_one_is_killed(configure, whole, tmp_path, rank):
     go_on(config, whole("ddp"), 2, tmp_path / "resumed")
 
 
-def killed_in_writing(config, saves):
-    """Process 0 dies within the checkpoint after so many."""
-    write, pieces = checkpoints.Recorded.write, []
+def killed_in_writing(config):
+    """Process 0 dies within the second `last.ckpt`."""
+    write, seen = checkpoints.Recorded.write, set()
 
     def dying(self, data):
-        if self.file.name not in pieces[-1:]:
-            pieces.append(self.file.name)
-        if len(pieces) > saves and self.file.tell() > 10_000:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.file.name.endswith("last.ckpt.part"):
+            seen.add(self)
+            if len(seen) == 2 and self.file.tell() > 10_000:
+                os.kill(os.getpid(), signal.SIGKILL)
         return write(self, data)
 
     checkpoints.Recorded.write = dying
     train(config)
+
+
+def test_sharded_weights_are_killed_in_writing(configure, whole, tmp_path):
+    config = configure("sharded")
+    with pytest.raises(RuntimeError, match=r"exit codes \[-9, 1\]"):
+        several.run(2, partial(killed_in_writing, config), tmp_path / "killed")
+    assert list(last(config).parent.glob("*.part"))
+    go_on(config, whole("sharded"), 2, tmp_path / "resumed")
+
+
+def test_sharded_weights_are_damaged(configure, whole, tmp_path):
+    """FSDP reads by itself: a bit that is wrong has to be found all the same."""
+    config, (reference, losses) = configure("sharded"), whole("sharded")
+    shutil.copytree(last(reference).parent, last(config).parent)
+    held = bytearray(last(config).read_bytes())
+    held[len(held) // 2] ^= 1
+    last(config).write_bytes(held)
+    answers = several.run(2, partial(train, config, resume=True), tmp_path / "again")
+    # The one before it is that of step 4.
+    assert answers == [x[MICRO_BATCHES * 4 :] for x in losses]
