@@ -34,6 +34,13 @@ class Preemption(L.Callback):
 
     def setup(self, trainer, module, stage):
         self.asked = self._saved = False
+        _running.add(self)
+
+    def teardown(self, *args, **kwargs):
+        _running.discard(self)
+
+    def on_exception(self, *args):
+        _running.discard(self)
 
     # As soon as Lightning's handler is in place: of several processes, one that is told
     # alone would talk to the others in the middle of what they are talking about. When
@@ -98,3 +105,16 @@ class Preemption(L.Callback):
 
 
 _say = rank_zero_only(log.warning)
+
+# Told with the whole group, as torchrun does, a data loader's worker would die, and the
+# step with it. It ends when its process does.
+_running: set[Preemption] = set()
+
+
+def _leave_it_to_the_parent() -> None:
+    if _running:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_it_to_the_parent)

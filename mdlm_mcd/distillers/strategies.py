@@ -42,8 +42,8 @@ def check(trainer, config: DictConfig) -> None:
         return
     if config.strategy.get("state_dict_type", "full") != "full":
         raise ConfigError(
-            "strategy.state_dict_type=sharded writes a checkpoint as a folder, piece by "
-            "piece over the one before it, and a kill in between would spoil both: "
+            "strategy.state_dict_type=sharded writes a checkpoint as a folder, part by "
+            "part over the one before it, and a kill in between would spoil both: "
             "leave it out; checkpoints are then whole, in one file."
         )
     if config.training.ema:

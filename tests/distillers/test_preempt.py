@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -75,6 +76,30 @@ def test_sigterm_saves_at_the_next_step(config, tmp_path, caplog, hook, at, step
     assert torch.equal(Watch.flat(whole), Watch.flat(other))
     # Lightning's own checkpoints go on under the same name.
     assert not list(path.parent.glob("last-v*"))
+
+
+class TerminateAll(Terminate):
+    """The workers of data loaders, too, as torchrun does."""
+
+    def send(self, trainer, *args, **kwargs):
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        if trainer.global_step == 1:
+            for worker in workers:
+                worker.terminate()
+        super().send(trainer)
+
+
+def test_workers_of_data_loaders_live_on(config, tmp_path):
+    whole, _ = fit(config("whole", "trainer.limit_val_batches=0"))
+    more = ("loader.num_workers=2", "trainer.limit_val_batches=0")
+    with pytest.raises(SIGTERMException):
+        fit(config("stopped", *more), TerminateAll("on_train_batch_start", 4))
+    assert not multiprocessing.active_children()
+    path = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == 2
+    other, _ = fit(config("stopped", *more), ckpt_path=str(path))
+    assert torch.equal(Watch.flat(whole), Watch.flat(other))
 
 
 def test_a_stopped_run_has_logged_its_last_step(config, tmp_path):
