@@ -24,18 +24,14 @@ import os
 import random
 import signal
 import socket
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-import lightning as L
 import torch
-
-from mdlm_mcd.distillers import checkpoints
-from mdlm_mcd.minihost import main as entry
+from stressed import PAUSE, child, trace_of
 
 PHASES = {
     "start": "before the first step",
@@ -46,18 +42,15 @@ PHASES = {
     "validation": "in a validation",
 }
 SIGNALS = ("KILL", "TERM", "TERM, KILL")  # the last: no patience with the saving
-PAUSE = 0.02  # seconds in which a kill can fall into a moment
 PATIENCE = 60  # seconds until the others have to know that a process has died
 COMPARED = ("global_step", "epoch", "state_dict", "ema", "optimizer_states",
             "lr_schedulers", "mdlm_mcd")  # fmt: skip
 
 
-def overrides(
-    folder: Path, shared: Path, rounds: int, steps: int, devices: int = 1
-) -> list[str]:
-    split = [f"trainer.devices={devices}", f"loader.batch_size={4 // devices}"]
+def overrides(folder: Path, shared: Path, rounds: int, steps: int, devices: int):
     return [
-        *split, *(["strategy=ddp"] if devices > 1 else []),
+        f"trainer.devices={devices}", f"loader.batch_size={4 // devices}",
+        f"strategy={'ddp' if devices > 1 else 'auto'}",
         "algo=mcd", "algo.init_from=scratch", f"algo.rounds={rounds}",
         f"algo.steps_per_round={steps}", f"trainer.max_steps={rounds * steps}",
         "algo.delta0=1/16", "optim.lr=1e-2", "data=textfile",
@@ -81,94 +74,6 @@ def make_corpus(path: Path) -> None:
     draw = random.Random(0)
     rows = (" ".join(draw.choices(words, k=20)) for _ in range(300))
     path.write_text("\n\n\n".join(rows), encoding="utf-8")
-
-
-def trace_of(folder: Path | str, rank: int | str) -> Path:
-    return Path(f"{folder}-{rank}.jsonl")
-
-
-# In the process that is killed -----------------------------------------------------
-
-
-class Watch(L.Callback):
-    """Notes losses, and tells the parent where the run is."""
-
-    def __init__(self, tell, trace, steps_per_round: int):
-        self.tell, self.trace, self.steps_per_round = tell, trace, steps_per_round
-
-    def note(self, **record):
-        self.trace.write(json.dumps(record) + "\n")
-        self.trace.flush()
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        # Of the teacher, too, that is about to be taken.
-        at_round = trainer.global_step % self.steps_per_round == 0
-        self.tell("round" if at_round else "step")
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.note(
-            batch=trainer.fit_loop.epoch_loop.total_batch_idx,
-            step=trainer.global_step,
-            round=module.teacher.round,
-            loss=float(outputs["loss"]).hex(),
-        )
-        at_round = trainer.global_step % self.steps_per_round == 0
-        self.tell("round" if at_round else "step")
-
-    def on_validation_batch_start(self, trainer, *args):
-        if not trainer.sanity_checking:
-            self.tell("validation")
-
-    def on_validation_end(self, trainer, module):
-        if not trainer.sanity_checking:
-            value = float(trainer.callback_metrics["val/nll"])
-            self.note(validated=trainer.global_step, nll=value.hex())
-
-
-def child(
-    pipe, folder: str, command: list[str], steps_per_round: int, joined: dict[str, str]
-) -> None:
-    """The run, with pauses in which it can be killed."""
-    torch.set_num_threads(1)
-    os.environ.update(joined)
-
-    def tell(phase: str) -> None:
-        with contextlib.suppress(OSError):
-            pipe.send(phase)
-            time.sleep(PAUSE)
-
-    replace, write, make = os.replace, checkpoints.Recorded.write, entry.make_trainer
-    pieces = itertools.count(1)
-
-    def telling_replace(part, name):
-        if str(name).endswith(".ckpt"):
-            tell("rename")
-        replace(part, name)
-
-    def telling_write(*args):
-        if next(pieces) % 41 == 0:  # of some hundred that make a checkpoint
-            tell("write")
-        return write(*args)
-
-    os.replace, checkpoints.Recorded.write = telling_replace, telling_write
-
-    def make_trainer(*args, **kwargs):
-        trainer = make(*args, **kwargs)
-        trainer.callbacks.insert(0, Watch(tell, trace, steps_per_round))
-        return trainer
-
-    entry.make_trainer = make_trainer
-    sys.argv = ["minihost", *command]
-    with (
-        open(f"{folder}.log", "a", encoding="utf-8") as log,
-        open(trace_of(folder, joined["LOCAL_RANK"]), "a", encoding="utf-8") as trace,
-    ):
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        entry.main()
-
-
-# In the process that kills ---------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -232,13 +137,14 @@ class Stress:
     """Runs in the folder `out`; all they have in common is in `out/shared`."""
 
     def __init__(self, out: Path, rounds: int = 3, steps: int = 12, devices: int = 1):
-        self.out, self.rounds, self.steps, self.devices = out, rounds, steps, devices
-        self.shared = out / "shared"
+        self.out = out.resolve()  # a run changes into its folder
+        self.rounds, self.steps, self.devices = rounds, steps, devices
+        self.shared = self.out / "shared"
         self.shared.mkdir(parents=True)
         make_corpus(self.shared / "corpus.txt")
         # Each process comes from one that has only imported: seconds saved.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([entry.__name__, "mdlm_mcd.hosts.minihost"])
+        self.context.set_forkserver_preload(["stressed", "mdlm_mcd.hosts.minihost"])
 
     def start(self, name: str) -> Start:
         """The command that begins run `name`, or goes on with it."""
@@ -249,7 +155,8 @@ class Stress:
 
     def finish(self, name: str) -> None:
         start = self.start(name)
-        collections.deque(start.phases(), maxlen=0)
+        for _ in start.phases():
+            pass
         self.require(not any(start.statuses()), name, "did not finish")
 
     def once(self, name: str, wanted: str, kind: str, draw) -> Kill | None:
@@ -273,9 +180,9 @@ class Stress:
                     start.send(ranks, kind)
             elif killed and kind == "TERM, KILL" and phase in ("write", "rename"):
                 start.send(ranks, "KILL")
-        kill = Kill(killed, kind, ranks, start.statuses()) if killed else None
-        self.check(name, ranks, start.statuses(), killed)
-        return kill
+        statuses = start.statuses()
+        self.check(name, ranks, statuses, killed)
+        return Kill(killed, kind, ranks, statuses) if killed else None
 
     def check(self, name: str, ranks, statuses, killed: str | None) -> None:
         """Those killed ended by the signal or well; the others in kind, and soon."""
@@ -283,9 +190,8 @@ class Stress:
             good = [0, -signal.SIGKILL, -signal.SIGTERM]
             if rank not in ranks and killed != "start":
                 good = [1] if any(statuses[r] for r in ranks) else [0]
-            self.require(
-                status in good, name, f"ended with status {status} of process {rank}"
-            )
+            said = f"ended with status {status} of process {rank}"
+            self.require(status in good, name, said)
 
     def done(self, name: str) -> bool:
         """The end of a run is a last checkpoint at its last step."""
@@ -376,10 +282,8 @@ def run(out: Path, kills: int, seed: int, say=print, **sizes) -> list[Kill]:
                 stress.finish(name)
             elif kill := stress.once(name, *next(moments), draw):
                 fallen.append(kill)
-                say(
-                    f"{name}: {kill.signal} {PHASES[kill.phase]}, processes "
-                    f"{kill.ranks} ({kill.statuses})"
-                )
+                of = f"of {kill.ranks}: {kill.statuses}" if stress.devices > 1 else ""
+                say(f"{name}: {kill.signal} {PHASES[kill.phase]} {of}")
         losses += stress.compare(name)
     asked = [k for k in fallen if k.signal == "TERM" and k.phase != "start"]
     clean = sum(not any(k.statuses) for k in asked)

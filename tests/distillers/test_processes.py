@@ -302,6 +302,19 @@ def test_whole_and_sharded_go_on_as_each_other(configure, one, tmp_path, overrid
     whole = configure(1, *PADDED, "training.ema=0")
     several.run(1, lambda: work(whole, Sums, path), tmp_path / "whole")
     same_files(checkpoints(whole), one[1])
+    for processes in (1, 4):
+        other = configure(processes, *PADDED, *SHARDED, *overrides)
+        answers = tmp_path / f"sharded-{processes}"
+        several.run(processes, partial(work, other, Shards, path), answers)
+        same_files(checkpoints(other), one[1])
+
+
+def test_fewer_rows_than_processes_are_refused_by_all(configure, tmp_path):
+    config = configure(2, "loader.global_batch_size=1")
+    for said in several.run(
+        2, lambda: refusal(config, ConfigError), tmp_path / "answers"
+    ):
+        assert "is less than a row for each of 2 processes" in said
 
 
 @pytest.mark.slow
