@@ -14,6 +14,7 @@ import torch.multiprocessing as multiprocessing
 from torch.distributed.fsdp import MixedPrecision
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
+from mdlm_mcd.distillers import progress
 from mdlm_mcd.minihost.models import dit
 from mdlm_mcd.minihost.strategy import ShardedStrategy
 
@@ -22,6 +23,10 @@ GRACE = 30  # for the others, when a process has failed
 
 forks = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"
+)
+
+fsdp = pytest.mark.skipif(
+    progress.LIGHTNING < (2, 3), reason="Lightning 2.2 has FSDP for GPUs alone"
 )
 
 

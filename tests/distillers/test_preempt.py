@@ -64,33 +64,33 @@ def last(config):
 class Terminate(L.Callback):
     """Sends SIGTERM to its own process in the course of a hook."""
 
-    def __init__(self, hook, at):
-        self.at, self.steps = at, []
+    def __init__(self, hook, at, since=0):
+        self.left, self.since = at, since
         setattr(self, hook, self.send)
 
     def send(self, trainer, *args, **kwargs):
-        if not trainer.sanity_checking:
-            self.steps.append(trainer.global_step)
-            if len(self.steps) == self.at:
+        if not trainer.sanity_checking and trainer.global_step >= self.since:
+            self.left -= 1
+            if self.left == 0:
                 os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
-    "hook, at, step",
+    "moment, step",
     [
-        ("on_train_batch_start", 1, 1),
-        ("on_train_batch_start", 3, 2),  # the first micro-batch of step 2
-        ("on_before_optimizer_step", 3, 3),  # at a round's boundary
-        ("on_validation_batch_start", 1, 2),  # in the middle of step 2
-        ("on_save_checkpoint", 2, 3),  # while round-1.ckpt is written
+        (("on_train_batch_start", 1), 1),
+        (("on_train_batch_start", 3), 2),  # the first micro-batch of step 2
+        (("on_before_optimizer_step", 3), 3),  # at a round's boundary
+        (("on_validation_batch_start", 1), 2),  # in the middle of step 2
+        (("on_save_checkpoint", 1, 3), 3),  # while round-1.ckpt is written
     ],
 )
-def test_sigterm_saves_at_the_next_step(config, whole, caplog, hook, at, step):
+def test_sigterm_saves_at_the_next_step(config, whole, caplog, moment, step):
     _, weights, losses = whole()
     before = signal.getsignal(signal.SIGTERM)
     stopped = config()
     with caplog.at_level(logging.WARNING), pytest.raises(SIGTERMException) as end:
-        fit(stopped, Terminate(hook, at))
+        fit(stopped, Terminate(*moment))
     assert end.value.code is None  # of the process: status 0
     assert signal.getsignal(signal.SIGTERM) is before
     path = last(stopped)
