@@ -185,11 +185,11 @@ class Stress:
         return Kill(killed, kind, ranks, statuses) if killed else None
 
     def check(self, name: str, ranks, statuses, killed: str | None) -> None:
-        """Those killed ended by the signal or well; the others in kind, and soon."""
+        """Those killed ended by the signal or well; the others well if they did."""
         for rank, status in enumerate(statuses):
             good = [0, -signal.SIGKILL, -signal.SIGTERM]
             if rank not in ranks and killed != "start":
-                good = [1] if any(statuses[r] for r in ranks) else [0]
+                good = [0, 1] if any(statuses[r] for r in ranks) else [0]
             said = f"ended with status {status} of process {rank}"
             self.require(status in good, name, said)
 
