@@ -27,7 +27,7 @@ bench: setup
 bench-quality: setup
 	$(BIN)/python benchmarks/quality.py $(ARGS)
 
-# A run killed 54 times; four minutes on two cores. ARGS="--kills 200 --seed 2".
+# A run killed 54 times; four minutes on two cores. ARGS="--kills 24 --devices 2".
 stress: setup
 	$(BIN)/python benchmarks/stress.py $(ARGS)
 

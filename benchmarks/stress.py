@@ -1,12 +1,15 @@
 """Kill a distillation again and again, and compare it with one that was never stopped.
 
     python benchmarks/stress.py --kills 54
+    python benchmarks/stress.py --kills 24 --devices 2
 
 A tiny `algo=mcd` run of the embedded host (dropout, accumulation, epochs that are no
 whole number of steps, validations, three rounds) is started, killed at a seeded random
 moment, and started again by the same command until it is done; then again in another
 folder, until enough kills have fallen. Its losses, its students of each round and the
 whole of its last checkpoint have to be those of the uninterrupted run, bit for bit.
+With several devices (processes, DDP over gloo) a signal goes to one or to all of them,
+and the others have to end, too: with status 0 where it was SIGTERM.
 """
 
 from __future__ import annotations
@@ -20,17 +23,15 @@ import multiprocessing
 import os
 import random
 import signal
-import sys
+import socket
 import tempfile
 import time
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
-import lightning as L
 import torch
-
-from mdlm_mcd.distillers import checkpoints
-from mdlm_mcd.minihost import main as entry
+from stressed import PAUSE, child, trace_of
 
 PHASES = {
     "start": "before the first step",
@@ -41,13 +42,15 @@ PHASES = {
     "validation": "in a validation",
 }
 SIGNALS = ("KILL", "TERM", "TERM, KILL")  # the last: no patience with the saving
-PAUSE = 0.02  # seconds in which a kill can fall into a moment
+PATIENCE = 60  # seconds until the others have to know that a process has died
 COMPARED = ("global_step", "epoch", "state_dict", "ema", "optimizer_states",
             "lr_schedulers", "mdlm_mcd")  # fmt: skip
 
 
-def overrides(folder: Path, shared: Path, rounds: int, steps: int) -> list[str]:
+def overrides(folder: Path, shared: Path, rounds: int, steps: int, devices: int):
     return [
+        f"trainer.devices={devices}", f"loader.batch_size={4 // devices}",
+        f"strategy={'ddp' if devices > 1 else 'auto'}",
         "algo=mcd", "algo.init_from=scratch", f"algo.rounds={rounds}",
         f"algo.steps_per_round={steps}", f"trainer.max_steps={rounds * steps}",
         "algo.delta0=1/16", "optim.lr=1e-2", "data=textfile",
@@ -55,7 +58,7 @@ def overrides(folder: Path, shared: Path, rounds: int, steps: int) -> list[str]:
         "data.vocab_size=300", "model=laptop", "model.hidden_size=32",
         "model.n_blocks=2", "model.n_heads=2", "model.cond_dim=16", "model.length=16",
         "model.dropout=0.2", "training.ema=0.9", "loader.global_batch_size=8",
-        "loader.batch_size=4", "trainer.accelerator=cpu", "trainer.devices=1",
+        "trainer.accelerator=cpu",
         # Seven batches an epoch: three optimizer steps of two, and one of one.
         "trainer.limit_train_batches=7", "trainer.limit_val_batches=2",
         "trainer.val_check_interval=5", "trainer.log_every_n_steps=1",
@@ -73,160 +76,122 @@ def make_corpus(path: Path) -> None:
     path.write_text("\n\n\n".join(rows), encoding="utf-8")
 
 
-# In the process that is killed -----------------------------------------------------
-
-
-class Watch(L.Callback):
-    """Notes losses, and tells the parent where the run is."""
-
-    def __init__(self, tell, trace, steps_per_round: int):
-        self.tell, self.trace, self.steps_per_round = tell, trace, steps_per_round
-
-    def note(self, **record):
-        self.trace.write(json.dumps(record) + "\n")
-        self.trace.flush()
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        # Of the teacher, too, that is about to be taken.
-        at_round = trainer.global_step % self.steps_per_round == 0
-        self.tell("round" if at_round else "step")
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.note(
-            batch=trainer.fit_loop.epoch_loop.total_batch_idx,
-            step=trainer.global_step,
-            round=module.teacher.round,
-            loss=float(outputs["loss"]).hex(),
-        )
-        at_round = trainer.global_step % self.steps_per_round == 0
-        self.tell("round" if at_round else "step")
-
-    def on_validation_batch_start(self, trainer, *args):
-        if not trainer.sanity_checking:
-            self.tell("validation")
-
-    def on_validation_end(self, trainer, module):
-        if not trainer.sanity_checking:
-            value = float(trainer.callback_metrics["val/nll"])
-            self.note(validated=trainer.global_step, nll=value.hex())
-
-
-def child(pipe, folder: str, command: list[str], steps_per_round: int) -> None:
-    """The run, with pauses in which it can be killed."""
-    torch.set_num_threads(1)
-
-    def tell(phase: str) -> None:
-        with contextlib.suppress(OSError):
-            pipe.send(phase)
-            time.sleep(PAUSE)
-
-    replace, write, make = os.replace, checkpoints.Recorded.write, entry.make_trainer
-    pieces = itertools.count(1)
-
-    def telling_replace(part, name):
-        if str(name).endswith(".ckpt"):
-            tell("rename")
-        replace(part, name)
-
-    def telling_write(*args):
-        if next(pieces) % 41 == 0:  # of some hundred that make a checkpoint
-            tell("write")
-        return write(*args)
-
-    os.replace, checkpoints.Recorded.write = telling_replace, telling_write
-
-    def make_trainer(*args, **kwargs):
-        trainer = make(*args, **kwargs)
-        trainer.callbacks.insert(0, Watch(tell, trace, steps_per_round))
-        return trainer
-
-    entry.make_trainer = make_trainer
-    sys.argv = ["minihost", *command]
-    with (
-        open(f"{folder}.log", "a", encoding="utf-8") as log,
-        open(f"{folder}.jsonl", "a", encoding="utf-8") as trace,
-    ):
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-        entry.main()
-
-
-# In the process that kills ---------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Kill:
-    """Where a signal fell, and how the process ended (0, or minus a signal)."""
+    """Where a signal fell, and how the processes ended (0, or minus a signal)."""
 
     phase: str
     signal: str
-    status: int
+    ranks: tuple[int, ...]
+    statuses: tuple[int, ...]
+
+
+class Start:
+    """The processes of one start of a run, by the environment that torchrun sets."""
+
+    def __init__(self, context, devices: int, *args):
+        self.pipes, self.processes = [], []
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        for rank in range(devices):
+            joined = {
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0,
+                "WORLD_SIZE": devices, "RANK": rank, "LOCAL_RANK": rank,
+            }  # fmt: skip
+            joined = {key: str(value) for key, value in joined.items()}
+            here, there = context.Pipe(duplex=False)
+            process = context.Process(target=child, args=(there, *args, joined))
+            process.start()
+            there.close()
+            self.pipes.append(here)
+            self.processes.append(process)
+
+    def phases(self, patience: float = PATIENCE):
+        """What they tell until all have ended; those who wait in vain are killed."""
+        pipes, end = list(self.pipes), None
+        while pipes:
+            for pipe in wait(pipes, timeout=1):
+                try:
+                    yield pipe.recv()
+                except (EOFError, OSError):
+                    pipes.remove(pipe)
+            if end is None and any(p.exitcode for p in self.processes):
+                end = time.monotonic() + patience
+            if end and time.monotonic() > end:
+                self.send(range(len(self.processes)), "KILL")
+
+    def statuses(self) -> tuple[int, ...]:
+        for process in self.processes:
+            process.join()
+        return tuple(process.exitcode for process in self.processes)
+
+    def send(self, ranks, kind: str) -> None:
+        number = signal.SIGKILL if kind == "KILL" else signal.SIGTERM
+        for rank in ranks:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.processes[rank].pid, number)
 
 
 class Stress:
     """Runs in the folder `out`; all they have in common is in `out/shared`."""
 
-    def __init__(self, out: Path, rounds: int = 3, steps: int = 12):
-        self.out, self.rounds, self.steps = out, rounds, steps
-        self.shared = out / "shared"
+    def __init__(self, out: Path, rounds: int = 3, steps: int = 12, devices: int = 1):
+        self.out = out.resolve()  # a run changes into its folder
+        self.rounds, self.steps, self.devices = rounds, steps, devices
+        self.shared = self.out / "shared"
         self.shared.mkdir(parents=True)
         make_corpus(self.shared / "corpus.txt")
         # Each process comes from one that has only imported: seconds saved.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([entry.__name__, "mdlm_mcd.hosts.minihost"])
+        self.context.set_forkserver_preload(["stressed", "mdlm_mcd.hosts.minihost"])
 
-    def start(self, name: str):
-        """(process, pipe) of the command that begins run `name`, or goes on with it."""
-        here, there = self.context.Pipe(duplex=False)
+    def start(self, name: str) -> Start:
+        """The command that begins run `name`, or goes on with it."""
         folder = self.out / name
-        command = overrides(folder, self.shared, self.rounds, self.steps)
-        process = self.context.Process(
-            target=child, args=(there, str(folder), command, self.steps)
-        )
-        process.start()
-        there.close()
-        return process, here
-
-    def phases(self, pipe):
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                yield pipe.recv()
+        sizes = (self.rounds, self.steps, self.devices)
+        command = overrides(folder, self.shared, *sizes)
+        return Start(self.context, self.devices, str(folder), command, self.steps)
 
     def finish(self, name: str) -> None:
-        process, pipe = self.start(name)
-        collections.deque(self.phases(pipe), maxlen=0)
-        process.join()
-        self.require(process.exitcode == 0, name, "did not finish")
+        start = self.start(name)
+        for _ in start.phases():
+            pass
+        self.require(not any(start.statuses()), name, "did not finish")
 
     def once(self, name: str, wanted: str, kind: str, draw) -> Kill | None:
         """Start, and kill at a moment drawn; None where the run was faster."""
-        number, kill = draw.randint(1, 3), None
-        process, pipe = self.start(name)
+        number, killed = draw.randint(1, 3), None
+        ranks = everyone = tuple(range(self.devices))
+        if self.devices > 1:
+            ranks = draw.choice([everyone, *((rank,) for rank in everyone)])
+        start = self.start(name)
         if wanted == "start":
             time.sleep(draw.uniform(0, 1))
-            kill = ("start", kind)
-            self.send(process, kind)
-        for phase in self.phases(pipe):
-            if kill is None and phase == wanted:
+            killed = wanted
+            start.send(ranks, kind)
+        # Who was not joined yet waits for that, half an hour long.
+        for phase in start.phases(1 if killed else PATIENCE):
+            if killed is None and phase == wanted:
                 number -= 1
                 if number <= 0:
                     time.sleep(draw.uniform(0, PAUSE))
-                    kill = (phase, kind)
-                    self.send(process, kind)
-            elif kill and kind == "TERM, KILL" and phase in ("write", "rename"):
-                self.send(process, "KILL")
-        process.join()
-        self.require(
-            process.exitcode in (0, -signal.SIGKILL, -signal.SIGTERM),
-            name, f"ended with status {process.exitcode}",
-        )  # fmt: skip
-        return kill and Kill(*kill, process.exitcode)
+                    killed = phase
+                    start.send(ranks, kind)
+            elif killed and kind == "TERM, KILL" and phase in ("write", "rename"):
+                start.send(ranks, "KILL")
+        statuses = start.statuses()
+        self.check(name, ranks, statuses, killed)
+        return Kill(killed, kind, ranks, statuses) if killed else None
 
-    @staticmethod
-    def send(process, kind: str) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            number = signal.SIGKILL if kind == "KILL" else signal.SIGTERM
-            os.kill(process.pid, number)
+    def check(self, name: str, ranks, statuses, killed: str | None) -> None:
+        """Those killed ended by the signal or well; the others well if they did."""
+        for rank, status in enumerate(statuses):
+            good = [0, -signal.SIGKILL, -signal.SIGTERM]
+            if rank not in ranks and killed != "start":
+                good = [0, 1] if any(statuses[r] for r in ranks) else [0]
+            said = f"ended with status {status} of process {rank}"
+            self.require(status in good, name, said)
 
     def done(self, name: str) -> bool:
         """The end of a run is a last checkpoint at its last step."""
@@ -251,11 +216,13 @@ class Stress:
         return len(again)
 
     def trace(self, name: str) -> dict:
-        """(what, number) -> the set of what was noted there, equal if run again."""
+        """(what, number, process) -> the set of what it noted, equal if run again."""
         held = collections.defaultdict(set)
-        for line in (self.out / f"{name}.jsonl").read_text("utf-8").splitlines():
-            (what, number), *rest = json.loads(line).items()
-            held[what, number].add(tuple(rest))
+        for rank in range(self.devices):
+            lines = trace_of(self.out / name, rank).read_text("utf-8").splitlines()
+            for line in lines:
+                (what, number), *rest = json.loads(line).items()
+                held[what, number, rank].add(tuple(rest))
         return held
 
     def same(self, name: str, file: str) -> None:
@@ -315,13 +282,15 @@ def run(out: Path, kills: int, seed: int, say=print, **sizes) -> list[Kill]:
                 stress.finish(name)
             elif kill := stress.once(name, *next(moments), draw):
                 fallen.append(kill)
-                say(f"{name}: {kill.signal} {PHASES[kill.phase]} ({kill.status})")
+                of = f"of {kill.ranks}: {kill.statuses}" if stress.devices > 1 else ""
+                say(f"{name}: {kill.signal} {PHASES[kill.phase]} {of}")
         losses += stress.compare(name)
     asked = [k for k in fallen if k.signal == "TERM" and k.phase != "start"]
-    clean = sum(k.status == 0 for k in asked)
+    clean = sum(not any(k.statuses) for k in asked)
     say(
         f"{len(fallen)} kills in {runs} runs ({starts} starts) of {stress.rounds} "
-        f"rounds of {stress.steps} steps, seed {seed}:\n{table(fallen)}\n"
+        f"rounds of {stress.steps} steps, {stress.devices} process(es), seed {seed}:\n"
+        f"{table(fallen)}\n"
         f"Status 0 after SIGTERM alone: {clean} of the {len(asked)} that had begun.\n"
         f"{losses} losses and validations, students, EMA, teacher, optimizer: all as "
         "in the run that was never stopped, bit for bit."
@@ -333,10 +302,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=54)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--devices", type=int, default=1, choices=(1, 2, 4))
     parser.add_argument("--out", type=Path, help="a new folder; default: thrown away")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run(args.out or Path(folder, "stress"), args.kills, args.seed)
+        out = args.out or Path(folder, "stress")
+        run(out, args.kills, args.seed, devices=args.devices)
 
 
 if __name__ == "__main__":

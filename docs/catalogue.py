@@ -115,7 +115,7 @@ RUNS = (
           "processes; or a teacher to be spread without it.",
           "strategy=ddp leaves every process all weights (several_processes.md).",
           ("algo.teacher_placement=sharded spreads", "and strategy=fsdp shards them",
-           "shards the weights in a way")),
+           "shards the weights in a way", "strategy.state_dict_type=sharded writes")),
     Entry("not-writable",
           "A folder for what the command leaves behind cannot be made or written.",
           "Name a folder of yours; a path that goes through a file is none.",

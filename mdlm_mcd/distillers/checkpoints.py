@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..errors import CheckpointError
 from ..files import damage
+from . import strategies
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,15 @@ LAST, PREVIOUS, PART = "last.ckpt", "last.previous.ckpt", ".part"
 
 def use_safe_files(strategy) -> None:
     """Give a Lightning strategy our files; what a user put in himself is left alone."""
-    if type(strategy.checkpoint_io) is TorchCheckpointIO:
-        strategy.checkpoint_io = SafeCheckpointIO()
+    if type(strategy.checkpoint_io) is not TorchCheckpointIO:
+        return
+    strategy.checkpoint_io = files = SafeCheckpointIO()
+    if strategies.is_fsdp(strategy):
+        # Saved through a CheckpointIO, but read without one.
+        read = strategy.load_checkpoint
+        strategy.load_checkpoint = lambda path, *args, **kwargs: read(
+            files.sound(path), *args, **kwargs
+        )
 
 
 def unwritable(folder: Path, error: OSError) -> CheckpointError:
@@ -70,17 +78,20 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self._sound.add(target)
 
     def load_checkpoint(self, path, *args, **kwargs):
-        """The checkpoint at `path`; for a damaged `last.ckpt` the one before it.
+        return super().load_checkpoint(self.sound(path), *args, **kwargs)
+
+    def sound(self, path: str | Path) -> str | Path:
+        """`path`; in place of a damaged `last.ckpt` the one before it.
 
         Raises CheckpointError where there is none to go on from.
         """
         if "://" in str(path) or not os.path.exists(path):
-            return super().load_checkpoint(path, *args, **kwargs)
+            return path
         path = Path(path)
         if harm := damage(path):
             path = self._before(path, harm)
         self._sound.add(path)
-        return super().load_checkpoint(path, *args, **kwargs)
+        return path
 
     def _is_sound(self, path: Path) -> bool:
         return path.exists() and (path in self._sound or damage(path) is None)

@@ -31,13 +31,31 @@ class Preemption(L.Callback):
         self.asked = False
         self._saved = False
         self._last: int | None = None
-        self._handlers: list = []  # the one before ours, while ours is in place
+
+    def setup(self, trainer, module, stage):
+        self.asked = self._saved = False
+        _running.add(self)
+
+    def teardown(self, *args, **kwargs):
+        _running.discard(self)
+
+    def on_exception(self, *args):
+        _running.discard(self)
+
+    # As soon as Lightning's handler is in place: of several processes, one that is told
+    # alone would talk to the others in the middle of what they are talking about. When
+    # a run ends, however it ends, Lightning puts back what it has found before its own.
+
+    def on_sanity_check_start(self, *args):
+        self._listen()
 
     def on_train_start(self, trainer, module):
-        self.asked = self._saved = False
         self._last = trainer.global_step
+        self._listen()
+
+    def _listen(self):
         if threading.current_thread() is threading.main_thread():
-            self._handlers.append(signal.signal(signal.SIGTERM, self._ask))
+            signal.signal(signal.SIGTERM, self._ask)
 
     def _ask(self, signum, frame):
         self.asked = True
@@ -85,18 +103,18 @@ class Preemption(L.Callback):
         if self._saved:
             raise SIGTERMException
 
-    def on_train_end(self, *args):
-        self._restore()
-
-    def on_exception(self, *args):
-        self._restore()
-
-    def teardown(self, *args, **kwargs):
-        self._restore()
-
-    def _restore(self):
-        if self._handlers:
-            signal.signal(signal.SIGTERM, self._handlers.pop())
-
 
 _say = rank_zero_only(log.warning)
+
+# Told with the whole group, as torchrun does, a data loader's worker would die, and the
+# step with it. It ends when its process does.
+_running: set[Preemption] = set()
+
+
+def _leave_it_to_the_parent() -> None:
+    if _running:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_it_to_the_parent)

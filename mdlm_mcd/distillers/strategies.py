@@ -13,9 +13,13 @@ PLACEMENTS = ("replicated", "sharded")
 REFUSED = ("DeepSpeedStrategy", "ModelParallelStrategy")
 
 
+def is_fsdp(strategy) -> bool:
+    return isinstance(strategy, FSDPStrategy)
+
+
 def is_sharded(trainer) -> bool:
     """Whether the student's weights are spread over the processes."""
-    return isinstance(trainer.strategy, FSDPStrategy)
+    return is_fsdp(trainer.strategy)
 
 
 def check(trainer, config: DictConfig) -> None:
@@ -36,6 +40,12 @@ def check(trainer, config: DictConfig) -> None:
                 "strategy=fsdp, or algo.teacher_placement=replicated."
             )
         return
+    if config.strategy.get("state_dict_type", "full") != "full":
+        raise ConfigError(
+            "strategy.state_dict_type=sharded writes a checkpoint as a folder, part by "
+            "part over the one before it, and a kill in between would spoil both: "
+            "leave it out; checkpoints are then whole, in one file."
+        )
     if config.training.ema:
         raise ConfigError(
             f"training.ema={config.training.ema} averages whole weights, and "

@@ -273,6 +273,7 @@ def same_files(folder, other):
             torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-10)
 
 
+@several.fsdp
 @pytest.mark.parametrize("overrides,gathered", [(WHOLE, True), (PARTS, False)])
 def test_sharded(configure, one, tmp_path, overrides, gathered):
     """The checkpoint, whole, of the student and of its teacher."""
@@ -289,6 +290,7 @@ def test_sharded(configure, one, tmp_path, overrides, gathered):
         assert own["held"] == [(True, gathered), (False, gathered)] * 12
 
 
+@several.fsdp
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [WHOLE, PARTS])
 def test_whole_and_sharded_go_on_as_each_other(configure, one, tmp_path, overrides):
@@ -302,8 +304,22 @@ def test_whole_and_sharded_go_on_as_each_other(configure, one, tmp_path, overrid
     whole = configure(1, *PADDED, "training.ema=0")
     several.run(1, lambda: work(whole, Sums, path), tmp_path / "whole")
     same_files(checkpoints(whole), one[1])
+    for processes in (1, 4):
+        other = configure(processes, *PADDED, *SHARDED, *overrides)
+        answers = tmp_path / f"sharded-{processes}"
+        several.run(processes, partial(work, other, Shards, path), answers)
+        same_files(checkpoints(other), one[1])
 
 
+def test_fewer_rows_than_processes_are_refused_by_all(configure, tmp_path):
+    config = configure(2, "loader.global_batch_size=1")
+    for said in several.run(
+        2, lambda: refusal(config, ConfigError), tmp_path / "answers"
+    ):
+        assert "is less than a row for each of 2 processes" in said
+
+
+@several.fsdp
 @pytest.mark.slow
 def test_sharded_gradients_are_clipped_as_whole_ones(configure, tmp_path):
     """In float32, by `strategy=fsdp` as it comes."""
@@ -334,6 +350,11 @@ def train(config):
             ["eval.generate_samples=true", "strategy=ddp"],
         ),
         (
+            "FSDPStrategy",
+            ["training.ema=0", "+strategy.state_dict_type=sharded"],
+            ["strategy.state_dict_type=sharded", "leave it out"],
+        ),
+        (
             "DDPStrategy",
             ["algo.teacher_placement=sharded"],
             ["algo.teacher_placement=sharded", "set strategy=fsdp"],
@@ -346,7 +367,9 @@ def train(config):
     ],
 )
 def test_strategies_that_cannot_work(configure, strategy, overrides, words):
-    kind = getattr(lightning.pytorch.strategies, strategy)
+    kind = getattr(lightning.pytorch.strategies, strategy, None)
+    if kind is None:
+        pytest.skip(f"this Lightning has no {strategy}")
     trainer = SimpleNamespace(strategy=kind())
     with pytest.raises(ConfigError) as error:
         strategies.check(trainer, configure(2, *overrides))

@@ -1,0 +1,187 @@
+"""Several processes stopped and killed: nothing is lost, and none is left waiting."""
+
+import os
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import several
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from runs import Watch, fit
+
+from mdlm_mcd.distillers import checkpoints
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+import stress
+
+pytestmark = several.forks
+
+RUN = [
+    "algo=mcd", "algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=3",
+    "algo.delta0=1/16", "trainer.max_steps=6", "trainer.devices=2",
+    "loader.batch_size=2", "model.dropout=0.2", "trainer.val_check_interval=5",
+    "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
+]  # fmt: skip
+STRATEGIES = {
+    "ddp": ("strategy=ddp",),
+    "fsdp": ("strategy=fsdp", "training.ema=0", "algo.teacher_placement=sharded"),
+}
+MICRO_BATCHES = 2
+
+
+class Send(Watch):
+    """Sends a signal to process `rank` alone at the start of a micro-batch."""
+
+    def __init__(self, number, rank, batch):
+        super().__init__()
+        self.number, self.rank, self.batch = number, rank, batch
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        super().on_train_batch_start(trainer, module, batch, batch_idx)
+        if trainer.global_rank == self.rank and len(self.weights) == self.batch + 1:
+            os.kill(os.getpid(), self.number)
+
+
+class SendBefore(Send):
+    """In Lightning's check of the validation, when no step was made."""
+
+    def on_train_batch_start(self, *args):
+        Watch.on_train_batch_start(self, *args)
+
+    def on_validation_batch_start(self, trainer, *args):
+        if trainer.sanity_checking and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
+
+
+def last(config):
+    return Path(config.checkpointing.resume_ckpt_path)
+
+
+def train(config, watch=Watch, resume=False):
+    fit(config, seen := watch(), str(last(config)) if resume else None)
+    return seen.losses
+
+
+def stopped(config, watch):
+    """Losses until SIGTERM ended the process, with status 0."""
+    seen = watch()
+    with pytest.raises(SIGTERMException) as end:
+        fit(config, seen)
+    assert end.value.code is None
+    return seen.losses
+
+
+@pytest.fixture(scope="module")
+def configure(module_compose, tmp_path_factory):
+    def build(strategy):
+        folder = tmp_path_factory.mktemp("run")
+        return module_compose(
+            *RUN, *STRATEGIES[strategy], f"checkpointing.save_dir={folder}"
+        )
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def whole(configure, tmp_path_factory):
+    """`whole(strategy)`: a run never stopped, (config, losses of each process)."""
+    runs = {}
+
+    def answer(strategy):
+        if strategy not in runs:
+            config = configure(strategy)
+            answers = tmp_path_factory.mktemp("whole") / "answers"
+            runs[strategy] = (
+                config, several.run(2, partial(train, config), answers)
+            )  # fmt: skip
+        return runs[strategy]
+
+    return answer
+
+
+def go_on(config, whole, step, folder):
+    """Resumed from `step`, the run ends as the whole one, bit for bit."""
+    assert torch.load(last(config), weights_only=True)["global_step"] == step
+    reference, losses = whole
+    answers = several.run(2, partial(train, config, resume=True), folder)
+    assert answers == [x[MICRO_BATCHES * step :] for x in losses]
+    for name in ("last.ckpt", "round-1.ckpt", "round-2.ckpt"):
+        one, other = (
+            torch.load(last(c).with_name(name), weights_only=True)
+            for c in (reference, config)
+        )
+        for key in stress.COMPARED:
+            assert stress.differs(one.get(key), other.get(key), key) is None, name
+
+
+@pytest.mark.parametrize(
+    "strategy, rank",
+    [("ddp", 1), pytest.param("fsdp", 0, marks=several.fsdp)],
+)
+def test_all_leave_when_one_is_asked(configure, whole, tmp_path, strategy, rank):
+    reference, losses = whole(strategy)
+    config = configure(strategy)
+    # In the first of two micro-batches of step 2.
+    watch = partial(Send, signal.SIGTERM, rank, 2)
+    answers = several.run(2, partial(stopped, config, watch), tmp_path / "stopped")
+    assert answers == [x[: 2 * MICRO_BATCHES] for x in losses]
+    go_on(config, (reference, losses), 2, tmp_path / "resumed")
+
+
+def test_one_is_asked_before_the_first_step(configure, whole, tmp_path):
+    config = configure("ddp")
+    watch = partial(SendBefore, signal.SIGTERM, 1, None)
+    answers = several.run(2, partial(stopped, config, watch), tmp_path / "stopped")
+    assert answers == [x[:MICRO_BATCHES] for x in whole("ddp")[1]]
+    assert torch.load(last(config), weights_only=True)["global_step"] == 1
+
+
+def test_one_is_killed(configure, whole, tmp_path):
+    """The other one ends, too, and in an error."""
+    config = configure("ddp")
+    watch = partial(Send, signal.SIGKILL, 1, 7)
+    with pytest.raises(RuntimeError, match=r"exit codes \[1, -9\]"):
+        several.run(2, partial(train, config, watch), tmp_path / "killed")
+    go_on(config, whole("ddp"), 2, tmp_path / "resumed")
+
+
+def killed_in_writing(config):
+    """Process 0 dies within the second `last.ckpt`."""
+    write, seen = checkpoints.Recorded.write, set()
+
+    def dying(self, data):
+        if self.file.name.endswith("last.ckpt.part"):
+            seen.add(self)
+            if len(seen) == 2 and self.file.tell() > 10_000:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return write(self, data)
+
+    checkpoints.Recorded.write = dying
+    train(config)
+
+
+@several.fsdp
+def test_sharded_weights_are_killed_in_writing(configure, whole, tmp_path):
+    config = configure("fsdp")
+    with pytest.raises(RuntimeError, match=r"exit codes \[-9, 1\]"):
+        several.run(2, partial(killed_in_writing, config), tmp_path / "killed")
+    assert list(last(config).parent.glob("*.part"))
+    go_on(config, whole("fsdp"), 2, tmp_path / "resumed")
+
+
+@several.fsdp
+def test_sharded_weights_are_damaged(configure, whole, tmp_path):
+    """FSDP reads by itself: a bit that is wrong has to be found all the same."""
+    config, (reference, losses) = configure("fsdp"), whole("fsdp")
+    shutil.copytree(last(reference).parent, last(config).parent)
+    held = bytearray(last(config).read_bytes())
+    held[len(held) // 2] ^= 1
+    last(config).write_bytes(held)
+    answers = several.run(2, partial(train, config, resume=True), tmp_path / "again")
+    # The one before it is that of step 4.
+    assert answers == [x[MICRO_BATCHES * 4 :] for x in losses]
