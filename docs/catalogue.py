@@ -31,6 +31,21 @@ SETTINGS = (
           "known when one of the other files in its `configs/algo` has it.",
           ("names no key of the config", "is read neither by",
            "is no key of a sampler")),
+    Entry("override",
+          "What stands on the command line is not key=value as Hydra reads it, or "
+          "names a group twice.",
+          "Quote a value with = , : or brackets in it, for Hydra and for the shell: "
+          "'key=\"a=b.ckpt\"'. A group takes a name; ~logger leaves it out.",
+          ("cannot be read as key=value", "Hydra cannot read these overrides",
+           "a group that the config has already takes no plus")),
+    Entry("unusable-config",
+          "Parts of the config do not make a trainer, a logger or a class, or cannot "
+          "be read: a key was taken out, or a ${...} names nothing.",
+          "The sentence has the key, and in brackets what OmegaConf, Hydra or "
+          "Lightning say of it.",
+          ("cannot be made of its settings", "Lightning refuses these settings",
+           "is not in the config, and is read here", "the config cannot be read here",
+           "names no class (", "is no LightningModule")),
     Entry("unknown-value",
           "A name that is none of those a key takes.",
           "Choose one of those that the sentence lists.",
@@ -41,7 +56,9 @@ SETTINGS = (
     Entry("out-of-range",
           "A number that the key does not take, or what is no number.",
           "Numbers may be written as fractions, like 1/512.",
-          ("is no number: write it like", "must be a whole number of at least 1",
+          ("is no number: write it like", "is out of range: give",
+           "is not shared evenly by model.n_heads",
+           "must be a whole number of at least 1",
            "must be a finite number", "algo.delta0=… must be positive",
            "algo.growth=… must be positive", "must be a number of nats",
            "algo.head_chunk=… must be at least 1", "is no decay: choose a number")),

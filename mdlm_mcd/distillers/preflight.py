@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 
@@ -27,17 +28,41 @@ def check_run(config: DictConfig, trainer, backbone: nn.Module) -> None:
     check_folder(str(config.checkpointing.save_dir), COPIES * size)
 
 
+def check_processes(config: DictConfig) -> None:
+    """Refuse what starting the processes would tell, where the config names them.
+
+    Lightning starts them before it asks a model anything. Raises ConfigError.
+    """
+    if config.get("mode", "train") != "train":
+        return
+    trainer = config.get("trainer", {})
+    counts = [trainer.get(key, 1) for key in ("devices", "num_nodes")]
+    if all(type(count) is int and count > 0 for count in counts):
+        _check_rows(config.loader.global_batch_size, math.prod(counts))
+
+
+def _check_rows(wanted: int, processes: int) -> None:
+    if type(wanted) is int and wanted < processes:
+        raise ConfigError(
+            f"loader.global_batch_size={wanted} is less than a row for each of "
+            f"{processes} processes: raise it, or take fewer trainer.devices."
+        )
+
+
 def check_batch(loader: DictConfig, processes: int, micros: int) -> None:
     """Raises ConfigError unless a step sees exactly `loader.global_batch_size` rows.
 
     The hosts round up: with 8 rows in batches of 3 they train on 9.
     """
     wanted, each = loader.global_batch_size, loader.batch_size
-    if wanted < processes:
-        raise ConfigError(
-            f"loader.global_batch_size={wanted} is less than a row for each of "
-            f"{processes} processes: raise it, or take fewer trainer.devices."
-        )
+    for key, value in (
+        ("loader.global_batch_size", wanted),
+        ("loader.batch_size", each),
+        ("trainer.accumulate_grad_batches", micros),
+    ):
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{key}={value} must be a whole number of at least 1.")
+    _check_rows(wanted, processes)
     rows = each * processes * micros
     if rows != wanted:
         raise ConfigError(

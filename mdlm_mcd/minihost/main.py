@@ -15,11 +15,10 @@ import hydra
 import lightning as L
 import omegaconf
 import torch
-from hydra.errors import CompactHydraException
 
-from . import algo, dataloader, typos
+from . import algo, checks, dataloader, typos
 from .corpus import existing_path
-from .errors import HostError, check_writable
+from .errors import HostError, check_writable, first_line
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +43,30 @@ def model_class(config):
     if not config.get("algo"):
         raise HostError("algo is empty: name one, e.g. algo=mdlm.")
     if config.algo.get("_target_"):
-        return hydra.utils.get_class(config.algo._target_)
+        return _named_class(config.algo._target_)
     if config.algo.name not in MODELS:
         raise HostError(
             f"algo.name={config.algo.name} is unknown: choose one of "
             f"{', '.join(MODELS)}, or name a class in algo._target_."
         )
     return MODELS[config.algo.name]
+
+
+def _named_class(target):
+    try:
+        found = hydra.utils.get_class(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        if isinstance(error, ValueError) and type(error) is not ValueError:
+            raise  # of the class's own module, which has its sentence
+        raise HostError(
+            f"algo._target_={target} names no class ({first_line(error)}): take one "
+            "of the configs of algo, or install what it is in."
+        ) from error
+    if not issubclass(found, L.LightningModule):
+        raise HostError(
+            f"algo._target_={target} is no LightningModule: name the class of a model."
+        )
+    return found
 
 
 def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path"):
@@ -101,8 +117,9 @@ def _check_plain(found, source):
 def make_trainer(config, **kwargs):
     callbacks = [
         hydra.utils.instantiate(callback)
-        for callback in config.get("callbacks", {}).values()
+        for callback in (config.get("callbacks") or {}).values()
     ]
+    logger = config.get("logger")  # ~logger: without one
     return hydra.utils.instantiate(
         config.trainer,
         default_root_dir=os.getcwd(),
@@ -112,7 +129,7 @@ def make_trainer(config, **kwargs):
             if config.strategy.get("_target_")
             else config.strategy.name
         ),
-        logger=hydra.utils.instantiate(config.logger) if config.logger else False,
+        logger=hydra.utils.instantiate(logger) if logger else False,
         **kwargs,
     )
 
@@ -196,6 +213,7 @@ def run(config):
         raise HostError(
             f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}."
         )
+    checks.check(config)
     L.seed_everything(config.seed)
     cls = model_class(config)
     tokenizer = dataloader.get_tokenizer(config)
@@ -216,6 +234,7 @@ def main():
         except Exception as error:
             # What this distribution raises on purpose is a message to the user;
             # anything else is a bug and keeps its traceback.
+            error = checks.told(error)
             ours = type(error).__module__.split(".")[0] == __package__.split(".")[0]
             if not ours or os.environ.get(typos.FULL_ERROR) == "1":
                 raise
@@ -224,9 +243,10 @@ def main():
     hydra_prints = typos.hydra_raises()
     try:
         job()
-    except (CompactHydraException, OSError) as error:
+    except Exception as error:
         hydra_prints()
-        if os.environ.get(typos.FULL_ERROR) == "1":
+        mine = isinstance(error, OSError) or typos.is_hydras(error)
+        if not mine or os.environ.get(typos.FULL_ERROR) == "1":
             raise
         # What a job raises Hydra prints itself: this was before it.
         raise SystemExit(str(typos.told(error, sys.argv[1:], CONFIGS))) from None
