@@ -138,7 +138,10 @@ def train(cls, config, tokenizer):
     """Fit; resumes from `checkpointing.resume_ckpt_path` when that file exists."""
     folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
     check_writable("checkpointing.save_dir", folder)
+    if hasattr(cls, "check_start"):  # what a class of others refuses, before the data
+        cls.check_start(config)
     train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
+    dataloader.check_rows(config, train_ds)
     resume = config.checkpointing.resume_ckpt_path
     if not (
         config.checkpointing.resume_from_ckpt and resume and os.path.exists(resume)
@@ -151,6 +154,8 @@ def train(cls, config, tokenizer):
         )  # fmt: skip
     else:
         model = cls(config, tokenizer)
+    if config.eval.generate_samples and config.eval.compute_generative_perplexity:
+        model.metrics.load_evaluator()  # not first asked for after hours of steps
     # The loaders deal the rows to the processes themselves.
     trainer = make_trainer(config, use_distributed_sampler=False)
     trainer.fit(model, train_ds, valid_ds, ckpt_path=resume)
@@ -164,6 +169,8 @@ def sample_eval(cls, config, tokenizer):
     path = config.eval.checkpoint_path
     out = Path(config.eval.generated_samples_path)
     check_writable("eval.generated_samples_path", out.parent)
+    if out.is_dir():
+        raise HostError(f"eval.generated_samples_path={out} is a folder: name a file.")
     model = load_from_checkpoint(cls, path, config, tokenizer)
     if config.eval.disable_ema:
         model.ema = None

@@ -2,6 +2,7 @@
 
 import hydra
 import pytest
+import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
@@ -157,3 +158,153 @@ def test_minihost_errors_keep_their_class(monkeypatch):
     monkeypatch.setattr(minihost.hydra.utils, "get_class", refuse)
     with pytest.raises(HostError, match="^own words$"):
         minihost.model_class(OmegaConf.create({"algo": {"_target_": "x.Y"}}))
+
+
+# Before hours of work -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["algo.losss=ce"], "did you mean algo.loss?"),
+        (["+algo.losss=ce"], "did you mean algo.loss?"),
+        (["algo.rounds=2"], "set trainer.max_steps=2"),
+        (["algo.init_from=ema"], "algo.teacher_path is empty"),
+        (["algo.init_from=ema", "algo.teacher_path=none.ckpt"], "is no file: name a"),
+        (["algo.init_from=ema", "algo.teacher_path=5"], "teacher_path=5 is no path"),
+        (["algo.init_from=ema", "algo.teacher_path=[a]"], "is no path: name one"),
+        (["sampling.greedy_tail=-1"], "greedy_tail=-1 must not be negative"),
+        (["sampling.temperature=0"], "temperature=0 must be positive"),
+        (["sampling.u_law=lattce"], "u_law=lattce is unknown"),
+        (["sampling.schedule=[1,2,3]"], "between 128 steps: give 128 positive"),
+    ],
+)
+def test_before_the_text_is_read(shell, monkeypatch, given, words):
+    """Tokenizing a corpus takes hours, and a host does it first."""
+    monkeypatch.setattr(
+        dataloader, "get_dataloaders", lambda *args: pytest.fail("read the text")
+    )
+    status, said = shell.mcd(*given)
+    assert status == 1 and words in said and "Traceback" not in said, said
+
+
+def test_a_teacher_that_is_gone_does_not_stop_a_resumed_run(shell):
+    assert shell.from_teacher(shell.teacher)[0] == 0
+    status, said = shell.from_teacher("gone.ckpt")
+    assert status == 0, said
+
+
+def test_the_trial_draw_leaves_the_global_generator_alone(shell, compose):
+    from mdlm_mcd.hosts import samplers
+
+    before = torch.get_rng_state()
+    for more in ([], ["sampling.predictor=locked", "sampling.u_law=lattice"]):
+        samplers._try_options(compose("algo=mcd", *more).sampling)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_evaluator_for_samples_in_training_is_looked_for_first(shell, monkeypatch):
+    monkeypatch.setattr(minihost, "make_trainer", lambda *a, **k: pytest.fail("ran"))
+    status, said = shell.mcd(
+        "eval.generate_samples=true", "eval.compute_generative_perplexity=true",
+        "eval.gen_ppl_eval_model_name_or_path=nobody/nothing",
+    )  # fmt: skip
+    assert status == 1 and "nobody/nothing cannot be loaded" in said
+
+
+def test_samples_are_not_drawn_for_a_folder(shell):
+    status, said = shell.host(
+        "mode=sample_eval", f"eval.checkpoint_path={shell.teacher}",
+        f"eval.generated_samples_path={shell.folder}",
+    )  # fmt: skip
+    assert status == 1 and "is a folder: name a file" in said
+
+
+def test_fewer_rows_than_a_batch(shell):
+    text = shell.write("few.txt", "\n\n\n".join(["the cat sat on a mat"] * 2 + ["a"]))
+    status, said = shell.mcd(
+        f"data.files=[{text}]", f"data.valid_files=[{shell.write('v.txt', 'a ' * 99)}]",
+        "loader.global_batch_size=64",
+    )  # fmt: skip
+    assert status == 1 and "loader.global_batch_size=64 asks for more in one" in said
+
+
+def test_text_that_may_not_be_read(shell, monkeypatch):
+    def forbidden(self, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    path = shell.write("mine.txt", "text")
+    monkeypatch.setattr("pathlib.Path.read_text", forbidden)
+    status, said = shell.host(f"data.files=[{path}]")
+    assert status == 1 and "mine.txt cannot be read (Permission denied)" in said
+
+
+def test_a_teacher_that_diverged(shell):
+    def spoil(held):
+        held["ema"]["shadow_params"][0].fill_(float("nan"))
+
+    status, said = shell.from_teacher(shell.changed(spoil))
+    assert status == 1 and "holds weights that are not finite" in said
+
+
+@pytest.mark.parametrize(
+    "key, value, warns",
+    [
+        ("data.vocab_size", 300, False),  # as it is
+        ("data.tokenizer_name_or_path", "gpt2", True),
+        ("data.files", ["elsewhere.txt"], True),
+    ],
+)
+def test_a_teacher_of_another_tokenizer(shell, caplog, key, value, warns):
+    assert shell.from_teacher(shell.told(key, value))[0] == 0
+    assert (f"was trained with {key}=" in caplog.text) == warns
+
+
+# The other commands -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--temperature", "nan"], "the temperature positive"),
+        (["--u-law", "foo"], "u_law=foo is unknown"),
+        (["--u-law", "iid:3"], "means nothing to u_law=iid"),
+        (["--device", "foo"], "--device foo cannot be used"),
+        (["--host", "/nope"], "--host /nope is no folder"),
+    ],
+)
+def test_a_sweep_before_a_model_is_opened(shell, monkeypatch, argv, words):
+    from mdlm_mcd.hosts import models
+
+    monkeypatch.setattr(models, "open_model", lambda *args: pytest.fail("opened"))
+    status, said = shell.sweep(*argv)
+    assert status == 1 and words in said and "Traceback" not in said, said
+
+
+def test_a_sweep_of_no_steps(shell):
+    status, said = shell.sweep("--steps", "")
+    assert status == 2 and "--steps: invalid list of ints" in said
+
+
+def test_a_masked_model_is_no_evaluator(shell):
+    status, said = shell.sweep("--evaluator", shell.teacher)
+    assert status == 1 and "gives no text a likelihood from left to right" in said
+
+
+def test_the_tokenizer_of_the_embedded_host_by_name(shell):
+    assert shell.sweep("--tokenizer", "bpe")[0] == 0
+
+
+def test_reports_of_what_is_no_file(shell):
+    """A pipe never ends; this one would end the test by its timeout."""
+    import os
+
+    os.mkfifo(shell.folder / "pipe.jsonl")
+    for path in (shell.folder / "pipe.jsonl", "/dev/zero"):
+        status, said = shell.command("report", path)
+        assert status == 1 and "cannot be read (it is no file)" in said
+    status, said = shell.sweep("--out", shell.folder / "pipe.jsonl")
+    assert status == 1 and "cannot be read (it is no file)" in said
+    rows = shell.write("rows.jsonl")
+    status, said = shell.command("report", rows, "--out", "")
+    assert status == 1 and "is a folder: name a file" in said
