@@ -56,7 +56,7 @@ SETTINGS = (
     Entry("out-of-range",
           "A number that the key does not take, or what is no number.",
           "Numbers may be written as fractions, like 1/512.",
-          ("is no number: write it like", "is out of range: give",
+          ("is no number: write it like", "is out of range: give", "--seed …: give",
            "is not shared evenly by model.n_heads",
            "must be a whole number of at least 1",
            "must be a finite number", "algo.delta0=… must be positive",

@@ -88,7 +88,9 @@ class Plan:
                 )
             # A trial draw refuses what no law knows; `auto` is fitted later.
             step = None if point.u_step == "auto" else point.u_step
-            laws.draw_u(1, 1, point.u_law, step=step, generator=torch.Generator())
+            laws.draw_u(
+                1, 1, point.u_law, step=step, generator=torch.Generator(), prefix=""
+            )
         if self.bound_rows < 2:
             raise ConfigError(
                 f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows."

@@ -308,3 +308,23 @@ def test_reports_of_what_is_no_file(shell):
     rows = shell.write("rows.jsonl")
     status, said = shell.command("report", rows, "--out", "")
     assert status == 1 and "is a folder: name a file" in said
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_seeds_of_a_demo(shell, seed):
+    status, said = shell.command("demo", "--out", shell.folder / "d", "--seed", seed)
+    assert status == 1 and f"--seed {seed}: give a whole number" in said
+    assert not (shell.folder / "d").exists()
+
+
+def test_a_demo_in_a_folder_of_something_else(shell):
+    shell.write("demo.json", "[1]")
+    status, said = shell.command("demo", "--out", shell.folder, "--quick")
+    assert status == 1 and "holds a demo with another recipe, seed" in said
+
+
+def test_doctor_tells_what_hydra_asserts(shell):
+    import fakes
+
+    status, said = shell.command("doctor", fakes.duo(shell.folder), "algo=null")
+    assert status == 1 and "Hydra cannot read these overrides" in said
