@@ -108,7 +108,7 @@ SETTINGS = (
     Entry("sampler-options",
           "An option of a sampler is out of range, or is another sampler's.",
           "docs/samplers.md has each sampler's options.",
-          ("steps=… must be at least 1,", "top_p=… must lie within",
+          ("steps=… must be at least 1", "top_p=… must lie within",
            "greedy_tail=… must not be negative", "temperature=… must be positive: one",
            "score_noise=… must not be negative", "does not share the tokens between",
            "means nothing to sampler=", "guides the host's own samplers alone")),
