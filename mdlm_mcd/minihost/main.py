@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -106,7 +107,8 @@ def _check_plain(found, source):
     try:
         torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a spoilt file fails in many ways
-        said = str(error).strip().partition("\n")[0]
+        named = re.search(r"GLOBAL (\S+)", str(error))  # among torch's advice
+        said = f"it names {named[1]}" if named else first_line(error)
         raise HostError(
             f"{source} does not open as tensors and plain values "
             f"({type(error).__name__}: {said[:200]}): it is spoilt, or not of this "
@@ -147,6 +149,8 @@ def train(cls, config, tokenizer):
         config.checkpointing.resume_from_ckpt and resume and os.path.exists(resume)
     ):
         resume = None
+    if resume and not hasattr(cls, "check_start"):  # else it looks after its own
+        _check_plain(resume, f"checkpointing.resume_ckpt_path={resume}")
     if config.training.finetune_path and resume is None:
         model = load_from_checkpoint(
             cls, config.training.finetune_path, config, tokenizer,
