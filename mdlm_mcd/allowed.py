@@ -101,11 +101,30 @@ _SCALARS = (str, int, float, complex, bytes, type(None), torch.dtype, torch.devi
             np.generic, Inert, Foreign)  # fmt: skip
 
 
+# Python's hashes of text differ from run to run; those of numbers anybody can compute,
+# and among enough keys of one hash a look-up takes minutes.
+_MOST_ALONE = 2**61 - 1  # its own hash
+_MOST_IN_TUPLE = 2**31
+
+
+def _spread(part, most: int) -> bool:
+    """Whether keys of this kind cannot all be given the same hash."""
+    if isinstance(part, (int, np.integer)):
+        return -most < int(part) < most
+    if isinstance(part, (float, np.floating)):
+        return most == _MOST_ALONE  # some thirty have one hash
+    return not isinstance(part, (complex, np.complexfloating))
+
+
 def checked(value):
     """A key or a member of a set: hashing what is nested would end the process."""
-    parts = value if isinstance(value, tuple) else (value,)
+    alone = not isinstance(value, tuple)
+    parts = (value,) if alone else value
     if not all(isinstance(part, _SCALARS) for part in parts):
         refuse(f"a key that is a {type(value).__name__} of other things")
+    most = _MOST_ALONE if alone else _MOST_IN_TUPLE
+    if not all(_spread(part, most) for part in parts):
+        refuse(f"a key that is a {type(value).__name__} of numbers beyond reason")
     return value
 
 

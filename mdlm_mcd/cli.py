@@ -62,7 +62,9 @@ def _export(args) -> None:
 
 def _numbers(kind):
     def parse(text: str) -> list:
-        return [kind(part) for part in text.split(",") if part.strip()]
+        if found := [kind(part) for part in text.split(",") if part.strip()]:
+            return found
+        raise ValueError
 
     parse.__name__ = f"list of {kind.__name__}s"  # for argparse's own message
     return parse

@@ -277,7 +277,11 @@ class Demo:
         return {"recipe": asdict(self.recipe), "seed": self.seed}
 
     def claim(self) -> None:
-        """Refuse a folder that holds a demo with other settings."""
+        """Refuse a folder that holds a demo with other settings, and a seed of none."""
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(
+                f"--seed {self.seed}: give a whole number from 0 to 2^32 - 1."
+            )
         make_folder(self.out)
         path = self.out / "demo.json"
         mine = json.loads(json.dumps({**self.settings(), "version": __version__}))
@@ -285,6 +289,7 @@ class Demo:
         if held is None:
             write_json(path, mine)
         elif held != mine:
+            held = held if isinstance(held, dict) else {}
             differ = sorted(k for k in mine if held.get(k) != mine[k])
             raise ConfigError(
                 f"--out {self.out} holds a demo with another {', '.join(differ)}: name "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -75,6 +76,15 @@ def read_json(path: str | os.PathLike) -> Any:
     if len(data) > MOST_JSON:
         raise ValueError(f"it has more than {MOST_JSON} bytes")
     return loads(data.decode("utf-8"))
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """What a file holds; a pipe or a device, which might never end, is an OSError."""
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def loads(text: str) -> Any:

@@ -51,13 +51,20 @@ def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
         return _read_folder(path, source)
     if os.path.isfile(path):
         return read_file(path, source)
+    check_named(path, source)
     hub = HUB_ID.fullmatch(path)
-    if hub is None or _FILE.fullmatch(path):
+    return _read_folder(_download(hub["repo"], hub["revision"], source), source)
+
+
+def check_named(path: str, source: str) -> None:
+    """Raises CheckpointError unless path is a file, a folder, or may be on the Hub."""
+    if os.path.isdir(path) or os.path.isfile(path):
+        return
+    if HUB_ID.fullmatch(path) is None or _FILE.fullmatch(path):
         raise CheckpointError(
             f"{source} is no file: name a checkpoint, a .safetensors file, a Hugging "
             "Face folder, or a model on the Hub (org/name or org/name@revision)."
         )
-    return _read_folder(_download(hub["repo"], hub["revision"], source), source)
 
 
 def _download(repo: str, revision: str | None, source: str) -> str:
@@ -187,6 +194,7 @@ def load_weights(
     if weights.is_final:
         if which == "ema":
             log.info("%s holds one set of weights, with no EMA beside it.", source)
+        _check_finite(module, source)
         return "the only weights" + of_step
     if which == "ema":
         if weights.shadow_params is None:
@@ -194,7 +202,16 @@ def load_weights(
                 f"{source} holds no EMA: set {key}=raw to start from its raw weights."
             )
         load_average(parameters, weights.shadow_params, source, f"{key}=raw")
+    _check_finite(module, source)
     return f"{which} weights" + of_step
+
+
+def _check_finite(module: nn.Module, source: str) -> None:
+    if not all(bool(p.isfinite().all()) for p in module.parameters()):
+        raise CheckpointError(
+            f"{source} holds weights that are not finite: its training diverged; use "
+            "an earlier checkpoint of it."
+        )
 
 
 def _with_rotary(module: nn.Module, weights: Weights, source: str):

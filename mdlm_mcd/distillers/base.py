@@ -12,7 +12,6 @@ import os
 from typing import Any
 
 import torch
-from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from .. import __version__, head, losses
@@ -110,6 +109,16 @@ class Distiller(CounterNoise, Processes):
             config, key, found, cls.parameterization, cls.loss_kinds, cls.schedule
         )
 
+    @classmethod
+    def check_start(cls, config: DictConfig) -> None:
+        """Refuse a training that could not begin: for a host to ask before its data.
+
+        Reading and tokenizing that may take hours, and hosts do it first of all.
+        """
+        cls.check_config(config).check_max_steps(config.trainer.max_steps)
+        if config.algo.init_from != "scratch" and not preflight.resumes(config):
+            preflight.find_teacher(config)
+
     def check_model(self) -> None:
         """Refuse a host's model that the method cannot train."""
         self._check_mask()
@@ -136,8 +145,7 @@ class Distiller(CounterNoise, Processes):
     @property
     def teacher_path(self) -> str:
         """`algo.teacher_path`, or the host's `training.finetune_path`."""
-        training = self.config.get("training", {})
-        return self.config.algo.teacher_path or training.get("finetune_path") or ""
+        return preflight.teacher_path(self.config)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -150,15 +158,7 @@ class Distiller(CounterNoise, Processes):
         """Take the teacher's weights, and nothing else of its run."""
         algo, path = self.config.algo, self.teacher_path
         if algo.init_from != "scratch":
-            if not path:
-                raise ConfigError(
-                    f"algo.teacher_path is empty, and algo={algo.name} starts from a "
-                    "trained model: name its checkpoint (or set algo.init_from=scratch "
-                    "to distil from random weights)."
-                )
-            # Hydra may have moved to the run's folder; a relative path is the user's.
-            places = (path, to_absolute_path(path))
-            found = next(filter(os.path.exists, places), path)
+            found = preflight.find_teacher(self.config)
             source = f"algo.teacher_path={path}"
             weights = read_weights(found)
             self._check_teacher(weights, source)
@@ -184,6 +184,7 @@ class Distiller(CounterNoise, Processes):
         """Refuse what fits by its shapes alone."""
         check_process(weights, source, self.parameterization)
         preflight.check_length(weights, source, self.config.model.length)
+        preflight.check_tokenizer(weights, source, self.config.data)
         told = model_sizes(weights.config).get("time_conditioning")
         key, mine = self.host_setting(self.config, "time_conditioning")
         if told is not None and bool(told) != bool(mine):

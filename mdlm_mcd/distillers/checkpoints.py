@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from ..errors import CheckpointError
 from ..files import damage
 from . import strategies
+from ..plain import shown
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         if harm := damage(path):
             path = self._before(path, harm)
+        _check_plain(path)
         self._sound.add(path)
         return path
 
@@ -105,10 +108,27 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 _warn(f"{said}. The run goes on from {previous}, the one before it.")
                 return previous
             said += f"; nor can {previous}, the one before it: {worse}"
-        raise CheckpointError(
-            f"{said}. Name another checkpoint, or start over with "
-            "checkpointing.resume_from_ckpt=false."
-        )
+        raise _cannot_resume(said)
+
+
+def _cannot_resume(said: str) -> CheckpointError:
+    return CheckpointError(
+        f"{said}. Name another checkpoint, or start over with "
+        "checkpointing.resume_from_ckpt=false."
+    )
+
+
+def _check_plain(path: Path) -> None:
+    """Refuse what is no file of ours: older versions would run what a pickle names."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a spoilt file fails in many ways
+        named = re.search(r"GLOBAL (\S+)", str(error))  # among torch's advice
+        why = f"it names {shown(named[1])}" if named else shown(error, 200)
+        raise _cannot_resume(
+            f"checkpointing.resume_ckpt_path={path} holds more than tensors and plain "
+            f"values ({type(error).__name__}: {why.rstrip('.')})"
+        ) from error
 
 
 _warn = rank_zero_only(log.warning)

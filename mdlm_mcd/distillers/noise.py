@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from numbers import Real
 
 import numpy as np
 import torch
@@ -20,11 +21,13 @@ def number(config: DictConfig, key: str, group: str = "algo") -> float | None:
     Raises ConfigError for anything that is no number.
     """
     value = config[key]
-    if not isinstance(value, str):
+    if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
         return value
     try:
+        if not isinstance(value, str):
+            raise ValueError
         return float(Fraction(value))
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ConfigError(
             f"{group}.{key}={value} is no number: write it like 0.05 or 1/20."
         ) from error

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 
 import torch.nn as nn
-from omegaconf import DictConfig
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
 
 from ..errors import CheckpointError, ConfigError
 from ..files import check_writable
-from ..weights import Weights, model_sizes
+from ..plain import shown
+from ..weights import Weights, check_named, model_sizes
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +30,41 @@ def check_run(config: DictConfig, trainer, backbone: nn.Module) -> None:
     check_folder(str(config.checkpointing.save_dir), COPIES * size)
 
 
+def check_processes(config: DictConfig) -> None:
+    """Refuse what starting the processes would tell, where the config names them.
+
+    Lightning starts them before it asks a model anything. Raises ConfigError.
+    """
+    if config.get("mode", "train") != "train":
+        return
+    trainer = config.get("trainer", {})
+    counts = [trainer.get(key, 1) for key in ("devices", "num_nodes")]
+    if all(type(count) is int and count > 0 for count in counts):
+        _check_rows(config.loader.global_batch_size, math.prod(counts))
+
+
+def _check_rows(wanted: int, processes: int) -> None:
+    if type(wanted) is int and wanted < processes:
+        raise ConfigError(
+            f"loader.global_batch_size={wanted} is less than a row for each of "
+            f"{processes} processes: raise it, or take fewer trainer.devices."
+        )
+
+
 def check_batch(loader: DictConfig, processes: int, micros: int) -> None:
     """Raises ConfigError unless a step sees exactly `loader.global_batch_size` rows.
 
     The hosts round up: with 8 rows in batches of 3 they train on 9.
     """
     wanted, each = loader.global_batch_size, loader.batch_size
-    if wanted < processes:
-        raise ConfigError(
-            f"loader.global_batch_size={wanted} is less than a row for each of "
-            f"{processes} processes: raise it, or take fewer trainer.devices."
-        )
+    for key, value in (
+        ("loader.global_batch_size", wanted),
+        ("loader.batch_size", each),
+        ("trainer.accumulate_grad_batches", micros),
+    ):
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"{key}={value} must be a whole number of at least 1.")
+    _check_rows(wanted, processes)
     rows = each * processes * micros
     if rows != wanted:
         raise ConfigError(
@@ -65,6 +92,65 @@ def check_folder(folder: str, size: int) -> None:
             f"{KEPT} checkpoints of this run take about {KEPT * size / 2**30:.2f}: "
             "make room, or name another folder."
         )
+
+
+def teacher_path(config: DictConfig) -> str:
+    """`algo.teacher_path`, or the host's `training.finetune_path`; empty for none."""
+    training = config.get("training", {})
+    return config.algo.teacher_path or training.get("finetune_path") or ""
+
+
+def find_teacher(config: DictConfig) -> str:
+    """Where the teacher is: a path that is there, or what may be a name on the Hub.
+
+    Raises ConfigError where none is named, and CheckpointError.
+    """
+    path, algo = teacher_path(config), config.algo
+    if not path:
+        raise ConfigError(
+            f"algo.teacher_path is empty, and algo={algo.name} starts from a trained "
+            "model: name its checkpoint (or set algo.init_from=scratch to distil from "
+            "random weights)."
+        )
+    if not isinstance(path, str):
+        raise ConfigError(
+            f"algo.teacher_path={path} is no path: name one checkpoint, in quotes "
+            "where its name is a number."
+        )
+    # Hydra may have moved to the run's folder; a relative path is the user's.
+    places = (os.path.expanduser(path), to_absolute_path(path))
+    found = next(filter(os.path.exists, places), path)
+    check_named(found, f"algo.teacher_path={path}")
+    return found
+
+
+def resumes(config: DictConfig) -> bool:
+    """Whether the host would go on from a checkpoint, which has its teacher inside."""
+    kept = config.get("checkpointing", {})
+    path = kept.get("resume_ckpt_path")
+    return bool(kept.get("resume_from_ckpt") and path and os.path.exists(str(path)))
+
+
+def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:
+    """Say where the teacher's tokens may be others: ids fit whatever they stand for."""
+    theirs = weights.config.get("data")
+    if not isinstance(theirs, dict) or not theirs.get("tokenizer_name_or_path"):
+        return
+    # The embedded host trains its own on the text, so that other text is another one.
+    keys = ["tokenizer_name_or_path"]
+    if theirs[keys[0]] == "bpe":
+        keys += [k for k in ("train", "files", "valid_files", "separator", "max_chars",
+                             "vocab_size") if k in theirs]  # fmt: skip
+    mine = OmegaConf.to_container(data, resolve=True)
+    for key in keys:
+        if mine.get(key) != theirs[key]:
+            log.warning(
+                "%s was trained with data.%s=%s, and this run has %s: make sure that "
+                "both tokenize alike, or the same ids are other words to teacher and "
+                "student.",
+                source, key, shown(theirs[key]), mine.get(key),
+            )  # fmt: skip
+            return
 
 
 def check_length(weights: Weights, source: str, length: int) -> None:

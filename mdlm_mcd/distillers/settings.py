@@ -15,6 +15,7 @@ from ..weights import PROCESSES
 from .guard import LossGuard
 from .keys import check_keys
 from .noise import number
+from .preflight import check_processes
 from .strategies import PLACEMENTS
 
 INIT_FROM = ("ema", "raw", "scratch")
@@ -77,4 +78,8 @@ def check(
         )
     LossGuard(algo.guard, algo.loss, vocab_size=2)
     numbers = {"delta0": None} | {name: number(algo, name) for name in schedule}
+    for name in schedule:
+        if numbers[name] is None:
+            raise ConfigError(f"algo.{name}=None must be a finite number.")
+    check_processes(config)
     return Curriculum(algo.rounds, algo.steps_per_round, **numbers)

@@ -189,7 +189,7 @@ def _check(row, where: str) -> None:
 
 def _lines(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        text = plain.read_bytes(path).decode("utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}): name a results file that "

@@ -7,6 +7,7 @@ hash of the weights among it. What is in the file already is not measured again.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -75,12 +76,21 @@ class Plan:
                     f"--sampler {point.sampler} is unknown: choose one of "
                     f"{', '.join(sampling.SAMPLERS)}."
                 )
-            if point.steps < 1 or point.temperature <= 0 or not 0 < point.top_p <= 1:
+            if not (
+                point.steps >= 1
+                and 0 < point.temperature < math.inf
+                and 0 < point.top_p <= 1
+            ):
                 raise ConfigError(
                     f"--steps {point.steps}, --temperature {point.temperature} and "
                     f"--top-p {point.top_p}: steps must be at least 1, the temperature "
                     "positive and top-p within (0, 1]."
                 )
+            # A trial draw refuses what no law knows; `auto` is fitted later.
+            step = None if point.u_step == "auto" else point.u_step
+            laws.draw_u(
+                1, 1, point.u_law, step=step, generator=torch.Generator(), prefix=""
+            )
         if self.bound_rows < 2:
             raise ConfigError(
                 f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows."
@@ -132,7 +142,7 @@ def existing(path: Path) -> list[dict[str, Any]]:
         return []
     try:
         # Not `splitlines`: JSON leaves some of its line ends (U+2028) as they are.
-        lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
+        lines = plain.read_bytes(path).decode("utf-8", errors="replace").split("\n")
     except OSError as error:
         raise ConfigError(
             f"--out {path} cannot be read ({error.strerror}): name a file."

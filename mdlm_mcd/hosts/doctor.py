@@ -199,11 +199,9 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
 
 
 def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
-    from hydra.errors import CompactHydraException
-
     from ..minihost import typos
 
-    if isinstance(error, CompactHydraException):
+    if typos.is_hydras(error):
         error = typos.told(error, given, folder / "configs")
     return " ".join(str(error).split()) or type(error).__name__
 

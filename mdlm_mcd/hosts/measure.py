@@ -82,6 +82,12 @@ def evaluator(name: str, device: str, batch_size: int, model: Candidate) -> Eval
             name, device=device, source=model.tokenizer, batch_size=batch_size
         )
     judge, tokenizer = minihost.open_model(name)
+    if judge.config.algo.parameterization != "ar":
+        raise ConfigError(
+            f"--evaluator {name} is a model of parameterization="
+            f"{judge.config.algo.parameterization}, which gives no text a likelihood "
+            "from left to right: name one trained with algo=ar, or one of transformers."
+        )
     if judge.vocab_size != model.vocab_size:
         raise ConfigError(
             f"--evaluator {name} has a vocabulary of {judge.vocab_size}, and the model "
@@ -126,6 +132,15 @@ def sweep(
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: no CUDA device is there; use cpu.")
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"--device {device} cannot be used ({said}); use cpu."
+        ) from error
+    if host is not None and not Path(host).is_dir():
+        raise ConfigError(f"--host {host} is no folder: name a clone, or leave it out.")
     rows = max(2 * plan.num_samples, plan.bound_rows)
 
     def held_out(model: Candidate):

@@ -210,7 +210,9 @@ def tokenizer_of(held: weights.Weights, source: Source):
     if name is None and os.path.isfile(os.path.join(source.path, "tokenizer.json")):
         name = source.path  # an exported folder
     if name is not None:
-        data = {"tokenizer_name_or_path": name}
+        # The embedded host's own is trained on the text that its `data` names.
+        rest = data if name == "bpe" else {}
+        data = {**rest, "tokenizer_name_or_path": name}
     if "tokenizer_name_or_path" not in data:
         raise ConfigError(
             f"CKPT={source.path} does not say its tokenizer: give --tokenizer with a "

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from hydra.errors import CompactHydraException
-
 from ..errors import CheckpointError, MCDError
 from ..minihost import typos
 
@@ -21,7 +19,7 @@ def told(error: Exception, given: Sequence[str], folder: str) -> str | None:
     """
     if isinstance(error, MCDError):
         return f"mdlm-mcd: {error}"
-    if isinstance(error, CompactHydraException):
+    if typos.is_hydras(error):
         return f"mdlm-mcd: {typos.told(error, given, os.path.join(folder, 'configs'))}"
     found = unreachable(error)
     return found and f"mdlm-mcd: {found}"

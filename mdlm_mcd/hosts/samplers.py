@@ -51,6 +51,29 @@ def check_predictor(name: str, models: str, fits: tuple[str, ...]) -> None:
         )
 
 
+def _try_options(how) -> None:
+    """A draw of two tokens, which refuses what a training would find at validation."""
+    options, steps = _options(how), how.steps
+    if options.get("u_step") == "auto":
+        options["u_step"] = None
+    elif "u_step" in options:
+        options["u_step"] = number(how, "u_step", "sampling")
+    schedule = how.get("schedule")
+    if isinstance(steps, int) and (schedule is None or isinstance(schedule, str)):
+        steps = min(steps, 2)
+    sampling.sample(
+        how.predictor, lambda z, rows: torch.zeros(int(rows.sum()), 3), 1, 2, steps,
+        alpha=lambda t: 1 - t, mask_index=2, vocab_size=3,
+        generator=torch.Generator(),  # the global one is left alone
+        temperature=how.get("temperature", 1.0), top_p=how.get("p_nucleus", 1.0),
+        schedule=schedule, greedy_tail=how.get("greedy_tail", 0), **options,
+    )  # fmt: skip
+
+
+def _options(how) -> dict:
+    return {key: how[key] for key in OPTIONS if key in how}
+
+
 class SamplingHost:
     """For adapters: draws by `sampling.predictor` where that names a sampler of ours.
 
@@ -67,7 +90,10 @@ class SamplingHost:
 
         Hosts take a name that they do not know for another, or end in an assertion.
         """
-        check_predictor(config.sampling.predictor, *cls.fitting(cls.parameterization))
+        name = config.sampling.predictor
+        check_predictor(name, *cls.fitting(cls.parameterization))
+        if name in OURS:
+            _try_options(config.sampling)
         return super().check_config(config)
 
     @classmethod
@@ -83,7 +109,7 @@ class SamplingHost:
         Raises ConfigError for keys of `sampling` out of range.
         """
         how = self.config.sampling
-        options = {key: how[key] for key in OPTIONS if key in how}
+        options = _options(how)
         if "u_step" in options:
             options["u_step"] = self._u_step(how, steps or how.steps)
         # Apple's GPUs have no float64: there the states live on the CPU.

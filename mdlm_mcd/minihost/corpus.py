@@ -207,6 +207,11 @@ def _read(key, path):
             f"data.{key}: {path} is not UTF-8 (byte {error.start}): convert it, e.g. "
             "with iconv -t utf-8."
         ) from error
+    except OSError as error:
+        raise HostError(
+            f"data.{key}: {path} cannot be read ({error.strerror}): name a file that "
+            "can."
+        ) from error
 
 
 def _pieces(pattern, texts):

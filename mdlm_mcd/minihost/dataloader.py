@@ -309,3 +309,17 @@ def get_dataloaders(
         None if skip_train else make("train", loader.batch_size),
         None if skip_valid else make("valid", loader.eval_batch_size),
     )
+
+
+def check_rows(config, train_loader):
+    """Raises HostError where all the text is less than a step's rows.
+
+    A streamed dataset does not say how many it has.
+    """
+    rows, wanted = train_loader.dataset, config.loader.global_batch_size
+    if not isinstance(rows, _Stream) and len(rows) < wanted:
+        raise HostError(
+            f"data.train has {len(rows)} rows of model.length={config.model.length}, "
+            f"and loader.global_batch_size={wanted} asks for more in one step: give "
+            "more text, or take a smaller batch."
+        )

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,11 +16,10 @@ import hydra
 import lightning as L
 import omegaconf
 import torch
-from hydra.errors import CompactHydraException
 
-from . import algo, dataloader, typos
+from . import algo, checks, dataloader, typos
 from .corpus import existing_path
-from .errors import HostError, check_writable
+from .errors import HostError, check_writable, first_line
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +44,30 @@ def model_class(config):
     if not config.get("algo"):
         raise HostError("algo is empty: name one, e.g. algo=mdlm.")
     if config.algo.get("_target_"):
-        return hydra.utils.get_class(config.algo._target_)
+        return _named_class(config.algo._target_)
     if config.algo.name not in MODELS:
         raise HostError(
             f"algo.name={config.algo.name} is unknown: choose one of "
             f"{', '.join(MODELS)}, or name a class in algo._target_."
         )
     return MODELS[config.algo.name]
+
+
+def _named_class(target):
+    try:
+        found = hydra.utils.get_class(target)
+    except (ImportError, AttributeError, ValueError) as error:
+        if isinstance(error, ValueError) and type(error) is not ValueError:
+            raise  # of the class's own module, which has its sentence
+        raise HostError(
+            f"algo._target_={target} names no class ({first_line(error)}): take one "
+            "of the configs of algo, or install what it is in."
+        ) from error
+    if not issubclass(found, L.LightningModule):
+        raise HostError(
+            f"algo._target_={target} is no LightningModule: name the class of a model."
+        )
+    return found
 
 
 def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path"):
@@ -90,7 +107,8 @@ def _check_plain(found, source):
     try:
         torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a spoilt file fails in many ways
-        said = str(error).strip().partition("\n")[0]
+        named = re.search(r"GLOBAL (\S+)", str(error))  # among torch's advice
+        said = f"it names {named[1]}" if named else first_line(error)
         raise HostError(
             f"{source} does not open as tensors and plain values "
             f"({type(error).__name__}: {said[:200]}): it is spoilt, or not of this "
@@ -101,8 +119,9 @@ def _check_plain(found, source):
 def make_trainer(config, **kwargs):
     callbacks = [
         hydra.utils.instantiate(callback)
-        for callback in config.get("callbacks", {}).values()
+        for callback in (config.get("callbacks") or {}).values()
     ]
+    logger = config.get("logger")  # ~logger: without one
     return hydra.utils.instantiate(
         config.trainer,
         default_root_dir=os.getcwd(),
@@ -112,7 +131,7 @@ def make_trainer(config, **kwargs):
             if config.strategy.get("_target_")
             else config.strategy.name
         ),
-        logger=hydra.utils.instantiate(config.logger) if config.logger else False,
+        logger=hydra.utils.instantiate(logger) if logger else False,
         **kwargs,
     )
 
@@ -121,12 +140,17 @@ def train(cls, config, tokenizer):
     """Fit; resumes from `checkpointing.resume_ckpt_path` when that file exists."""
     folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
     check_writable("checkpointing.save_dir", folder)
+    if hasattr(cls, "check_start"):  # what a class of others refuses, before the data
+        cls.check_start(config)
     train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
+    dataloader.check_rows(config, train_ds)
     resume = config.checkpointing.resume_ckpt_path
     if not (
         config.checkpointing.resume_from_ckpt and resume and os.path.exists(resume)
     ):
         resume = None
+    if resume and not hasattr(cls, "check_start"):  # else it looks after its own
+        _check_plain(resume, f"checkpointing.resume_ckpt_path={resume}")
     if config.training.finetune_path and resume is None:
         model = load_from_checkpoint(
             cls, config.training.finetune_path, config, tokenizer,
@@ -134,6 +158,8 @@ def train(cls, config, tokenizer):
         )  # fmt: skip
     else:
         model = cls(config, tokenizer)
+    if config.eval.generate_samples and config.eval.compute_generative_perplexity:
+        model.metrics.load_evaluator()  # not first asked for after hours of steps
     # The loaders deal the rows to the processes themselves.
     trainer = make_trainer(config, use_distributed_sampler=False)
     trainer.fit(model, train_ds, valid_ds, ckpt_path=resume)
@@ -147,6 +173,8 @@ def sample_eval(cls, config, tokenizer):
     path = config.eval.checkpoint_path
     out = Path(config.eval.generated_samples_path)
     check_writable("eval.generated_samples_path", out.parent)
+    if out.is_dir():
+        raise HostError(f"eval.generated_samples_path={out} is a folder: name a file.")
     model = load_from_checkpoint(cls, path, config, tokenizer)
     if config.eval.disable_ema:
         model.ema = None
@@ -196,6 +224,7 @@ def run(config):
         raise HostError(
             f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}."
         )
+    checks.check(config)
     L.seed_everything(config.seed)
     cls = model_class(config)
     tokenizer = dataloader.get_tokenizer(config)
@@ -216,6 +245,7 @@ def main():
         except Exception as error:
             # What this distribution raises on purpose is a message to the user;
             # anything else is a bug and keeps its traceback.
+            error = checks.told(error)
             ours = type(error).__module__.split(".")[0] == __package__.split(".")[0]
             if not ours or os.environ.get(typos.FULL_ERROR) == "1":
                 raise
@@ -224,9 +254,10 @@ def main():
     hydra_prints = typos.hydra_raises()
     try:
         job()
-    except (CompactHydraException, OSError) as error:
+    except Exception as error:
         hydra_prints()
-        if os.environ.get(typos.FULL_ERROR) == "1":
+        mine = isinstance(error, OSError) or typos.is_hydras(error)
+        if not mine or os.environ.get(typos.FULL_ERROR) == "1":
             raise
         # What a job raises Hydra prints itself: this was before it.
         raise SystemExit(str(typos.told(error, sys.argv[1:], CONFIGS))) from None

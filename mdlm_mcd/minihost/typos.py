@@ -6,15 +6,23 @@ Imports Hydra alone, so `mdlm-mcd run` tells those of real hosts in the same wor
 import difflib
 import os
 import re
+import traceback
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import (
+    CompactHydraException,
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig
 
-from .errors import HostError
+from .errors import HostError, first_line
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the user's wish to see tracebacks
+_BARE = (AssertionError, TypeError, ValueError)
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
 
 
@@ -31,6 +39,15 @@ def hydra_raises():
     return undo
 
 
+def is_hydras(error):
+    """Whether an error is Hydra's refusal, also a bare one from deep inside of it."""
+    if isinstance(error, CompactHydraException):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    inside = bool(frames) and f"{os.sep}hydra{os.sep}_internal" in frames[-1].filename
+    return isinstance(error, _BARE) and inside
+
+
 def told(error, overrides, config_dir, config_name="config"):
     """A HostError, the sentence for what ended Hydra before the program.
 
@@ -39,6 +56,26 @@ def told(error, overrides, config_dir, config_name="config"):
     overrides = [o for o in overrides if "=" in o and not o.startswith(("-", "hydra"))]
     if isinstance(error, MissingConfigException):
         return _group(error)
+    if type(error) in _BARE:
+        return HostError(
+            "Hydra cannot read these overrides: each takes a key before its =, and a "
+            "group such as logger or data a name, not null (~logger leaves it out)."
+        )
+    if isinstance(error, OverrideParseException):
+        said = first_line(error.__cause__ or error)
+        return HostError(
+            f"{error.override} cannot be read as key=value ({said}): put a value with "
+            "= , : or brackets in it into quotes that the shell leaves, "
+            "'key=\"a=b.ckpt\"', and close what is opened."
+        )
+    if isinstance(error, InstantiationException):
+        # "Error in call to target 'x.Y':\nTypeError(...)\nfull_key: trainer"
+        keys = re.findall(r"^full_key: (\S+)", str(error), re.MULTILINE)
+        return HostError(
+            f"{keys[0] if keys else 'a part of the config'} cannot be made of its "
+            f"settings ({first_line(error.__cause__ or error)}): change or leave out "
+            "what that names."
+        )
     if isinstance(error, OSError):
         return HostError(
             f"hydra.run.dir: {error.filename} cannot be made ({error.strerror}): name "
@@ -47,6 +84,11 @@ def told(error, overrides, config_dir, config_name="config"):
     found = UNKNOWN.search(str(error))
     if not isinstance(error, ConfigCompositionException) or not found:
         cause = error.__cause__
+        if re.search("appears more than once|Multiple values for", str(error)):
+            return HostError(
+                f"{first_line(error)}: a group that the config has already takes no "
+                "plus, and a recipe builds on one other at most; leave one out."
+            )
         return HostError(f"{error}\n{cause}" if cause else str(error))
     key = found[1]
     given = next((o for o in overrides if _key(o) == key), key)

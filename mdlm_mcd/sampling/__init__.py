@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -102,12 +103,14 @@ def sample(
         )
     if steps is None and name != "first_hitting":
         raise ConfigError(f"steps=None means nothing to sampler={name}: give a number.")
-    if steps is not None and steps < 1:
-        raise ConfigError(f"steps={steps} must be at least 1.")
-    if not 0 < top_p <= 1:
+    if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
+        raise ConfigError(f"steps={steps} must be at least 1, and a whole number.")
+    if not (isinstance(top_p, Real) and 0 < top_p <= 1):
         raise ConfigError(f"top_p={top_p} must lie within (0, 1].")
-    if greedy_tail < 0:
-        raise ConfigError(f"greedy_tail={greedy_tail} must not be negative.")
+    if not (isinstance(greedy_tail, Integral) and greedy_tail >= 0):
+        raise ConfigError(
+            f"greedy_tail={greedy_tail} must not be negative, and a whole number."
+        )
     if dtype not in (torch.float64, torch.float32):
         raise ConfigError(
             f"dtype={dtype} is no precision to draw in: choose torch.float64, or "

@@ -114,6 +114,8 @@ OTHER = {"state_dict": {"backbone.weight": torch.ones(2)}}
 
 CASES = {
     "unknown-key": lambda s: s.mcd("algo.losss=ce"),
+    "override": lambda s: s.mcd("algo.teacher_path=a=b.ckpt"),
+    "unusable-config": lambda s: s.mcd("+trainer.foo=1"),
     "unknown-value": lambda s: s.mcd("algo.loss=nope"),
     "out-of-range": lambda s: s.mcd("algo.rounds=0"),
     "delta-beyond-schedule": lambda s: s.mcd("algo.rounds=3", "algo.delta0=1/3"),

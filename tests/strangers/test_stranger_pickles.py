@@ -209,3 +209,67 @@ def test_any_program_of_pickle_ends_in_our_own_error(parts, tmp_path_factory):
         assert "\n" not in str(error) and str(error).isprintable()
     else:
         json.dumps(found.config), json.dumps(found.mdlm_mcd)
+
+
+# Keys of one hash ---------------------------------------------------------------------
+
+
+def _long(value: int) -> bytes:
+    data = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
+def _complex(real: int, imaginary: int) -> bytes:
+    parts = (b"G" + struct.pack(">d", x) for x in (real, imaginary))
+    return pickling.call("builtins complex", *parts)
+
+
+def _pair(i: int) -> tuple[int, int]:
+    """(i, j) whose hash in CPython is the same for every i, j beyond 32 bits."""
+    size, a, b, c = (
+        2**64,
+        11400714785074694791,
+        14029467366897019727,
+        2870177450012600261,
+    )
+
+    def turned(x: int, bits: int) -> int:
+        return ((x << bits) | (x >> (64 - bits))) % size
+
+    first = turned((c + i * b) % size, 31) * a % size
+    wanted = turned(12345 * pow(a, -1, size) % size, 33)
+    return i, (wanted - first) * pow(b, -1, size) % size
+
+
+PRIME = 2**61 - 1
+COLLIDING = {
+    "int": [_long(i * PRIME) for i in range(1, 30_000)],
+    "complex": [_complex(-1_000_003 * i, i) for i in range(30_000)],
+    "tuple": [
+        _long(i) + _long(j) + b"\x86"
+        for i, j in map(_pair, range(1, 30_000))
+        if j < PRIME
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", COLLIDING)
+@pytest.mark.parametrize("what", ["keys", "members"])
+def test_keys_of_one_hash_are_refused(tmp_path, kind, what):
+    """In a minute of look-ups for 60,000 of them; half a megabyte of file."""
+    some = b"".join(key + b"N" * (what == "keys") for key in COLLIDING[kind])
+    body = b"}(" + some + b"u" if what == "keys" else b"\x8f(" + some + b"\x90"
+    with pytest.raises(CheckpointError, match=f"a key that is a {kind} of numbers"):
+        read(tmp_path / "x.ckpt", pickling.checkpoint(pickling.as_hyper(body)))
+
+
+def test_pairs_have_one_hash():
+    """Else the file above would be of something else."""
+    pairs = [pair for pair in map(_pair, range(1, 200)) if pair[1] < PRIME]
+    assert len({hash(pair) for pair in pairs}) == 1 < len(pairs)
+
+
+def test_keys_that_hosts_write_are_read(tmp_path):
+    held = {0: 1, 2**40: 2, 1.5: 3, ("a", "b"): 4, ("a", 7): 5, None: 6, b"b": 7}
+    torch.save({"w": torch.ones(1), "keys": held}, tmp_path / "x.ckpt")
+    assert pickles.load(tmp_path / "x.ckpt")[0]["keys"] == held

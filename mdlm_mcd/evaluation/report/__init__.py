@@ -117,6 +117,8 @@ def write(
     for an `out` that cannot be written. An interruption leaves the old page.
     """
     paths, out = [Path(p) for p in paths], Path(out)
+    if not out.name:
+        raise ConfigError(f"--out {out} is a folder: name a file.")
     if out.resolve() in [p.resolve() for p in paths]:
         raise ConfigError(f"--out {out} is one of the results: name another file.")
     found = _results.read(paths, force=force)
