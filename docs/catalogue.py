@@ -346,7 +346,9 @@ LIBRARY = Entry("arguments",
        "num_classes=… …: give the", "which is not finite: draw it",
        "does not fit …: give one id per", "give token ids as int64",
        "held-out tokens …: give", "valid has shape", "valid leaves no token",
-       "and levels, of which there are", "does not end in num_classes"))
+       "and levels, of which there are", "does not end in num_classes",
+       "has dtype …: give real numbers", "does not make a tensor: give",
+       "give a floating-point torch.Tensor", "broadcast with tokens of shape"))
 # fmt: on
 
 SECTIONS = {
