@@ -30,7 +30,7 @@ SETTINGS = (
           "Take the key that is suggested. A key that a fork of a host reads is "
           "known when one of the other files in its `configs/algo` has it.",
           ("names no key of the config", "is read neither by",
-           "is no key of a sampler")),
+           "is no key of a sampler", "is a checkpoint's: name it with")),
     Entry("unknown-value",
           "A name that is none of those a key takes.",
           "Choose one of those that the sentence lists.",
@@ -119,7 +119,8 @@ RUNS = (
     Entry("not-writable",
           "A folder for what the command leaves behind cannot be made or written.",
           "Name a folder of yours; a path that goes through a file is none.",
-          ("cannot be written (", "cannot be made (", "--out … is a file")),
+          ("cannot be written (", "cannot be made (", "--out … is a file",
+           "--out is empty")),
     Entry("disk-full",
           "Two checkpoints, of student, average, Adam's moments and teacher, would "
           "not fit on the disk.",
