@@ -1,10 +1,10 @@
 """The masked diffusion duality: Sections 3.1 and 3.2 of the paper.
 
 A Gaussian diffusion w_t over K dimensions (the vocabulary and the mask), projected
-to the clean token or to the mask, is masked diffusion; along its deterministic path
-the whole noise vector acts through one uniform scalar u per token. Training needs
-only u. Here is the other half of the statement: the Gaussian side, and the law of
-the noise gap Y = max_{j != k} eps_j - eps_k that links the two.
+to the clean token or to the mask, has the marginals of masked diffusion. Along its
+deterministic path, and there alone, it is masked diffusion, where the whole noise
+vector acts through one uniform scalar u per token. Training needs only u. Here is the
+Gaussian side, and the law of the noise gap Y = max_{j != k} eps_j - eps_k between both.
 
 `alpha_t` is the discrete schedule (gamma_t in the paper), `alpha_tilde` and
 `sigma_tilde` are the Gaussian one, `num_classes` is K. Tensors may have any floating
@@ -144,7 +144,9 @@ def duo_transform(alpha_tilde, num_classes):
     remedy = "give the signal coefficient of a variance-preserving schedule"
     inside = (alpha >= 0) & (alpha <= 1)
     _check_range("alpha_tilde", alpha, inside, f"lies outside [0, 1]: {remedy}")
-    kept = _law(num_classes).cdf(alpha / ((1 - alpha) * (1 + alpha)).sqrt())
+    # At alpha_tilde = 1 the clamp keeps the slope at 0, where it would be 0 * inf.
+    noise = ((1 - alpha) * (1 + alpha)).clamp(min=1e-30).sqrt()
+    kept = _law(num_classes).cdf(alpha / noise)
     return ((num_classes * kept - 1) / (num_classes - 1)).to(dtype)
 
 

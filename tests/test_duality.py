@@ -370,6 +370,13 @@ def test_sde_path_shares_the_marginals_but_unmasks_again():
 # Duo's transformation
 
 
+@pytest.mark.parametrize("num_classes", [2, 50258])
+def test_duo_transform_is_flat_where_the_signal_is_whole(num_classes):
+    alpha = float64(0.5, 1 - 1e-6, 1).requires_grad_()
+    (slope,) = torch.autograd.grad(duo_transform(alpha, num_classes).sum(), alpha)
+    assert slope[0] > 0 and slope[1:].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, 64, 30_000])
 def test_duo_transform_is_its_integral(num_classes):
     alpha = float64(0, 0.2, 0.6, 0.85, 0.97, 1)

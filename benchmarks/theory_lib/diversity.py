@@ -13,7 +13,7 @@ from bench.sizes import LANGUAGE
 
 from mdlm_mcd.evaluation import metrics
 
-from .pages import Outcome, Table
+from .pages import Outcome, Table, shown
 
 PART = replace(
     LANGUAGE,
@@ -27,6 +27,7 @@ STEPS, SEEDS = 8, (1, 2)
 TEMPERATURES = (0.9, 0.8, 0.7, 0.6)
 STUDENTS = ("mcd", "sdtt", "sdtt, tau falling", "mcd, kl_fwd", "mcd, tau 1")
 TOLD = ("bigram_entropy", "distinct_3", "self_bleu")
+COMPARED = ("perplexity", "corpus_entropy", "distinct_3", "self_bleu", "bigram_tv")
 FIGURES = (
     "perplexity", "entropy", "corpus_entropy", "bigram_entropy", "distinct_2",
     "distinct_3", "self_bleu", "bigram_tv",
@@ -86,18 +87,20 @@ def measured(part=PART) -> Outcome:
             mean([figures(setting, teacher, seed, t) for seed in SEEDS])
             for t in (1.0, *TEMPERATURES)
         ]
-        rows = {
-            name: mean([figures(setting, weights, seed) for seed, weights in each])
-            for name, each in taught.items()
+        each = {
+            name: [figures(setting, weights, seed) for seed, weights in by_seed]
+            for name, by_seed in taught.items()
         }
         language = of_tokens(setting, setting.held_out[: part.samples])
         language["bigram_tv"] = metrics.corpus_reference(
             setting.held_out, num_samples=part.samples
         )["bigram_tv"]
-    return report(language, curve, rows)
+    return report(language, curve, each)
 
 
-def report(language: dict, curve: list[dict], rows: dict[str, dict]) -> Outcome:
+def report(language: dict, curve: list[dict], each: dict[str, list[dict]]) -> Outcome:
+    """each: the figures of every student, a dict a seed."""
+    rows = {name: mean(by_seed) for name, by_seed in each.items()}
     names = ["teacher", *(f"teacher, T = {t:g}" for t in TEMPERATURES)]
     named = {"the language": language} | dict(zip(names, curve, strict=True)) | rows
     whole = Table(
@@ -107,32 +110,43 @@ def report(language: dict, curve: list[dict], rows: dict[str, dict]) -> Outcome:
         ("", *FIGURES), [(n, *(row[f] for f in FIGURES)) for n, row in named.items()],
     )  # fmt: skip
     equal, ratios = [], {}
-    compared = ("perplexity", "corpus_entropy", "distinct_3", "self_bleu", "bigram_tv")
     for name, row in rows.items():
         same = at_equal(curve, "bigram_entropy", row["bigram_entropy"])
         if same is None:
-            equal.append((name, *[""] * len(compared)))
+            equal.append((name, *[""] * len(COMPARED)))
             continue
         ratios[name] = {f: row[f] / same[f] for f in FIGURES}
-        equal.append((name, *(ratios[name][f] for f in compared)))
+        equal.append((name, *(ratios[name][f] for f in COMPARED)))
     beside = Table(
         "Each student's figure over that of the teacher at the temperature of equal "
         "bigram entropy (empty: none is equal)",
-        ("", *compared), equal,
+        ("", *COMPARED), equal,
     )  # fmt: skip
-    return Outcome([whole, beside], reading(language, curve[0], rows, ratios))
+    says = reading(language, curve[0], rows, ratios) + " " + between(each)
+    return Outcome([whole, beside], says)
+
+
+def between(each: dict[str, list[dict]]) -> str:
+    """How far two seeds of a student are apart, where it has two."""
+    told = []
+    for name, by_seed in each.items():
+        if len(by_seed) == 2:
+            one, other = by_seed
+            most = max(FIGURES, key=lambda f: abs(one[f] / other[f] - 1))
+            told.append(f"{name} {abs(one[most] / other[most] - 1):.1%} ({most})")
+    return f"Two seeds are apart by up to: {', '.join(told)}."
 
 
 def reading(language: dict, teacher: dict, rows: dict, ratios: dict) -> str:
     def told(row):
-        return ", ".join(f"{row[f]:.3f}" for f in TOLD)
+        return ", ".join(shown(row[f]) for f in TOLD)
 
     sdtt, falling = rows["sdtt"], rows["sdtt, tau falling"]
     says = (
         "Against MCD's diversity: bigram entropy, distinct-3 and self-BLEU go from "
         f"{told(teacher)} (teacher) to {told(rows['mcd'])}. SDTT loses less, to "
-        f"{told(sdtt)}, at a perplexity of {sdtt['perplexity']:.2f} against "
-        f"{rows['mcd']['perplexity']:.2f}; with MCD's tau it collapses, to "
+        f"{told(sdtt)}, at a perplexity of {shown(sdtt['perplexity'])} against "
+        f"{shown(rows['mcd']['perplexity'])}; with MCD's tau it collapses, to "
         f"{told(falling)}. The language itself has {told(language)}: few steps are too "
         "diverse, not too little."
     )
@@ -140,9 +154,10 @@ def reading(language: dict, teacher: dict, rows: dict, ratios: dict) -> str:
         mine = ratios["mcd"]
         says += (
             " At MCD's bigram entropy a tempered teacher is no different in distinct-3 "
-            f"and self-BLEU ({mine['distinct_3']:.3f} and {mine['self_bleu']:.3f} "
-            f"times); MCD has {mine['perplexity']:.3f} times its perplexity, "
-            f"{mine['corpus_entropy']:.3f} times its pooled entropy and "
-            f"{mine['bigram_tv']:.3f} times its distance from the language's bigrams."
+            f"and self-BLEU ({shown(mine['distinct_3'])} and "
+            f"{shown(mine['self_bleu'])} times); MCD has {shown(mine['perplexity'])} "
+            f"times its perplexity, {shown(mine['corpus_entropy'])} times its pooled "
+            f"entropy and {shown(mine['bigram_tv'])} times its distance from the "
+            "language's bigrams."
         )
     return says

@@ -139,6 +139,19 @@ def test_collapse_of_the_backward_kl_is_its_minimum():
     assert (best[clear] > 0.999).all()
 
 
+def test_trained_by_clipped_adam_the_backward_kl_collapses_and_stays_finite():
+    w = tiny.world(3)
+    kept, left = w.entropy(w.truth), {}
+    for loss in ("hybrid", "kl_bwd"):
+        curve, table = backward_kl.train(w, loss, "adam", 1.0)
+        assert all(map(math.isfinite, curve)) and table.isfinite().all()
+        left[loss] = w.entropy(table) / kept
+        assert (max(curve) > 1e4) == (loss == "kl_bwd")
+        if loss == "kl_bwd":  # no divergence either
+            assert sum(curve[-100:]) < sum(curve[:100])
+    assert left["kl_bwd"] < 0.4 < 0.9 < left["hybrid"]
+
+
 @pytest.mark.parametrize("loss", ["hybrid", "kl_fwd"])
 def test_moments_of_the_gradient_against_one_by_one(loss):
     w, delta = tiny.world(2), 0.3
