@@ -30,7 +30,7 @@ SETTINGS = (
           "Take the key that is suggested. A key that a fork of a host reads is "
           "known when one of the other files in its `configs/algo` has it.",
           ("names no key of the config", "is read neither by",
-           "is no key of a sampler")),
+           "is no key of a sampler", "is a checkpoint's: name it with")),
     Entry("override",
           "What stands on the command line is not key=value as Hydra reads it, or "
           "names a group twice.",
@@ -137,7 +137,7 @@ RUNS = (
           "A folder for what the command leaves behind cannot be made or written.",
           "Name a folder of yours; a path that goes through a file is none.",
           ("cannot be written (", "cannot be made (", "--out … is a file",
-           "is a folder: name a file")),
+           "is a folder: name a file", "--out is empty")),
     Entry("disk-full",
           "Two checkpoints, of student, average, Adam's moments and teacher, would "
           "not fit on the disk.",
@@ -368,7 +368,9 @@ LIBRARY = Entry("arguments",
        "num_classes=… …: give the", "which is not finite: draw it",
        "does not fit …: give one id per", "give token ids as int64",
        "held-out tokens …: give", "valid has shape", "valid leaves no token",
-       "and levels, of which there are", "does not end in num_classes"))
+       "and levels, of which there are", "does not end in num_classes",
+       "has dtype …: give real numbers", "does not make a tensor: give",
+       "give a floating-point torch.Tensor", "broadcast with tokens of shape"))
 # fmt: on
 
 SECTIONS = {

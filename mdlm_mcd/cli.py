@@ -10,13 +10,13 @@ from fractions import Fraction
 from pathlib import Path
 
 from . import __version__
-from .errors import MCDError
+from .errors import ConfigError, MCDError
 
 
 def _demo(args) -> None:
     from . import demo  # imports torch: not for `--help`
 
-    demo.run(Path(args.out), seed=args.seed, recipe=demo.recipe(args.quick))
+    demo.run(_folder(args.out), seed=args.seed, recipe=demo.recipe(args.quick))
 
 
 def _patch(args) -> None:
@@ -129,16 +129,26 @@ def _figures(args) -> None:
     from .evaluation.figures import require_matplotlib
 
     require_matplotlib()  # before a model is opened, not after it
-    model = None
+    out, model = _folder(args.out), None
     if args.model is not None:
         from .hosts import models
 
         source = models.Source.parse(
-            args.model, which=args.weights, tokenizer=args.tokenizer
+            args.model, which=args.weights or "ema", tokenizer=args.tokenizer
         )
         model = models.open_model(source)
-    files = figures.write(Path(args.out), model, args.seed)
+    elif args.weights or args.tokenizer:
+        flag = "--weights" if args.weights else "--tokenizer"
+        raise ConfigError(f"{flag} is a checkpoint's: name it with --model.")
+    files = figures.write(out, model, args.seed)
     print(f"Wrote {len(files)} files to {args.out}. Now: open {files[-1]}")
+
+
+def _folder(named: str) -> Path:
+    """Of `--out`; an empty one, a shell variable that is not set, is no folder."""
+    if not named:
+        raise ConfigError("--out is empty: name a folder.")
+    return Path(named)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -315,7 +325,7 @@ def _add_figures(commands) -> None:
     figures.add_argument(
         "--model", metavar="CKPT", help="whose trajectory; what mdlm-mcd sweep takes"
     )
-    figures.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    figures.add_argument("--weights", choices=("ema", "raw"), help="default: ema")
     figures.add_argument("--tokenizer", metavar="NAME_OR_PATH")
     figures.add_argument("--seed", type=int, default=10, help="of the latent")
     figures.set_defaults(call=_figures)

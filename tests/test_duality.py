@@ -18,7 +18,6 @@ from mdlm_mcd.duality import (
     project,
     to_uniform,
 )
-from mdlm_mcd.errors import ConfigError
 
 CLASSES = [2, 3, 64, 50258]
 SCHEDULES = {
@@ -323,18 +322,22 @@ def test_scalar_is_uniform(num_classes):
     assert stats.kstest(u.numpy(), "uniform").pvalue > 0.01
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 64])
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes, schedule):
-    total, mask = 20_000, num_classes - 1
-    (x0, eps), alpha_t = draw(num_classes, total, seeded(1)), schedule(TIMES)
-    z = [
-        project(latent(x0, eps, *calibrate(a, num_classes)), x0, mask) for a in alpha_t
-    ]
-    visible = torch.stack(z) != mask
-    deviation = (visible.double().mean(1) - alpha_t).abs()
-    assert (deviation <= 4 * (alpha_t * (1 - alpha_t) / total).sqrt()).all()
-    assert not (visible[1:] & ~visible[:-1]).any()
+@pytest.mark.parametrize("num_classes", CLASSES)
+def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes):
+    total, mask = min(20_000, 12_000_000 // num_classes), num_classes - 1
+    for name, schedule in SCHEDULES.items():
+        alpha_t, counts = schedule(TIMES), torch.zeros(len(TIMES))
+        for x0, eps in chunks(num_classes, total):
+            before = torch.ones(len(x0), dtype=torch.bool)
+            for i, a in enumerate(alpha_t):
+                z_t = project(latent(x0, eps, *calibrate(a, num_classes)), x0, mask)
+                visible = z_t != mask
+                assert not (visible & ~before).any()
+                counts[i] += visible.sum()
+                before = visible
+        deviation = (counts / total - alpha_t).abs()
+        bound = 4 * (alpha_t * (1 - alpha_t) / total).sqrt() + 1 / total
+        assert (deviation <= bound).all(), name
 
 
 def test_sde_path_shares_the_marginals_but_unmasks_again():
@@ -367,6 +370,13 @@ def test_sde_path_shares_the_marginals_but_unmasks_again():
 # Duo's transformation
 
 
+@pytest.mark.parametrize("num_classes", [2, 50258])
+def test_duo_transform_is_flat_where_the_signal_is_whole(num_classes):
+    alpha = float64(0.5, 1 - 1e-6, 1).requires_grad_()
+    (slope,) = torch.autograd.grad(duo_transform(alpha, num_classes).sum(), alpha)
+    assert slope[0] > 0 and slope[1:].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("num_classes", [2, 3, 64, 30_000])
 def test_duo_transform_is_its_integral(num_classes):
     alpha = float64(0, 0.2, 0.6, 0.85, 0.97, 1)
@@ -385,145 +395,3 @@ def test_duo_transform_undoes_the_calibration():
     torch.testing.assert_close(uniform_state, expected, rtol=1e-10, atol=0)
     # Duo, Section 4.1.2: [0.85, 1] nearly spans the schedule at 30K classes.
     assert 0 < duo_transform(0.85, num_classes) < 0.02
-
-
-# Dtypes and bad input
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_low_precision_is_computed_in_float64(dtype):
-    x0, eps = draw(64, 50, seeded())
-    eps, points = eps.to(dtype), torch.linspace(0.05, 0.95, 50).to(dtype)
-    wide_eps, wide = eps.double(), points.double()
-    law = NoiseGap(64)
-    for got, expected in (
-        (law.cdf(points), law.cdf(wide)),
-        (law.sf(points), law.sf(wide)),
-        (law.pdf(points), law.pdf(wide)),
-        (law.icdf(points), law.icdf(wide)),
-        (law.isf(points), law.isf(wide)),
-        (calibrate(points, 64)[0], calibrate(wide, 64)[0]),
-        (calibrate(points, 64)[1], calibrate(wide, 64)[1]),
-        (duo_transform(points, 64), duo_transform(wide, 64)),
-        (noise_gap(eps, x0), noise_gap(wide_eps, x0)),
-        (to_uniform(eps, x0, 64), to_uniform(wide_eps, x0, 64)),
-        (latent(x0, eps, points, points), latent(x0, wide_eps, wide, wide)),
-        (latent(x0, eps, 0.6, 0.8), latent(x0, wide_eps, 0.6, 0.8)),
-    ):
-        assert got.dtype == dtype and torch.equal(got, expected.to(dtype))
-
-
-def test_plain_numbers_are_float64():
-    for value in (NoiseGap(3).cdf(0), calibrate(0.5, 3)[1], duo_transform(1, 3)):
-        assert value.dtype == torch.float64 and value.shape == ()
-
-
-CLASS_REMEDY = "is not an int of at least 2: give the vocabulary size plus one for the"
-ALPHA_REMEDY = (
-    "lies outside (0, 1): keep the schedule off both ends, as 1 - (1 - 1e-3) t does "
-    "for t > 0."
-)
-NOISE_REMEDY = (
-    "which is not finite: draw it with torch.randn and check what it was scaled by."
-)
-EPS = torch.zeros(2, 5)
-X0 = torch.zeros(2, dtype=torch.int64)
-
-
-@pytest.mark.parametrize("num_classes", [1, 0, -3, 3.0, True, "3", None, [3], X0])
-def test_bad_num_classes(num_classes):
-    NoiseGap(3)
-    calibrate(0.5, 3)  # a cached law of 3 must not answer for 3.0
-    for call in (
-        NoiseGap,
-        lambda n: calibrate(0.5, n),
-        lambda n: duo_transform(0.5, n),
-        lambda n: to_uniform(EPS, X0, n),
-    ):
-        with pytest.raises(ConfigError) as error:
-            call(num_classes)
-        message = f"num_classes={num_classes!r} {CLASS_REMEDY} mask."
-        assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    "alpha_t, value",
-    [(0, "0.0"), (1.0, "1.0"), (-0.5, "-0.5"), (float64(0.5, 1.25), "1.25")]
-    + [(math.nan, "nan"), (torch.tensor([[0.5], [math.inf]]), "inf")],
-)
-def test_bad_alpha_t(alpha_t, value):
-    with pytest.raises(ConfigError) as error:
-        calibrate(alpha_t, 5)
-    assert str(error.value) == f"alpha_t={value} {ALPHA_REMEDY}"
-
-
-@pytest.mark.parametrize("alpha_tilde, value", [(-0.25, "-0.25"), (1.5, "1.5")])
-def test_bad_alpha_tilde(alpha_tilde, value):
-    with pytest.raises(ConfigError) as error:
-        duo_transform(alpha_tilde, 5)
-    assert str(error.value) == (
-        f"alpha_tilde={value} lies outside [0, 1]: give the signal coefficient of a "
-        "variance-preserving schedule."
-    )
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_noise_that_is_not_finite(bad):
-    eps = EPS.clone()
-    eps[1, 3] = bad
-    for name, call in (
-        ("eps", lambda: latent(X0, eps, 0.6, 0.8)),
-        ("w_t", lambda: project(eps, X0, 4)),
-        ("eps", lambda: noise_gap(eps, X0)),
-        ("eps", lambda: to_uniform(eps, X0, 5)),
-    ):
-        with pytest.raises(ConfigError) as error:
-            call()
-        assert str(error.value) == f"{name} contains {bad}, {NOISE_REMEDY}"
-
-
-@pytest.mark.parametrize(
-    "index, complaint",
-    [
-        (torch.tensor([0, 5]), "=5 is not one of 5 classes: give ids from 0 to 4."),
-        (torch.tensor([-1, 0]), "=-1 is not one of 5 classes: give ids from 0 to 4."),
-        (torch.zeros(2), " has dtype torch.float32: give token ids as int64."),
-        (X0.bool(), " has dtype torch.bool: give token ids as int64."),
-        (
-            torch.zeros(3, dtype=torch.int64),
-            " of shape (3,) does not fit (2, 5): give one id per vector of noise, "
-            "shape (2,).",
-        ),
-    ],
-)
-def test_bad_index(index, complaint):
-    for name, call in (
-        ("x0", lambda: latent(index, EPS, 0.6, 0.8)),
-        ("x0", lambda: project(EPS, index, 4)),
-        ("mask_index", lambda: project(EPS, X0, index)),
-        ("k", lambda: noise_gap(EPS, index)),
-        ("k", lambda: to_uniform(EPS, index, 5)),
-    ):
-        with pytest.raises(ConfigError) as error:
-            call()
-        assert str(error.value) == name + complaint
-
-
-@pytest.mark.parametrize("shape", [(), (3, 1)])
-def test_noise_without_classes(shape):
-    with pytest.raises(ConfigError) as error:
-        noise_gap(torch.zeros(shape), 0)
-    assert str(error.value) == (
-        f"eps of shape {shape} does not end in num_classes >= 2: give it as "
-        "(..., num_classes)."
-    )
-
-
-def test_law_of_other_num_classes_than_the_noise():
-    for law in (7, NoiseGap(7)):
-        with pytest.raises(ConfigError) as error:
-            to_uniform(EPS, X0, law)
-        assert str(error.value) == (
-            "num_classes=7 does not match eps of shape (2, 5): give the size of its "
-            "last dimension."
-        )

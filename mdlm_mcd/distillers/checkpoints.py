@@ -15,8 +15,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..errors import CheckpointError
 from ..files import damage
-from . import strategies
 from ..plain import shown
+from . import strategies
 
 log = logging.getLogger(__name__)
 

@@ -1,13 +1,16 @@
 """`mdlm-mcd figures`: its flags and its refusals."""
 
 import sys
+import xml.etree.ElementTree as ET
 
 import pytest
 import torch
 
 from mdlm_mcd import cli, figures
-from mdlm_mcd.figures import language
+from mdlm_mcd.figures import data, language
 from mdlm_mcd.hosts import models
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.sampling import Latent
 
 
 def test_a_checkpoint_is_drawn_where_one_is_named(tmp_path, monkeypatch, capsys):
@@ -37,12 +40,63 @@ def test_a_checkpoint_is_drawn_where_one_is_named(tmp_path, monkeypatch, capsys)
     assert "index.html" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def trained(module_compose, tmp_path_factory):
+    """A masked model and one that is none, of the embedded host, two steps old."""
+    folder, found = tmp_path_factory.mktemp("trained"), {}
+    for algo in ("mdlm", "ar"):
+        where = f"checkpointing.save_dir={folder / algo}"
+        size = ("model.hidden_size=16", "model.n_blocks=1", "model.length=32")
+        minihost.run(
+            module_compose("trainer.max_steps=2", *size, f"algo={algo}", where)
+        )
+        found[algo] = folder / algo / "checkpoints" / "last.ckpt"
+    return found
+
+
+def test_the_trajectory_of_a_trained_checkpoint(trained, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    said = ["figures", "--out", str(tmp_path), "--model", f"mine={trained['mdlm']}"]
+    assert cli.main(said) == 0
+    model = models.open_model(models.Source.parse(f"mine={trained['mdlm']}"))
+    shown = data.trajectories(model, figures.LENGTH, seed=10)
+    u = Latent(10).u(1, figures.LENGTH)[0]
+    words = []
+    for run in shown.runs:
+        assert torch.equal(run.opened, (u * run.steps).floor().long() + 1)
+        assert not (run.tokens == model.mask_index).any()
+        words += run.words
+    moving = (tmp_path / "trajectory_animated.svg").read_text("utf-8")
+    drawn = [
+        element.text or ""
+        for element in ET.fromstring(moving).iter()
+        if (element.get("class") or "").startswith("word")
+    ]
+    assert drawn == words and len(words) == 3 * figures.LENGTH
+    page = (tmp_path / "index.html").read_text("utf-8")
+    sha = model.provenance["sha256"][:12]
+    assert "24 tokens, where it was trained on 32, by mine (last.ckpt" in page
+    assert sha in page and "eight sentences" not in page
+    assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+def test_a_checkpoint_of_no_masked_model_is_refused(trained, tmp_path, capsys):
+    said = ["figures", "--out", str(tmp_path / "out"), "--model", str(trained["ar"])]
+    assert cli.main(said) == 1
+    complaint = capsys.readouterr().err
+    assert "a masked model under SUBS" in complaint and complaint.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "words,said",
     [
         (["--out", "{0}/file"], "is a file: name a folder."),
         (["--out", "{0}/file/below"], "cannot be made (Not a directory)"),
         (["--out", "{0}/out", "--model", "{0}/none.ckpt"], "none.ckpt"),
+        (["--out", ""], "--out is empty: name a folder."),
+        (["--out", "{0}/out", "--weights", "raw"], "--weights is a checkpoint's: name"),
+        (["--out", "{0}/out", "--tokenizer", "x"], "--tokenizer is a checkpoint's"),
     ],
 )
 def test_refusals_are_one_sentence(words, said, tmp_path, capsys):

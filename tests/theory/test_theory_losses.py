@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from theory_lib import backward_kl, optimum, shared_u, tiny
+from theory_lib import backward_kl, optimum, paths, shared_u, tiny
 
-from mdlm_mcd import losses
+from mdlm_mcd import duality, losses
+from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.losses import NEG_INFINITY
 
 DELTA, TAU = 0.2, 0.8
@@ -138,6 +139,19 @@ def test_collapse_of_the_backward_kl_is_its_minimum():
     assert (best[clear] > 0.999).all()
 
 
+def test_trained_by_clipped_adam_the_backward_kl_collapses_and_stays_finite():
+    w = tiny.world(3)
+    kept, left = w.entropy(w.truth), {}
+    for loss in ("hybrid", "kl_bwd"):
+        curve, table = backward_kl.train(w, loss, "adam", 1.0)
+        assert all(map(math.isfinite, curve)) and table.isfinite().all()
+        left[loss] = w.entropy(table) / kept
+        assert (max(curve) > 1e4) == (loss == "kl_bwd")
+        if loss == "kl_bwd":  # no divergence either
+            assert sum(curve[-100:]) < sum(curve[:100])
+    assert left["kl_bwd"] < 0.4 < 0.9 < left["hybrid"]
+
+
 @pytest.mark.parametrize("loss", ["hybrid", "kl_fwd"])
 def test_moments_of_the_gradient_against_one_by_one(loss):
     w, delta = tiny.world(2), 0.3
@@ -173,3 +187,33 @@ def test_moments_of_the_gradient_against_one_by_one(loss):
         off = g[rows] - (here[:, None] * g[rows]).sum(0)
         inside += float(share[rows].sum() * (here * off.square().sum(-1)).sum())
     assert within == pytest.approx(inside)
+
+
+@pytest.mark.parametrize("num_classes, s, t", [(8, 0.8, 0.4), (64, 0.52, 0.5)])
+def test_how_often_the_sde_unmasks_again_against_latents_of_it(num_classes, s, t):
+    size = 40_000
+    g = torch.Generator().manual_seed(num_classes)
+    at_s, at_t = (duality.calibrate(alpha, num_classes) for alpha in (s, t))
+    eps_s, fresh = (
+        torch.randn(size, num_classes, generator=g, dtype=torch.float64)
+        for _ in range(2)
+    )
+    x0 = torch.zeros(size, dtype=torch.long)
+    w_s = duality.latent(x0, eps_s, *at_s)
+    step = at_t[0] / at_s[0]  # the transition kernel of the variance-preserving SDE
+    w_t = step * w_s + (at_t[1] ** 2 - (step * at_s[1]) ** 2).sqrt() * fresh
+    seen_s, seen_t = (duality.project(w, x0, num_classes - 1) == x0 for w in (w_s, w_t))
+    share = (~seen_s & seen_t).double().mean().item()
+    expected = paths.again(num_classes, s, t)
+    assert abs(share - expected) < 4 * (expected / size) ** 0.5
+
+
+def test_the_sde_at_its_ends():
+    # Two classes at alpha_t = 1/2: no signal is left, nothing is remembered.
+    assert paths.again(2, 0.75, 0.5) == pytest.approx(0.5 * 0.25, abs=1e-12)
+    # s next to t: nothing happens between them.
+    assert paths.again(64, 0.5 + 1e-9, 0.5) < 1e-4
+    with pytest.raises(ConfigError, match="alpha_t=0.1 is below 1/8"):
+        paths.again(8, 0.5, 0.1)
+    orthant = 0.25 + math.asin(0.6) / (2 * math.pi)
+    assert paths.both_below(0.0, 0.0, 0.6) == pytest.approx(orthant, abs=1e-14)
