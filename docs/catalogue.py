@@ -136,7 +136,7 @@ RUNS = (
     Entry("not-writable",
           "A folder for what the command leaves behind cannot be made or written.",
           "Name a folder of yours; a path that goes through a file is none.",
-          ("cannot be written (", "cannot be made (", "--out … is a file",
+          ("cannot be written (", "cannot be made (", "is a file: name a folder",
            "is a folder: name a file", "--out is empty")),
     Entry("disk-full",
           "Two checkpoints, of student, average, Adam's moments and teacher, would "
