@@ -79,11 +79,25 @@ class Processes:
                 self._start()
                 self.teacher.prepare(self.backbone)
 
+    def _check_same_start(self) -> None:
+        # Or some wait for ever for the others, who begin at another step.
+        found = self.trainer.ckpt_path is not None
+        decide = self.trainer.strategy.reduce_boolean_decision
+        if decide(found, all=False) and not decide(found, all=True):
+            raise CheckpointError(
+                "checkpointing.resume_ckpt_path="
+                f"{self.config.checkpointing.resume_ckpt_path} is there for some "
+                "processes and not for others: name a checkpointing.save_dir that all "
+                "machines share."
+            )
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
         sharded = strategies.is_sharded(self.trainer)
-        if self.trainer.ckpt_path is None and not sharded:
-            self._start()
+        if not sharded:  # else the checkpoint is still to come
+            self._check_same_start()
+            if self.trainer.ckpt_path is None:
+                self._start()
         if sharded or self.teacher.round is not None:
             # As the student was by now: some precisions convert it.
             dtype = next(self.backbone.parameters()).dtype

@@ -19,7 +19,7 @@ from mdlm_mcd.minihost.models import dit
 from mdlm_mcd.minihost.strategy import ShardedStrategy
 
 SECONDS = 180
-GRACE = 30  # for the others, when a process has failed
+GRACE = 20  # for the others, when a process has failed
 
 forks = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="needs fork"

@@ -1,5 +1,6 @@
 """Several processes compute the update of one: DDP and FSDP, gloo, float64."""
 
+import os
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +214,18 @@ def test_another_global_batch_is_not_resumed(configure, one, tmp_path):
     )
     for words in ("8 rows a step", "1 * 8 * 1", "9 (1 * 9 * 1)", "product is 8"):
         assert words in said
+
+
+def test_a_checkpoint_that_some_do_not_see_is_not_resumed(configure, one, tmp_path):
+    """As on a disk of one machine of several."""
+    config = configure(2)
+
+    def work():
+        path = str(one[1] / "step-4.ckpt") if os.environ["RANK"] == "0" else None
+        return refusal(config, CheckpointError, ckpt_path=path)
+
+    for said in several.run(2, work, tmp_path / "answers"):
+        assert "there for some processes and not for others" in said
 
 
 def test_weights_that_part_stop_all_processes(configure, tmp_path):
