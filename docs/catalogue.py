@@ -142,7 +142,7 @@ RUNS = (
           "Two checkpoints, of student, average, Adam's moments and teacher, would "
           "not fit on the disk.",
           "Make room, or point checkpointing.save_dir elsewhere.",
-          ("GiB left, and", "takes no checkpoint")),
+          ("GiB left, and", "takes no checkpoint", "The disk takes no more")),
     Entry("diverged",
           "The loss is not finite, or far above what knowing nothing costs.",
           "docs/choosing_a_loss.md says why algo.loss=kl_bwd does this.",

@@ -339,6 +339,13 @@ def main(argv: list[str] | None = None) -> int:
     except MCDError as error:
         print(f"mdlm-mcd: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        from . import files
+
+        if error.errno not in files.FULL:
+            raise
+        print(f"mdlm-mcd: {files.disk_full(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(
             "\nmdlm-mcd: interrupted; the same command goes on from here.",

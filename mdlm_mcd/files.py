@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -77,6 +78,18 @@ def check_writable(setting: str, folder: Path | str) -> None:
             f"{setting} cannot be written ({error.strerror}: {folder}): name a place "
             "that can."
         ) from error
+
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)
+
+
+def disk_full(error: OSError) -> ConfigError:
+    """The sentence for a write that the disk refused, with an errno of FULL."""
+    where = f" to {error.filename}" if error.filename else ""
+    return ConfigError(
+        f"The disk takes no more{where} ({error.strerror}): free some space or name "
+        "another --out, and start the same command again."
+    )
 
 
 def sha256(path: Path) -> str:

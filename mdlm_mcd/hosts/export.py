@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .. import __version__, plain, weights
@@ -83,7 +84,7 @@ def export(
 
     try:
         _write(out, backbone, config, held.global_step, spoken)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter of a full disk
         raise ConfigError(
             f"OUT={out} cannot be written ({error}): name a folder that can."
         ) from error

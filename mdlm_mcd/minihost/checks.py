@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from . import typos
-from .errors import HostError, first_line
+from .errors import FULL, HostError, disk_full, first_line
 
 
 def _is(kind, value):
@@ -151,6 +151,8 @@ def told(error: Exception) -> Exception:
     """A HostError for what OmegaConf, Hydra or Lightning refuse; else the error."""
     if isinstance(error, OmegaConfBaseException):
         return unusable(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        return disk_full(error)
     if isinstance(error, InstantiationException):
         return typos.told(error, [], "")
     if isinstance(error, MisconfigurationException):

@@ -1,5 +1,6 @@
 """The host's own refusals; `main` prints them without a traceback."""
 
+import errno
 import os
 import tempfile
 
@@ -30,6 +31,19 @@ def check_writable(key: str, folder) -> None:
         raise HostError(
             f"{key}: {folder} cannot be written ({error.strerror}): name another."
         ) from error
+
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)
+
+
+def disk_full(error: OSError) -> HostError:
+    """The sentence for a write that the disk refused, with an errno of FULL."""
+    where = f" to {error.filename}" if error.filename else ""
+    return HostError(
+        f"The disk takes no more{where} ({error.strerror}): free some space or name "
+        "another folder, e.g. in checkpointing.save_dir, and start the same command "
+        "again."
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -19,7 +19,7 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig
 
-from .errors import HostError, first_line
+from .errors import FULL, HostError, disk_full, first_line
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # the user's wish to see tracebacks
 _BARE = (AssertionError, TypeError, ValueError)
@@ -76,6 +76,8 @@ def told(error, overrides, config_dir, config_name="config"):
             f"settings ({first_line(error.__cause__ or error)}): change or leave out "
             "what that names."
         )
+    if isinstance(error, OSError) and error.errno in FULL:
+        return disk_full(error)
     if isinstance(error, OSError):
         return HostError(
             f"hydra.run.dir: {error.filename} cannot be made ({error.strerror}): name "

@@ -20,7 +20,7 @@ def guard(mode="stop", kind="hybrid"):
     return LossGuard(mode, kind, VOCAB)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_stops_at_once(value):
     with pytest.raises(DivergenceError, match=r"algo.loss=hybrid .* step 7"):
         guard().check(STAGE, 7, sums(value))

@@ -428,7 +428,13 @@ def test_the_guard_can_warn_or_look_away(mcd, caplog):
     assert not [r for r in caplog.records if "kl_bwd" in r.getMessage()]
 
 
-def test_a_teacher_that_changes_in_mid_round_stops_the_run(mcd):
+@pytest.mark.parametrize("every, seen", [(100, 6), (4, 4)])
+def test_a_teacher_that_changes_in_mid_round_stops_the_run(
+    mcd, monkeypatch, every, seen
+):
+    """At the round's end, and in a long round before it."""
+    monkeypatch.setattr("mdlm_mcd.distillers.health.CHECK_EVERY", every)
+
     class Meddler(Watch):
         def on_train_batch_end(self, trainer, module, *args):
             super().on_train_batch_end(trainer, module, *args)
@@ -436,7 +442,9 @@ def test_a_teacher_that_changes_in_mid_round_stops_the_run(mcd):
                 bias = module.teacher.backbone.output_layer.linear.bias
                 bias.data[0] += 1e-7
 
-    with pytest.raises(TeacherError, match="teacher of round 1 is not.*at step 6"):
+    with pytest.raises(
+        TeacherError, match=f"teacher of round 1 is not.*at step {seen}"
+    ):
         fit(mcd(), Meddler())
 
 

@@ -244,3 +244,50 @@ def test_unreachable_for_a_host_that_does_not_look(shell):
 def test_short_is_a_whole_run(shell):
     """Else the refusals above would be of something else."""
     assert shell.mcd()[0] == 0 and SHORT[0] == "algo=mcd"
+
+
+# A disk that fills up -----------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk():
+    """Limits the size of any file, as far as this system can."""
+    resource = pytest.importorskip("resource")
+    import contextlib
+    import signal
+
+    @contextlib.contextmanager
+    def limit(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, old)
+
+    return limit
+
+
+DISKS = {
+    "a run of ours": (60_000, lambda s: s.mcd(), "takes no checkpoint (File too"),
+    "a run of the host": (60_000, lambda s: s.host("trainer.max_steps=1"), None),
+    "before the run": (10, lambda s: s.host("trainer.max_steps=1"), None),
+    "export": (
+        60_000,
+        lambda s: s.command("export", s.teacher, s.folder / "o"),
+        "o cannot be written (",
+    ),
+    "sweep": (100, lambda s: s.sweep(), None),
+    "demo": (10, lambda s: s.command("demo", "--out", s.folder / "d", "--quick"), None),
+}
+
+
+@pytest.mark.parametrize("what", DISKS)
+def test_a_disk_that_takes_no_more(shell, small_disk, what):
+    size, call, words = DISKS[what]
+    with small_disk(size):
+        status, said = call(shell)
+    assert status == 1 and "Traceback" not in said, said
+    assert (words or "The disk takes no more") in said

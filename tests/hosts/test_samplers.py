@@ -79,12 +79,12 @@ def test_the_hosts_own_predictors_stay(student):
 
 @pytest.mark.parametrize("wide,dtype", [(True, torch.float64), (False, torch.float32)])
 def test_precision_is_the_hosts_key(student, monkeypatch, wide, dtype):
+    model = student(f"sampling.use_float64={wide}")
     seen = []
     draws = sampling.chain.categorical
     monkeypatch.setattr(
         sampling.chain, "categorical", lambda p, g: seen.append(p.dtype) or draws(p, g)
     )
-    model = student(f"sampling.use_float64={wide}")
     model.generate_samples(2, num_steps=2)
     assert set(seen) == {dtype}
 
