@@ -46,12 +46,10 @@ def test_a_chain_through_a_clone(paper, name, assets, corpus, tmp_path, monkeypa
     )  # fmt: skip
     table = paper.experiments.table("table1").chosen(methods)
     # dcd's own gamma_max is for vocabularies from about 500 tokens up.
-    small = {"dcd": ("++algo.gamma_max=2",)}
-    runs = tuple(
-        replace(run, overrides=(*run.overrides, *small.get(run.algo, ())))
-        for run in table.runs
-    )
-    table = replace(table, runs=runs, rounds=(1, 2), steps=(2,))
+    dcd = paper.experiments.RUNS["dcd"]
+    small = replace(dcd, overrides=(*dcd.overrides, "++algo.gamma_max=2"))
+    monkeypatch.setitem(paper.experiments.RUNS, "dcd", small)
+    table = replace(table, rounds=(1, 2), steps=(2,))
     paper.check.ready(table, told)
     chain = paper.chain.Chain(table, told)
     chain.per_round = 2
