@@ -9,6 +9,7 @@ import shutil
 
 import torch.nn as nn
 from hydra.utils import to_absolute_path
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from ..errors import CheckpointError, ConfigError
@@ -28,6 +29,7 @@ def check_run(config: DictConfig, trainer, backbone: nn.Module) -> None:
     check_batch(config.loader, trainer.world_size, trainer.accumulate_grad_batches)
     size = sum(p.numel() * p.element_size() for p in backbone.parameters())
     check_folder(str(config.checkpointing.save_dir), COPIES * size)
+    say_anew(config)
 
 
 def check_processes(config: DictConfig) -> None:
@@ -126,9 +128,32 @@ def find_teacher(config: DictConfig) -> str:
 
 def resumes(config: DictConfig) -> bool:
     """Whether the host would go on from a checkpoint, which has its teacher inside."""
+    path = _resume_path(config)
+    return bool(path and os.path.exists(path))
+
+
+def say_anew(config: DictConfig) -> None:
+    """Warn where a checkpoint of the user's choice is not there, and was to go on.
+
+    The hosts begin anew without a word, as a job that is requeued wants at first.
+    """
+    path = _resume_path(config)
+    usual = os.path.join(config.checkpointing.save_dir, "checkpoints", "last.ckpt")
+    if not path or os.path.exists(path) or "://" in path:
+        return
+    if os.path.realpath(path) != os.path.realpath(usual):
+        _warn(
+            f"checkpointing.resume_ckpt_path={path} is not there: the run begins anew."
+        )
+
+
+def _resume_path(config: DictConfig) -> str | None:
     kept = config.get("checkpointing", {})
-    path = kept.get("resume_ckpt_path")
-    return bool(kept.get("resume_from_ckpt") and path and os.path.exists(str(path)))
+    path = kept.get("resume_ckpt_path") if kept.get("resume_from_ckpt") else None
+    return str(path) if path else None
+
+
+_warn = rank_zero_only(log.warning)
 
 
 def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:

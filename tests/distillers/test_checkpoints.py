@@ -205,3 +205,23 @@ def test_a_run_goes_on_from_the_checkpoint_before(compose, tmp_path, caplog):
 
 def step_of_run(path):
     return torch.load(path, weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize(
+    "name, said", [("lost.ckpt", True), ("{run}/checkpoints/last.ckpt", False)]
+)
+def test_a_checkpoint_to_go_on_from_that_is_not_there(
+    compose, tmp_path, caplog, name, said
+):
+    """Named by a user it is spoken of; a run's own is not there when it begins."""
+    path = tmp_path / name.format(run=tmp_path)
+    config = compose(
+        "algo=mcd", "algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=1",
+        "trainer.max_steps=1", f"checkpointing.save_dir={tmp_path}",
+        f"checkpointing.resume_ckpt_path={path}",
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        fit(config)
+    assert (
+        f"resume_ckpt_path={path} is not there: the run begins" in caplog.text
+    ) == said
