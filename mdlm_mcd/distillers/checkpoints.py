@@ -123,7 +123,8 @@ def _check_plain(path: Path) -> None:
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a spoilt file fails in many ways
-        named = re.search(r"GLOBAL (\S+)", str(error))  # among torch's advice
+        # Among torch's advice; torch 2.3 says it otherwise.
+        named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         why = f"it names {shown(named[1])}" if named else shown(error, 200)
         raise _cannot_resume(
             f"checkpointing.resume_ckpt_path={path} holds more than tensors and plain "

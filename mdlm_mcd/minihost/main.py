@@ -107,7 +107,8 @@ def _check_plain(found, source):
     try:
         torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a spoilt file fails in many ways
-        named = re.search(r"GLOBAL (\S+)", str(error))  # among torch's advice
+        # Among torch's advice; torch 2.3 says it otherwise.
+        named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         said = f"it names {named[1]}" if named else first_line(error)
         raise HostError(
             f"{source} does not open as tensors and plain values "

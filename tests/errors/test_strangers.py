@@ -1,6 +1,7 @@
 """A checkpoint that means harm, given to each key and command that opens one."""
 
 import os
+import warnings
 
 import pytest
 import torch
@@ -57,6 +58,8 @@ def test_weights_alone_are_read(shell, evil):
 
 def test_the_call_would_be_made(shell, evil):
     """Else the tests above would show nothing."""
-    with pytest.warns(UserWarning, match="forcing weights_only=False"):
+    with warnings.catch_warnings():
+        # torch 2.6 and later remark on being forced.
+        warnings.filterwarnings("ignore", "Environment variable TORCH_FORCE_NO")
         torch.load(evil)
     (shell.folder / "canary").rmdir()

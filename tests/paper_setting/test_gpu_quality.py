@@ -93,7 +93,8 @@ def test_a_training_that_is_killed_goes_on(paper, tmp_path):
     with pytest.raises(paper.stages.StageError, match="exit status -9"):
         quality.pretrain("teacher", "mdlm", 100_000)
     step = newest_checkpoint(run)[1]
-    assert 20 <= step < 100_000
+    # Lightning 2.2 writes last.ckpt at each validation too, before step 20.
+    assert 0 < step < 100_000
     inside = Inside()
     quality = tiny(paper, tmp_path, inside, checkpoint_every=20)
     quality.pretrain("teacher", "mdlm", step + 10)
