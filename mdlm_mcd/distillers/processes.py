@@ -12,7 +12,7 @@ from ..curriculum import Round
 from ..errors import CheckpointError, TeacherError
 from ..sharding import whole
 from ..teacher import Teacher
-from . import strategies
+from . import preflight, strategies
 from .guard import LossGuard, StepSums
 
 
@@ -82,6 +82,8 @@ class Processes:
     def _check_same_start(self) -> None:
         # Or some wait for ever for the others, who begin at another step.
         found = self.trainer.ckpt_path is not None
+        if strategies.is_sharded(self.trainer):  # of which Lightning asks later
+            found = preflight.resumes(self.config)
         decide = self.trainer.strategy.reduce_boolean_decision
         if decide(found, all=False) and not decide(found, all=True):
             raise CheckpointError(
@@ -93,11 +95,10 @@ class Processes:
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
+        self._check_same_start()
         sharded = strategies.is_sharded(self.trainer)
-        if not sharded:  # else the checkpoint is still to come
-            self._check_same_start()
-            if self.trainer.ckpt_path is None:
-                self._start()
+        if not sharded and self.trainer.ckpt_path is None:
+            self._start()
         if sharded or self.teacher.round is not None:
             # As the student was by now: some precisions convert it.
             dtype = next(self.backbone.parameters()).dtype

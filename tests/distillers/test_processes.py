@@ -34,6 +34,10 @@ RUN = [
     "model.length=48",  # longer than the corpus's documents
 ]
 PADDED = ("data.wrap=false",)
+FSDP = (
+    "strategy=fsdp", "strategy._target_=several.Sharded", "trainer.precision=32-true",
+    "training.ema=0",
+)  # fmt: skip
 
 
 class Sums(Watch):
@@ -216,12 +220,19 @@ def test_another_global_batch_is_not_resumed(configure, one, tmp_path):
         assert words in said
 
 
-def test_a_checkpoint_that_some_do_not_see_is_not_resumed(configure, one, tmp_path):
+@pytest.mark.parametrize(
+    "strategy", [(), pytest.param(FSDP, marks=several.fsdp)], ids=["ddp", "fsdp"]
+)
+def test_a_checkpoint_that_some_do_not_see_is_not_resumed(
+    configure, one, tmp_path, strategy
+):
     """As on a disk of one machine of several."""
-    config = configure(2)
+    config = configure(2, *strategy)
 
     def work():
         path = str(one[1] / "step-4.ckpt") if os.environ["RANK"] == "0" else None
+        # As the hosts do: the setting stays where no file is.
+        config.checkpointing.resume_ckpt_path = path or str(one[1] / "nowhere.ckpt")
         return refusal(config, CheckpointError, ckpt_path=path)
 
     for said in several.run(2, work, tmp_path / "answers"):
@@ -239,10 +250,7 @@ def test_weights_that_part_stop_all_processes(configure, tmp_path):
 # FSDP -----------------------------------------------------------------------------
 
 
-SHARDED = (
-    "strategy=fsdp", "strategy._target_=several.Sharded", "trainer.precision=32-true",
-    "training.ema=0", "trainer.gradient_clip_val=null",
-)  # fmt: skip
+SHARDED = (*FSDP, "trainer.gradient_clip_val=null")
 WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP",)
 PARTS = (
     "strategy.sharding_strategy=FULL_SHARD", "+strategy.parts=true",
