@@ -66,12 +66,8 @@ class Setting:
     def recipes(self) -> dict[str, tuple[tuple[str, ...], int]]:
         """What can be prepared: overrides and training steps by name."""
         steps, recipe = self.part.teacher_steps, TEACHER_RECIPE
-        # Half the steps: its loss takes three times as long.
         uniform = ("algo=duo_base", *TEACHER_OPTIMIZER)
-        return {
-            "teacher": (recipe, steps),
-            "uniform teacher": (uniform, (steps + 1) // 2),
-        }
+        return {"teacher": (recipe, steps), "uniform teacher": (uniform, steps)}
 
     def has(self, what: str) -> bool:
         return (self.folder / f"{what}.pt").exists()

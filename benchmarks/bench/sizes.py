@@ -68,7 +68,7 @@ LANGUAGE = Part(
     bound_rows=32,
     corpus_rows=20_000,
     language={"components": 2},
-    seconds={"teacher": 170, "uniform teacher": 260, "train": 20, "sample": 0.09,
+    seconds={"teacher": 170, "uniform teacher": 520, "train": 20, "sample": 0.09,
              "bound": 0.025},
 )  # fmt: skip
 
@@ -101,7 +101,7 @@ QUICK = {
     "language": _smaller(
         LANGUAGE, steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(3, 3), samples=96,
         bound_rows=24, teacher_steps=1500, steps_per_round=30,
-        seconds={"teacher": 64, "uniform teacher": 98, "train": 15, "sample": 0.07,
+        seconds={"teacher": 64, "uniform teacher": 196, "train": 15, "sample": 0.07,
                  "bound": 0.02},
     ),
     "text": _smaller(
