@@ -232,6 +232,7 @@ def mutual_information(
 
     Raises ConfigError for rows too short.
     """
+    tokens = tokens.cpu()
     rows, length = tokens.shape
     max_lag = min(length - 1, 128) if max_lag is None else max_lag
     if not 0 < max_lag < length:
@@ -241,7 +242,7 @@ def mutual_information(
         )
     # Renamed by frequency: 0 is the most frequent, `kept` all the rest.
     _, ids, counts = tokens.unique(return_inverse=True, return_counts=True)
-    ids = _rank(-counts).clamp(max=kept)[ids.cpu()]
+    ids = _rank(-counts).clamp(max=kept)[ids]
     kinds = int(ids.max()) + 1
 
     def entropy(x):

@@ -81,10 +81,10 @@ class Judge:
         """Raises ConfigError for samples without a token to score, or NaN."""
         nats, tokens = [], []
         for part in _check(samples).split(self.batch_size):
-            counts = counted(part, self.eos)
-            scored = self.judge(part).double()
-            nats.append(scored.where(counts, 0.0).sum(-1).cpu())
-            tokens.append(counts.sum(-1).double().cpu())
+            counts = counted(part, self.eos).cpu()
+            scored = self.judge(part).cpu().double()
+            nats.append(scored.where(counts, 0.0).sum(-1))
+            tokens.append(counts.sum(-1).double())
         return _scores(self.name, torch.cat(nats), torch.cat(tokens))
 
 

@@ -133,8 +133,9 @@ def sweep(
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: no CUDA device is there; use cpu.")
     try:
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Samples are drawn in it, and Apple's GPUs do not know it.
+        torch.zeros(1, dtype=torch.float64, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         said = str(error).partition("\n")[0]
         raise ConfigError(
             f"--device {device} cannot be used ({said}); use cpu."

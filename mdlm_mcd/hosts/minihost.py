@@ -105,6 +105,7 @@ def judge(model):
     """The AR model as a judge for `evaluation.metrics`: nats of each next token."""
 
     def nll(tokens):
+        tokens = tokens.to(model.device)  # measured where they come from, on the CPU
         return model.nll(tokens[:, :-1], None, tokens[:, 1:])
 
     return nll

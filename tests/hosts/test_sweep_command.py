@@ -12,20 +12,6 @@ from mdlm_mcd.hosts import export, measure, models
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost import main as minihost
 
-TINY = ("trainer.max_steps=2", "model.hidden_size=16", "model.n_blocks=1")
-
-
-@pytest.fixture(scope="module")
-def runs(module_compose, tmp_path_factory):
-    """A masked model and an evaluator of the embedded host, two steps old."""
-    folder = tmp_path_factory.mktemp("runs")
-    found = {}
-    for algo in ("mdlm", "ar"):
-        where = f"checkpointing.save_dir={folder / algo}"
-        minihost.run(module_compose(*TINY, f"algo={algo}", where))
-        found[algo] = folder / algo / "checkpoints" / "last.ckpt"
-    return found
-
 
 def test_a_model_is_the_hosts_own(runs):
     """The same logits, the same schedule, the same vocabulary; averaged weights."""
@@ -182,7 +168,9 @@ def test_refused_in_a_sentence(runs, tmp_path, capsys, change, words, monkeypatc
 def test_an_evaluator_that_does_not_fit(runs, module_compose, tmp_path):
     opened = models.open_model(models.Source.parse(str(runs["mdlm"])))
     where = f"checkpointing.save_dir={tmp_path}"
-    minihost.run(module_compose(*TINY, "algo=ar", "model.length=8", where))
+    minihost.run(
+        module_compose("trainer.max_steps=2", "algo=ar", "model.length=8", where)
+    )
     short = tmp_path / "checkpoints" / "last.ckpt"
     with pytest.raises(ConfigError, match="was trained on 8 tokens"):
         measure.evaluator(str(short), "cpu", 4, opened)

@@ -1,0 +1,33 @@
+"""A model under the embedded host's judge: python sweep.py MODEL JUDGE OUT."""
+
+import sys
+from pathlib import Path
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import sweep
+from mdlm_mcd.hosts import measure, models
+
+model, judge, out = sys.argv[1:]
+points = sweep.grid(
+    [2, 4], (1.0, 0.5), ("sparse", "locked"), (("iid", None), ("lattice", "auto"))
+)
+plan = sweep.Plan(points, num_samples=6, batch_size=4, bound_rows=4)
+
+
+def rows(device):
+    path = Path(out) / f"{device.partition(':')[0]}.jsonl"
+    source = models.Source("m", model)
+    return measure.sweep([source], plan, path, judge=judge, device=device)
+
+
+try:
+    there = rows("gpu:0")
+except ConfigError as error:
+    raise SystemExit(str(error)) from error
+for mine, theirs in zip(there, rows("cpu"), strict=True):
+    # Bounds know no samples, and those of `locked` know no device.
+    same = ["n_step_nelbo", "nelbo"]
+    same += ["perplexity", "entropy"] if mine["sampler"] == "locked" else []
+    for name in same:
+        a, b = (row["metrics"][name]["value"] for row in (mine, theirs))
+        assert abs(a - b) < 1e-5 * abs(b), (name, a, b)

@@ -1,0 +1,64 @@
+"""Two rounds of a distillation, with validations: python train.py FOLDER OVERRIDES."""
+
+import sys
+
+import lightning as L
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from omegaconf import OmegaConf
+
+from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import main as minihost
+
+
+class Stand(Accelerator):
+    """Lightning's view of the device."""
+
+    def setup_device(self, device):
+        pass
+
+    def teardown(self):
+        pass
+
+    def get_device_stats(self, device):
+        return {}
+
+    @staticmethod
+    def parse_devices(devices):
+        return [0]
+
+    @staticmethod
+    def get_parallel_devices(devices):
+        return ["gpu:0"]
+
+    @staticmethod
+    def auto_device_count():
+        return 1
+
+    @staticmethod
+    def is_available():
+        return True
+
+    @staticmethod
+    def name():
+        return "gpu"
+
+
+minihost.register_resolvers()
+config = OmegaConf.load(sys.argv[1])
+L.seed_everything(1, verbose=False)
+tokenizer = dataloader.get_tokenizer(config)
+train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
+model = minihost.model_class(config)(config, tokenizer)
+trainer = L.Trainer(
+    strategy=SingleDeviceStrategy(device="gpu:0", accelerator=Stand()),
+    max_steps=config.trainer.max_steps, logger=False, enable_checkpointing=False,
+    accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+    gradient_clip_val=1.0, limit_val_batches=1, val_check_interval=2,
+    enable_progress_bar=False, enable_model_summary=False,
+)  # fmt: skip
+# What is written to a file has to be on the CPU first, as of no GPU either.
+model.configure_callbacks = lambda: []
+trainer.fit(model, train_ds, valid_ds)
+assert trainer.global_step == config.trainer.max_steps
+assert next(model.teacher.backbone.parameters()).device.type == "gpu"
