@@ -63,11 +63,13 @@ class Latent:
         only their noise is made, by a counter-based generator on their own device.
         """
         sequence, position = rows.nonzero(as_tuple=True)
-        key = torch.full_like(sequence, _signed(self.seed))
+        # Hashed: from the seed itself, sequence 1 of seed 1 would be 0 of seed 2.
+        start = counter_generator(self.seed, "race").initial_seed()
+        key = torch.full_like(sequence, _signed(start))
         for counter in (sequence + self.first, position):
             key = _mix(key.add_(counter, alpha=1).add_(_signed(GAMMA)))
         token = torch.arange(1, vocab_size + 1, device=rows.device)
         bits = _mix(key[:, None] + token * _signed(GAMMA))
-        # 53 bits, and a half, so that 0 and 1 are not among the uniforms.
-        u = (bits >> 11).bitwise_and_((1 << 53) - 1).double()
-        return u.add_(0.5).mul_(2.0**-53).log_().neg_()
+        # 52 bits and a half, which float64 holds: 0 and 1 are not among the uniforms.
+        u = (bits >> 12).bitwise_and_((1 << 52) - 1).double()
+        return u.add_(0.5).mul_(2.0**-52).log_().neg_()
