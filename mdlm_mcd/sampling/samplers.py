@@ -31,7 +31,7 @@ def ancestral(chain: Chain, z: Tensor) -> Tensor:
         logits = chain.logits(z, rows) if logits is None else logits
         p = chain.sharpen(chain.law(logits, chain.fraction(step)), chain.greedy(step))
         opens = (after - before) / (1.0 - before)
-        posterior = opens * p
+        posterior = p.mul_(opens)
         posterior[:, chain.mask_index] = 1.0 - opens
         drawn = chain.draw(posterior)
         if (drawn != chain.mask_index).any():
@@ -83,7 +83,7 @@ def locked(
         )
     return _opened_by(
         chain, z, latent.u(*z.shape),
-        lambda p, rows: (p / latent.race(rows, p.shape[-1])).argmax(-1),
+        lambda p, rows: p.div_(latent.race(rows, p.shape[-1])).argmax(-1),
     )  # fmt: skip
 
 

@@ -250,6 +250,34 @@ def test_passes_are_counted_and_batches_change_nothing():
     assert found.value == pytest.approx(float(found.nats.sum()) / tokens.numel())
 
 
+def test_few_tokens_are_projected_at_once(monkeypatch):
+    """At a vocabulary of 50,258 a batch of 1,024 tokens has gigabytes of logits."""
+    tokens, found = torch.tensor(X0S * 4), {}
+    for most in (8192, 5):
+        monkeypatch.setattr(bounds, "PROJECTED", most)
+        calls: list[int] = []
+        how = dict(mask_index=MASK, batch_size=100)
+        one = bounds.n_step_nelbo(
+            denoiser(table(), calls), tokens, 1, alpha=linear, **how,
+            generator=torch.Generator().manual_seed(5),
+        )  # fmt: skip
+        assert sum(calls) == len(tokens)
+        two = bounds.nelbo_rows(
+            denoiser(table()), lambda t: (-torch.ones_like(t), 1 - t), tokens, MASK,
+            generator=torch.Generator().manual_seed(5), batch_size=100,
+        )  # fmt: skip
+        found[most] = (one.nats, two.nats)
+        assert (max(calls) * tokens.shape[1] <= 5) or most > 5 or max(calls) == 1
+    for a, b in zip(*found.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    for counts in ([3, 3, 3], [9, 1, 4, 4], [0, 0], [5]):
+        parts = bounds._parts(counts, 5)
+        assert [i for p in parts for i in range(len(counts))[p]] == [
+            *range(len(counts))
+        ]
+        assert all(sum(counts[p]) <= 5 or p.stop - p.start == 1 for p in parts)
+
+
 def test_padding_does_not_count_and_is_not_projected():
     tokens = torch.tensor(X0S)
     valid = torch.ones_like(tokens, dtype=torch.bool)
