@@ -179,6 +179,12 @@ class Distiller(CounterNoise, Processes):
                 decay=self.config.training.ema,
             )
             self.ema.move_shadow_params_to_device(self.device)
+            # Under bf16-true a step of 1 - decay would vanish; the hosts' own average
+            # was taken before the weights were converted.
+            self.ema.shadow_params = [
+                p.to(torch.promote_types(p.dtype, torch.float32))
+                for p in self.ema.shadow_params
+            ]
 
     def _check_teacher(self, weights: Weights, source: str) -> None:
         """Refuse what fits by its shapes alone."""

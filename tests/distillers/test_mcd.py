@@ -377,6 +377,13 @@ def test_a_teacher_from_the_average(mcd):
         assert torch.equal(after, before)
 
 
+def test_an_average_of_halves_is_kept_in_float32(mcd):
+    """Where the weights are bfloat16, a step of 1 - decay would vanish."""
+    model, trainer = fit(mcd("trainer.precision=bf16-true", "training.ema=0.9999"))
+    assert next(model.backbone.parameters()).dtype == torch.bfloat16
+    assert {p.dtype for p in model.ema.shadow_params} == {torch.float32}
+
+
 def test_a_fixed_gap(mcd):
     _, trainer = fit(mcd("algo.growth=1"))
     assert trainer.progress_bar_metrics["mcd/delta"] == 1 / 16

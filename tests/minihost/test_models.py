@@ -1,5 +1,6 @@
 """The DiT in the public layout, and the EMA."""
 
+import copy
 import importlib
 import math
 import os
@@ -34,6 +35,19 @@ def tiny(causal=False, dropout=0.0):
     for p in net.parameters():  # away from the zero start, where nothing shows
         torch.nn.init.normal_(p, std=0.3)
     return net
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_weights_in_bfloat16(causal):
+    """As `from_pretrained(..., dtype=torch.bfloat16)` opens an export."""
+    net, x = tiny(causal).eval(), torch.randint(0, 11, (3, 700))
+    half = copy.deepcopy(net).bfloat16()
+    cos, sin = half.rotary_emb(1024)
+    assert len(torch.cat((cos, sin), -1).unique(dim=0)) == 1024  # places not rounded
+    with torch.no_grad():
+        wanted, got = net(x, torch.zeros(3)), half(x, torch.zeros(3))
+    assert got.dtype == torch.bfloat16
+    assert (got - wanted).norm() < 0.05 * wanted.norm()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,11 @@ class Rotary(nn.Module):
         # Not cached: it costs nothing beside a block, and a cache filled under
         # inference_mode (Lightning's validation) cannot be trained with.
         positions = torch.arange(length, device=self.inv_freq.device)
-        angles = positions.type_as(self.inv_freq)[:, None] * self.inv_freq
+        # A model in half precision has its buffer rounded, and positions far away
+        # with it.
+        half = self.inv_freq.dtype.itemsize < 4
+        inv_freq = self.frequencies().to(positions.device) if half else self.inv_freq
+        angles = positions.type_as(inv_freq)[:, None] * inv_freq
         return angles.cos(), angles.sin()
 
 
@@ -68,6 +72,11 @@ class LayerNorm(nn.Module):
         # input is all there is to do; half-precision weights stay as they are.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.layer_norm(wide, [self.dim]) * self.weight
+
+
+def fitting(x, linear):
+    """x as a layer takes it: norms answer float32, and weights may be halves."""
+    return x.to(linear.weight.dtype)
 
 
 class TimestepEmbedder(nn.Module):
@@ -127,12 +136,13 @@ class DDiTBlock(nn.Module):
             shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(
                 c
             )[:, None].chunk(6, dim=-1)
-        h = self.norm1(x) * (1 + scale_a) + shift_a
+        h = fitting(self.norm1(x) * (1 + scale_a) + shift_a, self.attn_qkv)
         q, k, v = self.attn_qkv(h).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
         h = attention(rotate(q, *rotary), rotate(k, *rotary), v, self.causal)
         h = self.attn_out(h.flatten(2))
         x = x + gate_a * F.dropout(h, self.dropout, self.training)
-        h = self.mlp(self.norm2(x) * (1 + scale_m) + shift_m)
+        h = fitting(self.norm2(x) * (1 + scale_m) + shift_m, self.mlp[0])
+        h = self.mlp(h)
         return x + gate_m * F.dropout(h, self.dropout, self.training)
 
 
@@ -166,7 +176,7 @@ class DDiTFinalLayer(nn.Module):
         if c is not None:
             shift, scale = self.adaLN_modulation(c)[:, None].chunk(2, dim=-1)
             x = x * (1 + scale) + shift
-        return self.linear(x)
+        return self.linear(fitting(x, self.linear))
 
 
 def namespace(config):
