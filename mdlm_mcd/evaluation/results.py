@@ -28,11 +28,15 @@ OPTIONAL = {
     "round": int, "recipe": dict, "teacher": str, "host": str, "commit": str,
     "versions": dict, "machine": dict, "u_law": str, "top_p": _NUMBER,
     "seconds": _NUMBER, "evaluations": _NUMBER, "corpus": dict, "texts": list,
+    "corpus_sha256": str, "bound_rows": int,
 }  # fmt: skip
 POSITIVE = ("steps", "temperature", "num_samples", "length")
 
 # What has to be equal for two figures to stand in one table.
-SETTINGS = ("evaluator", "dtype", "num_samples", "length", "seed")
+SETTINGS = (
+    "evaluator", "dtype", "num_samples", "length", "seed", "corpus_sha256",
+    "bound_rows",
+)  # fmt: skip
 # What makes another curve of the same model.
 VARIANT = ("sampler", "u_law", "u_step", "stratified", "top_p")
 _DEFAULT = {"u_law": "iid", "stratified": False, "top_p": 1.0}
@@ -69,6 +73,12 @@ class Point:
         low, high = found.get("low"), found.get("high")
         both = _finite(low) and _finite(high)
         return Estimate(found["value"], *((low, high) if both else ()))
+
+    @property
+    def correlation(self) -> float | None:
+        """Of the errors of log perplexity and entropy; None where it is not known."""
+        found = (self.row["metrics"].get("perplexity") or {}).get("correlation")
+        return found if _finite(found) and abs(found) <= 1 else None
 
     @property
     def curve(self) -> tuple:
@@ -221,9 +231,9 @@ def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
     """The rows of all files as points of named curves.
 
     Of two rows for one point the later wins. Rows that differ in evaluator, sampling
-    dtype, number or length of samples, or seed do not stand in one table, and one
-    label is one file: ConfigError, or with `force` curves apart, named by what
-    differs, and `Results.mixed`.
+    dtype, number or length of samples, seed, or held-out text (and rows of it for the
+    bounds) do not stand in one table, and one label is one file: ConfigError, or with
+    `force` curves apart, named by what differs, and `Results.mixed`.
     """
     said: list[str] = []
     points: dict[tuple, Point] = {}
@@ -307,4 +317,8 @@ def _setting(point: Point, key: str) -> str:
     if key in ("num_samples", "length", "seed"):
         unit = {"num_samples": "samples", "length": "tokens", "seed": "seed"}[key]
         return f"{unit} {value}" if key == "seed" else f"{value} {unit}"
+    if key == "corpus_sha256":
+        return f"held-out text {str(value)[:8]}"
+    if key == "bound_rows":
+        return f"{value} rows of it"
     return str(value)

@@ -6,6 +6,7 @@ hash of the weights among it. What is in the file already is not measured again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -127,8 +128,15 @@ def grid(
 IDENTITY = (
     "sha256", "sampler", "u_law", "u_step", "stratified", "steps", "temperature",
     "top_p", "dtype",
-    "seed", "num_samples", "length", "evaluator",
+    "seed", "num_samples", "length", "evaluator", "corpus_sha256", "bound_rows",
 )  # fmt: skip
+
+
+def sha256_of(tokens: Tensor) -> str:
+    """Of (rows, length) ids, in hex; the same for every dtype of ids."""
+    ids = tokens.to("cpu", torch.int64)
+    shape = torch.tensor(ids.shape)
+    return hashlib.sha256(shape.numpy().tobytes() + ids.numpy().tobytes()).hexdigest()
 
 
 def identity(row: dict[str, Any]) -> tuple:
@@ -205,7 +213,8 @@ class Sweep:
         """
         check_writable(f"--out {self.out}", self.out.parent)
         held = existing(self.out)
-        known = {identity(row): row for row in held}
+        known = {(row.get("model"), identity(row)): row for row in held}
+        same = {identity(row): row for row in held}
         done, total = 0.0, float(len(models) * sum(p.steps for p in self.plan.points))
         rows = []
         for open_model in models:
@@ -215,9 +224,13 @@ class Sweep:
             text, corpus = self.held_out(model), None
             for point in self.plan.points:
                 self.on_point(done, total, f"{model.label} @ {point.steps}")
-                row = self._head(model, point, evaluator)
-                found = known.get(identity(row))
-                if found is None:
+                row = self._head(model, point, evaluator, text)
+                found = known.get((model.label, identity(row)))
+                if found is None and identity(row) in same:
+                    # The same weights under another name.
+                    found = same[identity(row)] | row
+                    append(self.out, found)
+                elif found is None:
                     if corpus is None:
                         corpus = metrics.corpus_reference(
                             text, evaluator, self.plan.num_samples
@@ -225,6 +238,7 @@ class Sweep:
                     found = row | self._measure(model, point, evaluator, text)
                     found["corpus"] = corpus
                     append(self.out, found)
+                    same[identity(row)] = found
                 rows.append(found)
                 done += point.steps
             self._bounds.clear()
@@ -243,7 +257,9 @@ class Sweep:
                     "give it another label (LABEL=CKPT) or name another file."
                 )
 
-    def _head(self, model: Candidate, point: Point, evaluator: Evaluator) -> dict:
+    def _head(
+        self, model: Candidate, point: Point, evaluator: Evaluator, text: Tensor
+    ) -> dict:
         return {
             "schema": SCHEMA,
             "model": model.label,
@@ -253,6 +269,8 @@ class Sweep:
             "num_samples": self.plan.num_samples,
             "length": model.length,
             "evaluator": evaluator.name,
+            "corpus_sha256": sha256_of(text),
+            "bound_rows": min(self.plan.bound_rows, len(text)),
         }
 
     def _measure(self, model, point: Point, evaluator: Evaluator, text: Tensor) -> dict:
@@ -263,8 +281,8 @@ class Sweep:
             point = replace(point, u_step=step)
         start = time.perf_counter()
         tokens, evaluations = draw(model, point, self.plan)
+        tokens = tokens.cpu()  # waits for the device, too
         seconds = time.perf_counter() - start
-        tokens = tokens.cpu()
         decode = model.tokenizer.batch_decode
         found = metrics.measure(
             tokens,

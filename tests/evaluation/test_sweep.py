@@ -10,7 +10,7 @@ import torch
 
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import bounds, calibration, sweep
+from mdlm_mcd.evaluation import bounds, calibration, results, sweep
 from mdlm_mcd.evaluation.candidate import Candidate
 from mdlm_mcd.evaluation.evaluators import Judge
 from mdlm_mcd.evaluation.report.paper import published
@@ -120,6 +120,37 @@ def test_weights_that_changed_under_a_name(tmp_path):
     with pytest.raises(ConfigError, match="sha256 111111111111 and not 3333.*LABEL="):
         run(out, model(sha="3" * 64))
     assert len(lines(out)) == 2
+
+
+def test_another_held_out_text_is_another_measurement(tmp_path, monkeypatch):
+    out = tmp_path / "r.jsonl"
+    first = run(out, model())
+    more = replace(plan(), bound_rows=64)
+    wider = run(out, model(), plan=more)
+    monkeypatch.setitem(
+        globals(), "held_out",
+        lambda _: torch.randint(0, MASK, (120, LENGTH), generator=counter_generator(7)),
+    )  # fmt: skip
+    other = run(out, model())
+    fresh = run(tmp_path / "fresh.jsonl", model())
+    bound = [r[0]["metrics"]["n_step_nelbo"]["value"] for r in (first, wider, other)]
+    assert len(set(bound)) == 3 and len(lines(out)) == 6
+    assert other[0]["metrics"] == fresh[0]["metrics"]
+    assert first[0]["corpus_sha256"] != other[0]["corpus_sha256"]
+    assert [r[0]["bound_rows"] for r in (first, wider)] == [16, 64]
+    with pytest.raises(ConfigError, match="has corpus_sha256"):
+        results.read([out])
+
+
+def test_two_names_of_the_same_weights(tmp_path):
+    out, calls = tmp_path / "r.jsonl", []
+    run(out, model("a"))
+    again = run(out, model("a"), model("b", calls=calls))
+    assert not calls  # the figures stand already
+    assert [r["model"] for r in lines(out)] == ["a", "a", "b", "b"]
+    assert [r["model"] for r in again] == ["a", "a", "b", "b"]
+    assert again[0]["metrics"] == again[2]["metrics"]
+    assert run(out, model("b"))[0] == again[2] and len(lines(out)) == 4
 
 
 def test_bounds_only_where_they_are_bounds(tmp_path):
