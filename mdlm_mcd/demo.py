@@ -182,7 +182,7 @@ class Demo:
             model = None
             for steps in self.recipe.steps:
                 key = f"{name} @ {steps}"
-                if key not in cells:
+                if "correlation" not in cells.get(key, {}):  # nor of an older version
                     if model is None:
                         model, _ = minihost.open_model(checkpoint)
                     cells[key] = self.cell(model, tokenizer, judge, steps, temperature)
@@ -261,10 +261,14 @@ class Demo:
         )
         seconds = time.perf_counter() - start
         ppl, error = metrics.perplexity(drawn.tokens, judge)
+        entropies = metrics.sample_entropy(drawn.tokens)
+        scores = metrics.Judge(judge, "judge").nll(drawn.tokens)
         return {
             "perplexity": ppl,
             "perplexity_error": error,
-            "entropy": float(metrics.sample_entropy(drawn.tokens).mean()),
+            "entropy": float(entropies.mean()),
+            "entropy_error": float(entropies.std() / len(entropies) ** 0.5),
+            "correlation": metrics.correlation(scores, entropies),
             "pooled_entropy": metrics.corpus_entropy(drawn.tokens),
             "evaluations": drawn.evaluations,
             "seconds": seconds,

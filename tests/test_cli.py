@@ -110,7 +110,7 @@ def made_up(**students):
             "nelbo": nelbo,
             "steps": {
                 n: {"perplexity": p, "entropy": h, "perplexity_error": 1.0,
-                    "texts": ["one", "two"]}
+                    "entropy_error": 0.005, "correlation": 0.9, "texts": ["one", "two"]}
                 for n, (p, h) in zip(("8", "64"), cells, strict=True)
             },
         }  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ..errors import ConfigError
-from .frontier import at_equal
+from .frontier import Place, at_equal, log_ratio_error
 
 
 def require_matplotlib() -> None:
@@ -87,11 +87,18 @@ def at_entropy(curve: list[tuple[float, float]], entropy: float) -> float | None
     return at_equal([h for h, _ in curve], [p for _, p in curve], entropy)
 
 
-def _verdict(matched: float, student: dict, teacher: dict) -> str:
+def _place(cell: dict) -> Place:
+    return Place(
+        cell["entropy"], cell["perplexity"], cell["entropy_error"],
+        cell["perplexity_error"] / cell["perplexity"], cell["correlation"],
+    )  # fmt: skip
+
+
+def _verdict(matched: float, student: dict, line: list[dict]) -> str:
     """Who wins at equal entropy, if by more than two standard errors."""
     ratio = matched / student["perplexity"]
-    errors = (c["perplexity_error"] / c["perplexity"] for c in (student, teacher))
-    if abs(math.log(ratio)) <= 2 * math.hypot(*errors):
+    error = log_ratio_error(_place(student), [_place(cell) for cell in line])
+    if abs(math.log(ratio)) <= 2 * error:
         return f"a tie within two standard errors ({ratio - 1:+.0%})"
     winner = "the student" if ratio > 1 else "the tempered teacher"
     return f"{winner} wins by {abs(ratio - 1):.0%}"
@@ -121,8 +128,8 @@ def reading(results) -> str:
         )
     sharp = next(n for n in names if n.startswith("teacher, T"))
     # The plain teacher and the tempered one span a line of perplexity over entropy.
-    line = [(m["steps"][few]["entropy"], m["steps"][few]["perplexity"])
-            for m in (teacher, models[sharp])]  # fmt: skip
+    cells = [m["steps"][few] for m in (teacher, models[sharp])]
+    line = [(cell["entropy"], cell["perplexity"]) for cell in cells]
     for name in names[2:][::-1]:
         cell = models[name]["steps"][few]
         matched = at_entropy(line, cell["entropy"])
@@ -131,7 +138,7 @@ def reading(results) -> str:
                 f"At the entropy of {name} ({cell['entropy']:.2f} nats, {few} steps) a "
                 f"teacher that is only sampled at a lower temperature scores "
                 f"{matched:.1f} against the student's {cell['perplexity']:.1f}: "
-                f"{_verdict(matched, cell, models[sharp]['steps'][few])}."
+                f"{_verdict(matched, cell, cells)}."
             )
             break
     else:
@@ -222,11 +229,16 @@ def rows(results) -> list[dict]:
 
 def _metrics(model, cell) -> dict:
     error = math.exp(1.96 * cell["perplexity_error"] / cell["perplexity"])
-    ppl = cell["perplexity"]
+    ppl, entropy = cell["perplexity"], cell["entropy"]
+    spread = 1.96 * cell["entropy_error"]
     found = {
         "n_step_nelbo": cell.get("n_step_nelbo"),
         "nelbo": model["nelbo"],
-        "entropy": cell["entropy"],
+        "entropy": {
+            "value": entropy,
+            "low": entropy - spread,
+            "high": entropy + spread,
+        },
         "corpus_entropy": cell["pooled_entropy"],
     }
     return {
@@ -236,7 +248,8 @@ def _metrics(model, cell) -> dict:
             for key, value in found.items()
             if value is not None
         },
-        "perplexity": {"value": ppl, "low": ppl / error, "high": ppl * error},
+        "perplexity": {"value": ppl, "low": ppl / error, "high": ppl * error,
+                       "correlation": cell["correlation"]},
     }  # fmt: skip
 
 

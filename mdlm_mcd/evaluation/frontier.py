@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 
 def at_equal(
@@ -34,6 +35,49 @@ def at_equal(
         if x0 < target < x1:
             share = (target - x0) / (x1 - x0)
             return math.exp((1 - share) * y0 + share * y1)
+    return None
+
+
+class Place(NamedTuple):
+    """A point of a frontier and its errors, which hang together.
+
+    x: say entropy; y: perplexity; error: of x, and of log y; correlation: of the two.
+    Errors are standard ones, or half intervals of one level; None: not known.
+    """
+
+    x: float
+    y: float
+    x_error: float | None
+    log_y_error: float | None
+    correlation: float | None
+
+    def across(self, slope: float) -> float | None:
+        """The error of log y - slope * x."""
+        if None in self:
+            return None
+        a, b = self.log_y_error, slope * self.x_error
+        return math.sqrt(max(a * a - 2 * self.correlation * a * b + b * b, 0.0))
+
+
+def log_ratio_error(own: Place, curve: Sequence[Place]) -> float | None:
+    """The error of log(own.y / `at_equal` of the curve at own.x), to first order.
+
+    With f the curve's log y by x, what is compared is log y - f(x): an error of `own`
+    moves both, and so does one of the two places between which f is interpolated. In
+    samples that came out a little more varied perplexity and entropy are larger, so
+    most of one error cancels the other. Errors of different places are taken for
+    independent. None outside of the curve, and where an error is not known.
+    """
+    for a, b in pairwise(sorted(curve, key=lambda place: place.x)):
+        if not (a.x <= own.x <= b.x and a.x < b.x):
+            continue
+        slope = (math.log(b.y) - math.log(a.y)) / (b.x - a.x)
+        share = (own.x - a.x) / (b.x - a.x)
+        parts = [(1.0, own), (1 - share, a), (share, b)]
+        errors = [(weight, p.across(slope)) for weight, p in parts if weight]
+        if any(error is None for _, error in errors):
+            return None
+        return math.sqrt(sum((weight * error) ** 2 for weight, error in errors))
     return None
 
 

@@ -143,6 +143,20 @@ def paired(
     )
 
 
+def correlation(scores: Scores, values: Tensor) -> float:
+    """Of the errors of nats per token and of the mean of (samples,) values.
+
+    Both are of the same samples: nats per token is a ratio of sums, whose error is, to
+    first order, the mean of (nats - value * tokens) / mean tokens. 0 where one of the
+    two does not vary.
+    """
+    nats, tokens = (x.double().cpu() for x in scores)
+    a = nats - tokens * (nats.sum() / tokens.sum())
+    b = values.double().cpu() - values.double().mean().cpu()
+    norm = float(a.norm() * b.norm())
+    return max(-1.0, min(1.0, float(a @ b) / norm)) if norm > 0 else 0.0
+
+
 def jackknife(value: float | Tensor, without: Tensor) -> Estimate:
     """value +- 1.96 standard errors from `without`: it, each sample left out once."""
     n, value = len(without), float(value)

@@ -23,11 +23,12 @@ from .diversity import (
     self_bleu,
 )
 from .evaluators import NLL, CausalLM, Evaluator, Judge
-from .intervals import Estimate, Scores, bootstrap, paired
+from .intervals import Estimate, Scores, bootstrap, correlation, paired
 
 __all__ = [
     "NLL", "CausalLM", "Estimate", "Evaluator", "Judge", "Scores", "bigram_entropy",
-    "bigram_tv", "bootstrap", "corpus_entropy", "corpus_reference", "distinct",
+    "bigram_tv", "bootstrap", "corpus_entropy", "corpus_reference", "correlation",
+    "distinct",
     "mauve", "measure", "n_step_nelbo", "nelbo", "nelbo_rows", "paired", "perplexity",
     "pooled_entropy", "sample_entropy", "self_bleu",
 ]  # fmt: skip
@@ -76,7 +77,8 @@ def measure(
     `bigram_tv` or `mauve` is. eos: refuse samples of nothing but this id. texts:
     samples and held-out text, decoded.
 
-    Answers {name: {"value", "low", "high"}}; `n_step_nelbo` and `nelbo` are of a model
+    Answers {name: {"value", "low", "high"}}, and in perplexity's `correlation`, that of
+    its logarithm's error with entropy's; `n_step_nelbo` and `nelbo` are of a model
     and not of samples: `n_step_nelbo(...).estimate()._asdict()`.
 
     Raises ConfigError for fewer than two samples, fewer than four tokens a sample,
@@ -94,10 +96,11 @@ def measure(
         )
     how = dict(seed=seed, resamples=resamples)
     out: dict[str, Estimate] = {}
+    scores, entropies = None, sample_entropy(samples)
     if evaluator is not None:
         scores = evaluator.nll(samples)
         out["perplexity"] = scores.estimate(intervals.perplexity, **how)
-    out["entropy"] = intervals.mean(sample_entropy(samples), **how)
+    out["entropy"] = intervals.mean(entropies, **how)
     out["corpus_entropy"] = pooled_entropy(samples)
     out["bigram_entropy"] = bigram_entropy(samples)
     if corpus_tokens is not None:
@@ -108,7 +111,10 @@ def measure(
     out["self_bleu"] = intervals.mean(self_bleu(samples), **how)
     if texts is not None:
         out["mauve"] = Estimate(mauve(*texts))
-    return {name: figure._asdict() for name, figure in out.items()}
+    row = {name: figure._asdict() for name, figure in out.items()}
+    if scores is not None:
+        row["perplexity"]["correlation"] = correlation(scores, entropies)
+    return row
 
 
 def corpus_reference(

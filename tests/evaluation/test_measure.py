@@ -31,7 +31,9 @@ AR = evaluators.Judge(step_nats, "walk")
 def test_a_row_has_the_schemas_names_and_is_json():
     row = metrics.measure(text(40), evaluator=AR, corpus_tokens=text(200, seed=1))
     assert list(row) == NAMES
-    for figure in json.loads(json.dumps(row)).values():
+    read = json.loads(json.dumps(row))
+    assert -1 <= read["perplexity"].pop("correlation") <= 1
+    for figure in read.values():
         assert set(figure) == {"value", "low", "high"}
         assert figure["low"] <= figure["value"] <= figure["high"]
     assert row["perplexity"]["value"] == pytest.approx(3)

@@ -274,6 +274,7 @@ def test_a_demo_is_rows_of_the_schema(tmp_path):
     from mdlm_mcd.evaluation import figures
 
     cell = {"perplexity": 100.0, "perplexity_error": 2.0, "entropy": 3.9,
+            "entropy_error": 0.01, "correlation": 0.9,
             "pooled_entropy": 5.0, "evaluations": 8, "seconds": 1.0,
             "texts": ["a", "b"]}  # fmt: skip
     models = {

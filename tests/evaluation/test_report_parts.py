@@ -1,14 +1,17 @@
 """What the report is made of: comparisons that never extrapolate, charts, colours."""
 
+import math
 import re
+import statistics
 from importlib.resources import files
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import estimate, row, sweep, write
 
-from mdlm_mcd.evaluation import report, results
+from mdlm_mcd.evaluation import intervals, metrics, report, results
 from mdlm_mcd.evaluation.report import charts, compare, figures
 
 # Comparisons ------------------------------------------------------------------------
@@ -57,6 +60,7 @@ def test_reach():
 
 def point(model, steps, temperature, perplexity, entropy):
     metrics = {"perplexity": estimate(perplexity, 0.01), "entropy": estimate(entropy)}
+    metrics["perplexity"]["correlation"] = 0.9
     return row(model, steps, temperature, metrics=metrics)
 
 
@@ -85,6 +89,60 @@ def test_beyond_the_temperatures_it_is_not_reached(tmp_path):
     match = compare.match(found, found.at("MCD round 1", 1.0, 8), "teacher")
     assert match.other is None and match.verdict == "not reached"
     assert "not reached" in report.page(found)
+
+
+def drawn(law, temperature, seed, samples=128, length=48):
+    """Samples of independent tokens at a temperature, measured as a sweep does.
+
+    law: (topics, vocab); each sample is of one topic, so that samples differ.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    q = law ** (1 / temperature)
+    topic = torch.randint(len(law), (samples,), generator=generator)
+    x = torch.multinomial(q[topic], length, replacement=True, generator=generator)
+    log_p = law.log()[:, x].sum(-1).logsumexp(0)
+    scores = intervals.Scores(-log_p, torch.full((samples,), float(length)).double())
+    entropies = metrics.sample_entropy(x)
+    how = dict(seed=seed, resamples=200)
+    perplexity = scores.estimate(intervals.perplexity, **how)._asdict()
+    perplexity["correlation"] = intervals.correlation(scores, entropies)
+    entropy = intervals.mean(entropies, **how)._asdict()
+    return row(
+        "m", 8, temperature, metrics={"perplexity": perplexity, "entropy": entropy}
+    )
+
+
+def test_the_interval_at_equal_entropy_holds_the_truth():
+    """One law, so no difference; for independent errors it was 3 times too wide."""
+    generator = torch.Generator().manual_seed(0)
+    law = torch.empty(8, 50).exponential_(generator=generator).pow(2).double()
+    law /= law.sum(-1, keepdim=True)
+    errors, spreads = [], []
+    for seed in range(0, 300, 4):
+        *curve, own = (
+            results.Point(drawn(law, t, seed + i), "")
+            for i, t in enumerate((0.7, 0.85, 1.0, 0.9))
+        )
+        at = [(p.metric("entropy").value, p.metric("perplexity")) for p in curve]
+        other = compare.between(at, own.metric("entropy").value)
+        errors.append(math.log(own.metric("perplexity").value / other.value))
+        spreads.append(compare.spread(own, curve))
+    held = sum(abs(e) <= s for e, s in zip(errors, spreads, strict=True)) / len(errors)
+    assert 0.88 <= held <= 0.99
+    assert statistics.mean(spreads) == pytest.approx(
+        1.96 * statistics.stdev(errors), rel=0.25
+    )
+
+
+def test_without_a_correlation_there_is_no_verdict(tmp_path):
+    rows = [point("teacher", 8, t, 100.0 * t, 3 + t) for t in (0.8, 1.0)]
+    rows += [point("MCD round 1", 8, 1.0, 80.0, 3.9)]
+    for held in (None, "high", 2.0):
+        rows[0]["metrics"]["perplexity"]["correlation"] = held
+        found = results.read([write(tmp_path / "r.jsonl", rows)])
+        match = compare.match(found, found.at("MCD round 1", 1.0, 8), "teacher")
+        assert match.ratio.value < 1 and match.verdict == "no interval"
+        assert "no interval" in report.page(found)
 
 
 # Charts -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..frontier import at_equal
+from ..frontier import Place, at_equal, log_ratio_error
 from ..results import Estimate, Point, Results
 
 
@@ -25,22 +25,28 @@ def between(curve: Sequence[tuple[float, Estimate]], x: float) -> Estimate | Non
     return None if value is None else Estimate(value, at("low"), at("high"))
 
 
+def _temperatures(results: Results, name: str, steps: int) -> list[Point]:
+    """A curve's points at one number of steps that have both figures."""
+    return [
+        p
+        for p in results.of(name)
+        if p.steps == steps and p.metric("entropy") and p.metric("perplexity")
+    ]
+
+
 def frontier(results: Results, name: str, steps: int) -> list[tuple[float, Estimate]]:
     """(entropy, perplexity) of a curve's temperatures at one number of steps."""
-    found = []
-    for p in results.of(name):
-        entropy, perplexity = p.metric("entropy"), p.metric("perplexity")
-        if p.steps == steps and entropy and perplexity:
-            found.append((entropy.value, perplexity))
-    return found
+    found = _temperatures(results, name, steps)
+    return [(p.metric("entropy").value, p.metric("perplexity")) for p in found]
 
 
 @dataclass(frozen=True)
 class Match:
     """A point against the reference at the point's own entropy.
 
-    ratio: the point's perplexity over the reference's, with its 95% interval, which
-    takes the errors of the two for independent.
+    ratio: the point's perplexity over the reference's, with its 95% interval
+    (`spread`), or without one where the rows do not tell how their errors hang
+    together.
     """
 
     own: Estimate
@@ -68,18 +74,30 @@ def match(results: Results, point: Point, reference: str) -> Match | None:
     if other is None:
         return Match(own, entropy, None, None)
     ratio = own.value / other.value
-    spread = [_log_error(own), _log_error(other)]
-    if None in spread:
+    error = spread(point, _temperatures(results, reference, point.steps))
+    if error is None:
         return Match(own, entropy, other, Estimate(ratio))
-    error = math.exp(math.hypot(*spread))
+    error = math.exp(error)
     return Match(own, entropy, other, Estimate(ratio, ratio / error, ratio * error))
 
 
-def _log_error(e: Estimate) -> float | None:
-    """Half the interval's width in log units."""
-    if e.low is None or e.high is None or e.low <= 0:
-        return None
-    return (math.log(e.high) - math.log(e.low)) / 2
+def spread(point: Point, curve: Sequence[Point]) -> float | None:
+    """Half the 95% interval of log(point's perplexity / the curve's at its entropy).
+
+    None where a figure that is needed is missing.
+    """
+    return log_ratio_error(_place(point), [_place(p) for p in curve])
+
+
+def _place(p: Point) -> Place:
+    perplexity, entropy = p.metric("perplexity"), p.metric("entropy")
+    errors = [None, None]
+    if perplexity.low is not None and entropy.low is not None:
+        errors = [
+            (entropy.high - entropy.low) / 2,
+            (math.log(perplexity.high) - math.log(perplexity.low)) / 2,
+        ]
+    return Place(entropy.value, perplexity.value, *errors, p.correlation)
 
 
 @dataclass(frozen=True)

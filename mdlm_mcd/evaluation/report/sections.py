@@ -131,7 +131,8 @@ def _in_words(found: compare.Match, name: str) -> str:
     if found.verdict == "a tie":
         return "a tie within the intervals"
     by = f"{abs(found.ratio.value - 1):.0%}"
-    return f"{name} is {by} {'lower' if found.ratio.value < 1 else 'higher'}"
+    said = f"{name} is {by} {'lower' if found.ratio.value < 1 else 'higher'}"
+    return f"{said}, without an interval" if found.ratio.low is None else said
 
 
 def forced(results: Results) -> Markup | None:
