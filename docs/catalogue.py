@@ -316,6 +316,11 @@ COMMANDS = (
           "Rows of two checkpoints would stand under one name.",
           "LABEL=CKPT tells them apart.",
           ("Two checkpoints are called", "holds rows of a model")),
+    Entry("gpu-memory",
+          "The device's memory does not hold a batch of samples. `ancestral` and "
+          "`confidence` project every masked token, `sparse` those that open.",
+          "A smaller --batch-size; what was measured is kept.",
+          ("takes more memory than",)),
     Entry("no-cuda",
           "The machine has no such device.",
           "--device cpu.",

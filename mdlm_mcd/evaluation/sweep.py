@@ -231,11 +231,20 @@ class Sweep:
                     found = same[identity(row)] | row
                     append(self.out, found)
                 elif found is None:
-                    if corpus is None:
-                        corpus = metrics.corpus_reference(
-                            text, evaluator, self.plan.num_samples
-                        )
-                    found = row | self._measure(model, point, evaluator, text)
+                    try:
+                        if corpus is None:
+                            corpus = metrics.corpus_reference(
+                                text, evaluator, self.plan.num_samples
+                            )
+                        found = row | self._measure(model, point, evaluator, text)
+                    except torch.cuda.OutOfMemoryError as error:
+                        raise ConfigError(
+                            f"--batch-size {self.plan.batch_size} takes more memory "
+                            f"than {model.device} has, for {model.label} with "
+                            f"--sampler {point.sampler} at {point.steps} steps: choose "
+                            "a smaller one and start the same command again; what was "
+                            "measured is kept."
+                        ) from error
                     found["corpus"] = corpus
                     append(self.out, found)
                     same[identity(row)] = found

@@ -38,6 +38,7 @@ def ancestral(chain: Chain, z: Tensor) -> Tensor:
             z = z.masked_scatter(rows, drawn)
             logits = None
         chain.seen(step, z)
+        del p, posterior  # or they stand beside the next prediction
     return z
 
 
@@ -171,6 +172,7 @@ def confidence(
                 )
                 opens |= sure
             z = torch.where(opens, z.masked_scatter(rows, drawn), z)
+            del p
         chain.seen(step, z)
     return z
 

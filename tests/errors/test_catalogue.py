@@ -94,6 +94,12 @@ def full_disk(shell):
         return shell.mcd()
 
 
+def full_gpu(shell):
+    full = torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    with mock.patch("mdlm_mcd.sampling.sample", side_effect=full):
+        return shell.sweep()
+
+
 def without_mauve(shell):
     with mock.patch.dict(sys.modules, mauve=None):
         return shell.sweep("--mauve")
@@ -180,6 +186,7 @@ CASES = {
         "--tokenizer", s.tokenizer(bos="<", eos=">"),
     ),
     "grid": lambda s: s.sweep("--steps", "0"),
+    "gpu-memory": full_gpu,
     "two-of-a-name": lambda s: s.command("sweep", s.teacher, s.teacher),
     "no-cuda": lambda s: s.sweep("--device", "cuda"),
     "held-out-text": lambda s: s.command(
