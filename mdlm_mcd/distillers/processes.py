@@ -144,9 +144,10 @@ class Processes:
             raise TeacherError(
                 f"Round {self.teacher.round + 1} begins with other weights on process "
                 f"{', '.join(map(str, odd))} than on process 0 (checksums differ): a "
-                "callback changes them on some processes alone, or their gradients are "
-                "not averaged; take that out, use strategy=ddp, and resume from the "
-                "last checkpoint."
+                "callback changes them on some processes alone, their gradients are "
+                "not averaged, or devices of several kinds round otherwise; take that "
+                "out, use strategy=ddp on devices of one kind, and resume from the last "
+                "checkpoint."
             )
 
     # One optimizer step -----------------------------------------------------------
