@@ -146,8 +146,8 @@ class Processes:
                 f"{', '.join(map(str, odd))} than on process 0 (checksums differ): a "
                 "callback changes them on some processes alone, their gradients are "
                 "not averaged, or devices of several kinds round otherwise; take that "
-                "out, use strategy=ddp on devices of one kind, and resume from the last "
-                "checkpoint."
+                "out, use strategy=ddp on devices of one kind, and resume from the "
+                "last checkpoint."
             )
 
     # One optimizer step -----------------------------------------------------------
