@@ -64,9 +64,10 @@ def log_ratio_error(own: Place, curve: Sequence[Place]) -> float | None:
 
     With f the curve's log y by x, what is compared is log y - f(x): an error of `own`
     moves both, and so does one of the two places between which f is interpolated. In
-    samples that came out a little more varied perplexity and entropy are larger, so
-    most of one error cancels the other. Errors of different places are taken for
-    independent. None outside of the curve, and where an error is not known.
+    samples that came out a little more varied perplexity and entropy are larger: as
+    far as the two errors go together they cancel, otherwise they add. Errors of
+    different places are taken for independent. None outside of the curve, and where an
+    error is not known.
     """
     for a, b in pairwise(sorted(curve, key=lambda place: place.x)):
         if not (a.x <= own.x <= b.x and a.x < b.x):
