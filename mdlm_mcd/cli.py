@@ -206,7 +206,8 @@ def parser() -> argparse.ArgumentParser:
         "doctor",
         help="what would stop a run, and what a bug report needs, on one screen",
         description="Looks at the host in PATH as `python main.py algo=mcd OVERRIDES` "
-        "would find it. Ends with status 1 where something would stop that run.",
+        "would find it. Ends with status 1 where something would stop the run that "
+        "`mdlm-mcd run` does not mend, or where the patch is missing.",
     )
     doctor.add_argument("path", nargs="?", default=".", metavar="PATH")
     doctor.add_argument(
@@ -293,8 +294,8 @@ def parser() -> argparse.ArgumentParser:
         "report",
         help="one page out of results files: tables, curves, frontier, samples",
         description="Writes a self-contained HTML page without scripts. Rows that do "
-        "not compare (another evaluator, sampling dtype, seed, number or length of "
-        "samples; a checkpoint that changed under its name) are refused.",
+        "not compare (another evaluator, sampling dtype, seed, held-out text, number "
+        "or length of samples; a checkpoint that changed under its name) are refused.",
     )
     report.add_argument(
         "results", nargs="+", metavar="RESULTS", help="JSON lines of mdlm-mcd sweep"

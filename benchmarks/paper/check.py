@@ -33,6 +33,8 @@ def ready(table: Table, told: Setting) -> None:
             f"the uniform-state model that {uniform[0]} distils (or leave it out with "
             "--methods)",
         )  # fmt: skip
+        if told.host is None:
+            plain(told.duo_teacher)
     text(told)
     if told.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
@@ -53,6 +55,20 @@ def checkpoint(flag: str, path: str | None, what: str) -> None:
             f"{flag} {path} is not there: name a checkpoint, a folder or a model on "
             f"the Hub of {what}."
         )
+
+
+def plain(path: str) -> None:
+    """The embedded host samples a uniform-state model out of its own files only."""
+    if path == TRAIN or not Path(path).is_file():
+        return
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # what a file holds that is none of ours
+        raise ConfigError(
+            f"--duo-teacher {path} holds more than tensors and plain values, and the "
+            "embedded host samples only such a file: name one of its own "
+            "algo=duo_base, or give --host a clone of Duo."
+        ) from error
 
 
 def host(table: Table, told: Setting) -> None:

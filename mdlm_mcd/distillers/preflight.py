@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Student, its average, Adam's two moments and the teacher.
 COPIES = 5
-KEPT = 2
+KEPT = 3  # the last, the one before, and one that is written
 
 
 def check_run(config: DictConfig, trainer, backbone: nn.Module) -> None:

@@ -134,7 +134,7 @@ def n_step_nelbo(
     at the last, between by the share of tokens open, as in `sampling.sample`.
     levels: (steps + 1,) shares from 0 to 1 in place of alpha's. law: further keywords
     of `coupling.draw_u`.
-    generator: a CPU one; with the same, two models see the same masks, and so do two
+    generator: a CPU one; with the same seed two models see the same masks, so do two
     temperatures. draws: of u for each row, averaged. At most `steps` network passes
     a row and draw: a step that opens nothing in a row costs nothing.
 
@@ -190,8 +190,8 @@ def nelbo_rows(
     It rewards calibration: sharpening a calibrated model can only raise it.
 
     noise: t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules answer; one t in
-    (eps, 1] a row of tokens (rows, length), stratified over the rows. With the same
-    generator two models see the same masks, so their difference is the models'.
+    (eps, 1] a row of tokens (rows, length), stratified over the rows. With generators
+    of the same seed two models see the same masks, so their difference is the models'.
 
     Raises ConfigError as `n_step_nelbo` does.
     """

@@ -186,8 +186,8 @@ CASES = {
         "--tokenizer", s.tokenizer(bos="<", eos=">"),
     ),
     "grid": lambda s: s.sweep("--steps", "0"),
-    "gpu-memory": full_gpu,
     "two-of-a-name": lambda s: s.command("sweep", s.teacher, s.teacher),
+    "gpu-memory": full_gpu,
     "no-cuda": lambda s: s.sweep("--device", "cuda"),
     "held-out-text": lambda s: s.command(
         "sweep", s.told("data.valid", "elsewhere"), "--evaluator", s.judge

@@ -131,6 +131,7 @@ GIVEN = {
         ({"--teacher": None}, "--teacher is missing: name a checkpoint"),
         ({"--teacher": "no.ckpt"}, "--teacher no.ckpt is not there"),
         ({"--methods": "dcd", "--duo-teacher": None}, "--duo-teacher is missing"),
+        ({"--methods": "dcd"}, "the embedded host samples only such a file"),
         ({"--methods": "mcd,mdc"}, "--methods mcd,mdc: table1 knows mcd, sdtt, dcd"),
         ({"--host": "nowhere"}, "nowhere is no folder: name a clone"),
         ({"--host": "."}, "holds no host this plugin knows"),
