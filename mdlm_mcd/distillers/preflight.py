@@ -78,7 +78,7 @@ def check_batch(loader: DictConfig, processes: int, micros: int) -> None:
 
 
 def check_folder(folder: str, size: int) -> None:
-    """Raises ConfigError where checkpoints cannot be written, or two have no room.
+    """Raises ConfigError where checkpoints cannot be written, or KEPT have no room.
 
     folder: `checkpointing.save_dir`, left to the host where it has a scheme (`s3://`);
     size: of a checkpoint, in bytes.

@@ -131,11 +131,11 @@ def test_batches(wanted, each, processes, micros, words):
     assert words in str(error.value)
 
 
-def test_room_for_two_checkpoints(tmp_path, monkeypatch):
-    usage = SimpleNamespace(free=2 * 1000)
+def test_room_for_three_checkpoints(tmp_path, monkeypatch):
+    usage = SimpleNamespace(free=3 * 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     preflight.check_folder(str(tmp_path / "new"), 1000)
-    with pytest.raises(ConfigError, match="has 0.00 GiB left, and 2 checkpoints"):
+    with pytest.raises(ConfigError, match="has 0.00 GiB left, and 3 checkpoints"):
         preflight.check_folder(str(tmp_path), 1001)
     preflight.check_folder("s3://bucket/run", 1001)
 
