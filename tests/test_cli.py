@@ -1,5 +1,6 @@
 """The command: its words, its refusals, and the demo from end to end."""
 
+import functools
 import json
 import os
 import signal
@@ -30,7 +31,10 @@ def command(*args, **kwargs):
 def test_demo_goes_on_after_an_interruption(tmp_path):
     """Stopped while the teacher trains; the same command ends with every product."""
     out = tmp_path / "demo"
-    first = command("demo", "--out", out, "--quick")
+    # A shell that starts the tests in its background has them ignore SIGINT, and with
+    # them whatever they start.
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    first = command("demo", "--out", out, "--quick", preexec_fn=heeds)
     log, deadline = out / "log.txt", time.time() + 120
     while time.time() < deadline:
         if log.exists() and "algo=mdlm" in log.read_text():
