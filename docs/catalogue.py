@@ -139,8 +139,9 @@ RUNS = (
           ("cannot be written (", "cannot be made (", "is a file: name a folder",
            "is a folder: name a file", "--out is empty")),
     Entry("disk-full",
-          "Two checkpoints, of student, average, Adam's moments and teacher, would "
-          "not fit on the disk.",
+          "Three checkpoints (the last, the one before, and one that is written), each "
+          "of student, average, Adam's moments and teacher, would not fit on the disk. "
+          "What a run that goes on has of them is not asked for again.",
           "Make room, or point checkpointing.save_dir elsewhere.",
           ("GiB left, and", "takes no checkpoint", "The disk takes no more")),
     Entry("diverged",
@@ -317,9 +318,11 @@ COMMANDS = (
           "LABEL=CKPT tells them apart.",
           ("Two checkpoints are called", "holds rows of a model")),
     Entry("gpu-memory",
-          "The device's memory does not hold a batch of samples. `ancestral` and "
-          "`confidence` project every masked token, `sparse` those that open.",
-          "A smaller --batch-size; what was measured is kept.",
+          "The device's memory does not hold a batch of samples (`ancestral` and "
+          "`confidence` project every masked token, `sparse` those that open), or of "
+          "texts before the evaluator, which takes 16 at most.",
+          "A smaller --batch-size; what was measured is kept. Its noise is another, so "
+          "models measured before and after are not compared draw by draw.",
           ("takes more memory than",)),
     Entry("no-cuda",
           "The machine has no such device.",
@@ -348,7 +351,8 @@ COMMANDS = (
     Entry("not-comparable",
           "Rows measured in different ways do not belong into one table.",
           "Report them apart, or mark them with --force.",
-          ("such figures are not compared", "has another checkpoint under the name")),
+          ("such figures are not compared", "no table can hold both",
+           "has another checkpoint under the name")),
     Entry("report-options",
           "The page would replace its own source, or compares with a model that is "
           "not there.",

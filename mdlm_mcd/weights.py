@@ -218,10 +218,13 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
     """The rotary frequencies, which some files leave out, are the model's own.
 
     They follow from the number of heads, and only they show it in the weights; so
-    a config beside them has the say.
+    a config beside them has the say. Those of a file cast to half precision are
+    rounded: a radian off at position 1,000.
     """
-    own = module.state_dict().get(ROTARY)
-    if own is None or ROTARY in weights.state_dict:
+    own, held = module.state_dict().get(ROTARY), weights.state_dict.get(ROTARY)
+    if held is not None and own is not None and held.dtype.itemsize < 4:
+        return weights.state_dict | ({ROTARY: own} if held.shape == own.shape else {})
+    if own is None or held is not None:
         return weights.state_dict
     sizes = model_sizes(weights.config)
     if {"n_heads", "hidden_dim"} <= sizes.keys():

@@ -261,6 +261,34 @@ def test_float32_draws_ordinary_laws_all_the_same():
     assert_law(drawn, exact_law(table(), uniform(3)))
 
 
+@pytest.mark.parametrize("name", STEPWISE)
+def test_logits_in_the_dtype_of_the_draws_are_left_as_they_are(name):
+    """One sequence in many steps: what is kept between them is tempered once."""
+    logits, rng = table().float(), generator()
+    how = dict(logits=logits, dtype=torch.float32, temperature=2.0)
+
+    def noise(i):
+        locked = name == "locked"
+        return {"latent": Latent(1, first=i)} if locked else {"generator": rng}
+
+    parts = [draw(name, 12, n=1, **how, **noise(i)) for i in range(1000)]
+    law = exact_law(table(), uniform(12), how=lambda step: dict(temperature=2.0))
+    assert_law(torch.cat(parts), law)
+
+
+def test_probabilities_leave_their_logits():
+    logits = torch.randn(5, VOCAB, dtype=torch.float64, generator=generator())
+    before = logits.clone()
+    how = dict(dtype=torch.float64, temperature=2.0, top_p=0.7)
+    chain.probabilities(logits, MASK, **how)
+    assert torch.equal(logits, before)
+
+
+def test_a_draw_from_a_law_that_learns():
+    p = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    assert chain.categorical(p, generator()).item() == 1
+
+
 @pytest.mark.parametrize("name", list(sampling.SAMPLERS))
 def test_the_same_generator_gives_the_same_sample(name):
     runs = [draw(name, 4, n=50, generator=generator(7)) for _ in range(2)]

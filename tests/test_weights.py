@@ -281,6 +281,16 @@ def test_spoilt_folders_are_refused(tmp_path):
         weights.read_weights(str(folder))
 
 
+def test_rotary_frequencies_in_half_precision_are_the_models_own(tmp_path):
+    """A file cast to bfloat16 rounds them: a radian off at position 1,000."""
+    model = net()
+    folder = a_folder(tmp_path / "hf", "one", model)
+    tensors = {name: x.bfloat16() for name, x in prefixed(model).items()}
+    save_file(tensors, folder / "model.safetensors")
+    read, _ = load(folder)
+    assert torch.equal(read.rotary_emb.inv_freq, model.rotary_emb.inv_freq)
+
+
 def test_missing_rotary_frequencies_are_the_models_own(tmp_path, caplog):
     """They are computed, and only they show the number of heads in a file."""
     model = net()

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import shutil
+from pathlib import Path
 
 import torch.nn as nn
 from hydra.utils import to_absolute_path
@@ -16,6 +17,7 @@ from ..errors import CheckpointError, ConfigError
 from ..files import check_writable
 from ..plain import shown
 from ..weights import Weights, check_named, model_sizes
+from .checkpoints import LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +87,17 @@ def check_folder(folder: str, size: int) -> None:
     """
     if "://" in folder:
         return
-    inside = os.path.join(folder, "checkpoints")
+    inside = Path(folder, "checkpoints")
     check_writable(f"checkpointing.save_dir={folder}", inside)
     free = shutil.disk_usage(inside).free
-    if free < KEPT * size:
+    # A run that goes on has some of them; two names may be of one file.
+    names = (inside / LAST, inside / PREVIOUS)
+    missing = KEPT - len({path.stat().st_ino for path in names if path.exists()})
+    if free < missing * size:
         raise ConfigError(
             f"checkpointing.save_dir={folder} has {free / 2**30:.2f} GiB left, and "
-            f"{KEPT} checkpoints of this run take about {KEPT * size / 2**30:.2f}: "
-            "make room, or name another folder."
+            f"{missing} more checkpoints of this run take about "
+            f"{missing * size / 2**30:.2f}: make room, or name another folder."
         )
 
 

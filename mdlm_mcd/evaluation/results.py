@@ -28,7 +28,7 @@ OPTIONAL = {
     "round": int, "recipe": dict, "teacher": str, "host": str, "commit": str,
     "versions": dict, "machine": dict, "u_law": str, "top_p": _NUMBER,
     "seconds": _NUMBER, "evaluations": _NUMBER, "corpus": dict, "texts": list,
-    "corpus_sha256": str, "bound_rows": int,
+    "corpus_sha256": str, "bound_rows": int, "batch_size": int,
 }  # fmt: skip
 POSITIVE = ("steps", "temperature", "num_samples", "length")
 

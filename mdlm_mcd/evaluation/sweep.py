@@ -6,12 +6,13 @@ hash of the weights among it. What is in the file already is not measured again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -132,6 +133,12 @@ IDENTITY = (
 )  # fmt: skip
 
 
+# What a file has in common; one with more dtypes than one can be reported by parts.
+SETTINGS = (
+    "evaluator", "num_samples", "length", "seed", "corpus_sha256", "bound_rows",
+)  # fmt: skip
+
+
 def sha256_of(tokens: Tensor) -> str:
     """Of (rows, length) ids, in hex; the same for every dtype of ids."""
     ids = tokens.to("cpu", torch.int64)
@@ -209,12 +216,14 @@ class Sweep:
     def run(self, models: Sequence[Callable[[], Candidate]]) -> list[dict[str, Any]]:
         """Every row of the plan, those of earlier runs included.
 
-        Raises ConfigError when a model's name stands in the file with other weights.
+        Raises ConfigError, before a model's first point, when its name stands in the
+        file with other weights, or the file holds figures that no table could have
+        beside these.
         """
         check_writable(f"--out {self.out}", self.out.parent)
         held = existing(self.out)
         known = {(row.get("model"), identity(row)): row for row in held}
-        same = {identity(row): row for row in held}
+        same = {identity(row): row for row in held if row["sha256"]}
         done, total = 0.0, float(len(models) * sum(p.steps for p in self.plan.points))
         rows = []
         for open_model in models:
@@ -222,32 +231,28 @@ class Sweep:
             self._check_name(model, held)
             evaluator = self.evaluator(model)
             text, corpus = self.held_out(model), None
-            for point in self.plan.points:
+            heads = [
+                self._head(model, point, evaluator, text) for point in self.plan.points
+            ]
+            self._check_settings(heads[0], held + rows)
+            for point, row in zip(self.plan.points, heads, strict=True):
                 self.on_point(done, total, f"{model.label} @ {point.steps}")
-                row = self._head(model, point, evaluator, text)
                 found = known.get((model.label, identity(row)))
                 if found is None and identity(row) in same:
                     # The same weights under another name.
                     found = same[identity(row)] | row
                     append(self.out, found)
                 elif found is None:
-                    try:
-                        if corpus is None:
+                    if corpus is None:
+                        with self._memory(model, evaluator.name):
                             corpus = metrics.corpus_reference(
                                 text, evaluator, self.plan.num_samples
                             )
-                        found = row | self._measure(model, point, evaluator, text)
-                    except torch.cuda.OutOfMemoryError as error:
-                        raise ConfigError(
-                            f"--batch-size {self.plan.batch_size} takes more memory "
-                            f"than {model.device} has, for {model.label} with "
-                            f"--sampler {point.sampler} at {point.steps} steps: choose "
-                            "a smaller one and start the same command again; what was "
-                            "measured is kept."
-                        ) from error
+                    found = row | self._measure(model, point, evaluator, text)
                     found["corpus"] = corpus
                     append(self.out, found)
-                    same[identity(row)] = found
+                    if row.get("sha256"):
+                        same[identity(row)] = found
                 rows.append(found)
                 done += point.steps
             self._bounds.clear()
@@ -265,6 +270,29 @@ class Sweep:
                     f"{str(mine)[:12]}): the checkpoint changed under the same name; "
                     "give it another label (LABEL=CKPT) or name another file."
                 )
+
+    def _check_settings(self, mine: dict, held: Sequence[dict[str, Any]]) -> None:
+        for row in held:
+            for key in SETTINGS:
+                if row.get(key) != mine.get(key):
+                    raise ConfigError(
+                        f"--out {self.out} holds rows with {key} {row.get(key)}, and "
+                        f"those of {mine['model']} would have {mine.get(key)}: no "
+                        "table can hold both; name another file."
+                    )
+
+    @contextlib.contextmanager
+    def _memory(self, model: Candidate, what: str) -> Iterator[None]:
+        """A full GPU as a ConfigError that says what filled it."""
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise ConfigError(
+                f"--batch-size {self.plan.batch_size} takes more memory than "
+                f"{model.device} has, for {model.label} with {what}: choose a smaller "
+                "one and start the same command again; what was measured is kept, and "
+                "what follows draws from other noise."
+            ) from error
 
     def _head(
         self, model: Candidate, point: Point, evaluator: Evaluator, text: Tensor
@@ -289,26 +317,30 @@ class Sweep:
             fitted["u_step_fitted"] = step
             point = replace(point, u_step=step)
         start = time.perf_counter()
-        tokens, evaluations = draw(model, point, self.plan)
-        tokens = tokens.cpu()  # waits for the device, too
-        seconds = time.perf_counter() - start
+        with self._memory(model, f"--sampler {point.sampler} at {point.steps} steps"):
+            tokens, evaluations = draw(model, point, self.plan)
+            tokens = tokens.cpu()  # waits for the device, too
+            seconds = time.perf_counter() - start
+            bound = self._bound(model, point, text)
         decode = model.tokenizer.batch_decode
-        found = metrics.measure(
-            tokens,
-            evaluator=evaluator,
-            corpus_tokens=text.cpu(),
-            eos=getattr(model.tokenizer, "eos_token_id", None),
-            texts=(decode(tokens), decode(text[: len(tokens)].cpu()))
-            if self.plan.mauve
-            else None,
-            seed=self.plan.seed,
-        )
+        with self._memory(model, f"the evaluator {evaluator.name}"):
+            found = metrics.measure(
+                tokens,
+                evaluator=evaluator,
+                corpus_tokens=text.cpu(),
+                eos=getattr(model.tokenizer, "eos_token_id", None),
+                texts=(decode(tokens), decode(text[: len(tokens)].cpu()))
+                if self.plan.mauve
+                else None,
+                seed=self.plan.seed,
+            )
         return {
             **self.facts,
             **fitted,
             "seconds": seconds,
             "evaluations": evaluations,
-            "metrics": self._bound(model, point, text) | found,
+            "batch_size": self.plan.batch_size,  # the noise goes by it
+            "metrics": bound | found,
             "texts": decode(tokens[:TEXTS]),
         }
 
@@ -356,6 +388,7 @@ def draw(model: Candidate, point: Point, plan: Plan) -> tuple[Tensor, int]:
 
     Batches of one plan start from the same noise for every model, so differences
     between models are the models'; under `locked` for every number of steps, too.
+    Another `batch_size` is another noise, but for `locked`.
     """
     parts, evaluations, left = [], 0, plan.num_samples
     for index in range(-(-plan.num_samples // plan.batch_size)):

@@ -67,7 +67,7 @@ def categorical(p: Tensor, generator: torch.Generator | None) -> Tensor:
         race = 1e-10 - (u + 1e-10).log()
     else:
         race = torch.empty_like(p).exponential_(generator=generator)
-    return torch.div(p, race, out=race).argmax(-1)
+    return torch.div(p.detach(), race, out=race).argmax(-1)
 
 
 @functools.cache

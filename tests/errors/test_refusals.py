@@ -135,9 +135,25 @@ def test_room_for_three_checkpoints(tmp_path, monkeypatch):
     usage = SimpleNamespace(free=3 * 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     preflight.check_folder(str(tmp_path / "new"), 1000)
-    with pytest.raises(ConfigError, match="has 0.00 GiB left, and 3 checkpoints"):
+    with pytest.raises(ConfigError, match="has 0.00 GiB left, and 3 more checkpoints"):
         preflight.check_folder(str(tmp_path), 1001)
     preflight.check_folder("s3://bucket/run", 1001)
+
+
+def test_a_run_that_goes_on_has_some_of_its_checkpoints(tmp_path, monkeypatch):
+    usage = SimpleNamespace(free=1500)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    held = tmp_path / "checkpoints"
+    held.mkdir()
+    with pytest.raises(ConfigError, match="and 3 more checkpoints"):
+        preflight.check_folder(str(tmp_path), 1000)
+    (held / "last.ckpt").touch()
+    (held / "last.previous.ckpt").hardlink_to(held / "last.ckpt")
+    with pytest.raises(ConfigError, match="and 2 more checkpoints"):
+        preflight.check_folder(str(tmp_path), 1000)
+    (held / "last.previous.ckpt").unlink()
+    (held / "last.previous.ckpt").touch()
+    preflight.check_folder(str(tmp_path), 1000)
 
 
 def test_the_estimate_is_of_the_right_size(shell):

@@ -112,6 +112,23 @@ def drawn(law, temperature, seed, samples=128, length=48):
     )
 
 
+def test_the_correlation_of_samples_of_unequal_length():
+    """Few tokens weigh less in nats per token, not in entropy: the bootstrap's."""
+    generator = torch.Generator().manual_seed(0)
+    n = 400
+    tokens = torch.randint(2, 60, (n,), generator=generator).double()
+    entropies = torch.rand(n, generator=generator, dtype=torch.float64)
+    noise = torch.rand(n, generator=generator, dtype=torch.float64)
+    nats = tokens * (1 + entropies + 0.5 * noise + 3 / tokens)
+    pick = torch.randint(n, (20_000, n), generator=generator)
+    value = nats[pick].sum(-1) / tokens[pick].sum(-1)
+    resampled = torch.corrcoef(torch.stack((value, entropies[pick].mean(-1))))[0, 1]
+    found = intervals.correlation(intervals.Scores(nats, tokens), entropies)
+    plain = torch.corrcoef(torch.stack((nats, entropies)))[0, 1]
+    assert found == pytest.approx(float(resampled), abs=0.02)
+    assert abs(found - plain) > 0.1
+
+
 def test_the_interval_at_equal_entropy_holds_the_truth():
     """One law, so no difference; for independent errors it was 3 times too wide."""
     generator = torch.Generator().manual_seed(0)

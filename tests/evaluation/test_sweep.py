@@ -123,23 +123,57 @@ def test_weights_that_changed_under_a_name(tmp_path):
 
 
 def test_another_held_out_text_is_another_measurement(tmp_path, monkeypatch):
-    out = tmp_path / "r.jsonl"
+    """And has its own file, as no table could hold both."""
+    out, calls = tmp_path / "r.jsonl", []
     first = run(out, model())
     more = replace(plan(), bound_rows=64)
-    wider = run(out, model(), plan=more)
+    with pytest.raises(ConfigError, match="with bound_rows 16, and those of a .* 64"):
+        run(out, model(calls=calls), plan=more)
+    few = replace(plan(), num_samples=5)
+    with pytest.raises(ConfigError, match="with num_samples 10, and .* another file"):
+        run(out, model("b", "2" * 64, calls=calls), plan=few)
+    wider = run(tmp_path / "wider.jsonl", model(), plan=more)
     monkeypatch.setitem(
         globals(), "held_out",
         lambda _: torch.randint(0, MASK, (120, LENGTH), generator=counter_generator(7)),
     )  # fmt: skip
-    other = run(out, model())
-    fresh = run(tmp_path / "fresh.jsonl", model())
+    with pytest.raises(ConfigError, match="with corpus_sha256"):
+        run(out, model(calls=calls))
+    assert not calls and lines(out) == first  # before any work
+    other = run(tmp_path / "other.jsonl", model())
     bound = [r[0]["metrics"]["n_step_nelbo"]["value"] for r in (first, wider, other)]
-    assert len(set(bound)) == 3 and len(lines(out)) == 6
-    assert other[0]["metrics"] == fresh[0]["metrics"]
-    assert first[0]["corpus_sha256"] != other[0]["corpus_sha256"]
+    assert len(set(bound)) == 3
     assert [r[0]["bound_rows"] for r in (first, wider)] == [16, 64]
     with pytest.raises(ConfigError, match="has corpus_sha256"):
-        results.read([out])
+        results.read([out, tmp_path / "other.jsonl"])
+
+
+def test_a_file_of_before_the_corpus_was_written_down(tmp_path):
+    out, calls = tmp_path / "r.jsonl", []
+    rows = run(out, model())
+    for row in rows:
+        del row["corpus_sha256"]
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ConfigError, match="with corpus_sha256 None, and"):
+        run(out, model(calls=calls))
+    assert not calls
+
+
+def test_two_precisions_share_a_file(tmp_path):
+    """A sweep measures both at once, and the report tells them apart by --force."""
+    out = tmp_path / "r.jsonl"
+    run(out, model(), plan=plan(dtypes=["float32"]))
+    run(out, model(), plan=plan(dtypes=["float64"]))
+    assert [row["dtype"] for row in lines(out)] == ["float32"] * 2 + ["float64"] * 2
+
+
+def test_another_batch_is_written_down(tmp_path):
+    out = tmp_path / "r.jsonl"
+    run(out, model())
+    other = model("b", "2" * 64)
+    rows = run(out, other, plan=replace(plan(), batch_size=3))
+    assert {row["batch_size"] for row in lines(out)} == {4, 3}
+    assert rows[0]["texts"] != lines(out)[0]["texts"]  # of other noise
 
 
 def test_two_names_of_the_same_weights(tmp_path):
@@ -151,6 +185,19 @@ def test_two_names_of_the_same_weights(tmp_path):
     assert [r["model"] for r in again] == ["a", "a", "b", "b"]
     assert again[0]["metrics"] == again[2]["metrics"]
     assert run(out, model("b"))[0] == again[2] and len(lines(out)) == 4
+
+
+def test_two_names_of_the_same_weights_in_one_run(tmp_path):
+    calls = []
+    rows = run(tmp_path / "r.jsonl", model("a"), model("b", calls=calls))
+    assert not calls and rows[0]["metrics"] == rows[2]["metrics"]
+
+
+def test_models_of_no_checkpoint_are_measured_each(tmp_path):
+    one, other = (replace(model(name, scale=s), provenance={})
+                  for name, s in (("a", 1.0), ("b", 5.0)))  # fmt: skip
+    rows = run(tmp_path / "r.jsonl", one, other)
+    assert rows[0]["texts"] != rows[2]["texts"]
 
 
 def test_bounds_only_where_they_are_bounds(tmp_path):

@@ -50,6 +50,21 @@ def test_weights_in_bfloat16(causal):
     assert (got - wanted).norm() < 0.05 * wanted.norm()
 
 
+def test_bfloat16_does_not_round_the_frequencies_for_good():
+    net = tiny()
+    exact = net.state_dict()["rotary_emb.inv_freq"]
+    half = copy.deepcopy(net).bfloat16()
+    saved = half.state_dict()
+    assert saved["blocks.0.attn_qkv.weight"].dtype == torch.bfloat16
+    torch.testing.assert_close(saved["rotary_emb.inv_freq"], exact, rtol=0, atol=0)
+    # A buffer that something cast without telling the module.
+    half.rotary_emb.inv_freq = exact.bfloat16()
+    wanted, got = net.rotary_emb(1024), half.rotary_emb(1024)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(half.float().rotary_emb(1024), wanted, rtol=0, atol=0)
+    assert tiny().double().rotary_emb(3)[0].dtype == torch.float64
+
+
 @pytest.mark.parametrize(
     "name,millions", [("small", 169), ("medium", 424), ("large", 863), ("tiny", 34)]
 )

@@ -21,7 +21,11 @@ except ImportError:  # the common case: SDPA computes the same
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding: cosines and sines of shape (length, dim / 2)."""
+    """Rotary position embedding: cosines and sines of shape (length, dim / 2).
+
+    Half precision rounds the frequencies, and with them positions far away: a radian
+    at position 1,000. So they stay in float32 when the model does not.
+    """
 
     def __init__(self, dim: int, base: float = 10_000.0):
         super().__init__()
@@ -31,14 +35,23 @@ class Rotary(nn.Module):
     def frequencies(self):
         return self.base ** -(torch.arange(0, self.dim, 2).float() / self.dim)
 
+    def is_half(self) -> bool:
+        return self.inv_freq.dtype.itemsize < 4
+
+    def _apply(self, *args, **kwargs):
+        rounded = self.is_half()
+        super()._apply(*args, **kwargs)
+        if rounded or self.is_half():
+            self.inv_freq = self.frequencies().to(self.inv_freq.device)
+        return self
+
     def forward(self, length: int):
         # Not cached: it costs nothing beside a block, and a cache filled under
         # inference_mode (Lightning's validation) cannot be trained with.
         positions = torch.arange(length, device=self.inv_freq.device)
-        # A model in half precision has its buffer rounded, and positions far away
-        # with it.
-        half = self.inv_freq.dtype.itemsize < 4
-        inv_freq = self.frequencies().to(positions.device) if half else self.inv_freq
+        # Some cast buffers without a word to the module (FSDP, `from_pretrained`).
+        exact = self.inv_freq if not self.is_half() else self.frequencies()
+        inv_freq = exact.to(positions.device)
         angles = positions.type_as(inv_freq)[:, None] * inv_freq
         return angles.cos(), angles.sin()
 
