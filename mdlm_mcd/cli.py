@@ -84,14 +84,14 @@ def _law(text: str) -> tuple[str, float | str | None]:
 
 
 def _sweep(args) -> None:
-    from .evaluation import sweep
+    from .evaluation.plan import Plan, grid
     from .hosts import measure, models
 
-    points = sweep.grid(
+    points = grid(
         args.steps, args.temperature, args.sampler.split(","), args.u_law,
         args.dtype.split(","), args.top_p, args.stratified,
     )  # fmt: skip
-    plan = sweep.Plan(
+    plan = Plan(
         points, args.num_samples, args.batch_size, args.bound_rows, args.seed,
         args.mauve,
     )  # fmt: skip

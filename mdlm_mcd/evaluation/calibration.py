@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from .sweep import Plan, Point
+from .plan import Plan, Point
 
 DTYPES = ("float32", "float64")
 

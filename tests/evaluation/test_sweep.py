@@ -13,6 +13,7 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import bounds, calibration, results, sweep
 from mdlm_mcd.evaluation.candidate import Candidate
 from mdlm_mcd.evaluation.evaluators import Judge
+from mdlm_mcd.evaluation.plan import Plan, grid
 from mdlm_mcd.evaluation.report.paper import published
 
 VOCAB, MASK, LENGTH = 12, 11, 8
@@ -53,8 +54,8 @@ def held_out(_):
 
 
 def plan(**how):
-    points = sweep.grid([2, 4], how.pop("temperature", [1.0]), **how)
-    return sweep.Plan(points, num_samples=10, batch_size=4, bound_rows=16)
+    points = grid([2, 4], how.pop("temperature", [1.0]), **how)
+    return Plan(points, num_samples=10, batch_size=4, bound_rows=16)
 
 
 def run(out, *models, plan=None, **how):
@@ -110,7 +111,7 @@ def test_it_goes_on_where_it_stopped(tmp_path):
     for a, b in zip(again, whole, strict=True):
         assert a["metrics"] == b["metrics"] and a["texts"] == b["texts"]
     # Further points are added to those that stand.
-    more = run(out, model(), plan=sweep.Plan(sweep.grid([8]), 10, 4, 16))
+    more = run(out, model(), plan=Plan(grid([8]), 10, 4, 16))
     assert len(lines(out)) == 5 and more[0]["steps"] == 8
 
 
@@ -224,7 +225,7 @@ def test_bad_input_before_any_model_is_opened(how, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
         run(tmp_path / "r.jsonl", plan=plan(**how))
     with pytest.raises(ConfigError, match="at least 2 samples"):
-        run(tmp_path / "r.jsonl", plan=sweep.Plan(sweep.grid([2]), num_samples=1))
+        run(tmp_path / "r.jsonl", plan=Plan(grid([2]), num_samples=1))
     assert not (tmp_path / "r.jsonl").exists()
 
 
@@ -235,8 +236,8 @@ def test_one_latent_for_all_numbers_of_steps(tmp_path):
         return torch.linspace(0, 1, VOCAB).expand(int(rows.sum()), VOCAB).clone()
 
     fixed = replace(model(), denoise=blind)
-    points = sweep.grid([2, 5], samplers=["locked"], laws=[("lattice", None)])
-    rows = run(tmp_path / "r", fixed, plan=sweep.Plan(points, 10, 4, 16))
+    points = grid([2, 5], samplers=["locked"], laws=[("lattice", None)])
+    rows = run(tmp_path / "r", fixed, plan=Plan(points, 10, 4, 16))
     assert rows[0]["texts"] == rows[1]["texts"]
 
 
@@ -249,7 +250,7 @@ def test_a_fitted_step(tmp_path):
 
 
 def test_which_precision_is_published():
-    of = sweep.Plan(sweep.grid([4, 32], [0.7, 1.0]))
+    of = Plan(grid([4, 32], [0.7, 1.0]))
     asked = calibration.plan(of).points
     assert {(p.steps, p.dtype) for p in asked} == {
         (n, d) for n in (4, 32) for d in ("float32", "float64")
@@ -290,7 +291,7 @@ def test_mauve_is_asked_for_before_any_model_is_opened(tmp_path, monkeypatch):
 
     stub.compute_mauve = compute_mauve
     monkeypatch.setitem(sys.modules, "mauve", stub)
-    many = replace(asked, num_samples=100, points=sweep.grid([2]))
+    many = replace(asked, num_samples=100, points=grid([2]))
     (row,) = run(tmp_path / "r.jsonl", model(), plan=many)
     assert row["metrics"]["mauve"]["value"] == 0.5 and seen == [(100, 100)]
 
@@ -306,11 +307,6 @@ def test_samples_of_nothing_but_eos(tmp_path):
 
     with pytest.raises(ConfigError, match="nothing but EOS"):
         run(tmp_path / "r", replace(model(), denoise=only_eos, tokenizer=Ends()))
-
-
-def test_the_grid_holds_each_point_once():
-    points = sweep.grid([8, 4, 8], [1.0, 1.0])
-    assert [p.steps for p in points] == [4, 8]
 
 
 def test_a_schedules_slope():

@@ -4,14 +4,14 @@ import sys
 from pathlib import Path
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import sweep
+from mdlm_mcd.evaluation.plan import Plan, grid
 from mdlm_mcd.hosts import measure, models
 
 model, judge, out = sys.argv[1:]
-points = sweep.grid(
+points = grid(
     [2, 4], (1.0, 0.5), ("sparse", "locked"), (("iid", None), ("lattice", "auto"))
 )
-plan = sweep.Plan(points, num_samples=6, batch_size=4, bound_rows=4)
+plan = Plan(points, num_samples=6, batch_size=4, bound_rows=4)
 
 
 def rows(device):

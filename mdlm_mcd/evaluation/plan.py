@@ -1,0 +1,105 @@
+"""What a sweep measures: points of a grid, and what is drawn at each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from .. import laws, sampling
+from ..errors import ConfigError
+from . import diversity
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a model is measured; u_law, u_step and stratified are of `laws.draw_u`."""
+
+    sampler: str = "sparse"
+    u_law: str = "iid"
+    u_step: float | str | None = None  # auto: fitted to the held-out text
+    stratified: bool = False
+    steps: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    dtype: str = "float64"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid of points and what is drawn at each.
+
+    bound_rows: rows of held-out text for the bounds. mauve: measure that, too.
+    """
+
+    points: tuple[Point, ...]
+    num_samples: int = 1024
+    batch_size: int = 64
+    bound_rows: int = 256
+    seed: int = 1
+    mauve: bool = False
+
+    def check(self) -> None:
+        """Raises ConfigError, before any model is opened."""
+        for point in self.points:
+            if point.dtype not in DTYPES:
+                raise ConfigError(
+                    f"--dtype {point.dtype} is unknown: choose one of "
+                    f"{', '.join(DTYPES)}."
+                )
+            if point.sampler not in sampling.SAMPLERS:
+                raise ConfigError(
+                    f"--sampler {point.sampler} is unknown: choose one of "
+                    f"{', '.join(sampling.SAMPLERS)}."
+                )
+            if not (
+                point.steps >= 1
+                and 0 < point.temperature < math.inf
+                and 0 < point.top_p <= 1
+            ):
+                raise ConfigError(
+                    f"--steps {point.steps}, --temperature {point.temperature} and "
+                    f"--top-p {point.top_p}: steps must be at least 1, the temperature "
+                    "positive and top-p within (0, 1]."
+                )
+            # A trial draw refuses what no law knows; `auto` is fitted later.
+            step = None if point.u_step == "auto" else point.u_step
+            laws.draw_u(
+                1, 1, point.u_law, step=step, generator=torch.Generator(), prefix=""
+            )
+        if self.bound_rows < 2:
+            raise ConfigError(
+                f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows."
+            )
+        if self.mauve:
+            diversity.require_mauve()
+        if self.num_samples < 2 or self.batch_size < 1:
+            raise ConfigError(
+                f"--num-samples {self.num_samples} and --batch-size {self.batch_size}: "
+                "at least 2 samples are needed for an interval, in batches of at least "
+                "1."
+            )
+
+
+def grid(
+    steps: Sequence[int],
+    temperatures: Sequence[float] = (1.0,),
+    samplers: Sequence[str] = ("sparse",),
+    laws: Sequence[tuple[str, float | None]] = (("iid", None),),
+    dtypes: Sequence[str] = ("float64",),
+    top_p: float = 1.0,
+    stratified: bool = False,
+) -> tuple[Point, ...]:
+    """All combinations, the cheap ones first, each once."""
+    found = (
+        Point(sampler, law, step, stratified, n, t, top_p, dtype)
+        for n, t, sampler, (law, step), dtype in product(
+            sorted(steps), temperatures, samplers, laws, dtypes
+        )
+    )
+    return tuple(dict.fromkeys(found))
