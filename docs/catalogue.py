@@ -159,8 +159,8 @@ RUNS = (
           ("is not what it was when the round began",
            "begins with other weights on process")),
     Entry("resume",
-          "The checkpoint that the run would go on from belongs to another run, or "
-          "not all processes have it.",
+          "The checkpoint that the run would go on from belongs to another run, is no "
+          "checkpoint of a run, or not all processes have it.",
           "Name another folder for the new run, or give the settings of the old one.",
           ("so there is no distillation to resume", "Name another checkpoint, or start",
            "of the interrupted run", "rows a step (processes",

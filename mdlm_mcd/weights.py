@@ -274,25 +274,29 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str) ->
 
     Raises CheckpointError naming the first keys that do not.
     """
-    own = module.state_dict()
+    if said := misfit(module.state_dict(), weights):
+        raise CheckpointError(
+            f"{source} does not fit this model: {said}. Train with the teacher's own "
+            "`model`, `data` (vocabulary) and `algo` settings."
+        )
+    module.load_state_dict(weights)
+
+
+def misfit(own: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> str:
+    """The first names and shapes of `held` that are not a model's own; or nothing."""
     said = []
-    if missing := own.keys() - weights.keys():
+    if missing := own.keys() - held.keys():
         said.append(f"it lacks {first(missing)}")
-    if surplus := weights.keys() - own.keys():
+    if surplus := held.keys() - own.keys():
         said.append(f"it has no place for {first(surplus)}")
     shapes = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+        f"{name} {tuple(held[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
+        if name in held and held[name].shape != tensor.shape
     ]
     if shapes:
         said.append(f"shapes differ: {first(shapes)}")
-    if said:
-        raise CheckpointError(
-            f"{source} does not fit this model: {'; '.join(said)}. Train with the "
-            "teacher's own `model`, `data` (vocabulary) and `algo` settings."
-        )
-    module.load_state_dict(weights)
+    return "; ".join(said)
 
 
 @torch.no_grad()

@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from .. import __version__, head, losses
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
+from ..plain import shown
 from ..teacher import Teacher
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
-from . import preflight, progress, settings
+from . import preflight, progress, resume, settings, strategies
 from .checkpoints import use_safe_files
 from .guard import LossGuard
 from .health import Health
@@ -236,7 +237,16 @@ class Distiller(CounterNoise, Processes):
         """
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])
-        return _lightnings_load(cls)(path, *args, config=config, **kwargs)
+        try:
+            return _lightnings_load(cls)(path, *args, config=config, **kwargs)
+        except Exception as error:
+            if not resume.is_odd(error):
+                raise
+            raise CheckpointError(
+                f"eval.checkpoint_path={path} does not fit this model "
+                f"({type(error).__name__}: {shown(error, 200)}): use the `model`, "
+                "`data` and `algo` settings it was trained with."
+            ) from error
 
     def on_load_checkpoint(self, checkpoint) -> None:
         trainer = getattr(self, "_trainer", None)
@@ -245,12 +255,20 @@ class Distiller(CounterNoise, Processes):
                 "The checkpoint holds no EMA, and this model would show that of its "
                 "random start: set training.ema=0 to use the raw weights."
             )
-        super().on_load_checkpoint(checkpoint)
-
         # Without a trainer that fits, somebody opens the file to look or to sample.
         if trainer is None or trainer.state.fn != "fit":
+            super().on_load_checkpoint(checkpoint)
             return
         held, path = checkpoint.get(CHECKPOINT_KEY), trainer.ckpt_path
+        whole = not strategies.is_sharded(trainer)
+        resume.check(
+            checkpoint,
+            path,
+            self.state_dict() if whole else None,
+            [p for _, p in self.host_named_parameters()] if whole else [],
+            bool(self.ema),
+        )
+        super().on_load_checkpoint(checkpoint)
         if held is None:
             raise CheckpointError(
                 f"checkpointing.resume_ckpt_path={path} was not written by "
@@ -291,7 +309,10 @@ class Distiller(CounterNoise, Processes):
         health = Health(
             algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy")
         )
-        return [*super().configure_callbacks(), health, rounds, Preemption(folder)]
+        return [
+            *super().configure_callbacks(), health, rounds, Preemption(folder),
+            resume.Restoring(),
+        ]  # fmt: skip
 
     # One step ---------------------------------------------------------------------
 

@@ -108,10 +108,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 _warn(f"{said}. The run goes on from {previous}, the one before it.")
                 return previous
             said += f"; nor can {previous}, the one before it: {worse}"
-        raise _cannot_resume(said)
+        raise cannot_resume(said)
 
 
-def _cannot_resume(said: str) -> CheckpointError:
+def cannot_resume(said: str) -> CheckpointError:
     return CheckpointError(
         f"{said}. Name another checkpoint, or start over with "
         "checkpointing.resume_from_ckpt=false."
@@ -126,7 +126,7 @@ def _check_plain(path: Path) -> None:
         # Among torch's advice; torch 2.3 says it otherwise.
         named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         why = f"it names {shown(named[1])}" if named else shown(error, 200)
-        raise _cannot_resume(
+        raise cannot_resume(
             f"checkpointing.resume_ckpt_path={path} holds more than tensors and plain "
             f"values ({type(error).__name__}: {why.rstrip('.')})"
         ) from error

@@ -84,13 +84,16 @@ class LossGuard:
             f"{stage.index + 1}, delta={stage.delta:g}, tau={stage.tau:g}), where at "
             f"most {bound} was to be expected"
         )
-        if sums.reveal_rows:
+        said += (
+            f"; the teacher sees {sums.reveal_rows:.0f} of the {rows:.0f} masked rows "
+            f"({sums.reveal_rows / rows:.2%})"
+        )
+        if not math.isfinite(total):
             said += (
-                f"; {sums.reveal_rows / rows:.2%} of the {rows:.0f} masked rows are "
-                "visible to the teacher"
+                f", which add {sums.reveal:.4g} nats, and the others {sums.distil:.4g}"
             )
-            if math.isfinite(total) and total:
-                said += f" and bring {sums.reveal / total:.2%} of the loss"
+        elif total and sums.reveal_rows:
+            said += f", which bring {sums.reveal / total:.2%} of the loss"
         if self.kind == "kl_bwd" and sums.reveal_rows:
             return said + (
                 ". There SUBS makes the teacher one-hot, and reverse KL against a "

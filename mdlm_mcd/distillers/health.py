@@ -36,7 +36,14 @@ class Health(L.Callback):
         return {"entropy": self.entropy, "warned": self._warned}
 
     def load_state_dict(self, state):
-        self.entropy, self._warned = state["entropy"], state["warned"]
+        entropy, warned = state["entropy"], state["warned"]
+        self.entropy = None if entropy is None else float(entropy)
+        self._warned = None if warned is None else int(warned)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint):
+        # No file keeps a teacher that is none: a resumed run could not tell.
+        if module.teacher.round is not None:
+            self._check_teacher(trainer, module.teacher, trainer.global_step)
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
         grads = [
@@ -69,8 +76,8 @@ class Health(L.Callback):
         raise TeacherError(
             f"The teacher of round {teacher.round + 1} is not what it was when the "
             f"round began (seen at step {step}): something writes to "
-            "`module.teacher.backbone`, a callback or a shared tensor; take that out, "
-            "and resume from the last checkpoint before this step."
+            "`module.teacher.backbone`, a callback or a shared tensor; take that out "
+            "and start the same command again: no checkpoint holds the change."
         )
 
     def _check_entropy(self, trainer, index: int, step: int) -> None:

@@ -36,9 +36,18 @@ def number(config: DictConfig, key: str, group: str = "algo") -> float | None:
 @torch.no_grad()
 def check_schedule(alpha: coupling.Alpha, noise_type: str, algo_name: str) -> None:
     """Raises ConfigError unless alpha_t falls all the way from about 1 to about 0."""
-    alpha_t = alpha(torch.linspace(0, 1, 65, dtype=torch.float64)).double()
-    falls = bool((alpha_t.diff() < 0).all())
-    if not falls or alpha_t[0] < 0.9 or alpha_t[-1] > 0.1:
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)
+    alpha_t = alpha(t).double()
+    rises = ~(alpha_t.diff() < 0)
+    if alpha_t[0] >= 0.9 and alpha_t[-1] <= 0.1 and rises.any():
+        i = int(rises.nonzero()[0])
+        raise ConfigError(
+            f"noise.type={noise_type} keeps a token visible with a chance of "
+            f"{alpha_t[i]:.3g} at t={t[i]:.3g} and {alpha_t[i + 1]:.3g} at "
+            f"t={t[i + 1]:.3g}, but algo={algo_name} needs it to fall all the way: use "
+            "the schedule the teacher was trained with, for example the log-linear one."
+        )
+    if not (alpha_t[0] >= 0.9 and alpha_t[-1] <= 0.1):
         raise ConfigError(
             f"noise.type={noise_type} keeps a token visible with a chance from "
             f"{alpha_t[0]:.3g} at t=0 to {alpha_t[-1]:.3g} at t=1, but algo="

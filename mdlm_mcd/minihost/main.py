@@ -92,14 +92,20 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
         return cls.load_from_checkpoint(
             found, map_location="cpu", config=config, tokenizer=tokenizer
         )
-    except RuntimeError as error:  # torch's strict `load_state_dict`
-        if "state_dict" not in str(error):
+    except (*_ODD, RuntimeError) as error:
+        strict = "state_dict" in str(error)  # torch's `load_state_dict`
+        if type(error) not in _ODD and not strict:
             raise
         said = [line.strip() for line in str(error).splitlines()[1:3]]
+        said = " ".join(said) or f"{type(error).__name__}: {first_line(error)}"
         raise HostError(
-            f"{key}={path} does not fit this model ({' '.join(said)}): use the "
+            f"{key}={path} does not fit this model ({said}): use the "
             "`model`, `data` and `algo` settings it was trained with."
         ) from error
+
+
+# What a value of another kind than expected ends in; subclasses are others' own.
+_ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 def _check_plain(found, source):

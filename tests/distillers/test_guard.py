@@ -62,9 +62,19 @@ def test_a_step_of_cross_entropy_alone_is_no_divergence():
 def test_kl_bwd_is_explained():
     with pytest.raises(DivergenceError) as error:
         guard(kind="kl_bwd").check(STAGE, 0, sums(100.0, reveal=5e6))
-    for words in ("round 1, delta=0.00195312", "0.99% of the 505 masked rows",
-                  "100.00% of the loss", "one-hot", "algo.loss=hybrid"):  # fmt: skip
+    for words in ("round 1, delta=0.00195312", "sees 5 of the 505 masked rows (0.99%)",
+                  "which bring 100.00% of the loss", "one-hot",
+                  "algo.loss=hybrid"):  # fmt: skip
         assert words in str(error.value), error.value
+
+
+def test_a_loss_that_is_not_finite_is_told_by_its_parts():
+    for kind in ("kl_bwd", "hybrid"):
+        with pytest.raises(DivergenceError) as error:
+            guard(kind=kind).check(STAGE, 0, sums(100.0, reveal=math.inf))
+        assert "505 masked rows (0.99%), which add inf nats, and" in str(error.value)
+    with pytest.raises(DivergenceError, match="sees 0 of the 500 masked rows.*add 0"):
+        guard().check(STAGE, 0, StepSums(math.nan, 0.0, 500.0, 0.0, 1000.0))
 
 
 def test_off_looks_away_also_as_yaml_writes_it():

@@ -455,6 +455,30 @@ def test_a_teacher_that_changes_in_mid_round_stops_the_run(
         fit(mcd(), Meddler())
 
 
+def test_no_checkpoint_holds_a_teacher_that_changed(mcd, tmp_path):
+    """So that the same command goes on with the one that the round began with."""
+
+    class Meddler(Watch):
+        def on_train_batch_end(self, trainer, module, *args):
+            super().on_train_batch_end(trainer, module, *args)
+            if trainer.global_step == 3:
+                module.teacher.backbone.output_layer.linear.bias.data[0] += 1.0
+
+    often = "callbacks.checkpoint_every_n_steps.every_n_train_steps=2"
+    all_of_them = "callbacks.checkpoint_every_n_steps.save_top_k=-1"
+    how = mcd(often, all_of_them, f"checkpointing.save_dir={tmp_path}")
+    with pytest.raises(TeacherError, match="at step 4.*no checkpoint holds the change"):
+        fit(how, Meddler())
+    held = sorted((tmp_path / "checkpoints").glob("*.ckpt"))
+    assert "step-4.ckpt" not in [path.name for path in held]
+    step = torch.load(tmp_path / "checkpoints" / "step-2.ckpt", weights_only=True)
+    whole = fit(mcd(f"checkpointing.save_dir={tmp_path / 'b'}"))[0]
+    resumed = fit(how, ckpt_path=str(tmp_path / "checkpoints" / "step-2.ckpt"))[0]
+    assert step["global_step"] == 2
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_an_entropy_floor_warns_once_a_round(mcd, caplog):
     with caplog.at_level(logging.WARNING, "mdlm_mcd"):
         fit(mcd("algo.min_entropy=9"))

@@ -1,6 +1,7 @@
 """What is refused before work is lost: typos, batches, folders, lengths, the Hub."""
 
 import logging
+import math
 import shutil
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from commands import SHORT
 from omegaconf import OmegaConf
 
 from mdlm_mcd.distillers import preflight
+from mdlm_mcd.distillers.noise import check_schedule
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import doctor, patches, refusals
 from mdlm_mcd.hosts.layouts import DUO
@@ -193,9 +195,23 @@ def test_lengths(caplog):
         preflight.check_length(weights, "algo.teacher_path=t", 17)
 
 
-def test_a_schedule_that_turns_back(shell):
+def test_a_schedule_that_does_not_reach_its_ends(shell):
     status, said = shell.mcd("noise.eps=2")
     assert status == 1 and "noise.type=log-linear keeps a token visible" in said
+
+
+@pytest.mark.parametrize("bump", [0.05, 0.0, math.nan])
+def test_a_schedule_that_turns_back(bump):
+    """With good ends: up again, flat, or nowhere between two of its times."""
+
+    def alpha(t):
+        inside = (t >= 0.5) & (t < 0.51)
+        flat = torch.where(inside, 1 - t + 1 / 64 + bump, 1 - t)
+        return flat
+
+    check_schedule(lambda t: 1 - t, "linear", "mcd")
+    with pytest.raises(ConfigError, match="at t=0.484 and .* at t=0.5, but algo=mcd"):
+        check_schedule(alpha, "linear", "mcd")
 
 
 def test_an_evaluator_that_is_no_file(shell):
