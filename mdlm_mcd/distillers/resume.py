@@ -24,6 +24,9 @@ from .progress import BATCHES
 ODD = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
+ADAMS = {"exp_avg", "exp_avg_sq"}  # the shape of their parameter
+
+
 def is_odd(error: BaseException) -> bool:
     """Whether `error` is Python's own, and nobody's sentence."""
     return type(error) in ODD
@@ -44,16 +47,19 @@ def check(
 ) -> None:
     """Raises CheckpointError where values are of other kinds or shapes than this run's.
 
-    weights: the model's `state_dict`; None where no process has all of it. parameters:
-    those that are trained, in the order of optimizer and average; empty likewise.
+    weights: the model's `state_dict`; None under FSDP, which reads it and the
+    optimizer's by itself. parameters: those that are trained, in the order of optimizer
+    and average.
     """
-    if why := (
-        _places(checkpoint)
-        or _weights(checkpoint.get("state_dict"), weights)
-        or (_average(checkpoint.get("ema"), parameters) if has_ema else "")
-        or _optimizers(checkpoint.get("optimizer_states"), parameters)
-        or _distillation(checkpoint.get("mdlm_mcd"))
-    ):
+    why = _places(checkpoint) or _distillation(checkpoint.get("mdlm_mcd"))
+    if weights is not None:
+        why = (
+            why
+            or _weights(checkpoint.get("state_dict"), weights)
+            or _optimizers(checkpoint.get("optimizer_states"), parameters)
+            or (_average(checkpoint.get("ema"), parameters) if has_ema else "")
+        )
+    if why:
         raise does_not_fit(path, why)
 
 
@@ -73,10 +79,10 @@ def _places(checkpoint: Mapping[str, Any]) -> str:
     return ""
 
 
-def _weights(held: Any, own: Mapping[str, Tensor] | None) -> str:
+def _weights(held: Any, own: Mapping[str, Tensor]) -> str:
     if not _is_named_tensors(held):
         return "its state_dict is not one of tensors"
-    return misfit(own, held) if own is not None else ""
+    return misfit(own, held)
 
 
 def _average(held: Any, parameters: Sequence[Tensor]) -> str:
@@ -91,11 +97,7 @@ def _average(held: Any, parameters: Sequence[Tensor]) -> str:
     if not isinstance(shadow, list) or not all(isinstance(x, Tensor) for x in shadow):
         return "its ema has no list of shadow_params"
     shapes = [x.shape for x in shadow], [p.shape for p in parameters]
-    return (
-        ""
-        if not parameters or shapes[0] == shapes[1]
-        else "its ema is of another model"
-    )
+    return "" if shapes[0] == shapes[1] else "its ema is of another model"
 
 
 def _optimizers(held: Any, parameters: Sequence[Tensor]) -> str:
@@ -107,16 +109,15 @@ def _optimizers(held: Any, parameters: Sequence[Tensor]) -> str:
             return "its optimizer_states are not an optimizer's"
         for place, of_one in state.items():
             known = _is_count(place) and place < len(parameters)
-            if not parameters:  # sharded: known by names, in parts
-                continue
             if not known or not _is_mapping(of_one):
-                return f"its optimizer_states have no parameter {shown(place)}"
-            for name, x in of_one.items():
-                if isinstance(x, Tensor) and x.ndim:
-                    if x.shape != parameters[place].shape:
-                        return f"its optimizer's {shown(name)} is of another model"
-                elif not isinstance(x, Tensor) and not _is_number(x):
-                    return f"its optimizer's {shown(name)} is {shown(x)}"
+                return f"its optimizer_states are of no parameter, at {shown(place)}"
+            for name in ADAMS & of_one.keys():  # other optimizers keep what they will
+                shape = getattr(of_one[name], "shape", None)
+                if shape != parameters[place].shape:
+                    return f"its optimizer's {name} is of another model"
+            step = of_one.get("step", 0)
+            if not (isinstance(step, Tensor) or _is_number(step)):
+                return f"its optimizer's step is {shown(step)}"
     return ""
 
 
