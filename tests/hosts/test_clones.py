@@ -268,6 +268,25 @@ def test_resume_is_exact(patched, unstopped, step):
         assert not same(then, other["mdlm_mcd"]["teacher"]["backbone"])
 
 
+def test_two_processes(host, teacher):
+    """Over gloo, in memory: both end alike, and as one with the same global batch."""
+    ends = []
+    for devices in (1, 2):
+        out, said = host.run(
+            f"{devices} processes", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}",
+            "model.dropout=0", f"trainer.devices={devices}",
+            "+callbacks.ends._target_=callbacks.Ends", memory=True,
+        )  # fmt: skip
+        assert f"MEMBER: {devices}/{devices}" in said
+        ends.append([torch.load(out / f"rank-{i}.pt") for i in range(devices)])
+        _, held = weights(out / "checkpoints" / "round-2.ckpt")
+        assert held["global_step"] == 12
+    (one,), (two, other) = ends
+    assert same(two, other)
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=0, atol=1e-6)
+
+
 def test_the_student_in_a_pristine_host(host, student):
     """Sampled and evaluated by the host's own class, from a file of plain tensors."""
     path = f"eval.checkpoint_path={student}/round-2.ckpt"
