@@ -4,6 +4,7 @@
 host. docs/hosts.md says what was run on which commit.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -232,40 +233,67 @@ def test_dcd_in_a_host_without_uniform_state_models(patched):
     assert "needs a uniform-state model, and MDLM's code has none" in said
 
 
+# The hosts' samplers. Their `strategy=ddp` is distributed with one process, too.
+SAMPLERS = {
+    "distributed": [],
+    "random": ["+trainer.use_distributed_sampler=false"],
+}
+
+
 @pytest.fixture(scope="module")
 def unstopped(patched, teacher):
-    """A run of four short epochs, each of two steps and a half, with dropout."""
-    overrides = [
-        "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}", "loader.batch_size=4",
-        "trainer.limit_train_batches=5", "model.dropout=0.1",
-        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-    ]  # fmt: skip
-    out, _ = patched.run("unstopped", *overrides)
-    return out / "checkpoints", overrides
+    """`unstopped(sampler)`: (checkpoints, overrides) of a run of four short epochs.
+
+    Each is of two steps and a half, with dropout.
+    """
+
+    @functools.cache
+    def run(sampler):
+        overrides = [
+            "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}", "loader.batch_size=4",
+            "trainer.limit_train_batches=5", "model.dropout=0.1",
+            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+            *SAMPLERS[sampler],
+        ]  # fmt: skip
+        out, _ = patched.run(f"unstopped {sampler}", *overrides)
+        return out / "checkpoints", overrides
+
+    return run
+
+
+def ended_alike(a, b):
+    """Students, averages and teachers in the folders of two runs' checkpoints."""
+    (whole, one), (again, other) = (weights(x / "round-2.ckpt") for x in (a, b))
+    assert one["global_step"] == other["global_step"] == 12
+    assert same(whole, again)
+    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (one, other)))
+    for x, y in zip(*(x["ema"]["shadow_params"] for x in (one, other)), strict=True):
+        assert torch.equal(x, y)
 
 
 # Within a round and an epoch; at the end of an epoch; of a round; where the host
 # validates (after 12 and 18 batches).
-@pytest.mark.parametrize("step", [5, 7, 9, 6, 11])
-def test_resume_is_exact(patched, unstopped, step):
+@pytest.mark.parametrize(
+    "step, sampler",
+    [*((step, "distributed") for step in (5, 7, 9, 6, 11)), (7, "random"),
+     (9, "random")],
+)  # fmt: skip
+def test_resume_is_exact(patched, unstopped, step, sampler):
     """The same rows, dropout and teacher: the same weights, bit for bit."""
-    folder, overrides = unstopped
+    folder, overrides = unstopped(sampler)
     paths = {weights(p)[1]["global_step"]: p for p in folder.glob("*-*.ckpt")}
     out, _ = patched.run(
-        f"resumed at {step}", *overrides,
+        f"resumed at {step} {sampler}", *overrides,
         f"checkpointing.resume_ckpt_path={paths[step]}",
     )  # fmt: skip
-    whole, one = weights(folder / "round-2.ckpt")
-    again, other = weights(out / "checkpoints" / "round-2.ckpt")
-    assert one["global_step"] == other["global_step"] == 12
-    assert same(whole, again)
-    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (one, other)))
-    for a, b in zip(*(x["ema"]["shadow_params"] for x in (one, other)), strict=True):
-        assert torch.equal(a, b)
+    ended_alike(folder, out / "checkpoints")
+    then, held = weights(paths[step])
+    # The sampler was the one meant: only this one has a state of its own.
+    assert (held["sampler"]["random_state"] is not None) == (sampler == "random")
     # The teacher of a run resumed in mid-round is not the student of then.
     if step % 6:
-        then, _ = weights(paths[step])
-        assert not same(then, other["mdlm_mcd"]["teacher"]["backbone"])
+        _, end = weights(out / "checkpoints" / "round-2.ckpt")
+        assert not same(then, end["mdlm_mcd"]["teacher"]["backbone"])
 
 
 def test_two_processes(host, teacher):
