@@ -296,6 +296,22 @@ def test_resume_is_exact(patched, unstopped, step, sampler):
         assert not same(then, end["mdlm_mcd"]["teacher"]["backbone"])
 
 
+def test_sigterm_and_the_same_command_again(patched, unstopped):
+    """Told in the middle of step 8, in mid-round: saved after it, gone on with."""
+    folder, overrides = unstopped("distributed")
+    overrides = [
+        *overrides, "+callbacks.told._target_=callbacks.Terminate",
+        "+callbacks.told.step=7", "+callbacks.told.batch=1",
+    ]  # fmt: skip
+    out, said = patched.run("terminated", *overrides)
+    _, held = weights(out / "checkpoints" / "last.ckpt")
+    assert held["global_step"] == 8 and held["mdlm_mcd"]["round"] == 2
+    assert not (out / "checkpoints" / "round-2.ckpt").exists()
+    assert "SIGTERM" in said and "Traceback" not in said
+    patched.run("terminated", *overrides)
+    ended_alike(folder, out / "checkpoints")
+
+
 def test_two_processes(host, teacher):
     """Over gloo, in memory: both end alike, and as one with the same global batch."""
     ends = []
