@@ -128,6 +128,23 @@ def test_patched_and_in_memory_agree(patched, teacher, student):
     assert held["global_step"] == 12 and held["mdlm_mcd"]["teacher"]["round"] == 1
 
 
+def test_the_teacher_of_a_round_is_the_raw_student(student):
+    """Where the host validates, with its averaged weights in the student's place."""
+    one, two = (weights(student / f"round-{i}.ckpt") for i in (1, 2))
+    validated = [
+        weights(student / f"0-{step}.ckpt")[1]["loops"]["fit_loop"][
+            "epoch_loop.val_loop.batch_progress"
+        ]["total"]["completed"]
+        for step in (4, 8)
+    ]
+    assert validated == [0, 2] and one[1]["global_step"] == 6
+    raw = {k.removeprefix("backbone."): v for k, v in one[0].items()}
+    assert same(raw, two[1]["mdlm_mcd"]["teacher"]["backbone"])
+    averaged = one[1]["ema"]["shadow_params"]
+    raw = [v for k, v in raw.items() if not k.endswith("inv_freq")]  # a buffer
+    assert not any(torch.equal(a, b) for a, b in zip(raw, averaged, strict=True))
+
+
 def test_the_losses(patched, teacher, student):
     path = f"algo.teacher_path={teacher}"
     out, _ = patched.run("kl_fwd", "algo=mcd", *ROUNDS, path, "algo.loss=kl_fwd")
