@@ -121,8 +121,11 @@ class Clone:
         ]  # fmt: skip
 
     def start(self, command: list[str]) -> subprocess.CompletedProcess:
+        # Where the tests' callbacks are found.
+        path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
         env = {
-            **os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+            **os.environ, "PYTHONPATH": os.pathsep.join(path),
+            "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
             "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
             "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",

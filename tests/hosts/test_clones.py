@@ -4,6 +4,7 @@
 host. docs/hosts.md says what was run on which commit.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -127,6 +128,23 @@ def test_patched_and_in_memory_agree(patched, teacher, student):
     assert held["global_step"] == 12 and held["mdlm_mcd"]["teacher"]["round"] == 1
 
 
+def test_the_teacher_of_a_round_is_the_raw_student(student):
+    """Where the host validates, with its averaged weights in the student's place."""
+    one, two = (weights(student / f"round-{i}.ckpt") for i in (1, 2))
+    validated = [
+        weights(student / f"0-{step}.ckpt")[1]["loops"]["fit_loop"][
+            "epoch_loop.val_loop.batch_progress"
+        ]["total"]["completed"]
+        for step in (4, 8)
+    ]
+    assert validated == [0, 2] and one[1]["global_step"] == 6
+    raw = {k.removeprefix("backbone."): v for k, v in one[0].items()}
+    assert same(raw, two[1]["mdlm_mcd"]["teacher"]["backbone"])
+    averaged = one[1]["ema"]["shadow_params"]
+    raw = [v for k, v in raw.items() if not k.endswith("inv_freq")]  # a buffer
+    assert not any(torch.equal(a, b) for a, b in zip(raw, averaged, strict=True))
+
+
 def test_the_losses(patched, teacher, student):
     path = f"algo.teacher_path={teacher}"
     out, _ = patched.run("kl_fwd", "algo=mcd", *ROUNDS, path, "algo.loss=kl_fwd")
@@ -232,40 +250,102 @@ def test_dcd_in_a_host_without_uniform_state_models(patched):
     assert "needs a uniform-state model, and MDLM's code has none" in said
 
 
+# The hosts' samplers. Their `strategy=ddp` is distributed with one process, too.
+SAMPLERS = {
+    "distributed": [],
+    "random": ["+trainer.use_distributed_sampler=false"],
+}
+
+
 @pytest.fixture(scope="module")
 def unstopped(patched, teacher):
-    """A run of four short epochs, each of two steps and a half, with dropout."""
-    overrides = [
-        "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}", "loader.batch_size=4",
-        "trainer.limit_train_batches=5", "model.dropout=0.1",
-        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-    ]  # fmt: skip
-    out, _ = patched.run("unstopped", *overrides)
-    return out / "checkpoints", overrides
+    """`unstopped(sampler)`: (checkpoints, overrides) of a run of four short epochs.
+
+    Each is of two steps and a half, with dropout.
+    """
+
+    @functools.cache
+    def run(sampler):
+        overrides = [
+            "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}", "loader.batch_size=4",
+            "trainer.limit_train_batches=5", "model.dropout=0.1",
+            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+            *SAMPLERS[sampler],
+        ]  # fmt: skip
+        out, _ = patched.run(f"unstopped {sampler}", *overrides)
+        return out / "checkpoints", overrides
+
+    return run
+
+
+def ended_alike(a, b):
+    """Students, averages and teachers in the folders of two runs' checkpoints."""
+    (whole, one), (again, other) = (weights(x / "round-2.ckpt") for x in (a, b))
+    assert one["global_step"] == other["global_step"] == 12
+    assert same(whole, again)
+    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (one, other)))
+    for x, y in zip(*(x["ema"]["shadow_params"] for x in (one, other)), strict=True):
+        assert torch.equal(x, y)
 
 
 # Within a round and an epoch; at the end of an epoch; of a round; where the host
 # validates (after 12 and 18 batches).
-@pytest.mark.parametrize("step", [5, 7, 9, 6, 11])
-def test_resume_is_exact(patched, unstopped, step):
+@pytest.mark.parametrize(
+    "step, sampler",
+    [*((step, "distributed") for step in (5, 7, 9, 6, 11)), (7, "random"),
+     (9, "random")],
+)  # fmt: skip
+def test_resume_is_exact(patched, unstopped, step, sampler):
     """The same rows, dropout and teacher: the same weights, bit for bit."""
-    folder, overrides = unstopped
+    folder, overrides = unstopped(sampler)
     paths = {weights(p)[1]["global_step"]: p for p in folder.glob("*-*.ckpt")}
     out, _ = patched.run(
-        f"resumed at {step}", *overrides,
+        f"resumed at {step} {sampler}", *overrides,
         f"checkpointing.resume_ckpt_path={paths[step]}",
     )  # fmt: skip
-    whole, one = weights(folder / "round-2.ckpt")
-    again, other = weights(out / "checkpoints" / "round-2.ckpt")
-    assert one["global_step"] == other["global_step"] == 12
-    assert same(whole, again)
-    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (one, other)))
-    for a, b in zip(*(x["ema"]["shadow_params"] for x in (one, other)), strict=True):
-        assert torch.equal(a, b)
+    ended_alike(folder, out / "checkpoints")
+    then, held = weights(paths[step])
+    # The sampler was the one meant: only this one has a state of its own.
+    assert (held["sampler"]["random_state"] is not None) == (sampler == "random")
     # The teacher of a run resumed in mid-round is not the student of then.
     if step % 6:
-        then, _ = weights(paths[step])
-        assert not same(then, other["mdlm_mcd"]["teacher"]["backbone"])
+        _, end = weights(out / "checkpoints" / "round-2.ckpt")
+        assert not same(then, end["mdlm_mcd"]["teacher"]["backbone"])
+
+
+def test_sigterm_and_the_same_command_again(patched, unstopped):
+    """Told in the middle of step 8, in mid-round: saved after it, gone on with."""
+    folder, overrides = unstopped("distributed")
+    overrides = [
+        *overrides, "+callbacks.told._target_=callbacks.Terminate",
+        "+callbacks.told.step=7", "+callbacks.told.batch=1",
+    ]  # fmt: skip
+    out, said = patched.run("terminated", *overrides)
+    _, held = weights(out / "checkpoints" / "last.ckpt")
+    assert held["global_step"] == 8 and held["mdlm_mcd"]["round"] == 2
+    assert not (out / "checkpoints" / "round-2.ckpt").exists()
+    assert "SIGTERM" in said and "Traceback" not in said
+    patched.run("terminated", *overrides)
+    ended_alike(folder, out / "checkpoints")
+
+
+def test_two_processes(host, teacher):
+    """Over gloo, in memory: both end alike, and as one with the same global batch."""
+    ends = []
+    for devices in (1, 2):
+        out, said = host.run(
+            f"{devices} processes", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}",
+            "model.dropout=0", f"trainer.devices={devices}",
+            "+callbacks.ends._target_=callbacks.Ends", memory=True,
+        )  # fmt: skip
+        assert f"MEMBER: {devices}/{devices}" in said
+        ends.append([torch.load(out / f"rank-{i}.pt") for i in range(devices)])
+        _, held = weights(out / "checkpoints" / "round-2.ckpt")
+        assert held["global_step"] == 12
+    (one,), (two, other) = ends
+    assert same(two, other)
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=0, atol=1e-6)
 
 
 def test_the_student_in_a_pristine_host(host, student):

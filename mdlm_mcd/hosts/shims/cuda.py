@@ -19,18 +19,28 @@ NEEDLESS_WARNINGS = (
 )
 
 
-def count_for(folders: Folders, count):
-    """`torch.cuda.device_count` that answers 1 instead of 0 to the hosts' own code.
+def _asked(config) -> int:
+    """`trainer.devices` of a host's config; 1 where it has none or no number."""
+    devices = getattr(getattr(config, "trainer", None), "devices", None)
+    return int(devices) if str(devices).isdecimal() else 1
 
-    To their modules, by the caller's file, and to OmegaConf, which asks only as the
-    hosts' resolver `${device_count:}`. Lightning and all others keep seeing 0.
+
+def count_for(folders: Folders, count):
+    """`torch.cuda.device_count` that does not answer 0 to the hosts' own code.
+
+    Their modules, told by the caller's file, ask in order to share the global batch
+    between processes: to a function that has a `config` the answer is its
+    `trainer.devices`, to others 1. So it is to OmegaConf, which asks only as the hosts'
+    resolver `${device_count:}`. Lightning and all others keep seeing 0.
     """
 
     @functools.wraps(count)
     def device_count() -> int:
-        asks = sys._getframe(1).f_globals
-        from_config = asks.get("__name__", "").partition(".")[0] == "omegaconf"
-        if from_config or folders.hold(asks.get("__file__")):
+        caller = sys._getframe(1)
+        asks = caller.f_globals
+        if folders.hold(asks.get("__file__")):
+            return max(_asked(caller.f_locals.get("config")), 1)
+        if asks.get("__name__", "").partition(".")[0] == "omegaconf":
             return max(count(), 1)
         return count()
 
@@ -43,6 +53,6 @@ def supply(folders: Folders) -> list[str]:
     for message in NEEDLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=re.escape(message))
     return [
-        "CUDA is not available: the host's own code counts one device, the CPU, and "
-        "finds it wherever it names 'cuda'."
+        "CUDA is not available: the host's own code counts as many devices "
+        "as trainer.devices says, and finds the CPU wherever it names 'cuda'."
     ]

@@ -176,7 +176,7 @@ assert shims.default_overrides() == []
 HOST = """
 import warnings
 import torch
-def count():
+def count(config=None):
     return torch.cuda.device_count()
 def measure(samples, retokenize=True, device='cuda'):
     return torch.zeros(2).to(device).device.type
@@ -210,6 +210,16 @@ omegaconf.OmegaConf.register_new_resolver("device_count", torch.cuda.device_coun
 config = omegaconf.OmegaConf.create({"devices": "${device_count:}"})
 assert config.devices == 1
 assert dataloader.count() == models.net.count() == 1
+for asked, counted in ((2, 2), ("2", 2), (1, 1), (0, 1), ("auto", 1), (None, 1)):
+    config = omegaconf.OmegaConf.create({"trainer": {"devices": asked}})
+    omegaconf.OmegaConf.set_struct(config, True)
+    assert dataloader.count(config) == counted, asked
+    assert elsewhere.count(config) == 0
+omegaconf.OmegaConf.set_struct(config.trainer, False)
+del config.trainer["devices"]
+assert dataloader.count(config) == dataloader.count({}) == 1
+config = omegaconf.OmegaConf.create({"trainer": {"devices": "${device_count:}"}})
+assert dataloader.count(config) == 1
 assert elsewhere.count() == installed_there.count() == torch.cuda.device_count() == 0
 from lightning.fabric.accelerators import CUDAAccelerator
 assert CUDAAccelerator.auto_device_count() == 0
