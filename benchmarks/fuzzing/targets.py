@@ -7,12 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from mdlm_mcd import configs_dir, weights
+from mdlm_mcd import configs_dir, distillers, hosts, weights
 from mdlm_mcd.errors import MCDError
 from mdlm_mcd.evaluation import report, sweep
 from mdlm_mcd.hosts import export, models
@@ -24,6 +25,7 @@ from . import mutations, seeds
 OURS = (MCDError, HostError)
 # Hydra's refusal of an override it cannot parse or place, and the YAML parser's.
 HYDRAS = (*OURS, HydraException, OmegaConfBaseException, yaml.YAMLError)
+GPT2 = 50_257  # tokens, which the default range of gamma fits
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,6 @@ def _results(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
 
 
 def _overrides(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
-    from mdlm_mcd import hosts
-
     given = [line for line in data.decode("utf-8", "replace").split("\n") if line]
     try:
         with seeds.composing() as compose:
@@ -98,9 +98,15 @@ def _overrides(folder: Path, data: bytes, rng: random.Random, home: Path) -> Non
     if not config.get("algo"):
         return  # `main.model_class` refuses it
     name = str(config.algo.get("_target_", ""))
-    kinds = {f"mdlm_mcd.hosts.{k}": k for k in ("MCD", "SDTT", "CD4LM")}
-    if name in kinds:  # what else it names is the user's to run
-        getattr(hosts, kinds[name]).check_config(config)
+    kinds = {f"{hosts.__name__}.{k}": k for k in hosts.DISTILLERS}
+    if name not in kinds:
+        return  # what else it names is the user's to run
+    cls = getattr(hosts, kinds[name])
+    cls.check_config(config)
+    if issubclass(cls, distillers.DCD):
+        # Its range of gamma is held against a vocabulary, for which a model with no
+        # network will do; the others ask theirs of the tokenizer.
+        cls.check_model(SimpleNamespace(config=config, vocab_size=GPT2))
 
 
 def _recipe(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:

@@ -5,8 +5,11 @@ import subprocess
 import sys
 
 import pytest
-from fuzzing import mutations
+from fuzzing import mutations, seeds, targets
 from inside import BENCHMARKS
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.hosts import DISTILLERS
 
 
 def test_some_hundred_spoilt_files(tmp_path):
@@ -56,3 +59,21 @@ def test_a_case_can_be_had_again(mutate):
     data = b'{"a": 1}\nb=2'
     made = [mutate(random.Random("1 x 7"), data, [b"other"]) for _ in range(2)]
     assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("name", DISTILLERS)
+def test_the_settings_of_every_distiller_are_read(tmp_path, name):
+    given, read = f"algo={name.lower()}", targets.TARGETS["overrides"].read
+    good = [s for s in seeds.overrides(tmp_path) if s.startswith(given.encode())]
+    assert good
+    for data in good:
+        read(tmp_path, data, random.Random(0), tmp_path)
+    with pytest.raises(ConfigError, match="algo.loss=nope is unknown"):
+        read(tmp_path, f"{given}\nalgo.loss=nope".encode(), random.Random(0), tmp_path)
+
+
+def test_a_range_of_gamma_is_read(tmp_path):
+    """DCD holds its own against the vocabulary, which takes a model."""
+    read = targets.TARGETS["overrides"].read
+    with pytest.raises(ConfigError, match="algo.gamma_min=3 and algo.gamma_max"):
+        read(tmp_path, b"algo=dcd\nalgo.gamma_min=3", random.Random(0), tmp_path)
