@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as entry
 
 from . import pickling
+from .held import saved
 
 WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 TINY = (
@@ -49,13 +49,6 @@ def tiny(folder: Path) -> list[str]:
             )
         )
     return [*TINY, f"data.files=[{corpus}]", f"data.cache_dir={folder / 'cache'}"]
-
-
-def saved(value) -> bytes:
-    out = io.BytesIO()
-    torch.save(value, out)
-    # The archive's folder has the name of the file, and here there is none.
-    return out.getvalue()
 
 
 def minihost(folder: Path, name: str) -> dict:

@@ -20,7 +20,7 @@ from mdlm_mcd.hosts import export, models
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost.errors import HostError
 
-from . import mutations, seeds
+from . import held, mutations, runs, seeds
 
 OURS = (MCDError, HostError)
 # Hydra's refusal of an override it cannot parse or place, and the YAML parser's.
@@ -37,7 +37,6 @@ class Target:
     read: Callable[[Path, bytes, random.Random, Path], None]
     refusals: tuple[type[Exception], ...] = OURS
     seconds: float = 20.0
-    share: int = 10  # of a hundred cases
 
 
 def _export(path: Path, folder: Path, rng: random.Random) -> None:
@@ -123,21 +122,19 @@ def _recipes(folder: Path) -> list[bytes]:
 
 
 def _judges(folder: Path) -> list[bytes]:
-    return [seeds.saved(seeds.minihost(folder, name)) for name in ("ar", "mdlm")]
+    return [held.saved(seeds.minihost(folder, name)) for name in ("ar", "mdlm")]
 
 
 TARGETS = {
-    "checkpoint": Target(
-        seeds.checkpoints, mutations.of_checkpoint, _file("x.ckpt"), share=34
-    ),
+    "checkpoint": Target(seeds.checkpoints, mutations.of_checkpoint, _file("x.ckpt")),
     "safetensors": Target(
-        seeds.safetensors, mutations.of_safetensors, _file("x.safetensors"), share=20
+        seeds.safetensors, mutations.of_safetensors, _file("x.safetensors")
     ),
-    "folder": Target(seeds.documents, mutations.of_document, _folder, share=12),
-    "evaluator": Target(_judges, mutations.of_checkpoint, _evaluator, share=4),
-    "results": Target(seeds.results, mutations.of_lines, _results, share=18),
-    "overrides": Target(
-        seeds.overrides, mutations.of_words, _overrides, HYDRAS, share=8
-    ),
-    "recipe": Target(_recipes, mutations.of_bytes, _recipe, HYDRAS, share=4),
+    "folder": Target(seeds.documents, mutations.of_document, _folder),
+    "evaluator": Target(_judges, mutations.of_checkpoint, _evaluator),
+    "resume": Target(runs.resumed, held.mutate, runs.resume),
+    "eval": Target(runs.sampled, held.mutate, runs.sample),
+    "results": Target(seeds.results, mutations.of_lines, _results),
+    "overrides": Target(seeds.overrides, mutations.of_words, _overrides, HYDRAS),
+    "recipe": Target(_recipes, mutations.of_bytes, _recipe, HYDRAS),
 }
