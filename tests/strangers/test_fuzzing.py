@@ -1,11 +1,15 @@
 """A short run of the fuzzer, whose every case is the same in every run."""
 
+import collections
+import json
 import random
 import subprocess
 import sys
 
 import pytest
-from fuzzing import mutations, seeds, targets
+import torch
+from fuzz import KINDS
+from fuzzing import held, mutations, seeds, targets
 from inside import BENCHMARKS
 
 from mdlm_mcd.errors import ConfigError
@@ -20,6 +24,72 @@ def test_some_hundred_spoilt_files(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "bugs: 0" in done.stdout
+
+
+# Of the other kinds: which cases. Each begins with its seeds, good and made wrong by
+# hand: of `resume` and `eval` all of them, of what takes Hydra a while the last.
+CASES = {"safetensors": (0, 60), "folder": (0, 50), "evaluator": (0, 16),
+         "resume": (0, 84), "eval": (0, 42), "overrides": (9, 24),
+         "recipe": (0, 9)}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """What became of each case by its kind, all in one process, not traced: quick."""
+    code = (
+        "import json, pathlib, sys\n"
+        "from fuzzing import loop\n"
+        "for kind, (first, last) in json.loads(sys.argv[2]).items():\n"
+        "    print(json.dumps({'kind': kind}))\n"
+        "    folder = pathlib.Path(sys.argv[1], kind)\n"
+        "    loop.main(kind, first, last, 0, folder, traced=False)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path_factory.mktemp("fuzz"),
+         json.dumps(CASES)],
+        capture_output=True, text=True, timeout=600, cwd=BENCHMARKS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found, kind = {}, None
+    for said in map(json.loads, done.stdout.splitlines()):
+        kind = said.get("kind", kind)
+        found.setdefault(kind, [])
+        if "end" in said:
+            found[kind].append(said)
+    return found
+
+
+def test_no_kind_is_left_out():
+    assert set(KINDS) == set(targets.TARGETS) == {"checkpoint", "results", *CASES}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_some_spoilt_files_of_every_kind(ends, kind):
+    first, last = CASES[kind]
+    assert [said["n"] for said in ends[kind]] == list(range(first, last))
+    bugs = [said for said in ends[kind] if said["end"].startswith("bug")]
+    assert not bugs, "\n".join(map(str, bugs))
+    # Both happen, or what was read is not what was meant.
+    count = collections.Counter(said["end"].split(":")[0] for said in ends[kind])
+    assert count["opened"] and count["refused"]
+
+
+def test_a_checkpoint_of_a_run_is_spoilt_in_its_tree():
+    """As a file it stays whole: only what is inside becomes wrong."""
+    good = held.saved({"ema": {"decay": 0.9, "shadow_params": [torch.ones(2, 3)]},
+                       "loops": {"of": "Lightning"}, "global_step": 3})  # fmt: skip
+    made = [held.mutate(random.Random(i), good, [good]) for i in range(60)]
+    assert made[:5] == [held.mutate(random.Random(i), good, [good]) for i in range(5)]
+    whole = []
+    for data in made:
+        try:
+            whole.append(held.opened(data))
+        except Exception:  # one in ten is mutated as bytes
+            continue
+    assert len(whole) > 40
+    assert all(x["loops"] == {"of": "Lightning"} for x in whole)
+    assert any(not isinstance(x.get("ema"), dict) for x in whole)
+    assert any(type(x.get("global_step")) is str for x in whole)
 
 
 def test_the_fuzzer_sees_what_it_looks_for(tmp_path):
