@@ -25,8 +25,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-KINDS = {"checkpoint": 34, "safetensors": 20, "folder": 12, "evaluator": 4,
-         "results": 18, "overrides": 8, "recipe": 4}  # of a hundred cases  # fmt: skip
+# Of a hundred cases.
+KINDS = {
+    "checkpoint": 30, "safetensors": 18, "folder": 12, "evaluator": 4, "resume": 4,
+    "eval": 2, "results": 18, "overrides": 8, "recipe": 4,
+}  # fmt: skip
 SILENCE = 400.0  # seconds after which a process that ignores its alarm is ended
 
 

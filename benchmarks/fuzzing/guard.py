@@ -114,7 +114,11 @@ def limit_memory(more: int) -> None:
         return
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    # Not the hard one, which could not be raised for the next kind in this process.
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
 
 
 def out_of_memory(error: BaseException | None) -> bool:

@@ -120,14 +120,17 @@ def of_safetensors(rng: random.Random, data: bytes, others: list[bytes]) -> byte
     return struct.pack("<Q", size) + text + body
 
 
-def of_json(rng: random.Random, value):
-    """A tree with one or a few of its parts changed."""
+def of_json(rng: random.Random, value, other=lambda rng, leaf: None):
+    """A tree with one or a few of its parts changed.
+
+    other(rng, leaf): what takes the place of a leaf that JSON does not have, or None.
+    """
     for _ in range(rng.choice((1, 1, 2, 4))):
-        value = _one(rng, value)
+        value = _one(rng, value, other)
     return value
 
 
-def _one(rng: random.Random, value):
+def _one(rng: random.Random, value, other):
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice(list(value))
         value = dict(value)
@@ -139,11 +142,14 @@ def _one(rng: random.Random, value):
         elif kind == 2:
             value[key] = value[rng.choice(list(value))]
         else:
-            value[key] = _one(rng, value[key])
+            value[key] = _one(rng, value[key], other)
         return value
     if isinstance(value, list) and value and rng.random() < 0.7:
         i = rng.randrange(len(value))
-        return value[:i] + [_one(rng, value[i])] + value[i + rng.randrange(2) :]
+        changed = _one(rng, value[i], other)
+        return value[:i] + [changed] + value[i + rng.randrange(2) :]
+    if (leaf := other(rng, value)) is not None:
+        return leaf
     nested = value
     for _ in range(rng.choice((1, 3, 200))):
         nested = [nested]

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from pathlib import Path
 
 import hydra
 import torch
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors.torch import save
 
+from mdlm_mcd import configs_dir
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as entry
 
 from . import pickling
+from .held import saved
 
 WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 TINY = (
@@ -25,6 +27,9 @@ TINY = (
     "loader.global_batch_size=8", "trainer.accelerator=cpu", "trainer.devices=1",
     "~callbacks.progress", "lr_scheduler.num_warmup_steps=0",
 )  # fmt: skip
+LOSSES = {"mcd": "hybrid", "sdtt": "kl_bwd", "cd4lm": "kl_bwd", "dcd": "kl_fwd"}
+# Settings that one method has and the others lack.
+OWN = {"dcd": ("algo.gamma_min=-4", "algo.gamma_max=-1")}
 
 
 @contextlib.contextmanager
@@ -44,13 +49,6 @@ def tiny(folder: Path) -> list[str]:
             )
         )
     return [*TINY, f"data.files=[{corpus}]", f"data.cache_dir={folder / 'cache'}"]
-
-
-def saved(value) -> bytes:
-    out = io.BytesIO()
-    torch.save(value, out)
-    # The archive's folder has the name of the file, and here there is none.
-    return out.getvalue()
 
 
 def minihost(folder: Path, name: str) -> dict:
@@ -163,15 +161,25 @@ def results(folder: Path) -> list[bytes]:
 
 def overrides(folder: Path) -> list[bytes]:
     common = (
-        "algo.loss=hybrid", "algo.rounds=2", "algo.steps_per_round=5", "algo.tau0=0.96",
+        "algo.rounds=2", "algo.steps_per_round=5", "algo.tau0=0.96",
         "algo.delta0=0.01", "algo.growth=2", "algo.tau_step=0.03", "algo.guard=stop",
         "algo.snapshot=raw", "algo.init_from=ema", "algo.coupling=shared",
         "algo.u_law=iid", "algo.u_step=null", "algo.head_chunk=64",
         "algo.min_entropy=null", "algo.teacher_path=a.ckpt", "trainer.max_steps=10",
         "training.ema=0.9", "noise.eps=1e-3", "model.length=16", "data.wrap=true",
     )  # fmt: skip
-    return [
-        "\n".join([f"algo={name}", *common[i::3]]).encode()
-        for name in ("mcd", "sdtt", "cd4lm")
-        for i in range(3)
-    ]
+    found = []
+    for name, loss in LOSSES.items():
+        text = (configs_dir() / "algo" / f"{name}.yaml").read_text("utf-8")
+        known = yaml.safe_load(text)["algo"]
+        # No override of a key that the method lacks: Hydra ends there, before us.
+        words = [
+            word for word in (*OWN.get(name, ()), *common)
+            if word.partition("=")[0].removeprefix("algo.") in known
+            or not word.startswith("algo.")
+        ]  # fmt: skip
+        found += [
+            "\n".join([f"algo={name}", f"algo.loss={loss}", *words[i::3]]).encode()
+            for i in range(3)
+        ]
+    return found

@@ -7,23 +7,25 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from mdlm_mcd import configs_dir, weights
+from mdlm_mcd import configs_dir, distillers, hosts, weights
 from mdlm_mcd.errors import MCDError
 from mdlm_mcd.evaluation import report, sweep
 from mdlm_mcd.hosts import export, models
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost.errors import HostError
 
-from . import mutations, seeds
+from . import held, mutations, runs, seeds
 
 OURS = (MCDError, HostError)
 # Hydra's refusal of an override it cannot parse or place, and the YAML parser's.
 HYDRAS = (*OURS, HydraException, OmegaConfBaseException, yaml.YAMLError)
+GPT2 = 50_257  # tokens, which the default range of gamma fits
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,6 @@ class Target:
     read: Callable[[Path, bytes, random.Random, Path], None]
     refusals: tuple[type[Exception], ...] = OURS
     seconds: float = 20.0
-    share: int = 10  # of a hundred cases
 
 
 def _export(path: Path, folder: Path, rng: random.Random) -> None:
@@ -87,8 +88,6 @@ def _results(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
 
 
 def _overrides(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
-    from mdlm_mcd import hosts
-
     given = [line for line in data.decode("utf-8", "replace").split("\n") if line]
     try:
         with seeds.composing() as compose:
@@ -98,9 +97,15 @@ def _overrides(folder: Path, data: bytes, rng: random.Random, home: Path) -> Non
     if not config.get("algo"):
         return  # `main.model_class` refuses it
     name = str(config.algo.get("_target_", ""))
-    kinds = {f"mdlm_mcd.hosts.{k}": k for k in ("MCD", "SDTT", "CD4LM")}
-    if name in kinds:  # what else it names is the user's to run
-        getattr(hosts, kinds[name]).check_config(config)
+    kinds = {f"{hosts.__name__}.{k}": k for k in hosts.DISTILLERS}
+    if name not in kinds:
+        return  # what else it names is the user's to run
+    cls = getattr(hosts, kinds[name])
+    cls.check_config(config)
+    if issubclass(cls, distillers.DCD):
+        # Its range of gamma is held against a vocabulary, for which a model with no
+        # network will do; the others ask theirs of the tokenizer.
+        cls.check_model(SimpleNamespace(config=config, vocab_size=GPT2))
 
 
 def _recipe(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
@@ -117,21 +122,19 @@ def _recipes(folder: Path) -> list[bytes]:
 
 
 def _judges(folder: Path) -> list[bytes]:
-    return [seeds.saved(seeds.minihost(folder, name)) for name in ("ar", "mdlm")]
+    return [held.saved(seeds.minihost(folder, name)) for name in ("ar", "mdlm")]
 
 
 TARGETS = {
-    "checkpoint": Target(
-        seeds.checkpoints, mutations.of_checkpoint, _file("x.ckpt"), share=34
-    ),
+    "checkpoint": Target(seeds.checkpoints, mutations.of_checkpoint, _file("x.ckpt")),
     "safetensors": Target(
-        seeds.safetensors, mutations.of_safetensors, _file("x.safetensors"), share=20
+        seeds.safetensors, mutations.of_safetensors, _file("x.safetensors")
     ),
-    "folder": Target(seeds.documents, mutations.of_document, _folder, share=12),
-    "evaluator": Target(_judges, mutations.of_checkpoint, _evaluator, share=4),
-    "results": Target(seeds.results, mutations.of_lines, _results, share=18),
-    "overrides": Target(
-        seeds.overrides, mutations.of_words, _overrides, HYDRAS, share=8
-    ),
-    "recipe": Target(_recipes, mutations.of_bytes, _recipe, HYDRAS, share=4),
+    "folder": Target(seeds.documents, mutations.of_document, _folder),
+    "evaluator": Target(_judges, mutations.of_checkpoint, _evaluator),
+    "resume": Target(runs.resumed, held.mutate, runs.resume),
+    "eval": Target(runs.sampled, held.mutate, runs.sample),
+    "results": Target(seeds.results, mutations.of_lines, _results),
+    "overrides": Target(seeds.overrides, mutations.of_words, _overrides, HYDRAS),
+    "recipe": Target(_recipes, mutations.of_bytes, _recipe, HYDRAS),
 }

@@ -238,7 +238,12 @@ class Distiller(CounterNoise, Processes):
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])
         try:
-            return _lightnings_load(cls)(path, *args, config=config, **kwargs)
+            model = _lightnings_load(cls)(path, *args, config=config, **kwargs)
+            if model.ema:
+                resume.check_average(
+                    model.ema.state_dict(), [p for _, p in model.host_named_parameters()]
+                )
+            return model
         except Exception as error:
             if not resume.is_odd(error):
                 raise

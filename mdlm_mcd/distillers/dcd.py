@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from omegaconf import DictConfig
 
 from .. import head, uniform
-from ..curriculum import Round
+from ..curriculum import Curriculum, Round
+from ..errors import ConfigError
 from .base import Distiller
 from .noise import number
 
@@ -19,6 +21,14 @@ class DCD(Distiller):
 
     parameterization = "mean"
     loss_kinds = ("kl_bwd", "kl_fwd")
+
+    @classmethod
+    def check_config(cls, config: DictConfig) -> Curriculum:
+        curriculum = super().check_config(config)
+        for name in ("gamma_min", "gamma_max"):
+            if number(config.algo, name) is None:
+                raise ConfigError(f"algo.{name}=None must be a finite number.")
+        return curriculum
 
     def check_model(self) -> None:
         algo = self.config.algo

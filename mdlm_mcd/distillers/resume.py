@@ -63,6 +63,12 @@ def check(
         raise does_not_fit(path, why)
 
 
+def check_average(held: Any, parameters: Sequence[Tensor]) -> None:
+    """Raises ValueError for an EMA that is not one of `parameters`."""
+    if why := _average(held, parameters):
+        raise ValueError(why)
+
+
 def _places(checkpoint: Mapping[str, Any]) -> str:
     for name in ("global_step", "epoch"):
         if not _is_count(checkpoint.get(name)):

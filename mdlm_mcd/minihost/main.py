@@ -89,9 +89,12 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
         )
     _check_plain(found, f"{key}={path}")
     try:
-        return cls.load_from_checkpoint(
+        model = cls.load_from_checkpoint(
             found, map_location="cpu", config=config, tokenizer=tokenizer
         )
+        if model.ema and not model.ema.fits(model._get_parameters()):
+            raise ValueError("its EMA is of another")
+        return model
     except (*_ODD, RuntimeError) as error:
         strict = "state_dict" in str(error)  # torch's `load_state_dict`
         if type(error) not in _ODD and not strict:

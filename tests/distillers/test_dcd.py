@@ -245,6 +245,8 @@ def test_the_guard_does_not_speak_of_masks(dcd):
         (["algo.loss=mse"], ["algo.loss=mse", "kl_bwd, kl_fwd"]),
         (["algo.gamma_max=-1"], ["algo.gamma_max=-1 keeps", "set algo.gamma_max=1.31"]),
         (["algo.gamma_max=x"], ["algo.gamma_max=x is no number"]),
+        (["algo.gamma_min=null"], ["algo.gamma_min=None must be a finite number"]),
+        (["algo.gamma_max=null"], ["algo.gamma_max=None must be a finite number"]),
         (["algo.gamma_min=2"], ["algo.gamma_min=2", "in this order"]),
         (["algo.delta0=0.6"], ["algo.delta0=0.6", "round 2", "past t = 0"]),
         (["algo.parameterization=subs"], ["=subs", "a uniform-state model"]),

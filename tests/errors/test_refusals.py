@@ -1,11 +1,16 @@
 """What is refused before work is lost: typos, batches, folders, lengths, the Hub."""
 
+import errno
 import logging
 import math
+import os
 import shutil
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import fakes
+import lightning as L
 import pytest
 import torch
 import transformers
@@ -17,8 +22,8 @@ from mdlm_mcd.distillers.noise import check_schedule
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import doctor, patches, refusals
 from mdlm_mcd.hosts.layouts import DUO
+from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost import metrics
 from mdlm_mcd.minihost.errors import HostError
 from mdlm_mcd.weights import Weights
 
@@ -181,6 +186,34 @@ def test_a_folder_that_is_none_costs_no_training(shell):
     ):  # fmt: skip
         assert status == 1 and "Traceback" not in said
         assert "cannot be" in said, said
+
+
+@pytest.mark.parametrize("why", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_may_not_be_written_costs_no_training(shell, monkeypatch, why):
+    """A disk mounted for reading, or another user's folder: root writes to that too,
+    so that what the system says is put in its mouth."""
+    folder = shell.folder / "theirs"
+    real = tempfile.TemporaryFile
+
+    def refused(*args, dir=None, **kwargs):
+        if dir is None or not Path(dir).is_relative_to(folder):
+            return real(*args, dir=dir, **kwargs)
+        raise OSError(why, os.strerror(why), str(dir))
+
+    def begun(*args, **kwargs):
+        raise AssertionError("the data is read, or the model built")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(dataloader, "get_dataloaders", begun)
+    monkeypatch.setattr(L.Trainer, "fit", begun)
+    save_dir = f"checkpointing.save_dir={folder}"
+    for status, said in (shell.mcd(save_dir), shell.host(save_dir)):
+        assert status == 1 and "Traceback" not in said
+        assert said == (
+            f"HostError: checkpointing.save_dir: {folder}/checkpoints cannot be "
+            f"written ({os.strerror(why)}): name another."
+        )
+    assert list((folder / "checkpoints").iterdir()) == []
 
 
 def test_lengths(caplog):

@@ -55,6 +55,11 @@ class ExponentialMovingAverage:
         for kept, p in zip(self.collected_params, parameters, strict=True):
             p.copy_(kept)
 
+    def fits(self, parameters) -> bool:
+        """Whether the averages have the shapes of `parameters`."""
+        shapes = [getattr(shadow, "shape", None) for shadow in self.shadow_params]
+        return shapes == [p.shape for p in parameters if p.requires_grad]
+
     def state_dict(self):
         return {
             "decay": self.decay,
