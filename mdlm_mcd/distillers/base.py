@@ -241,7 +241,8 @@ class Distiller(CounterNoise, Processes):
             model = _lightnings_load(cls)(path, *args, config=config, **kwargs)
             if model.ema:
                 resume.check_average(
-                    model.ema.state_dict(), [p for _, p in model.host_named_parameters()]
+                    model.ema.state_dict(),
+                    [p for _, p in model.host_named_parameters()],
                 )
             return model
         except Exception as error:
