@@ -84,16 +84,15 @@ class LossGuard:
             f"{stage.index + 1}, delta={stage.delta:g}, tau={stage.tau:g}), where at "
             f"most {bound} was to be expected"
         )
-        said += (
-            f"; the teacher sees {sums.reveal_rows:.0f} of the {rows:.0f} masked rows "
-            f"({sums.reveal_rows / rows:.2%})"
-        )
-        if not math.isfinite(total):
+        if sums.reveal_rows:  # never where nothing is masked
             said += (
-                f", which add {sums.reveal:.4g} nats, and the others {sums.distil:.4g}"
+                f"; the teacher sees {sums.reveal_rows:.0f} of the {rows:.0f} masked "
+                f"rows ({sums.reveal_rows / rows:.2%}), which "
             )
-        elif total and sums.reveal_rows:
-            said += f", which bring {sums.reveal / total:.2%} of the loss"
+            if math.isfinite(total):
+                said += f"bring {sums.reveal / total:.2%} of the loss"
+            else:
+                said += f"add {sums.reveal:.4g} nats, and the others {sums.distil:.4g}"
         if self.kind == "kl_bwd" and sums.reveal_rows:
             return said + (
                 ". There SUBS makes the teacher one-hot, and reverse KL against a "

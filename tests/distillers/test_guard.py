@@ -73,8 +73,9 @@ def test_a_loss_that_is_not_finite_is_told_by_its_parts():
         with pytest.raises(DivergenceError) as error:
             guard(kind=kind).check(STAGE, 0, sums(100.0, reveal=math.inf))
         assert "505 masked rows (0.99%), which add inf nats, and" in str(error.value)
-    with pytest.raises(DivergenceError, match="sees 0 of the 500 masked rows.*add 0"):
+    with pytest.raises(DivergenceError) as error:
         guard().check(STAGE, 0, StepSums(math.nan, 0.0, 500.0, 0.0, 1000.0))
+    assert "masked" not in str(error.value)  # as in a model that masks nothing
 
 
 def test_off_looks_away_also_as_yaml_writes_it():
