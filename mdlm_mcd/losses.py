@@ -36,9 +36,9 @@ def subs_masked(logits: Tensor, mask_index: int) -> Tensor:
     logits: (..., vocab), any dtype -> the same shape in float32 or better.
     """
     logits = widen(logits)
-    never = logits.new_zeros(logits.shape[-1])
-    never[mask_index] = NEG_INFINITY
-    return (logits + never).log_softmax(-1)
+    # Writing a number to one place of a tensor would wait for the GPU.
+    masks = torch.arange(logits.shape[-1], device=logits.device) == mask_index
+    return logits.masked_fill(masks, NEG_INFINITY).log_softmax(-1)
 
 
 def subs_visible(x0: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
