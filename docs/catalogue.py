@@ -134,10 +134,12 @@ RUNS = (
           ("algo.teacher_placement=sharded spreads", "and strategy=fsdp shards them",
            "shards the weights in a way", "strategy.state_dict_type=sharded writes")),
     Entry("not-writable",
-          "A folder for what the command leaves behind cannot be made or written.",
-          "Name a folder of yours; a path that goes through a file is none.",
+          "A place for what the command leaves behind cannot be made or written, or "
+          "holds what this command did not write.",
+          "Name a place of yours; a path that goes through a file is none.",
           ("cannot be written (", "cannot be made (", "is a file: name a folder",
-           "is a folder: name a file", "--out is empty")),
+           "is a folder: name a file", "--out is empty",
+           "cannot be read (…): name another.", "was not written by this command")),
     Entry("disk-full",
           "Three checkpoints (the last, the one before, and one that is written), each "
           "of student, average, Adam's moments and teacher, would not fit on the disk. "
@@ -347,17 +349,16 @@ COMMANDS = (
           ("is no row of results", "has schema …, and", "it is no row of a sweep",
            "is of the wrong kind", "has to be above 0", "has to be an object with",
            ": metrics.….… = … is no number", "name a results file",
-           "holds no row of results", "--out … cannot be read")),
+           "holds no row of results")),
     Entry("not-comparable",
           "Rows measured in different ways do not belong into one table.",
           "Report them apart, or mark them with --force.",
           ("such figures are not compared", "no table can hold both",
            "has another checkpoint under the name")),
     Entry("report-options",
-          "The page would replace its own source, or compares with a model that is "
-          "not there.",
-          "Name another file, or a model of the results.",
-          ("is one of the results: name another", "is no model of these results")),
+          "The page would compare with a model that is not there.",
+          "Name a model of the results.",
+          ("is no model of these results",)),
     Entry("demo",
           "A stage of the demo stopped, or the folder holds another demo.",
           "The same command goes on; the log in the folder has the stage's own "

@@ -43,6 +43,12 @@ def write(folder: Path, size: str, docs: Path | None = None, say=print) -> list[
     return written
 
 
+def foreign(path: Path) -> str:
+    """Why a file is no page of this benchmark; empty for one."""
+    ours = b"Written by `python benchmarks/quality.py" in path.read_bytes()
+    return "" if ours else "it is no page of this benchmark"
+
+
 def page(folder: Path, size: str, parts: dict[str, Figures]) -> str:
     """docs/results.md as text."""
     facts = read_json(folder / "facts.json", {})

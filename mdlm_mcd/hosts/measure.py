@@ -27,7 +27,7 @@ from ..evaluation import calibration
 from ..evaluation.candidate import Candidate
 from ..evaluation.evaluators import CausalLM, Evaluator, Judge
 from ..evaluation.report.paper import published
-from ..evaluation.sweep import Plan, Sweep
+from ..evaluation.sweep import Plan, Sweep, resumed
 from . import minihost, models
 
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
@@ -182,6 +182,7 @@ def calibrate(source: models.Source, plan: Plan, out: Path, **how) -> None:
 
     Its rows go to a file of their own: rows of two precisions are not one table.
     """
+    resumed(out)  # what follows is refused before this work, not after it
     path = out.with_name(f"{out.stem}.calibration.jsonl")
     rows = sweep([source], calibration.plan(plan), path, **how)
     console = how.get("console") or Console(stderr=True)
