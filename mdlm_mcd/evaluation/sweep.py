@@ -148,7 +148,9 @@ def append(path: Path, row: dict[str, Any]) -> None:
 class Sweep:
     """Measures candidates at the points of a plan into one results file.
 
-    facts: what is the same for all rows (versions, machine, commit).
+    evaluator(model): for that model's samples. evaluator_name: what it is called; with
+    it none is opened for a model of which no point is missing. facts: what is the same
+    for all rows (versions, machine, commit).
     on_point(done, total): cost so far, in network passes over all samples.
     """
 
@@ -159,12 +161,14 @@ class Sweep:
         *,
         evaluator: Callable[[Candidate], Evaluator],
         held_out: Callable[[Candidate], Tensor],
+        evaluator_name: str | None = None,
         facts: dict[str, Any] | None = None,
         on_point: Callable[[float, float, str], None] | None = None,
     ):
         plan.check()
         self.plan, self.out, self.facts = plan, out, facts or {}
-        self.evaluator, self.held_out = evaluator, held_out
+        self.evaluator, self.evaluator_name = evaluator, evaluator_name
+        self.held_out = held_out
         self.on_point = on_point or (lambda done, total, said: None)
         self._bounds: dict[tuple, dict[str, Any]] = {}
         self._information: Tensor | None = None
@@ -184,11 +188,10 @@ class Sweep:
         for open_model in models:
             model = open_model()
             self._check_name(model, held)
-            evaluator = self.evaluator(model)
+            evaluator = None if self.evaluator_name else self.evaluator(model)
+            name = self.evaluator_name or evaluator.name
             text, corpus = self.held_out(model), None
-            heads = [
-                self._head(model, point, evaluator, text) for point in self.plan.points
-            ]
+            heads = [self._head(model, point, name, text) for point in self.plan.points]
             self._check_settings(heads[0], held + rows)
             for point, row in zip(self.plan.points, heads, strict=True):
                 self.on_point(done, total, f"{model.label} @ {point.steps}")
@@ -199,7 +202,8 @@ class Sweep:
                     append(self.out, found)
                 elif found is None:
                     if corpus is None:
-                        with self._memory(model, evaluator.name):
+                        evaluator = evaluator or self.evaluator(model)
+                        with self._memory(model, name):
                             corpus = metrics.corpus_reference(
                                 text, evaluator, self.plan.num_samples
                             )
@@ -250,7 +254,7 @@ class Sweep:
             ) from error
 
     def _head(
-        self, model: Candidate, point: Point, evaluator: Evaluator, text: Tensor
+        self, model: Candidate, point: Point, evaluator: str, text: Tensor
     ) -> dict:
         return {
             "schema": SCHEMA,
@@ -260,7 +264,7 @@ class Sweep:
             "seed": self.plan.seed,
             "num_samples": self.plan.num_samples,
             "length": model.length,
-            "evaluator": evaluator.name,
+            "evaluator": evaluator,
             "corpus_sha256": sha256_of(text),
             "bound_rows": min(self.plan.bound_rows, len(text)),
         }
