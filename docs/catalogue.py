@@ -78,8 +78,8 @@ SETTINGS = (
           "trainer.max_steps = algo.rounds * algo.steps_per_round.",
           ("is not algo.rounds * algo.steps_per_round", "lies outside the … rounds")),
     Entry("wrong-model",
-          "The method is for another kind of model: MCD, SDTT and CD4LM for masked "
-          "ones under SUBS, DCD for uniform-state ones.",
+          "The method is for another kind of model: DCD for uniform-state ones, the "
+          "others for masked ones under SUBS.",
           "Take the algo that fits the model, and leave what it sets for the host.",
           ("does not fit algo=…, which needs", "lets an AR model see what it")),
     Entry("wrong-host",
@@ -214,8 +214,7 @@ WEIGHTS = (
           ("holds no EMA",)),
     Entry("other-process",
           "The checkpoint's own config says that it is another kind of model.",
-          "MCD, SDTT and CD4LM take masked models under SUBS, DCD uniform-state "
-          "ones.",
+          "DCD takes uniform-state models, the others masked ones under SUBS.",
           ("was trained under parameterization=",)),
     Entry("other-conditioning",
           "The teacher is told the time and the student is not, or the other way "

@@ -141,7 +141,7 @@ class Chain:
         ]  # fmt: skip
 
     def length(self, run: Run) -> list[str]:
-        """As many rounds as the table needs; CD4LM has one, as long as all of them."""
+        """As many rounds as the table needs; subset consistency has one, a long one."""
         rounds, steps = self.table.rounds[-1], self.per_round
         if run.algo == "cd4lm":
             return ["algo.rounds=1", f"algo.steps_per_round={rounds * steps}"]

@@ -245,6 +245,27 @@ def test_two_names_of_the_same_weights_in_one_run(tmp_path):
     assert not calls and rows[0]["metrics"] == rows[2]["metrics"]
 
 
+def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path):
+    out, opened = tmp_path / "r.jsonl", []
+
+    def sweep_of(name):
+        opened.clear()
+        models = [model(label, sha * 64) for label, sha in ("a1", "b2", "c3")]
+        return sweep.Sweep(
+            plan(), out, evaluator=lambda m: opened.append(m.label) or evaluator(m),
+            held_out=held_out, evaluator_name=name,
+        ).run([lambda m=m: m for m in models])  # fmt: skip
+
+    rows = sweep_of("even")
+    assert opened == ["a", "b", "c"]
+    assert sweep_of("even") == rows and not opened
+    assert sweep_of(None) == rows and opened == ["a", "b", "c"]
+    held = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(held[:3] + held[4:]))
+    assert [r["metrics"] for r in sweep_of("even")] == [r["metrics"] for r in rows]
+    assert opened == ["b"]
+
+
 def test_models_of_no_checkpoint_are_measured_each(tmp_path):
     one, other = (replace(model(name, scale=s), provenance={})
                   for name, s in (("a", 1.0), ("b", 5.0)))  # fmt: skip
