@@ -63,7 +63,7 @@ def identity(row: dict[str, Any]) -> tuple:
 
 def existing(path: Path) -> list[dict[str, Any]]:
     """The rows of a results file; what is no row is passed over."""
-    return [row for _, row in _lines(path) if isinstance(row, dict)]
+    return _rows(_lines(path))
 
 
 def resumed(path: Path) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def resumed(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(
             f"{setting} cannot be written ({error.strerror}): name another file."
         ) from error
-    return existing(path)
+    return _rows(lines)
 
 
 NO_JSON = "is no JSON"
@@ -102,6 +102,7 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | str]]:
     if not path.exists():
         return []
     found = []
+    # As bytes: JSON leaves U+2028, a line end of `str.splitlines`, as it is.
     data = plain.read_bytes(path).removeprefix(codecs.BOM_UTF8)
     for number, line in enumerate(data.splitlines(keepends=True), 1):
         if not line.strip():
@@ -115,6 +116,10 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | str]]:
             row = f"line {number} {NO_JSON}"
         found.append((line, row))
     return found
+
+
+def _rows(lines: list[tuple[bytes, dict[str, Any] | str]]) -> list[dict[str, Any]]:
+    return [row for _, row in lines if isinstance(row, dict)]
 
 
 def _foreign(path: Path) -> str:
