@@ -106,7 +106,7 @@ def check_overwrite(setting: str, path: Path, foreign: Callable[[Path], str]) ->
 
 
 def lacks(name: str) -> Callable[[Path], str]:
-    """For `check_overwrite`: a folder is ours if it is empty or has that JSON file."""
+    """Return a `foreign` for folders that are ours if empty or with that JSON file."""
 
     def foreign(folder: Path) -> str:
         ours = read_json(folder / name, None) is not None or not any(folder.iterdir())
@@ -145,7 +145,7 @@ def read_json(path: Path, default):
 
 
 def write_json(path: Path, value) -> None:
-    """The value as JSON, as a whole."""
+    """Replace a file by the value as JSON, as a whole."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 

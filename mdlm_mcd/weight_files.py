@@ -143,7 +143,7 @@ WRAPPERS = {
 def unwrapped(
     named: Mapping[str, Any], source: str, own: Iterable[str] = ()
 ) -> dict[str, Any]:
-    """Entries by their names without the `WRAPPERS` of the model that was saved.
+    """Return entries by their names without the `WRAPPERS` of the saved model.
 
     own: names of the model that they are for, which may itself have such parts. Raises
     CheckpointError where two entries would have one name.
@@ -168,7 +168,7 @@ def unwrapped(
 
 
 def unwrap(checkpoint: dict[str, Any], module: nn.Module) -> None:
-    """`unwrapped` for what Lightning is about to load into a module.
+    """Apply `unwrapped` to what Lightning is about to load into a module.
 
     Under FSDP it has done so before, and there is nothing left.
     """

@@ -52,7 +52,7 @@ def write(folder: Path, size: str, docs: Path | None = None, say=print) -> list[
 
 
 def foreign(path: Path) -> str:
-    """Why a file is no page of this benchmark; empty for one."""
+    """Return why a file is no page of this benchmark; empty where it is one."""
     ours = b"Written by `python benchmarks/quality.py" in path.read_bytes()
     return "" if ours else "it is no page of this benchmark"
 

@@ -166,7 +166,7 @@ class CausalLM:
         return cls(model, tokenizer, name=name, **how)
 
     def reading(self, source) -> CausalLM:
-        """The same model for samples of another tokenizer; nothing is copied."""
+        """Return this evaluator, its model shared, for samples of another tokenizer."""
         found = copy.copy(self)
         found.source = source
         return found

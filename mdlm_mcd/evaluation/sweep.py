@@ -62,12 +62,12 @@ def identity(row: dict[str, Any]) -> tuple:
 
 
 def existing(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file; what is no row is passed over."""
+    """Return the rows of a results file; skip what is no row."""
     return _rows(_lines(path))
 
 
 def resumed(path: Path) -> list[dict[str, Any]]:
-    """The rows of a results file that is gone on with.
+    """Return the rows of a results file to go on with.
 
     A last line that an interruption cut short is taken out of it. Raises ConfigError
     where there is another line that no sweep wrote, or it cannot be written; it is then
@@ -98,7 +98,7 @@ HEAD = b'{"schema": '  # how each row begins
 
 
 def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | str]]:
-    """Each line with its row, or with the reason why it is none."""
+    """Return each line with its row, or with the reason why it is none."""
     if not path.exists():
         return []
     found = []
@@ -123,14 +123,14 @@ def _rows(lines: list[tuple[bytes, dict[str, Any] | str]]) -> list[dict[str, Any
 
 
 def _foreign(path: Path) -> str:
-    """Why a file is no results file to go on with; empty for one that is."""
+    """Return why a file is no results file to go on with; empty where it is one."""
     lines = _lines(path)
     wrong = [row for _, row in lines if isinstance(row, str)]
     return "" if not wrong or (len(wrong) == 1 and _cut(lines)) else wrong[0]
 
 
 def _cut(lines: list[tuple[bytes, dict[str, Any] | str]]) -> bytes:
-    """The last line, where it is the beginning of a row; else nothing."""
+    """Return the last line where it is the beginning of a row, else nothing."""
     line, row = lines[-1]
     if line.endswith((b"\n", b"\r")) or not str(row).endswith(NO_JSON):
         return b""

@@ -186,7 +186,7 @@ def _foreign(path: Path) -> str:
 
 
 def check_out(out: Path) -> None:
-    """Raises ConfigError where pictures in `out` would replace files of others."""
+    """Refuse to replace files in `out` that are no pictures of ours: ConfigError."""
     for name in NAMES:
         check_overwrite(f"--out {out / name}", out / name, _foreign)
 

@@ -73,7 +73,7 @@ def commit(folder: str | Path | None) -> str | None:
 
 
 def evaluator_name(name: str) -> str:
-    """What rows call the evaluator that `--evaluator` names; it is not opened."""
+    """Return what rows call the evaluator that `--evaluator` names; none is opened."""
     if not name.endswith(".ckpt"):
         return name
     path = Path(name)
@@ -81,7 +81,7 @@ def evaluator_name(name: str) -> str:
 
 
 def load_evaluator(name: str, device: str, batch_size: int):
-    """A `CausalLM` without the samples' tokenizer, or the embedded host's model."""
+    """Open a `CausalLM`, without the samples' tokenizer, or the embedded host's."""
     if not name.endswith(".ckpt"):
         return CausalLM.load(name, device=device, batch_size=batch_size)
     return minihost.open_model(name)[0].to(device)
@@ -121,7 +121,7 @@ def evaluator(
 
 
 class HeldOut:
-    """`models.held_out` for many models: the text of each tokenizer and length once."""
+    """Read `models.held_out` once for each tokenizer and length of many models."""
 
     def __init__(self, source: models.Source, most: int, files: Sequence[str]):
         self.source, self.most, self.files = source, most, files

@@ -216,7 +216,7 @@ def sample_eval(cls, config, tokenizer):
 
 
 def _foreign(path):
-    """Why a file is no samples of this host, or of those whose layout it has."""
+    """Return why a file holds no samples in the layout of the hosts."""
     try:
         held = json.loads(plain.read_bytes(path))
     except (ValueError, RecursionError):

@@ -105,7 +105,7 @@ def _diversity(results: Results, shown: tables.Lines, some: list[int]):
 
 
 def _foreign(path: Path) -> str:
-    """Why a file is no page of ours; older ones have their mark in the foot alone."""
+    """Return why a file is no page of ours; older ones have only the foot's mark."""
     held = plain.read_bytes(path)
     marks = (b'content="mdlm-mcd report"', b"Made by <code>mdlm-mcd report</code>")
     ours = held.startswith(b"<!doctype html>") and any(mark in held for mark in marks)
