@@ -24,6 +24,8 @@ import sys
 import time
 from pathlib import Path
 
+from mdlm_mcd.files import check_overwrite
+
 ROOT = Path(__file__).resolve().parents[1]
 # Of a hundred cases.
 KINDS = {
@@ -63,6 +65,8 @@ def lines(kind: str, first: int, last: int, seed: int, folder: Path):
 
 def fuzz(kind: str, cases: int, seed: int, folder: Path) -> list[dict]:
     """All cases of a kind; a process that dies is followed by another."""
+    ours = (folder / "stderr").exists()
+    check_overwrite(f"--out: {folder}", folder, lambda _: "" if ours else "no stderr")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     said: list[dict] = []

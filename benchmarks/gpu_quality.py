@@ -4,10 +4,10 @@
     python benchmarks/gpu_quality.py --slice 7  # one slice of seven minutes
 
 The comparison of `benchmarks/quality.py` at a size that wants a GPU: evaluator and
-teacher, MCD, SDTT and CD4LM from it, the teacher trained on at the same budget, and the
-teacher over temperatures; each sampled under independent masks and a lattice. Text is
-the standard library's, or files. A slice stops by itself before its time is over, after
-a checkpoint, and ends with status 3; status 0: the report stands.
+teacher, MCD, SDTT and subset consistency from it, the teacher trained on at the same
+budget, and the teacher over temperatures; each sampled under independent masks and a
+lattice. Text is the standard library's, or files. A slice stops by itself before its
+time is over, after a checkpoint, and ends with status 3; status 0: the report stands.
 
 Everything goes to OUT/HARDWARE, named after the device, with a results file of its own.
 No figure of it has been measured yet.
@@ -102,7 +102,7 @@ class Clock:
         return left
 
 
-DISTILLED = {"mcd": "MCD", "sdtt": "SDTT", "cd4lm": "CD4LM"}
+DISTILLED = {"mcd": "MCD", "sdtt": "SDTT", "cd4lm": "Subset consistency"}
 
 
 class Quality:

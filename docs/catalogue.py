@@ -78,8 +78,8 @@ SETTINGS = (
           "trainer.max_steps = algo.rounds * algo.steps_per_round.",
           ("is not algo.rounds * algo.steps_per_round", "lies outside the … rounds")),
     Entry("wrong-model",
-          "The method is for another kind of model: MCD, SDTT and CD4LM for masked "
-          "ones under SUBS, DCD for uniform-state ones.",
+          "The method is for another kind of model: DCD for uniform-state ones, the "
+          "others for masked ones under SUBS.",
           "Take the algo that fits the model, and leave what it sets for the host.",
           ("does not fit algo=…, which needs", "lets an AR model see what it")),
     Entry("wrong-host",
@@ -134,10 +134,12 @@ RUNS = (
           ("algo.teacher_placement=sharded spreads", "and strategy=fsdp shards them",
            "shards the weights in a way", "strategy.state_dict_type=sharded writes")),
     Entry("not-writable",
-          "A folder for what the command leaves behind cannot be made or written.",
-          "Name a folder of yours; a path that goes through a file is none.",
+          "A place for what the command leaves behind cannot be made or written, or "
+          "holds what this command did not write.",
+          "Name a place of yours; a path that goes through a file is none.",
           ("cannot be written (", "cannot be made (", "is a file: name a folder",
-           "is a folder: name a file", "--out is empty")),
+           "is a folder: name a file", "--out is empty",
+           "cannot be read (…): name another.", "was not written by this command")),
     Entry("disk-full",
           "Three checkpoints (the last, the one before, and one that is written), each "
           "of student, average, Adam's moments and teacher, would not fit on the disk. "
@@ -193,8 +195,8 @@ WEIGHTS = (
           "nothing in a checkpoint is run.",
           "Fetch it again, or export it where it came from (docs/weights.md).",
           ("cannot be read as a PyTorch checkpoint", "cannot be read as safetensors",
-           "holds no `state_dict`", "holds no tensors", "is no JSON",
-           "points out of its folder", "a part of its weights",
+           "holds … twice, with", "holds no `state_dict`", "holds no tensors",
+           "is no JSON", "points out of its folder", "a part of its weights",
            "holds a config that cannot be used", "of which no model can be made",
            "it is no whole model of that kind", "does not open as tensors and plain",
            "holds an EMA that is no list of", "of weights out of … stored ones",
@@ -212,8 +214,7 @@ WEIGHTS = (
           ("holds no EMA",)),
     Entry("other-process",
           "The checkpoint's own config says that it is another kind of model.",
-          "MCD, SDTT and CD4LM take masked models under SUBS, DCD uniform-state "
-          "ones.",
+          "DCD takes uniform-state models, the others masked ones under SUBS.",
           ("was trained under parameterization=",)),
     Entry("other-conditioning",
           "The teacher is told the time and the student is not, or the other way "
@@ -347,17 +348,16 @@ COMMANDS = (
           ("is no row of results", "has schema …, and", "it is no row of a sweep",
            "is of the wrong kind", "has to be above 0", "has to be an object with",
            ": metrics.….… = … is no number", "name a results file",
-           "holds no row of results", "--out … cannot be read")),
+           "holds no row of results")),
     Entry("not-comparable",
           "Rows measured in different ways do not belong into one table.",
           "Report them apart, or mark them with --force.",
           ("such figures are not compared", "no table can hold both",
            "has another checkpoint under the name")),
     Entry("report-options",
-          "The page would replace its own source, or compares with a model that is "
-          "not there.",
-          "Name another file, or a model of the results.",
-          ("is one of the results: name another", "is no model of these results")),
+          "The page would compare with a model that is not there.",
+          "Name a model of the results.",
+          ("is no model of these results",)),
     Entry("demo",
           "A stage of the demo stopped, or the folder holds another demo.",
           "The same command goes on; the log in the folder has the stage's own "

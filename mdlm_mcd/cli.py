@@ -130,6 +130,7 @@ def _figures(args) -> None:
 
     require_matplotlib()  # before a model is opened, not after it
     out, model = _folder(args.out), None
+    figures.check_out(out)
     if args.model is not None:
         from .hosts import models
 

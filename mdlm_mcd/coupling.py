@@ -98,7 +98,7 @@ def sample_nested_times(
 ) -> tuple[Tensor, Tensor]:
     """t ~ U(0, 1] and, given t, s ~ U(0, t]; each (n,) float64.
 
-    The pair of subset-mask consistency (CD4LM), which knows no gap delta.
+    The pair of subset consistency, which knows no gap delta.
     """
     t = _spread(n, generator, antithetic)
     return t, t * _spread(n, generator, antithetic=False)

@@ -27,7 +27,15 @@ from . import __version__, configs_dir, sampling
 from .coupling import counter_generator
 from .errors import ConfigError, MCDError
 from .evaluation import figures, metrics, report
-from .files import make_folder, newest_checkpoint, read_json, sha256, write_json
+from .files import (
+    check_overwrite,
+    lacks,
+    make_folder,
+    newest_checkpoint,
+    read_json,
+    sha256,
+    write_json,
+)
 from .hosts import minihost
 from .hosts.measure import machine, versions
 
@@ -281,12 +289,12 @@ class Demo:
         return {"recipe": asdict(self.recipe), "seed": self.seed}
 
     def claim(self) -> None:
-        """Refuse a folder that holds a demo with other settings, and a seed of none."""
+        """Refuse a folder of other things or settings, and a seed of none."""
         if not 0 <= self.seed < 2**32:
             raise ConfigError(
                 f"--seed {self.seed}: give a whole number from 0 to 2^32 - 1."
             )
-        make_folder(self.out)
+        check_overwrite(f"--out {make_folder(self.out)}", self.out, lacks("demo.json"))
         path = self.out / "demo.json"
         mine = json.loads(json.dumps({**self.settings(), "version": __version__}))
         held = read_json(path, None)

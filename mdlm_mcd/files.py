@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -80,6 +81,40 @@ def check_writable(setting: str, folder: Path | str) -> None:
         ) from error
 
 
+def check_overwrite(setting: str, path: Path, foreign: Callable[[Path], str]) -> None:
+    """Refuse to write over what the command did not write; an empty file is free.
+
+    setting: what named `path`, as in `--out x.html`. foreign(path): why a file or
+    folder that exists is not the command's; empty where it is. Raises ConfigError.
+    """
+    try:
+        free = not path.exists() or (path.is_file() and not path.stat().st_size)
+        why = "" if free else foreign(path)
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"{setting} cannot be written, for it is a folder: name a file."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{setting} cannot be read ({error.strerror}): name another."
+        ) from error
+    if why:
+        raise ConfigError(
+            f"{setting} was not written by this command ({why}): it is left as it is; "
+            "name another."
+        )
+
+
+def lacks(name: str) -> Callable[[Path], str]:
+    """Return a `foreign` for folders that are ours if empty or with that JSON file."""
+
+    def foreign(folder: Path) -> str:
+        ours = read_json(folder / name, None) is not None or not any(folder.iterdir())
+        return "" if ours else f"it has no {name}"
+
+    return foreign
+
+
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)
 
 
@@ -110,7 +145,15 @@ def read_json(path: Path, default):
 
 
 def write_json(path: Path, value) -> None:
-    """All or nothing: an interruption leaves the old file."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), "utf-8")
-    os.replace(part, path)
+    """Replace a file by the value as JSON, as a whole."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole; an interruption leaves the old one."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, "utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch.nn as nn
 from torch import Tensor
 
 from . import pickles, plain
@@ -77,7 +78,7 @@ def _read_checkpoint(path: str, source: str) -> Weights:
             f"{source} holds an EMA that is no list of tensors: use another copy."
         )
     return Weights(
-        _backbone(named, path),
+        _backbone(named, path, source),
         shadow,
         step if type(step) is int and 0 <= step < 2**63 else None,
         is_final=bare,
@@ -126,20 +127,64 @@ def _read_safetensors(path: str, source: str) -> Weights:
         noted = {}
     step = said.get("global_step", "")
     return Weights(
-        _backbone(tensors, path),
+        _backbone(tensors, path, source),
         global_step=int(step) if re.fullmatch("[0-9]{1,18}", step) else None,
         is_final=True,
         mdlm_mcd=noted if isinstance(noted, dict) else {},
     )
 
 
-def _backbone(named: dict[str, Any], path: str) -> dict[str, Tensor]:
+# What torch.compile, DDP, FSDP and activation checkpointing put before a part's name.
+WRAPPERS = {
+    "_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
+}  # fmt: skip
+
+
+def unwrapped(
+    named: Mapping[str, Any], source: str, own: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return entries by their names without the `WRAPPERS` of the saved model.
+
+    own: names of the model that they are for, which may itself have such parts. Raises
+    CheckpointError where two entries would have one name.
+    """
+
+    def bare(name: str) -> str:
+        return ".".join(p for p in name.split(".") if p not in WRAPPERS) or name
+
+    own = set(own)
+    names = {bare(name): name for name in own}
+    found: dict[str, Any] = {}
+    for name, value in named.items():
+        if isinstance(name, str) and name not in own:
+            name = names.get(bare(name), bare(name))
+        if name in found:
+            raise CheckpointError(
+                f"{source} holds {shown(name)} twice, with and without a prefix of "
+                "DDP or torch.compile: use another copy."
+            )
+        found[name] = value
+    return found
+
+
+def unwrap(checkpoint: dict[str, Any], module: nn.Module) -> None:
+    """Apply `unwrapped` to what Lightning is about to load into a module.
+
+    Under FSDP it has done so before, and there is nothing left.
+    """
+    held = checkpoint.get("state_dict")
+    if isinstance(held, dict):
+        found = unwrapped(held, "The checkpoint", module.state_dict())
+        if found.keys() != held.keys():
+            checkpoint["state_dict"] = found
+
+
+def _backbone(named: dict[str, Any], path: str, source: str) -> dict[str, Tensor]:
     """The backbone's entries under its own names; the log says what else there was.
 
-    `backbone.` may stand twice (SDTT from a Hugging Face model) or not at all, and
-    `torch.compile` leaves `_orig_mod.`.
+    `backbone.` may stand twice (SDTT from a Hugging Face model) or not at all.
     """
-    own = {k.replace("_orig_mod.", ""): v for k, v in named.items() if _is_named(k, v)}
+    own = unwrapped({k: v for k, v in named.items() if _is_named(k, v)}, source)
     skipped = {str(k) for k, v in named.items() if not _is_named(k, v)}
     for _ in range(2):
         if not any(k.startswith("backbone.") for k in own):

@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from mdlm_mcd import pickles, weights
+from mdlm_mcd import pickles, weight_files, weights
 from mdlm_mcd.errors import CheckpointError
 from mdlm_mcd.minihost.models import dit
 
@@ -68,10 +68,13 @@ def same(a, b, shift=0.0):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["backbone.", "backbone.backbone.", "backbone._orig_mod.", "_orig_mod.backbone."],
-)
+    ["backbone.", "backbone.backbone.", "backbone._orig_mod.", "_orig_mod.backbone.",
+     "module.backbone.", "backbone.module.", "module._orig_mod.backbone.", "module.",
+     "_orig_mod.module.backbone._orig_mod.backbone.module.", "_orig_mod.",
+     "module.module.backbone._fsdp_wrapped_module."],
+)  # fmt: skip
 def test_a_training_checkpoint_opens_by_either_weights(tmp_path, prefix):
-    """MDLM and Duo; SDTT on a Hugging Face model (nested), compiled or not."""
+    """MDLM and Duo; SDTT on a Hugging Face model (nested); compiled, DDP, or both."""
     model = net()
     torch.save(lightning_like(model, prefix), tmp_path / "x.ckpt")
     ema, taken = load(tmp_path / "x.ckpt")
@@ -93,6 +96,25 @@ def test_what_is_not_the_backbone_is_skipped_and_named(tmp_path, caplog):
         assert same(load(tmp_path / "x.ckpt", "raw")[0], model)
     for name in ("noise.sigma", "teacher.0.backbone", "backbone_extra"):
         assert name in caplog.text
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    held = lightning_like(net())
+    held["state_dict"] |= prefixed(net(), "module.backbone.")
+    torch.save(held, tmp_path / "x.ckpt")
+    said = "algo.teacher_path=.*x.ckpt holds backbone.* twice, .* another copy"
+    with pytest.raises(CheckpointError, match=said):
+        load(tmp_path / "x.ckpt")
+
+
+def test_words_within_a_name_stay():
+    names = ["module_list.0", "a.submodule.b", "a.modules.b", "a.module2", "module", ""]
+    named = dict.fromkeys(names, 1)
+    assert weight_files.unwrapped(named, "x") == named
+    # And parts of a model's own, whatever they are called.
+    own = ["a.module.b", "a.b", "module.c", "_orig_mod.d"]
+    found = weight_files.unwrapped(dict.fromkeys([*own[:2], "c", "module.d"]), "x", own)
+    assert list(found) == own
 
 
 def test_a_training_checkpoint_without_an_average_is_not_taken_for_one(tmp_path):

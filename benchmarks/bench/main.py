@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mdlm_mcd.errors import ConfigError, MCDError
+from mdlm_mcd.files import check_overwrite
 from mdlm_mcd.hosts.measure import machine, versions
 
 from . import jobs, methods, results, schedule, store
@@ -97,6 +98,10 @@ def run(args, say=print) -> Path:
             f"--table-only finds no figures of this code ({version}) in --out "
             f"{args.out}: leave it out, to measure."
         )
+    whole = not (args.part or args.method or args.seeds) and name == "full"
+    docs = args.docs or (store.ROOT / "docs" / "results.md" if whole else None)
+    if docs is not None:
+        check_overwrite(f"--docs {docs}", docs, results.foreign)
     folder, said = store.claim(args.out, version, name)
     if said:
         say(said)
@@ -120,8 +125,6 @@ def run(args, say=print) -> Path:
                 known[part] = setting.facts()
         here = {"machine": processor() | machine("cpu"), "versions": versions()}
         store.note(folder, (time.time() - start) / 60, here, known)
-    whole = not (args.part or args.method or args.seeds) and name == "full"
-    docs = args.docs or (store.ROOT / "docs" / "results.md" if whole else None)
     results.write(folder, size, docs=docs, say=say)
     return folder
 

@@ -90,8 +90,8 @@ METHODS: tuple[Method, ...] = (
     _sdtt("sdtt, mse", "algo.loss=mse", *FLAT),
     _sdtt("sdtt, tvd", "algo.loss=tvd", *FLAT),
     Method(
-        "cd4lm", "baselines", ("algo=cd4lm",), main=True, one_round=True, parts=BOTH,
-        quick=True,
+        "subset consistency", "baselines", ("algo=cd4lm",), main=True, one_round=True,
+        parts=BOTH, quick=True,
     ),
     Method(
         # Its Gaussian schedule at this size of vocabulary.

@@ -84,7 +84,7 @@ def _results(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
     try:
         report.write([path], folder / "report.html", force=force)
     finally:
-        sweep.existing(path)
+        sweep.resumed(path)
 
 
 def _overrides(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:

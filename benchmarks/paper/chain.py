@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from mdlm_mcd.evaluation.sweep import existing
-from mdlm_mcd.files import make_folder, read_json
+from mdlm_mcd.files import check_overwrite, make_folder, read_json
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
 from .stages import (
@@ -99,8 +99,14 @@ class Chain:
         self.setting, self.say = setting, say
         self.out = make_folder(setting.out)
         self.results = make_folder(self.out / table.name)
+        path = self.results / "table.md"
+        check_overwrite(f"--out: {path}", path, self.foreign)
         self.stages = Stages(self.out, start, say)
         self.per_round = SMOKE_STEPS if setting.smoke else STEPS_PER_ROUND
+
+    def foreign(self, path: Path) -> str:
+        ours = path.read_bytes().startswith(f"# {self.table.title}\n".encode())
+        return "" if ours else "it is not this table"
 
     # Overrides --------------------------------------------------------------------
 
@@ -135,7 +141,7 @@ class Chain:
         ]  # fmt: skip
 
     def length(self, run: Run) -> list[str]:
-        """As many rounds as the table needs; CD4LM has one, as long as all of them."""
+        """As many rounds as the table needs; subset consistency has one, a long one."""
         rounds, steps = self.table.rounds[-1], self.per_round
         if run.algo == "cd4lm":
             return ["algo.rounds=1", f"algo.steps_per_round={rounds * steps}"]

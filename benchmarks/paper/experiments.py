@@ -65,7 +65,7 @@ RUNS = {
         Run("mcd", "MCD", "mcd", "owt_mcd"),
         Run("sdtt", "SDTT", "sdtt", "owt_sdtt"),
         Run("dcd", "Duo", "dcd", "owt_dcd"),
-        Run("cd4lm", "CD4LM", "cd4lm", "owt_cd4lm"),
+        Run("cd4lm", "Subset consistency", "cd4lm", "owt_cd4lm"),
         Run("mcd-kl_fwd", "MCD kl_fwd", "mcd", "owt_mcd", ("algo.loss=kl_fwd",)),
         Run("mcd-kl_bwd", "MCD kl_bwd", "mcd", "owt_mcd", ("algo.loss=kl_bwd",),
             diverges=True),

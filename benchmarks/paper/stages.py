@@ -21,7 +21,14 @@ import torch
 
 from mdlm_mcd import __version__
 from mdlm_mcd.errors import ConfigError, MCDError
-from mdlm_mcd.files import make_folder, newest_checkpoint, read_json, write_json
+from mdlm_mcd.files import (
+    check_overwrite,
+    lacks,
+    make_folder,
+    newest_checkpoint,
+    read_json,
+    write_json,
+)
 
 MINIHOST, CLONE, COMMAND = (
     "mdlm_mcd.minihost.main",
@@ -95,7 +102,8 @@ def last_lines(text: str, count: int = 5) -> str:
 
 def claim(folder: Path, settings: dict) -> None:
     """Note what a folder is for. Raises ConfigError where it holds something else."""
-    path = make_folder(folder) / "settings.json"
+    check_overwrite(f"--out: {make_folder(folder)}", folder, lacks("settings.json"))
+    path = folder / "settings.json"
     mine = json.loads(json.dumps({**settings, "version": __version__}))
     held = read_json(path, None)
     if held is None:

@@ -19,6 +19,7 @@ from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, ConfigError
 from ..plain import shown
 from ..teacher import Teacher
+from ..weight_files import unwrap
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
 from . import preflight, progress, resume, settings, strategies
 from .checkpoints import use_safe_files
@@ -256,6 +257,7 @@ class Distiller(CounterNoise, Processes):
 
     def on_load_checkpoint(self, checkpoint) -> None:
         trainer = getattr(self, "_trainer", None)
+        unwrap(checkpoint, self)
         if self.ema and "ema" not in checkpoint:
             raise CheckpointError(
                 "The checkpoint holds no EMA, and this model would show that of its "

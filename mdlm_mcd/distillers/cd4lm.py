@@ -1,4 +1,4 @@
-"""Subset-mask consistency (CD4LM, arXiv 2601.02236) as a Lightning mixin."""
+"""Subset consistency (`algo=cd4lm`) as a Lightning mixin."""
 
 from __future__ import annotations
 

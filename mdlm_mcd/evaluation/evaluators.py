@@ -13,6 +13,7 @@ always EOS on the right, whatever pad token or side the tokenizer has.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -163,6 +164,12 @@ class CausalLM:
         if device is not None:
             model = model.to(device)
         return cls(model, tokenizer, name=name, **how)
+
+    def reading(self, source) -> CausalLM:
+        """Return this evaluator, its model shared, for samples of another tokenizer."""
+        found = copy.copy(self)
+        found.source = source
+        return found
 
     # From samples to the evaluator's ids -------------------------------------------
 

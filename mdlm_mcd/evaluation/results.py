@@ -152,7 +152,7 @@ def _told(value) -> str:
     return shown(repr(value))
 
 
-def _check(row, where: str) -> None:
+def check(row, where: str) -> None:
     """Raises ConfigError for a row that is not one of ours."""
     if not isinstance(row, dict):
         raise ConfigError(f"{where} is no row of results: it has to be a JSON object.")
@@ -218,7 +218,7 @@ def _lines(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
                 "was passed over."
             )
             continue
-        _check(row, where)
+        check(row, where)
         found = True
         yield row, where
     if not found:

@@ -6,6 +6,7 @@ hash of the weights among it. What is in the file already is not measured again.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -22,8 +23,8 @@ from torch import Tensor
 from .. import laws, plain, sampling
 from ..coupling import counter_generator
 from ..errors import ConfigError
-from ..files import check_writable
-from . import bounds, metrics
+from ..files import check_overwrite, check_writable
+from . import bounds, metrics, results
 from .candidate import Candidate
 from .evaluators import Evaluator
 from .plan import DTYPES, Plan, Point
@@ -61,29 +62,80 @@ def identity(row: dict[str, Any]) -> tuple:
 
 
 def existing(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a results file; a line cut short is taken out of the file."""
-    if not path.exists():
+    """Return the rows of a results file; skip what is no row."""
+    return _rows(_lines(path))
+
+
+def resumed(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a results file to go on with.
+
+    A last line that an interruption cut short is taken out of it. Raises ConfigError
+    where there is another line that no sweep wrote, or it cannot be written; it is then
+    as it was.
+    """
+    setting = f"--out {path}"
+    check_writable(setting, path.parent)
+    check_overwrite(setting, path, _foreign)
+    lines = _lines(path)
+    if not lines:
         return []
+    cut = _cut(lines)
     try:
-        # Not `splitlines`: JSON leaves some of its line ends (U+2028) as they are.
-        lines = plain.read_bytes(path).decode("utf-8", errors="replace").split("\n")
+        with path.open("r+b") as file:
+            file.seek(-len(cut), os.SEEK_END)
+            file.truncate()
+            if not cut and not lines[-1][0].endswith(b"\n"):
+                file.write(b"\n")
     except OSError as error:
         raise ConfigError(
-            f"--out {path} cannot be read ({error.strerror}): name a file."
+            f"{setting} cannot be written ({error.strerror}): name another file."
         ) from error
-    rows = []
-    for line in lines:
-        try:
-            row = plain.loads(line)
-        except ValueError:
+    return _rows(lines)
+
+
+NO_JSON = "is no JSON"
+HEAD = b'{"schema": '  # how each row begins
+
+
+def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | str]]:
+    """Return each line with its row, or with the reason why it is none."""
+    if not path.exists():
+        return []
+    found = []
+    # As bytes: JSON leaves U+2028, a line end of `str.splitlines`, as it is.
+    data = plain.read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(data.splitlines(keepends=True), 1):
+        if not line.strip():
             continue
-        if isinstance(row, dict) and "sha256" in row:
-            rows.append(row)
-    if len(rows) < len([x for x in lines if x.strip()]):
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(_line(row) for row in rows), "utf-8")
-        os.replace(part, path)
-    return rows
+        try:
+            row = plain.loads(line.decode("utf-8", errors="replace"))
+            results.check(row, f"line {number}")
+        except ConfigError as error:
+            row = str(error).rstrip(".")
+        except ValueError:
+            row = f"line {number} {NO_JSON}"
+        found.append((line, row))
+    return found
+
+
+def _rows(lines: list[tuple[bytes, dict[str, Any] | str]]) -> list[dict[str, Any]]:
+    return [row for _, row in lines if isinstance(row, dict)]
+
+
+def _foreign(path: Path) -> str:
+    """Return why a file is no results file to go on with; empty where it is one."""
+    lines = _lines(path)
+    wrong = [row for _, row in lines if isinstance(row, str)]
+    return "" if not wrong or (len(wrong) == 1 and _cut(lines)) else wrong[0]
+
+
+def _cut(lines: list[tuple[bytes, dict[str, Any] | str]]) -> bytes:
+    """Return the last line where it is the beginning of a row, else nothing."""
+    line, row = lines[-1]
+    if line.endswith((b"\n", b"\r")) or not str(row).endswith(NO_JSON):
+        return b""
+    first = HEAD if len(lines) == 1 else lines[0][0][: min(len(HEAD), len(line))]
+    return line if line.startswith(first) else b""
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -101,7 +153,9 @@ def append(path: Path, row: dict[str, Any]) -> None:
 class Sweep:
     """Measures candidates at the points of a plan into one results file.
 
-    facts: what is the same for all rows (versions, machine, commit).
+    evaluator(model): for that model's samples. evaluator_name: what it is called; with
+    it none is opened for a model of which no point is missing. facts: what is the same
+    for all rows (versions, machine, commit).
     on_point(done, total): cost so far, in network passes over all samples.
     """
 
@@ -112,12 +166,14 @@ class Sweep:
         *,
         evaluator: Callable[[Candidate], Evaluator],
         held_out: Callable[[Candidate], Tensor],
+        evaluator_name: str | None = None,
         facts: dict[str, Any] | None = None,
         on_point: Callable[[float, float, str], None] | None = None,
     ):
         plan.check()
         self.plan, self.out, self.facts = plan, out, facts or {}
-        self.evaluator, self.held_out = evaluator, held_out
+        self.evaluator, self.evaluator_name = evaluator, evaluator_name
+        self.held_out = held_out
         self.on_point = on_point or (lambda done, total, said: None)
         self._bounds: dict[tuple, dict[str, Any]] = {}
         self._information: Tensor | None = None
@@ -129,20 +185,18 @@ class Sweep:
         file with other weights, or the file holds figures that no table could have
         beside these.
         """
-        check_writable(f"--out {self.out}", self.out.parent)
-        held = existing(self.out)
+        held = resumed(self.out)
         known = {(row.get("model"), identity(row)): row for row in held}
-        same = {identity(row): row for row in held if row["sha256"]}
+        same = {identity(row): row for row in held if row.get("sha256")}
         done, total = 0.0, float(len(models) * sum(p.steps for p in self.plan.points))
         rows = []
         for open_model in models:
             model = open_model()
             self._check_name(model, held)
-            evaluator = self.evaluator(model)
+            evaluator = None if self.evaluator_name else self.evaluator(model)
+            name = self.evaluator_name or evaluator.name
             text, corpus = self.held_out(model), None
-            heads = [
-                self._head(model, point, evaluator, text) for point in self.plan.points
-            ]
+            heads = [self._head(model, point, name, text) for point in self.plan.points]
             self._check_settings(heads[0], held + rows)
             for point, row in zip(self.plan.points, heads, strict=True):
                 self.on_point(done, total, f"{model.label} @ {point.steps}")
@@ -153,7 +207,8 @@ class Sweep:
                     append(self.out, found)
                 elif found is None:
                     if corpus is None:
-                        with self._memory(model, evaluator.name):
+                        evaluator = evaluator or self.evaluator(model)
+                        with self._memory(model, name):
                             corpus = metrics.corpus_reference(
                                 text, evaluator, self.plan.num_samples
                             )
@@ -172,10 +227,10 @@ class Sweep:
     def _check_name(self, model: Candidate, held: Iterable[dict[str, Any]]) -> None:
         mine = model.provenance.get("sha256")
         for row in held:
-            if row.get("model") == model.label and row["sha256"] != mine:
+            if row["model"] == model.label and row.get("sha256") != mine:
                 raise ConfigError(
                     f"--out {self.out} holds rows of a model {model.label!r} with "
-                    f"other weights (sha256 {row['sha256'][:12]} and not "
+                    f"other weights (sha256 {str(row.get('sha256'))[:12]} and not "
                     f"{str(mine)[:12]}): the checkpoint changed under the same name; "
                     "give it another label (LABEL=CKPT) or name another file."
                 )
@@ -204,7 +259,7 @@ class Sweep:
             ) from error
 
     def _head(
-        self, model: Candidate, point: Point, evaluator: Evaluator, text: Tensor
+        self, model: Candidate, point: Point, evaluator: str, text: Tensor
     ) -> dict:
         return {
             "schema": SCHEMA,
@@ -214,7 +269,7 @@ class Sweep:
             "seed": self.plan.seed,
             "num_samples": self.plan.num_samples,
             "length": model.length,
-            "evaluator": evaluator.name,
+            "evaluator": evaluator,
             "corpus_sha256": sha256_of(text),
             "bound_rows": min(self.plan.bound_rows, len(text)),
         }

@@ -10,17 +10,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import plain
 from ..errors import ConfigError
 from ..evaluation.candidate import Candidate
 from ..evaluation.figures import require_matplotlib
 from ..evaluation.report.markup import Markup, el, join
-from ..files import make_folder
+from ..files import check_overwrite, make_folder
 from . import animation, data, language, stills, style
 
-__all__ = ["LENGTH", "Picture", "pictures", "write"]
+__all__ = ["LENGTH", "NAMES", "Picture", "check_out", "pictures", "write"]
 
 LENGTH = 24
 """Tokens of a sentence of a model's, at most: as many as are read at a glance."""
+
+DRAWN = ("latent_paths", "regimes", "calibration", "trajectory")
+NAMES = (
+    *(f"{name}.{kind}" for name in DRAWN for kind in ("svg", "png")),
+    "trajectory_animated.svg",
+    "index.html",
+)
+"""The files of a folder of pictures, each with `style.MARK` in it."""
 
 
 @dataclass(frozen=True)
@@ -171,14 +180,27 @@ def _of_a_model(model: Candidate, shown: data.Trajectories, seed: int) -> str:
     )
 
 
+def _foreign(path: Path) -> str:
+    ours = style.MARK.encode() in plain.read_bytes(path)
+    return "" if ours else f"it is none of `{style.MARK}`"
+
+
+def check_out(out: Path) -> None:
+    """Refuse to replace files in `out` that are no pictures of ours: ConfigError."""
+    for name in NAMES:
+        check_overwrite(f"--out {out / name}", out / name, _foreign)
+
+
 def write(out: Path, model: Candidate | None = None, seed: int = 10) -> list[Path]:
     """Draw all pictures into the folder `out`: SVG and PNG, and index.html around them.
 
     The same bytes in every run on one version of matplotlib. Answers the files. Raises
-    ConfigError without matplotlib, or where `out` is no folder that can be written.
+    ConfigError without matplotlib, where `out` is no folder that can be written, and
+    where a file of its own name there is of others.
     """
     require_matplotlib()
     make_folder(out)
+    check_out(out)
     drawn = pictures(model, seed)
     files: list[Path] = []
     try:
@@ -220,7 +242,7 @@ def page(drawn: list[Picture]) -> str:
         )
         for p in drawn
     ]
-    head = join([Markup('<meta charset="utf-8">'), el("title", "mdlm-mcd figures"),
+    head = join([Markup('<meta charset="utf-8">'), el("title", style.MARK),
                  el("style", _LOOK)])  # fmt: skip
     return Markup("<!doctype html>\n") + el(
         "html", el("head", head), el("body", *shown), lang="en"

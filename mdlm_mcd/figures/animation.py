@@ -10,7 +10,7 @@ import unicodedata
 
 from ..evaluation.report.markup import Markup, el, join
 from .data import Trajectories, Trajectory
-from .style import BLUE, HIDDEN, INK, PAPER, RULE, RUST, SHOWN, SOFT
+from .style import BLUE, HIDDEN, INK, MARK, PAPER, RULE, RUST, SHOWN, SOFT
 
 WIDTH, MARGIN = 1000, 28
 LETTER, CELL, LINE, GAP = 9.1, 30, 36, 6  # px: a letter, a cell's height and spacing
@@ -126,6 +126,7 @@ def trajectory(shown: Trajectories, title: str, alt: str) -> str:
         "svg",
         el("title", title),
         el("desc", alt),
+        el("metadata", MARK),
         el("style", style),
         el("defs", hatch),
         el("rect", width=WIDTH, height=height, fill=PAPER),

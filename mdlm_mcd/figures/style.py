@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from pathlib import Path
 
+MARK = "mdlm-mcd figures"  # in every file that is written, to know it again
+
 # Okabe & Ito, "Color Universal Design" (2008).
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 VERMILION, SKY = "#D55E00", "#56B4E9"
@@ -52,11 +54,11 @@ def save(figure, out: Path, name: str, title: str, alt: str) -> list[Path]:
     """`name`.svg and `name`.png in the folder `out`, the alt text inside both."""
     svg, png = out / f"{name}.svg", out / f"{name}.png"
     figure.savefig(
-        svg, metadata={"Date": None, "Creator": None, "Title": title,
+        svg, metadata={"Date": None, "Creator": MARK, "Title": title,
                        "Description": alt},
     )  # fmt: skip
     figure.savefig(
         png, dpi=160,
-        metadata={"Software": None, "Title": title, "Description": alt},
+        metadata={"Software": MARK, "Title": title, "Description": alt},
     )  # fmt: skip
     return [svg, png]

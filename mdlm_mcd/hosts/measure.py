@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import Tensor
 
 from .. import __version__
 from ..errors import ConfigError
@@ -27,7 +28,7 @@ from ..evaluation import calibration
 from ..evaluation.candidate import Candidate
 from ..evaluation.evaluators import CausalLM, Evaluator, Judge
 from ..evaluation.report.paper import published
-from ..evaluation.sweep import Plan, Sweep
+from ..evaluation.sweep import Plan, Sweep, resumed
 from . import minihost, models
 
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
@@ -71,17 +72,33 @@ def commit(folder: str | Path | None) -> str | None:
     return done.stdout.strip() or None
 
 
-def evaluator(name: str, device: str, batch_size: int, model: Candidate) -> Evaluator:
+def evaluator_name(name: str) -> str:
+    """Return what rows call the evaluator that `--evaluator` names; none is opened."""
+    if not name.endswith(".ckpt"):
+        return name
+    path = Path(name)
+    return f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
+
+
+def load_evaluator(name: str, device: str, batch_size: int):
+    """Open a `CausalLM`, without the samples' tokenizer, or the embedded host's."""
+    if not name.endswith(".ckpt"):
+        return CausalLM.load(name, device=device, batch_size=batch_size)
+    return minihost.open_model(name)[0].to(device)
+
+
+def evaluator(
+    name: str, device: str, batch_size: int, model: Candidate, load=load_evaluator
+) -> Evaluator:
     """The evaluator for one model's samples.
 
     name: a checkpoint of the embedded host's AR model, or a causal language model of
-    transformers, for which samples are decoded and encoded again. Raises ConfigError.
+    transformers, for which samples are decoded and encoded again. load: opens it; a
+    cached one serves many models. Raises ConfigError.
     """
-    if not name.endswith(".ckpt"):
-        return CausalLM.load(
-            name, device=device, source=model.tokenizer, batch_size=batch_size
-        )
-    judge, tokenizer = minihost.open_model(name)
+    judge = load(name, device, batch_size)
+    if isinstance(judge, CausalLM):
+        return judge.reading(model.tokenizer)
     if judge.config.algo.parameterization != "ar":
         raise ConfigError(
             f"--evaluator {name} is a model of parameterization="
@@ -100,12 +117,27 @@ def evaluator(name: str, device: str, batch_size: int, model: Candidate) -> Eval
             f"and the samples of {model.label} have {model.length}: use one trained on "
             "that length."
         )
-    del tokenizer
-    return Judge(
-        minihost.judge(judge.to(device)),
-        f"{Path(name).parent.parent.name or 'AR'}/{Path(name).stem} (minihost AR)",
-        batch_size=batch_size,
-    )
+    return Judge(minihost.judge(judge), evaluator_name(name), batch_size=batch_size)
+
+
+class HeldOut:
+    """Read `models.held_out` once for each tokenizer and length of many models."""
+
+    def __init__(self, source: models.Source, most: int, files: Sequence[str]):
+        self.source, self.most, self.files = source, most, files
+        self._texts: dict[tuple, Tensor] = {}
+
+    def __call__(self, model: Candidate) -> Tensor:
+        tokenizer = model.tokenizer
+        fast = getattr(tokenizer, "backend_tokenizer", None)
+        # A slow one does not say all that it does: it is itself alone.
+        same = fast and (fast.to_str(), str(tokenizer.special_tokens_map))
+        key = (same or tokenizer, model.length)
+        if key not in self._texts:
+            self._texts[key] = models.held_out(
+                self.source, tokenizer, model.length, self.most, self.files
+            )
+        return self._texts[key]
 
 
 def sweep(
@@ -144,11 +176,6 @@ def sweep(
         raise ConfigError(f"--host {host} is no folder: name a clone, or leave it out.")
     rows = max(2 * plan.num_samples, plan.bound_rows)
 
-    def held_out(model: Candidate):
-        return models.held_out(
-            sources[0], model.tokenizer, model.length, min(rows, MOST_ROWS), corpus
-        )
-
     with Progress(
         TextColumn("{task.description:<34}"),
         BarColumn(),
@@ -166,8 +193,15 @@ def sweep(
         return Sweep(
             plan,
             out,
-            evaluator=partial(evaluator, judge, device, min(plan.batch_size, 16)),
-            held_out=held_out,
+            evaluator=partial(
+                evaluator,
+                judge,
+                device,
+                min(plan.batch_size, 16),
+                load=cache(load_evaluator),
+            ),
+            evaluator_name=evaluator_name(judge),
+            held_out=HeldOut(sources[0], min(rows, MOST_ROWS), corpus),
             facts={
                 "versions": versions(),
                 "machine": machine(device),
@@ -182,6 +216,7 @@ def calibrate(source: models.Source, plan: Plan, out: Path, **how) -> None:
 
     Its rows go to a file of their own: rows of two precisions are not one table.
     """
+    resumed(out)  # what follows is refused before this work, not after it
     path = out.with_name(f"{out.stem}.calibration.jsonl")
     rows = sweep([source], calibration.plan(plan), path, **how)
     console = how.get("console") or Console(stderr=True)

@@ -17,6 +17,8 @@ import lightning as L
 import omegaconf
 import torch
 
+from .. import plain
+from ..files import check_overwrite, write_text
 from . import algo, checks, dataloader, typos
 from .corpus import existing_path
 from .errors import HostError, check_writable, first_line
@@ -183,8 +185,7 @@ def sample_eval(cls, config, tokenizer):
     path = config.eval.checkpoint_path
     out = Path(config.eval.generated_samples_path)
     check_writable("eval.generated_samples_path", out.parent)
-    if out.is_dir():
-        raise HostError(f"eval.generated_samples_path={out} is a folder: name a file.")
+    check_overwrite(f"eval.generated_samples_path={out}", out, _foreign)
     model = load_from_checkpoint(cls, path, config, tokenizer)
     if config.eval.disable_ema:
         model.ema = None
@@ -209,9 +210,19 @@ def sample_eval(cls, config, tokenizer):
         )
         result["generative_ppl"] = model.metrics.gen_ppl.compute().item()
     log.info("%s", result)
-    out.write_text(json.dumps({**result, "generated_seqs": texts}, indent=1))
+    write_text(out, json.dumps({**result, "generated_seqs": texts}, indent=1))
     log.info("Samples: %s", out)
     return result
+
+
+def _foreign(path):
+    """Return why a file holds no samples in the layout of the hosts."""
+    try:
+        held = json.loads(plain.read_bytes(path))
+    except (ValueError, RecursionError):
+        held = None
+    ours = isinstance(held, dict) and "generated_seqs" in held
+    return "" if ours else "it has no generated_seqs"
 
 
 def ppl_eval(cls, config, tokenizer):

@@ -9,6 +9,8 @@ import omegaconf
 import torch
 import torch.nn.functional as F
 
+from mdlm_mcd.weight_files import unwrap
+
 from . import metrics, models
 from .errors import HostError
 from .models import ema
@@ -129,6 +131,7 @@ class TrainerBase(L.LightningModule):
                 counts["completed"] = counts["processed"]
 
     def on_load_checkpoint(self, checkpoint):
+        unwrap(checkpoint, self)
         if self.ema:
             if "ema" not in checkpoint:
                 raise HostError(

@@ -1,6 +1,7 @@
 """Differences, verdicts and sentences on rows whose answer is known."""
 
 import math
+from pathlib import Path
 
 import pytest
 from bench import outcome, results, tables
@@ -10,6 +11,7 @@ from bench.verdict import outcome as verdict_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+ROOT = Path(__file__).resolve().parents[2]
 AT8 = Place(8)
 SEEDS = (1, 2, 3)
 NOISE = {1: -0.01, 2: 0.0, 3: 0.012}
@@ -132,6 +134,23 @@ def test_sentences_follow_the_figures_losses_first():
     assert f"by {EQUAL}: the tempered teacher (8); sdtt (8)." in lost
     won = better[better.index("**MCD wins against**") :]
     assert f"by {EQUAL}: the tempered teacher (8); sdtt (8)." in won
+
+
+def test_no_sentence_is_made_of_what_supports_none(tmp_path):
+    """In the generator and in the committed page, where nothing is called CD4LM."""
+    rows = [*frontier(), *student(MCD, 1.2), *student("sdtt", 1.0)]
+    parts = {
+        name: Figures([{**r, "part": name} for r in rows], name)
+        for name in ("language", "text")
+    }
+    page = results.page(tmp_path, "full", parts)
+    committed = (ROOT / "docs" / "results.md").read_text("utf-8")
+    for text in (page, committed):
+        language, half = text.split("## The standard library's English: outcome")
+        half = half.partition("## ")[0].strip()
+        assert half == results.INCONCLUSIVE["text"] and "**MCD loses to**" in language
+    assert "| subset consistency | +" in committed
+    assert "cd4lm" not in committed.replace("`algo=cd4lm`", "")
 
 
 def test_tables_hold_the_figures():

@@ -260,14 +260,10 @@ def test_the_command(tmp_path, capsys):
 
 def test_the_command_refuses_in_a_sentence(tmp_path, capsys):
     path = write(tmp_path / "r.jsonl", sweep())
-    for out, said in (
-        (path, "is one of the results"),
-        (tmp_path / "none" / "page.html", "cannot be written"),
-    ):
-        assert cli.main(["report", str(path), "--out", str(out)]) == 1
-        told = capsys.readouterr().err
-        assert said in told and "Traceback" not in told
-    assert len(path.read_text().splitlines()) == 27
+    out = tmp_path / "none" / "page.html"
+    assert cli.main(["report", str(path), "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "cannot be written" in said and "Traceback" not in said
 
 
 def test_a_demo_is_rows_of_the_schema(tmp_path):

@@ -115,6 +115,57 @@ def test_it_goes_on_where_it_stopped(tmp_path):
     assert len(lines(out)) == 5 and more[0]["steps"] == 8
 
 
+@pytest.mark.parametrize("at", [1, 5, 12, 40, -2, -1])
+@pytest.mark.parametrize("whole", [0, 1])
+def test_a_row_cut_anywhere_is_measured_again(tmp_path, whole, at):
+    out = tmp_path / "r.jsonl"
+    rows = run(out, model())
+    kept = out.read_bytes().splitlines(keepends=True)
+    out.write_bytes(b"".join(kept[:whole]) + kept[whole][:at])
+    if whole or at not in (1, 5):  # of which nobody could say whose they were
+        assert [r["texts"] for r in run(out, model())] == [r["texts"] for r in rows]
+        assert [sweep.identity(r) for r in lines(out)] == [
+            sweep.identity(r) for r in rows
+        ]
+        return
+    with pytest.raises(ConfigError, match="line 1 is no JSON"):
+        run(out, model())
+    assert out.read_bytes() == kept[0][:at]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda held: b"\xef\xbb\xbf" + held,  # as Windows' editors leave it
+        lambda held: held.replace(b"\n", b"\r\n"),
+        lambda held: held.replace(b"\n", b"\n\n \n"),
+        lambda held: held.rstrip(),
+    ],
+)
+def test_a_file_saved_by_an_editor_is_gone_on_with(tmp_path, change):
+    out, calls = tmp_path / "r.jsonl", []
+    run(out, model())
+    out.write_bytes(change(out.read_bytes()))
+    before = out.read_bytes()
+    assert len(run(out, model(calls=calls))) == 2 and not calls
+    assert out.read_bytes().startswith(before)
+    run(out, model(), plan=Plan(grid([8]), 10, 4, 16))
+    assert [row["steps"] for row in sweep.existing(out)] == [2, 4, 8]
+    assert out.read_bytes().startswith(before)
+
+
+def test_results_that_may_not_be_written(tmp_path, monkeypatch):
+    def forbidden(self, mode="r", **how):
+        raise PermissionError(13, "Permission denied")
+
+    out, calls = tmp_path / "r.jsonl", []
+    run(out, model())
+    monkeypatch.setattr("pathlib.Path.open", forbidden)
+    with pytest.raises(ConfigError, match="cannot be written .Permission denied"):
+        run(out, model("b", "2" * 64, calls=calls))
+    assert not calls
+
+
 def test_weights_that_changed_under_a_name(tmp_path):
     out = tmp_path / "r.jsonl"
     run(out, model())
@@ -194,11 +245,34 @@ def test_two_names_of_the_same_weights_in_one_run(tmp_path):
     assert not calls and rows[0]["metrics"] == rows[2]["metrics"]
 
 
+def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path):
+    out, opened = tmp_path / "r.jsonl", []
+
+    def sweep_of(name):
+        opened.clear()
+        models = [model(label, sha * 64) for label, sha in ("a1", "b2", "c3")]
+        return sweep.Sweep(
+            plan(), out, evaluator=lambda m: opened.append(m.label) or evaluator(m),
+            held_out=held_out, evaluator_name=name,
+        ).run([lambda m=m: m for m in models])  # fmt: skip
+
+    rows = sweep_of("even")
+    assert opened == ["a", "b", "c"]
+    assert sweep_of("even") == rows and not opened
+    assert sweep_of(None) == rows and opened == ["a", "b", "c"]
+    held = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(held[:3] + held[4:]))
+    assert [r["metrics"] for r in sweep_of("even")] == [r["metrics"] for r in rows]
+    assert opened == ["b"]
+
+
 def test_models_of_no_checkpoint_are_measured_each(tmp_path):
     one, other = (replace(model(name, scale=s), provenance={})
                   for name, s in (("a", 1.0), ("b", 5.0)))  # fmt: skip
     rows = run(tmp_path / "r.jsonl", one, other)
     assert rows[0]["texts"] != rows[2]["texts"]
+    run(tmp_path / "r.jsonl", one, other)
+    assert lines(tmp_path / "r.jsonl") == rows  # nothing is taken out, nor added
 
 
 def test_bounds_only_where_they_are_bounds(tmp_path):

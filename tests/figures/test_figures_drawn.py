@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mdlm_mcd import figures
 from mdlm_mcd.figures import animation, data, language, stills, style
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,6 +15,8 @@ STILLS = ("latent_paths", "regimes", "calibration", "trajectory")
 
 
 def test_the_files_are_there_and_whole(folder, drawn):
+    assert sorted(path.name for path in folder.iterdir()) == sorted(figures.NAMES)
+    figures.check_out(folder)  # they are known again
     for name in STILLS:
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     for path in folder.glob("*.svg"):

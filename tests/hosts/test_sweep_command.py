@@ -1,13 +1,18 @@
 """`mdlm-mcd sweep`: models opened from their weights, and the whole command."""
 
 import json
+import os
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from omegaconf import OmegaConf
 
-from mdlm_mcd import cli
+from mdlm_mcd import cli, sampling
 from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.evaluation import evaluators
 from mdlm_mcd.hosts import export, measure, models
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost import main as minihost
@@ -174,6 +179,114 @@ def test_an_evaluator_that_does_not_fit(runs, module_compose, tmp_path):
     short = tmp_path / "checkpoints" / "last.ckpt"
     with pytest.raises(ConfigError, match="was trained on 8 tokens"):
         measure.evaluator(str(short), "cpu", 4, opened)
+
+
+@pytest.fixture(scope="module")
+def three(runs, tmp_path_factory):
+    """The model, and two others of its size."""
+    folder, found = tmp_path_factory.mktemp("three"), [f"a={runs['mdlm']}"]
+    for i, label in enumerate("bc", 1):
+        held = torch.load(runs["mdlm"], weights_only=True)
+        for average in held["ema"]["shadow_params"]:
+            average += 1e-3 * i
+        torch.save(held, folder / f"{label}.ckpt")
+        found.append(f"{label}={folder / label}.ckpt")
+    return found
+
+
+@pytest.fixture(scope="module")
+def causal(runs, tmp_path_factory):
+    """A causal language model of transformers, with a tokenizer of its own."""
+    folder = tmp_path_factory.mktemp("causal")
+    tokenizer = models.open_model(models.Source.parse(str(runs["mdlm"]))).tokenizer
+    tokenizer.save_pretrained(folder)
+    config = transformers.GPT2Config(
+        vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=64
+    )
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["causal", "ar"])
+def test_what_is_opened_for_many_models(
+    runs, three, causal, kind, tmp_path, monkeypatch, capsys
+):
+    """The text once, and the evaluator once, where a point is missing."""
+    opened = {"text": 0, "evaluator": 0}
+
+    def count(what, where, attribute):
+        real = getattr(where, attribute)
+
+        def call(*args, **how):
+            opened[what] += 1
+            return real(*args, **how)
+
+        monkeypatch.setattr(where, attribute, call)
+
+    count("text", models, "held_out")
+    if kind == "causal":
+        count("evaluator", evaluators.CausalLM, "load")
+        judge = name = str(shutil.copytree(causal, tmp_path / "judge"))
+    else:
+        count("evaluator", embedded, "open_model")
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+        judge = str(shutil.copy(runs["ar"], tmp_path / "run/checkpoints/judge.ckpt"))
+        name = "run/judge (minihost AR)"
+    out = tmp_path / "r.jsonl"
+
+    def sweep():
+        opened.update(text=0, evaluator=0)
+        status = cli.main([
+            "sweep", *three, "--steps", "2", "--num-samples", "4", "--bound-rows", "4",
+            "--evaluator", judge, "--out", str(out),
+        ])  # fmt: skip
+        return status, opened["text"], opened["evaluator"]
+
+    assert sweep() == (0, 1, 1)
+    rows = out.read_text("utf-8").splitlines(keepends=True)
+    assert [json.loads(row)["evaluator"] for row in rows] == [name] * 3
+    # Where nothing is missing it need not be there; else it is asked for first.
+    os.rename(judge, tmp_path / "elsewhere")
+    assert sweep() == (0, 1, 0)
+    out.write_text(rows[0] + rows[2], "utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling, "sample", lambda *a, **k: pytest.fail("drew"))
+        assert sweep() == (1, 1, 1)
+    said = capsys.readouterr().err
+    assert judge in said and "Traceback" not in said
+    os.rename(tmp_path / "elsewhere", judge)
+    assert sweep() == (0, 1, 1)
+    again = json.loads(out.read_text("utf-8").splitlines()[2])
+    assert again["metrics"] == json.loads(rows[1])["metrics"]
+
+
+def test_the_text_of_each_tokenizer_and_length(runs, three, monkeypatch):
+    opened = []
+    monkeypatch.setattr(models, "held_out", lambda *args: opened.append(args) or args)
+    text = measure.HeldOut(models.Source.parse(three[0]), 8, ())
+    one, two, other = (models.open_model(models.Source.parse(s)) for s in three)
+    assert text(one) is text(two) and len(opened) == 1
+    assert text(replace(other, length=8)) is not text(other) and len(opened) == 2
+    other.tokenizer.add_special_tokens({"sep_token": "<sep>"})
+    assert text(other) is not text(one) and len(opened) == 3
+
+
+def test_one_evaluator_reads_the_samples_of_each_tokenizer(causal):
+    judge = evaluators.CausalLM.load(str(causal))
+
+    class Words:
+        def __init__(self, word):
+            self.word = word
+
+        def batch_decode(self, tokens):
+            return [self.word * 8 for _ in tokens]
+
+    one, two = judge.reading(Words("cat ")), judge.reading(Words("dog "))
+    assert one.model is two.model is judge.model and judge.source is None
+    tokens = torch.zeros(1, 8, dtype=torch.long)
+    assert not torch.equal(one.nll(tokens).nats, two.nll(tokens).nats)
+    fresh = evaluators.CausalLM.load(str(causal), source=Words("dog "))
+    assert torch.equal(fresh.nll(tokens).nats, two.nll(tokens).nats)
 
 
 def test_two_models_of_one_name(runs, capsys):

@@ -25,7 +25,7 @@ def test_the_whole_comparison(paper, tmp_path, capsys):
     folder = tmp_path / "cpu"
     rows = [json.loads(line) for line in (folder / "results.jsonl").open()]
     recipe = paper.quality.SMOKE
-    students = {"continued", "CD4LM round 1"} | {
+    students = {"continued", "Subset consistency round 1"} | {
         f"{label} round {k}" for label in ("MCD", "SDTT") for k in (1, 2)
     }
     points = {

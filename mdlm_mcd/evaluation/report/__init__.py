@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from ... import plain
 from ...errors import ConfigError
+from ...files import check_overwrite, write_text
 from .. import results as _results
 from ..results import Results
 from . import compare, figures, paper, sections, tables
@@ -103,6 +104,14 @@ def _diversity(results: Results, shown: tables.Lines, some: list[int]):
     yield _section("diversity", "Diversity", mark, first, more or None)
 
 
+def _foreign(path: Path) -> str:
+    """Return why a file is no page of ours; older ones have only the foot's mark."""
+    held = plain.read_bytes(path)
+    marks = (b'content="mdlm-mcd report"', b"Made by <code>mdlm-mcd report</code>")
+    ours = held.startswith(b"<!doctype html>") and any(mark in held for mark in marks)
+    return "" if ours else "it is no page of `mdlm-mcd report`"
+
+
 def write(
     paths: Iterable[Path | str],
     out: Path | str,
@@ -113,20 +122,16 @@ def write(
 ) -> Results:
     """Read results files, write the page to `out`; answers what was read.
 
-    Raises ConfigError for files that cannot be read or compared (`results.read`) and
-    for an `out` that cannot be written. An interruption leaves the old page.
+    Raises ConfigError for files that cannot be read or compared (`results.read`), and
+    for an `out` that cannot be written or is no page of ours. An interruption leaves
+    the old page.
     """
     paths, out = [Path(p) for p in paths], Path(out)
-    if not out.name:
-        raise ConfigError(f"--out {out} is a folder: name a file.")
-    if out.resolve() in [p.resolve() for p in paths]:
-        raise ConfigError(f"--out {out} is one of the results: name another file.")
+    check_overwrite(f"--out {out}", out, _foreign)
     found = _results.read(paths, force=force)
     made = page(found, reference=reference, title=title)
-    part = out.with_name(out.name + ".part")
     try:
-        part.write_text(made, "utf-8")
-        os.replace(part, out)
+        write_text(out, made)
     except OSError as error:
         raise ConfigError(
             f"--out {out} cannot be written ({error.strerror}): name a file in a "
