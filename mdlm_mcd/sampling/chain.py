@@ -41,17 +41,21 @@ def is_time_conditioned(denoise: Denoise) -> bool:
 
 
 def logits_at(
-    denoise: Denoise, z: Tensor, rows: Tensor, first: float, level: float | Tensor
+    denoise: Denoise, z: Tensor, rows: Tensor, alpha_t: float | Tensor
 ) -> Tensor:
-    """(rows.sum(), vocab) of `denoise`, asked at its time if it is conditioned on one.
-
-    level: the share of the tokens that is open, a number or (batch,). first: the
-    schedule's alpha at t = 1, where that share is 0.
-    """
+    """`denoise`, given alpha_t (a number or (batch,)) if it is conditioned on time."""
     if not is_time_conditioned(denoise):
         return denoise(z, rows)
-    level = torch.as_tensor(level, dtype=torch.float64, device=z.device)
-    return denoise(z, rows, (first + (1 - first) * level).expand(len(z)))
+    alpha_t = torch.as_tensor(alpha_t, dtype=torch.float64, device=z.device)
+    return denoise(z, rows, alpha_t.expand(len(z)))
+
+
+def alpha_at(level: float | Tensor, first: float):
+    """The schedule's alpha where the share `level` of the tokens is open.
+
+    first: its alpha at t = 1, where that share is 0.
+    """
+    return first + (1 - first) * level
 
 
 def probabilities(
@@ -155,7 +159,7 @@ class Chain:
     def logits(self, z: Tensor, rows: Tensor, level: float | Tensor) -> Tensor:
         """(rows.sum(), vocab) at a level, by one counted evaluation."""
         self.evaluations += 1
-        return logits_at(self.denoise, z, rows, self.first, level)
+        return logits_at(self.denoise, z, rows, alpha_at(level, self.first))
 
     def law(self, logits: Tensor, fraction: float | Tensor) -> Tensor:
         """(rows, vocab) probabilities; fraction: a number, or (rows,)."""
