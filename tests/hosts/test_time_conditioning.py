@@ -190,6 +190,8 @@ def test_a_released_uniform_state_model_is_refused(timed, tmp_path, kind):
 def runs_ar(module_compose, tmp_path_factory):
     where = tmp_path_factory.mktemp("ar")
     minihost.run(
-        module_compose("trainer.max_steps=1", "algo=ar", f"checkpointing.save_dir={where}")
+        module_compose(
+            "trainer.max_steps=1", "algo=ar", f"checkpointing.save_dir={where}"
+        )
     )
     return where / "checkpoints" / "last.ckpt"
