@@ -217,8 +217,8 @@ WEIGHTS = (
           "DCD takes uniform-state models, the others masked ones under SUBS.",
           ("was trained under parameterization=",)),
     Entry("other-conditioning",
-          "The teacher is told the time and the student is not, or the other way "
-          "round.",
+          "The teacher is conditioned on time and the student is not, or the other "
+          "way round.",
           "Give the run the teacher's own time_conditioning.",
           ("was trained with time_conditioning=",)),
     Entry("other-length",
@@ -300,10 +300,11 @@ COMMANDS = (
           "Give the flag that the sentence names, or leave it out.",
           ("does not say its", "leave that flag out")),
     Entry("cannot-be-sampled",
-          "The checkpoint is no masked model that is not told the time.",
-          "Only such models are exported and swept.",
-          ("so it is no masked DiT", "is told the time, and the samplers",
-           "which is not known here", "is no schedule from 1 to 0")),
+          "The checkpoint is no masked model, its schedule is not known, or the model "
+          "is conditioned on time and was called without alpha_t.",
+          "Only masked models are exported and swept. Pass alpha_t on.",
+          ("so it is no masked DiT", "which is not known here",
+           "is no schedule from 1 to 0", "lacks alpha_t")),
     Entry("other-tokenizer",
           "Model and tokenizer have vocabularies of different sizes.",
           "--tokenizer with the one the model was trained with.",

@@ -230,13 +230,13 @@ class Demo:
         }
 
     def nelbo(self, model, tokens, temperature: float) -> float:
-        denoise = minihost.denoiser(model)
         return metrics.nelbo(
-            lambda z, rows: denoise(z, rows) / temperature,
+            minihost.denoiser(model),
             model.noise,
             tokens,
             model.mask_index,
             generator=counter_generator(self.seed, "nelbo"),
+            temperature=temperature,
         )
 
     def n_step_nelbo(self, model, tokens, steps: int, temperature: float) -> dict:

@@ -153,6 +153,7 @@ def _read_folder(folder: str, source: str) -> Weights:
 
 
 PROCESSES = {"subs": "a masked model under SUBS", "mean": "a uniform-state model"}
+UNIFORM = ("duo", "udlm")  # model_type of released folders
 
 
 def check_process(weights: Weights, source: str, wanted: str = "subs") -> None:
@@ -164,6 +165,8 @@ def check_process(weights: Weights, source: str, wanted: str = "subs") -> None:
     algo = algo if isinstance(algo, dict) else {}
     # MDLM's key, and Duo's; in SDTT's config it is a section.
     said = weights.config.get("parameterization", algo.get("parameterization"))
+    if str(weights.config.get("model_type")).lower() in UNIFORM:
+        said = "mean"
     if isinstance(said, str) and said != wanted:
         raise CheckpointError(
             f"{source} was trained under parameterization={shown(said)}, and "

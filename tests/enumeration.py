@@ -30,16 +30,37 @@ def denoiser(logits):
     return denoise
 
 
+def timed(asked=None):
+    """A denoiser conditioned on time: between two tables, by alpha_t."""
+    one, other = table(0), table(7)
+
+    def denoise(z, rows, alpha_t):
+        assert alpha_t.shape == z.shape[:1] and alpha_t.dtype == torch.float64
+        if asked is not None:
+            asked.append((alpha_t, z))
+        a = alpha_t[:, None, None]
+        z = tuple(z.T)
+        return ((1 - a) * one[z] + 2 * a * other[z])[rows]
+
+    denoise.time_conditioned = True
+    return denoise
+
+
+def timed_table(alpha_t):
+    """The table that `timed` is at alpha_t."""
+    return (1 - alpha_t) * table(0) + 2 * alpha_t * table(7)
+
+
 def generator(seed=1):
     return torch.Generator().manual_seed(seed)
 
 
-def draw(name, steps, n=10_000, logits=None, **how):
+def draw(name, steps, n=10_000, logits=None, denoise=None, **how):
     how = {"generator": generator(), "alpha": alpha} | how
+    denoise = denoise or denoiser(table() if logits is None else logits)
     return sampling.sample(
-        name, denoiser(table() if logits is None else logits), n, LENGTH, steps,
-        mask_index=MASK, vocab_size=VOCAB, **how,
-    ).tokens  # fmt: skip
+        name, denoise, n, LENGTH, steps, mask_index=MASK, vocab_size=VOCAB, **how
+    ).tokens
 
 
 def chances(logits, temperature=1.0, top_p=1.0, greedy=False):
@@ -68,9 +89,13 @@ def open_one(law, logits, chosen, **how):
 
 
 def exact_law(logits, levels, start=EMPTY, how=lambda step: {}):
-    """P(sample), by summing over every path of the reverse chain."""
-    law = {start: 1.0}
+    """P(sample), by summing over every path of the reverse chain.
+
+    logits: a table, or one for each step.
+    """
+    law, tables = {start: 1.0}, logits
     for step, (before, after) in enumerate(itertools.pairwise(levels)):
+        logits = tables[step] if isinstance(tables, list) else tables
         opens = (after - before) / (1 - before)
         following: dict = {}
         for z, mass in law.items():

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..coupling import Alpha, draw_u
 from ..errors import ConfigError
 from ..losses import subs_masked, temper
-from ..sampling import Denoise
+from ..sampling.chain import Denoise, alpha_at, logits_at
 from .intervals import Scores, finite
 
 
@@ -82,12 +82,17 @@ def _nats(
     rows: Tensor,
     mask_index: int,
     temperature: float,
+    alpha_t: Tensor,
 ) -> Tensor:
-    """-log p(x0 | the tokens not masked) at `rows`: (rows.sum(),), in their order."""
+    """-log p(x0 | the tokens not masked) at `rows`: (rows.sum(),), in their order.
+
+    alpha_t: (len(x0),), for a network conditioned on time.
+    """
     nats = []
     for part in _parts(rows.sum(-1).tolist(), PROJECTED):
         z, at = torch.where(masked[part], mask_index, x0[part]), rows[part]
-        log_p = subs_masked(temper(denoise(z, at), temperature), mask_index)
+        logits = logits_at(denoise, z, at, alpha_t[part])
+        log_p = subs_masked(temper(logits, temperature), mask_index)
         nats.append(-log_p.gather(-1, x0[part][at][:, None]).squeeze(-1))
     return torch.cat(nats)
 
@@ -144,7 +149,10 @@ def n_step_nelbo(
     valid = _check(tokens, valid, mask_index)
     if steps < 1 or draws < 1:
         raise ConfigError(f"steps={steps} and draws={draws} must be at least 1.")
-    levels = levels_of(alpha, steps) if levels is None else torch.tensor(levels)
+    first = float(alpha(torch.ones(1, dtype=torch.float64)))
+    if levels is None:
+        levels = levels_of(alpha, steps)
+    levels = torch.as_tensor(levels, dtype=torch.float64)
     at = temperature if callable(temperature) else lambda fraction: temperature
     fractions = [0.0, *(levels[1:-1] / levels[-2]).tolist()]
     temperatures = [at(fraction) for fraction in fractions]
@@ -165,7 +173,8 @@ def n_step_nelbo(
             if not len(here):
                 continue
             rows, masked = opens[here], order[part][here] >= k
-            lost = _nats(denoise, x0[here], masked, rows, mask_index, tau)
+            alpha_t = alpha_at(levels[k], first).expand(len(here))
+            lost = _nats(denoise, x0[here], masked, rows, mask_index, tau, alpha_t)
             where = part[here][rows.nonzero()[:, 0]]
             nats.index_add_(0, where, lost.double())
     nats = finite("The N-step NELBO", nats.view(count, draws).mean(-1).cpu())
@@ -202,10 +211,12 @@ def nelbo_rows(
     masked = torch.rand(tokens.shape, generator=generator) > alpha_t
     masked = masked.to(tokens.device)
     weight = (-dalpha_t / (1 - alpha_t)).to(tokens.device)
+    alpha_t = alpha_t[:, 0].to(tokens.device)
     nats = torch.zeros(rows, dtype=torch.float64, device=tokens.device)
     for part in torch.arange(rows, device=tokens.device).split(batch_size):
-        x0, at = tokens[part], masked[part] & valid[part]
-        lost = _nats(denoise, x0, masked[part], at, mask_index, temperature)
+        x0, hidden = tokens[part], masked[part]
+        at = hidden & valid[part]
+        lost = _nats(denoise, x0, hidden, at, mask_index, temperature, alpha_t[part])
         row = part[at.nonzero()[:, 0]]
         nats.index_add_(0, row, (lost * weight[row, 0]).double())
     return Scores(finite("The NELBO", nats.cpu()), valid.sum(-1).double().cpu())

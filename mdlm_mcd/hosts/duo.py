@@ -89,7 +89,7 @@ class Host(LightningHost, samplers.SamplingHost):
 
 
 def denoiser(model, labels=None):
-    """`denoise(z, rows) -> logits` for `mdlm_mcd.sampling`, from a host's model.
+    """A host's model as a `sampling.Denoise`.
 
     labels: (batch,) classes for models conditioned on them.
     """

@@ -228,7 +228,7 @@ from transformers import AutoModelForMaskedLM
 
 model = AutoModelForMaskedLM.from_pretrained({name!r}, trust_remote_code=True)
 ids = torch.full((1, {length}), {mask})  # all masks
-logits = model(input_ids=ids).logits  # raw, (1, {length}, {vocab})
+{sigma}logits = model(input_ids=ids{timesteps}).logits  # raw, (1, {length}, {vocab})
 ```
 
 `trust_remote_code` runs the three Python files of this folder; they need torch and
@@ -267,8 +267,12 @@ def _card(name: str, config: dict[str, Any]) -> str:
         origin = "Nothing is noted of a distillation: the weights are a host's own."
     sizes = {k: v for k, v in config.items() if isinstance(v, (int, float))}
     facts = {k: v for k, v in {**info, **sizes}.items() if v not in (None, "", {})}
+    timed = config["time_conditioning"]
+    sigma = "sigma = torch.tensor([6.9])  # -log alpha_t, where alpha_t = 1e-3\n"
     return _CARD.format(
         name=name,
+        sigma=sigma if timed else "",
+        timesteps=", timesteps=sigma" if timed else "",
         origin=origin,
         length=config["model_length"],
         vocab=config["vocab_size"],

@@ -56,5 +56,5 @@ class Host(LightningHost, samplers.SamplingHost):
 
 
 def denoiser(model):
-    """`denoise(z, rows) -> logits` for `mdlm_mcd.sampling`, from a host's model."""
+    """A host's model as a `sampling.Denoise`."""
     return samplers.denoiser(model, denoise)

@@ -230,17 +230,12 @@ def tokenizer_of(held: weights.Weights, source: Source):
 def open_model(source: Source, device: str = "cpu") -> Candidate:
     """A model ready to be sampled and measured, in eval mode.
 
-    Raises CheckpointError and ConfigError for what cannot be opened, is told the time,
-    or does not fit its tokenizer.
+    Raises CheckpointError and ConfigError for what cannot be opened or does not fit
+    its tokenizer.
     """
     key = f"CKPT={source.path}"
     held = weights.read_weights(source.path, "CKPT")
     found = sizes(held, source.given or {}, key)
-    if found["time_conditioning"]:
-        raise CheckpointError(
-            f"{key} is told the time, and the samplers here are for models that are "
-            "not: name a checkpoint trained with time_conditioning=False."
-        )
     tokenizer = tokenizer_of(held, source)
     count, mask_index = trainer_base.vocabulary(tokenizer)
     if count != found["vocab_size"]:
@@ -254,7 +249,7 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     algo = section(held.config, "algo")
     return Candidate(
         label=source.label,
-        denoise=denoiser(backbone),
+        denoise=denoiser(backbone, found["time_conditioning"], device),
         alpha=schedule(held.config, key),
         mask_index=mask_index,
         vocab_size=count,
@@ -280,13 +275,14 @@ def _last_part(path: Any) -> str | None:
     return os.path.basename(path) or None if isinstance(path, str) else None
 
 
-def denoiser(backbone: dit.DIT):
-    """`denoise(z, rows)` of a network that is not told the time."""
-
-    def untold(model, network, z, alpha_t, labels):
-        return network(z, torch.zeros_like(alpha_t))
-
-    return samplers.denoiser(SimpleNamespace(backbone=backbone), untold)
+def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str):
+    """`backbone` as a `sampling.Denoise`, called as the hosts call it."""
+    model = SimpleNamespace(
+        backbone=backbone, time_conditioning=time_conditioning, device=device
+    )
+    return samplers.denoiser(
+        model, lambda model, network, z, alpha_t, labels: network(z, -alpha_t.log())
+    )
 
 
 # Text to measure on ---------------------------------------------------------------

@@ -22,23 +22,38 @@ MOST_TOKENS = 500_000
 
 
 def denoiser(model, denoise, labels=None):
-    """`denoise(z, rows) -> logits` for `mdlm_mcd.sampling`, from a host's model.
+    """A `sampling.Denoise` from a host's model; conditioned on time where that is.
 
-    denoise(model, backbone, z, alpha_t, labels): an adapter's. Only for models that are
-    not told the time: alpha_t is then irrelevant. labels: (batch,) classes, or None.
+    denoise(model, backbone, z, alpha_t, labels): an adapter's. model: with `backbone`,
+    `device` and `time_conditioning`. labels: (batch,) classes, or None.
+
+    Raises ConfigError where the model is conditioned on time and alpha_t is missing.
     """
 
-    def on_rows(z, rows):
+    def on_rows(z, rows, alpha_t=None):
+        if not model.time_conditioning:
+            alpha_t = torch.ones(len(z))
+        elif alpha_t is None:
+            raise ConfigError(
+                "denoise(z, rows) of a model with time_conditioning=True lacks alpha_t:"
+                " call denoise(z, rows, alpha_t), and give a function around it the "
+                "attribute time_conditioned = True."
+            )
+        # The hosts' precision; alpha_t = 0 would be an infinite sigma.
+        alpha_t = alpha_t.float().clamp(min=torch.finfo(torch.float32).tiny)
+        home = z.device
+        z, rows, alpha_t = (x.to(model.device) for x in (z, rows, alpha_t))
         # At many steps most sequences open nothing: they are not run at all.
         active = rows.any(-1)
-        z, rows = z[active], rows[active]
+        z, rows, alpha_t = z[active], rows[active], alpha_t[active]
         classes = None if labels is None else labels[active]
-        alpha_t = torch.full((z.shape[0],), 0.5, device=z.device)
         features = head.encode(
             model.backbone, lambda net: denoise(model, net, z, alpha_t, classes)
         )
-        return features.logits(features.rows(rows.flatten().nonzero().squeeze(-1)))
+        index = rows.flatten().nonzero().squeeze(-1)
+        return features.logits(features.rows(index)).to(home)
 
+    on_rows.time_conditioned = bool(model.time_conditioning)
     return on_rows
 
 
@@ -104,7 +119,7 @@ class SamplingHost:
         return "masked", cls.predictors
 
     def host_draw(self, denoise, count: int, steps: int | None) -> torch.Tensor:
-        """(count, length) ids; the network is asked through denoise(z, rows).
+        """(count, length) ids; the network is asked through `denoise`.
 
         Raises ConfigError for keys of `sampling` out of range.
         """
@@ -116,9 +131,7 @@ class SamplingHost:
         away = self.device.type == "mps"
         drawn = sampling.sample(
             self.sampler,
-            (lambda z, rows: denoise(z.to(self.device), rows.to(self.device)).cpu())
-            if away
-            else denoise,
+            denoise,
             count,
             self.config.model.length,
             steps or how.steps,

@@ -1,9 +1,8 @@
 """Samplers as pure functions of a denoiser, with a callback; no trainer, no config.
 
-`denoise(z, rows) -> logits` is all a sampler asks of a model: z is (batch, length)
-token ids, `rows` a boolean mask of the same shape, and the answer (rows.sum(),
-vocab) raw logits. A model that is not told the time fits (MDLM and its students).
-docs/samplers.md says which sampler does what, at what cost, and when it fails.
+`denoise(z, rows) -> logits` is all a sampler asks of a model (`Denoise`); a network
+that is conditioned on time is asked at the time of each step. docs/samplers.md says
+which sampler does what, at what cost, and when it fails.
 """
 
 from __future__ import annotations
@@ -124,8 +123,9 @@ def sample(
         warn_of_float32()
     if device is None and prompt is None and generator is not None:
         device = generator.device
+    first = float(alpha(torch.ones(1, dtype=torch.float64)))
     chain = Chain(
-        denoise, _levels(alpha, schedule, steps or 1), mask_index, dtype,
+        denoise, first, _levels(alpha, schedule, steps or 1), mask_index, dtype,
         temperature_path(temperature), top_p, greedy_tail, generator, callback,
     )  # fmt: skip
     z = _start(prompt, (batch, length), mask_index, vocab_size, device)

@@ -17,7 +17,13 @@ from ..losses import NEG_INFINITY
 
 log = logging.getLogger(__name__)
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
+Denoise = Callable[..., Tensor]
+"""`denoise(z, rows) -> logits`: z is (batch, length) token ids, `rows` a boolean mask
+of the same shape, and the result (rows.sum(), vocab) raw logits.
+
+With an attribute `time_conditioned = True` it takes a third argument, `alpha_t`,
+(batch,) float64 on z's device: the schedule's alpha at the time at which z stands.
+"""
 
 Temperature = float | Sequence[float] | Callable[[Tensor], Tensor]
 """A number, (start, end), or a function of the fraction of tokens open, in [0, 1]."""
@@ -28,6 +34,28 @@ class Sample(NamedTuple):
 
     tokens: Tensor
     evaluations: int
+
+
+def is_time_conditioned(denoise: Denoise) -> bool:
+    return getattr(denoise, "time_conditioned", False)
+
+
+def logits_at(
+    denoise: Denoise, z: Tensor, rows: Tensor, alpha_t: float | Tensor
+) -> Tensor:
+    """`denoise`, given alpha_t (a number or (batch,)) if it is conditioned on time."""
+    if not is_time_conditioned(denoise):
+        return denoise(z, rows)
+    alpha_t = torch.as_tensor(alpha_t, dtype=torch.float64, device=z.device)
+    return denoise(z, rows, alpha_t.expand(len(z)))
+
+
+def alpha_at(level: float | Tensor, first: float):
+    """The schedule's alpha where the share `level` of the tokens is open.
+
+    first: its alpha at t = 1, where that share is 0.
+    """
+    return first + (1 - first) * level
 
 
 def probabilities(
@@ -101,10 +129,12 @@ def temperature_path(temperature: Temperature) -> Callable[[Tensor], Tensor]:
 class Chain:
     """One call of `sample`: the network, how it is drawn from, and how often asked.
 
-    levels: (steps + 1,) share of tokens open before and after each step, 0 to 1.
+    first: alpha at t = 1. levels: (steps + 1,) share of tokens open before and after
+    each step, 0 to 1.
     """
 
     denoise: Denoise
+    first: float
     levels: list[float]
     mask_index: int
     dtype: torch.dtype
@@ -126,10 +156,10 @@ class Chain:
     def greedy(self, step: int) -> bool:
         return step >= self.steps - self.greedy_tail
 
-    def logits(self, z: Tensor, rows: Tensor) -> Tensor:
-        """(rows.sum(), vocab), by one counted evaluation."""
+    def logits(self, z: Tensor, rows: Tensor, level: float | Tensor) -> Tensor:
+        """(rows.sum(), vocab) at a level, by one counted evaluation."""
         self.evaluations += 1
-        return self.denoise(z, rows)
+        return logits_at(self.denoise, z, rows, alpha_at(level, self.first))
 
     def law(self, logits: Tensor, fraction: float | Tensor) -> Tensor:
         """(rows, vocab) probabilities; fraction: a number, or (rows,)."""
@@ -143,9 +173,8 @@ class Chain:
 
     def predict(self, z: Tensor, rows: Tensor, step: int) -> Tensor:
         """p(x0 | z) at rows, as drawn from in this step."""
-        return self.sharpen(
-            self.law(self.logits(z, rows), self.fraction(step)), self.greedy(step)
-        )
+        logits = self.logits(z, rows, self.levels[step])
+        return self.sharpen(self.law(logits, self.fraction(step)), self.greedy(step))
 
     @staticmethod
     def sharpen(p: Tensor, greedy: bool | Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..laws import draw_u
-from .chain import Chain
+from .chain import Chain, is_time_conditioned
 from .latent import Latent
 
 SCORES = ("max", "margin", "entropy", "drawn")
@@ -21,21 +21,23 @@ def ancestral(chain: Chain, z: Tensor) -> Tensor:
 
     A masked token opens at the step t -> s with probability
     (alpha_s - alpha_t) / (1 - alpha_t), and is then drawn from the prediction. The
-    prediction is kept while z does not change, as the hosts' `ancestral_cache` does.
+    prediction is kept while z does not change, as the hosts' `ancestral_cache` does,
+    unless the network is conditioned on time.
     """
+    keeps = not is_time_conditioned(chain.denoise)
     logits = None
     for step, (before, after) in enumerate(itertools.pairwise(chain.levels)):
         rows = z == chain.mask_index
         if not rows.any():
             break
-        logits = chain.logits(z, rows) if logits is None else logits
+        logits = chain.logits(z, rows, before) if logits is None else logits
         p = chain.sharpen(chain.law(logits, chain.fraction(step)), chain.greedy(step))
         opens = (after - before) / (1.0 - before)
         posterior = p.mul_(opens)
         posterior[:, chain.mask_index] = 1.0 - opens
         drawn = chain.draw(posterior)
-        if (drawn != chain.mask_index).any():
-            z = z.masked_scatter(rows, drawn)
+        z = z.masked_scatter(rows, drawn)
+        if not keeps or (drawn != chain.mask_index).any():
             logits = None
         chain.seen(step, z)
         del p, posterior  # or they stand beside the next prediction
@@ -93,9 +95,9 @@ def first_hitting(chain: Chain, z: Tensor) -> Tensor:
 
     Zheng et al. 2024 (arXiv 2409.02908): with m tokens masked at level alpha, the next
     opens at 1 - (1 - alpha) v^(1/m), v ~ U[0, 1], the least of m uniforms on
-    [alpha, 1], and is any of the m. Each sequence has times of its own, which a model
-    that is not told the time does not see; a temperature that changes does. There are
-    no steps: as many evaluations as tokens to open in the fullest sequence.
+    [alpha, 1], and is any of the m. Each sequence has times of its own, for a network
+    conditioned on time and a temperature that changes. There are no steps: as many
+    evaluations as tokens to open in the fullest sequence.
     """
     level = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     for step in itertools.count():
@@ -109,7 +111,7 @@ def first_hitting(chain: Chain, z: Tensor) -> Tensor:
         ticket = chain.uniform(*z.shape, device=z.device).masked_fill(~masked, -1.0)
         rows = torch.zeros_like(masked)
         rows[active.nonzero().squeeze(-1), ticket.argmax(-1)[active]] = True
-        p = chain.law(chain.logits(z, rows), level[active])
+        p = chain.law(chain.logits(z, rows, level), level[active])
         p = chain.sharpen(p, left[active] <= chain.greedy_tail)
         z = z.masked_scatter(rows, chain.draw(p))
         chain.seen(step, z)
@@ -151,7 +153,8 @@ def confidence(
         else:
             count = left.clamp(max=1)
         if count.any():
-            p = chain.law(chain.logits(z, rows), chain.fraction(step))
+            level = 1 - left.double() / start.clamp(min=1)
+            p = chain.law(chain.logits(z, rows, level), chain.fraction(step))
             drawn = p.argmax(-1) if chain.greedy(step) else chain.draw(p)
             certainty = _certainty(score, p, drawn)
             if score_noise:

@@ -37,7 +37,7 @@ class Diffusion(algo.MDLM):
 
     def _process_sigma(self, sigma):
         assert sigma.ndim == 1
-        return torch.zeros_like(sigma)
+        return sigma if self.time_conditioning else torch.zeros_like(sigma)
 
     def _maybe_sub_sample(self, x0, attention_mask):
         length = self.config.model.length
@@ -115,6 +115,26 @@ def test_samples_by_our_samplers_or_the_hosts_own(module, compose, name):
         alpha=lambda t: torch.exp(-Schedule()(t)[0]), vocab_size=model.vocab_size,
     )  # fmt: skip
     assert torch.equal(drawn, wanted.tokens) and (drawn != model.mask_index).all()
+
+
+@pytest.mark.parametrize("name", ["ancestral", "sparse", "locked"])
+def test_the_times_of_the_hosts_own_sampler(module, compose, monkeypatch, name):
+    """`Diffusion._sample` of MDLM: sigma of `linspace(1, eps, steps + 1)`."""
+    config = compose(
+        *SCRATCH, "+parameterization=subs", f"sampling.predictor={name}",
+        "algo.time_conditioning=true", "loader.eval_batch_size=16",
+    )  # fmt: skip
+    model = hosts.MCD(config, dataloader.get_tokenizer(config)).eval()
+    seen, process = [], Diffusion._process_sigma
+    monkeypatch.setattr(
+        Diffusion, "_process_sigma",
+        lambda self, sigma: seen.append(process(self, sigma)) or seen[-1],
+    )  # fmt: skip
+    model._sample(num_steps=4)
+    wanted = Schedule()(torch.linspace(1, 1e-5, 5))[0][:-1]
+    assert len(seen) == 4
+    for sigma, theirs in zip(seen, wanted, strict=True):
+        torch.testing.assert_close(sigma.unique(), theirs[None], rtol=0, atol=1e-4)
 
 
 def test_a_predictor_that_the_host_would_take_for_another(module, compose):

@@ -95,12 +95,6 @@ def broken(runs, tmp_path, change):
 
 
 def test_what_cannot_be_sampled(runs, tmp_path):
-    def told_the_time(config):
-        config.algo.time_conditioning = True
-
-    with pytest.raises(CheckpointError, match="is told the time"):
-        models.open_model(broken(runs, tmp_path, told_the_time))
-
     def nameless(config):
         del config.data.tokenizer_name_or_path
 

@@ -54,7 +54,7 @@ class MDLM(PreTrainedModel):
         attention_mask=None,
         return_dict=None,
     ):
-        """x, sigma: tokens (batch, length) and sigma (batch,) -> a tensor.
+        """x, sigma: tokens (batch, length), -log alpha_t (batch,) -> a tensor.
 
         input_ids, timesteps: the same -> MaskedLMOutput, or with return_dict=False a
         tuple. Timesteps are zero, and what is given is not used, unless

@@ -1,0 +1,54 @@
+"""Both networks of every distiller are given the times of their own views."""
+
+import pytest
+import torch
+from runs import fit
+
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost.models.dit import DIT
+
+STEPS = ("algo.rounds=2", "algo.steps_per_round=2", "trainer.max_steps=4",
+         "algo.init_from=scratch", "trainer.num_sanity_val_steps=0")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, overrides",
+    [
+        ("mcd", ()),
+        ("mcd", ("algo.coupling=none",)),
+        ("cd4lm", ("algo.steps_per_round=4",)),
+        ("sdtt", ("algo.teacher_steps=3",)),
+        ("dcd", ("algo.gamma_max=2",)),
+    ],
+)
+def test_students_and_teachers_times(compose, monkeypatch, name, overrides):
+    seen, drawn = [], []
+    config = compose(
+        f"algo={name}", *STEPS[name == "cd4lm" :], *overrides,
+        *(() if name == "dcd" else ("algo.time_conditioning=true",)),
+    )  # fmt: skip
+    cls, forward = minihost.model_class(config), DIT.forward
+    monkeypatch.setattr(
+        DIT, "forward",
+        lambda self, x, sigma, *args, **kwargs: (
+            seen.append(sigma) or forward(self, x, sigma, *args, **kwargs)
+        ),
+    )  # fmt: skip
+    times = cls.draw_times
+    monkeypatch.setattr(
+        cls, "draw_times",
+        lambda self, stage, *args: drawn.append((stage, *times(self, stage, *args)))
+        or drawn[-1][1:],
+    )  # fmt: skip
+    model, trainer = fit(config)
+    assert trainer.global_step == len(drawn) == 4
+    wanted = []
+    for stage, t, s in drawn:
+        teacher = [s]
+        if name == "sdtt":
+            teacher = [t - stage.delta * k / 3 for k in range(3)]
+        elif "algo.coupling=none" in overrides:
+            teacher = [t]
+        wanted += [-model.alpha(time).log() for time in (t, *teacher)]
+    torch.testing.assert_close(seen, wanted, check_dtype=False)
+    assert all(len(sigma.unique()) > 1 for sigma in seen)

@@ -1,0 +1,197 @@
+"""Networks conditioned on time: fed with the host's own sigma, wherever they run."""
+
+import json
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from mdlm_mcd import cli, hosts, sampling
+from mdlm_mcd.coupling import counter_generator
+from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.evaluation import bounds
+from mdlm_mcd.hosts import export, layouts, models
+from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.minihost import algo, dataloader
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost.models.dit import DIT
+
+TIMED = "algo.time_conditioning=true"
+
+
+@pytest.fixture
+def sigmas(monkeypatch):
+    """What each evaluation of a network is conditioned on."""
+    seen, forward = [], DIT.forward
+
+    def watched(self, x, sigma=None, *args, **kwargs):
+        seen.append(sigma)
+        return forward(self, x, sigma, *args, **kwargs)
+
+    monkeypatch.setattr(DIT, "forward", watched)
+    return seen
+
+
+def student(compose, *overrides):
+    config = compose("algo=mcd", "algo.init_from=scratch", *overrides)
+    model = hosts.distiller("MCD", layouts.DUO, algo)
+    return model(config, dataloader.get_tokenizer(config)).eval()
+
+
+@pytest.mark.parametrize("noise", ["log-linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@pytest.mark.parametrize("name", ["sparse", "locked"])
+def test_the_times_of_the_hosts_own_sampler(compose, sigmas, noise, steps, name):
+    """But for its eps, by which it ends above t = 0 and takes one evaluation more."""
+    noise = f"noise={noise}"
+    own = ("sampling.predictor=ancestral_cache", "sampling.noise_removal=ancestral")
+    student(compose, TIMED, noise, *own).generate_samples(8, num_steps=steps)
+    theirs, sigmas[:] = [s.unique() for s in sigmas], []
+    model = student(compose, TIMED, noise, f"sampling.predictor={name}")
+    model.generate_samples(8, num_steps=steps)
+    ours = [s.unique() for s in sigmas]
+    assert len(theirs) == steps + 1 and len(ours) == steps
+    # Near 0 the host's own alpha of the cosine is rounded, in float32.
+    torch.testing.assert_close(ours, theirs[:-1], rtol=1e-2, atol=2e-4)
+    assert all(s.dtype == torch.float32 for s in sigmas)
+
+
+@pytest.mark.parametrize("name", ["confidence", "first_hitting"])
+def test_the_other_samplers_feed_each_sequence_its_own_time(compose, sigmas, name):
+    model = student(compose, TIMED, f"sampling.predictor={name}")
+    model.generate_samples(8, num_steps=4)
+    seen = torch.stack([s.exp().reciprocal() for s in sigmas])
+    assert (seen.diff(dim=0) > 0).all() and seen[0].min() > 0.9e-3
+    if name == "confidence":
+        wanted = 1e-3 + (1 - 1e-3) * torch.arange(4) / 4
+        torch.testing.assert_close(seen, wanted[:, None].expand(-1, 8))
+
+
+def test_a_network_without_time_is_fed_zeros(compose, sigmas):
+    model = student(compose)
+    model.generate_samples(4, num_steps=3)
+    assert sigmas and all((s == 0).all() for s in sigmas)
+
+
+@pytest.mark.parametrize("alpha_t", [None, torch.zeros(2, dtype=torch.float64)])
+def test_no_time_and_no_signal(compose, alpha_t):
+    """A denoiser that is not given the time is refused; sigma is never infinite."""
+    denoise = hosts.duo.denoiser(student(compose, TIMED))
+    z = torch.full((2, 16), 300)
+    if alpha_t is None:
+        with pytest.raises(ConfigError, match="alpha_t.*time_conditioned = True"):
+            denoise(z, z == 300)
+        return
+    assert denoise(z, z == 300, alpha_t).isfinite().all()
+
+
+# A checkpoint -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def timed(module_compose):
+    """A model conditioned on time, in which time shows."""
+    config = module_compose("trainer.max_steps=1", TIMED)
+    minihost.run(config)
+    path = f"{config.checkpointing.save_dir}/checkpoints/last.ckpt"
+    held, generator = torch.load(path, weights_only=True), torch.Generator()
+    names = [n for n in held["state_dict"] if n.startswith("backbone.")]
+    for name in names:
+        if not name.endswith("inv_freq"):
+            held["state_dict"][name].normal_(std=0.3, generator=generator)
+    held["ema"]["shadow_params"] = [
+        held["state_dict"][n] for n in names if not n.endswith("inv_freq")
+    ]
+    torch.save(held, path)
+    return path
+
+
+def asked():
+    z = torch.randint(0, 250, (3, 16), generator=torch.Generator().manual_seed(2))
+    rows = torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.5
+    return z.masked_fill(rows, 300), rows, torch.tensor([0.9, 0.3, 1e-3]).double()
+
+
+def test_it_opens_with_its_time(timed, tmp_path):
+    opened = models.open_model(models.Source.parse(timed))
+    host, _ = embedded.open_model(timed)
+    z, rows, alpha_t = asked()
+    got = opened.denoise(z, rows, alpha_t)
+    torch.testing.assert_close(got, embedded.denoiser(host)(z, rows, alpha_t))
+    with torch.no_grad():
+        whole = host(z, -alpha_t.log().float()[:, None])[rows]
+    masked = got.index_fill(-1, torch.tensor([300]), -1e6).log_softmax(-1)
+    torch.testing.assert_close(masked, whole, rtol=1e-4, atol=1e-4)
+    other = opened.denoise(z, rows, alpha_t.flip(0))
+    assert not torch.allclose(got, other, atol=0.1)
+    # What is exported opens alike, by the hosts' call and by that of transformers.
+    export.export(timed, tmp_path / "out", tokenizer="bpe")
+    again = models.open_model(models.Source.parse(str(tmp_path / "out")))
+    torch.testing.assert_close(again.denoise(z, rows, alpha_t), got)
+    assert again.provenance["sha256"] == opened.provenance["sha256"]
+    model = AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "out", trust_remote_code=True
+    )
+    sigma = -alpha_t.log().float()
+    with torch.no_grad():
+        torch.testing.assert_close(model(z, sigma)[rows], got)
+        logits = model(input_ids=z, timesteps=sigma).logits
+    torch.testing.assert_close(logits[rows], got)
+
+
+def test_the_cards_example_runs(timed, tmp_path, monkeypatch):
+    export.export(timed, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["logits"].shape == (1, 16, 301)
+
+
+def test_it_is_swept(timed, runs_ar, tmp_path):
+    out = tmp_path / "r.jsonl"
+    command = [
+        "sweep", f"a={timed}", "--steps", "3", "--num-samples", "4", "--batch-size",
+        "4", "--bound-rows", "4", "--evaluator", str(runs_ar), "--out", str(out),
+        "--sampler", "locked",
+    ]  # fmt: skip
+    assert cli.main(command) == 0
+    (row,) = map(json.loads, out.read_text().splitlines())
+    host, tokenizer = embedded.open_model(timed)
+    seed, denoise = row["seed"], embedded.denoiser(host)
+    drawn = sampling.sample(
+        "locked", denoise, 4, 16, 3, alpha=lambda t: host.noise(t)[1], mask_index=300,
+        vocab_size=301, latent=sampling.Latent(seed),
+    )  # fmt: skip
+    assert row["texts"] == tokenizer.batch_decode(drawn.tokens)
+    text = embedded.validation_tokens(host, tokenizer, 4)
+    bound = bounds.n_step_nelbo(
+        denoise, text, 3, alpha=lambda t: host.noise(t)[1], mask_index=300,
+        generator=counter_generator(seed, "n-step", 3),
+    )  # fmt: skip
+    found = row["metrics"]["n_step_nelbo"]["value"]
+    assert found == pytest.approx(bound.value, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["duo", "DUO", "udlm"])
+def test_a_released_uniform_state_model_is_refused(timed, tmp_path, kind):
+    """Its names and shapes are a masked model's, and it is conditioned on time too."""
+    export.export(timed, tmp_path / "out", tokenizer="bpe")
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_text()) | {"model_type": kind}
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="parameterization=mean, and a masked mo"):
+        models.open_model(models.Source.parse(str(tmp_path / "out")))
+
+
+@pytest.fixture(scope="module")
+def runs_ar(module_compose, tmp_path_factory):
+    where = tmp_path_factory.mktemp("ar")
+    minihost.run(
+        module_compose(
+            "trainer.max_steps=1", "algo=ar", f"checkpointing.save_dir={where}"
+        )
+    )
+    return where / "checkpoints" / "last.ckpt"
