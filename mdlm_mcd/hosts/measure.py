@@ -88,11 +88,12 @@ def evaluator(name: str, device: str, batch_size: int, model: Candidate) -> Eval
             f"{judge.config.algo.parameterization}, which gives no text a likelihood "
             "from left to right: name one trained with algo=ar, or one of transformers."
         )
-    if judge.vocab_size != model.vocab_size:
+    own = model.tokenizer.get_vocab()
+    if judge.vocab_size != model.vocab_size or tokenizer.get_vocab() != own:
         raise ConfigError(
             f"--evaluator {name} has a vocabulary of {judge.vocab_size}, and the model "
-            f"{model.label} one of {model.vocab_size}: use an evaluator trained on the "
-            "same tokenizer, or one of transformers."
+            f"{model.label} another of {model.vocab_size}: use an evaluator trained on "
+            "the same tokenizer, or one of transformers."
         )
     if judge.config.model.length < model.length:
         raise ConfigError(
@@ -100,7 +101,6 @@ def evaluator(name: str, device: str, batch_size: int, model: Candidate) -> Eval
             f"and the samples of {model.label} have {model.length}: use one trained on "
             "that length."
         )
-    del tokenizer
     return Judge(
         minihost.judge(judge.to(device)),
         f"{Path(name).parent.parent.name or 'AR'}/{Path(name).stem} (minihost AR)",
@@ -145,9 +145,7 @@ def sweep(
     rows = max(2 * plan.num_samples, plan.bound_rows)
 
     def held_out(model: Candidate):
-        return models.held_out(
-            sources[0], model.tokenizer, model.length, min(rows, MOST_ROWS), corpus
-        )
+        return models.held_out(sources[0], model, min(rows, MOST_ROWS), corpus)
 
     with Progress(
         TextColumn("{task.description:<34}"),
