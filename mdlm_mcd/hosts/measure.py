@@ -88,8 +88,13 @@ def evaluator(name: str, device: str, batch_size: int, model: Candidate) -> Eval
             f"{judge.config.algo.parameterization}, which gives no text a likelihood "
             "from left to right: name one trained with algo=ar, or one of transformers."
         )
-    own = model.tokenizer.get_vocab()
-    if judge.vocab_size != model.vocab_size or tokenizer.get_vocab() != own:
+    vocabularies = [
+        {index: token for token, index in of.get_vocab().items() if index != mask}
+        for of, mask in (
+            (tokenizer, judge.mask_index), (model.tokenizer, model.mask_index)
+        )
+    ]  # fmt: skip
+    if judge.vocab_size != model.vocab_size or vocabularies[0] != vocabularies[1]:
         raise ConfigError(
             f"--evaluator {name} has a vocabulary of {judge.vocab_size}, and the model "
             f"{model.label} another of {model.vocab_size}: use an evaluator trained on "
