@@ -12,7 +12,7 @@ from ..errors import ConfigError
 
 
 def _named(module, split: str) -> str:
-    return f"data.{split}={module.config.data[split]}"
+    return f"data.{split}={module.config.data.get(split)}"
 
 
 def check_ids(module, batch) -> None:

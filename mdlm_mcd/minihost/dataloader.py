@@ -219,7 +219,7 @@ def _map_rows(batch, numbers, layout, key):
     for number, text in zip(numbers, batch[key], strict=True):
         if not isinstance(text, str):
             raise HostError(
-                f"{layout['what']}: row {number} (the first is 0) has {text!r} for "
+                f"{layout['what']}: row {number} (the first is 0) has {text!r:.80} for "
                 f"data.text_key={key}, which is no text: take such rows out, or name "
                 "another column."
             )

@@ -255,7 +255,7 @@ def test_broken_evaluators(broken):
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_evaluators_with_a_broken_model(judge, tmp_path, name, text):
     if (name, text) == ("config.json", "{}"):
-        return  # the class is then told by the name of the folder
+        return  # the class then follows from the name of the folder
     shutil.copytree(judge, tmp_path / "broken")
     (tmp_path / "broken" / name).write_text(text)
     with pytest.raises(HostError, match="cannot be loaded"):

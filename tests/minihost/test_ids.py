@@ -197,7 +197,7 @@ def test_a_run_with_added_tokens_learns(compose, tmp_path):
 
 
 def test_held_out_text_of_a_sweep(compose, tmp_path):
-    """It is held against the model's own vocabulary and mask."""
+    """The model's own vocabulary and mask are what counts."""
     made(tmp_path / "t", mask_token="[MASK]", pad_token="[PAD]")
     minihost.run(
         compose(
