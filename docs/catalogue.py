@@ -188,7 +188,7 @@ WEIGHTS = (
            "the host asked the Hugging Face Hub", "=… cannot be loaded (",
            "--tokenizer … cannot be loaded (",
            "cannot be opened as a Hugging Face model",
-           "_split=…, cannot be read (", "cannot encode the"),
+           "_split=… cannot be read (", "cannot encode the"),
           ("data.tokenizer_name_or_path=… cannot be loaded (…): check the network, "
            "give the folder or the Hub name of a tokenizer that the installed "
            "transformers and tokenizers read, or bpe to train one.",
@@ -199,8 +199,8 @@ WEIGHTS = (
            "causal language model with its tokenizer.",
            "eval.checkpoint_path=… cannot be opened as a Hugging Face model (…): name "
            "a folder or a Hub model, or set algo.backbone=dit.",
-           "data.…=…, data.…_split=…, cannot be read (…): check the name, the split "
-           "and the network, and that files are whole and all of the same columns.",
+           "data.…=… with data.…_split=… cannot be read (…): check name, split and "
+           "network, and that files are whole, of the same columns.",
            "data.tokenizer_name_or_path=… cannot encode the text (…): choose another "
            "tokenizer.",
            "evaluator=… cannot encode the text (…): choose another.")),

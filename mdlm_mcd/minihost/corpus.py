@@ -384,9 +384,9 @@ def _part(data, mode):
 def reading(data, mode):
     """The border to the package datasets, which reads a row when it is asked for."""
     return border(
-        f"{named(data, mode)}, data.{mode}_split={_part(data, mode)}, cannot be read",
-        "check the name, the split and the network, and that files are whole and all "
-        "of the same columns",
+        f"{named(data, mode)} with data.{mode}_split={_part(data, mode)} cannot be "
+        "read",
+        "check name, split and network, and that files are whole, of the same columns",
         HostError,
     )
 
