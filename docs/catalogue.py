@@ -138,7 +138,7 @@ RUNS = (
           "holds what this command did not write.",
           "Name a place of yours; a path that goes through a file is none.",
           ("cannot be written (", "cannot be made (", "is a file: name a folder",
-           "is a folder: name a file", "--out is empty",
+           "is a folder: name a file", "--out is empty", "no home folder is known",
            "cannot be read (…): name another.", "was not written by this command")),
     Entry("disk-full",
           "Three checkpoints (the last, the one before, and one that is written), each "
@@ -182,14 +182,29 @@ WEIGHTS = (
            "is a folder without")),
     Entry("unreachable",
           "A name on the Hugging Face Hub is neither in the cache nor to be had: no "
-          "network, no such name, or no right to it.",
+          "network, no such name, or no right to it; or the installed libraries do not "
+          "read what is there.",
           "Check name and network, or fetch it once elsewhere and name the folder.",
           ("neither on this disk nor could it be fetched",
-           "the host asked the Hugging Face Hub",
-           "data.tokenizer_name_or_path=… cannot be loaded",
-           "eval.gen_ppl_eval_model_name_or_path=… cannot be loaded",
-           "evaluator=… cannot be loaded", "cannot be opened as a Hugging Face model",
-           "_split=… cannot be loaded")),
+           "the host asked the Hugging Face Hub", "=… cannot be loaded (",
+           "--tokenizer … cannot be loaded (",
+           "cannot be opened as a Hugging Face model",
+           "_split=… cannot be read (", "cannot encode the"),
+          ("data.tokenizer_name_or_path=… cannot be loaded (…): check the network, "
+           "give the folder or the Hub name of a tokenizer that the installed "
+           "transformers and tokenizers read, or bpe to train one.",
+           "--tokenizer … cannot be loaded (…): the same.",
+           "eval.gen_ppl_eval_model_name_or_path=… cannot be loaded (…): check the "
+           "network, or give the folder of a causal language model with its tokenizer.",
+           "evaluator=… cannot be loaded (…): give the folder or the Hub name of a "
+           "causal language model with its tokenizer.",
+           "eval.checkpoint_path=… cannot be opened as a Hugging Face model (…): name "
+           "a folder or a Hub model, or set algo.backbone=dit.",
+           "data.…=… with data.…_split=… cannot be read (…): check name, split and "
+           "network, and that files are whole, of the same columns.",
+           "data.tokenizer_name_or_path=… cannot encode the text (…): choose another "
+           "tokenizer.",
+           "evaluator=… cannot encode the text (…): choose another.")),
     Entry("unreadable-checkpoint",
           "The file is no checkpoint, is cut short, or holds what is not read: "
           "nothing in a checkpoint is run.",
@@ -233,27 +248,35 @@ DATA = (
           "The text does not fill a row for each process, or leaves none to hold "
           "out.",
           "Give more text, or a smaller model.length.",
-          ("too few for one row of", "has no room between BOS and EOS",
+          ("rows of model.length=…, too few for", "has no room between BOS and EOS",
+           "is a stream without a row", "gives not one batch",
            "rows for … processes: give more text",
-           "asks for more in one step", "of the standard library: raise it",
+           "of the standard library: raise it",
            "data.…=… hold no text", "hold 1 distinct document",
            "hold only documents of")),
     Entry("text-files",
-          "A file of text is missing, is no UTF-8, or has no such column.",
+          "A file of text is missing, is no UTF-8, has no such column, or no text "
+          "in it.",
           "Relative paths start at the folder the command is given in.",
-          ("=[] names no file", "matches no file", "is not UTF-8",
-           "cannot be read (…): name a file that can", "is no column of",
-           "and the batches have no `labels`")),
+          ("=[] names no file", "matches no file", "cannot be read as UTF-8",
+           "for data.text_key=…, which is no text", "is no column of",
+           "delete that file", "and the batches have no `labels`"),
+          ("data.…: … cannot be read as UTF-8 (…): name a file that can, or convert "
+           "it, e.g. with iconv -t utf-8.",
+           "data.cache_dir=…: … cannot be read (…): delete that file, which is then "
+           "made anew.")),
     Entry("bpe",
           "The tokenizer that the embedded host trains is for its own text, and has "
           "a token for each byte.",
           "data.vocab_size=259 or more, with data=stdlib or data=textfile.",
           ("data.vocab_size=… is too small", "bpe is not trained on")),
     Entry("special-tokens",
-          "The tokenizer lacks a token to begin or to end a row with, or its mask is "
-          "not in the model's vocabulary.",
-          "gpt2's does; a mask is added where there is none.",
-          ("has neither a … nor a", "has mask token")),
+          "The tokenizer lacks a token to begin or to end a row with, its mask is not "
+          "in the model's vocabulary, or the text holds the mask or a token beyond it.",
+          "gpt2 has these tokens; a mask is added where there is none.",
+          ("has neither a … nor a", "has mask token", "holds token"),
+          ("data.…=… holds token … (…), which is the model's mask: take its text out, "
+           "or choose another data.tokenizer_name_or_path.",)),
     Entry("missing-package",
           "An optional package is not installed.",
           "pip install the extra that the sentence names.",
@@ -341,8 +364,11 @@ COMMANDS = (
           "One of the samples' tokenizer and length, or one of transformers.",
           ("--evaluator … has a vocabulary", "which gives no text a likelihood",
            "was trained on … tokens, and the samples",
-           "evaluator=… has a context of … tokens and a sample",
-           "evaluator=… has a vocabulary of")),
+           "has a context of … tokens and a sample", "tokens and is given token"),
+          ("evaluator=… has a context of … tokens and a sample …: set context=… to "
+           "score it in windows, or choose an evaluator with a longer context.",
+           "evaluator=… has a vocabulary of … tokens and is given token …: its "
+           "tokenizer is another model's, or the samples need retokenize=True.")),
     Entry("results-file",
           "A line of a results file is not what a sweep writes.",
           "Take the line out, or sweep again.",

@@ -20,7 +20,7 @@ IN_MEMORY = "MDLM_MCD_PATCHED"
 
 def read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         return ""
 
@@ -46,7 +46,7 @@ def layouts(hosts: list[Path], config: str) -> list[str]:
     hosts: folders it may live in; config: the text of its main config.
     """
     # MDLM keeps at the root of its config what Duo keeps under `algo`.
-    name = "mdlm" if "\nparameterization:" in config else "duo"
+    name = "mdlm" if "\nparameterization:" in "\n" + config else "duo"
     return ["unpatched", name] if any(map(unpatched, hosts)) else [name]
 
 

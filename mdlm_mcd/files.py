@@ -139,7 +139,7 @@ def sha256(path: Path) -> str:
 def read_json(path: Path, default):
     """What `path` holds; `default` when it is missing or was cut short."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return json.loads(path.read_text("utf-8-sig"))
     except (FileNotFoundError, ValueError, RecursionError):
         return default
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -79,17 +80,23 @@ def read_json(path: str | os.PathLike) -> Any:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """What a file holds; a pipe or a device, which might never end, is an OSError."""
+    """What a file holds, without a byte order mark.
+
+    A pipe or a device, which might never end, is an OSError.
+    """
     kind = os.stat(path).st_mode
     if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
         raise OSError(errno.EINVAL, "it is no file", str(path))
     with open(path, "rb") as file:
-        return file.read()
+        return file.read().removeprefix(codecs.BOM_UTF8)
 
 
 def loads(text: str) -> Any:
-    """`copy` of what a JSON text holds; raises ValueError whatever is wrong with it."""
+    """`copy` of what a JSON text holds; raises ValueError whatever is wrong with it.
+
+    A byte order mark before it is left out; files put one after another have several.
+    """
     try:
-        return copy(json.loads(text))
+        return copy(json.loads(text.removeprefix("\ufeff")))
     except RecursionError:
         raise ValueError("it is nested beyond reason") from None

@@ -19,6 +19,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from . import plain
+from .borders import check_hub_cache, expanded
 from .errors import CheckpointError
 from .plain import shown
 from .weight_files import Weights, first, read_file, told
@@ -46,7 +47,7 @@ def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
     read, or holds no weights. Says in the log what was skipped.
     """
     source = f"{key}={path}"
-    path = os.path.expanduser(path)
+    path = expanded(path, key)
     if os.path.isdir(path):
         return _read_folder(path, source)
     if os.path.isfile(path):
@@ -71,6 +72,7 @@ def _download(repo: str, revision: str | None, source: str) -> str:
     """A local folder with the weights and the config of a Hub model, no code."""
     import huggingface_hub
 
+    check_hub_cache(repo)
     tries = (
         ["model.safetensors", "model-*.safetensors", TABLES[0]],
         ["pytorch_model.bin", "pytorch_model-*.bin", TABLES[1]],

@@ -14,7 +14,7 @@ FLOORS = {
     "laws": 1, "uniform": 1,
     "sampling": 2, "head": 2, "teacher": 2, "files": 2, "rollout": 2,
     "weights": 2, "weight_files": 2, "pickles": 2, "archives": 2, "allowed": 2,
-    "plain": 2, "sharding": 2,
+    "plain": 2, "sharding": 2, "borders": 2, "vocabulary": 2,
     "distillers": 3, "evaluation": 3, "figures": 3,
     "hosts": 4,
     "cli": 5, "demo": 5, "__main__": 5,

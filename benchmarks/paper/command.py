@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mdlm_mcd.borders import expanded
 from mdlm_mcd.errors import MCDError
 
 from . import check, dry
@@ -117,12 +118,13 @@ def setting(args: argparse.Namespace) -> Setting:
 
 def absolute(path: str | None) -> str | None:
     """Runs have folders of their own; a glob stays one."""
-    return path and str(Path(path).expanduser().absolute())
+    return path and str(Path(expanded(path, "path")).absolute())
 
 
 def there(name: str | None) -> str | None:
     """The absolute path of what is on the disk; a name on the Hub stays one."""
-    return absolute(name) if name and Path(name).expanduser().exists() else name
+    path = absolute(name)
+    return path if path and Path(path).exists() else name
 
 
 def main(name: str, argv: Sequence[str] | None = None, start=start) -> int:

@@ -16,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import __version__, head, losses
 from ..curriculum import Curriculum, Round
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError
 from ..plain import shown
 from ..teacher import Teacher
+from ..vocabulary import check_mask
 from ..weight_files import unwrap
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
-from . import preflight, progress, resume, settings, strategies
+from . import batches, preflight, progress, resume, settings, strategies
 from .checkpoints import use_safe_files
 from .guard import LossGuard
 from .health import Health
@@ -123,24 +124,9 @@ class Distiller(CounterNoise, Processes):
 
     def check_model(self) -> None:
         """Refuse a host's model that the method cannot train."""
-        self._check_mask()
-        check_schedule(self.host_alpha, self.config.noise.type, self.config.algo.name)
-
-    def _check_mask(self) -> None:
         name = self.config.data.tokenizer_name_or_path
-        token = getattr(self.tokenizer, "mask_token", None)
-        index = self.mask_index
-        usable = isinstance(index, int) and 0 <= index < self.vocab_size
-        unknown = getattr(self.tokenizer, "unk_token_id", None)
-        if usable and token is not None and index == unknown:
-            usable = token == self.tokenizer.unk_token
-        if not usable:
-            raise ConfigError(
-                f"data.tokenizer_name_or_path={name} has mask token {token!r} with id "
-                f"{index}, which is not one of the model's {self.vocab_size} tokens: "
-                "use a tokenizer whose mask token is in its vocabulary, or one "
-                "without, to which the host adds its own."
-            )
+        check_mask(name, self.tokenizer, self.mask_index, self.vocab_size)
+        check_schedule(self.host_alpha, self.config.noise.type, self.config.algo.name)
 
     # Start and resume -------------------------------------------------------------
 
@@ -319,10 +305,14 @@ class Distiller(CounterNoise, Processes):
         )
         return [
             *super().configure_callbacks(), health, rounds, Preemption(folder),
-            resume.Restoring(),
+            resume.Restoring(), batches.CountBatches(),
         ]  # fmt: skip
 
     # One step ---------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        batches.check_ids(self, batch)
+        return super().on_before_batch_transfer(batch, dataloader_idx)
 
     def training_step(self, batch, batch_idx):
         stage = self.curriculum.at(self.global_step)

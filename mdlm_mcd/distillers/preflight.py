@@ -13,6 +13,7 @@ from hydra.utils import to_absolute_path
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from ..borders import expanded
 from ..errors import CheckpointError, ConfigError
 from ..files import check_writable
 from ..plain import shown
@@ -125,7 +126,7 @@ def find_teacher(config: DictConfig) -> str:
             "where its name is a number."
         )
     # Hydra may have moved to the run's folder; a relative path is the user's.
-    places = (os.path.expanduser(path), to_absolute_path(path))
+    places = (expanded(path, "algo.teacher_path"), to_absolute_path(path))
     found = next(filter(os.path.exists, places), path)
     check_named(found, f"algo.teacher_path={path}")
     return found

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..borders import border, check_hub_cache
 from ..errors import ConfigError
+from ..vocabulary import check_evaluator, check_tokens, context_of
 from .intervals import Scores, finite
 
 NLL = Callable[[Tensor], Tensor]
@@ -125,7 +127,7 @@ class CausalLM:
         self.max_length, self.replace = max_length, dict(replace or {})
         self.count_pad, self.batch_size = count_pad, batch_size
         self.eos = tokenizer.eos_token_id
-        own = getattr(model.config, "max_position_embeddings", None)
+        own = context_of(model)
         if context is not None and (context < 2 or (own and context > own)):
             raise ConfigError(
                 f"evaluator={name} has a context of {own} tokens: choose context="
@@ -148,19 +150,19 @@ class CausalLM:
         import transformers
 
         weights = {} if dtype is None else {"torch_dtype": dtype}
-        try:
+        check_hub_cache(name)
+        with border(
+            f"evaluator={name} cannot be loaded",
+            "give the folder or the Hub name of a causal language model with its "
+            "tokenizer",
+        ):
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 name, trust_remote_code=False
             )
+            check_tokens(tokenizer)
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 name, trust_remote_code=False, **weights
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            said = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(
-                f"evaluator={name} cannot be loaded ({said}): give the folder or the "
-                "Hub name of a causal language model with its tokenizer."
-            ) from error
         if device is not None:
             model = model.to(device)
         return cls(model, tokenizer, name=name, **how)
@@ -211,22 +213,6 @@ class CausalLM:
                     f"samples' tokenizer as {theirs!r}: set retokenize=True."
                 )
 
-    def _check_fit(self, encoded: list[Tensor], width: int) -> None:
-        if self.context and width > self.context and not self.windows:
-            raise ConfigError(
-                f"evaluator={self.name} has a context of {self.context} tokens and a "
-                f"sample {width}: set context={self.context} to score it in windows, "
-                "or choose an evaluator with a longer context."
-            )
-        size = self.model.get_input_embeddings().num_embeddings
-        highest = max((int(ids.max()) for ids in encoded if len(ids)), default=0)
-        if highest >= size:
-            raise ConfigError(
-                f"evaluator={self.name} has a vocabulary of {size} tokens and is "
-                f"given token {highest}: its tokenizer is another model's, or the "
-                "samples need retokenize=True."
-            )
-
     # Scores -------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -238,9 +224,10 @@ class CausalLM:
         """
         if isinstance(samples, Tensor):
             _check(samples)
-        encoded = self._encode(samples)
+        with border(f"evaluator={self.name} cannot encode the text", "choose another"):
+            encoded = self._encode(samples)
         width = max(map(len, encoded), default=0)
-        self._check_fit(encoded, width)
+        check_evaluator(f"evaluator={self.name}", self.model, encoded, self.windows)
         nats = torch.zeros(len(encoded), dtype=torch.float64)
         tokens = torch.zeros_like(nats)
         pad = self.eos if self.eos is not None else 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import __version__, configs_dir
+from ..borders import expanded
 from ..errors import MCDError
 from . import patches
 from .layouts import DUO, MDLM, Layout, of_folder, packages, takes_labels
@@ -320,8 +321,8 @@ def _weights(config, folder: Path, asked: bool) -> Finding:
             "none named: give algo.teacher_path=CHECKPOINT",
         )
     # As the run would find it: from the host's folder, wherever we were called.
-    local = folder / os.path.expanduser(path)
     try:
+        local = folder / expanded(path, key)
         weights = read_weights(str(local) if local.exists() else path, key)
         check_process(weights, f"{key}={path}", _distiller(config).parameterization)
     except MCDError as error:

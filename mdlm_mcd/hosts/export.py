@@ -17,12 +17,10 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from .. import __version__, plain, weights
+from .. import __version__, plain, vocabulary, weights
 from ..errors import ConfigError
-from ..minihost import dataloader, trainer_base
-from ..minihost.errors import HostError
 from ..minihost.models import dit
-from . import models, told
+from . import models
 
 CODE = (
     Path(__file__).parent / "hf" / "configuration_mdlm.py",
@@ -79,8 +77,14 @@ def export(
     }
     spoken = None
     if tokenizer is not None:
-        spoken = _tokenizer(tokenizer, held.config, sizes["vocab_size"])
-        config["mask_index"] = trainer_base.vocabulary(spoken)[1]
+        spoken = models.given_tokenizer(tokenizer, held.config)
+        count, config["mask_index"] = vocabulary.masked(spoken, sizes["vocab_size"])
+        if count != sizes["vocab_size"]:
+            raise ConfigError(
+                f"--tokenizer {tokenizer} makes a vocabulary of {count}, mask "
+                f"included, and the model has {sizes['vocab_size']}: name the "
+                "tokenizer it was trained with."
+            )
 
     try:
         _write(out, backbone, config, held.global_step, spoken)
@@ -189,29 +193,6 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
         "global_step": held.global_step,
         **info,
     }
-
-
-def _tokenizer(name: str, config: Mapping[str, Any], vocab_size: int):
-    """The tokenizer called `name`, if the model has its vocabulary."""
-    bpe = name == "bpe"
-    data = told.data(config) if bpe else {"tokenizer_name_or_path": name}
-    if bpe and not models.section(config, "data"):
-        raise ConfigError(
-            "--tokenizer bpe is the embedded host's own, and the checkpoint is not of "
-            "that host: give the folder or the Hub name of a tokenizer."
-        )
-    try:
-        with told.used(f"--tokenizer {name}: the checkpoint"):
-            tokenizer = dataloader.get_tokenizer(told.literal({"data": data}))
-    except HostError as error:
-        raise ConfigError(f"--tokenizer {name}: {error}") from error
-    count, _ = trainer_base.vocabulary(tokenizer)
-    if count != vocab_size:
-        raise ConfigError(
-            f"--tokenizer {name} makes a vocabulary of {count}, mask included, and the "
-            f"model has {vocab_size}: name the tokenizer it was trained with."
-        )
-    return tokenizer
 
 
 _CARD = """---

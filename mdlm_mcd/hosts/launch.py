@@ -6,16 +6,18 @@ the processes Lightning starts for further devices come through here as well.
 
 from __future__ import annotations
 
+import io
 import linecache
 import os
 import re
 import sys
 import traceback
+from importlib.util import decode_source
 from pathlib import Path
 
 from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 
-from ..errors import MCDError
+from ..errors import ConfigError, MCDError
 from . import patches, refusals, shims
 from .layouts import MDLM, Layout, of_folder
 
@@ -33,7 +35,14 @@ def prepare(folder: Path) -> tuple[Layout, str, bool]:
         raise patches.conflict(folder, layout, where)
     if now == patches.PRISTINE:
         files = patches.changed(files, hunks)
-    return layout, files["main.py"].decode("utf-8"), now == patches.PRISTINE
+    try:  # as the interpreter does: a byte order mark, a line that names the encoding
+        source = decode_source(files["main.py"])
+    except (SyntaxError, UnicodeError) as error:
+        raise ConfigError(
+            f"{folder / 'main.py'} cannot be read as Python ({error}): restore the "
+            "file, for example with `git checkout`."
+        ) from error
+    return layout, source, now == patches.PRISTINE
 
 
 def overrides(layout: Layout, given: list[str], in_memory: bool) -> list[str]:
@@ -71,11 +80,15 @@ def main() -> None:
     if str(folder) not in sys.path:  # PYTHONSAFEPATH
         sys.path.insert(0, str(folder))
     os.environ[IN_MEMORY] = str(folder)
-    # Tracebacks show the lines that run, not those on disk.
-    lines = source.splitlines(keepends=True)
-    linecache.cache[path] = (len(source), None, lines, path)
+    remember(path, source)
     sys.excepthook = traceback.print_exception  # the built-in one reads the disk
     run(path, shims.compiled(path, source))
+
+
+def remember(path: str, source: str) -> None:
+    """Have tracebacks show the lines that run, not those on disk."""
+    lines = io.StringIO(source).readlines()  # unlike `splitlines`, as Python counts
+    linecache.cache[path] = (len(source), None, lines, path)
 
 
 def run(path: str, code) -> None:

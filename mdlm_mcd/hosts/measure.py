@@ -105,11 +105,17 @@ def evaluator(
             f"{judge.config.algo.parameterization}, which gives no text a likelihood "
             "from left to right: name one trained with algo=ar, or one of transformers."
         )
-    if judge.vocab_size != model.vocab_size:
+    vocabularies = [
+        {index: token for token, index in of.get_vocab().items() if index != mask}
+        for of, mask in (
+            (judge.tokenizer, judge.mask_index), (model.tokenizer, model.mask_index)
+        )
+    ]  # fmt: skip
+    if judge.vocab_size != model.vocab_size or vocabularies[0] != vocabularies[1]:
         raise ConfigError(
             f"--evaluator {name} has a vocabulary of {judge.vocab_size}, and the model "
-            f"{model.label} one of {model.vocab_size}: use an evaluator trained on the "
-            "same tokenizer, or one of transformers."
+            f"{model.label} another of {model.vocab_size}: use an evaluator trained on "
+            "the same tokenizer, or one of transformers."
         )
     if judge.config.model.length < model.length:
         raise ConfigError(
@@ -132,10 +138,10 @@ class HeldOut:
         fast = getattr(tokenizer, "backend_tokenizer", None)
         # A slow one does not say all that it does: it is itself alone.
         same = fast and (fast.to_str(), str(tokenizer.special_tokens_map))
-        key = (same or tokenizer, model.length)
+        key = (same or tokenizer, model.length, model.vocab_size, model.mask_index)
         if key not in self._texts:
             self._texts[key] = models.held_out(
-                self.source, tokenizer, model.length, self.most, self.files
+                self.source, model, self.most, self.files
             )
         return self._texts[key]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .. import weights
+from .. import vocabulary, weights
 from ..errors import ConfigError
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
@@ -105,6 +105,8 @@ def judge(model):
     """The AR model as a judge for `evaluation.metrics`: nats of each next token."""
 
     def nll(tokens):
+        size, mask = model.vocab_size, model.mask_index
+        vocabulary.check_ids(tokens, size, mask, "A sample", model.tokenizer)
         tokens = tokens.to(model.device)  # measured where they come from, on the CPU
         return model.nll(tokens[:, :-1], None, tokens[:, 1:])
 

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import weights
+from .. import vocabulary, weights
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.candidate import Candidate
-from ..minihost import dataloader, trainer_base
+from ..minihost import dataloader
 from ..minihost.errors import HostError
 from ..minihost.models import dit
 from ..plain import shown
@@ -206,13 +206,11 @@ def _digest(state: Mapping[str, Tensor]) -> str:
 
 def tokenizer_of(held: weights.Weights, source: Source):
     """The tokenizer that a checkpoint names, or the one that was given for it."""
-    data, name = told.data(held.config), source.tokenizer
-    if name is None and os.path.isfile(os.path.join(source.path, "tokenizer.json")):
-        name = source.path  # an exported folder
-    if name is not None:
-        # The embedded host's own is trained on the text that its `data` names.
-        rest = data if name == "bpe" else {}
-        data = {**rest, "tokenizer_name_or_path": name}
+    if source.tokenizer is not None:
+        return given_tokenizer(source.tokenizer, held.config)
+    data = told.data(held.config)
+    if os.path.isfile(os.path.join(source.path, "tokenizer.json")):
+        data = {"tokenizer_name_or_path": source.path}  # an exported folder
     if "tokenizer_name_or_path" not in data:
         raise ConfigError(
             f"CKPT={source.path} does not say its tokenizer: give --tokenizer with a "
@@ -227,6 +225,28 @@ def tokenizer_of(held: weights.Weights, source: Source):
         ) from error
 
 
+def given_tokenizer(name: str, config: Mapping[str, Any]):
+    """The tokenizer that --tokenizer names: a folder, a Hub name, or `bpe`.
+
+    `bpe` is the embedded host's own, trained on the text that a checkpoint's config
+    names. Raises ConfigError, and CheckpointError for a config without such text.
+    """
+    bpe = name == "bpe"
+    if bpe and not section(config, "data"):
+        raise ConfigError(
+            "--tokenizer bpe is the embedded host's own, and the checkpoint is not of "
+            "that host: give the folder or the Hub name of a tokenizer."
+        )
+    data = {**(told.data(config) if bpe else {}), "tokenizer_name_or_path": name}
+    try:
+        with told.used(f"--tokenizer {name}: the checkpoint"):
+            return dataloader.get_tokenizer(
+                told.literal({"data": data}), key="--tokenizer "
+            )
+    except HostError as error:
+        raise ConfigError(str(error)) from error
+
+
 def open_model(source: Source, device: str = "cpu") -> Candidate:
     """A model ready to be sampled and measured, in eval mode.
 
@@ -237,7 +257,7 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     held = weights.read_weights(source.path, "CKPT")
     found = sizes(held, source.given or {}, key)
     tokenizer = tokenizer_of(held, source)
-    count, mask_index = trainer_base.vocabulary(tokenizer)
+    count, mask_index = vocabulary.masked(tokenizer, found["vocab_size"])
     if count != found["vocab_size"]:
         raise ConfigError(
             f"{key} has a vocabulary of {found['vocab_size']}, and its tokenizer makes "
@@ -288,8 +308,8 @@ def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str):
 # Text to measure on ---------------------------------------------------------------
 
 
-def held_out(source: Source, tokenizer, length: int, most: int, files: Sequence[str]):
-    """Up to `most` rows, (rows, length), of text the model has not seen.
+def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
+    """Up to `most` rows, (rows, model.length), of text the model has not seen.
 
     files: UTF-8 files or globs; without any, the validation split of a checkpoint of
     the embedded host. Raises ConfigError when there is no text.
@@ -310,14 +330,17 @@ def held_out(source: Source, tokenizer, length: int, most: int, files: Sequence[
     config = told.literal(
         {
             "data": data,
-            "model": {"length": length},
+            "model": {"length": model.length},
             "loader": {"eval_batch_size": 64, "num_workers": 0, "pin_memory": False},
             "seed": 1,
         }
     )
     try:
         with told.used(f"CKPT={source.path}"):
-            _, loader = dataloader.get_dataloaders(config, tokenizer, skip_train=True)
+            _, loader = dataloader.get_dataloaders(
+                config, model.tokenizer, skip_train=True,
+                size=model.vocab_size, mask_index=model.mask_index,
+            )  # fmt: skip
     except HostError as error:
         raise ConfigError(f"--corpus: {error}") from error
     rows: list[Tensor] = []
@@ -329,5 +352,7 @@ def held_out(source: Source, tokenizer, length: int, most: int, files: Sequence[
             break
     found = torch.cat(rows)[:most]
     if not len(found):
-        raise ConfigError(f"--corpus holds no row of {length} tokens: give more text.")
+        raise ConfigError(
+            f"--corpus holds no row of {model.length} tokens: give more text."
+        )
     return found

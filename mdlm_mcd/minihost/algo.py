@@ -2,6 +2,7 @@
 
 import torch
 
+from .. import vocabulary
 from . import trainer_base
 from .errors import HostError, check_choices
 from .uniform import DUO_BASE
@@ -51,7 +52,7 @@ class AR(trainer_base.TrainerBase):
     """Left-to-right model on the same transformer, with the same vocabulary."""
 
     def __init__(self, config, tokenizer):
-        vocab_size, self.mask_index = trainer_base.vocabulary(tokenizer)
+        vocab_size, self.mask_index = vocabulary.masked(tokenizer)
         super().__init__(config, tokenizer, vocab_size=vocab_size)
         if not config.algo.causal_attention:
             raise HostError(

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from hydra.utils import to_absolute_path
 
+from ..borders import border, expanded
 from .errors import HostError
 
 log = logging.getLogger(__name__)
@@ -52,15 +53,15 @@ PARAGRAPH_BREAK = re.compile(r"\n(?:[^\S\n]*\n)+")
 LINE_BREAK = re.compile(r"\n+")
 
 
-def local_path(path):
-    """`path` as seen from where the run was launched, `~` expanded."""
+def local_path(path, key):
+    """`path`, which `key` names, as seen from where the run was launched."""
     # Hydra may have moved the process into its output folder.
-    return to_absolute_path(os.path.expanduser(str(path)))
+    return to_absolute_path(expanded(str(path), key))
 
 
-def existing_path(name):
+def existing_path(name, key):
     """The absolute path if `name` is a file, folder or glob, else `name` itself."""
-    path = local_path(name)
+    path = local_path(name, key)
     return path if os.path.exists(path) or glob.glob(path) else name
 
 
@@ -69,18 +70,23 @@ def digest(*parts):
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def cached(cache_dir, name, build):
-    """The text of the file `name` in `cache_dir`, made by `build()` if missing.
+def cached(cache_dir, name, build, parse=str):
+    """`parse(text)` of the file `name` in `cache_dir`, made by `build()` if missing.
 
     The file appears whole or not at all, so an interrupted run leaves nothing
     half-made and processes may race: the last one wins, with the same text.
 
     Raises:
-        HostError: `cache_dir` cannot be written.
+        HostError: `cache_dir` cannot be written, or the file in it be read.
     """
-    path = Path(local_path(cache_dir), name)
+    path = Path(local_path(cache_dir, "data.cache_dir"), name)
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        with border(
+            f"data.cache_dir={cache_dir}: {path} cannot be read",
+            "delete that file, which is then made anew",
+            HostError,
+        ):
+            return parse(path.read_text(encoding="utf-8"))
     text = build()
     # Not `tempfile`: its files are closed to the others who share the folder.
     temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
@@ -99,7 +105,7 @@ def cached(cache_dir, name, build):
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-    return text
+    return parse(text)
 
 
 def normalise(text):
@@ -166,7 +172,7 @@ def stdlib_documents(cache_dir, max_chars):
 
     stdlib = sysconfig.get_path("stdlib")
     key = digest(CACHE_VERSION, PYTHON, stdlib, max_chars)
-    documents = json.loads(cached(cache_dir, f"stdlib-{key[:16]}.json", build))
+    documents = cached(cache_dir, f"stdlib-{key[:16]}.json", build, json.loads)
     if len(documents) < 2:
         raise HostError(
             f"data.max_chars={max_chars} leaves {len(documents)} document(s) of the "
@@ -185,7 +191,7 @@ def _expand(key, patterns):
         )
     paths = {}
     for pattern in patterns:
-        path = local_path(pattern)
+        path = local_path(pattern, f"data.{key}")
         # A file whose very name has brackets is that file, not a pattern.
         found = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
         found = sorted(name for name in found if os.path.isfile(name))
@@ -199,23 +205,18 @@ def _expand(key, patterns):
 
 
 def _read(key, path):
-    try:
+    with border(
+        f"data.{key}: {path} cannot be read as UTF-8",
+        "name a file that can, or convert it, e.g. with iconv -t utf-8",
+        HostError,
+    ):
         # `utf-8-sig` also takes away the mark some editors put first.
         return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HostError(
-            f"data.{key}: {path} is not UTF-8 (byte {error.start}): convert it, e.g. "
-            "with iconv -t utf-8."
-        ) from error
-    except OSError as error:
-        raise HostError(
-            f"data.{key}: {path} cannot be read ({error.strerror}): name a file that "
-            "can."
-        ) from error
 
 
 def _pieces(pattern, texts):
-    pieces = (piece.strip("\n") for text in texts for piece in pattern.split(text))
+    # Files put one after another leave byte order marks inside.
+    pieces = (t.strip("\n\ufeff") for text in texts for t in pattern.split(text))
     return [piece for piece in pieces if piece.strip()]
 
 
@@ -228,8 +229,7 @@ def textfile_documents(key, patterns, separator=None):
     The end of a file always ends a document.
 
     Raises:
-        HostError: a path or a glob matches no file.
-        HostError: no file named, a file is not UTF-8, or there is no text.
+        HostError: no file named or matched, one is not UTF-8, or there is no text.
     """
     paths = _expand(key, patterns)
     texts = [_read(key, path) for path in paths]
@@ -276,8 +276,8 @@ def documents(data, mode):
         list[str], not empty, in a fixed order.
 
     Raises:
-        HostError: see `stdlib_documents`,
-            `textfile_documents`; or one document has to serve both splits.
+        HostError: see `stdlib_documents`, `textfile_documents`; or one document has
+            to serve both splits.
     """
     if data[mode] == "stdlib":
         found = stdlib_documents(data.cache_dir, data.get("max_chars", 6_000_000))
@@ -324,8 +324,7 @@ def huggingface_dataset(data, mode):
         is `data.text_key`.
 
     Raises:
-        HostError: the package datasets is missing, or
-        HostError: the dataset, its split or its text column is.
+        HostError: the package datasets is missing, or what it is to read.
     """
     name = data[mode]
     try:
@@ -335,14 +334,13 @@ def huggingface_dataset(data, mode):
             f"data.{mode}={name} takes the package datasets: install it with pip "
             "install mdlm-mcd[data], or use data=stdlib or data=textfile."
         ) from error
-    part = data.get(f"{mode}_split") or {"train": "train", "valid": "validation"}[mode]
-    streaming = data.get("streaming", False)
-    folder = local_path(name)
+    part, streaming = _part(data, mode), data.get("streaming", False)
+    folder = local_path(name, f"data.{mode}")
     on_disk = any(
         os.path.isfile(os.path.join(folder, file))
         for file in ("dataset_dict.json", "dataset_info.json")
     )
-    try:
+    with reading(data, mode):
         if on_disk:
             found = datasets.load_from_disk(folder)
             # A bare dataset counts as the training split, as `load_dataset` has it.
@@ -350,19 +348,14 @@ def huggingface_dataset(data, mode):
             found = found.to_iterable_dataset() if streaming else found
         else:
             found = datasets.load_dataset(
-                existing_path(name),
+                existing_path(name, f"data.{mode}"),
                 data.get(f"{mode}_config"),
                 data_files=_data_files(data.get("data_files")),
                 split=part,
-                cache_dir=local_path(data.cache_dir),
+                cache_dir=local_path(data.cache_dir, "data.cache_dir"),
                 revision=data.get(f"{mode}_revision"),
                 streaming=streaming,
             )
-    except (OSError, ValueError, KeyError) as error:
-        raise HostError(
-            f"data.{mode}={name} with data.{mode}_split={part} cannot be loaded: check "
-            f"the name, the split and the network ({str(error).splitlines()[0]})."
-        ) from error
     key = data.text_key
     # A stream may not know its columns before the first row.
     if found.column_names and key not in found.column_names:
@@ -373,10 +366,35 @@ def huggingface_dataset(data, mode):
     return found.select_columns([key])
 
 
+def named(data, mode):
+    """How messages call the documents of a mode: key and value, and their files."""
+    own = "valid_files" if mode == "valid" and data.get("valid_files") else "files"
+    key = own if data[mode] == "textfile" else "data_files"
+    files = data.get(key) if data[mode] != "stdlib" else None
+    if isinstance(files, Mapping):
+        files = files.get(_part(data, mode).partition("[")[0], files)
+    return f"data.{mode}={data[mode]}" + (f" (data.{key}={files})" if files else "")
+
+
+def _part(data, mode):
+    """The split of a Hugging Face dataset that a mode reads."""
+    return data.get(f"{mode}_split") or {"train": "train", "valid": "validation"}[mode]
+
+
+def reading(data, mode):
+    """The border to the package datasets, which reads a row when it is asked for."""
+    return border(
+        f"{named(data, mode)} with data.{mode}_split={_part(data, mode)} cannot be "
+        "read",
+        "check name, split and network, and that files are whole, of the same columns",
+        HostError,
+    )
+
+
 def _data_files(files):
     """`data.data_files` with its local paths made absolute."""
     if files is None or isinstance(files, str):
-        return files and existing_path(files)
+        return files and existing_path(files, "data.data_files")
     if isinstance(files, Mapping):
         return {part: _data_files(names) for part, names in files.items()}
     return [_data_files(name) for name in files]

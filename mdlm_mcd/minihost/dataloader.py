@@ -12,10 +12,13 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .. import vocabulary
+from ..borders import border, check_hub_cache
 from . import corpus, order
-from .errors import HostError, first_line
+from .errors import HostError
 from .order import RankSampler, ResumableLoader
 
 LOCAL = ("stdlib", "textfile")
@@ -59,13 +62,14 @@ def _bpe_tokenizer(data):
     key = corpus.digest(
         corpus.CACHE_VERSION, vocab_size, corpus.PYTHON, tokenizers.__version__, texts
     )
-    text = corpus.cached(
+    bpe = corpus.cached(
         data.cache_dir,
         f"bpe-{key[:16]}.json",
         functools.partial(_train_bpe, texts, vocab_size),
+        tokenizers.Tokenizer.from_str,
     )
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizers.Tokenizer.from_str(text),
+        tokenizer_object=bpe,
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
@@ -73,16 +77,17 @@ def _bpe_tokenizer(data):
     )
 
 
-def get_tokenizer(config):
+def get_tokenizer(config, key="data.tokenizer_name_or_path="):
     """The tokenizer that `data.tokenizer_name_or_path` names.
 
     `bpe` is a byte-level BPE of `data.vocab_size` entries, special tokens
     included, trained on the training documents and kept in `data.cache_dir`. It
     has bos, eos and pad, and no mask token. Any other name goes to
-    `transformers.AutoTokenizer`.
+    `transformers.AutoTokenizer`. `key` stands before the name in messages.
 
     Returns:
-        A tokenizer with bos, eos and pad tokens.
+        A tokenizer with bos and eos tokens. None is added to it: with a [PAD] behind
+        its own, a mask would get another id than in the public hosts.
 
     Raises:
         HostError: the vocabulary is too small, the name cannot be loaded, or the
@@ -92,55 +97,68 @@ def get_tokenizer(config):
     name = data.tokenizer_name_or_path
     if name == "bpe":
         return _bpe_tokenizer(data)
-    try:
+    path = corpus.existing_path(name, key.rstrip("= "))
+    check_hub_cache(path)
+    with border(
+        f"{key}{name} cannot be loaded",
+        "check the network, give the folder or the Hub name of a tokenizer that the "
+        "installed transformers and tokenizers read, or bpe to train one",
+        HostError,
+    ):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            corpus.existing_path(name), trust_remote_code=False
+            path, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
-        raise HostError(
-            f"data.tokenizer_name_or_path={name} cannot be loaded "
-            f"({first_line(error)}): check the network, give the folder or the Hub "
-            "name of a tokenizer, or bpe to train one."
-        ) from error
+        vocabulary.check_tokens(tokenizer)
     for token, stand_in in (("bos", "cls"), ("eos", "sep")):
-        if getattr(tokenizer, f"{token}_token") is None:
-            text = getattr(tokenizer, f"{stand_in}_token")
-            if text is None:
+        if getattr(tokenizer, f"{token}_token_id") is None:
+            if getattr(tokenizer, f"{stand_in}_token_id") is None:
                 raise HostError(
-                    f"data.tokenizer_name_or_path={name} has neither a {token} nor a "
-                    f"{stand_in} token: choose a tokenizer with one, e.g. gpt2, or bpe."
+                    f"{key}{name} has neither a {token} nor a {stand_in} token: "
+                    "choose a tokenizer with one, e.g. gpt2, or bpe."
                 )
+            text = getattr(tokenizer, f"{stand_in}_token")
             setattr(tokenizer, f"{token}_token", text)
-    if tokenizer.pad_token is None:
-        tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     return tokenizer
 
 
 def _tokenize(tokenizer, texts):
-    return tokenizer(
-        texts,
-        add_special_tokens=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        # Texts are cut into rows afterwards; their length is no cause for alarm.
-        verbose=False,
-    )["input_ids"]
+    with border(
+        f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} cannot encode "
+        "the text",
+        "choose another tokenizer",
+        HostError,
+    ):
+        return tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            # Texts are cut into rows afterwards; their length is no cause for alarm.
+            verbose=False,
+        )["input_ids"]
 
 
-def _to_rows(ids, length, wrap, insert_eos, tokenizer):
-    """Rows of `length` tokens, [BOS] body [EOS], out of tokenized documents.
+def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index):
+    """Rows of `length` tokens, [BOS] body [EOS], out of documents.
 
     Args:
-        ids: list of lists of int, one per document.
+        texts: list of str.
+        what: where they come from, for messages.
         length: tokens per row, at least 3.
         wrap: True joins the documents (each followed by EOS if `insert_eos`) and
             cuts them into bodies, the remainder dropped; False gives each
-            document a row, cut or padded.
+            document a row, cut or padded (with EOS for want of a padding token).
+        size, mask_index: of the model's vocabulary; no mask for None.
 
     Returns:
         (tokens, lengths): int32 (rows, length), and int64 (rows,), the number of
         tokens in front of the padding.
+
+    Raises:
+        HostError: an id in front of the padding is none of the vocabulary, or the
+            mask's.
     """
+    ids = _tokenize(tokenizer, texts)
     bos, eos, pad = (
         tokenizer.bos_token_id,
         tokenizer.eos_token_id,
@@ -155,14 +173,24 @@ def _to_rows(ids, length, wrap, insert_eos, tokenizer):
         tokens = np.empty((count, length), np.int32)
         tokens[:, 0], tokens[:, -1] = bos, eos
         tokens[:, 1:-1] = flat[: count * room].reshape(count, room)
-        return tokens, np.full(count, length)
-    tokens = np.full((len(ids), length), pad, np.int32)
-    lengths = np.empty(len(ids), np.int64)
-    for row, body in enumerate(ids):
-        filled = [bos, *body[:room], eos]
-        tokens[row, : len(filled)] = filled
-        lengths[row] = len(filled)
+        lengths = np.full(count, length)
+    else:
+        tokens = np.full((len(ids), length), eos if pad is None else pad, np.int32)
+        lengths = np.empty(len(ids), np.int64)
+        for row, body in enumerate(ids):
+            filled = [bos, *body[:room], eos]
+            tokens[row, : len(filled)] = filled
+            lengths[row] = len(filled)
+    valid = None if wrap else _before(lengths, length)
+    vocabulary.check_ids(
+        torch.from_numpy(tokens), size, mask_index, what, tokenizer, valid, HostError
+    )
     return tokens, lengths
+
+
+def _before(lengths, length):
+    """(rows, length) bool: what stands in front of each row's padding."""
+    return torch.arange(length) < torch.from_numpy(lengths)[:, None]
 
 
 class Rows(Dataset):
@@ -186,36 +214,62 @@ class Rows(Dataset):
         return {"input_ids": row, "attention_mask": mask}
 
 
-def _map_rows(texts, layout, key):
-    """`_to_rows` as `datasets` maps it over a batch of documents."""
-    ids = _tokenize(layout["tokenizer"], texts[key])
-    tokens, lengths = _to_rows(ids, **layout)
-    mask = np.arange(layout["length"]) < lengths[:, None]
-    return {"input_ids": tokens.tolist(), "attention_mask": mask.astype(int).tolist()}
+def _map_rows(batch, numbers, layout, key):
+    """`_to_rows` as `datasets` maps it over a batch of documents and their numbers."""
+    for number, text in zip(numbers, batch[key], strict=True):
+        if not isinstance(text, str):
+            raise HostError(
+                f"{layout['what']}: row {number} (the first is 0) has {text!r:.80} for "
+                f"data.text_key={key}, which is no text: take such rows out, or name "
+                "another column."
+            )
+    # Files that begin with a byte order mark leave it to their first text.
+    texts = [text.removeprefix("\ufeff") for text in batch[key]]
+    tokens, lengths = _to_rows(texts, **layout)
+    mask = _before(lengths, layout["length"]).int()
+    return {"input_ids": tokens.tolist(), "attention_mask": mask.tolist()}
 
 
 class _Stream(IterableDataset):
     """Rows of a streamed Hugging Face dataset; each process takes its share."""
 
-    def __init__(self, rows):
-        self.rows = rows
+    def __init__(self, rows, data, mode):
+        self.rows, self.data, self.mode = rows, data, mode
         self.rank, self.world = 0, 1
 
     def __iter__(self):
         from datasets.distributed import split_dataset_by_node
 
-        yield from split_dataset_by_node(self.rows, self.rank, self.world)
+        with corpus.reading(self.data, self.mode):
+            yield from split_dataset_by_node(self.rows, self.rank, self.world)
 
 
 class _StreamLoader(DataLoader):
     def __iter__(self):
+        rows = self.dataset
         # Here and not in the dataset: a worker process does not know its rank.
-        self.dataset.rank, self.dataset.world = order.rank_and_world()
-        return super().__iter__()
+        rows.rank, rows.world = order.rank_and_world()
+        empty = True
+        try:
+            for batch in super().__iter__():
+                empty = False
+                yield batch
+        except HostError as error:
+            # A worker puts its whole traceback before the sentence.
+            raise HostError(str(error).rpartition("HostError: ")[2].strip()) from error
+        if empty:
+            raise HostError(
+                f"{corpus.named(rows.data, rows.mode)} is a stream without a row for "
+                f"process {rows.rank} of {rows.world}: give more text, or take a "
+                "smaller model.length or fewer trainer.devices."
+            )
 
 
-def get_dataset(config, tokenizer, mode):
+def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
     """Rows of `data.train` (mode "train") or `data.valid` (mode "valid").
+
+    size, mask_index: of the model's vocabulary, where it is not the one that the host
+    makes for the tokenizer.
 
     Returns:
         A dataset of dicts `input_ids`, `attention_mask`, int64 (length,): in memory
@@ -223,45 +277,65 @@ def get_dataset(config, tokenizer, mode):
         `data.streaming`.
 
     Raises:
-        HostError: see `corpus`; or the
-            text does not fill one row.
+        HostError: see `corpus`, `_to_rows` and `check_rows`.
     """
     name, length = config.data[mode], config.model.length
     if length < 3:
         raise HostError(
             f"model.length={length} has no room between BOS and EOS: take at least 3."
         )
+    if size is None and OmegaConf.select(config, "algo.parameterization") == "mean":
+        size = vocabulary.uniform(tokenizer)
+    elif size is None:
+        size, mask_index = vocabulary.masked(tokenizer)
     layout = {
+        "what": corpus.named(config.data, mode),
         "length": length,
         "wrap": config.data.wrap,
         "insert_eos": config.data.get(f"insert_{mode}_eos", True),
         "tokenizer": tokenizer,
+        "size": size,
+        "mask_index": mask_index,
     }
     if name in LOCAL:
-        ids = _tokenize(tokenizer, corpus.documents(config.data, mode))
-        rows = Rows(*_to_rows(ids, **layout))
+        rows = Rows(*_to_rows(corpus.documents(config.data, mode), **layout))
     else:
         texts = corpus.huggingface_dataset(config.data, mode)
         key = config.data.text_key
         make = functools.partial(_map_rows, layout=layout, key=key)
-        if config.data.get("streaming", False):
-            rows = texts.map(make, batched=True, remove_columns=[key])
-            return _Stream(rows.with_format("torch"))
-        processes = config.loader.num_workers if config.loader.num_workers > 1 else None
-        rows = texts.map(make, batched=True, remove_columns=[key], num_proc=processes)
-        rows = rows.with_format("torch")
-        ids = _tokenize(tokenizer, texts[key][:]) if len(rows) == 0 < len(texts) else []
-    if len(rows) == 0:
-        count = sum(map(len, ids))
-        raise HostError(
-            f"data.{mode}={name} has {count} tokens, too few for one row of "
-            f"model.length={length}: give more text, or take a smaller model.length."
-        )
+        how = {"batched": True, "with_indices": True, "remove_columns": [key]}
+        streaming = config.data.get("streaming", False)
+        if not streaming and config.loader.num_workers > 1:
+            how["num_proc"] = config.loader.num_workers
+        with corpus.reading(config.data, mode):
+            rows = texts.map(make, **how).with_format("torch")
+        if streaming:
+            rows = _Stream(rows, config.data, mode)
+    check_rows(config, rows, mode)
     return rows
 
 
+def check_rows(config, rows, mode):
+    """Raise HostError for a training split of less than a step, or one without a row.
+
+    A stream is read as far as that.
+    """
+    wanted, use = 1, "validation"
+    if mode == "train":
+        wanted = config.loader.get("global_batch_size", 1)
+        use = f"a step of loader.global_batch_size={wanted}"
+    stream = isinstance(rows, _Stream)
+    count = sum(1 for _ in itertools.islice(rows, wanted)) if stream else len(rows)
+    if count < wanted:
+        raise HostError(
+            f"{corpus.named(config.data, mode)} has {count} rows of model.length="
+            f"{config.model.length}, too few for {use}: give more text, or take a "
+            "smaller model.length or batch."
+        )
+
+
 def get_dataloaders(
-    config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None
+    config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None, **how
 ):
     """The training and the validation loader.
 
@@ -271,6 +345,7 @@ def get_dataloaders(
         skip_train, skip_valid: leave that loader out.
         valid_seed: shuffles the validation rows, once for all epochs; None keeps
             their order.
+        how: goes to `get_dataset`.
 
     Returns:
         (train_loader, valid_loader); None for one left out. Both have the
@@ -287,7 +362,7 @@ def get_dataloaders(
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     def make(mode, batch_size):
-        rows = get_dataset(config, tokenizer, mode)
+        rows = get_dataset(config, tokenizer, mode, **how)
         kwargs = {
             "batch_size": batch_size,
             "num_workers": workers,
@@ -309,17 +384,3 @@ def get_dataloaders(
         None if skip_train else make("train", loader.batch_size),
         None if skip_valid else make("valid", loader.eval_batch_size),
     )
-
-
-def check_rows(config, train_loader):
-    """Raises HostError where all the text is less than a step's rows.
-
-    A streamed dataset does not say how many it has.
-    """
-    rows, wanted = train_loader.dataset, config.loader.global_batch_size
-    if not isinstance(rows, _Stream) and len(rows) < wanted:
-        raise HostError(
-            f"data.train has {len(rows)} rows of model.length={config.model.length}, "
-            f"and loader.global_batch_size={wanted} asks for more in one step: give "
-            "more text, or take a smaller batch."
-        )

@@ -79,7 +79,7 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
     """
     if config.algo.backbone == "hf_dit" and key == "eval.checkpoint_path":
         return cls(config, tokenizer)
-    found = existing_path(path) if path else None
+    found = existing_path(path, key) if path else None
     if not found or not os.path.exists(found):
         raise HostError(
             f"{key}={path or '(empty)'} is no file: name the checkpoint to open."
@@ -155,7 +155,6 @@ def train(cls, config, tokenizer):
     if hasattr(cls, "check_start"):  # what a class of others refuses, before the data
         cls.check_start(config)
     train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
-    dataloader.check_rows(config, train_ds)
     resume = config.checkpointing.resume_ckpt_path
     if not (
         config.checkpointing.resume_from_ckpt and resume and os.path.exists(resume)

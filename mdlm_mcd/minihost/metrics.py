@@ -8,7 +8,9 @@ import torch.nn.functional as F
 import torchmetrics
 from torchmetrics.aggregation import MeanMetric
 
-from .errors import HostError, first_line
+from ..borders import border, check_hub_cache
+from ..vocabulary import check_evaluator, check_tokens
+from .errors import HostError
 
 
 class NLL(MeanMetric):
@@ -94,19 +96,20 @@ class Metrics:
 
             name = self.gen_ppl_eval_model_name_or_path
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            try:
+            check_hub_cache(name)
+            with border(
+                f"eval.gen_ppl_eval_model_name_or_path={name} cannot be loaded",
+                "check the network, or give the folder of a causal language model with "
+                "its tokenizer",
+                HostError,
+            ):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     name, trust_remote_code=False
                 )
+                check_tokens(tokenizer)
                 model = transformers.AutoModelForCausalLM.from_pretrained(
                     name, trust_remote_code=False
                 )
-            except (OSError, ValueError, KeyError, ImportError) as error:
-                raise HostError(
-                    f"eval.gen_ppl_eval_model_name_or_path={name} cannot be loaded "
-                    f"({first_line(error)}): check the network, or give the folder of "
-                    "a causal language model with its tokenizer."
-                ) from error
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             self._evaluator = tokenizer, model.eval()
@@ -121,17 +124,23 @@ class Metrics:
 
         text_samples: strings, or the evaluator's own token ids (batch, length)
         with `retokenize=False`. Needs
-        `eval.gen_ppl_eval_model_name_or_path`, a `transformers` model.
+        `eval.gen_ppl_eval_model_name_or_path`, a `transformers` model. Raises
+        HostError where that cannot read the samples.
         """
         tokenizer, model = self.load_evaluator(device)
+        what = f"eval.gen_ppl_eval_model_name_or_path={model.name_or_path}"
         if retokenize:
-            batch = tokenizer(
-                list(text_samples), return_tensors="pt", padding=True,
-                truncation=True, max_length=max_length,
-            )  # fmt: skip
+            with border(
+                f"{what} cannot encode the samples", "choose another", HostError
+            ):
+                batch = tokenizer(
+                    list(text_samples), return_tensors="pt", padding=True,
+                    truncation=True, max_length=max_length,
+                )  # fmt: skip
             ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         else:
             ids, attention_mask = text_samples, torch.ones_like(text_samples)
+        check_evaluator(what, model, ids, kind=HostError)
         ids, attention_mask = ids.to(device), attention_mask.to(device)
         chunks = zip(
             ids.split(self.eval_ppl_batch_size),

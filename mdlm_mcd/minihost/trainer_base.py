@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from mdlm_mcd.weight_files import unwrap
 
+from .. import vocabulary
 from . import metrics, models
 from .errors import HostError
 from .models import ema
@@ -52,17 +53,10 @@ def nucleus(log_p, top_p: float):
     return kept.log_softmax(-1)
 
 
-def vocabulary(tokenizer):
-    """(vocab_size, mask_index): a tokenizer without a mask gets one at the end."""
-    if getattr(tokenizer, "mask_token", None) is None:
-        return tokenizer.vocab_size + 1, tokenizer.vocab_size
-    return tokenizer.vocab_size, tokenizer.mask_token_id
-
-
 class TrainerBase(L.LightningModule):
     """A model, its EMA, its optimizer and its metrics; subclasses say what it is."""
 
-    def __init__(self, config, tokenizer, vocab_size=None):
+    def __init__(self, config, tokenizer, vocab_size):
         super().__init__()
         # Plain containers only: the file then opens with `weights_only=True`.
         self.save_hyperparameters(
@@ -70,7 +64,7 @@ class TrainerBase(L.LightningModule):
         )
         self.config = config
         self.tokenizer = tokenizer
-        self.vocab_size = len(tokenizer) if vocab_size is None else vocab_size
+        self.vocab_size = vocab_size
         self.ignore_bos = config.algo.get("ignore_bos", False)
         self.loss_type = config.algo.get("loss_type", "elbo")
         self.sampler = config.sampling.predictor
@@ -369,7 +363,7 @@ class AbsorbingState(Diffusion):
     """Diffusion that masks: a token keeps its value or becomes `mask_index`."""
 
     def __init__(self, config, tokenizer):
-        vocab_size, self.mask_index = vocabulary(tokenizer)
+        vocab_size, self.mask_index = vocabulary.masked(tokenizer)
         super().__init__(config, tokenizer, vocab_size=vocab_size)
 
     def q_xt(self, x, alpha_t):

@@ -2,6 +2,7 @@
 
 import torch
 
+from .. import vocabulary
 from . import trainer_base
 from .errors import check_choices
 
@@ -11,8 +12,11 @@ class UniformState(trainer_base.Diffusion):
 
     q(z_t | x0) = Cat(alpha_t x0 + (1 - alpha_t) / K). Nothing tells noise from data,
     so the model is told the time, and its vocabulary is the tokenizer's, without a
-    mask: K = len(tokenizer), as in the public hosts.
+    mask: K = `vocabulary.uniform(tokenizer)`.
     """
+
+    def __init__(self, config, tokenizer):
+        super().__init__(config, tokenizer, vocabulary.uniform(tokenizer))
 
     def q_xt(self, x, alpha_t):
         """x: (batch, length), alpha_t: (batch, 1) -> x with some tokens redrawn."""

@@ -226,7 +226,7 @@ def test_fewer_rows_than_a_batch(shell):
         f"data.files=[{text}]", f"data.valid_files=[{shell.write('v.txt', 'a ' * 99)}]",
         "loader.global_batch_size=64",
     )  # fmt: skip
-    assert status == 1 and "loader.global_batch_size=64 asks for more in one" in said
+    assert status == 1 and "too few for a step of loader.global_batch_size=64" in said
 
 
 def test_text_that_may_not_be_read(shell, monkeypatch):
@@ -236,7 +236,8 @@ def test_text_that_may_not_be_read(shell, monkeypatch):
     path = shell.write("mine.txt", "text")
     monkeypatch.setattr("pathlib.Path.read_text", forbidden)
     status, said = shell.host(f"data.files=[{path}]")
-    assert status == 1 and "mine.txt cannot be read (Permission denied)" in said
+    assert status == 1 and "mine.txt cannot be read" in said
+    assert "Permission denied" in said
 
 
 def test_a_teacher_that_diverged(shell):

@@ -42,6 +42,7 @@ def duo(folder: Path) -> Path:
     source = Path(minihost.__file__).parent
     for name in ("algo.py", "trainer_base.py"):
         text = (source / name).read_text("utf-8")
+        text = text.replace("from .. import", "from mdlm_mcd import")
         text = text.replace("from . import trainer_base", "import trainer_base")
         text = text.replace("from . import", "from mdlm_mcd.minihost import")
         text = text.replace("from .", "from mdlm_mcd.minihost.")

@@ -173,6 +173,17 @@ def test_an_evaluator_that_does_not_fit(runs, module_compose, tmp_path):
     short = tmp_path / "checkpoints" / "last.ckpt"
     with pytest.raises(ConfigError, match="was trained on 8 tokens"):
         measure.evaluator(str(short), "cpu", 4, opened)
+    # As many tokens, and others.
+    text = tmp_path / "other.txt"
+    words = (f"{i * 7919} zebras yawn at {i * 104729} lazy foxes" for i in range(99))
+    text.write_text("\n\n\n".join(words))
+    where = f"checkpointing.save_dir={tmp_path / 'other'}"
+    minihost.run(
+        module_compose("trainer.max_steps=1", "algo=ar", where, f"data.files=[{text}]")
+    )
+    other = tmp_path / "other" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ConfigError, match="has a vocabulary of 301, and the model"):
+        measure.evaluator(str(other), "cpu", 4, opened)
 
 
 @pytest.fixture(scope="module")

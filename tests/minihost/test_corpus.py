@@ -200,7 +200,7 @@ def test_byte_order_mark_is_taken_away(tmp_path):
     "content, error, message",
     [
         (None, HostError, r"data\.{key}: .*a\.txt matches no file"),
-        (b"ab\xff", HostError, r"data\.{key}: .*a\.txt is not UTF-8 \(byte 2\)"),
+        (b"ab\xff", HostError, r"data\.{key}: .*a\.txt cannot be read as UTF-8"),
         (b" \n\n", HostError, r"data\.{key}=.*a\.txt.* hold no text"),
     ],
 )
@@ -300,7 +300,7 @@ def test_datasets_are_read_from_a_folder(tmp_path, hf):
 
 def test_a_dataset_that_is_not_there(tmp_path, hf):
     config = data("huggingface", tmp_path, train=str(tmp_path / "nowhere"))
-    with pytest.raises(HostError, match=r"data\.train=.*nowhere .* cannot be loaded"):
+    with pytest.raises(HostError, match=r"data\.train=.*nowhere .* cannot be read"):
         corpus.huggingface_dataset(config, "train")
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import sources, standins
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import CodeType
 
 __all__ = ["compiled", "default_overrides", "install"]
@@ -56,7 +56,7 @@ def compiled(path: str | Path, source: str | None = None) -> CodeType:
     if not torch.cuda.is_available():
         return sources.compiled(path, source)
     if source is None:
-        source = open(path, encoding="utf-8").read()
+        source = Path(path).read_bytes()
     return compile(source, os.fspath(path), "exec", dont_inherit=True)
 
 

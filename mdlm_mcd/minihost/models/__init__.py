@@ -2,6 +2,7 @@
 
 import transformers
 
+from ...borders import border
 from ..corpus import existing_path
 from ..errors import HostError
 from . import dit, ema
@@ -24,15 +25,14 @@ def backbone(config, vocab_size: int):
         raise HostError(
             f"algo.backbone={name} is not in this host: choose one of dit, hf_dit."
         )
-    try:
+    with border(
+        f"eval.checkpoint_path={path} cannot be opened as a Hugging Face model",
+        "name a folder or a Hub model, or set algo.backbone=dit",
+        HostError,
+    ):
         model = transformers.AutoModelForMaskedLM.from_pretrained(
-            existing_path(path), trust_remote_code=True
+            existing_path(path, "eval.checkpoint_path"), trust_remote_code=True
         )
-    except (OSError, ValueError) as error:
-        raise HostError(
-            f"eval.checkpoint_path={path} cannot be opened as a Hugging Face model "
-            f"({error}): name a folder or a Hub model, or set algo.backbone=dit."
-        ) from error
     if model.config.vocab_size != vocab_size:
         raise HostError(
             f"eval.checkpoint_path={path} has a vocabulary of "

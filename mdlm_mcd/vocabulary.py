@@ -1,0 +1,124 @@
+"""The vocabulary of a model: its size, the place of its mask, the ids it can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from .errors import ConfigError
+
+
+def masked(tokenizer, size: int | None = None) -> tuple[int, int]:
+    """(vocabulary size, mask id) of a masked model for a tokenizer.
+
+    All of the tokenizer's tokens, added ones too, and behind them a mask where it has
+    none. size: of a model's embedding; the public hosts count no added tokens, and
+    where that makes as many as it has, theirs is the rule.
+
+    Raises ConfigError where the mask is not one of the model's tokens.
+    """
+    own = getattr(tokenizer, "mask_token", None) is not None
+    # Ids may leave some numbers out, so that there are fewer than the highest says.
+    count = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
+    if size == tokenizer.vocab_size + (not own):
+        count = tokenizer.vocab_size
+    found = (count, tokenizer.mask_token_id) if own else (count + 1, count)
+    check_mask(tokenizer.name_or_path, tokenizer, found[1], found[0])
+    return found
+
+
+def uniform(tokenizer) -> int:
+    """The vocabulary size of a uniform-state model, as in the public hosts.
+
+    They add a `[PAD]` where the tokenizer has no padding, and count it.
+    """
+    return len(tokenizer) + (tokenizer.pad_token is None)
+
+
+def check_tokens(tokenizer) -> None:
+    """Raise ValueError for a tokenizer of special tokens alone.
+
+    Of a folder without a tokenizer's files, `transformers` makes one.
+    """
+    if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
+        raise ValueError("there are no tokens but special ones")
+
+
+def check_mask(name: str, tokenizer, index: int | None, size: int) -> None:
+    """Raise ConfigError unless `index` is one of a model's `size` tokens.
+
+    name: of the tokenizer, for the message.
+    """
+    if not (isinstance(index, int) and 0 <= index < size):
+        raise ConfigError(
+            f"data.tokenizer_name_or_path={name} has mask token "
+            f"{tokenizer.mask_token!r} with id {index}, which is not one of the "
+            f"model's {size} tokens: use a tokenizer whose mask token is in its "
+            "vocabulary, or one without, to which the host adds its own."
+        )
+
+
+def check_ids(
+    ids: Tensor, size: int, mask: int | None, what: str, tokenizer,
+    valid: Tensor | None = None, kind: type[Exception] = ConfigError,
+) -> None:  # fmt: skip
+    """Raise `kind` for an id that no model of `size` tokens can be trained on.
+
+    That is one outside of the vocabulary, or the mask's (None: there is none). valid:
+    nonzero where an id counts, of the same shape; all by default. what: where the ids
+    come from, for the message.
+    """
+    bad = (ids < 0) | (ids >= size)
+    if mask is not None:
+        bad |= ids == mask
+    if valid is not None:
+        bad &= valid.bool()
+    if not bad.any():
+        return
+    found = int(ids[bad][0])
+    why = "the model's mask" if found == mask else f"not one of the model's {size}"
+    raise kind(
+        f"{what} holds token {found} ({spelt(tokenizer, found)}), which is {why}: take "
+        "its text out, or choose another data.tokenizer_name_or_path."
+    )
+
+
+def spelt(tokenizer, index: int) -> str:
+    """The text of a token, for a message."""
+    try:
+        return repr(tokenizer.convert_ids_to_tokens(index))
+    except Exception:  # hosts have tokenizers of their own
+        return "unknown text"
+
+
+def context_of(model) -> int | None:
+    """How many tokens a causal language model reads at once; None where any number."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def check_evaluator(
+    what: str, model, ids: Tensor | Sequence[Tensor], windows: bool | None = None,
+    kind: type[Exception] = ConfigError,
+) -> None:  # fmt: skip
+    """Raise `kind` where a causal language model cannot read rows of ids.
+
+    what: the model, for the message. windows: whether rows are cut into parts of its
+    context; None where they cannot be.
+    """
+    width = max(map(len, ids), default=0)
+    context = context_of(model)
+    if context and width > context and not windows:
+        cut = f"set context={context} to score it in windows, or "
+        cut = "" if windows is None else cut
+        raise kind(
+            f"{what} has a context of {context} tokens and a sample {width}: {cut}"
+            "choose an evaluator with a longer context."
+        )
+    size = model.get_input_embeddings().num_embeddings
+    highest = max((int(row.max()) for row in ids if len(row)), default=0)
+    if highest >= size:
+        raise kind(
+            f"{what} has a vocabulary of {size} tokens and is given token {highest}: "
+            "its tokenizer is another model's, or the samples need retokenize=True."
+        )

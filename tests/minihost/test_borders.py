@@ -1,0 +1,302 @@
+"""What a library raises over a file of the user's is one sentence with its name."""
+
+import json
+import shutil
+
+import pytest
+import tokenizers
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from mdlm_mcd import borders
+from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.evaluation.evaluators import CausalLM
+from mdlm_mcd.hosts import export, models
+from mdlm_mcd.minihost import corpus, dataloader, metrics
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost.errors import HostError
+
+# The border itself --------------------------------------------------------------------
+
+
+def raised(error, kind=ConfigError):
+    with pytest.raises(BaseException) as found, borders.border("a=b fails", "do", kind):
+        raise error
+    return found.value
+
+
+@given(
+    st.sampled_from([Exception, KeyError, OSError, RuntimeError, StopIteration]),
+    st.text(),
+)
+def test_any_exception_is_one_line(kind, text):
+    error = kind(text)
+    found = raised(error, HostError)
+    assert type(found) is HostError and found.__cause__ is error
+    assert str(found).startswith(f"a=b fails ({kind.__name__}")
+    assert str(found).endswith("): do.")
+    assert len(str(found).splitlines()) == 1 and str(found).isprintable()
+
+
+def test_what_passes():
+    for error in (ConfigError("x"), HostError("x"), CheckpointError("x"),
+                  MemoryError(), KeyboardInterrupt(), SystemExit(1)):  # fmt: skip
+        assert raised(error) is error
+
+
+# Data files ---------------------------------------------------------------------------
+
+
+def row(text):
+    return json.dumps({"text": text})
+
+
+MANY = "\n".join(row(f"the cat sat on mat {i}") for i in range(40))
+FILES = {
+    "cut": MANY + '\n{"text": "cut sho',
+    "columns": MANY.replace("}", ', "url": 1}'),
+    "null": f"{MANY}\n{row(None)}\n{MANY}",
+    "number": row(5),
+    "words": row(["a", "b"]),
+    "lists": '["a"]\n["b"]\n',
+    "other": json.dumps({"body": "a"}),
+    "binary": b"\xff\xfe\x00a\n",
+    "latin": row("caf").replace("caf", "caf\xe9").encode("latin-1"),
+    "empty": b"",
+    "archive": b"PK\x03\x04" + b"\0" * 40,
+}
+
+
+@pytest.fixture
+def hf(tmp_path):
+    pytest.importorskip("datasets").utils.disable_progress_bar()
+
+    def make(files, name="json", **data):
+        return OmegaConf.create(
+            {
+                "data": {
+                    "train": name, "data_files": {"train": files}, "text_key": "text",
+                    "cache_dir": str(tmp_path / "cache"), "wrap": True, **data,
+                },
+                "loader": {"num_workers": 0},
+                "model": {"length": 8},
+            }
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def bpe(module_compose):
+    return dataloader.get_tokenizer(module_compose())
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("kind", FILES)
+def test_data_files(hf, bpe, tmp_path, kind, streaming):
+    content = FILES[kind]
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / f"{kind}.jsonl").write_bytes(content)
+    (tmp_path / "fine.jsonl").write_text(MANY)
+    # After the others the package makes texts of numbers, and of no rows no fault.
+    alone = kind in ("number", "words", "empty")
+    names = (kind,) if alone else ("fine", kind)
+    files = [str(tmp_path / f"{name}.jsonl") for name in names]
+    config = hf(files, streaming=streaming)
+    with pytest.raises(HostError) as error:
+        rows = dataloader.get_dataset(config, bpe, "train")
+        assert sum(1 for _ in rows) < 0  # a stream fails when it gets there
+    said = str(error.value)
+    assert said.startswith("data.train=json (data.data_files=['") and kind in said
+    assert len(said.splitlines()) == 1
+    if kind in ("null", "number", "words"):
+        assert f"row {80 if kind == 'null' else 0} (the first is 0) has " in said
+        assert "data.text_key=text, which is no text" in said
+    else:
+        assert error.value.__cause__ is not None
+
+
+def test_a_text_column_is_text(hf, bpe, tmp_path):
+    """A byte order mark and line ends of Windows are no part of it."""
+    text = "\ufeff" + MANY.replace("\n", "\r\n")
+    (tmp_path / "marked.jsonl").write_text(text, "utf-8", newline="")
+    (tmp_path / "plain.jsonl").write_text(MANY)
+    (tmp_path / "words.txt").write_text("\ufeffthe cat\r\n" * 9, "utf-8", newline="")
+    (tmp_path / "plain.txt").write_text("the cat\n" * 9)
+    for names, loader in (
+        (("marked.jsonl", "plain.jsonl"), "json"),
+        (("words.txt", "plain.txt"), "text"),
+    ):
+        one, other = (
+            list(dataloader.get_dataset(hf(str(tmp_path / n), loader), bpe, "train"))
+            for n in names
+        )
+        if loader == "text":  # the mark of a later line is the line's own
+            one, other = one[:1], other[:1]
+        assert [x["input_ids"].tolist() for x in one] == [
+            x["input_ids"].tolist() for x in other
+        ]
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("scripted", "scripts are no longer|cannot be read"),
+        ("nowhere/at_all", "cannot be read"),
+        ("no-loader", "cannot be read"),
+    ],
+)
+def test_datasets_that_cannot_be_opened(hf, bpe, tmp_path, monkeypatch, name, words):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripted").mkdir()
+    (tmp_path / "scripted" / "scripted.py").write_text("# as older datasets had\n")
+    with pytest.raises(HostError, match=rf"^data\.train={name}.*{words}"):
+        dataloader.get_dataset(hf(None, name), bpe, "train")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\0"])
+@pytest.mark.parametrize("kind", ["bpe", "stdlib"])
+def test_files_of_the_cache(compose, tmp_path, kind, text):
+    if kind == "stdlib" and text == "[1]":
+        return  # it is JSON
+    config = compose(f"data.cache_dir={tmp_path}")
+    if kind == "bpe":
+        dataloader.get_tokenizer(config)
+    else:
+        corpus.stdlib_documents(tmp_path, 100_000)
+    (path,) = tmp_path.glob(f"{kind}-*.json")
+    path.write_text(text)
+    words = rf"data\.cache_dir=.*{kind}-.* cannot be read .*: delete that file"
+    with pytest.raises(HostError, match=words):
+        if kind == "bpe":
+            dataloader.get_tokenizer(config)
+        else:
+            corpus.stdlib_documents(tmp_path, 100_000)
+
+
+# Tokenizers and evaluators ------------------------------------------------------------
+
+
+def of_another_release(folder):
+    text = json.loads((folder / "tokenizer.json").read_text())
+    text["model"]["merges"] = [{"a": 1}]
+    (folder / "tokenizer.json").write_text(json.dumps(text))
+
+
+def cut(folder):
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text[: len(text) // 2])
+
+
+def no_object(folder):
+    (folder / "tokenizer.json").write_text("[]")
+
+
+def of_no_class(folder):
+    text = json.loads((folder / "tokenizer_config.json").read_text())
+    text["tokenizer_class"] = "NobodysTokenizer"
+    (folder / "tokenizer_config.json").write_text(json.dumps(text))
+    (folder / "tokenizer.json").unlink()
+
+
+def gone(folder):
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+BROKEN = [of_another_release, cut, no_object, of_no_class, gone]
+
+
+@pytest.fixture(scope="module")
+def judge(bpe, tmp_path_factory):
+    """A tiny evaluator with its tokenizer, whose files are whole."""
+    folder = tmp_path_factory.mktemp("judge")
+    bpe.save_pretrained(folder)
+    transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=300, n_positions=16, n_embd=16, n_layer=1, n_head=2,
+            bos_token_id=0, eos_token_id=1,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture(params=BROKEN, ids=lambda change: change.__name__)
+def broken(request, judge, tmp_path):
+    shutil.copytree(judge, tmp_path / "broken")
+    request.param(tmp_path / "broken")
+    return tmp_path / "broken"
+
+
+def one_line(error, start):
+    assert str(error.value).startswith(start), str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_broken_tokenizers(compose, broken):
+    with pytest.raises(HostError) as error:
+        minihost.run(compose(f"data.tokenizer_name_or_path={broken}"))
+    one_line(error, f"data.tokenizer_name_or_path={broken} cannot be loaded (")
+
+
+def test_broken_evaluators(broken):
+    with pytest.raises(HostError) as error:
+        metrics.Metrics(str(broken)).load_evaluator()
+    one_line(error, f"eval.gen_ppl_eval_model_name_or_path={broken} cannot be loaded (")
+    with pytest.raises(ConfigError) as error:
+        CausalLM.load(str(broken))
+    one_line(error, f"evaluator={broken} cannot be loaded (")
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"model_type": "nobodys"}', "[1]"])
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_evaluators_with_a_broken_model(judge, tmp_path, name, text):
+    if (name, text) == ("config.json", "{}"):
+        return  # the class then follows from the name of the folder
+    shutil.copytree(judge, tmp_path / "broken")
+    (tmp_path / "broken" / name).write_text(text)
+    with pytest.raises(HostError, match="cannot be loaded"):
+        metrics.Metrics(str(tmp_path / "broken")).load_evaluator()
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        CausalLM.load(str(tmp_path / "broken"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(module_compose, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    where = f"checkpointing.save_dir={folder}"
+    minihost.run(module_compose("trainer.max_steps=1", where))
+    return str(folder / "checkpoints" / "last.ckpt")
+
+
+def test_tokenizers_of_the_commands(checkpoint, broken, tmp_path):
+    """The flag is to blame, not the checkpoint."""
+    start = f"--tokenizer {broken} cannot be loaded ("
+    with pytest.raises(ConfigError) as error:
+        models.open_model(models.Source("a", checkpoint, tokenizer=str(broken)))
+    one_line(error, start)
+    with pytest.raises(ConfigError) as error:
+        export.export(checkpoint, tmp_path / "out", tokenizer=str(broken))
+    one_line(error, start)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_that_cannot_encode(compose, judge, tmp_path):
+    """It opens, and has no token for what it does not know."""
+    vocab = {"<s>": 0, "</s>": 1, "cat": 2}
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    name = tmp_path / "words"
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(name)
+    with pytest.raises(HostError) as error:
+        minihost.run(compose(f"data.tokenizer_name_or_path={name}"))
+    one_line(error, f"data.tokenizer_name_or_path={name} cannot encode the text (")
+    shutil.copytree(judge, tmp_path / "judge")
+    shutil.copytree(name, tmp_path / "judge", dirs_exist_ok=True)
+    with pytest.raises(ConfigError, match="evaluator=.* cannot encode the text"):
+        CausalLM.load(str(tmp_path / "judge")).nll(["a dog"])

@@ -1,0 +1,323 @@
+"""Every id that a model reads is one of its vocabulary, and not its mask."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from mdlm_mcd import vocabulary
+from mdlm_mcd.distillers.dcd import DCD
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.hosts import models
+from mdlm_mcd.minihost import dataloader, metrics
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost.errors import HostError
+
+WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
+ENDS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]"}
+
+
+def made(folder, vocab=None, added=(), **specials):
+    """A word-level tokenizer, saved and opened as the host opens it."""
+    specials = ENDS | specials
+    vocab = vocab or {w: i for i, w in enumerate([*ENDS.values(), *WORDS])}
+    model = tokenizers.models.WordLevel(vocab, unk_token=specials["unk_token"])
+    words = tokenizers.Tokenizer(model)
+    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, **specials)
+    tokenizer.add_tokens(list(added))
+    tokenizer.save_pretrained(folder)
+    return dataloader.get_tokenizer(config(folder, []))
+
+
+def config(name, files, length=6, **keys):
+    data = {
+        "train": "textfile", "valid": "textfile", "files": files, "valid_files": files,
+        "separator": None, "tokenizer_name_or_path": str(name), "cache_dir": "",
+        "wrap": True, "text_key": "text",
+    }  # fmt: skip
+    loader = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0}
+    return OmegaConf.create(
+        {
+            "data": data | keys.pop("data", {}),
+            "loader": {**loader, "pin_memory": False},
+            "model": {"length": length},
+            "seed": 1,
+            **keys,
+        }
+    )
+
+
+def rows(tokenizer, config, mode="valid"):
+    """(ids, attention mask) of all rows, (rows, length)."""
+    found = dataloader.get_dataset(config, tokenizer, mode)
+    return (torch.stack([r[k] for r in found]) for k in ("input_ids", "attention_mask"))
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return [str(path)]
+
+
+# The place of the mask ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "how, expected",
+    [
+        ({}, "behind"),
+        ({"added": ["cat sat", "  "]}, "behind"),
+        ({"pad_token": "<p>"}, "behind"),
+        ({"mask_token": "[MASK]"}, "own"),  # added: behind `vocab_size`
+        ({"added": ["cat sat"], "mask_token": "[MASK]"}, "own"),
+        ({"bos_token": "<begin>", "eos_token": "<end>"}, "behind"),
+        ({"vocab": {"<s>": 0, "</s>": 3, "[UNK]": 5, "cat": 40}}, "behind"),
+    ],
+)
+def test_place_of_the_mask(tmp_path, how, expected):
+    tokenizer = made(tmp_path, **how)
+    size, mask = vocabulary.masked(tokenizer)
+    ids = set(tokenizer.get_vocab().values())
+    assert 0 <= mask < size and max(ids) < size
+    assert (mask in ids) == (expected == "own")
+    assert tokenizer.pad_token == how.get("pad_token")
+
+
+def test_gpt2s_vocabulary_is_the_released_one(tmp_path):
+    """As in mdlm-owt (50,258, mask 50,257) and Duo's uniform models (with a [PAD])."""
+    vocab = {str(i): i for i in range(50_256)} | {"<|endoftext|>": 50_256}
+    end = "<|endoftext|>"
+    tokenizer = made(tmp_path, vocab, bos_token=end, eos_token=end, unk_token=end)
+    assert vocabulary.masked(tokenizer) == (50_258, 50_257)
+    assert vocabulary.uniform(tokenizer) == 50_258
+
+
+def test_a_models_own_size_decides_between_the_rules(tmp_path):
+    """The public hosts count no added tokens, as the [PAD] that they add."""
+    tokenizer = made(tmp_path, pad_token="[PAD]")
+    (count,) = {tokenizer.vocab_size, len(tokenizer) - 1}
+    assert vocabulary.masked(tokenizer) == (count + 2, count + 1)
+    assert vocabulary.masked(tokenizer, count + 2) == (count + 2, count + 1)
+    assert vocabulary.masked(tokenizer, count + 1) == (count + 1, count)
+    assert vocabulary.masked(tokenizer, 7) == (count + 2, count + 1)
+    tokenizer = made(tmp_path, mask_token="[MASK]")
+    assert vocabulary.masked(tokenizer, count + 1) == (count + 1, count)
+    with pytest.raises(ConfigError, match="id 21, which is not one of the model's 21"):
+        vocabulary.masked(tokenizer, count)
+
+
+# Rows ---------------------------------------------------------------------------------
+
+TOKENS = [*WORDS, "[MASK]", "<|m|>", "[PAD]", "</s>", "cat sat", "   "]
+
+
+@st.composite
+def tokenizers_and_texts(draw):
+    ids = draw(st.permutations(range(30)))
+    words = draw(st.lists(st.sampled_from(TOKENS), min_size=1, unique=True))
+    inside = [*ENDS.values()] if draw(st.booleans()) else ["[UNK]"]
+    spelt = dict.fromkeys([*inside, *words])
+    gaps = draw(st.booleans())
+    vocab = {w: ids[i] if gaps else i for i, w in enumerate(spelt)}
+    how = {"added": draw(st.lists(st.sampled_from(TOKENS), max_size=3))}
+    for name in ("mask_token", "pad_token"):
+        token = draw(st.sampled_from([None, "[MASK]", "[PAD]", "</s>", "cat", "new"]))
+        how |= {name: token} if token else {}
+    texts = draw(st.lists(st.lists(st.sampled_from(TOKENS), min_size=4), min_size=3))
+    return vocab, how, "\n\n\n".join(" ".join(text) for text in texts)
+
+
+@given(tokenizers_and_texts(), st.booleans(), st.sampled_from(["subs", "mean"]))
+@settings(max_examples=50)
+def test_rows_are_refused_or_fit_the_model(tmp_path_factory, case, wrap, process):
+    vocab, how, text = case
+    folder = tmp_path_factory.mktemp("case")
+    tokenizer = made(folder, vocab, **how)
+    files = write(folder / "text.txt", text)
+    keys = {"data": {"wrap": wrap}, "algo": {"parameterization": process}}
+    try:
+        ids, valid = rows(tokenizer, config(folder, files, **keys))
+    except HostError as error:
+        said = str(error)
+        assert "data.valid=textfile (data.valid_files=[" in said
+        assert "which is " in said or "too few for validation" in said
+        return
+    if process == "mean":
+        size, mask = vocabulary.uniform(tokenizer), None
+    else:
+        size, mask = vocabulary.masked(tokenizer)
+    ids = ids[valid.bool()]
+    assert (0 <= ids).all() and (ids < size).all() and mask not in ids.tolist()
+
+
+@pytest.mark.parametrize("kind", ["memory", "mapped", "stream"])
+@pytest.mark.parametrize("mode", ["train", "valid"])
+@pytest.mark.parametrize("wrap", [True, False])
+def test_the_mask_in_a_text(tmp_path, kind, mode, wrap):
+    tokenizer = made(tmp_path, mask_token="[MASK]")
+    texts = ["the cat sat on a mat", "the old [MASK] saw one dog"] * 9
+    data = {"wrap": wrap}
+    if kind == "memory":
+        files = write(tmp_path / "text.txt", "\n\n\n".join(texts))
+        other = write(tmp_path / "other.txt", "dawn")
+        data["valid_files"] = files if mode == "valid" else other
+    else:
+        pytest.importorskip("datasets").utils.disable_progress_bar()
+        lines = "\n".join(json.dumps({"text": text}) for text in texts)
+        (file,) = files = write(tmp_path / "rows.jsonl", lines)
+        data |= {
+            "train": "json", "valid": "json", "data_files": file,
+            "valid_split": "train", "cache_dir": str(tmp_path),
+            "streaming": kind != "mapped",
+        }  # fmt: skip
+    settings = config(tmp_path, files, data=data)
+    words = rf"data\.{mode}=.* holds token 21 \('\[MASK\]'\), which is the model's mask"
+    with pytest.raises(HostError, match=words) as error:
+        dataloader.get_dataset(settings, tokenizer, mode)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_with_added_tokens_learns(compose, tmp_path):
+    """An EOS and words behind `vocab_size`, once the mask's id or beyond it."""
+    made(tmp_path / "t", added=["cat sat", "old dog"], eos_token="<end>")
+    found = minihost.run(
+        compose(
+            f"data.tokenizer_name_or_path={tmp_path / 't'}", "trainer.max_steps=2",
+            "trainer.val_check_interval=2",
+        )
+    )  # fmt: skip
+    assert found["val/nll"] < 12
+
+
+def test_held_out_text_of_a_sweep(compose, tmp_path):
+    """The model's own vocabulary and mask are what counts."""
+    made(tmp_path / "t", mask_token="[MASK]", pad_token="[PAD]")
+    minihost.run(
+        compose(
+            f"data.tokenizer_name_or_path={tmp_path / 't'}", "trainer.max_steps=1",
+            f"checkpointing.save_dir={tmp_path}",
+        )
+    )  # fmt: skip
+    source = models.Source.parse(str(tmp_path / "checkpoints" / "last.ckpt"))
+    model = models.open_model(source)
+    fine, bad = (
+        write(tmp_path / f"{i}.txt", "\n\n\n".join([text] * 30))
+        for i, text in enumerate(["a mat and a cat", "a [MASK] and a cat"])
+    )
+    assert models.held_out(source, model, 8, fine).shape[1] == 16
+    with pytest.raises(ConfigError, match=r"--corpus: .* holds token .*\[MASK\]"):
+        models.held_out(source, model, 8, bad)
+
+
+# Under a distiller, whatever the host's loaders give ----------------------------------
+
+
+SHORT = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=1",
+         "trainer.max_steps=1")  # fmt: skip
+
+
+@pytest.fixture
+def student(compose):
+    """student(*overrides): a distiller, and what its loaders give."""
+
+    def make(*overrides):
+        settings = compose(*SHORT, *overrides)
+        tokenizer = dataloader.get_tokenizer(settings)
+        loaders = dataloader.get_dataloaders(settings, tokenizer)
+        batches = [list(loader)[:2] for loader in loaders]
+        return minihost.model_class(settings)(settings, tokenizer), *batches
+
+    return make
+
+
+@pytest.mark.parametrize("overrides, size", [(["algo=mcd"], 301), (["algo=dcd"], 300)])
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_ids_of_a_hosts_batches(student, monkeypatch, overrides, size, split):
+    monkeypatch.setattr(DCD, "check_model", lambda self: None)  # takes seconds
+    model, (batch, _), _ = student(*overrides)
+    model._trainer = SimpleNamespace(validating=split == "valid", sanity_checking=False)
+
+    def given(index, valid=1):
+        batch["input_ids"][1, 2], batch["attention_mask"][1, 2] = index, valid
+        assert model.on_before_batch_transfer(batch, 0) is batch
+
+    given(5)
+    given(size, valid=0)  # the hosts' padding may be any id
+    for index in (-1, size, 10**6):
+        with pytest.raises(
+            ConfigError,
+            match=rf"^data\.{split}=textfile holds token {index} \(.*\), which is not "
+            rf"one of the model's {size}: take",
+        ):
+            given(index)
+    if size == 301:
+        with pytest.raises(ConfigError, match="token 300 .*which is the model's mask"):
+            given(300)
+    else:
+        given(299)
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_no_step_is_taken_on_them(student, split):
+    model, *batches = student("algo=mcd")
+    batches[split == "valid"][0]["input_ids"][0, 1] = 300
+    given = (torch.utils.data.DataLoader(b, batch_size=None) for b in batches)
+    with pytest.raises(ConfigError, match=rf"data\.{split}=textfile holds token 300"):
+        minihost.make_trainer(model.config).fit(model, *given)
+    assert model.global_step == 0
+
+
+# Evaluators ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """A causal LM of 16 tokens at most that lacks its tokenizer's last words."""
+    tokenizer = made(tmp_path / "judge")
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=len(tokenizer) - 2, n_positions=16, n_embd=16, n_layer=1,
+            n_head=2, bos_token_id=0, eos_token_id=1,
+        )
+    )  # fmt: skip
+    model.save_pretrained(tmp_path / "judge")
+    return str(tmp_path / "judge")
+
+
+@pytest.mark.parametrize(
+    "samples, words",
+    [
+        (["the cat", "a house at dawn"], "has a vocabulary of 19 tokens and is given"),
+        (
+            torch.tensor([[3, 19]]),
+            "has a vocabulary of 19 tokens and is given token",
+        ),
+        (["the cat sat " * 9], "has a context of 16 tokens and a sample 20: choose"),
+        ([None], "cannot encode the samples"),
+    ],
+)
+def test_the_hosts_evaluator_cannot_read_the_samples(judge, samples, words):
+    measured = metrics.Metrics(judge)
+    how = {"retokenize": not isinstance(samples, torch.Tensor)}
+    measured.record_generative_perplexity(["the cat sat"], 20)
+    with pytest.raises(HostError, match=f"eval.gen_ppl_eval_model_.*judge {words}"):
+        measured.record_generative_perplexity(samples, 20, **how)
+
+
+def test_the_ar_evaluator_reads_its_own_vocabulary(compose):
+    settings = compose("algo=ar")
+    tokenizer = dataloader.get_tokenizer(settings)
+    nll = embedded.judge(minihost.MODELS["ar"](settings, tokenizer).eval())
+    ids = torch.randint(3, 250, (2, 16))
+    assert nll(ids).shape == (2, 15)
+    for index in (300, 301, -1):  # the mask, and what is none
+        ids[1, 3] = index
+        with pytest.raises(ConfigError, match=f"A sample holds token {index} "):
+            nll(ids)
