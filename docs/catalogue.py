@@ -176,7 +176,8 @@ WEIGHTS = (
           "There is nothing under the name, or something else than a checkpoint.",
           "A relative path starts at the folder the command is given in.",
           ("is no file: name", "is a folder: name a checkpoint in it",
-           "is no path: name one checkpoint",
+           "is no path: name one checkpoint", "is not there: ",
+           "cannot be opened (…): install what its protocol",
            "is a folder without")),
     Entry("unreachable",
           "A name on the Hugging Face Hub is neither in the cache nor to be had: no "

@@ -350,7 +350,7 @@ def huggingface_dataset(data, mode):
             found = found.to_iterable_dataset() if streaming else found
         else:
             found = datasets.load_dataset(
-                existing_path(name),
+                name,
                 data.get(f"{mode}_config"),
                 data_files=_data_files(data.get("data_files")),
                 split=part,

@@ -16,9 +16,9 @@ import hydra
 import lightning as L
 import omegaconf
 import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
 
-from . import algo, checks, dataloader, typos
-from .corpus import existing_path
+from . import algo, checks, dataloader, paths, typos
 from .errors import HostError, check_writable, first_line
 
 log = logging.getLogger(__name__)
@@ -77,20 +77,11 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
     """
     if config.algo.backbone == "hf_dit" and key == "eval.checkpoint_path":
         return cls(config, tokenizer)
-    found = existing_path(path) if path else None
-    if not found or not os.path.exists(found):
-        raise HostError(
-            f"{key}={path or '(empty)'} is no file: name the checkpoint to open."
-        )
-    if os.path.isdir(found):
-        raise HostError(
-            f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
-            "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
-        )
-    _check_plain(found, f"{key}={path}")
+    check_file(key, path)
+    _check_plain(path, f"{key}={path}")
     try:
         model = cls.load_from_checkpoint(
-            found, map_location="cpu", config=config, tokenizer=tokenizer
+            path, map_location="cpu", config=config, tokenizer=tokenizer
         )
         if model.ema and not model.ema.fits(model._get_parameters()):
             raise ValueError("its EMA is of another")
@@ -107,6 +98,50 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
         ) from error
 
 
+def _exists(path):
+    if "://" not in path:
+        return os.path.exists(path)
+    try:
+        return get_filesystem(path).exists(path)
+    except Exception as error:  # each protocol has its own
+        raise HostError(
+            f"{path} cannot be opened ({first_line(error)}): install what its protocol "
+            "takes, or name a file of this machine."
+        ) from error
+
+
+def check_file(key, path):
+    """Raises HostError where `key` names no file."""
+    if not path or not _exists(path):
+        raise HostError(
+            f"{key}={path or '(empty)'} is no file: name the checkpoint to open."
+        )
+    if os.path.isdir(path):
+        raise HostError(
+            f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
+            "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
+        )
+
+
+def resume_path(config):
+    """The checkpoint to go on from; None for a fresh start.
+
+    A job that may be requeued names the run's own `last.ckpt` before there is one.
+    Raises HostError where any other is not there.
+    """
+    kept = config.checkpointing
+    path = kept.resume_ckpt_path if kept.resume_from_ckpt else None
+    if not path or _exists(path):
+        return path or None
+    usual = os.path.join(kept.save_dir, "checkpoints", "last.ckpt")
+    if os.path.realpath(path) == os.path.realpath(usual):
+        return None
+    raise HostError(
+        f"checkpointing.resume_ckpt_path={path} is not there: name a checkpoint that "
+        "is, or begin anew with checkpointing.resume_from_ckpt=false."
+    )
+
+
 # What a value of another kind than expected ends in; subclasses are others' own.
 _ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
@@ -114,7 +149,11 @@ _ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 def _check_plain(found, source):
     """Refuse a file whose opening could run code, as it can before torch 2.6."""
     try:
-        torch.load(found, map_location="cpu", weights_only=True, mmap=True)
+        if "://" in found:
+            with get_filesystem(found).open(found, "rb") as file:
+                torch.load(file, map_location="cpu", weights_only=True)
+        else:
+            torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a spoilt file fails in many ways
         # Among torch's advice; torch 2.3 says it otherwise.
         named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
@@ -134,7 +173,7 @@ def make_trainer(config, **kwargs):
     logger = config.get("logger")  # ~logger: without one
     return hydra.utils.instantiate(
         config.trainer,
-        default_root_dir=os.getcwd(),
+        default_root_dir=config.trainer.get("default_root_dir") or os.getcwd(),
         callbacks=callbacks,
         strategy=(
             hydra.utils.instantiate(config.strategy)
@@ -150,22 +189,20 @@ def train(cls, config, tokenizer):
     """Fit; resumes from `checkpointing.resume_ckpt_path` when that file exists."""
     folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
     check_writable("checkpointing.save_dir", folder)
+    resume = resume_path(config)
+    finetune = config.training.finetune_path if resume is None else None
     if hasattr(cls, "check_start"):  # what a class of others refuses, before the data
         cls.check_start(config)
+    elif finetune:
+        check_file("training.finetune_path", finetune)
     train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
     dataloader.check_rows(config, train_ds)
-    resume = config.checkpointing.resume_ckpt_path
-    if not (
-        config.checkpointing.resume_from_ckpt and resume and os.path.exists(resume)
-    ):
-        resume = None
     if resume and not hasattr(cls, "check_start"):  # else it looks after its own
         _check_plain(resume, f"checkpointing.resume_ckpt_path={resume}")
-    if config.training.finetune_path and resume is None:
+    if finetune:
         model = load_from_checkpoint(
-            cls, config.training.finetune_path, config, tokenizer,
-            key="training.finetune_path",
-        )  # fmt: skip
+            cls, finetune, config, tokenizer, key="training.finetune_path"
+        )
     else:
         model = cls(config, tokenizer)
     if config.eval.generate_samples and config.eval.compute_generative_perplexity:
@@ -235,6 +272,7 @@ def run(config):
             f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}."
         )
     checks.check(config)
+    paths.make_absolute(config)
     L.seed_everything(config.seed)
     cls = model_class(config)
     tokenizer = dataloader.get_tokenizer(config)

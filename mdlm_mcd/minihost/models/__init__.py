@@ -2,7 +2,6 @@
 
 import transformers
 
-from ..corpus import existing_path
 from ..errors import HostError
 from . import dit, ema
 
@@ -26,7 +25,7 @@ def backbone(config, vocab_size: int):
         )
     try:
         model = transformers.AutoModelForMaskedLM.from_pretrained(
-            existing_path(path), trust_remote_code=True
+            path, trust_remote_code=True
         )
     except (OSError, ValueError) as error:
         raise HostError(
