@@ -37,14 +37,17 @@ SETTINGS = (
           "Quote a value with = , : or brackets in it, for Hydra and for the shell: "
           "'key=\"a=b.ckpt\"'. A group takes a name; ~logger leaves it out.",
           ("cannot be read as key=value", "Hydra cannot read these overrides",
-           "a group that the config has already takes no plus")),
+           "a group that the config has already takes no plus",
+           "has a carriage return", "has the control character")),
     Entry("unusable-config",
           "Parts of the config do not make a trainer, a logger or a class, or cannot "
           "be read: a key was taken out, or a ${...} names nothing.",
-          "The sentence has the key, and in brackets what OmegaConf, Hydra or "
-          "Lightning say of it.",
-          ("cannot be made of its settings", "Lightning refuses these settings",
-           "is not in the config, and is read here", "the config cannot be read here",
+          "The sentence has the key or the file, and in brackets what OmegaConf, Hydra "
+          "or Lightning say of it.",
+          ("cannot be read as a config", "Hydra cannot begin with these settings",
+           "name a config that is there", "cannot be made of its settings",
+           "Lightning refuses these settings", "is not in the config, and is read here",
+           "the config cannot be read here",
            "names no class (", "is no LightningModule")),
     Entry("unknown-value",
           "A name that is none of those a key takes.",

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import re
-import sys
 from pathlib import Path
 
 import hydra
@@ -18,7 +17,8 @@ import omegaconf
 import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 
-from . import algo, checks, dataloader, paths, typos
+from .. import console
+from . import algo, checks, command, dataloader, paths
 from .errors import HostError, check_writable, first_line
 
 log = logging.getLogger(__name__)
@@ -283,34 +283,18 @@ CONFIGS = str(Path(__file__).parent / "configs")
 
 
 def main():
-    """The command line. A refusal, ours or Hydra's, is a sentence and status 1."""
+    """The command line. A refusal, ours or a library's, is a sentence and status 1."""
+    outcomes = command.Outcomes()
 
     @hydra.main(version_base=None, config_path=CONFIGS, config_name="config")
     def job(config):
-        hydra_prints()
-        try:
-            run(config)
-        except Exception as error:
-            # What this distribution raises on purpose is a message to the user;
-            # anything else is a bug and keeps its traceback.
-            error = checks.told(error)
-            ours = type(error).__module__.split(".")[0] == __package__.split(".")[0]
-            if not ours or os.environ.get(typos.FULL_ERROR) == "1":
-                raise
-            raise SystemExit(f"{type(error).__name__}: {error}") from None
+        # By its name: a launcher may have sent this to another process.
+        from mdlm_mcd.minihost import main as here
 
-    hydra_prints = typos.hydra_raises()
-    try:
-        job()
-    except Exception as error:
-        hydra_prints()
-        mine = isinstance(error, OSError) or typos.is_hydras(error)
-        if not mine or os.environ.get(typos.FULL_ERROR) == "1":
-            raise
-        # What a job raises Hydra prints itself: this was before it.
-        raise SystemExit(str(typos.told(error, sys.argv[1:], CONFIGS))) from None
-    finally:
-        hydra_prints()
+        command.perform(here.run, config, outcomes)
+
+    console.write_any_text()
+    command.call(job, outcomes, CONFIGS)
 
 
 register_resolvers()

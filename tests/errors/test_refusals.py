@@ -79,13 +79,13 @@ def test_the_environment_is_as_it_was(shell, monkeypatch):
 
 def test_a_bug_keeps_its_traceback(shell, monkeypatch):
     monkeypatch.setattr(minihost, "run", lambda config: 1 / 0)
-    status, said = shell.mcd()
-    assert status == 1 and "ZeroDivisionError" in said and "Traceback" in said
+    with pytest.raises(ZeroDivisionError):
+        shell.mcd()
 
 
 def test_a_folder_for_the_run_that_cannot_be_made(shell):
     status, said = shell.mcd(f"hydra.run.dir={shell.write('file')}/run")
-    assert status == 1 and "hydra.run.dir: " in said and "Traceback" not in said
+    assert status == 1 and "hydra.run.dir, or" in said and "Traceback" not in said
 
 
 MINE = "# @package _global_\ndefaults: [mcd]\nalgo: {name: mine, losss: ce}\n"

@@ -1,14 +1,9 @@
 """Paths are relative to the folder the run is launched from, in every key and mode."""
 
-import contextlib
-import io
 import json
-import sys
-from unittest import mock
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -104,34 +99,6 @@ def test_what_is_built_on_a_path_follows(compose, launched):
 
 
 # On the command line ------------------------------------------------------------------
-
-
-@pytest.fixture
-def host(compose, tmp_path, monkeypatch):
-    """`host(*overrides)`: status and output of the command, given in `launch`."""
-    (tmp_path / "launch").mkdir()
-    monkeypatch.chdir(tmp_path / "launch")
-    quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
-    tiny = [o for o in compose.tiny if not o.startswith("checkpointing.save_dir")]
-
-    def run(*overrides):
-        GlobalHydra.instance().clear()
-        said, status = io.StringIO(), 0
-        argv = ["main.py", *tiny, *quiet, "trainer.max_steps=2", *overrides]
-        with (
-            mock.patch.object(sys, "argv", argv),
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(said),
-        ):
-            try:
-                minihost.main()
-            except SystemExit as end:
-                status = end.code if isinstance(end.code, int) else 1
-                print(end.code)
-        return status, said.getvalue()
-
-    run.folder = tmp_path / "launch"
-    return run
 
 
 def test_a_run_and_what_goes_on_from_it(host, caplog):
