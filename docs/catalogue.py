@@ -29,7 +29,8 @@ SETTINGS = (
           "unnoticed.",
           "Take the key that is suggested. A key that a fork of a host reads is "
           "known when one of the other files in its `configs/algo` has it.",
-          ("names no key of the config", "is read neither by",
+          ("names no key of the config", "is read neither by", "changes nothing, since",
+           "is a section within another", "is a key that nothing reads",
            "is no key of a sampler", "is a checkpoint's: name it with")),
     Entry("override",
           "What stands on the command line is not key=value as Hydra reads it, or "

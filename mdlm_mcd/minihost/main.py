@@ -16,10 +16,12 @@ import lightning as L
 import omegaconf
 import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch.callbacks import ProgressBar
 
-from .. import console
+from .. import console, groups
 from . import algo, checks, command, dataloader, paths
 from .errors import HostError, check_writable, first_line
+from .progress import Lines
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +172,12 @@ def make_trainer(config, **kwargs):
         hydra.utils.instantiate(callback)
         for callback in (config.get("callbacks") or {}).values()
     ]
+    if any(isinstance(c, Lines) for c in callbacks) and not any(
+        isinstance(c, ProgressBar) for c in callbacks
+    ):  # else Lightning adds a bar of its own
+        kwargs.setdefault(
+            "enable_progress_bar", config.trainer.get("enable_progress_bar", False)
+        )
     logger = config.get("logger")  # ~logger: without one
     return hydra.utils.instantiate(
         config.trainer,
@@ -267,6 +275,9 @@ MODES = {"train": train, "sample_eval": sample_eval, "ppl_eval": ppl_eval}
 
 def run(config):
     """What `main` does once the config stands; answers the mode's figures."""
+    # What the class of somebody else reads is not known here.
+    target = str((config.get("algo") or {}).get("_target_") or "mdlm_mcd.")
+    groups.check_groups(config, complete=target.startswith("mdlm_mcd."))
     if config.mode not in MODES:
         raise HostError(
             f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}."

@@ -21,9 +21,9 @@ def host(compose, tmp_path, monkeypatch):
     quiet = ("hydra/job_logging=none", "hydra/hydra_logging=none")
     tiny = [o for o in compose.tiny if not o.startswith("checkpointing.save_dir")]
 
-    def run(*overrides):
+    def run(*overrides, tiny=tiny, encoding="utf-8"):
         GlobalHydra.instance().clear()
-        said, status = io.StringIO(), 0
+        said, status = io.TextIOWrapper(io.BytesIO(), encoding), 0
         options = [o for o in overrides if o.startswith("-")]  # argparse's, so first
         overrides = [o for o in overrides if not o.startswith("-")]
         argv = ["main.py", *options, *tiny, *quiet, "trainer.max_steps=2", *overrides]
@@ -37,7 +37,8 @@ def host(compose, tmp_path, monkeypatch):
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 1
                 print(end.code)
-        return status, said.getvalue()
+        said.flush()
+        return status, said.buffer.getvalue().decode(encoding)
 
     run.folder, run.tiny = tmp_path / "launch", tiny
     return run
