@@ -31,6 +31,7 @@ SETTINGS = (
           "known when one of the other files in its `configs/algo` has it.",
           ("names no key of the config", "is read neither by", "changes nothing, since",
            "is a section within another", "is a key that nothing reads",
+           "is never read: give",
            "is no key of a sampler", "is a checkpoint's: name it with")),
     Entry("override",
           "What stands on the command line is not key=value as Hydra reads it, or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -27,9 +28,10 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
     what is near one of them, or a section beside them, is refused as well. (A section
     with a `_target_` is checked by that.)
     """
+    check_hidden()
     chosen, known = _chosen(), read_keys()
     sections = {name: node for name, node in _nodes(config) if _is_section(node)}
-    for name in config if known else ():  # else composed without an application
+    for name in sections if known else ():  # else composed without an application
         if name in chosen and name not in known:
             raise ConfigError(
                 f"{chosen[name]} changes nothing, since its keys are under {name}, "
@@ -61,16 +63,51 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
                 )
 
 
+def check_hidden() -> None:
+    """Raises ConfigError for a chosen file of the user's that another one hides.
+
+    Hydra looks into the application's folders first.
+    """
+    for group, option in _choices():
+        sources = HydraConfig.get().runtime.config_sources
+        found = [
+            (source.provider, Path(source.path, group, f"{option}.yaml"))
+            for source in sources
+            if source.schema == "file"
+        ]
+        found = [(by, path) for by, path in found if path.is_file()]
+        for by, path in found[1:]:
+            users = by == "command-line" or by.startswith("hydra.searchpath")
+            if users and not path.samefile(found[0][1]):
+                raise ConfigError(
+                    f"{group}={option} is {found[0][1]}, so {path} is never read: give "
+                    "that file another name."
+                )
+
+
+def _choices() -> list[tuple[str, str]]:
+    """(group, option) of the files that were chosen for the groups' own packages."""
+    if not HydraConfig.initialized():
+        return []
+    hydra = HydraConfig.get()
+    found = dict(hydra.runtime.choices)
+    for given in hydra.overrides.task:  # of several options Hydra keeps no account
+        if several := re.fullmatch(r"\+*([\w/]+)=\[(.*)\]", given):
+            found[several[1]] = several[2]
+    return [
+        (group, option.strip())
+        for group, options in found.items()
+        for option in str(options).split(",")
+        if not group.startswith("hydra/") and "@" not in group
+    ]
+
+
 def _chosen() -> dict[str, str]:
     """What was chosen of each group, as on the command line, by its first name."""
-    if not HydraConfig.initialized():
-        return {}
-    choices = HydraConfig.get().runtime.choices.items()
-    return {
-        group.partition("/")[0]: f"{group}={option}"
-        for group, option in choices
-        if not group.startswith("hydra/") and "@" not in group
-    }
+    found: dict[str, str] = {}
+    for group, option in _choices():
+        found.setdefault(group.partition("/")[0], f"{group}={option}")
+    return found
 
 
 def _by(name: str, chosen: dict[str, str]) -> str:

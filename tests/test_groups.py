@@ -55,6 +55,7 @@ def refused(config, complete=True):
         ),
         ("recipe/x", "# package _global_\noptim:\n  lr: 1\n", "+recipe=x"),
         ("recipe/x", "lr: 1\n", "+recipe=x"),
+        ("recipe/x", "optim:\n  lr: 1\n", "+recipe=[x,mcd_laptop]"),
         ("recipe/mine/x", "optim:\n  lr: 1\n", "+recipe/mine=x"),
         ("experiment/x", "seed: 5\n", "+experiment=x"),
         ("sampler/x", "sampling:\n  steps: 5\n", "+sampler=x"),
@@ -63,7 +64,8 @@ def refused(config, complete=True):
 def test_without_a_package_line(composed, name, text, given, complete):
     said = refused(composed({name: text}, given), complete)
     group = name.partition("/")[0]
-    assert said.startswith(f"{given.lstrip('+')} changes nothing, since its keys are ")
+    given = given.lstrip("+").replace("[x,mcd_laptop]", "x")
+    assert said.startswith(f"{given} changes nothing, since its keys are ")
     assert (
         f"under {group}, which" in said and "`# @package _global_`, without a b" in said
     )
@@ -123,12 +125,29 @@ def test_what_only_looks_like_a_key(composed, text, given, words):
 
 
 @pytest.mark.parametrize(
+    "name, given",
+    [
+        ("model/laptop", []),
+        ("data/textfile", ["data=textfile"]),
+        ("callbacks/lines", ["callbacks=[progress,lines]"]),
+        ("recipe/mcd_laptop", ["+recipe=mcd_laptop"]),
+    ],
+)
+def test_a_file_that_another_of_its_name_hides(composed, tmp_path, name, given):
+    said = refused(composed({name: "a: 1\n"}, "algo=mcd", *given))
+    assert f"so {tmp_path}/{name}.yaml is never read: give that file another" in said
+
+
+@pytest.mark.parametrize(
     "files, given",
     [
-        ({}, ["+note=abc", "+owner=me"]),  # of the user, to know the run by
+        (
+            {},
+            ["+note=abc", "+owner=me", "+tags=[a,b]"],
+        ),  # of the user, to know the run by
         ({"recipe/x": LINE + "optim: {lr: 1}\n"}, ["+recipe=x"]),
         ({"recipe/x": "lr: 1\n"}, ["+recipe@optim=x"]),
-        ({"model/x": "length: 9\n"}, ["model=x"]),
+        ({"model/x": "length: 9\n", "model/tiny": "a: 1\n"}, ["model=x"]),
         ({"optim/x": "lr: 1\n"}, ["+optim=x"]),
         ({"callbacks/eval": "eval: {_target_: x.Y}\n"}, ["callbacks=[progress,eval]"]),
         ({}, ["++trainer.strategy={a: 1}", "+trainer.max_epochs=1"]),
