@@ -90,8 +90,9 @@ def _choices() -> list[tuple[str, str]]:
     if not HydraConfig.initialized():
         return []
     hydra = HydraConfig.get()
-    found = dict(hydra.runtime.choices)
-    for given in hydra.overrides.task:  # of several options Hydra keeps no account
+    found = OmegaConf.to_container(hydra.runtime.choices)
+    task = OmegaConf.to_container(hydra.overrides.task)
+    for given in task:  # of several options Hydra keeps no account
         if several := re.fullmatch(r"\+*([\w/]+)=\[(.*)\]", given):
             found[several[1]] = several[2]
     return [
@@ -165,11 +166,11 @@ def our_files(folder: str) -> list[Path]:
 
 
 def of_files(paths: Iterable[Path], section: str) -> set[str]:
-    return {key for path in paths for key in keys_of(read(path).get(section))}
+    return {key for path in paths for key in keys_of(read(path)._get_node(section))}
 
 
 def keys_of(node) -> set[str]:
-    return set(node) if isinstance(node, DictConfig) else set()
+    return set(node) if _is_section(node) else set()
 
 
 @functools.cache

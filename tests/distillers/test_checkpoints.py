@@ -224,32 +224,26 @@ ONE = ("algo=mcd", "algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_ro
        "trainer.max_steps=1")  # fmt: skip
 
 
-@pytest.mark.parametrize("mode, refused", [("train", True), ("sample_eval", False)])
-@pytest.mark.parametrize("name", ["lost.ckpt", "here.ckpt"])
-def test_a_checkpoint_to_go_on_from_that_is_not_there(
-    compose, moved, name, mode, refused
-):
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("lost.ckpt", "name a checkpoint that is, or begin anew with"),
+        ("here.ckpt", "so name {launch}/here.ckpt, or begin anew with"),
+        ("{moved}/checkpoints/last.ckpt", None),  # its own, when it begins
+    ],
+)
+def test_a_checkpoint_to_go_on_from_that_is_not_there(compose, moved, name, words):
     """A host has begun anew by the time that it makes our model."""
     (moved / "here.ckpt").touch()
-    config = compose(
-        *ONE, f"mode={mode}", f"checkpointing.resume_ckpt_path={name}",
-        f"eval.checkpoint_path={name}",
-    )  # fmt: skip
-    cls = minihost.model_class(config)
-    if not refused:
-        cls.check_config(config)
-        return
-    words = f"so name {moved}/here.ckpt, or" if name == "here.ckpt" else "name a check"
-    with pytest.raises(ConfigError, match=f"resume_ckpt_path={name} is not .*{words}"):
-        cls.check_config(config)
-    config.checkpointing.resume_from_ckpt = False
-    cls.check_config(config)
-
-
-def test_its_own_is_not_there_when_it_begins(compose, moved):
-    config = compose(*ONE, "checkpointing.save_dir=.")
-    config.checkpointing.resume_ckpt_path = f"{os.getcwd()}/checkpoints/last.ckpt"
-    minihost.model_class(config).check_config(config)
+    name = name.format(moved=os.getcwd())
+    where = f"checkpointing.resume_ckpt_path={name}"
+    config = compose(*ONE, where, f"checkpointing.save_dir={os.getcwd()}")
+    if words:
+        words = words.format(launch=moved)
+        with pytest.raises(ConfigError, match=f"path={name} is not there: .*{words}"):
+            fit(config)
+        config.checkpointing.resume_from_ckpt = False
+    fit(config)
 
 
 def test_a_checkpoint_to_evaluate_is_found_from_the_launch_folder(compose, moved):
