@@ -52,15 +52,15 @@ PARAGRAPH_BREAK = re.compile(r"\n(?:[^\S\n]*\n)+")
 LINE_BREAK = re.compile(r"\n+")
 
 
-def local_path(path):
-    """`path` as seen from where the run was launched, `~` expanded."""
+def local_path(path, key=""):
+    """`path`, which `key` names, as seen from where the run was launched, `~` expanded."""
     # Hydra may have moved the process into its output folder.
     return to_absolute_path(os.path.expanduser(str(path)))
 
 
-def existing_path(name):
+def existing_path(name, key=""):
     """The absolute path if `name` is a file, folder or glob, else `name` itself."""
-    path = local_path(name)
+    path = local_path(name, key)
     return path if os.path.exists(path) or glob.glob(path) else name
 
 

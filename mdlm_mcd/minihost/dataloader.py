@@ -94,7 +94,7 @@ def get_tokenizer(config):
         return _bpe_tokenizer(data)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            name, trust_remote_code=False
+            corpus.existing_path(name), trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise HostError(

@@ -36,23 +36,23 @@ def make_absolute(config) -> None:
         value = OmegaConf.select(config, key)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)
-        found = _absolute(value, _named if key in NAMES else local_path)
+        found = _absolute(value, key, _named if key in NAMES else local_path)
         if found != value:
             OmegaConf.update(config, key, found, merge=False)
 
 
-def _named(value):
-    return value if value in WORDS else existing_path(value)
+def _named(value, key):
+    return value if value in WORDS else existing_path(value, key)
 
 
-def _absolute(value, find):
+def _absolute(value, key, find):
     if isinstance(value, str):
-        found = find(value) if value and "://" not in value else value
+        found = find(value, key) if value and "://" not in value else value
         return found.replace("${", "\\${")  # a name's own, which is no interpolation
     if isinstance(value, Mapping):
-        return {key: _absolute(part, find) for key, part in value.items()}
+        return {name: _absolute(part, key, find) for name, part in value.items()}
     if isinstance(value, list):
-        return [_absolute(part, find) for part in value]
+        return [_absolute(part, key, find) for part in value]
     return value
 
 

@@ -2,6 +2,7 @@
 
 import transformers
 
+from ..corpus import existing_path
 from ..errors import HostError
 from . import dit, ema
 
@@ -25,7 +26,7 @@ def backbone(config, vocab_size: int):
         )
     try:
         model = transformers.AutoModelForMaskedLM.from_pretrained(
-            path, trust_remote_code=True
+            existing_path(path), trust_remote_code=True
         )
     except (OSError, ValueError) as error:
         raise HostError(
