@@ -53,7 +53,7 @@ LINE_BREAK = re.compile(r"\n+")
 
 
 def local_path(path, key=""):
-    """`path`, which `key` names, as seen from where the run was launched, `~` expanded."""
+    """`path`, which `key` names, from where the run was launched, `~` expanded."""
     # Hydra may have moved the process into its output folder.
     return to_absolute_path(os.path.expanduser(str(path)))
 
