@@ -29,7 +29,9 @@ SETTINGS = (
           "unnoticed.",
           "Take the key that is suggested. A key that a fork of a host reads is "
           "known when one of the other files in its `configs/algo` has it.",
-          ("names no key of the config", "is read neither by",
+          ("names no key of the config", "is read neither by", "changes nothing, since",
+           "is a section within another", "is a key that nothing reads",
+           "is never read: give",
            "is no key of a sampler", "is a checkpoint's: name it with")),
     Entry("override",
           "What stands on the command line is not key=value as Hydra reads it, or "
@@ -37,14 +39,17 @@ SETTINGS = (
           "Quote a value with = , : or brackets in it, for Hydra and for the shell: "
           "'key=\"a=b.ckpt\"'. A group takes a name; ~logger leaves it out.",
           ("cannot be read as key=value", "Hydra cannot read these overrides",
-           "a group that the config has already takes no plus")),
+           "a group that the config has already takes no plus",
+           "has a carriage return", "has the control character")),
     Entry("unusable-config",
           "Parts of the config do not make a trainer, a logger or a class, or cannot "
           "be read: a key was taken out, or a ${...} names nothing.",
-          "The sentence has the key, and in brackets what OmegaConf, Hydra or "
-          "Lightning say of it.",
-          ("cannot be made of its settings", "Lightning refuses these settings",
-           "is not in the config, and is read here", "the config cannot be read here",
+          "The sentence has the key or the file, and in brackets what OmegaConf, Hydra "
+          "or Lightning say of it.",
+          ("cannot be read as a config", "Hydra cannot begin with these settings",
+           "name a config that is there", "cannot be made of its settings",
+           "Lightning refuses these settings", "is not in the config, and is read here",
+           "the config cannot be read here",
            "names no class (", "is no LightningModule")),
     Entry("unknown-value",
           "A name that is none of those a key takes.",
@@ -178,7 +183,8 @@ WEIGHTS = (
           "There is nothing under the name, or something else than a checkpoint.",
           "A relative path starts at the folder the command is given in.",
           ("is no file: name", "is a folder: name a checkpoint in it",
-           "is no path: name one checkpoint",
+           "is no path: name one checkpoint", "is not there: ",
+           "cannot be opened (…): install what its protocol",
            "is a folder without")),
     Entry("unreachable",
           "A name on the Hugging Face Hub is neither in the cache nor to be had: no "

@@ -9,7 +9,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-from . import __version__
+from . import __version__, console
 from .errors import ConfigError, MCDError
 
 
@@ -335,18 +335,19 @@ def _add_figures(commands) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0: done, 1: refused in a sentence, 130: interrupted."""
-    args = parser().parse_args(argv)
+    console.write_any_text()
     try:
+        console.check_arguments(sys.argv[1:] if argv is None else argv)
+        args = parser().parse_args(argv)
         return args.call(args) or 0
-    except MCDError as error:
-        print(f"mdlm-mcd: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
+    except (MCDError, OSError) as error:
         from . import files
 
-        if error.errno not in files.FULL:
+        full = isinstance(error, OSError) and error.errno in files.FULL
+        if console.wants_traceback() or not (full or isinstance(error, MCDError)):
             raise
-        print(f"mdlm-mcd: {files.disk_full(error)}", file=sys.stderr)
+        said = files.disk_full(error) if full else error
+        print(console.sentence(f"mdlm-mcd: {said}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

@@ -133,7 +133,6 @@ class Demo:
                 # Its figures are compared across machines, so are its devices.
                 "trainer.accelerator=cpu",
                 "trainer.devices=1",
-                "+trainer.enable_progress_bar=false",
                 "+trainer.enable_model_summary=false",
                 *overrides,
                 *self.recipe.overrides,

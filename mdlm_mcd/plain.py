@@ -15,6 +15,13 @@ DEEPEST = 100
 MOST_JSON = 1 << 26  # bytes; the table of a sharded model of 70B has some 60,000
 
 
+def printable(text: str) -> str:
+    """Text with what cannot be printed written as an escape, such as `\\r`."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def shown(value: Any, most: int = 80) -> str:
     """A value for a message: one printable line of at most `most` letters."""
     if isinstance(value, (str, BaseException)):
@@ -25,7 +32,7 @@ def shown(value: Any, most: int = 80) -> str:
         text = str(value)
     else:  # its text may be long, and of a huge int Python refuses to make one
         text = f"a {type(value).__name__}"
-    text = "".join(c if c.isprintable() else "\ufffd" for c in text[: 2 * most])
+    text = printable(text[: 2 * most])
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 

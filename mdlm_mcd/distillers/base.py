@@ -224,6 +224,8 @@ class Distiller(CounterNoise, Processes):
         """
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])
+        if isinstance(path, (str, os.PathLike)):
+            path = preflight.find_evaluated(os.fspath(path))
         try:
             model = _lightnings_load(cls)(path, *args, config=config, **kwargs)
             if model.ema:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch.nn as nn
 from hydra.utils import to_absolute_path
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from ..borders import expanded
@@ -32,7 +31,6 @@ def check_run(config: DictConfig, trainer, backbone: nn.Module) -> None:
     check_batch(config.loader, trainer.world_size, trainer.accumulate_grad_batches)
     size = sum(p.numel() * p.element_size() for p in backbone.parameters())
     check_folder(str(config.checkpointing.save_dir), COPIES * size)
-    say_anew(config)
 
 
 def check_processes(config: DictConfig) -> None:
@@ -125,9 +123,7 @@ def find_teacher(config: DictConfig) -> str:
             f"algo.teacher_path={path} is no path: name one checkpoint, in quotes "
             "where its name is a number."
         )
-    # Hydra may have moved to the run's folder; a relative path is the user's.
-    places = (expanded(path, "algo.teacher_path"), to_absolute_path(path))
-    found = next(filter(os.path.exists, places), path)
+    found = _find(path, "algo.teacher_path") or path
     check_named(found, f"algo.teacher_path={path}")
     return found
 
@@ -138,28 +134,49 @@ def resumes(config: DictConfig) -> bool:
     return bool(path and os.path.exists(path))
 
 
-def say_anew(config: DictConfig) -> None:
-    """Warn where a checkpoint of the user's choice is not there, and was to go on.
+def check_resume(config: DictConfig) -> None:
+    """Refuse a checkpoint to go on from that is not there, other than the run's own.
 
-    The hosts begin anew without a word, as a job that is requeued wants at first.
+    Hosts begin anew without it, as a job that is requeued wants at its first start.
+    Raises ConfigError.
     """
     path = _resume_path(config)
-    usual = os.path.join(config.checkpointing.save_dir, "checkpoints", "last.ckpt")
     if not path or os.path.exists(path) or "://" in path:
         return
-    if os.path.realpath(path) != os.path.realpath(usual):
-        _warn(
-            f"checkpointing.resume_ckpt_path={path} is not there: the run begins anew."
+    usual = os.path.join(config.checkpointing.save_dir, "checkpoints", "last.ckpt")
+    if os.path.realpath(path) == os.path.realpath(usual):
+        return
+    found = _find(path, "checkpointing.resume_ckpt_path")
+    raise ConfigError(
+        f"checkpointing.resume_ckpt_path={path} is not there: "
+        + (f"hosts look from the run's folder, so name {found}" if found else "name a "
+           "checkpoint that is")
+        + ", or begin anew with checkpointing.resume_from_ckpt=false."
+    )  # fmt: skip
+
+
+def _find(path: str, key: str) -> str | None:
+    """Where a relative path is: Hydra may have moved to the run's folder."""
+    path = expanded(path, key)
+    places = (path, to_absolute_path(path))
+    return next(filter(os.path.exists, places), None)
+
+
+def find_evaluated(path: str) -> str:
+    """`eval.checkpoint_path`, found. Raises CheckpointError where no file is."""
+    found = path if "://" in path else _find(path)
+    if found is None:
+        raise CheckpointError(
+            f"eval.checkpoint_path={path or '(empty)'} is no file: name the checkpoint "
+            "to open."
         )
+    return found
 
 
 def _resume_path(config: DictConfig) -> str | None:
     kept = config.get("checkpointing", {})
     path = kept.get("resume_ckpt_path") if kept.get("resume_from_ckpt") else None
     return str(path) if path else None
-
-
-_warn = rank_zero_only(log.warning)
 
 
 def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:

@@ -92,6 +92,8 @@ class Processes:
                 "processes and not for others: name a checkpointing.save_dir that all "
                 "machines share."
             )
+        if not found:
+            preflight.check_resume(self.config)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

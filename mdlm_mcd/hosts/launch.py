@@ -17,6 +17,7 @@ from pathlib import Path
 
 from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 
+from .. import console
 from ..errors import ConfigError, MCDError
 from . import patches, refusals, shims
 from .layouts import MDLM, Layout, of_folder
@@ -64,11 +65,15 @@ def _is_override(arg: str) -> bool:
 
 
 def main() -> None:
+    console.write_any_text()
     folder = Path.cwd().resolve()
     try:
+        console.check_arguments(sys.argv[1:])
         layout, source, in_memory = prepare(folder)
     except MCDError as error:
-        raise SystemExit(f"mdlm-mcd: {error}") from None
+        if console.wants_traceback():
+            raise
+        raise SystemExit(console.sentence(f"mdlm-mcd: {error}")) from None
     said = shims.install(folder)
     arguments = overrides(layout, sys.argv[1:], in_memory)
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -95,12 +100,14 @@ def run(path: str, code) -> None:
     """main.py in this very module, as the interpreter would run it.
 
     Hydra, pickle and Lightning's launcher all look for `__main__`. Our own errors,
-    Hydra's about overrides and the Hub's end in their sentence and status 1.
+    Hydra's about overrides, Lightning's and the Hub's end in their sentence and status
+    1.
     """
     scope = sys.modules["__main__"].__dict__
     told, given, folder = refusals.told, sys.argv[1:], os.path.dirname(path)
-    # Without it Hydra prints a traceback of its own and ends the program.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    edges = console
+    # Else Hydra prints a traceback of its own and ends the program.
+    edges.hydra_raises()
     for name in [n for n in scope if not n.startswith("__")]:
         del scope[name]  # main.py finds a module as fresh as it would be
     scope["__file__"] = path
@@ -108,9 +115,9 @@ def run(path: str, code) -> None:
         exec(code, scope)
     except Exception as error:
         said = told(error, given, folder)
-        if said is None:
+        if said is None or edges.wants_traceback():
             raise
-        raise SystemExit(said) from None
+        raise SystemExit(edges.sentence(said)) from None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from .. import vocabulary, weights
 from ..errors import ConfigError
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
+from ..minihost.corpus import existing_path
 from ..minihost.errors import HostError
 from . import duo, told
 
@@ -73,7 +74,7 @@ def open_model(path: str | Path, ema: bool = True):
     A student opens as the plain model it is: MDLM, or DUO_BASE for a uniform-state
     one. Returns (model, tokenizer). Raises CheckpointError and ConfigError.
     """
-    path, source = str(path), f"CKPT={path}"
+    path, source = existing_path(str(path), "CKPT"), f"CKPT={path}"
     held = weights.read_weights(path, "CKPT")
     entry.register_resolvers()
     config = {**held.config, "data": told.data(held.config)}

@@ -21,7 +21,7 @@ def told(error: Exception, given: Sequence[str], folder: str) -> str | None:
         return f"mdlm-mcd: {error}"
     if typos.is_hydras(error):
         return f"mdlm-mcd: {typos.told(error, given, os.path.join(folder, 'configs'))}"
-    found = unreachable(error)
+    found = typos.refusal(error) or unreachable(error)
     return found and f"mdlm-mcd: {found}"
 
 

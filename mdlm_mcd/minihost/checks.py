@@ -3,13 +3,12 @@
 import math
 from numbers import Integral, Real
 
-from hydra.errors import InstantiationException
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from . import typos
-from .errors import FULL, HostError, disk_full, first_line
+from .errors import FULL, HostError, disk_full
+from .typos import unusable
 
 
 def _is(kind, value):
@@ -132,32 +131,10 @@ def check(config) -> None:
         )
 
 
-def unusable(error) -> HostError:
-    """The sentence for a config that OmegaConf cannot read, say for its ${...}."""
-    key = getattr(error, "full_key", None)
-    if isinstance(error, ConfigAttributeError) and key:
-        return HostError(
-            f"{key} is not in the config, and is read here: a ~ took it out, or a file "
-            "of yours lacks it; put it back."
-        )
-    where = f"{key}: " if key else ""
-    return HostError(
-        f"{where}the config cannot be read here ({first_line(error)}): look at that "
-        "key, and at what its ${...} names."
-    )
-
-
 def told(error: Exception) -> Exception:
     """A HostError for what OmegaConf, Hydra or Lightning refuse; else the error."""
     if isinstance(error, OmegaConfBaseException):
         return unusable(error)
     if isinstance(error, OSError) and error.errno in FULL:
         return disk_full(error)
-    if isinstance(error, InstantiationException):
-        return typos.told(error, [], "")
-    if isinstance(error, MisconfigurationException):
-        return HostError(
-            f"Lightning refuses these settings ({first_line(error)}): change the keys "
-            "of trainer, strategy or callbacks that this names."
-        )
-    return error
+    return typos.refusal(error) or error

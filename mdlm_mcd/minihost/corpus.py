@@ -53,13 +53,13 @@ PARAGRAPH_BREAK = re.compile(r"\n(?:[^\S\n]*\n)+")
 LINE_BREAK = re.compile(r"\n+")
 
 
-def local_path(path, key):
-    """`path`, which `key` names, as seen from where the run was launched."""
+def local_path(path, key=""):
+    """`path`, which `key` names, from where the run was launched, `~` expanded."""
     # Hydra may have moved the process into its output folder.
     return to_absolute_path(expanded(str(path), key))
 
 
-def existing_path(name, key):
+def existing_path(name, key=""):
     """The absolute path if `name` is a file, folder or glob, else `name` itself."""
     path = local_path(name, key)
     return path if os.path.exists(path) or glob.glob(path) else name
@@ -348,7 +348,7 @@ def huggingface_dataset(data, mode):
             found = found.to_iterable_dataset() if streaming else found
         else:
             found = datasets.load_dataset(
-                existing_path(name, f"data.{mode}"),
+                name,
                 data.get(f"{mode}_config"),
                 data_files=_data_files(data.get("data_files")),
                 split=part,

@@ -9,19 +9,20 @@ import logging
 import math
 import os
 import re
-import sys
 from pathlib import Path
 
 import hydra
 import lightning as L
 import omegaconf
 import torch
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch.callbacks import ProgressBar
 
-from .. import plain
+from .. import console, groups, plain
 from ..files import check_overwrite, write_text
-from . import algo, checks, dataloader, typos
-from .corpus import existing_path
+from . import algo, checks, command, dataloader, paths
 from .errors import HostError, check_writable, first_line
+from .progress import Lines
 
 log = logging.getLogger(__name__)
 
@@ -79,20 +80,11 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
     """
     if config.algo.backbone == "hf_dit" and key == "eval.checkpoint_path":
         return cls(config, tokenizer)
-    found = existing_path(path, key) if path else None
-    if not found or not os.path.exists(found):
-        raise HostError(
-            f"{key}={path or '(empty)'} is no file: name the checkpoint to open."
-        )
-    if os.path.isdir(found):
-        raise HostError(
-            f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
-            "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
-        )
-    _check_plain(found, f"{key}={path}")
+    check_file(key, path)
+    _check_plain(path, f"{key}={path}")
     try:
         model = cls.load_from_checkpoint(
-            found, map_location="cpu", config=config, tokenizer=tokenizer
+            path, map_location="cpu", config=config, tokenizer=tokenizer
         )
         if model.ema and not model.ema.fits(model._get_parameters()):
             raise ValueError("its EMA is of another")
@@ -109,6 +101,50 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
         ) from error
 
 
+def _exists(path):
+    if "://" not in path:
+        return os.path.exists(path)
+    try:
+        return get_filesystem(path).exists(path)
+    except Exception as error:  # each protocol has its own
+        raise HostError(
+            f"{path} cannot be opened ({first_line(error)}): install what its protocol "
+            "takes, or name a file of this machine."
+        ) from error
+
+
+def check_file(key, path):
+    """Raises HostError where `key` names no file."""
+    if not path or not _exists(path):
+        raise HostError(
+            f"{key}={path or '(empty)'} is no file: name the checkpoint to open."
+        )
+    if os.path.isdir(path):
+        raise HostError(
+            f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
+            "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
+        )
+
+
+def resume_path(config):
+    """The checkpoint to go on from; None for a fresh start.
+
+    A job that may be requeued names the run's own `last.ckpt` before there is one.
+    Raises HostError where any other is not there.
+    """
+    kept = config.checkpointing
+    path = kept.resume_ckpt_path if kept.resume_from_ckpt else None
+    if not path or _exists(path):
+        return path or None
+    usual = os.path.join(kept.save_dir, "checkpoints", "last.ckpt")
+    if os.path.realpath(path) == os.path.realpath(usual):
+        return None
+    raise HostError(
+        f"checkpointing.resume_ckpt_path={path} is not there: name a checkpoint that "
+        "is, or begin anew with checkpointing.resume_from_ckpt=false."
+    )
+
+
 # What a value of another kind than expected ends in; subclasses are others' own.
 _ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
@@ -116,7 +152,11 @@ _ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 def _check_plain(found, source):
     """Refuse a file whose opening could run code, as it can before torch 2.6."""
     try:
-        torch.load(found, map_location="cpu", weights_only=True, mmap=True)
+        if "://" in found:
+            with get_filesystem(found).open(found, "rb") as file:
+                torch.load(file, map_location="cpu", weights_only=True)
+        else:
+            torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a spoilt file fails in many ways
         # Among torch's advice; torch 2.3 says it otherwise.
         named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
@@ -133,10 +173,16 @@ def make_trainer(config, **kwargs):
         hydra.utils.instantiate(callback)
         for callback in (config.get("callbacks") or {}).values()
     ]
+    if any(isinstance(c, Lines) for c in callbacks) and not any(
+        isinstance(c, ProgressBar) for c in callbacks
+    ):  # else Lightning adds a bar of its own
+        kwargs.setdefault(
+            "enable_progress_bar", config.trainer.get("enable_progress_bar", False)
+        )
     logger = config.get("logger")  # ~logger: without one
     return hydra.utils.instantiate(
         config.trainer,
-        default_root_dir=os.getcwd(),
+        default_root_dir=config.trainer.get("default_root_dir") or os.getcwd(),
         callbacks=callbacks,
         strategy=(
             hydra.utils.instantiate(config.strategy)
@@ -152,21 +198,19 @@ def train(cls, config, tokenizer):
     """Fit; resumes from `checkpointing.resume_ckpt_path` when that file exists."""
     folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
     check_writable("checkpointing.save_dir", folder)
+    resume = resume_path(config)
+    finetune = config.training.finetune_path if resume is None else None
     if hasattr(cls, "check_start"):  # what a class of others refuses, before the data
         cls.check_start(config)
+    elif finetune:
+        check_file("training.finetune_path", finetune)
     train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
-    resume = config.checkpointing.resume_ckpt_path
-    if not (
-        config.checkpointing.resume_from_ckpt and resume and os.path.exists(resume)
-    ):
-        resume = None
     if resume and not hasattr(cls, "check_start"):  # else it looks after its own
         _check_plain(resume, f"checkpointing.resume_ckpt_path={resume}")
-    if config.training.finetune_path and resume is None:
+    if finetune:
         model = load_from_checkpoint(
-            cls, config.training.finetune_path, config, tokenizer,
-            key="training.finetune_path",
-        )  # fmt: skip
+            cls, finetune, config, tokenizer, key="training.finetune_path"
+        )
     else:
         model = cls(config, tokenizer)
     if config.eval.generate_samples and config.eval.compute_generative_perplexity:
@@ -240,11 +284,15 @@ MODES = {"train": train, "sample_eval": sample_eval, "ppl_eval": ppl_eval}
 
 def run(config):
     """What `main` does once the config stands; answers the mode's figures."""
+    # What the class of somebody else reads is not known here.
+    target = str((config.get("algo") or {}).get("_target_") or "mdlm_mcd.")
+    groups.check_groups(config, complete=target.startswith("mdlm_mcd."))
     if config.mode not in MODES:
         raise HostError(
             f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}."
         )
     checks.check(config)
+    paths.make_absolute(config)
     L.seed_everything(config.seed)
     cls = model_class(config)
     tokenizer = dataloader.get_tokenizer(config)
@@ -255,34 +303,18 @@ CONFIGS = str(Path(__file__).parent / "configs")
 
 
 def main():
-    """The command line. A refusal, ours or Hydra's, is a sentence and status 1."""
+    """The command line. A refusal, ours or a library's, is a sentence and status 1."""
+    outcomes = command.Outcomes()
 
     @hydra.main(version_base=None, config_path=CONFIGS, config_name="config")
     def job(config):
-        hydra_prints()
-        try:
-            run(config)
-        except Exception as error:
-            # What this distribution raises on purpose is a message to the user;
-            # anything else is a bug and keeps its traceback.
-            error = checks.told(error)
-            ours = type(error).__module__.split(".")[0] == __package__.split(".")[0]
-            if not ours or os.environ.get(typos.FULL_ERROR) == "1":
-                raise
-            raise SystemExit(f"{type(error).__name__}: {error}") from None
+        # By its name: a launcher may have sent this to another process.
+        from mdlm_mcd.minihost import main as here
 
-    hydra_prints = typos.hydra_raises()
-    try:
-        job()
-    except Exception as error:
-        hydra_prints()
-        mine = isinstance(error, OSError) or typos.is_hydras(error)
-        if not mine or os.environ.get(typos.FULL_ERROR) == "1":
-            raise
-        # What a job raises Hydra prints itself: this was before it.
-        raise SystemExit(str(typos.told(error, sys.argv[1:], CONFIGS))) from None
-    finally:
-        hydra_prints()
+        command.perform(here.run, config, outcomes)
+
+    console.write_any_text()
+    command.call(job, outcomes, CONFIGS)
 
 
 register_resolvers()

@@ -4,8 +4,8 @@ Imports Hydra alone, so `mdlm-mcd run` tells those of real hosts in the same wor
 """
 
 import difflib
-import os
 import re
+import sys
 import traceback
 
 import hydra
@@ -18,34 +18,30 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
+from ..plain import printable
 from .errors import FULL, HostError, disk_full, first_line
 
-FULL_ERROR = "HYDRA_FULL_ERROR"  # the user's wish to see tracebacks
-_BARE = (AssertionError, TypeError, ValueError)
+STUMBLED = (AssertionError, AttributeError, OSError, TypeError, ValueError)
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
 
 
-def hydra_raises():
-    """Have Hydra raise what it refuses, and not print it; answers what undoes that."""
-    asked = os.environ.get(FULL_ERROR)
-    os.environ[FULL_ERROR] = "1"
-
-    def undo():
-        os.environ.pop(FULL_ERROR, None)
-        if asked is not None:
-            os.environ[FULL_ERROR] = asked
-
-    return undo
+def raised_by(error, libraries, beside=()):
+    """Whether a library raised an error with no code of its callers in between."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [f.f_globals.get("__name__", "").partition(".")[0] for f in frames]
+    first = next((i for i, name in enumerate(names) if name in libraries), len(names))
+    fits = {*libraries, *beside, *sys.stdlib_module_names}
+    return first < len(names) and fits.issuperset(names[first:])
 
 
 def is_hydras(error):
-    """Whether an error is Hydra's refusal, also a bare one from deep inside of it."""
-    if isinstance(error, CompactHydraException):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = bool(frames) and f"{os.sep}hydra{os.sep}_internal" in frames[-1].filename
-    return isinstance(error, _BARE) and inside
+    """Whether it is Hydra's refusal, or what Hydra stumbles over before a job."""
+    beside = ("omegaconf", "yaml", "antlr4")
+    return isinstance(error, CompactHydraException) or raised_by(
+        error, {"hydra"}, beside
+    )
 
 
 def told(error, overrides, config_dir, config_name="config"):
@@ -56,16 +52,11 @@ def told(error, overrides, config_dir, config_name="config"):
     overrides = [o for o in overrides if "=" in o and not o.startswith(("-", "hydra"))]
     if isinstance(error, MissingConfigException):
         return _group(error)
-    if type(error) in _BARE:
-        return HostError(
-            "Hydra cannot read these overrides: each takes a key before its =, and a "
-            "group such as logger or data a name, not null (~logger leaves it out)."
-        )
     if isinstance(error, OverrideParseException):
         said = first_line(error.__cause__ or error)
         return HostError(
-            f"{error.override} cannot be read as key=value ({said}): put a value with "
-            "= , : or brackets in it into quotes that the shell leaves, "
+            f"{printable(error.override)} cannot be read as key=value ({said}): put a "
+            "value with = , : or brackets in it into quotes that the shell leaves, "
             "'key=\"a=b.ckpt\"', and close what is opened."
         )
     if isinstance(error, InstantiationException):
@@ -78,11 +69,8 @@ def told(error, overrides, config_dir, config_name="config"):
         )
     if isinstance(error, OSError) and error.errno in FULL:
         return disk_full(error)
-    if isinstance(error, OSError):
-        return HostError(
-            f"hydra.run.dir: {error.filename} cannot be made ({error.strerror}): name "
-            "a folder that can."
-        )
+    if not isinstance(error, CompactHydraException):
+        return _bare(error)
     found = UNKNOWN.search(str(error))
     if not isinstance(error, ConfigCompositionException) or not found:
         cause = error.__cause__
@@ -91,7 +79,10 @@ def told(error, overrides, config_dir, config_name="config"):
                 f"{first_line(error)}: a group that the config has already takes no "
                 "plus, and a recipe builds on one other at most; leave one out."
             )
-        return HostError(f"{error}\n{cause}" if cause else str(error))
+        if cause and not str(error).strip():
+            return unusable(cause)
+        said = f"{first_line(error)} ({first_line(cause)})" if cause else str(error)
+        return HostError(said)
     key = found[1]
     given = next((o for o in overrides if _key(o) == key), key)
     meant = _nearest(key, _composed(overrides, config_dir, config_name))
@@ -102,10 +93,99 @@ def told(error, overrides, config_dir, config_name="config"):
     )
 
 
+def _said(error):
+    """The first line of a message; of a bare assertion what it asserts."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and not str(error).strip():
+        return frames[-1].line
+    return first_line(error)
+
+
+def _bare(error):
+    """What Hydra stumbles over: a file of the user's, or a setting of its own."""
+    where, said = _config_file(error), _said(error)
+    if where is not None:
+        mark = getattr(error, "problem_mark", None)
+        where += f", line {mark.line + 1}," if mark else ""
+        said = getattr(error, "problem", None) or said
+        return HostError(f"{where} cannot be read as a config ({said}): mend it there.")
+    if isinstance(error, OmegaConfBaseException):
+        return unusable(error)
+    if isinstance(error, OSError) and error.filename:
+        return HostError(
+            f"hydra.run.dir, or hydra.sweep.dir: {error.filename} cannot be made "
+            f"({error.strerror}): name a folder that can."
+        )
+    if "Config group override" in said:
+        return HostError(
+            "Hydra cannot read these overrides: each takes a key before its =, and a "
+            "group such as logger or data a name, not null (~logger leaves it out)."
+        )
+    return HostError(
+        f"Hydra cannot begin with these settings ({type(error).__name__}: {said}): "
+        "change what that names; HYDRA_FULL_ERROR=1 shows where it fails."
+    )
+
+
+def _config_file(error):
+    """The file, or its name as a config, that Hydra was reading; None for none."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        here = frame.f_globals.get("__name__", "")
+        if here.startswith("hydra._internal") and "load_config" in frame.f_code.co_name:
+            names = (frame.f_locals.get(name) for name in ("full_path", "config_path"))
+            return next(filter(None, names), None)
+    return None
+
+
+def unusable(error):
+    """The sentence for a config that OmegaConf cannot read, say for its ${...}."""
+    key = getattr(error, "full_key", None)
+    if isinstance(error, ConfigAttributeError) and key:
+        return HostError(
+            f"{key} is not in the config, and is read here: a ~ took it out, or a file "
+            "of yours lacks it; put it back."
+        )
+    where = f"{key}: " if key else ""
+    return HostError(
+        f"{where}the config cannot be read here ({first_line(error)}): look at that "
+        "key, and at what its ${...} names."
+    )
+
+
+def lightnings(error):
+    """Whether Lightning refuses the settings, or stumbles over one of them.
+
+    With code of ours or the user's in between it may be a bug of that; what torch says
+    in a step is no matter of settings.
+    """
+    if type(error).__name__ == "MisconfigurationException":
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    beside = ()
+    if not frames or not (frames[-1].line or "").startswith("raise "):
+        if not isinstance(error, STUMBLED):
+            return False
+        stepping = any(frame.name == "advance" for frame in frames)
+        beside = ("fsspec",) if stepping else ("fsspec", "torch")
+    return raised_by(error, {"lightning", "pytorch_lightning"}, beside)
+
+
+def refusal(error):
+    """A HostError for what Lightning or a part of it refuses; None for others."""
+    if isinstance(error, InstantiationException):
+        return told(error, [], "")
+    if lightnings(error):
+        return HostError(
+            f"Lightning refuses these settings ({_said(error)}): change the keys of "
+            "trainer, strategy or callbacks that this names."
+        )
+    return None
+
+
 def _group(error):
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group or not error.options:
-        return HostError(str(error))
+        return HostError(f"{first_line(error)}: name a config that is there.")
     meant = difflib.get_close_matches(option, error.options, n=1)
     said = f"did you mean {group}={meant[0]}? " if meant else ""
     return HostError(

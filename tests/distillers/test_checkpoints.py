@@ -10,10 +10,12 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from runs import fit
 
-from mdlm_mcd.distillers import checkpoints
+from mdlm_mcd.distillers import checkpoints, preflight
 from mdlm_mcd.distillers.checkpoints import SafeCheckpointIO
-from mdlm_mcd.errors import CheckpointError
+from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.files import damage, newest_checkpoint
+from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import main as minihost
 
 
 def content(step):
@@ -207,21 +209,48 @@ def step_of_run(path):
     return torch.load(path, weights_only=True)["global_step"]
 
 
+@pytest.fixture
+def moved(tmp_path, monkeypatch):
+    """The launch folder, after Hydra has moved to the run's own, as hosts let it."""
+    for name in ("launch", "moved"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "moved")
+    launch = tmp_path / "launch"
+    monkeypatch.setattr(preflight, "to_absolute_path", lambda x: f"{launch}/{x}")
+    return launch
+
+
+ONE = ("algo=mcd", "algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=1",
+       "trainer.max_steps=1")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "name, said", [("lost.ckpt", True), ("{run}/checkpoints/last.ckpt", False)]
+    "name, words",
+    [
+        ("lost.ckpt", "name a checkpoint that is, or begin anew with"),
+        ("here.ckpt", "so name {launch}/here.ckpt, or begin anew with"),
+        ("{moved}/checkpoints/last.ckpt", None),  # its own, when it begins
+    ],
 )
-def test_a_checkpoint_to_go_on_from_that_is_not_there(
-    compose, tmp_path, caplog, name, said
-):
-    """Named by a user it is spoken of; a run's own is not there when it begins."""
-    path = tmp_path / name.format(run=tmp_path)
-    config = compose(
-        "algo=mcd", "algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=1",
-        "trainer.max_steps=1", f"checkpointing.save_dir={tmp_path}",
-        f"checkpointing.resume_ckpt_path={path}",
-    )  # fmt: skip
-    with caplog.at_level(logging.WARNING):
-        fit(config)
-    assert (
-        f"resume_ckpt_path={path} is not there: the run begins" in caplog.text
-    ) == said
+def test_a_checkpoint_to_go_on_from_that_is_not_there(compose, moved, name, words):
+    """A host has begun anew by the time that it makes our model."""
+    (moved / "here.ckpt").touch()
+    name = name.format(moved=os.getcwd())
+    where = f"checkpointing.resume_ckpt_path={name}"
+    config = compose(*ONE, where, f"checkpointing.save_dir={os.getcwd()}")
+    if words:
+        words = words.format(launch=moved)
+        with pytest.raises(ConfigError, match=f"path={name} is not there: .*{words}"):
+            fit(config)
+        config.checkpointing.resume_from_ckpt = False
+    fit(config)
+
+
+def test_a_checkpoint_to_evaluate_is_found_from_the_launch_folder(compose, moved):
+    fit(compose(*ONE, f"checkpointing.save_dir={moved}"))
+    config = compose(*ONE, "mode=sample_eval")
+    cls, tokenizer = minihost.model_class(config), dataloader.get_tokenizer(config)
+    path = next((moved / "checkpoints").glob("*.ckpt")).relative_to(moved)
+    assert cls.load_from_checkpoint(str(path), config=config, tokenizer=tokenizer)
+    with pytest.raises(CheckpointError, match="eval.checkpoint_path=no is no file"):
+        cls.load_from_checkpoint("no", config=config, tokenizer=tokenizer)

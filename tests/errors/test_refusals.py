@@ -47,7 +47,7 @@ from mdlm_mcd.weights import Weights
         ("+algo.losss=ce", "neither by algo=mcd nor by the host: did you mean algo.lo"),
         ("+algo.wholly=new", "nor by the host: take it out"),
         ("+algo.teacher_steps=2", "algo.teacher_steps=2 is read neither"),  # SDTT's
-        ("+sampling.u_lwa=iid", "sampling.u_lwa=iid is no key of a sampler: did you"),
+        ("+sampling.u_lwa=iid", "sampling.u_lwa is a key that nothing reads: did you"),
     ],
 )
 def test_typos(shell, override, words):
@@ -79,13 +79,13 @@ def test_the_environment_is_as_it_was(shell, monkeypatch):
 
 def test_a_bug_keeps_its_traceback(shell, monkeypatch):
     monkeypatch.setattr(minihost, "run", lambda config: 1 / 0)
-    status, said = shell.mcd()
-    assert status == 1 and "ZeroDivisionError" in said and "Traceback" in said
+    with pytest.raises(ZeroDivisionError):
+        shell.mcd()
 
 
 def test_a_folder_for_the_run_that_cannot_be_made(shell):
     status, said = shell.mcd(f"hydra.run.dir={shell.write('file')}/run")
-    assert status == 1 and "hydra.run.dir: " in said and "Traceback" not in said
+    assert status == 1 and "hydra.run.dir, or" in said and "Traceback" not in said
 
 
 MINE = "# @package _global_\ndefaults: [mcd]\nalgo: {name: mine, losss: ce}\n"
@@ -99,11 +99,19 @@ MINE = "# @package _global_\ndefaults: [mcd]\nalgo: {name: mine, losss: ce}\n"
         # A fork's own key is in another of its files.
         ("algo/theirs.yaml", "name: theirs\nfork: 1\n", ["+algo.fork=2"], None),
         ("algo/theirs.yaml", "name: theirs\n", ["+algo.fork=2"], "algo.fork=2"),
+        ("algo/x.yaml", "", ["+sampling.u_lwa=iid"], "is no key of a sampler: did you"),
+        (
+            "recipe/x.yaml",
+            "optim: {lr: 1}\n",
+            ["+recipe=x"],
+            "recipe=x changes nothing",
+        ),
     ],
 )
 def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
     host = fakes.duo(tmp_path)
     patches.patch(host, DUO)
+    (host / "configs/recipe").mkdir()
     (host / "configs" / file).write_text(text)
     (found,) = [f for f in doctor.examine(host, given) if f.topic == "algo"]
     assert (found.mark == doctor.STOP) == bool(stops)

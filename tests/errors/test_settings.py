@@ -3,6 +3,7 @@
 import hydra
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
@@ -108,7 +109,7 @@ def test_a_run_without_a_logger(shell):
 
 
 def test_lightnings_refusals_while_it_runs(compose):
-    refused = checks.MisconfigurationException("no\nmore of it")
+    refused = MisconfigurationException("no\nmore of it")
     assert str(checks.told(refused)).startswith("Lightning refuses these settings (no)")
     bug = KeyError("x")
     assert checks.told(bug) is bug

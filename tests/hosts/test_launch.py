@@ -99,20 +99,19 @@ def test_nor_with_its_configs_elsewhere(host, compose, tmp_path):
 
 
 def test_our_errors_are_one_sentence(host, compose, tmp_path):
-    """And so are Hydra's own about overrides."""
-    for override, words in (
-        ("algo.loss=nope", "mdlm-mcd: algo.loss=nope is unknown"),
-        (
-            "algo.losss=ce",
-            "mdlm-mcd: algo.losss=ce names no key of the config: did you",
-        ),
+    """And so are Hydra's own about overrides; other jobs of a sweep run."""
+    where = [f"checkpointing.save_dir={tmp_path}/${{algo.loss}}"]
+    where += [f"hydra.sweep.dir={tmp_path}/out", f"hydra.run.dir={tmp_path}/out"]
+    for given, words in (
+        (["-m", "algo.loss=nope,ce"], "mdlm-mcd: algo.loss=nope is unknown"),
+        (["algo.losss=ce"], "mdlm-mcd: algo.losss=ce names no key of the config: did"),
     ):
         done = start(
-            host, "-m", "mdlm_mcd.cli", "run", *compose.tiny, *MCD, override,
-            f"hydra.run.dir={tmp_path}/out",
-        )  # fmt: skip
+            host, "-m", "mdlm_mcd.cli", "run", *given, *compose.tiny, *MCD, *where
+        )
         assert done.returncode == 1 and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
+    assert student(tmp_path / "ce")
 
 
 def test_a_comment_is_no_patch(host, compose, tmp_path):
@@ -134,6 +133,8 @@ def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path):
     done = start(tmp_path, "-m", "mdlm_mcd.cli", "run", "algo=mcd")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "for Duo's layout it lacks main.py, algo.py" in done.stderr
+    done = start(tmp_path, "-m", "mdlm_mcd.cli", "run", "a=1", HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1 and "Traceback" in done.stderr
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
     done = start(host, "-m", "mdlm_mcd.cli", "run", "algo=mcd")

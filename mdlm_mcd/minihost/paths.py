@@ -1,0 +1,66 @@
+"""Make a config's paths absolute: they start at the folder the run is launched from."""
+
+from collections.abc import Mapping
+
+from omegaconf import OmegaConf
+
+from .corpus import existing_path, local_path
+
+# In this order: what is built on one of them follows it.
+PATHS = (
+    "checkpointing.save_dir", "checkpointing.resume_ckpt_path", "data.files",
+    "data.valid_files", "data.cache_dir", "eval.generated_samples_path",
+)  # fmt: skip
+# Paths where there is such a file or folder, else a name on the Hugging Face Hub.
+NAMES = (
+    "data.train", "data.valid", "data.data_files", "data.tokenizer_name_or_path",
+    "training.finetune_path", "algo.teacher_path", "eval.checkpoint_path",
+    "eval.gen_ppl_eval_model_name_or_path",
+)  # fmt: skip
+# Never a path: this host's own, and the loaders of the package datasets.
+WORDS = (
+    "bpe", "stdlib", "textfile", "arrow", "csv", "json", "parquet", "text", "xml",
+    "webdataset",
+)  # fmt: skip
+# Where Lightning's objects name their folders, as in `dirpath` and `save_dir`.
+SECTIONS = ("callbacks", "logger", "trainer")
+
+
+def make_absolute(config) -> None:
+    """Replace the relative paths of a run's config, wherever Hydra has moved to.
+
+    `~` is expanded; URLs, and names that are no file here, stay as they are.
+    """
+    folders = [key for name in SECTIONS for key in _folders(config, name)]
+    for key in (*PATHS, *NAMES, *folders):
+        value = OmegaConf.select(config, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        found = _absolute(value, key, _named if key in NAMES else local_path)
+        if found != value:
+            OmegaConf.update(config, key, found, merge=False)
+
+
+def _named(value, key):
+    return value if value in WORDS else existing_path(value, key)
+
+
+def _absolute(value, key, find):
+    if isinstance(value, str):
+        found = find(value, key) if value and "://" not in value else value
+        return found.replace("${", "\\${")  # a name's own, which is no interpolation
+    if isinstance(value, Mapping):
+        return {name: _absolute(part, key, find) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_absolute(part, key, find) for part in value]
+    return value
+
+
+def _folders(config, name):
+    """Dotted keys inside a section that end in `dir` or `dirpath`, with a string."""
+    section = OmegaConf.select(config, name)
+    for key in section if OmegaConf.is_dict(section) else ():
+        inside = f"{name}.{key}"
+        if str(key).endswith(("dir", "dirpath")):
+            yield inside
+        yield from _folders(config, inside)

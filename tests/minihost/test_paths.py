@@ -1,0 +1,182 @@
+"""Paths are relative to the folder the run is launched from, in every key and mode."""
+
+import json
+
+import pytest
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost import paths
+from mdlm_mcd.minihost.errors import HostError
+
+NAMED = {  # keys whose value may be another thing than a path
+    "data.train": "rows", "data.valid": "rows", "data.tokenizer_name_or_path": "words",
+    "eval.gen_ppl_eval_model_name_or_path": "judge", "eval.checkpoint_path": "t.ckpt",
+    "algo.teacher_path": "t.ckpt", "training.finetune_path": "t.ckpt",
+}  # fmt: skip
+PATHS = {
+    "data.cache_dir": "cache", "eval.generated_samples_path": "out/samples.json",
+    "checkpointing.save_dir": "run", "checkpointing.resume_ckpt_path": "old/last.ckpt",
+    "callbacks.checkpoint_monitor.dirpath": "kept", "logger.save_dir": "logs",
+    "trainer.default_root_dir": "root", "trainer.profiler.dirpath": "profile",
+}  # fmt: skip
+
+
+@pytest.fixture
+def launched(tmp_path, monkeypatch):
+    """The launch folder; the process has moved to the run's, as Hydra moves it."""
+    folder = tmp_path / "launch"
+    folder.mkdir()
+    (tmp_path / "moved").mkdir()
+    for name in {*NAMED.values(), "a.jsonl", "one.txt"}:
+        (folder / name).mkdir() if "." not in name else (folder / name).touch()
+    monkeypatch.chdir(tmp_path / "moved")
+    monkeypatch.setenv("HOME", str(folder))
+    HydraConfig.instance().cfg = OmegaConf.create(
+        {"hydra": {"runtime": {"cwd": str(folder)}}}
+    )
+    return folder
+
+
+def changed(compose, values):
+    config = compose()
+    for key, value in values.items():
+        OmegaConf.update(config, key, value, force_add=True)
+    paths.make_absolute(config)
+    return config
+
+
+@pytest.mark.parametrize("key", [*NAMED, *PATHS])
+def test_each_key(compose, launched, key):
+    value = {**NAMED, **PATHS}[key]
+    for given in (value, f"~/{value}", str(launched / value), f"./{value}"):
+        found = OmegaConf.select(changed(compose, {key: given}), key)
+        assert found.replace("/./", "/") == str(launched / value), given
+    # A place that is not on this machine's disk is the business of others.
+    assert OmegaConf.select(changed(compose, {key: "s3://a/b"}), key) == "s3://a/b"
+
+
+@pytest.mark.parametrize("key", NAMED)
+def test_what_is_not_there_may_be_a_name_on_the_hub(compose, launched, key):
+    for name in ("owner/name", "gpt2"):
+        assert OmegaConf.select(changed(compose, {key: name}), key) == name
+
+
+@pytest.mark.parametrize("name", ["stdlib", "textfile", "json", "bpe"])
+def test_words_are_no_paths(compose, launched, name):
+    """Although there is a folder of that name."""
+    (launched / name).mkdir()
+    keys = ("data.train", "data.valid", "data.tokenizer_name_or_path")
+    config = changed(compose, dict.fromkeys(keys, name))
+    assert [OmegaConf.select(config, key) for key in keys] == [name] * 3
+
+
+def test_lists_and_mappings_of_files(compose, launched):
+    config = changed(
+        compose,
+        {
+            "data.files": ["one.txt", "~/b*.txt", "/c.txt"],
+            "data.valid_files": "one.txt",
+            "data.data_files": {"train": ["a.jsonl"], "validation": "en/*.jsonl"},
+        },
+    )
+    at = str(launched)
+    assert config.data.files == [f"{at}/one.txt", f"{at}/b*.txt", "/c.txt"]
+    assert config.data.valid_files == f"{at}/one.txt"
+    # Of a dataset on the Hub where there is no such file here.
+    files = {"train": [f"{at}/a.jsonl"], "validation": "en/*.jsonl"}
+    assert config.data.data_files == files
+
+
+def test_what_is_built_on_a_path_follows(compose, launched):
+    config = changed(compose, {"checkpointing.save_dir": "run"})
+    folder = f"{launched}/run"
+    assert config.logger.save_dir == folder
+    assert config.callbacks.checkpoint_monitor.dirpath == f"{folder}/checkpoints"
+    assert config.checkpointing.resume_ckpt_path == f"{folder}/checkpoints/last.ckpt"
+
+
+# On the command line ------------------------------------------------------------------
+
+
+def test_a_run_and_what_goes_on_from_it(host, caplog):
+    assert host("hydra.run.dir=a", "checkpointing.save_dir=one")[0] == 0
+    at, checkpoint = host.folder, "one/checkpoints/last.ckpt"
+    assert not (at / "a/one").exists() and (at / "one/lightning_logs").is_dir()
+    held = torch.load(at / checkpoint, weights_only=True)
+    config = held["hyper_parameters"]["config"]
+    assert config["checkpointing"]["save_dir"] == f"{at}/one"
+    status, said = host(
+        "hydra.run.dir=b", "trainer.max_steps=3",
+        f"checkpointing.resume_ckpt_path={checkpoint}",
+    )  # fmt: skip
+    assert status == 0 and "Restored all states" in caplog.text, said
+    # A fresh run of weights that are named.
+    assert host("hydra.run.dir=c", f"training.finetune_path={checkpoint}")[0] == 0
+    for mode in ("sample_eval", "ppl_eval"):
+        status, said = host(
+            f"mode={mode}", f"eval.checkpoint_path={checkpoint}", "sampling.steps=2",
+            "eval.generated_samples_path=out.json", "sampling.num_sample_batches=1",
+        )  # fmt: skip
+        assert status == 0, said
+    assert json.loads((at / "out.json").read_text())["steps"] == 2
+
+
+def test_a_teacher_by_a_relative_path(host):
+    assert host("hydra.run.dir=a")[0] == 0
+    status, said = host(
+        "algo=mcd", "algo.teacher_path=a/checkpoints/last.ckpt", "algo.rounds=1",
+        "algo.steps_per_round=2", "hydra.run.dir=b",
+    )  # fmt: skip
+    assert status == 0, said
+    held = torch.load(host.folder / "b/checkpoints/last.ckpt", weights_only=True)
+    assert held["mdlm_mcd"]["teacher_path"] == f"{host.folder}/a/checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize("algo", ["algo=mdlm", "algo=mcd"])
+@pytest.mark.parametrize(
+    "key", ["checkpointing.resume_ckpt_path", "training.finetune_path",
+            "eval.checkpoint_path"],
+)  # fmt: skip
+def test_a_named_checkpoint_that_is_not_there(host, monkeypatch, algo, key):
+    """Never a fresh start, and before the text is read."""
+    monkeypatch.setattr(
+        minihost.dataloader, "get_dataloaders", lambda *a, **k: pytest.fail("read")
+    )
+    more = ["mode=ppl_eval"] if key.startswith("eval") else []
+    if algo == "algo=mcd":
+        more += ["algo.rounds=1", "algo.steps_per_round=2"]
+        more += ["algo.init_from=scratch"] * key.startswith("checkpointing")
+    status, said = host(algo, f"{key}=gone.ckpt", "hydra.run.dir=a", *more)
+    assert status == 1 and "gone.ckpt is no" in said and "Traceback" not in said, said
+
+
+def test_the_usual_one_that_is_not_there_yet(host):
+    """A job that may be requeued names it from its first start on."""
+    for name in ("a/checkpoints/last.ckpt", "./a/checkpoints/../checkpoints/last.ckpt"):
+        status, said = host(
+            "hydra.run.dir=a", f"checkpointing.resume_ckpt_path={name}",
+            "trainer.max_steps=1",
+        )  # fmt: skip
+        assert status == 0, said
+
+
+def test_a_run_on_another_file_system(host, tmp_path, caplog):
+    where = f"checkpointing.save_dir=file://{tmp_path}/far"
+    assert host("hydra.run.dir=a", where, "trainer.max_steps=1")[0] == 0
+    status, said = host("hydra.run.dir=a", where)
+    assert status == 0 and "Restored all states" in caplog.text, said
+    status, said = host(f"checkpointing.resume_ckpt_path=file://{tmp_path}/gone.ckpt")
+    assert status == 1 and "gone.ckpt is not there" in said
+
+
+def test_none_is_looked_for_where_none_is_asked_for(compose):
+    config = compose(
+        "checkpointing.resume_ckpt_path=gone", "checkpointing.resume_from_ckpt=false"
+    )
+    assert minihost.resume_path(config) is None
+    config.checkpointing.resume_from_ckpt = True
+    with pytest.raises(HostError, match="resume_ckpt_path=gone is not there: name"):
+        minihost.resume_path(config)
