@@ -31,8 +31,8 @@ SETTINGS = (
           "known when one of the other files in its `configs/algo` has it.",
           ("names no key of the config", "is read neither by", "changes nothing, since",
            "is a section within another", "is a key that nothing reads",
-           "is never read: give",
-           "is no key of a sampler", "is a checkpoint's: name it with")),
+           "is never read: give", "is no key of a sampler",
+           "is a checkpoint's: name it with")),
     Entry("override",
           "What stands on the command line is not key=value as Hydra reads it, or "
           "names a group twice.",
@@ -49,8 +49,8 @@ SETTINGS = (
           ("cannot be read as a config", "Hydra cannot begin with these settings",
            "name a config that is there", "cannot be made of its settings",
            "Lightning refuses these settings", "is not in the config, and is read here",
-           "the config cannot be read here",
-           "names no class (", "is no LightningModule")),
+           "the config cannot be read here", "names no class (",
+           "is no LightningModule")),
     Entry("unknown-value",
           "A name that is none of those a key takes.",
           "Choose one of those that the sentence lists.",
@@ -184,8 +184,7 @@ WEIGHTS = (
           "A relative path starts at the folder the command is given in.",
           ("is no file: name", "is a folder: name a checkpoint in it",
            "is no path: name one checkpoint", "is not there: ",
-           "cannot be opened (…): install what its protocol",
-           "is a folder without")),
+           "cannot be opened (…): install what its", "is a folder without")),
     Entry("unreachable",
           "A name on the Hugging Face Hub is neither in the cache nor to be had: no "
           "network, no such name, or no right to it; or the installed libraries do not "

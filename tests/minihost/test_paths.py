@@ -40,8 +40,13 @@ def launched(tmp_path, monkeypatch):
     return folder
 
 
-def changed(compose, values):
-    config = compose()
+@pytest.fixture(scope="module")
+def config(module_compose):
+    return module_compose()
+
+
+def changed(config, values):
+    config = config.copy()
     for key, value in values.items():
         OmegaConf.update(config, key, value, force_add=True)
     paths.make_absolute(config)
@@ -49,33 +54,33 @@ def changed(compose, values):
 
 
 @pytest.mark.parametrize("key", [*NAMED, *PATHS])
-def test_each_key(compose, launched, key):
+def test_each_key(config, launched, key):
     value = {**NAMED, **PATHS}[key]
     for given in (value, f"~/{value}", str(launched / value), f"./{value}"):
-        found = OmegaConf.select(changed(compose, {key: given}), key)
+        found = OmegaConf.select(changed(config, {key: given}), key)
         assert found.replace("/./", "/") == str(launched / value), given
     # A place that is not on this machine's disk is the business of others.
-    assert OmegaConf.select(changed(compose, {key: "s3://a/b"}), key) == "s3://a/b"
+    assert OmegaConf.select(changed(config, {key: "s3://a/b"}), key) == "s3://a/b"
 
 
 @pytest.mark.parametrize("key", NAMED)
-def test_what_is_not_there_may_be_a_name_on_the_hub(compose, launched, key):
+def test_what_is_not_there_may_be_a_name_on_the_hub(config, launched, key):
     for name in ("owner/name", "gpt2"):
-        assert OmegaConf.select(changed(compose, {key: name}), key) == name
+        assert OmegaConf.select(changed(config, {key: name}), key) == name
 
 
 @pytest.mark.parametrize("name", ["stdlib", "textfile", "json", "bpe"])
-def test_words_are_no_paths(compose, launched, name):
+def test_words_are_no_paths(config, launched, name):
     """Although there is a folder of that name."""
     (launched / name).mkdir()
     keys = ("data.train", "data.valid", "data.tokenizer_name_or_path")
-    config = changed(compose, dict.fromkeys(keys, name))
+    config = changed(config, dict.fromkeys(keys, name))
     assert [OmegaConf.select(config, key) for key in keys] == [name] * 3
 
 
-def test_lists_and_mappings_of_files(compose, launched):
+def test_lists_and_mappings_of_files(config, launched):
     config = changed(
-        compose,
+        config,
         {
             "data.files": ["one.txt", "~/b*.txt", "/c.txt"],
             "data.valid_files": "one.txt",
@@ -90,8 +95,8 @@ def test_lists_and_mappings_of_files(compose, launched):
     assert config.data.data_files == files
 
 
-def test_what_is_built_on_a_path_follows(compose, launched):
-    config = changed(compose, {"checkpointing.save_dir": "run"})
+def test_what_is_built_on_a_path_follows(config, launched):
+    config = changed(config, {"checkpointing.save_dir": "run"})
     folder = f"{launched}/run"
     assert config.logger.save_dir == folder
     assert config.callbacks.checkpoint_monitor.dirpath == f"{folder}/checkpoints"
