@@ -164,7 +164,7 @@ def _find(path: str, key: str) -> str | None:
 
 def find_evaluated(path: str) -> str:
     """`eval.checkpoint_path`, found. Raises CheckpointError where no file is."""
-    found = path if "://" in path else _find(path)
+    found = path if "://" in path else _find(path, "eval.checkpoint_path")
     if found is None:
         raise CheckpointError(
             f"eval.checkpoint_path={path or '(empty)'} is no file: name the checkpoint "
