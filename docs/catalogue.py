@@ -163,7 +163,7 @@ RUNS = (
           "checkpoint of a run, or not all processes have it.",
           "Name another folder for the new run, or give the settings of the old one.",
           ("so there is no distillation to resume", "Name another checkpoint, or start",
-           "of the interrupted run", "rows a step (processes",
+           "was written by a run with",
            "is there for some processes and not for others")),
 )
 

@@ -6,17 +6,20 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch.nn as nn
 from hydra.utils import to_absolute_path
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from ..checkpoints import identity
 from ..errors import CheckpointError, ConfigError
 from ..files import check_writable
 from ..plain import shown
-from ..weights import Weights, check_named, model_sizes
+from ..weights import Weights, check_named, model_sizes, read_weights
 from .checkpoints import LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
@@ -124,11 +127,44 @@ def find_teacher(config: DictConfig) -> str:
             f"algo.teacher_path={path} is no path: name one checkpoint, in quotes "
             "where its name is a number."
         )
-    # Hydra may have moved to the run's folder; a relative path is the user's.
-    places = (os.path.expanduser(path), to_absolute_path(path))
-    found = next(filter(os.path.exists, places), path)
+    found = _on_disk(path) or path
     check_named(found, f"algo.teacher_path={path}")
     return found
+
+
+def _on_disk(path: str) -> str | None:
+    # Hydra may have moved to the run's folder; a relative path is the user's.
+    places = (os.path.expanduser(path), to_absolute_path(path))
+    return next(filter(os.path.exists, places), None)
+
+
+def sha256_of(weights: Weights, init_from: str) -> str:
+    """The SHA-256 of the weights that `algo.init_from` takes."""
+    average = weights.shadow_params if init_from == "ema" else None
+    if average is None:
+        return identity.sha256(weights.state_dict)
+    return identity.sha256({str(i): p for i, p in enumerate(average)})
+
+
+def check_same_teacher(config: DictConfig, note: Mapping[str, Any], at: str) -> None:
+    """Refuse to go on with another teacher than the one that the run began with.
+
+    note: what the checkpoint `at` notes of the distillation. A teacher that is not on
+    the disk is known by its name: the checkpoint has the student, and nothing is
+    fetched. Raises CheckpointError.
+    """
+    path, was = str(teacher_path(config)), note.get("teacher_path")
+    if config.algo.init_from == "scratch" or was is None:
+        return
+    sha256, found = note.get("teacher_sha256"), _on_disk(path) if path else None
+    named = [was, path]
+    if sha256 and found:
+        mine = sha256_of(read_weights(found), config.algo.init_from)
+        named = [f"{was} (SHA-256 {sha256[:12]})", f"{path} (SHA-256 {mine[:12]})"]
+        if mine == sha256:
+            return
+    if named[0] != named[1]:
+        identity.refuse(at, [("algo.teacher_path", *named)])
 
 
 def resumes(config: DictConfig) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 
@@ -44,22 +43,11 @@ class Processes:
     def resplit(self, checkpoint, was: dict[str, int] | None) -> None:
         """Let a run that was split otherwise go on; noise and rows know no split.
 
-        was: the `split` it was written with. Raises CheckpointError for another global
-        batch, with which the run would be another one.
+        was: the `split` it was written with, of the same global batch.
         """
         now = self.split
         if was is None or was == now:
             return
-        before, after = (math.prod(s.values()) for s in (was, now))
-        if before != after:
-            said = " * ".join(map(str, was.values()))
-            mine = " * ".join(map(str, now.values()))
-            raise CheckpointError(
-                f"checkpointing.resume_ckpt_path={self.trainer.ckpt_path} was written "
-                f"by a run of {before} rows a step (processes * loader.batch_size * "
-                f"trainer.accumulate_grad_batches = {said}), and this one has {after} "
-                f"({mine}): choose the three so that their product is {before}."
-            )
         # Lightning counts micro-batches, and tells by them where a step ends.
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (batches["total"], batches["current"]):
@@ -73,6 +61,7 @@ class Processes:
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            self._check_same_start()
             strategies.check(self.trainer, self.config)
             if strategies.is_sharded(self.trainer):
                 # From here on no process has all of the weights.
@@ -81,9 +70,7 @@ class Processes:
 
     def _check_same_start(self) -> None:
         # Or some wait for ever for the others, who begin at another step.
-        found = self.trainer.ckpt_path is not None
-        if strategies.is_sharded(self.trainer):  # of which Lightning asks later
-            found = preflight.resumes(self.config)
+        found = preflight.resumes(self.config)
         decide = self.trainer.strategy.reduce_boolean_decision
         if decide(found, all=False) and not decide(found, all=True):
             raise CheckpointError(
@@ -95,7 +82,6 @@ class Processes:
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._check_same_start()
         sharded = strategies.is_sharded(self.trainer)
         if not sharded and self.trainer.ckpt_path is None:
             self._start()

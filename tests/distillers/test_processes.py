@@ -11,6 +11,7 @@ import several
 import torch
 from runs import Watch, fit
 
+from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.distillers import strategies
 from mdlm_mcd.distillers.base import CHECKPOINT_KEY
 from mdlm_mcd.errors import CheckpointError, ConfigError, TeacherError
@@ -216,8 +217,8 @@ def test_another_global_batch_is_not_resumed(configure, one, tmp_path):
         lambda: refusal(config, CheckpointError, ckpt_path=path),
         tmp_path / "answers",
     )
-    for words in ("8 rows a step", "1 * 8 * 1", "9 (1 * 9 * 1)", "product is 8"):
-        assert words in said
+    assert "loader.global_batch_size=8, and" in said
+    assert "this one has loader.global_batch_size=9:" in said
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,11 @@ def test_sharded(configure, one, tmp_path, overrides, gathered):
 @several.fsdp
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [WHOLE, PARTS])
-def test_whole_and_sharded_go_on_as_each_other(configure, one, tmp_path, overrides):
+def test_whole_and_sharded_go_on_as_each_other(
+    configure, one, tmp_path, monkeypatch, overrides
+):
+    # All are in float64, which FSDP's own precision is not, and none clips.
+    monkeypatch.setattr(identity, "TRAINER", {})
     sharded = configure(2, *PADDED, *SHARDED, *overrides)
     path = str(one[1] / "step-4.ckpt")
     several.run(2, lambda: work(sharded, Shards, path), tmp_path / "sharded")
