@@ -75,8 +75,10 @@ SETTINGS = (
           ("falls by algo.tau_step",)),
     Entry("steps-and-rounds",
           "The trainer stops before the last round, or goes on after it.",
-          "trainer.max_steps = algo.rounds * algo.steps_per_round.",
-          ("is not algo.rounds * algo.steps_per_round", "lies outside the … rounds")),
+          "trainer.max_steps = algo.rounds * algo.steps_per_round, and nothing that "
+          "ends the run before, but trainer.max_time for a run in slices.",
+          ("is not algo.rounds * algo.steps_per_round", "lies outside the … rounds",
+           "ends the run after …", "ends a run after its first", "The run ended at")),
     Entry("wrong-model",
           "The method is for another kind of model: MCD, SDTT and CD4LM for masked "
           "ones under SUBS, DCD for uniform-state ones.",
@@ -163,7 +165,7 @@ RUNS = (
           "checkpoint of a run, or not all processes have it.",
           "Name another folder for the new run, or give the settings of the old one.",
           ("so there is no distillation to resume", "Name another checkpoint, or start",
-           "was written by a run with",
+           "was written by a run with", "was written by this run and is gone",
            "is there for some processes and not for others")),
 )
 

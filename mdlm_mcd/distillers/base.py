@@ -219,6 +219,8 @@ class Distiller(CounterNoise, Processes):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
             "config": OmegaConf.to_container(self.config, resolve=True)
         }
+        # A slice of `trainer.max_time` has its own time, and not that of all before it.
+        checkpoint.get("callbacks", {}).pop("Timer", None)
         algo = self.config.algo
         step = checkpoint["global_step"]
         done = self.curriculum.at(step - 1) if step else None  # of the last step
@@ -305,7 +307,7 @@ class Distiller(CounterNoise, Processes):
 
     def configure_callbacks(self):
         folder = self.checkpoints_folder
-        rounds = RoundCheckpoints(folder, self.curriculum.steps_per_round)
+        rounds = RoundCheckpoints(folder, self.curriculum)
         algo = self.config.algo
         health = Health(
             algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy")

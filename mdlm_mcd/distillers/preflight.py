@@ -50,6 +50,17 @@ def check_processes(config: DictConfig) -> None:
         _check_rows(config.loader.global_batch_size, math.prod(counts))
 
 
+def check_whole(config: DictConfig) -> None:
+    """Raises ConfigError for a trial of a few steps, which Lightning does not keep."""
+    value = config.get("trainer", {}).get("fast_dev_run")
+    if value and config.get("mode", "train") == "train":
+        raise ConfigError(
+            f"trainer.fast_dev_run={value} ends a run after its first steps and keeps "
+            "nothing: leave it out; algo.rounds=1 algo.steps_per_round=2 "
+            "trainer.max_steps=2 makes a whole run that is short."
+        )
+
+
 def _check_rows(wanted: int, processes: int) -> None:
     if type(wanted) is int and wanted < processes:
         raise ConfigError(

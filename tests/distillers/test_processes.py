@@ -14,7 +14,12 @@ from runs import Watch, fit
 from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.distillers import strategies
 from mdlm_mcd.distillers.base import CHECKPOINT_KEY
-from mdlm_mcd.errors import CheckpointError, ConfigError, TeacherError
+from mdlm_mcd.errors import (
+    CheckpointError,
+    ConfigError,
+    TeacherError,
+    UnfinishedError,
+)
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.teacher import checksum
@@ -335,6 +340,25 @@ def test_whole_and_sharded_go_on_as_each_other(
         answers = tmp_path / f"sharded-{processes}"
         several.run(processes, partial(work, other, Shards, path), answers)
         same_files(checkpoints(other), one[1])
+
+
+class Stops(Watch):
+    def on_train_batch_end(self, trainer, module, *args):
+        super().on_train_batch_end(trainer, module, *args)
+        trainer.should_stop = trainer.global_step == 4
+
+
+@pytest.mark.parametrize(
+    "strategy", [(), pytest.param(SHARDED, marks=several.fsdp)], ids=["ddp", "fsdp"]
+)
+def test_all_say_that_the_run_has_ended_early(configure, tmp_path, strategy):
+    config = configure(2, *strategy)
+    for said in several.run(
+        2, lambda: refusal(config, UnfinishedError, Stops), tmp_path / "answers"
+    ):
+        assert "The run ended at step 4 of 6, in round 2 of 2" in said
+    held = torch.load(checkpoints(config) / "last.ckpt", weights_only=True)
+    assert held["global_step"] == 4 and held[CHECKPOINT_KEY]["teacher"]["round"] == 1
 
 
 def test_fewer_rows_than_processes_are_refused_by_all(configure, tmp_path):
