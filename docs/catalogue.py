@@ -151,8 +151,8 @@ RUNS = (
           "docs/choosing_a_loss.md says why algo.loss=kl_bwd does this.",
           ("where at most … was to be expected",),
           ("algo.loss=… is … nats per token learnt at step … (round …, delta=…, "
-           "tau=…), where at most … was to be expected: lower optim.lr or check the "
-           "data, or set algo.guard=warn to go on.",)),
+           "tau=…), where at most … was to be expected: lower optim.lr, or set "
+           "algo.guard=warn to go on.",)),
     Entry("teacher-changed",
           "The teacher has to stay what it was when its round began, and to be the "
           "same in all processes.",
