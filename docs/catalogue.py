@@ -80,8 +80,10 @@ SETTINGS = (
           ("falls by algo.tau_step",)),
     Entry("steps-and-rounds",
           "The trainer stops before the last round, or goes on after it.",
-          "trainer.max_steps = algo.rounds * algo.steps_per_round.",
-          ("is not algo.rounds * algo.steps_per_round", "lies outside the … rounds")),
+          "trainer.max_steps = algo.rounds * algo.steps_per_round, and nothing that "
+          "ends the run before, but trainer.max_time for a run in slices.",
+          ("is not algo.rounds * algo.steps_per_round", "lies outside the … rounds",
+           "ends the run after …", "ends a run after its first", "The run ended at")),
     Entry("wrong-model",
           "The method is for another kind of model: DCD for uniform-state ones, the "
           "others for masked ones under SUBS.",
@@ -156,8 +158,8 @@ RUNS = (
           "docs/choosing_a_loss.md says why algo.loss=kl_bwd does this.",
           ("where at most … was to be expected",),
           ("algo.loss=… is … nats per token learnt at step … (round …, delta=…, "
-           "tau=…), where at most … was to be expected: lower optim.lr or check the "
-           "data, or set algo.guard=warn to go on.",)),
+           "tau=…), where at most … was to be expected: lower optim.lr, or set "
+           "algo.guard=warn to go on.",)),
     Entry("teacher-changed",
           "The teacher has to stay what it was when its round began, and to be the "
           "same in all processes.",
@@ -170,7 +172,7 @@ RUNS = (
           "checkpoint of a run, or not all processes have it.",
           "Name another folder for the new run, or give the settings of the old one.",
           ("so there is no distillation to resume", "Name another checkpoint, or start",
-           "of the interrupted run", "rows a step (processes",
+           "was written by a run with", "was written by this run and is gone",
            "is there for some processes and not for others")),
 )
 

@@ -17,5 +17,9 @@ class TeacherError(MCDError, RuntimeError):
     """A teacher that changed between two round starts."""
 
 
+class UnfinishedError(MCDError, RuntimeError):
+    """A distillation that ended, without an error, before its last round."""
+
+
 class DivergenceError(MCDError, RuntimeError):
     """A loss that is not finite or has left its scale."""

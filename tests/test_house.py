@@ -15,6 +15,7 @@ FLOORS = {
     "sampling": 2, "head": 2, "teacher": 2, "files": 2, "rollout": 2,
     "weights": 2, "weight_files": 2, "pickles": 2, "archives": 2, "allowed": 2,
     "plain": 2, "sharding": 2, "borders": 2, "vocabulary": 2, "console": 2,
+    "checkpoints": 2,
     "groups": 2.5,  # it knows Hydra, and no torch
     "minihost": 3, "distillers": 3, "evaluation": 3, "figures": 3,
     "hosts": 4,

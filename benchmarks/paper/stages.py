@@ -37,6 +37,7 @@ MINIHOST, CLONE, COMMAND = (
 )
 # What the guard says of a loss that has left its scale (distillers/guard.py).
 DIVERGED = "was to be expected"
+UNFINISHED = "The run ended at step"
 
 
 class StageError(MCDError, RuntimeError):
@@ -184,7 +185,8 @@ class Stages:
         self.trained |= step > before
         if status == 0 and step >= steps and (checkpoints / target).exists():
             return checkpoints / target
-        if seconds is not None and status in (0, None) and step > before:
+        stopped = status in (0, None) or UNFINISHED in said
+        if seconds is not None and stopped and step > before:
             raise OutOfTime(f"{stage} stands at step {step:,} of {steps:,}.")
         raise self.failed(stage, status, said, f" at step {step:,} of {steps:,}")
 

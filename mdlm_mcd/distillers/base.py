@@ -12,6 +12,7 @@ import os
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from .. import __version__, head, losses
@@ -101,6 +102,7 @@ class Distiller(CounterNoise, Processes):
         super().__init__(config, tokenizer, **kwargs)
         self.curriculum = curriculum
         self.teacher = Teacher()
+        self.teacher_sha256: str | None = None  # of the weights that it began with
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self.check_model()
 
@@ -121,6 +123,12 @@ class Distiller(CounterNoise, Processes):
         cls.check_config(config).check_max_steps(config.trainer.max_steps)
         if config.algo.init_from != "scratch" and not preflight.resumes(config):
             preflight.find_teacher(config)
+
+    @classmethod
+    def check_resume(cls, config: DictConfig, checkpoint, path: str) -> None:
+        """Refuse a checkpoint that another run wrote, or that is none of a run."""
+        steps = cls.check_config(config).total_steps
+        resume.check_run(config, checkpoint, path, steps)
 
     def check_model(self) -> None:
         """Refuse a host's model that the method cannot train."""
@@ -150,6 +158,7 @@ class Distiller(CounterNoise, Processes):
             source = f"algo.teacher_path={path}"
             weights = read_weights(found)
             self._check_teacher(weights, source)
+            self.teacher_sha256 = preflight.sha256_of(weights, algo.init_from)
             taken = load_weights(
                 self.backbone,
                 self.host_named_parameters(),
@@ -197,6 +206,8 @@ class Distiller(CounterNoise, Processes):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
             "config": OmegaConf.to_container(self.config, resolve=True)
         }
+        # A slice of `trainer.max_time` has its own time, and not that of all before it.
+        checkpoint.get("callbacks", {}).pop("Timer", None)
         algo = self.config.algo
         step = checkpoint["global_step"]
         done = self.curriculum.at(step - 1) if step else None  # of the last step
@@ -205,6 +216,7 @@ class Distiller(CounterNoise, Processes):
             "algo": algo.name,
             "loss": algo.loss,
             "teacher_path": str(self.teacher_path),
+            "teacher_sha256": self.teacher_sha256,
             "round": done and done.index + 1,
             "delta": done and done.delta,
             "tau": done and done.tau,
@@ -255,44 +267,29 @@ class Distiller(CounterNoise, Processes):
         if trainer is None or trainer.state.fn != "fit":
             super().on_load_checkpoint(checkpoint)
             return
-        held, path = checkpoint.get(CHECKPOINT_KEY), trainer.ckpt_path
-        whole = not strategies.is_sharded(trainer)
-        resume.check(
-            checkpoint,
-            path,
-            self.state_dict() if whole else None,
-            [p for _, p in self.host_named_parameters()] if whole else [],
-            bool(self.ema),
-        )
-        super().on_load_checkpoint(checkpoint)
-        if held is None:
-            raise CheckpointError(
-                f"checkpointing.resume_ckpt_path={path} was not written by "
-                f"algo={self.config.algo.name}, so there is no distillation to resume: "
-                "to distil from it set algo.teacher_path to it, and "
-                "checkpointing.resume_from_ckpt=false or another run folder."
+        path = trainer.ckpt_path
+        self.check_resume(self.config, checkpoint, path)
+        if not strategies.is_sharded(trainer):
+            parameters = [p for _, p in self.host_named_parameters()]
+            resume.check_shapes(
+                checkpoint, path, self.state_dict(), parameters, bool(self.ema)
             )
-        self.resplit(checkpoint, held.get("split"))
-        self.guard.running = held.get("guard")
-        step = checkpoint["global_step"]
+        super().on_load_checkpoint(checkpoint)
+        note, step = checkpoint[CHECKPOINT_KEY], checkpoint["global_step"]
+        self.teacher_sha256 = note.get("teacher_sha256")
+        self.resplit(checkpoint, note.get("split"))
+        self.guard.running = note.get("guard")
         if step >= self.curriculum.total_steps:
-            return  # a finished run: there is no next step to have a teacher for
+            _say("%s is finished at step %d; nothing to do.", path, step)
+            return
         stage = self.curriculum.at(step)
         kept = self.config.algo.snapshot == "fixed" and step > 0
         if stage.is_first_step and not kept:
             return  # a new teacher is about to be taken from the student
         last = (step - 1) // self.curriculum.steps_per_round
-        if held["teacher"] is None or held["teacher"]["round"] != last:
-            written = (
-                "none" if held["teacher"] is None else held["teacher"]["round"] + 1
-            )
-            raise CheckpointError(
-                f"checkpointing.resume_ckpt_path={path} stands at step {step} with the "
-                f"teacher of round {written}, but algo.steps_per_round="
-                f"{self.curriculum.steps_per_round} puts that step into round "
-                f"{stage.index + 1}: resume with the settings of the interrupted run."
-            )
-        self.teacher.load_state_dict(held["teacher"], like=self.backbone)
+        if note["teacher"] is None or note["teacher"]["round"] != last:
+            raise resume.does_not_fit(path, f"it has no teacher of round {last + 1}")
+        self.teacher.load_state_dict(note["teacher"], like=self.backbone)
 
     @property
     def checkpoints_folder(self) -> str:
@@ -300,7 +297,7 @@ class Distiller(CounterNoise, Processes):
 
     def configure_callbacks(self):
         folder = self.checkpoints_folder
-        rounds = RoundCheckpoints(folder, self.curriculum.steps_per_round)
+        rounds = RoundCheckpoints(folder, self.curriculum)
         algo = self.config.algo
         health = Health(
             algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy")
@@ -330,7 +327,7 @@ class Distiller(CounterNoise, Processes):
         loss = parts.loss / tokens
         # An epoch's end cuts a step short; the optimizer steps all the same.
         last = micro == micros - 1 or self.trainer.is_last_batch
-        self._watch(stage, parts, valid, first=micro == 0, last=last)
+        self._watch(stage, parts, x0, valid, first=micro == 0, last=last)
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(stage, parts, loss.detach(), tokens)
         return loss
@@ -370,6 +367,9 @@ class Distiller(CounterNoise, Processes):
             some = {f"{self.config.algo.name}/{k}": v for k, v in some.items()}
             self.log_dict(some, on_step=True, on_epoch=False, prog_bar=bar)
         self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
+
+
+_say = rank_zero_only(log.info)
 
 
 def _lightnings_load(cls: type[Distiller]):

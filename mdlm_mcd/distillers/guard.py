@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
 
 from ..curriculum import Round
 from ..errors import ConfigError, DivergenceError
@@ -20,6 +24,9 @@ TIMES_IGNORANCE = 10.0
 # its own past.
 TIMES_RUNNING = 20.0
 DECAY = 0.98
+
+
+RATE = "lower optim.lr"
 
 
 class StepSums(NamedTuple):
@@ -53,7 +60,14 @@ class LossGuard:
         self.running: float | None = None
         self.warned = False
 
-    def check(self, stage: Round, step: int, sums: StepSums) -> None:
+    def check(
+        self,
+        stage: Round,
+        step: int,
+        sums: StepSums,
+        cause: Callable[[bool], str] = lambda finite: RATE,
+    ) -> None:
+        """cause(finite) is asked for a remedy when a bound is passed, and only then."""
         rows = sums.distil_rows + sums.reveal_rows
         if self.mode == "off" or rows == 0:
             return
@@ -65,18 +79,19 @@ class LossGuard:
         if math.isfinite(total) and learnt <= self.ceiling and token <= bound:
             self.running = DECAY * past + (1 - DECAY) * token
             return
+        if self.warned:
+            return
         if math.isfinite(total) and learnt <= self.ceiling:
             found = f"{token:.4g} nats per token", f"{bound:.4g}, 20 times its mean,"
         else:
             found = f"{learnt:.4g} nats per token learnt", f"{self.ceiling:.4g}"
-        message = self._message(stage, step, sums, *found)
+        message = self._message(stage, step, sums, cause, *found)
         if self.mode == "stop":
             raise DivergenceError(message)
-        if not self.warned:
-            self.warned = True
-            log.warning(message)
+        self.warned = True
+        log.warning(message)
 
-    def _message(self, stage, step, sums: StepSums, value: str, bound: str) -> str:
+    def _message(self, stage, step, sums: StepSums, cause, value, bound) -> str:
         rows = sums.distil_rows + sums.reveal_rows
         total = sums.distil + sums.reveal
         said = (
@@ -93,12 +108,52 @@ class LossGuard:
                 said += f"bring {sums.reveal / total:.2%} of the loss"
             else:
                 said += f"add {sums.reveal:.4g} nats, and the others {sums.distil:.4g}"
-        if self.kind == "kl_bwd" and sums.reveal_rows:
+        finite = math.isfinite(total)
+        if self.kind == "kl_bwd" and finite and sums.reveal > total / 2:
             return said + (
                 ". There SUBS makes the teacher one-hot, and reverse KL against a "
                 "one-hot costs about 1e6 per token: use algo.loss=hybrid, which takes "
                 "the cross-entropy on these rows, or algo.guard=off to watch it fail."
             )
-        return said + (
-            ": lower optim.lr or check the data, or set algo.guard=warn to go on."
+        return said + f": {cause(finite)}, or set algo.guard=warn to go on."
+
+
+def cause(module, x0: Tensor, valid: Tensor, finite: bool) -> str:
+    """The remedy for a loss that left its scale, by what the run looks like.
+
+    x0, valid: (batch, length), of the last micro-batch. Looks at all of the weights.
+    """
+    precision = str(module.trainer.precision)
+    half = next(module.backbone.parameters()).dtype == torch.float16
+    # bfloat16 has the range of float32, so it is no cause.
+    if half or (not finite and precision.startswith("16")):
+        return (
+            f"trainer.precision={precision} computes in float16, which ends at 65504: "
+            "set trainer.precision=bf16 (or 32)"
         )
+    if not _is_finite(module.backbone):
+        return (
+            "the student's weights are not finite since an earlier step: lower optim.lr"
+        )
+    if not _is_finite(module.teacher.backbone):
+        return (
+            f"the teacher's weights are not finite since round "
+            f"{module.teacher.round + 1} began: go on from a checkpoint of before it"
+        )
+    if module.parameterization == "subs" and (
+        ((x0 == module.mask_index) & (valid > 0)).any()
+    ):
+        return (
+            "the batch holds the mask's own id as text: take it out of the data, or "
+            "use a tokenizer to which it is no text"
+        )
+    if module.global_step == 0:
+        start = "no step was taken yet, so it is the model that the run starts from: "
+        if not finite:
+            return start + "name another checkpoint in algo.teacher_path"
+        return start + "use the data and the tokenizer that it was trained with"
+    return RATE
+
+
+def _is_finite(network: nn.Module) -> bool:
+    return all(bool(p.isfinite().all()) for p in network.parameters())

@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from .checkpoints import LAST
+from .checkpoints import save_last
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Preemption(L.Callback):
     """
 
     def __init__(self, dirpath: str):
-        self.path = os.path.join(dirpath, LAST)
+        self.dirpath = dirpath
         self.asked = False
         self._saved = False
         self._last: int | None = None
@@ -70,23 +70,13 @@ class Preemption(L.Callback):
             # All processes leave after the same step, whichever were asked.
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and step < trainer.max_steps:
-            self._save(trainer, step)
-
-    def _save(self, trainer, step: int) -> None:
-        for callback in trainer.checkpoint_callbacks:
-            # Else it takes our file for another run's, and writes `last-v1.ckpt`.
-            if getattr(callback, "save_last", None) and not callback.last_model_path:
-                if os.path.realpath(callback.dirpath) == os.path.dirname(
-                    os.path.realpath(self.path)
-                ):
-                    callback.last_model_path = os.path.join(callback.dirpath, LAST)
-        trainer.save_checkpoint(self.path)
-        self._saved = True
-        _say(
-            "SIGTERM: the run stands at step %d of %d in %s and leaves; the same "
-            "command goes on from there.",
-            step, trainer.max_steps, self.path,
-        )  # fmt: skip
+            save_last(trainer, self.dirpath)
+            self._saved = True
+            _say(
+                "SIGTERM: the run stands at step %d of %d in %s and leaves; the same "
+                "command goes on from there.",
+                step, trainer.max_steps, self.dirpath,
+            )  # fmt: skip
 
     # The step is logged by then, and other callbacks have had their turn.
 

@@ -6,17 +6,20 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch.nn as nn
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from ..borders import expanded
+from ..checkpoints import identity
 from ..errors import CheckpointError, ConfigError
 from ..files import check_writable
 from ..plain import shown
-from ..weights import Weights, check_named, model_sizes
+from ..weights import Weights, check_named, model_sizes, read_weights
 from .checkpoints import LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
@@ -44,6 +47,17 @@ def check_processes(config: DictConfig) -> None:
     counts = [trainer.get(key, 1) for key in ("devices", "num_nodes")]
     if all(type(count) is int and count > 0 for count in counts):
         _check_rows(config.loader.global_batch_size, math.prod(counts))
+
+
+def check_whole(config: DictConfig) -> None:
+    """Raises ConfigError for a trial of a few steps, which Lightning does not keep."""
+    value = config.get("trainer", {}).get("fast_dev_run")
+    if value and config.get("mode", "train") == "train":
+        raise ConfigError(
+            f"trainer.fast_dev_run={value} ends a run after its first steps and keeps "
+            "nothing: leave it out; algo.rounds=1 algo.steps_per_round=2 "
+            "trainer.max_steps=2 makes a whole run that is short."
+        )
 
 
 def _check_rows(wanted: int, processes: int) -> None:
@@ -128,6 +142,35 @@ def find_teacher(config: DictConfig) -> str:
     return found
 
 
+def sha256_of(weights: Weights, init_from: str) -> str:
+    """The SHA-256 of the weights that `algo.init_from` takes."""
+    average = weights.shadow_params if init_from == "ema" else None
+    if average is None:
+        return identity.sha256(weights.state_dict)
+    return identity.sha256({str(i): p for i, p in enumerate(average)})
+
+
+def check_same_teacher(config: DictConfig, note: Mapping[str, Any], at: str) -> None:
+    """Refuse to go on with another teacher than the one that the run began with.
+
+    note: what the checkpoint `at` notes of the distillation. A teacher that is not on
+    the disk is known by its name: the checkpoint has the student, and nothing is
+    fetched. Raises CheckpointError.
+    """
+    path, was = str(teacher_path(config)), note.get("teacher_path")
+    if config.algo.init_from == "scratch" or was is None:
+        return
+    sha256, found = note.get("teacher_sha256"), _find(path, "algo.teacher_path")
+    named = [was, path]
+    if sha256 and found:
+        mine = sha256_of(read_weights(found), config.algo.init_from)
+        named = [f"{was} (SHA-256 {sha256[:12]})", f"{path} (SHA-256 {mine[:12]})"]
+        if mine == sha256:
+            return
+    if not identity.is_same(*named):
+        identity.refuse(at, [("algo.teacher_path", *named)])
+
+
 def resumes(config: DictConfig) -> bool:
     """Whether the host would go on from a checkpoint, which has its teacher inside."""
     path = _resume_path(config)
@@ -158,7 +201,7 @@ def check_resume(config: DictConfig) -> None:
 def _find(path: str, key: str) -> str | None:
     """Where a relative path is: Hydra may have moved to the run's folder."""
     path = expanded(path, key)
-    places = (path, to_absolute_path(path))
+    places = (path, to_absolute_path(path)) if path else ()
     return next(filter(os.path.exists, places), None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 
@@ -13,7 +12,7 @@ from ..errors import CheckpointError, TeacherError
 from ..sharding import whole
 from ..teacher import Teacher
 from . import preflight, strategies
-from .guard import LossGuard, StepSums
+from .guard import LossGuard, StepSums, cause
 
 
 class Processes:
@@ -44,22 +43,11 @@ class Processes:
     def resplit(self, checkpoint, was: dict[str, int] | None) -> None:
         """Let a run that was split otherwise go on; noise and rows know no split.
 
-        was: the `split` it was written with. Raises CheckpointError for another global
-        batch, with which the run would be another one.
+        was: the `split` it was written with, of the same global batch.
         """
         now = self.split
         if was is None or was == now:
             return
-        before, after = (math.prod(s.values()) for s in (was, now))
-        if before != after:
-            said = " * ".join(map(str, was.values()))
-            mine = " * ".join(map(str, now.values()))
-            raise CheckpointError(
-                f"checkpointing.resume_ckpt_path={self.trainer.ckpt_path} was written "
-                f"by a run of {before} rows a step (processes * loader.batch_size * "
-                f"trainer.accumulate_grad_batches = {said}), and this one has {after} "
-                f"({mine}): choose the three so that their product is {before}."
-            )
         # Lightning counts micro-batches, and tells by them where a step ends.
         batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         for counts in (batches["total"], batches["current"]):
@@ -73,6 +61,7 @@ class Processes:
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            self._check_same_start()
             strategies.check(self.trainer, self.config)
             if strategies.is_sharded(self.trainer):
                 # From here on no process has all of the weights.
@@ -81,9 +70,7 @@ class Processes:
 
     def _check_same_start(self) -> None:
         # Or some wait for ever for the others, who begin at another step.
-        found = self.trainer.ckpt_path is not None
-        if strategies.is_sharded(self.trainer):  # of which Lightning asks later
-            found = preflight.resumes(self.config)
+        found = preflight.resumes(self.config)
         decide = self.trainer.strategy.reduce_boolean_decision
         if decide(found, all=False) and not decide(found, all=True):
             raise CheckpointError(
@@ -97,7 +84,6 @@ class Processes:
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._check_same_start()
         sharded = strategies.is_sharded(self.trainer)
         if not sharded and self.trainer.ckpt_path is None:
             self._start()
@@ -155,7 +141,7 @@ class Processes:
     # One optimizer step -----------------------------------------------------------
 
     def _watch(
-        self, stage: Round, parts: head.Supervision, valid, first: bool, last: bool
+        self, stage: Round, parts: head.Supervision, x0, valid, first: bool, last: bool
     ) -> None:
         """Add up each optimizer step; let the guard see it as a whole."""
         tokens = valid.sum()
@@ -182,7 +168,8 @@ class Processes:
             # All processes see the same sums, so all of them stop or none does.
             sums = self.all_gather(sums).sum(0)
         step = StepSums(*sums.tolist())
-        self.guard.check(stage, self.global_step, step)
+        look = functools.partial(cause, self, x0, valid)
+        self.guard.check(stage, self.global_step, step, look)
         if shares > 1:
             self._correction = self._nominal * shares / max(step.tokens, 1.0)
 

@@ -33,6 +33,13 @@ def mend(checkpoint, counted: dict, accumulate: int) -> int:
     loop = checkpoint["loops"]["fit_loop"]
     loop.update(copy.deepcopy(counted))
     batches, steps = loop[BATCHES], checkpoint["global_step"]
+    epochs = loop["epoch_progress"]
+    left = not batches["is_last_batch"] and batches["current"]["processed"]
+    if left and epochs["current"]["processed"] == epochs["current"]["ready"]:
+        # A run that stops in the middle of an epoch counts it as one that has ended.
+        for count in (epochs["total"], epochs["current"]):
+            count["processed"] -= 1
+            count["completed"] = count["processed"]
     # An epoch's last batch ends a step, however many batches that has.
     ahead = 0 if batches["is_last_batch"] else batches["current"]["processed"]
     ahead %= accumulate

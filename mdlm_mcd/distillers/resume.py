@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from ..checkpoints import identity
 from ..errors import CheckpointError
 from ..plain import shown
 from ..weights import misfit
+from . import preflight
 from .checkpoints import cannot_resume
 from .progress import BATCHES
 
@@ -38,27 +41,49 @@ def does_not_fit(path: str, why: str) -> CheckpointError:
     )
 
 
-def check(
+def check_run(
+    config: DictConfig, checkpoint: Mapping[str, Any], path: str, total_steps: int
+) -> None:
+    """Refuse a checkpoint of another run, or one that no run of ours has written.
+
+    total_steps: of this run. Raises CheckpointError.
+    """
+    note = checkpoint.get("mdlm_mcd")
+    if note is None:
+        raise CheckpointError(
+            f"checkpointing.resume_ckpt_path={path} was not written by "
+            f"algo={config.algo.name}, so there is no distillation to resume: "
+            "to distil from it set algo.teacher_path to it, and "
+            "checkpointing.resume_from_ckpt=false or another run folder."
+        )
+    if why := _places(checkpoint) or _distillation(note):
+        raise does_not_fit(path, why)
+    free = {"training.finetune_path"}  # a name of the teacher
+    # More rounds change nothing in those before them.
+    if checkpoint["global_step"] <= total_steps:
+        free.add("algo.rounds")
+    mine = OmegaConf.to_container(config, resolve=True)
+    identity.check(checkpoint, mine, path, free)
+    preflight.check_same_teacher(config, note, path)
+
+
+def check_shapes(
     checkpoint: Mapping[str, Any],
     path: str,
-    weights: Mapping[str, Tensor] | None,
+    weights: Mapping[str, Tensor],
     parameters: Sequence[Tensor],
     has_ema: bool,
 ) -> None:
-    """Raises CheckpointError where values are of other kinds or shapes than this run's.
+    """Raises CheckpointError where tensors are of other shapes than this run's.
 
-    weights: the model's `state_dict`; None under FSDP, which reads it and the
-    optimizer's by itself. parameters: those that are trained, in the order of optimizer
-    and average.
+    weights: the model's `state_dict`. parameters: those that are trained, in the order
+    of optimizer and average. Not for FSDP, which reads both by itself.
     """
-    why = _places(checkpoint) or _distillation(checkpoint.get("mdlm_mcd"))
-    if weights is not None:
-        why = (
-            why
-            or _weights(checkpoint.get("state_dict"), weights)
-            or _optimizers(checkpoint.get("optimizer_states"), parameters)
-            or (_average(checkpoint.get("ema"), parameters) if has_ema else "")
-        )
+    why = (
+        _weights(checkpoint.get("state_dict"), weights)
+        or _optimizers(checkpoint.get("optimizer_states"), parameters)
+        or (_average(checkpoint.get("ema"), parameters) if has_ema else "")
+    )
     if why:
         raise does_not_fit(path, why)
 
@@ -128,11 +153,12 @@ def _optimizers(held: Any, parameters: Sequence[Tensor]) -> str:
 
 
 def _distillation(held: Any) -> str:
-    if held is None:
-        return ""  # said elsewhere
     if not _is_mapping(held):
         return f"its mdlm_mcd is {shown(held)}"
     guard, split, teacher = (held.get(k) for k in ("guard", "split", "teacher"))
+    for name in ("teacher_path", "teacher_sha256"):
+        if not isinstance(held.get(name), str | None):
+            return f"its {name} is {shown(held[name])}"
     if guard is not None and not (_is_number(guard) and math.isfinite(guard)):
         return f"its guard is {shown(guard)}"
     if split is not None and not (

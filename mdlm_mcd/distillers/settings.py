@@ -15,7 +15,7 @@ from ..weights import PROCESSES
 from .guard import LossGuard
 from .keys import check_keys
 from .noise import number
-from .preflight import check_processes
+from .preflight import check_processes, check_whole
 from .strategies import PLACEMENTS
 
 INIT_FROM = ("ema", "raw", "scratch")
@@ -82,4 +82,5 @@ def check(
         if numbers[name] is None:
             raise ConfigError(f"algo.{name}=None must be a finite number.")
     check_processes(config)
+    check_whole(config)
     return Curriculum(algo.rounds, algo.steps_per_round, **numbers)

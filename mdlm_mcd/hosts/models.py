@@ -7,7 +7,6 @@ run, nor is any that comes with a file.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import vocabulary, weights
+from ..checkpoints import identity
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.candidate import Candidate
 from ..minihost import dataloader
@@ -194,16 +194,6 @@ def _family(config: Mapping[str, Any]) -> str:
     return "Duo" if "algo" in config else "unknown"
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the weights that are used, whatever file holds them."""
-    sha = hashlib.sha256()
-    for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
-        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        sha.update(value.view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
 def tokenizer_of(held: weights.Weights, source: Source):
     """The tokenizer that a checkpoint names, or the one that was given for it."""
     if source.tokenizer is not None:
@@ -278,7 +268,7 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
         device=device,
         provenance={
             "checkpoint": os.path.basename(os.path.normpath(source.path)),
-            "sha256": _digest(backbone.state_dict()),
+            "sha256": identity.sha256(backbone.state_dict()),
             "weights": taken,
             "global_step": held.global_step,
             "algo": noted.get("algo") or algo.get("name") or "mdlm",

@@ -4,6 +4,5 @@ It carries a masked diffusion language model (MDLM) and an autoregressive one
 (AR) through training and evaluation on a laptop. Names, signatures, config
 keys and the DiT's parameter names are those of the public repository, so the
 adapter that serves Duo serves this host too, and weights pass between them.
-Of the plugin it imports only what reads and writes files: `main` resolves
-whatever class the `algo` config names.
+It imports no distiller: `main` resolves whatever class the `algo` config names.
 """

@@ -9,6 +9,7 @@ import itertools
 import os
 
 import numpy as np
+import omegaconf
 import tokenizers
 import torch
 import transformers
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .. import vocabulary
 from ..borders import border, check_hub_cache
+from ..checkpoints import identity
 from . import corpus, order
 from .errors import HostError
 from .order import RankSampler, ResumableLoader
@@ -384,3 +386,18 @@ def get_dataloaders(
         None if skip_train else make("train", loader.batch_size),
         None if skip_valid else make("valid", loader.eval_batch_size),
     )
+
+
+def with_digest(config, train_loader):
+    """A copy of the config that knows the training rows, where they are in memory.
+
+    By their digest, in checkpoints, a run that goes on knows its text again.
+    """
+    rows = train_loader.dataset
+    if not isinstance(rows, Rows):
+        return config
+    config = config.copy()
+    tensors = {"tokens": rows.tokens, "lengths": rows.lengths}
+    with omegaconf.open_dict(config):
+        config.data.rows_sha256 = identity.sha256(tensors)
+    return config

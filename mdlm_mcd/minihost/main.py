@@ -19,6 +19,7 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ProgressBar
 
 from .. import console, groups, plain
+from ..checkpoints import identity
 from ..files import check_overwrite, write_text
 from . import algo, checks, command, dataloader, paths
 from .errors import HostError, check_writable, first_line
@@ -150,13 +151,12 @@ _ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 def _check_plain(found, source):
-    """Refuse a file whose opening could run code, as it can before torch 2.6."""
+    """What a file holds; refuses one whose opening could run code, before torch 2.6."""
     try:
         if "://" in found:
             with get_filesystem(found).open(found, "rb") as file:
-                torch.load(file, map_location="cpu", weights_only=True)
-        else:
-            torch.load(found, map_location="cpu", weights_only=True, mmap=True)
+                return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(found, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a spoilt file fails in many ways
         # Among torch's advice; torch 2.3 says it otherwise.
         named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
@@ -205,8 +205,11 @@ def train(cls, config, tokenizer):
     elif finetune:
         check_file("training.finetune_path", finetune)
     train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
-    if resume and not hasattr(cls, "check_start"):  # else it looks after its own
-        _check_plain(resume, f"checkpointing.resume_ckpt_path={resume}")
+    config = dataloader.with_digest(config, train_ds)
+    step = _check_resume(cls, config, resume) if resume else 0
+    if 0 < config.trainer.max_steps <= step:
+        log.info("%s is finished at step %d; nothing to do.", resume, step)
+        return {}
     if finetune:
         model = load_from_checkpoint(
             cls, finetune, config, tokenizer, key="training.finetune_path"
@@ -218,9 +221,39 @@ def train(cls, config, tokenizer):
     # The loaders deal the rows to the processes themselves.
     trainer = make_trainer(config, use_distributed_sampler=False)
     trainer.fit(model, train_ds, valid_ds, ckpt_path=resume)
-    # The end of a run is kept, whatever the interval of checkpoints.
-    trainer.save_checkpoint(os.path.join(folder, "last.ckpt"))
+    if trainer.global_step > step:
+        # The end of a run is kept, whatever the interval of checkpoints.
+        trainer.save_checkpoint(os.path.join(folder, "last.ckpt"))
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def _check_resume(cls, config, path):
+    """The step that the checkpoint `path` stands at; refuses one of another run."""
+    reads = hasattr(cls, "check_start")  # its own files, and those before damaged ones
+    try:
+        checkpoint = _check_plain(path, f"checkpointing.resume_ckpt_path={path}")
+    except HostError:
+        if reads:
+            return 0
+        raise
+    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    step = checkpoint.get("global_step")
+    step = step if isinstance(step, int) else 0
+    finished = 0 < config.trainer.max_steps <= step
+    if finished or not reads:
+        getattr(cls, "check_resume", _check_settings)(config, checkpoint, path)
+    return step
+
+
+def _check_settings(config, checkpoint, path):
+    mine = omegaconf.OmegaConf.to_container(config, resolve=True)
+    trainer = identity.config_of(checkpoint).get("trainer")
+    longer = isinstance(trainer, dict) and trainer.get("max_steps") != (
+        config.trainer.max_steps
+    )
+    # A model of the host's own may be trained longer, and its schedule follows.
+    names = ("num_training_steps", "num_warmup_steps") if longer else ()
+    identity.check(checkpoint, mine, path, {f"lr_scheduler.{name}" for name in names})
 
 
 def sample_eval(cls, config, tokenizer):

@@ -1,8 +1,12 @@
-"""The guard alone: what it lets pass and what it stops."""
+"""The guard: what it stops, what not, and the cause that it names."""
 
 import math
 
+import lightning as L
 import pytest
+import torch
+from runs import fit
+from test_same_run import EXTRA
 
 from mdlm_mcd.curriculum import Curriculum
 from mdlm_mcd.distillers.guard import LossGuard, StepSums
@@ -83,3 +87,117 @@ def test_off_looks_away_also_as_yaml_writes_it():
         guard(mode).check(STAGE, 0, sums(math.nan))
     with pytest.raises(ConfigError, match="algo.guard=loud.*stop, warn, off"):
         guard("loud")
+
+
+# The cause that is named, in real runs ------------------------------------------------
+
+
+@pytest.fixture
+def config(compose):
+    def build(*more, algo="mcd"):
+        return compose(
+            f"algo={algo}", "algo.init_from=scratch", "algo.rounds=2",
+            "algo.steps_per_round=10", "trainer.max_steps=20", "optim.lr=1e-3",
+            "trainer.limit_val_batches=0", *EXTRA.get(algo, ()), *more,
+        )  # fmt: skip
+
+    return build
+
+
+class At(L.Callback):
+    """change(module, batch) before step `at`."""
+
+    def __init__(self, at, change):
+        self.at, self.change = at, change
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == self.at:
+            with torch.no_grad():
+                self.change(module, batch)
+
+
+def student_nan(module, batch):
+    module.backbone.output_layer.linear.bias[3] = math.nan
+
+
+def teacher_nan(module, batch):
+    module.teacher.backbone.output_layer.linear.bias[3] = math.nan
+
+
+def far_away(module, batch):
+    """Finite weights, of which no finite loss comes."""
+    for p in module.backbone.parameters():
+        p.fill_(1e30)
+
+
+def masks(module, batch):
+    batch["input_ids"][:, 3:9] = module.mask_index
+
+
+def spike(module, batch):
+    module.backbone.output_layer.linear.bias[7] = 1e4
+
+
+CAUSES = {
+    "precision": (["trainer.precision=16-true"], None,
+                  r"trainer.precision=16-true .*trainer.precision=bf16 \(or 32\)"),
+    "student": ([], At(3, student_nan), "student's weights are not finite.*optim.lr"),
+    "teacher": ([], At(3, teacher_nan), "the teacher's weights are not finite"),
+    "rate": (["optim.lr=1e4"], None, "lower optim.lr"),
+    "overflow": ([], At(3, far_away), "lower optim.lr"),
+    "half": (["trainer.precision=bf16-mixed"], At(3, far_away), "lower optim.lr"),
+    "finite": ([], At(3, spike), "lower optim.lr"),
+    "start": (["algo.loss=ce"], At(0, spike), "no step was taken.*data"),
+    "overflow at once": ([], At(0, far_away), "no step was taken.*algo.teacher_path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "algo, cause",
+    [*(("mcd", cause) for cause in CAUSES), ("sdtt", "precision"), ("cd4lm", "start"),
+     ("sdtt", "rate"), ("dcd", "precision"), ("dcd", "student")],
+)  # fmt: skip
+def test_the_true_cause_is_named(config, cause, algo):
+    more, callback, words = CAUSES[cause]
+    with pytest.raises(DivergenceError, match=words) as error:
+        fit(config(*more, algo=algo), callback)
+    said = str(error.value).partition("was to be expected")[2]
+    keys = ("trainer.precision", "optim.lr", "teacher's", "teacher_path", "the data")
+    alone = {
+        "precision": "trainer.precision", "teacher": "teacher's", "start": "the data",
+        "overflow at once": "teacher_path",
+    }  # fmt: skip
+    assert {k for k in keys if k in said} == {alone.get(cause, "optim.lr")}, said
+
+
+@pytest.mark.parametrize("algo", ["mcd", "cd4lm"])
+def test_data_are_named_where_they_hold_masks(config, algo):
+    with pytest.raises(
+        DivergenceError, match="the batch holds the mask.*data"
+    ) as error:
+        fit(config("algo.loss=kl_fwd", algo=algo), At(3, masks))
+    assert "optim.lr" not in str(error.value)
+
+
+def test_float16_without_its_weights(config, monkeypatch):
+    """Mixed precision is for GPUs: its name alone stands in for it here."""
+    monkeypatch.setattr(L.Trainer, "precision", property(lambda self: "16-mixed"))
+    with pytest.raises(DivergenceError, match="trainer.precision=16-mixed"):
+        fit(config(), At(3, far_away))
+    with pytest.raises(DivergenceError, match="lower optim.lr"):
+        fit(config(), At(3, spike))  # a loss that is finite did not overflow
+
+
+def test_the_cause_is_looked_for_only_when_a_bound_is_passed(caplog):
+    asked = []
+
+    def cause(finite):
+        asked.append(finite)
+        return "mine"
+
+    watch = guard("warn")
+    watch.check(STAGE, 0, sums(100.0), cause)
+    assert not asked
+    for _ in range(2):
+        watch.check(STAGE, 1, sums(math.nan), cause)
+    assert asked == [False] and "mine" in caplog.text

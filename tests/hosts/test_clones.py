@@ -210,7 +210,7 @@ def test_dcd(host, patched, uniform):
 def test_dcd_resumes_and_is_patched_in_memory(host, patched, uniform):
     path = f"algo.teacher_path={uniform}"
     whole, _ = host.run("dcd in memory", *DCD, path, memory=True)
-    more = ("+trainer.max_epochs=1", "trainer.limit_train_batches=8")
+    more = ("+callbacks.stop._target_=callbacks.Terminate", "+callbacks.stop.step=7")
     out, _ = patched.run("dcd half", *DCD, path, *more)
     before = weights(out / "checkpoints" / "last.ckpt")[1]
     assert before["global_step"] == 8
@@ -327,6 +327,25 @@ def test_sigterm_and_the_same_command_again(patched, unstopped):
     assert "SIGTERM" in said and "Traceback" not in said
     patched.run("terminated", *overrides)
     ended_alike(folder, out / "checkpoints")
+
+
+def test_a_run_that_ends_early_goes_on_as_itself_alone(patched, teacher):
+    run = ["ends", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}"]
+    out, said = patched.run(
+        *run, "+callbacks.e._target_=lightning.pytorch.callbacks.EarlyStopping",
+        "+callbacks.e.monitor=trainer/loss", "+callbacks.e.min_delta=100",
+        "+callbacks.e.patience=0", "trainer.val_check_interval=3", fails=True,
+    )  # fmt: skip
+    assert "The run ended at step 6 of 12, in round 2 of 2, by an EarlyStop" in said
+    _, said = patched.run(*run, "algo.loss=ce", fails=True)
+    assert "with algo.loss=hybrid, and this one has algo.loss=ce:" in said
+    patched.run(*run)
+    files = {p: p.read_bytes() for p in (out / "checkpoints").iterdir()}
+    _, said = patched.run(*run)
+    assert "is finished at step 12; nothing to do" in said
+    assert files == {p: p.read_bytes() for p in (out / "checkpoints").iterdir()}
+    whole, _ = patched.run("unended", *run[1:])
+    ended_alike(whole / "checkpoints", out / "checkpoints")
 
 
 def test_two_processes(host, teacher):

@@ -74,6 +74,21 @@ def test_a_slice_ends_after_a_checkpoint_and_the_next_goes_on(paper, tmp_path):
     assert newest_checkpoint(folder)[1] == end
 
 
+def test_a_slice_of_a_distillation_ends_in_its_own_error(paper, tmp_path):
+    """Which is none of the stage: the next slice has as much time, and goes on."""
+    steps, folder, reached = 100_000, tmp_path / "run", [0]
+    quality = tiny(paper, tmp_path, Inside(), checkpoint_every=steps)
+    given = [
+        *quality.overrides("mcd", steps), "algo.init_from=scratch", "algo.rounds=1",
+        f"algo.steps_per_round={steps}",
+    ]  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(paper.stages.OutOfTime, match=f"of {steps:,}"):
+            quality.stages.train("mcd", folder, given, steps, seconds=1.0)
+        reached.append(newest_checkpoint(folder / "checkpoints")[1])
+        assert reached[-1] > reached[-2]
+
+
 def test_a_training_that_is_killed_goes_on(paper, tmp_path):
     """No signal to handle, no last word: the last whole checkpoint is enough."""
 

@@ -1,0 +1,166 @@
+"""Compare the run that wrote a checkpoint with the one that would go on from it.
+
+A checkpoint is labelled with the settings of the run that saves it, so a run that goes
+on with others would put its own labels on weights that they did not make.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from .. import plain
+from ..errors import CheckpointError
+
+# Every setting of these sections changes the result, but for FREE.
+SECTIONS = ("algo", "model", "data", "noise", "optim", "lr_scheduler", "training")
+# Duo has its models' settings in `algo`, MDLM at the root.
+SINGLE = (
+    "seed", "loader.global_batch_size", "diffusion", "backbone", "parameterization",
+    "time_conditioning", "T", "subs_masking",
+)  # fmt: skip
+# Lightning's defaults, where a config does not name them.
+TRAINER = {
+    "gradient_clip_val": 0,
+    "gradient_clip_algorithm": "norm",
+    "precision": "32-true",
+}
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+FREE = {
+    "algo.guard", "algo.head_chunk", "algo.min_entropy", "algo.teacher_placement",
+    "algo.teacher_path",  # by its weights
+    "data.cache_dir",
+}  # fmt: skip
+ROWS = "data.rows_sha256"  # of the training rows, where a host knows them
+
+Difference = tuple[str, Any, Any]  # key, the checkpoint's value, this run's
+
+
+def sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors: names, dtypes, shapes and bytes."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.view(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the config inside a checkpoint; empty where there is none."""
+    try:
+        return plain.copy(_section(_section(checkpoint, "hyper_parameters"), "config"))
+    except ValueError:  # nested beyond reason
+        return {}
+
+
+def check(
+    checkpoint: Mapping[str, Any],
+    config: Mapping[str, Any],
+    path: str,
+    free: Collection[str] = (),
+) -> None:
+    """Refuse to go on with other settings than those that made the checkpoint.
+
+    config: this run's, resolved, in plain containers. Keys that only one of the two has
+    are not compared: older checkpoints lack newer keys. free: keys that may differ.
+    Raises CheckpointError.
+    """
+    if differ := differences(config_of(checkpoint), config, free):
+        refuse(path, differ)
+
+
+def refuse(path: str, differ: Sequence[Difference]) -> NoReturn:
+    """Raise the CheckpointError that names the first differences, and the remedy."""
+    was, now = (", ".join(_shown(d[0], d[i]) for d in differ[:4]) for i in (1, 2))
+    others = f" ({len(differ) - 4} more differ)" if len(differ) > 4 else ""
+    raise CheckpointError(
+        f"checkpointing.resume_ckpt_path={path} was written by a run with {was}, and "
+        f"this one has {now}{others}: go on with the settings of that run, or start "
+        "another one with another hydra.run.dir or "
+        "checkpointing.resume_from_ckpt=false."
+    )
+
+
+def differences(
+    theirs: Mapping[str, Any], mine: Mapping[str, Any], free: Collection[str] = ()
+) -> list[Difference]:
+    """Return the settings that change a result and that two configs both have."""
+    was, now = dict(_settings(theirs)), dict(_settings(mine))
+    if ROWS in was and was[ROWS] == now.get(ROWS):
+        # The same rows, wherever their text lies and whatever made them.
+        free = {*free, *(key for key in was if key.startswith("data."))}
+    if not now.get("training.ema"):
+        free = {*free, "training.ema"}  # from here on there is no average
+    return [
+        (key, was[key], now[key])
+        for key in was
+        if key in now.keys() - FREE - {*free} and not is_same(was[key], now[key])
+    ]
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name in SECTIONS:
+        yield from _flat(name, _section(config, name))
+    for key in SINGLE:
+        *sections, last = key.split(".")
+        found = config
+        for name in sections:
+            found = _section(found, name)
+        if last in found:
+            yield key, found[last]
+    if trainer := _section(config, "trainer"):
+        for name, default in TRAINER.items():
+            value = trainer.get(name)
+            value = default if value is None else value
+            if name == "precision":
+                value = PRECISIONS.get(str(value), value)
+            yield f"trainer.{name}", value
+
+
+def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(f"{key}.{name}", inner)
+    else:
+        yield key, value
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two values of a setting are the same, as numbers or as paths.
+
+    Older checkpoints name paths as they were given, relative to some folder.
+    """
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(is_same, a, b))
+    if isinstance(a, str) and isinstance(b, str) and os.path.isabs(b):
+        relative = os.sep + os.path.normpath(a)
+        return a == b or (not os.path.isabs(a) and b.endswith(relative))
+    return a == b or _number(a) == _number(b)
+
+
+def _number(value: Any) -> Any:
+    """Return a number for text that says one: 1/512, 6e-5."""
+    try:
+        return float(Fraction(value)) if isinstance(value, str) else value
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return value
+
+
+def _shown(key: str, value: Any) -> str:
+    if key == ROWS:
+        return f"training rows of SHA-256 {plain.shown(value, 12)}"
+    if isinstance(value, list):
+        value = "[" + ", ".join(plain.shown(v) for v in value[:3]) + "]"
+    return f"{key}={plain.shown(value, 200)}"
