@@ -1,11 +1,12 @@
 """The guard: what it stops, what not, and the cause that it names."""
 
+import functools
 import math
 
 import lightning as L
 import pytest
 import torch
-from runs import fit
+from runs import changed, fit
 from test_same_run import EXTRA
 
 from mdlm_mcd.curriculum import Curriculum
@@ -92,16 +93,17 @@ def test_off_looks_away_also_as_yaml_writes_it():
 # The cause that is named, in real runs ------------------------------------------------
 
 
-@pytest.fixture
-def config(compose):
-    def build(*more, algo="mcd"):
-        return compose(
+@pytest.fixture(scope="module")
+def config(module_compose):
+    @functools.cache
+    def base(algo):
+        return module_compose(
             f"algo={algo}", "algo.init_from=scratch", "algo.rounds=2",
             "algo.steps_per_round=10", "trainer.max_steps=20", "optim.lr=1e-3",
-            "trainer.limit_val_batches=0", *EXTRA.get(algo, ()), *more,
+            "trainer.limit_val_batches=0", *EXTRA.get(algo, ()),
         )  # fmt: skip
 
-    return build
+    return lambda *more, algo="mcd": changed(base(algo), *more)
 
 
 class At(L.Callback):
