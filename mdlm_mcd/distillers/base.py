@@ -327,7 +327,7 @@ class Distiller(CounterNoise, Processes):
         loss = parts.loss / tokens
         # An epoch's end cuts a step short; the optimizer steps all the same.
         last = micro == micros - 1 or self.trainer.is_last_batch
-        self._watch(stage, parts, x0, valid, first=micro == 0, last=last)
+        self._watch(stage, parts, valid, first=micro == 0, last=last)
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(stage, parts, loss.detach(), tokens)
         return loss

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..curriculum import Round
 from ..errors import ConfigError, DivergenceError
@@ -118,10 +118,10 @@ class LossGuard:
         return said + f": {cause(finite)}, or set algo.guard=warn to go on."
 
 
-def cause(module, x0: Tensor, valid: Tensor, finite: bool) -> str:
-    """The remedy for a loss that left its scale, by what the run looks like.
+def cause(module, finite: bool) -> str:
+    """Return the remedy for a loss that left its scale, by what the run looks like.
 
-    x0, valid: (batch, length), of the last micro-batch. Looks at all of the weights.
+    Reads all of the weights. Ids were checked before the step (`batches.check_ids`).
     """
     precision = str(module.trainer.precision)
     half = next(module.backbone.parameters()).dtype == torch.float16
@@ -139,13 +139,6 @@ def cause(module, x0: Tensor, valid: Tensor, finite: bool) -> str:
         return (
             f"the teacher's weights are not finite since round "
             f"{module.teacher.round + 1} began: go on from a checkpoint of before it"
-        )
-    if module.parameterization == "subs" and (
-        ((x0 == module.mask_index) & (valid > 0)).any()
-    ):
-        return (
-            "the batch holds the mask's own id as text: take it out of the data, or "
-            "use a tokenizer to which it is no text"
         )
     if module.global_step == 0:
         start = "no step was taken yet, so it is the model that the run starts from: "

@@ -141,7 +141,7 @@ class Processes:
     # One optimizer step -----------------------------------------------------------
 
     def _watch(
-        self, stage: Round, parts: head.Supervision, x0, valid, first: bool, last: bool
+        self, stage: Round, parts: head.Supervision, valid, first: bool, last: bool
     ) -> None:
         """Add up each optimizer step; let the guard see it as a whole."""
         tokens = valid.sum()
@@ -168,7 +168,7 @@ class Processes:
             # All processes see the same sums, so all of them stop or none does.
             sums = self.all_gather(sums).sum(0)
         step = StepSums(*sums.tolist())
-        look = functools.partial(cause, self, x0, valid)
+        look = functools.partial(cause, self)
         self.guard.check(stage, self.global_step, step, look)
         if shares > 1:
             self._correction = self._nominal * shares / max(step.tokens, 1.0)

@@ -4,6 +4,7 @@ import copy
 
 import lightning as L
 import torch
+from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
@@ -32,6 +33,14 @@ class Watch(L.Callback):
         self.teacher_modes.append(module.teacher.backbone.training)
         self.rounds.append(module.teacher.round)
         self.losses.append(float(outputs["loss"]))
+
+
+def changed(config, *overrides):
+    """A copy with plain keys overridden: to compose takes as long as a short run."""
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    keys = [override.lstrip("+") for override in overrides]
+    return OmegaConf.merge(config, OmegaConf.from_dotlist(keys))
 
 
 def fit(config, watch=None, ckpt_path=None, model=None):

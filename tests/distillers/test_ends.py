@@ -1,12 +1,13 @@
 """A run that ends before its last round says so, and the same command goes on."""
 
+import functools
 import itertools
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
-from runs import Watch, fit
+from runs import Watch, changed, fit
 from test_same_run import EXTRA
 
 from mdlm_mcd.errors import CheckpointError, ConfigError, UnfinishedError
@@ -15,14 +16,21 @@ from mdlm_mcd.minihost import main as minihost
 
 ROUNDS = (
     "algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=4",
-    "trainer.max_steps=8",
+    "trainer.max_steps=8", "trainer.num_sanity_val_steps=0",
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def base(module_compose):
+    return functools.cache(
+        lambda algo: module_compose(f"algo={algo}", *ROUNDS, *EXTRA.get(algo, ()))
+    )
+
+
 @pytest.fixture
-def config(compose):
+def config(base, tmp_path):
     def build(*more, algo="mcd"):
-        return compose(f"algo={algo}", *ROUNDS, *EXTRA.get(algo, ()), *more)
+        return changed(base(algo), f"checkpointing.save_dir={tmp_path}", *more)
 
     return build
 

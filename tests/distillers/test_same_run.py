@@ -3,10 +3,11 @@
 import json
 import logging
 import shutil
+from functools import partial
 
 import pytest
 import torch
-from runs import fit
+from runs import changed, fit
 
 from mdlm_mcd.errors import CheckpointError, MCDError
 from mdlm_mcd.hosts import export
@@ -47,11 +48,8 @@ def runs(module_compose, tmp_path_factory):
     def run(algo):
         if algo not in made:
             folder = tmp_path_factory.mktemp(algo)
-
-            def config(*more):
-                where = f"checkpointing.save_dir={folder}"
-                return module_compose(*overrides(algo), where, *more)
-
+            where = f"checkpointing.save_dir={folder}"
+            config = partial(changed, module_compose(*overrides(algo), where))
             minihost.run(config())
             made[algo] = folder, config
         return made[algo]
@@ -118,9 +116,9 @@ def test_other_settings_are_refused(runs, algo, name, key, value, was):
 
 @pytest.mark.parametrize("algo, other", [("mcd", "sdtt"), ("sdtt", "cd4lm"),
                                          ("mdlm", "ar"), ("ar", "mdlm")])  # fmt: skip
-def test_another_algo_is_refused(runs, compose, algo, other):
+def test_another_algo_is_refused(runs, algo, other):
     path = runs(algo)[0] / "checkpoints" / "step-2.ckpt"
-    how = compose(*overrides(other), f"checkpointing.resume_ckpt_path={path}")
+    how = runs(other)[1](f"checkpointing.resume_ckpt_path={path}")
     with pytest.raises(CheckpointError, match=f"algo.name={algo}.*algo.name={other}"):
         minihost.run(how)
 
@@ -155,14 +153,10 @@ def test_more_rounds_are_the_same_run_and_fewer_are_not(runs, tmp_path):
 
 
 def test_a_host_s_own_model_may_be_trained_longer(module_compose, tmp_path):
-    def config(steps):
-        return module_compose(
-            f"trainer.max_steps={steps}", "lr_scheduler=cosine_decay_warmup",
-            f"checkpointing.save_dir={tmp_path}",
-        )  # fmt: skip
-
+    where = f"checkpointing.save_dir={tmp_path}"
+    config = module_compose("lr_scheduler=cosine_decay_warmup", where)
     for steps in (2, 4):
-        minihost.run(config(steps))
+        minihost.run(changed(config, f"trainer.max_steps={steps}"))
         path = tmp_path / "checkpoints" / "last.ckpt"
         assert torch.load(path, weights_only=True)["global_step"] == steps
 
@@ -185,18 +179,25 @@ def test_a_checkpoint_of_before_keys_and_digests_existed(runs, tmp_path):
 # The teacher --------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def base(module_compose):
+    return module_compose(
+        "algo=mcd", "algo.rounds=1", "algo.steps_per_round=4", "trainer.max_steps=4",
+        "algo.delta0=1/16", *EVERY,
+    )  # fmt: skip
+
+
 @pytest.fixture
-def taught(compose, teacher_path, tmp_path):
-    """A half-done run whose teacher is tmp_path/t.ckpt, and configs that go on."""
+def taught(base, teacher_path, tmp_path):
+    """A finished run whose teacher is tmp_path/t.ckpt, and configs that go on."""
     teacher = shutil.copy(teacher_path, tmp_path / "t.ckpt")
 
     def config(name="last", path=teacher, *more):
         at = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
-        return compose(
-            "algo=mcd", "algo.rounds=1", "algo.steps_per_round=4",
-            "trainer.max_steps=4", "algo.delta0=1/16", *EVERY,
-            f"algo.teacher_path={path}", f"checkpointing.save_dir={tmp_path / 'run'}",
-            f"checkpointing.resume_ckpt_path={at}", *more,
+        return changed(
+            base, f"algo.teacher_path={path}", *more,
+            f"checkpointing.save_dir={tmp_path / 'run'}",
+            f"checkpointing.resume_ckpt_path={at}",
         )  # fmt: skip
 
     minihost.run(config())
@@ -262,14 +263,13 @@ def test_the_default_teacher_is_one_too(taught, tmp_path):
 
 
 @pytest.mark.parametrize("algo", ["mcd", "mdlm"])
-def test_text_may_move_and_not_change(compose, corpus, tmp_path, algo):
+def test_text_may_move_and_not_change(runs, corpus, tmp_path, algo):
     text = shutil.copy(corpus, tmp_path / "text.txt")
 
     def config(path, at="step-2"):
         at = tmp_path / "run" / "checkpoints" / f"{at}.ckpt"
-        return compose(
-            *overrides(algo), f"data.files=[{path}]",
-            f"checkpointing.save_dir={tmp_path / 'run'}",
+        return runs(algo)[1](
+            f"data.files=[{path}]", f"checkpointing.save_dir={tmp_path / 'run'}",
             f"checkpointing.resume_ckpt_path={at}",
         )  # fmt: skip
 
