@@ -45,7 +45,7 @@ def shake(backbone, std):
 
 @torch.no_grad()
 def times(model, steps=5):
-    """Sigma of each evaluation in the host's own sampler, and in ours of this config."""
+    """Sigma of each evaluation in the host's own sampler, and in ours."""
     duo, ours, found = hasattr(model, "generate_samples"), model.sampler, []
     for sampler in ("ancestral_cache" if duo else "ddpm_cache", ours):
         seen = []
