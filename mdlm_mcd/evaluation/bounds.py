@@ -130,6 +130,7 @@ def n_step_nelbo(
 
     An unbiased estimate over u of a bound on -log p_N(x0), N = steps, for any sampler
     that opens by u (module docstring); with iid u that is `ancestral` and `sparse`.
+    A network conditioned on time is called at the times of their steps.
     `.value` is in nats per token, `.nats` and `.tokens` hold each row's.
 
     tokens: (rows, length) held-out ids. valid: (rows, length) bool; other positions
@@ -199,8 +200,9 @@ def nelbo_rows(
     It rewards calibration: sharpening a calibrated model can only raise it.
 
     noise: t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules answer; one t in
-    (eps, 1] a row of tokens (rows, length), stratified over the rows. With generators
-    of the same seed two models see the same masks, so their difference is the models'.
+    (eps, 1] a row of tokens (rows, length), stratified over the rows, at which a
+    network conditioned on time is called. With generators of the same seed two models
+    see the same masks, so their difference is the models'.
 
     Raises ConfigError as `n_step_nelbo` does.
     """

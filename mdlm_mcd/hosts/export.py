@@ -72,6 +72,7 @@ def export(
         "auto_map": _AUTO_MAP,
         "model_type": "mdlm",
         **sizes,
+        **_schedule(held.config),
         "torch_dtype": "float32",
         "mdlm_mcd": info,
     }
@@ -193,6 +194,19 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
         "global_step": held.global_step,
         **info,
     }
+
+
+def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What `models.schedule` reads in a host's config, for the folder's own."""
+    noise = {
+        name: value
+        for name, value in models.section(config, "noise").items()
+        if name in ("type", "eps", "sigma_min", "sigma_max")
+        and isinstance(value, (str, int, float))
+    }
+    return {"noise": noise} | (
+        {"parameterization": "subs"} if "parameterization" in config else {}
+    )
 
 
 _CARD = """---

@@ -43,6 +43,28 @@ def shake(backbone, std):
             p.add_(std * torch.randn_like(p))
 
 
+@torch.no_grad()
+def times(model, steps=5):
+    """Sigma of each evaluation in the host's own sampler, and in ours."""
+    duo, ours, found = hasattr(model, "generate_samples"), model.sampler, []
+    for sampler in ("ancestral_cache" if duo else "ddpm_cache", ours):
+        seen = []
+        hook = model.backbone.register_forward_pre_hook(
+            lambda net, args, kwargs, seen=seen: seen.append(
+                kwargs["sigma"] if "sigma" in kwargs else args[1]
+            ),
+            with_kwargs=True,
+        )
+        model.sampler = sampler
+        if duo:
+            model.generate_samples(ROWS, num_steps=steps)
+        else:
+            model._sample(num_steps=steps)
+        hook.remove()
+        found.append([float(sigma.unique()) for sigma in seen])
+    return found
+
+
 class Trainer:
     accumulate_grad_batches, world_size = 1, 1
 
@@ -128,6 +150,7 @@ def run(config):
         "both": both,
         "revealed": revealed,
         "dropped": int((condition == classes).sum()) if classes else None,
+        "times": None if classes else times(model),
     }
 
 

@@ -440,9 +440,16 @@ def contract(clone, *overrides, of="mcd"):
     return json.loads(re.search(r"CONTRACT (.*)", done.stdout)[1])
 
 
-@pytest.mark.parametrize("loss", ["hybrid", "kl_fwd"])
-def test_contract_with_a_float64_computation_from_scratch(patched, loss):
-    got = contract(patched, *patched.tiny(), f"algo.loss={loss}")
+@pytest.mark.parametrize(
+    "loss, timed", [("hybrid", False), ("kl_fwd", False), ("hybrid", True)]
+)
+def test_contract_with_a_float64_computation_from_scratch(patched, loss, timed):
+    """And the times that our samplers and the host's own ask the network at."""
+    key = "algo.time_conditioning" if patched.layout is DUO else "time_conditioning"
+    got = contract(patched, *patched.tiny(), f"algo.loss={loss}", f"{key}={timed}")
+    theirs, ours = got["times"]
+    assert len(ours) == 5 and (ours[0] > 1) == timed
+    assert ours == pytest.approx(theirs[:5], abs=1e-4) if timed else set(ours) == {0}
     assert got["both"] > 20 and got["revealed"] > 5 and got["gradient_scale"] > 1e-3
     assert got["error"] < 1e-5 and got["gradient_error"] < 1e-5
 

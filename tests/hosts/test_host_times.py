@@ -140,6 +140,26 @@ def test_it_opens_with_its_time(timed, tmp_path):
     torch.testing.assert_close(logits[rows], got)
 
 
+@pytest.mark.parametrize("root", [{}, {"parameterization": "subs"}])
+@pytest.mark.parametrize("noise", [{"type": "cosine", "eps": 0.01}, {"type": "linear"}])
+def test_the_schedule_is_exported(timed, tmp_path, noise, root):
+    """Duo's, and MDLM's, of which one has the same name; the folder is read alike."""
+    noise = noise | {"sigma_min": 1e-3, "sigma_max": 3.0, "file": "/home/me"}
+    if noise["type"] == "linear" and not root:
+        noise["type"] = "log-linear"
+    held = torch.load(timed, weights_only=True)
+    held["hyper_parameters"]["config"] |= {"noise": noise, **root}
+    torch.save(held, tmp_path / "x.ckpt")
+    export.export(str(tmp_path / "x.ckpt"), tmp_path / "out", tokenizer="bpe")
+    export.export(str(tmp_path / "out"), tmp_path / "again", tokenizer=None)
+    t = torch.linspace(0, 1, 5, dtype=torch.float64)
+    wanted = models.schedule({"noise": noise, **root}, "x")(t)
+    for folder in ("out", "again"):
+        text = (tmp_path / folder / "config.json").read_text()
+        assert "/home/me" not in text
+        assert torch.equal(models.schedule(json.loads(text), "x")(t), wanted)
+
+
 def test_the_cards_example_runs(timed, tmp_path, monkeypatch):
     export.export(timed, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
