@@ -303,8 +303,9 @@ class Distiller(CounterNoise, Processes):
             algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy")
         )
         return [
-            *super().configure_callbacks(), health, rounds, Preemption(folder),
-            resume.Restoring(), batches.CountBatches(),
+            # Batches first, who know more of an end without any than rounds do.
+            *super().configure_callbacks(), batches.CountBatches(), health, rounds,
+            Preemption(folder), resume.Restoring(),
         ]  # fmt: skip
 
     # One step ---------------------------------------------------------------------

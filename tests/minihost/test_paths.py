@@ -107,6 +107,7 @@ def test_what_is_built_on_a_path_follows(config, launched):
 
 
 def test_a_run_and_what_goes_on_from_it(host, caplog):
+    caplog.set_level("INFO", "lightning.pytorch.utilities.rank_zero")
     assert host("hydra.run.dir=a", "checkpointing.save_dir=one")[0] == 0
     at, checkpoint = host.folder, "one/checkpoints/last.ckpt"
     assert not (at / "a/one").exists() and (at / "one/lightning_logs").is_dir()
@@ -169,6 +170,7 @@ def test_the_usual_one_that_is_not_there_yet(host):
 
 
 def test_a_run_on_another_file_system(host, tmp_path, caplog):
+    caplog.set_level("INFO", "lightning.pytorch.utilities.rank_zero")
     where = f"checkpointing.save_dir=file://{tmp_path}/far"
     assert host("hydra.run.dir=a", where, "trainer.max_steps=1")[0] == 0
     status, said = host("hydra.run.dir=a", where)
