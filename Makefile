@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test demo bench bench-quality stress longrun fuzz lint clean
+.PHONY: setup test test-all demo bench bench-quality stress longrun fuzz lint clean
 
 setup: $(VENV)/installed
 
@@ -15,6 +15,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # A worker a core, each with one thread: the models are too small for more.
 test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# With those marked slow: whole commands, kills, several processes.
+test-all: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: setup

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RUN = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu" / "run.py"
 
 
+@pytest.mark.slow
 def test_every_part_is_a_line(tmp_path):
     command = [sys.executable, str(RUN), "--device", "cpu"]
     done = subprocess.run(

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_a_run_holds_on_to_nothing(tmp_path):
     """Over rounds, validations and checkpoints; counts are the same each time."""
     readings = longrun.run(tmp_path, 150, 10)

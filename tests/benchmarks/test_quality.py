@@ -123,6 +123,7 @@ def test_draws_are_paired_across_methods(finished):
     assert not torch.equal(one, jobs.draw(model, Point(4), 1.0, 8, 2))
 
 
+@pytest.mark.slow
 def test_the_command_itself_on_text(tmp_path):
     """Worker processes, and samples judged by a model that is trained first."""
     command = [

@@ -66,6 +66,7 @@ def test_the_denoiser_is_the_hosts_forward(random_mdlm):
     )
 
 
+@pytest.mark.slow
 def test_the_documented_command_with_a_relative_path(compose, corpus, tmp_path):
     """From the user's folder, though Hydra runs the job in another."""
     overrides = ("trainer.max_steps=2", "model.hidden_size=16", "model.n_blocks=1")

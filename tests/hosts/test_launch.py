@@ -80,6 +80,7 @@ def test_further_processes_come_through_the_launcher(host, compose, tmp_path):
     assert student(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_unpatched_host_stops_with_one_sentence(host, compose, tmp_path):
     done = start(host, "main.py", *compose.tiny, *MCD, f"hydra.run.dir={tmp_path}/out")
     assert done.returncode == 1
@@ -89,6 +90,7 @@ def test_an_unpatched_host_stops_with_one_sentence(host, compose, tmp_path):
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_nor_with_its_configs_elsewhere(host, compose, tmp_path):
     (host / "configs").rename(tmp_path / "configs")
     done = start(
@@ -114,6 +116,7 @@ def test_our_errors_are_one_sentence(host, compose, tmp_path):
     assert student(tmp_path / "ce")
 
 
+@pytest.mark.slow
 def test_a_comment_is_no_patch(host, compose, tmp_path):
     main = host / "main.py"
     main.write_text("# config.algo._target_ would be nice\n" + main.read_text())

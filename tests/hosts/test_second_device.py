@@ -41,6 +41,7 @@ def test_samplers():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_with_the_embedded_hosts_judge(runs, tmp_path):
     done = run("sweep.py", runs["mdlm"], runs["ar"], tmp_path)
     assert done.returncode == 0, done.stderr
@@ -52,6 +53,7 @@ def test_a_device_without_float64_is_refused_in_a_sentence(runs, tmp_path):
     assert "--device gpu:0 cannot be used" in done.stderr and "use cpu" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -144,7 +144,11 @@ def test_from_the_command_line(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (["--evaluator", "no/such-evaluator"], "evaluator=no/such-evaluator cannot"),
+        pytest.param(  # a name that may be on the Hub, which is asked several times
+            ["--evaluator", "no/such-evaluator"],
+            "evaluator=no/such-evaluator cannot",
+            marks=pytest.mark.slow,
+        ),
         (["--steps", "0"], "--steps 0"),
         (["--sampler", "sprase"], "--sampler sprase is unknown: choose one of"),
         (["--corpus", "nowhere.txt"], "nowhere.txt"),

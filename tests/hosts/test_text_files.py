@@ -139,6 +139,7 @@ def test_main_that_python_does_not_read(tmp_path, text):
         launch.prepare(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_host_starts(tmp_path):
     """The whole command, in a folder whose main.py has a byte order mark."""
     path = fakes.duo(tmp_path) / "main.py"

@@ -649,6 +649,7 @@ def digest(config):
 """
 
 
+@pytest.mark.slow
 def test_processes_agree_with_cold_and_warm_caches(tmp_path):
     def config(cache):
         return config_of("stdlib", tmp_path / cache, max_chars=300_000)

@@ -69,6 +69,7 @@ def test_posterior_is_a_distribution_that_keeps_visible_tokens(model):
     assert q[0, 0, net.mask_index].item() == pytest.approx(0.5 / 0.7, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_hosts_sampler_has_the_law_of_the_reference(model):
     """First tokens of many short samples, against `mdlm_mcd.sampling.ancestral`."""
     net = model(algo.MDLM, "model.length=2", "sampling.steps=3")
@@ -246,6 +247,7 @@ def test_times_are_dealt_to_any_batch_size(compose):
     assert trained["trainer/loss"] > 0
 
 
+@pytest.mark.slow
 def test_the_command_line_prints_refusals_without_a_traceback(tmp_path, corpus):
     def call(**env):
         return subprocess.run(

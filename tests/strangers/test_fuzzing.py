@@ -16,6 +16,7 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import DISTILLERS
 
 
+@pytest.mark.slow
 def test_some_hundred_spoilt_files(tmp_path):
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "fuzz.py", "--cases", "240", "--seed", "0",
