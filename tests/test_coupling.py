@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mdlm_mcd import coupling
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost.noise_schedule import Cosine, LogLinear
+from mdlm_mcd.models.noise import Cosine, LogLinear
 
 MASK = 7
 LAWS = [("iid", None), ("lattice", None), ("lattice", 1 / 8), ("lattice", 1.7)]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from mdlm_mcd import pickles, weight_files, weights
 from mdlm_mcd.errors import CheckpointError
-from mdlm_mcd.minihost.models import dit
+from mdlm_mcd.models import dit
 
 MODEL = {"hidden_size": 16, "cond_dim": 8, "n_blocks": 2, "n_heads": 2, "dropout": 0.0}
 

@@ -16,7 +16,7 @@ from mdlm_mcd.evaluation.candidate import Candidate
 from mdlm_mcd.evaluation.evaluators import Judge
 from mdlm_mcd.hosts import minihost
 from mdlm_mcd.minihost import dataloader
-from mdlm_mcd.minihost.noise_schedule import NOISES
+from mdlm_mcd.models.noise import NOISES
 
 from . import train
 from .language import Language, Oracle

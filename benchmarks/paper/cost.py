@@ -15,7 +15,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mdlm_mcd.minihost.models.dit import DIT
+from mdlm_mcd.models.dit import DIT
 
 from .experiments import PARAMETERS, Method
 

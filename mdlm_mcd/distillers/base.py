@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from .. import __version__, head, losses
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError
+from ..models.vocabulary import check_mask
 from ..plain import shown
 from ..teacher import Teacher
-from ..vocabulary import check_mask
 from ..weight_files import unwrap
 from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
 from . import batches, preflight, progress, resume, settings, strategies

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ..borders import border, check_hub_cache
 from ..errors import ConfigError
-from ..vocabulary import check_evaluator, check_tokens, context_of
+from ..models.vocabulary import check_evaluator, check_tokens, context_of
 from .intervals import Scores, finite
 
 NLL = Callable[[Tensor], Tensor]

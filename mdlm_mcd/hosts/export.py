@@ -17,9 +17,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from .. import __version__, plain, vocabulary, weights
+from .. import __version__, plain, weights
 from ..errors import ConfigError
-from ..minihost.models import dit
+from ..models import dit, vocabulary
 from . import models
 
 CODE = (

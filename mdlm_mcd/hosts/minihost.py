@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from .. import vocabulary, weights
+from .. import weights
 from ..errors import ConfigError
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
 from ..minihost.corpus import existing_path
 from ..minihost.errors import HostError
+from ..models import vocabulary
 from . import duo, told
 
 ENTRY = "mdlm_mcd.minihost.main"

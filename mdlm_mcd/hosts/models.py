@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import vocabulary, weights
+from .. import weights
 from ..checkpoints import identity
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.candidate import Candidate
 from ..minihost import dataloader
 from ..minihost.errors import HostError
-from ..minihost.models import dit
+from ..models import dit, vocabulary
 from ..plain import shown
 from . import samplers, told
 from .told import section

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..minihost.errors import HostError
-from ..minihost.models import dit
+from ..models import dit
 from ..plain import shown
 from ..weight_files import told
 from ..weights import MOST

@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import vocabulary
+from ..models import vocabulary
 from . import trainer_base
 from .errors import HostError, check_choices
 from .uniform import DUO_BASE

@@ -16,9 +16,9 @@ import transformers
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from .. import vocabulary
 from ..borders import border, check_hub_cache
 from ..checkpoints import identity
+from ..models import vocabulary
 from . import corpus, order
 from .errors import HostError
 from .order import RankSampler, ResumableLoader

@@ -9,7 +9,7 @@ import torchmetrics
 from torchmetrics.aggregation import MeanMetric
 
 from ..borders import border, check_hub_cache
-from ..vocabulary import check_evaluator, check_tokens
+from ..models.vocabulary import check_evaluator, check_tokens
 from .errors import HostError
 
 

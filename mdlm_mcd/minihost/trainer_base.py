@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from mdlm_mcd.weight_files import unwrap
 
-from .. import vocabulary
-from . import metrics, models
+from ..models import ema, vocabulary
+from ..models.noise import NOISES
+from . import metrics
+from .backbone import backbone
 from .errors import HostError
-from .models import ema
-from .noise_schedule import NOISES
 
 LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
 
@@ -79,7 +79,7 @@ class TrainerBase(L.LightningModule):
         self.neg_infinity = -1_000_000.0
         self.class_conditional = False
 
-        self.backbone = models.backbone(config, self.vocab_size)
+        self.backbone = backbone(config, self.vocab_size)
         if config.noise.type not in NOISES:
             raise HostError(
                 f"noise.type={config.noise.type} is unknown: choose one of "

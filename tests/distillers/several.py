@@ -15,8 +15,8 @@ from torch.distributed.fsdp import MixedPrecision
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mdlm_mcd.distillers import progress
-from mdlm_mcd.minihost.models import dit
 from mdlm_mcd.minihost.strategy import ShardedStrategy
+from mdlm_mcd.models import dit
 
 SECONDS = 180
 GRACE = 20  # for the others, when a process has failed

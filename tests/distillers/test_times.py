@@ -5,7 +5,7 @@ import torch
 from runs import fit
 
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost.models.dit import DIT
+from mdlm_mcd.models.dit import DIT
 
 STEPS = ("algo.rounds=2", "algo.steps_per_round=2", "trainer.max_steps=4",
          "algo.init_from=scratch", "trainer.num_sanity_val_steps=0")  # fmt: skip

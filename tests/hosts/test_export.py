@@ -21,7 +21,7 @@ from mdlm_mcd.hosts import export
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError
-from mdlm_mcd.minihost.models import dit
+from mdlm_mcd.models import dit
 from mdlm_mcd.weights import load_weights, read_weights
 
 SIZES = {

@@ -15,7 +15,7 @@ from mdlm_mcd.hosts import export, layouts, models
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost.models.dit import DIT
+from mdlm_mcd.models.dit import DIT
 
 TIMED = "algo.time_conditioning=true"
 

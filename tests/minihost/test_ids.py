@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mdlm_mcd import vocabulary
 from mdlm_mcd.distillers.dcd import DCD
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import minihost as embedded
@@ -19,6 +18,7 @@ from mdlm_mcd.hosts import models
 from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError
+from mdlm_mcd.models import vocabulary
 
 WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 ENDS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]"}

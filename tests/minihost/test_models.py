@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost.errors import HostError
-from mdlm_mcd.minihost.models import dit, ema
+from mdlm_mcd.models import dit, ema
 
 CONFIGS = Path(dit.__file__).parents[1] / "configs"
 

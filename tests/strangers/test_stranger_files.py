@@ -172,7 +172,7 @@ def test_remote_code_is_run_for_hf_dit_alone():
             r"(?<!\{name!r\}, )trust_remote_code=True", path.read_text("utf-8")
         )
     ]
-    assert said == ["minihost/models/__init__.py"]
+    assert said == ["minihost/backbone.py"]
 
 
 # Folders and safetensors ------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mdlm_mcd.hosts import shims
-from mdlm_mcd.minihost.models import dit
+from mdlm_mcd.models import dit
 
 SIZES = {
     "hidden_size": 16,

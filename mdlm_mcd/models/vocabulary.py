@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 
 def masked(tokenizer, size: int | None = None) -> tuple[int, int]:

@@ -1,13 +1,11 @@
-"""The host's networks, and which of them a config asks for."""
+"""Build the network that a config names."""
 
 import transformers
 
-from ...borders import border
-from ..corpus import existing_path
-from ..errors import HostError
-from . import dit, ema
-
-__all__ = ["backbone", "dit", "ema"]
+from ..borders import border
+from ..models import dit
+from .corpus import existing_path
+from .errors import HostError
 
 
 def backbone(config, vocab_size: int):

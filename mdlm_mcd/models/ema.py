@@ -2,7 +2,7 @@
 
 import torch
 
-from ..errors import HostError
+from ..minihost.errors import HostError
 
 
 class ExponentialMovingAverage:

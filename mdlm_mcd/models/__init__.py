@@ -1,0 +1,1 @@
+"""Networks with the public parameter names, and what belongs to them."""
