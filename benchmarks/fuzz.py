@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-from mdlm_mcd.files import check_overwrite
+from mdlm_mcd.checkpoints.files import check_overwrite
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of a hundred cases.

@@ -34,9 +34,9 @@ from paper.stages import (
     start,
 )
 
+from mdlm_mcd.checkpoints.files import make_folder
 from mdlm_mcd.errors import ConfigError, MCDError
 from mdlm_mcd.evaluation.sweep import existing
-from mdlm_mcd.files import make_folder
 
 UNFINISHED = 3  # exit status: a slice is over, the same command goes on
 STARTING = 30.0  # seconds that a stage takes before its first and after its last step

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .checkpoints.sanitize import shown
 from .errors import ConfigError
-from .plain import shown
 
 ENOUGH = 60  # letters of a cause; where its first line has fewer, the next ones too
 

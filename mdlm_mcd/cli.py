@@ -341,7 +341,7 @@ def main(argv: list[str] | None = None) -> int:
         args = parser().parse_args(argv)
         return args.call(args) or 0
     except (MCDError, OSError) as error:
-        from . import files
+        from .checkpoints import files
 
         full = isinstance(error, OSError) and error.errno in files.FULL
         if console.wants_traceback() or not (full or isinstance(error, MCDError)):

@@ -24,10 +24,7 @@ from rich.progress import (
 )
 
 from . import __version__, configs_dir, sampling
-from .coupling import counter_generator
-from .errors import ConfigError, MCDError
-from .evaluation import figures, metrics, report
-from .files import (
+from .checkpoints.files import (
     check_overwrite,
     lacks,
     make_folder,
@@ -36,6 +33,9 @@ from .files import (
     sha256,
     write_json,
 )
+from .coupling import counter_generator
+from .errors import ConfigError, MCDError
+from .evaluation import figures, metrics, report
 from .hosts import minihost
 from .hosts.measure import machine, versions
 

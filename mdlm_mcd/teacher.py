@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from .checkpoints.weights import load_strictly
 from .sharding import tensors, whole
-from .weights import load_strictly
 
 _AT_ONCE = 1 << 22
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

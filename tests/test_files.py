@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdlm_mcd import files
+from mdlm_mcd.checkpoints import files
 
 
 def test_checkpoints_cut_short_are_passed_over(tmp_path):

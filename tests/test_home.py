@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from mdlm_mcd import borders, weights
+from mdlm_mcd import borders
+from mdlm_mcd.checkpoints import weights
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation.evaluators import CausalLM
 from mdlm_mcd.hosts import doctor, export, models

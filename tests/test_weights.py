@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
-from mdlm_mcd import pickles, weight_files, weights
+from mdlm_mcd.checkpoints import formats, unpickling, weights
 from mdlm_mcd.errors import CheckpointError
 from mdlm_mcd.models import dit
 
@@ -110,10 +110,10 @@ def test_two_tensors_of_one_name_are_refused(tmp_path):
 def test_words_within_a_name_stay():
     names = ["module_list.0", "a.submodule.b", "a.modules.b", "a.module2", "module", ""]
     named = dict.fromkeys(names, 1)
-    assert weight_files.unwrapped(named, "x") == named
+    assert formats.unwrapped(named, "x") == named
     # And parts of a model's own, whatever they are called.
     own = ["a.module.b", "a.b", "module.c", "_orig_mod.d"]
-    found = weight_files.unwrapped(dict.fromkeys([*own[:2], "c", "module.d"]), "x", own)
+    found = formats.unwrapped(dict.fromkeys([*own[:2], "c", "module.d"]), "x", own)
     assert list(found) == own
 
 
@@ -190,8 +190,8 @@ def test_no_code_of_the_file_is_run(tmp_path, name):
 
 def test_plain_keeps_containers_and_nothing_else(tmp_path):
     torch.save({"a": [1, ("b", None)], "c": Bomb("x"), 3: 4}, tmp_path / "x.pt")
-    held, skipped = pickles.load(str(tmp_path / "x.pt"))
-    assert pickles.plain(held) == {"a": [1, ["b", None]], "c": None}
+    held, skipped = unpickling.load(str(tmp_path / "x.pt"))
+    assert unpickling.plain(held) == {"a": [1, ["b", None]], "c": None}
     assert skipped == {"posix.mkdir"}
 
 

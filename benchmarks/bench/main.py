@@ -7,8 +7,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from mdlm_mcd.checkpoints.files import check_overwrite
 from mdlm_mcd.errors import ConfigError, MCDError
-from mdlm_mcd.files import check_overwrite
 from mdlm_mcd.hosts.measure import machine, versions
 
 from . import jobs, methods, results, schedule, store

@@ -6,8 +6,8 @@ import json
 import math
 from pathlib import Path
 
+from mdlm_mcd.checkpoints.files import read_json
 from mdlm_mcd.evaluation import report
-from mdlm_mcd.files import read_json
 
 from . import outcome, tables
 from .methods import ORACLE, TEACHER, UNIFORM, Method

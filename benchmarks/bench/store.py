@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from mdlm_mcd.checkpoints.files import make_folder, read_json, write_json
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.files import make_folder, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -22,7 +22,7 @@ HARM = (
     "collections OrderedDict.fromkeys", "builtins bytearray", "builtins bytes",
     "builtins list", "builtins map", "builtins range", "weakref finalize",
     "atexit register", "signal alarm", "webbrowser open", "ctypes CDLL",
-    "mdlm_mcd.files write_json", "omegaconf.dictconfig DictConfig",
+    "mdlm_mcd.checkpoints.files write_json", "omegaconf.dictconfig DictConfig",
 )  # fmt: skip
 
 

@@ -13,7 +13,8 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from mdlm_mcd import configs_dir, distillers, hosts, weights
+from mdlm_mcd import configs_dir, distillers, hosts
+from mdlm_mcd.checkpoints import weights
 from mdlm_mcd.errors import MCDError
 from mdlm_mcd.evaluation import report, sweep
 from mdlm_mcd.hosts import export, models

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from mdlm_mcd.checkpoints.files import check_overwrite, make_folder, read_json
 from mdlm_mcd.evaluation.sweep import existing
-from mdlm_mcd.files import check_overwrite, make_folder, read_json
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
 from .stages import (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from mdlm_mcd.checkpoints.weights import HUB_ID
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts.layouts import MDLM, of_folder
-from mdlm_mcd.weights import HUB_ID
 
 from .chain import TRAIN, Setting
 from .experiments import Table

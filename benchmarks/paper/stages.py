@@ -20,8 +20,7 @@ from typing import Protocol
 import torch
 
 from mdlm_mcd import __version__
-from mdlm_mcd.errors import ConfigError, MCDError
-from mdlm_mcd.files import (
+from mdlm_mcd.checkpoints.files import (
     check_overwrite,
     lacks,
     make_folder,
@@ -29,6 +28,7 @@ from mdlm_mcd.files import (
     read_json,
     write_json,
 )
+from mdlm_mcd.errors import ConfigError, MCDError
 
 MINIHOST, CLONE, COMMAND = (
     "mdlm_mcd.minihost.main",

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .. import plain
 from ..errors import CheckpointError
+from . import sanitize
 
 # Every setting of these sections changes the result, but for FREE.
 SECTIONS = ("algo", "model", "data", "noise", "optim", "lr_scheduler", "training")
@@ -58,7 +58,9 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
 def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the config inside a checkpoint; empty where there is none."""
     try:
-        return plain.copy(_section(_section(checkpoint, "hyper_parameters"), "config"))
+        return sanitize.copy(
+            _section(_section(checkpoint, "hyper_parameters"), "config")
+        )
     except ValueError:  # nested beyond reason
         return {}
 
@@ -163,7 +165,7 @@ def _number(value: Any) -> Any:
 
 def _shown(key: str, value: Any) -> str:
     if key == ROWS:
-        return f"training rows of SHA-256 {plain.shown(value, 12)}"
+        return f"training rows of SHA-256 {sanitize.shown(value, 12)}"
     if isinstance(value, list):
-        value = "[" + ", ".join(plain.shown(v) for v in value[:3]) + "]"
-    return f"{key}={plain.shown(value, 200)}"
+        value = "[" + ", ".join(sanitize.shown(v) for v in value[:3]) + "]"
+    return f"{key}={sanitize.shown(value, 200)}"

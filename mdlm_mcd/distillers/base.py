@@ -16,13 +16,19 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from .. import __version__, head, losses
+from ..checkpoints.formats import unwrap
+from ..checkpoints.sanitize import shown
+from ..checkpoints.weights import (
+    Weights,
+    check_process,
+    load_weights,
+    model_sizes,
+    read_weights,
+)
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError
 from ..models.vocabulary import check_mask
-from ..plain import shown
 from ..teacher import Teacher
-from ..weight_files import unwrap
-from ..weights import Weights, check_process, load_weights, model_sizes, read_weights
 from . import batches, preflight, progress, resume, settings, strategies
 from .checkpoints import use_safe_files
 from .guard import LossGuard

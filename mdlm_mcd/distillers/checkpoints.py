@@ -13,9 +13,9 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from ..checkpoints.files import damage
+from ..checkpoints.sanitize import shown
 from ..errors import CheckpointError
-from ..files import damage
-from ..plain import shown
 from . import strategies
 
 log = logging.getLogger(__name__)

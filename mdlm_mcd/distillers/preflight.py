@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..borders import expanded
 from ..checkpoints import identity
+from ..checkpoints.files import check_writable
+from ..checkpoints.sanitize import shown
+from ..checkpoints.weights import Weights, check_named, model_sizes, read_weights
 from ..errors import CheckpointError, ConfigError
-from ..files import check_writable
-from ..plain import shown
-from ..weights import Weights, check_named, model_sizes, read_weights
 from .checkpoints import LAST, PREVIOUS
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..checkpoints import identity
+from ..checkpoints.sanitize import shown
+from ..checkpoints.weights import misfit
 from ..errors import CheckpointError
-from ..plain import shown
-from ..weights import misfit
 from . import preflight
 from .checkpoints import cannot_resume
 from .progress import BATCHES

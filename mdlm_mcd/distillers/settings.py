@@ -9,9 +9,9 @@ import torch
 from omegaconf import DictConfig
 
 from .. import coupling
+from ..checkpoints.weights import PROCESSES
 from ..curriculum import Curriculum
 from ..errors import ConfigError
-from ..weights import PROCESSES
 from .guard import LossGuard
 from .keys import check_keys
 from .noise import number

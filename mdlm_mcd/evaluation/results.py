@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from .. import plain
+from ..checkpoints import sanitize
+from ..checkpoints.sanitize import shown
 from ..errors import ConfigError
-from ..plain import shown
 
 SCHEMA = 1
 _NUMBER = (int, float)
@@ -199,7 +199,7 @@ def check(row, where: str) -> None:
 
 def _lines(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
     try:
-        text = plain.read_bytes(path).decode("utf-8", errors="replace")
+        text = sanitize.read_bytes(path).decode("utf-8", errors="replace")
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}): name a results file that "
@@ -211,7 +211,7 @@ def _lines(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
             continue
         where = f"{path.name}, line {number}"
         try:
-            row = plain.loads(line)
+            row = sanitize.loads(line)
         except ValueError:
             said.append(
                 f"{where} is cut short or corrupt, as an interruption leaves it, and "

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import laws, plain, sampling
+from .. import laws, sampling
+from ..checkpoints import sanitize
+from ..checkpoints.files import check_overwrite, check_writable
 from ..coupling import counter_generator
 from ..errors import ConfigError
-from ..files import check_overwrite, check_writable
 from . import bounds, metrics, results
 from .candidate import Candidate
 from .evaluators import Evaluator
@@ -103,12 +104,12 @@ def _lines(path: Path) -> list[tuple[bytes, dict[str, Any] | str]]:
         return []
     found = []
     # As bytes: JSON leaves U+2028, a line end of `str.splitlines`, as it is.
-    data = plain.read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    data = sanitize.read_bytes(path).removeprefix(codecs.BOM_UTF8)
     for number, line in enumerate(data.splitlines(keepends=True), 1):
         if not line.strip():
             continue
         try:
-            row = plain.loads(line.decode("utf-8", errors="replace"))
+            row = sanitize.loads(line.decode("utf-8", errors="replace"))
             results.check(row, f"line {number}")
         except ConfigError as error:
             row = str(error).rstrip(".")

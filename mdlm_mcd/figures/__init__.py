@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import plain
+from ..checkpoints import sanitize
+from ..checkpoints.files import check_overwrite, make_folder
 from ..errors import ConfigError
 from ..evaluation.candidate import Candidate
 from ..evaluation.figures import require_matplotlib
 from ..evaluation.report.markup import Markup, el, join
-from ..files import check_overwrite, make_folder
 from . import animation, data, language, stills, style
 
 __all__ = ["LENGTH", "NAMES", "Picture", "check_out", "pictures", "write"]
@@ -181,7 +181,7 @@ def _of_a_model(model: Candidate, shown: data.Trajectories, seed: int) -> str:
 
 
 def _foreign(path: Path) -> str:
-    ours = style.MARK.encode() in plain.read_bytes(path)
+    ours = style.MARK.encode() in sanitize.read_bytes(path)
     return "" if ours else f"it is none of `{style.MARK}`"
 
 

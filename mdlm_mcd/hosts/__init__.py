@@ -49,7 +49,7 @@ def check_marriage(mixin: type, layout: Layout) -> str:
 
     Raises ConfigError for a host without such models.
     """
-    from ..weights import PROCESSES
+    from ..checkpoints.weights import PROCESSES
 
     model = layout.models.get(mixin.parameterization)
     if model is None:

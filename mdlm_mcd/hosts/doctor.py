@@ -301,7 +301,7 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
 
 def _weights(config, folder: Path, asked: bool) -> Finding:
     """The checkpoint of the configured mode, opened."""
-    from ..weights import check_process, read_weights
+    from ..checkpoints.weights import check_process, read_weights
 
     if config.mode != "train":
         key, path = "eval.checkpoint_path", config.eval.checkpoint_path

@@ -17,7 +17,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from .. import __version__, plain, weights
+from .. import __version__
+from ..checkpoints import sanitize, weights
 from ..errors import ConfigError
 from ..models import dit, vocabulary
 from . import models
@@ -123,7 +124,7 @@ def _write(out: Path, backbone, config: dict[str, Any], step, tokenizer) -> None
 def _ours(folder: Path) -> bool:
     """Whether an export of ours is all that a folder holds."""
     try:
-        config = plain.read_json(folder / "config.json")
+        config = sanitize.read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
     noted = config.get("mdlm_mcd") if isinstance(config, dict) else None
@@ -247,7 +248,7 @@ def _told(value: Any) -> str:
         return ", ".join(f"{_told(k)}: {_told(v)}" for k, v in value.items())
     if isinstance(value, list):
         return ", ".join(map(_told, value))
-    text = plain.shown(value, 200)
+    text = sanitize.shown(value, 200)
     return "".join("\\" + c if c in "|<>[]`\\" else c for c in text)
 
 

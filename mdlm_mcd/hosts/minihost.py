@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from .. import weights
+from ..checkpoints import checkpoint_config, weights
 from ..errors import ConfigError
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
 from ..minihost.corpus import existing_path
 from ..minihost.errors import HostError
 from ..models import vocabulary
-from . import duo, told
+from . import duo
 
 ENTRY = "mdlm_mcd.minihost.main"
 
@@ -78,13 +78,16 @@ def open_model(path: str | Path, ema: bool = True):
     path, source = existing_path(str(path), "CKPT"), f"CKPT={path}"
     held = weights.read_weights(path, "CKPT")
     entry.register_resolvers()
-    config = {**held.config, "data": told.data(held.config)}
+    config = {**held.config, "data": checkpoint_config.data(held.config)}
     # The file does not choose what is run, or where a model is fetched from.
-    config["algo"] = {**told.section(config, "algo"), "backbone": "dit"}
-    config["eval"] = {**told.section(config, "eval"), "checkpoint_path": ""}
-    with told.used(source):
-        config = told.literal(config)
-        told.check_room(
+    config["algo"] = {**checkpoint_config.section(config, "algo"), "backbone": "dit"}
+    config["eval"] = {
+        **checkpoint_config.section(config, "eval"),
+        "checkpoint_path": "",
+    }
+    with checkpoint_config.used(source):
+        config = checkpoint_config.literal(config)
+        checkpoint_config.check_room(
             {k: config.model[k] for k in _SIZES},
             len(held.state_dict["vocab_embed.embedding"]),
             bool(config.algo.causal_attention),

@@ -19,16 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import weights
-from ..checkpoints import identity
+from ..checkpoints import checkpoint_config, identity, weights
+from ..checkpoints.checkpoint_config import section
+from ..checkpoints.sanitize import shown
 from ..errors import CheckpointError, ConfigError
 from ..evaluation.candidate import Candidate
 from ..minihost import dataloader
 from ..minihost.errors import HostError
 from ..models import dit, vocabulary
-from ..plain import shown
-from . import samplers, told
-from .told import section
+from . import samplers
 
 # Sizes and weights ---------------------------------------------------------------
 
@@ -66,7 +65,7 @@ def sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
         "dropout": said["dropout"],
         "time_conditioning": said["time_conditioning"],
     }
-    told.check_sizes(found, source)
+    checkpoint_config.check_sizes(found, source)
     return found
 
 
@@ -85,7 +84,9 @@ def build(
 ):
     """The network with the chosen weights, in float32, and the words for them."""
     model = {**sizes, "hidden_size": sizes["hidden_dim"]}
-    told.check_room(model, sizes["vocab_size"], False, held.state_dict, source)
+    checkpoint_config.check_room(
+        model, sizes["vocab_size"], False, held.state_dict, source
+    )
     backbone = dit.DIT(
         {"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"]
     )
@@ -198,7 +199,7 @@ def tokenizer_of(held: weights.Weights, source: Source):
     """The tokenizer that a checkpoint names, or the one that was given for it."""
     if source.tokenizer is not None:
         return given_tokenizer(source.tokenizer, held.config)
-    data = told.data(held.config)
+    data = checkpoint_config.data(held.config)
     if os.path.isfile(os.path.join(source.path, "tokenizer.json")):
         data = {"tokenizer_name_or_path": source.path}  # an exported folder
     if "tokenizer_name_or_path" not in data:
@@ -207,8 +208,8 @@ def tokenizer_of(held: weights.Weights, source: Source):
             "folder or a Hub name, e.g. --tokenizer gpt2."
         )
     try:
-        with told.used(f"CKPT={source.path}"):
-            return dataloader.get_tokenizer(told.literal({"data": data}))
+        with checkpoint_config.used(f"CKPT={source.path}"):
+            return dataloader.get_tokenizer(checkpoint_config.literal({"data": data}))
     except HostError as error:
         raise ConfigError(
             f"CKPT={source.path}: {error} Or give --tokenizer."
@@ -227,11 +228,14 @@ def given_tokenizer(name: str, config: Mapping[str, Any]):
             "--tokenizer bpe is the embedded host's own, and the checkpoint is not of "
             "that host: give the folder or the Hub name of a tokenizer."
         )
-    data = {**(told.data(config) if bpe else {}), "tokenizer_name_or_path": name}
+    data = {
+        **(checkpoint_config.data(config) if bpe else {}),
+        "tokenizer_name_or_path": name,
+    }
     try:
-        with told.used(f"--tokenizer {name}: the checkpoint"):
+        with checkpoint_config.used(f"--tokenizer {name}: the checkpoint"):
             return dataloader.get_tokenizer(
-                told.literal({"data": data}), key="--tokenizer "
+                checkpoint_config.literal({"data": data}), key="--tokenizer "
             )
     except HostError as error:
         raise ConfigError(str(error)) from error
@@ -304,7 +308,7 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
     files: UTF-8 files or globs; without any, the validation split of a checkpoint of
     the embedded host. Raises ConfigError when there is no text.
     """
-    data = told.data(weights.read_weights(source.path, "CKPT").config)
+    data = checkpoint_config.data(weights.read_weights(source.path, "CKPT").config)
     if files:
         data = {
             "train": "textfile", "valid": "textfile", "files": list(files),
@@ -317,7 +321,7 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
             f"CKPT={source.path} does not name text that is at hand: give --corpus "
             "with files of text that the models have not seen."
         )
-    config = told.literal(
+    config = checkpoint_config.literal(
         {
             "data": data,
             "model": {"length": model.length},
@@ -326,7 +330,7 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
         }
     )
     try:
-        with told.used(f"CKPT={source.path}"):
+        with checkpoint_config.used(f"CKPT={source.path}"):
             _, loader = dataloader.get_dataloaders(
                 config, model.tokenizer, skip_train=True,
                 size=model.vocab_size, mask_index=model.mask_index,

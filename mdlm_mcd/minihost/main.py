@@ -18,9 +18,9 @@ import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ProgressBar
 
-from .. import console, groups, plain
-from ..checkpoints import identity
-from ..files import check_overwrite, write_text
+from .. import console, groups
+from ..checkpoints import identity, sanitize
+from ..checkpoints.files import check_overwrite, write_text
 from . import algo, checks, command, dataloader, paths
 from .errors import HostError, check_writable, first_line
 from .progress import Lines
@@ -294,7 +294,7 @@ def sample_eval(cls, config, tokenizer):
 def _foreign(path):
     """Return why a file holds no samples in the layout of the hosts."""
     try:
-        held = json.loads(plain.read_bytes(path))
+        held = json.loads(sanitize.read_bytes(path))
     except (ValueError, RecursionError):
         held = None
     ours = isinstance(held, dict) and "generated_seqs" in held

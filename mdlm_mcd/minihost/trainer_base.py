@@ -9,8 +9,7 @@ import omegaconf
 import torch
 import torch.nn.functional as F
 
-from mdlm_mcd.weight_files import unwrap
-
+from ..checkpoints.formats import unwrap
 from ..models import ema, vocabulary
 from ..models.noise import NOISES
 from . import metrics

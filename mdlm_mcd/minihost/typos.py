@@ -20,7 +20,7 @@ from hydra.errors import (
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
-from ..plain import printable
+from ..checkpoints.sanitize import printable
 from .errors import FULL, HostError, disk_full, first_line
 
 STUMBLED = (AssertionError, AttributeError, OSError, TypeError, ValueError)

@@ -10,10 +10,10 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from runs import fit
 
+from mdlm_mcd.checkpoints.files import damage, newest_checkpoint
 from mdlm_mcd.distillers import checkpoints, preflight
 from mdlm_mcd.distillers.checkpoints import SafeCheckpointIO
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.files import damage, newest_checkpoint
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 

@@ -17,6 +17,7 @@ import transformers
 from commands import SHORT
 from omegaconf import OmegaConf
 
+from mdlm_mcd.checkpoints.weights import Weights
 from mdlm_mcd.distillers import preflight
 from mdlm_mcd.distillers.noise import check_schedule
 from mdlm_mcd.errors import CheckpointError, ConfigError
@@ -25,7 +26,6 @@ from mdlm_mcd.hosts.layouts import DUO
 from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError
-from mdlm_mcd.weights import Weights
 
 # Typos --------------------------------------------------------------------------------
 

@@ -6,7 +6,8 @@ import sys
 import pytest
 from synthetic import row, write
 
-from mdlm_mcd import cli, demo, figures, files
+from mdlm_mcd import cli, demo, figures
+from mdlm_mcd.checkpoints import files
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import report
 from mdlm_mcd.minihost import main as minihost

@@ -16,13 +16,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from mdlm_mcd import cli
+from mdlm_mcd.checkpoints.weights import load_weights, read_weights
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import export
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError
 from mdlm_mcd.models import dit
-from mdlm_mcd.weights import load_weights, read_weights
 
 SIZES = {
     "vocab_size": 301, "model_length": 16, "hidden_dim": 32, "cond_dim": 16,

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from hydra_plugins import mdlm_mcd_searchpath as plugin
-from mdlm_mcd import files, plain, weights
+from mdlm_mcd.checkpoints import files, sanitize, weights
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import results, sweep
 from mdlm_mcd.hosts import launch, shims
@@ -56,7 +56,7 @@ def test_results(tmp_path, way):
 def test_json(tmp_path, way):
     path = tmp_path / "x.json"
     path.write_bytes(way(json.dumps({"a": [1]}, indent=1)))
-    assert plain.read_json(path) == files.read_json(path, None) == {"a": [1]}
+    assert sanitize.read_json(path) == files.read_json(path, None) == {"a": [1]}
 
 
 @one_file

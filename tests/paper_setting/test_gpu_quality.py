@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from inside import BENCHMARKS, Inside
 
-from mdlm_mcd.files import newest_checkpoint
+from mdlm_mcd.checkpoints.files import newest_checkpoint
 
 
 def test_the_whole_comparison(paper, tmp_path, capsys):

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import mdlm_mcd
-from mdlm_mcd import cli, plain, weights
+from mdlm_mcd import cli
+from mdlm_mcd.checkpoints import checkpoint_config, sanitize, weights
 from mdlm_mcd.errors import CheckpointError, ConfigError, MCDError
 from mdlm_mcd.evaluation import report, results, sweep
-from mdlm_mcd.hosts import export, models, told
+from mdlm_mcd.hosts import export, models
 from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost import algo, dataloader
 
@@ -89,8 +90,12 @@ def test_it_names_no_folder_to_write_to(held, tmp_path, monkeypatch):
         assert not folder.exists() or not os.listdir(folder)
     assert os.listdir(tmp_path / "home" / ".cache" / "mdlm_mcd")
     # A cache that is one already is used: tokenizers take minutes to train.
-    assert told.cache_of(str(mine)) == str(mine)
-    assert told.cache_of(5) == told.cache_of("a\0b") == told.CACHE
+    assert checkpoint_config.cache_of(str(mine)) == str(mine)
+    assert (
+        checkpoint_config.cache_of(5)
+        == checkpoint_config.cache_of("a\0b")
+        == checkpoint_config.CACHE
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,14 +315,14 @@ def test_any_row_ends_in_a_page_or_our_own_error(changes, others, tmp_path_facto
 
 def test_copies_are_plain_and_bounded():
     value = {"a": (1, "\ud800"), 5: 1, "b": {2}, "c": 2**63, "d": [True, 0.5, None]}
-    assert plain.copy(value) == {
+    assert sanitize.copy(value) == {
         "a": [1, "?"], "b": None, "c": None, "d": [True, 0.5, None],
     }  # fmt: skip
     wide = [0]
     for _ in range(40):
         wide = [wide] * 10
     with pytest.raises(ValueError, match="repeats itself"):
-        plain.copy(wide)
-    assert plain.shown("a\nb") == "a" and plain.shown(10**5000) == "a int"
-    assert plain.shown("x" * 99) == "x" * 79 + "\u2026"
-    assert plain.shown("\x1b[31m\r") == "\\x1b[31m"
+        sanitize.copy(wide)
+    assert sanitize.shown("a\nb") == "a" and sanitize.shown(10**5000) == "a int"
+    assert sanitize.shown("x" * 99) == "x" * 79 + "\u2026"
+    assert sanitize.shown("\x1b[31m\r") == "\\x1b[31m"

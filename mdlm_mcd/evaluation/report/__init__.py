@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from ... import plain
+from ...checkpoints import sanitize
+from ...checkpoints.files import check_overwrite, write_text
 from ...errors import ConfigError
-from ...files import check_overwrite, write_text
 from .. import results as _results
 from ..results import Results
 from . import compare, figures, paper, sections, tables
@@ -106,7 +106,7 @@ def _diversity(results: Results, shown: tables.Lines, some: list[int]):
 
 def _foreign(path: Path) -> str:
     """Return why a file is no page of ours; older ones have only the foot's mark."""
-    held = plain.read_bytes(path)
+    held = sanitize.read_bytes(path)
     marks = (b'content="mdlm-mcd report"', b"Made by <code>mdlm-mcd report</code>")
     ours = held.startswith(b"<!doctype html>") and any(mark in held for mark in marks)
     return "" if ours else "it is no page of `mdlm-mcd report`"

@@ -10,7 +10,7 @@ import zipfile
 
 import torch
 
-from ... import archives, pickles
+from ...checkpoints import unpickling, zip_checks
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ def tolerant(load):
     """`torch.load` that reads what it refuses, without the classes it refuses it for.
 
     Tried first as asked. Only a file refused under the default of `weights_only` is
-    read again, by the unpickler of `mdlm_mcd.pickles`: tensors and plain containers,
+    read again, by the unpickler of `mdlm_mcd.checkpoints.unpickling`: tensors and plain containers,
     an inert placeholder for all else, no code of the file. Who asks for
     `weights_only` or a `pickle_module` of their own gets what they ask for. Raises
     what `load` raises; its refusal, when the second reading fails too.
@@ -40,7 +40,7 @@ def tolerant(load):
             kwargs["weights_only"] = False
             try:
                 sizes = _sizes(f, start)
-                reader = pickles.reader(set(), sizes)
+                reader = unpickling.reader(set(), sizes)
                 held = load(f, map_location, reader, **kwargs)
             except Exception:
                 raise refused from None
@@ -60,9 +60,9 @@ def _sizes(f, start) -> dict[str, int]:
     """Of the stored tensors, which the unpickler holds the pickle to; rewinds `f`."""
     if start is not None:
         f.seek(start)
-    archives.check(f)
+    zip_checks.check(f)
     with zipfile.ZipFile(f) as archive:
-        sizes = archives.records(archive).sizes
+        sizes = zip_checks.records(archive).sizes
     if start is not None:
         f.seek(start)
     return sizes

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import allowed, archives
-from .allowed import CALLS, Foreign, Inert, checked, refuse
-from .plain import DEEPEST, copy, shown
+from . import safe_globals, zip_checks
+from .safe_globals import CALLS, Foreign, Inert, checked, refuse
+from .sanitize import DEEPEST, copy, shown
 
 MOST_STEPS = 2_000_000  # a pickled GPT-2 tokenizer with its merges: some 600,000
 _CALLABLE = tuple(map(id, CALLS.values()))
@@ -64,10 +64,10 @@ class _Unpickler(pickle._Unpickler):  # in Python: only there operations can be 
         if module == "__builtin__":  # torch writes the protocol of Python 2
             module = "builtins"
         full = f"{module}.{name}"
-        for table in (CALLS, allowed.VALUES, self.known):
+        for table in (CALLS, safe_globals.VALUES, self.known):
             if full in table:
                 return table[full]
-        if full not in allowed.QUIET:
+        if full not in safe_globals.QUIET:
             self.skipped.add(shown(full, 100))
         return self.known.setdefault(full, Foreign(full))
 
@@ -95,13 +95,13 @@ class _Unpickler(pickle._Unpickler):  # in Python: only there operations can be 
         state, made = self.stack.pop(), self.stack[-1]
         if isinstance(made, Inert):
             made.state = state
-        elif isinstance(made, allowed.DType):
+        elif isinstance(made, safe_globals.DType):
             made.build(state)
         elif isinstance(made, collections.OrderedDict):
             found = state.get("_metadata") if isinstance(state, dict) else None
             if isinstance(found, dict):  # torch's own, of a `state_dict`
                 made._metadata = found
-        elif not isinstance(made, allowed.Hyper):
+        elif not isinstance(made, safe_globals.Hyper):
             refuse(f"the state of a {type(made).__name__} is not read")
 
     def _fill(self, pairs: list) -> None:
@@ -135,7 +135,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: only there operations can be 
         self._extend(self.pop_mark())
 
     def load_frozenset(self):
-        self.append(allowed.set_of(frozenset, self.pop_mark()))
+        self.append(safe_globals.set_of(frozenset, self.pop_mark()))
 
     def load_binpersid(self):
         saved = self.stack.pop()
@@ -207,10 +207,10 @@ def load(path: str | os.PathLike) -> tuple[Any, set[str]]:
     where it is not on the list, and what zipfile, pickle and torch raise for a file
     that is spoilt.
     """
-    archives.check(path)
+    zip_checks.check(path)
     skipped: set[str] = set()
     with zipfile.ZipFile(path) as archive:
-        found = archives.records(archive)
+        found = zip_checks.records(archive)
         stored: dict[str, Tensor] = {}
 
         def stored_tensor(saved) -> Tensor:

@@ -18,11 +18,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from . import plain
-from .borders import check_hub_cache, expanded
-from .errors import CheckpointError
-from .plain import shown
-from .weight_files import Weights, first, read_file, told
+from ..borders import check_hub_cache, expanded
+from ..errors import CheckpointError
+from . import sanitize
+from .formats import Weights, first, read_file, told
+from .sanitize import shown
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _weight_files(folder: str, source: str) -> list[str]:
 def _json(path: str, source: str) -> dict[str, Any]:
     """The object in a JSON file; empty when there is no file."""
     try:
-        held = plain.read_json(path)
+        held = sanitize.read_json(path)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch.nn as nn
 from torch import Tensor
 
-from . import pickles, plain
-from .errors import CheckpointError
-from .plain import shown
+from ..errors import CheckpointError
+from . import sanitize, unpickling
+from .sanitize import shown
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ def read_file(path: str, source: str) -> Weights:
 
 def _read_checkpoint(path: str, source: str) -> Weights:
     try:
-        held, foreign = pickles.load(path)
+        held, foreign = unpickling.load(path)
         held = held if isinstance(held, dict) else {}
         hyper = held.get("hyper_parameters")
         config = hyper.get("config") if isinstance(hyper, dict) else None
-        config, noted = pickles.plain(config), pickles.plain(held.get("mdlm_mcd"))
+        config, noted = unpickling.plain(config), unpickling.plain(held.get("mdlm_mcd"))
     except Exception as error:  # a spoilt file fails in many ways
         raise CheckpointError(
             f"{source} cannot be read as a PyTorch checkpoint ({told(error)}): it may "
@@ -122,7 +122,7 @@ def _read_safetensors(path: str, source: str) -> Weights:
     if not tensors:
         raise CheckpointError(f"{source} holds no tensors: use another file.")
     try:
-        noted = plain.loads(said.get("mdlm_mcd", "{}"))
+        noted = sanitize.loads(said.get("mdlm_mcd", "{}"))
     except ValueError:
         noted = {}
     step = said.get("global_step", "")

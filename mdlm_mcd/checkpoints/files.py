@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 
 def damage(path: Path) -> str | None:

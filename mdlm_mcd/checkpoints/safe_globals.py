@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .plain import shown
+from .sanitize import shown
 
 
 def refuse(why: str) -> Any:

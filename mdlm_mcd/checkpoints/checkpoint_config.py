@@ -20,9 +20,9 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError
 from ..minihost.errors import HostError
 from ..models import dit
-from ..plain import shown
-from ..weight_files import told
-from ..weights import MOST
+from .formats import told
+from .sanitize import shown
+from .weights import MOST
 
 CACHE = "~/.cache/mdlm_mcd"
 
