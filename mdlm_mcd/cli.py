@@ -9,8 +9,9 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-from . import __version__, console
+from . import __version__
 from .errors import ConfigError, MCDError
+from .settings import console
 
 
 def _demo(args) -> None:

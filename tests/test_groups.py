@@ -7,9 +7,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 from test_recipes import ALGOS
 
-from mdlm_mcd import groups
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.settings import groups
 
 LINE = "# @package _global_\n"
 

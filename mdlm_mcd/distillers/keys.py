@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ..errors import ConfigError
-from ..groups import (
+from ..settings.groups import (
     check_groups,
     keys_of,
     main_folders,

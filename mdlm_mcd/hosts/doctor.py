@@ -200,10 +200,10 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
 
 
 def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
-    from ..minihost import typos
+    from ..settings import hydra_errors
 
-    if typos.is_hydras(error):
-        error = typos.told(error, given, folder / "configs")
+    if hydra_errors.is_hydras(error):
+        error = hydra_errors.told(error, given, folder / "configs")
     return " ".join(str(error).split()) or type(error).__name__
 
 

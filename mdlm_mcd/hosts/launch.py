@@ -17,8 +17,8 @@ from pathlib import Path
 
 from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 
-from .. import console
 from ..errors import ConfigError, MCDError
+from ..settings import console
 from . import patches, refusals, shims
 from .layouts import MDLM, Layout, of_folder
 

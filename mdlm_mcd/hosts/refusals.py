@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from ..errors import CheckpointError, MCDError
-from ..minihost import typos
+from ..settings import hydra_errors
 
 LIBRARIES = ("huggingface_hub", "requests", "httpx", "urllib3")
 WORDS = ("huggingface.co", "offline mode", "local_files_only")
@@ -19,9 +19,9 @@ def told(error: Exception, given: Sequence[str], folder: str) -> str | None:
     """
     if isinstance(error, MCDError):
         return f"mdlm-mcd: {error}"
-    if typos.is_hydras(error):
-        return f"mdlm-mcd: {typos.told(error, given, os.path.join(folder, 'configs'))}"
-    found = typos.refusal(error) or unreachable(error)
+    if hydra_errors.is_hydras(error):
+        return f"mdlm-mcd: {hydra_errors.told(error, given, os.path.join(folder, 'configs'))}"
+    found = hydra_errors.refusal(error) or unreachable(error)
     return found and f"mdlm-mcd: {found}"
 
 

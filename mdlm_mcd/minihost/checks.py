@@ -6,9 +6,9 @@ from numbers import Integral, Real
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from . import typos
+from ..settings import hydra_errors
+from ..settings.hydra_errors import unusable
 from .errors import FULL, HostError, disk_full
-from .typos import unusable
 
 
 def _is(kind, value):
@@ -137,4 +137,4 @@ def told(error: Exception) -> Exception:
         return unusable(error)
     if isinstance(error, OSError) and error.errno in FULL:
         return disk_full(error)
-    return typos.refusal(error) or error
+    return hydra_errors.refusal(error) or error

@@ -9,8 +9,8 @@ import uuid
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from .. import console
-from . import checks, typos
+from ..settings import console, hydra_errors
+from . import checks
 from .errors import HostError
 
 
@@ -101,8 +101,8 @@ def call(job, outcomes, config_dir):
         pass
     except Exception as error:
         known = error
-        if typos.is_hydras(error) and not is_ours(error):
-            known = typos.told(error, sys.argv[1:], config_dir)
+        if hydra_errors.is_hydras(error) and not is_ours(error):
+            known = hydra_errors.told(error, sys.argv[1:], config_dir)
         if not is_ours(known) or console.wants_traceback():
             raise
         said = sentence(known)

@@ -18,9 +18,9 @@ import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ProgressBar
 
-from .. import console, groups
 from ..checkpoints import identity, sanitize
 from ..checkpoints.files import check_overwrite, write_text
+from ..settings import console, groups
 from . import algo, checks, command, dataloader, paths
 from .errors import HostError, check_writable, first_line
 from .progress import Lines

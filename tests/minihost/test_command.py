@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
-from mdlm_mcd import cli, console
+from mdlm_mcd import cli
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import refusals
-from mdlm_mcd.minihost import checks, typos
+from mdlm_mcd.minihost import checks
 from mdlm_mcd.minihost.errors import HostError
+from mdlm_mcd.settings import console, hydra_errors
 
 FILES = {
     "tab": ("optim:\n\tlr: 1\n", ", line 2, cannot be read as a config (found chara"),
@@ -137,9 +138,9 @@ def test_what_torch_says_is_no_matter_of_settings():
 
 
 def test_a_bug_in_a_plugin_or_a_job_is_none_of_hydras():
-    assert typos.is_hydras(raised(["main", "hydra.main", "yaml.scanner"]))
+    assert hydra_errors.is_hydras(raised(["main", "hydra.main", "yaml.scanner"]))
     for where in (["hydra.main", "hydra_plugins.x"], ["hydra.core.utils", "algo"]):
-        assert not typos.is_hydras(raised(["main", *where]))
+        assert not hydra_errors.is_hydras(raised(["main", *where]))
 
 
 # Control characters -------------------------------------------------------------------

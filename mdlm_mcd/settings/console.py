@@ -9,8 +9,8 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 
-from .checkpoints.sanitize import printable
-from .errors import ConfigError
+from ..checkpoints.sanitize import printable
+from ..errors import ConfigError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 ASKED = "MDLM_MCD_FULL_ERROR"  # the user's own, which child processes inherit

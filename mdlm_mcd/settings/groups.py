@@ -11,8 +11,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from . import configs_dir
-from .errors import ConfigError
+from .. import configs_dir
+from ..errors import ConfigError
 
 REMEDY = (
     "begin the file with the line `# @package _global_`, without a byte-order mark "

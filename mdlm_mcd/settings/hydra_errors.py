@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
 from ..checkpoints.sanitize import printable
-from .errors import FULL, HostError, disk_full, first_line
+from ..minihost.errors import FULL, HostError, disk_full, first_line
 
 STUMBLED = (AssertionError, AttributeError, OSError, TypeError, ValueError)
 UNKNOWN = re.compile(r"Could not override '([^']+)'")

@@ -1,0 +1,1 @@
+"""Settings as Hydra composes them, and how they reach the console."""
