@@ -13,7 +13,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from mdlm_mcd.distillers import checkpoints
+from mdlm_mcd.distillers import checkpoint_io
 from mdlm_mcd.minihost import main as entry
 
 PAUSE = 0.02  # seconds in which a kill can fall into a moment
@@ -70,7 +70,7 @@ def child(
             pipe.send(phase)
             time.sleep(PAUSE)
 
-    replace, write, make = os.replace, checkpoints.Recorded.write, entry.make_trainer
+    replace, write, make = os.replace, checkpoint_io.Recorded.write, entry.make_trainer
     pieces = itertools.count(1)
 
     def telling_replace(part, name):
@@ -83,7 +83,7 @@ def child(
             tell("write")
         return write(*args)
 
-    os.replace, checkpoints.Recorded.write = telling_replace, telling_write
+    os.replace, checkpoint_io.Recorded.write = telling_replace, telling_write
 
     def make_trainer(*args, **kwargs):
         trainer = make(*args, **kwargs)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import losses
-from .sharding import is_sharded
+from .distillers.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 

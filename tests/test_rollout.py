@@ -9,8 +9,8 @@ from enumeration import EMPTY, LENGTH, MASK, VOCAB, alpha, chances, exact_law, t
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mdlm_mcd.distillers.rollout import draw_tokens, rollout
 from mdlm_mcd.head import Features
-from mdlm_mcd.rollout import draw_tokens, rollout
 
 MANY = 20_000
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn as nn
 
-from mdlm_mcd import teacher
-from mdlm_mcd.teacher import checksum
+from mdlm_mcd.distillers import teacher
+from mdlm_mcd.distillers.teacher import checksum
 
 
 def net():

@@ -21,11 +21,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from mdlm_mcd import hosts
+from mdlm_mcd.distillers.teacher import Teacher
 from mdlm_mcd.hosts import layouts
 from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.minihost.order import ResumableLoader
-from mdlm_mcd.teacher import Teacher
 
 Weights = dict[str, torch.Tensor]
 

@@ -35,7 +35,7 @@ MINIHOST, CLONE, COMMAND = (
     "mdlm_mcd.hosts.launch",
     "mdlm_mcd.cli",
 )
-# What the guard says of a loss that has left its scale (distillers/guard.py).
+# What the guard says of a loss that has left its scale (distillers/divergence_guard.py).
 DIVERGED = "was to be expected"
 UNFINISHED = "The run ended at step"
 

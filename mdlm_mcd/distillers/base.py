@@ -28,15 +28,16 @@ from ..checkpoints.weights import (
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError
 from ..models.vocabulary import check_mask
-from ..teacher import Teacher
-from . import batches, preflight, progress, resume, settings, strategies
-from .checkpoints import use_safe_files
-from .guard import LossGuard
-from .health import Health
-from .noise import CounterNoise, check_schedule, number
-from .preempt import Preemption
+from . import loop_state, resume, settings, strategies, validate_run
+from .callbacks import batches
+from .callbacks.monitor import Health
+from .callbacks.preemption import Preemption
+from .callbacks.rounds import RoundCheckpoints
+from .checkpoint_io import use_safe_files
+from .divergence_guard import LossGuard
 from .processes import Processes
-from .rounds import RoundCheckpoints
+from .rng import CounterNoise, check_schedule, number
+from .teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +128,8 @@ class Distiller(CounterNoise, Processes):
         Reading and tokenizing that may take hours, and hosts do it first of all.
         """
         cls.check_config(config).check_max_steps(config.trainer.max_steps)
-        if config.algo.init_from != "scratch" and not preflight.resumes(config):
-            preflight.find_teacher(config)
+        if config.algo.init_from != "scratch" and not validate_run.resumes(config):
+            validate_run.find_teacher(config)
 
     @classmethod
     def check_resume(cls, config: DictConfig, checkpoint, path: str) -> None:
@@ -147,24 +148,24 @@ class Distiller(CounterNoise, Processes):
     @property
     def teacher_path(self) -> str:
         """`algo.teacher_path`, or the host's `training.finetune_path`."""
-        return preflight.teacher_path(self.config)
+        return validate_run.teacher_path(self.config)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
             self.curriculum.check_max_steps(self.trainer.max_steps)
             use_safe_files(self.trainer.strategy)
-            preflight.check_run(self.config, self.trainer, self.backbone)
+            validate_run.check_run(self.config, self.trainer, self.backbone)
 
     def _start(self) -> None:
         """Take the teacher's weights, and nothing else of its run."""
         algo, path = self.config.algo, self.teacher_path
         if algo.init_from != "scratch":
-            found = preflight.find_teacher(self.config)
+            found = validate_run.find_teacher(self.config)
             source = f"algo.teacher_path={path}"
             weights = read_weights(found)
             self._check_teacher(weights, source)
-            self.teacher_sha256 = preflight.sha256_of(weights, algo.init_from)
+            self.teacher_sha256 = validate_run.sha256_of(weights, algo.init_from)
             taken = load_weights(
                 self.backbone,
                 self.host_named_parameters(),
@@ -192,8 +193,8 @@ class Distiller(CounterNoise, Processes):
     def _check_teacher(self, weights: Weights, source: str) -> None:
         """Refuse what fits by its shapes alone."""
         check_process(weights, source, self.parameterization)
-        preflight.check_length(weights, source, self.config.model.length)
-        preflight.check_tokenizer(weights, source, self.config.data)
+        validate_run.check_length(weights, source, self.config.model.length)
+        validate_run.check_tokenizer(weights, source, self.config.data)
         told = model_sizes(weights.config).get("time_conditioning")
         key, mine = self.host_setting(self.config, "time_conditioning")
         if told is not None and bool(told) != bool(mine):
@@ -203,10 +204,10 @@ class Distiller(CounterNoise, Processes):
             )
 
     def on_save_checkpoint(self, checkpoint) -> None:
-        counted = progress.counts(checkpoint)
+        counted = loop_state.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
         micros = self.trainer.accumulate_grad_batches
-        self.host_rewind(checkpoint, progress.mend(checkpoint, counted, micros))
+        self.host_rewind(checkpoint, loop_state.mend(checkpoint, counted, micros))
         # Hosts pickle their config and their tokenizer. As plain containers, without
         # the tokenizer, the file opens everywhere, with `weights_only=True` too.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
@@ -243,7 +244,7 @@ class Distiller(CounterNoise, Processes):
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])
         if isinstance(path, (str, os.PathLike)):
-            path = preflight.find_evaluated(os.fspath(path))
+            path = validate_run.find_evaluated(os.fspath(path))
         try:
             model = _lightnings_load(cls)(path, *args, config=config, **kwargs)
             if model.ema:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from omegaconf import DictConfig
 
-from .. import head, uniform
+from .. import head
 from ..curriculum import Curriculum, Round
 from ..errors import ConfigError
+from . import gaussian
 from .base import Distiller
-from .noise import number
+from .rng import number
 
 
 class DCD(Distiller):
@@ -32,7 +33,7 @@ class DCD(Distiller):
 
     def check_model(self) -> None:
         algo = self.config.algo
-        self.gaussian = uniform.GaussianSchedule(
+        self.gaussian = gaussian.GaussianSchedule(
             self.vocab_size, number(algo, "gamma_min"), number(algo, "gamma_max")
         )
 
@@ -47,10 +48,10 @@ class DCD(Distiller):
         (other,) = self.share(
             count, micro, "other token",
             lambda total, generator: (
-                uniform.draw_other((total, length), self.vocab_size, generator),
+                gaussian.draw_other((total, length), self.vocab_size, generator),
             ),
         )  # fmt: skip
-        pair = uniform.couple(
+        pair = gaussian.couple(
             x0, self.draw_u(x0.shape, micro), other, t, s, self.alpha, self.vocab_size
         )
         student = self.encode(self.backbone, pair.z_t, t, condition)

@@ -9,10 +9,10 @@ import torch
 from .. import head
 from ..curriculum import Round
 from ..errors import CheckpointError, TeacherError
-from ..sharding import whole
-from ..teacher import Teacher
-from . import preflight, strategies
-from .guard import LossGuard, StepSums, cause
+from . import strategies, validate_run
+from .divergence_guard import LossGuard, StepSums, cause
+from .sharding import whole
+from .teacher import Teacher
 
 
 class Processes:
@@ -70,7 +70,7 @@ class Processes:
 
     def _check_same_start(self) -> None:
         # Or some wait for ever for the others, who begin at another step.
-        found = preflight.resumes(self.config)
+        found = validate_run.resumes(self.config)
         decide = self.trainer.strategy.reduce_boolean_decision
         if decide(found, all=False) and not decide(found, all=True):
             raise CheckpointError(
@@ -80,7 +80,7 @@ class Processes:
                 "machines share."
             )
         if not found:
-            preflight.check_resume(self.config)
+            validate_run.check_resume(self.config)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()

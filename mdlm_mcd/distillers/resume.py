@@ -19,9 +19,9 @@ from ..checkpoints import identity
 from ..checkpoints.sanitize import shown
 from ..checkpoints.weights import misfit
 from ..errors import CheckpointError
-from . import preflight
-from .checkpoints import cannot_resume
-from .progress import BATCHES
+from . import validate_run
+from .checkpoint_io import cannot_resume
+from .loop_state import BATCHES
 
 # What a value of another kind than expected ends in.
 ODD = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -64,7 +64,7 @@ def check_run(
         free.add("algo.rounds")
     mine = OmegaConf.to_container(config, resolve=True)
     identity.check(checkpoint, mine, path, free)
-    preflight.check_same_teacher(config, note, path)
+    validate_run.check_same_teacher(config, note, path)
 
 
 def check_shapes(

@@ -7,8 +7,8 @@ import torch
 from .. import head
 from ..curriculum import Curriculum, Round
 from ..errors import ConfigError
-from ..rollout import rollout
 from .base import Distiller
+from .rollout import rollout
 
 
 class SDTT(Distiller):

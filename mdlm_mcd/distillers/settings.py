@@ -12,11 +12,11 @@ from .. import coupling
 from ..checkpoints.weights import PROCESSES
 from ..curriculum import Curriculum
 from ..errors import ConfigError
-from .guard import LossGuard
+from .divergence_guard import LossGuard
 from .keys import check_keys
-from .noise import number
-from .preflight import check_processes, check_whole
+from .rng import number
 from .strategies import PLACEMENTS
+from .validate_run import check_processes, check_whole
 
 INIT_FROM = ("ema", "raw", "scratch")
 SNAPSHOTS = ("raw", "ema", "fixed")

@@ -243,7 +243,7 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
     """Whether the configured run fits its distiller, by the checks the run makes."""
     from omegaconf import OmegaConf
 
-    from ..distillers.noise import check_schedule
+    from ..distillers.rng import check_schedule
     from . import check_marriage, models, samplers
 
     mixin = _distiller(config)

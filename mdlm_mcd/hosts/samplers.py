@@ -8,7 +8,7 @@ import sys
 import torch
 
 from .. import head, laws, sampling
-from ..distillers.noise import number
+from ..distillers.rng import number
 from ..errors import ConfigError
 
 log = logging.getLogger(__name__)

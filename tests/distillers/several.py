@@ -14,7 +14,7 @@ import torch.multiprocessing as multiprocessing
 from torch.distributed.fsdp import MixedPrecision
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-from mdlm_mcd.distillers import progress
+from mdlm_mcd.distillers import loop_state
 from mdlm_mcd.minihost.strategy import ShardedStrategy
 from mdlm_mcd.models import dit
 
@@ -26,7 +26,7 @@ forks = pytest.mark.skipif(
 )
 
 fsdp = pytest.mark.skipif(
-    progress.LIGHTNING < (2, 3), reason="Lightning 2.2 has FSDP for GPUs alone"
+    loop_state.LIGHTNING < (2, 3), reason="Lightning 2.2 has FSDP for GPUs alone"
 )
 
 

@@ -11,8 +11,9 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from runs import fit
 
 from mdlm_mcd.checkpoints.files import damage, newest_checkpoint
-from mdlm_mcd.distillers import checkpoints, preflight
-from mdlm_mcd.distillers.checkpoints import SafeCheckpointIO
+from mdlm_mcd.distillers import checkpoint_io as checkpoints
+from mdlm_mcd.distillers import validate_run
+from mdlm_mcd.distillers.checkpoint_io import SafeCheckpointIO
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
@@ -216,7 +217,7 @@ def moved(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "moved")
     launch = tmp_path / "launch"
-    monkeypatch.setattr(preflight, "to_absolute_path", lambda x: f"{launch}/{x}")
+    monkeypatch.setattr(validate_run, "to_absolute_path", lambda x: f"{launch}/{x}")
     return launch
 
 

@@ -10,7 +10,7 @@ from runs import changed, fit
 from test_same_run import EXTRA
 
 from mdlm_mcd.curriculum import Curriculum
-from mdlm_mcd.distillers.guard import LossGuard, StepSums
+from mdlm_mcd.distillers.divergence_guard import LossGuard, StepSums
 from mdlm_mcd.errors import ConfigError, DivergenceError
 
 STAGE = Curriculum().at(0)

@@ -440,7 +440,7 @@ def test_a_teacher_that_changes_in_mid_round_stops_the_run(
     mcd, monkeypatch, every, seen
 ):
     """At the round's end, and in a long round before it."""
-    monkeypatch.setattr("mdlm_mcd.distillers.health.CHECK_EVERY", every)
+    monkeypatch.setattr("mdlm_mcd.distillers.callbacks.monitor.CHECK_EVERY", every)
 
     class Meddler(Watch):
         def on_train_batch_end(self, trainer, module, *args):

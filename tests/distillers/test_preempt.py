@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from runs import Watch, fit
 
-from mdlm_mcd.distillers import preempt
+from mdlm_mcd.distillers.callbacks import preemption
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -180,7 +180,7 @@ def test_all_processes_leave_when_one_is_asked():
             self.saved = path
 
     for asked, others in ((True, False), (False, True), (False, False)):
-        trainer, callback = Trainer(), preempt.Preemption("folder")
+        trainer, callback = Trainer(), preemption.Preemption("folder")
         trainer.strategy = Strategy(others)
         callback.asked = asked
         callback.on_train_batch_end(trainer, None)

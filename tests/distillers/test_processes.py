@@ -14,6 +14,7 @@ from runs import Watch, fit
 from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.distillers import strategies
 from mdlm_mcd.distillers.base import CHECKPOINT_KEY
+from mdlm_mcd.distillers.teacher import checksum
 from mdlm_mcd.errors import (
     CheckpointError,
     ConfigError,
@@ -22,7 +23,6 @@ from mdlm_mcd.errors import (
 )
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.teacher import checksum
 
 pytestmark = several.forks
 

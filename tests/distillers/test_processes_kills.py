@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from runs import Watch, fit
 
-from mdlm_mcd.distillers import checkpoints
+from mdlm_mcd.distillers import checkpoint_io
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -152,7 +152,7 @@ def test_one_is_killed(configure, whole, tmp_path):
 
 def killed_in_writing(config):
     """Process 0 dies within the second `last.ckpt`."""
-    write, seen = checkpoints.Recorded.write, set()
+    write, seen = checkpoint_io.Recorded.write, set()
 
     def dying(self, data):
         if self.file.name.endswith("last.ckpt.part"):
@@ -161,7 +161,7 @@ def killed_in_writing(config):
                 os.kill(os.getpid(), signal.SIGKILL)
         return write(self, data)
 
-    checkpoints.Recorded.write = dying
+    checkpoint_io.Recorded.write = dying
     train(config)
 
 

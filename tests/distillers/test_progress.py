@@ -5,7 +5,7 @@ import copy
 import pytest
 from runs import Watch, fit
 
-from mdlm_mcd.distillers import progress
+from mdlm_mcd.distillers import loop_state
 
 
 def count(ready, completed):
@@ -18,12 +18,12 @@ def written(steps, total, current, last=False, completed=-1):
     return {
         "global_step": steps,
         "loops": {"fit_loop": {
-            progress.BATCHES: {
+            loop_state.BATCHES: {
                 "total": count(total, total + completed),
                 "current": count(current, current + completed),
                 "is_last_batch": last,
             },
-            progress.LOGGED: {"_batches_that_stepped": steps - 1},
+            loop_state.LOGGED: {"_batches_that_stepped": steps - 1},
             "epoch_progress": {
                 "total": {**count(2, 1), "processed": 1},
                 "current": {**count(2, 1), "processed": 1},
@@ -33,20 +33,20 @@ def written(steps, total, current, last=False, completed=-1):
 
 
 def mended(monkeypatch, version, checkpoint, accumulate=4):
-    monkeypatch.setattr(progress, "LIGHTNING", version)
-    counted = progress.counts(checkpoint)
+    monkeypatch.setattr(loop_state, "LIGHTNING", version)
+    counted = loop_state.counts(checkpoint)
     loop = checkpoint["loops"]["fit_loop"]
-    loop[progress.BATCHES] = "a host's"
-    loop[progress.LOGGED] = {"_batches_that_stepped": "a host's"}
-    again = progress.mend(checkpoint, counted, accumulate)
-    batches = loop[progress.BATCHES]
-    return again, batches, loop[progress.LOGGED], loop["epoch_progress"]["current"]
+    loop[loop_state.BATCHES] = "a host's"
+    loop[loop_state.LOGGED] = {"_batches_that_stepped": "a host's"}
+    again = loop_state.mend(checkpoint, counted, accumulate)
+    batches = loop[loop_state.BATCHES]
+    return again, batches, loop[loop_state.LOGGED], loop["epoch_progress"]["current"]
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_lightnings_own_counts_are_kept(monkeypatch, last):
     given = written(5, 18, 8 if not last else 7, last)
-    kept = copy.deepcopy(given["loops"]["fit_loop"][progress.BATCHES])
+    kept = copy.deepcopy(given["loops"]["fit_loop"][loop_state.BATCHES])
     again, batches, logged, _ = mended(monkeypatch, (2, 6), given)
     assert (again, batches, logged) == (0, kept, {"_batches_that_stepped": 4})
 
@@ -81,8 +81,8 @@ def test_before_2_5_the_end_of_an_epoch_is_the_start_of_the_next(monkeypatch):
 
 
 def test_weights_alone_have_no_counts():
-    assert progress.counts({"state_dict": {}}) == {}
-    assert progress.mend({"state_dict": {}}, {}, 4) == 0
+    assert loop_state.counts({"state_dict": {}}) == {}
+    assert loop_state.mend({"state_dict": {}}, {}, 4) == 0
 
 
 def test_other_micro_batches_end_an_epoch_with_its_rows(compose, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from runs import fit
 
 from mdlm_mcd.distillers import resume
-from mdlm_mcd.distillers.progress import BATCHES
+from mdlm_mcd.distillers.loop_state import BATCHES
 from mdlm_mcd.errors import CheckpointError
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError

@@ -18,8 +18,8 @@ from commands import SHORT
 from omegaconf import OmegaConf
 
 from mdlm_mcd.checkpoints.weights import Weights
-from mdlm_mcd.distillers import preflight
-from mdlm_mcd.distillers.noise import check_schedule
+from mdlm_mcd.distillers import validate_run
+from mdlm_mcd.distillers.rng import check_schedule
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import doctor, patches, refusals
 from mdlm_mcd.hosts.layouts import DUO
@@ -140,19 +140,19 @@ def test_every_host_key_of_ours_is_known(shell):
 def test_batches(wanted, each, processes, micros, words):
     loader = OmegaConf.create({"global_batch_size": wanted, "batch_size": each})
     if words is None:
-        return preflight.check_batch(loader, processes, micros)
+        return validate_run.check_batch(loader, processes, micros)
     with pytest.raises(ConfigError) as error:
-        preflight.check_batch(loader, processes, micros)
+        validate_run.check_batch(loader, processes, micros)
     assert words in str(error.value)
 
 
 def test_room_for_three_checkpoints(tmp_path, monkeypatch):
     usage = SimpleNamespace(free=3 * 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    preflight.check_folder(str(tmp_path / "new"), 1000)
+    validate_run.check_folder(str(tmp_path / "new"), 1000)
     with pytest.raises(ConfigError, match="has 0.00 GiB left, and 3 more checkpoints"):
-        preflight.check_folder(str(tmp_path), 1001)
-    preflight.check_folder("s3://bucket/run", 1001)
+        validate_run.check_folder(str(tmp_path), 1001)
+    validate_run.check_folder("s3://bucket/run", 1001)
 
 
 def test_a_run_that_goes_on_has_some_of_its_checkpoints(tmp_path, monkeypatch):
@@ -161,14 +161,14 @@ def test_a_run_that_goes_on_has_some_of_its_checkpoints(tmp_path, monkeypatch):
     held = tmp_path / "checkpoints"
     held.mkdir()
     with pytest.raises(ConfigError, match="and 3 more checkpoints"):
-        preflight.check_folder(str(tmp_path), 1000)
+        validate_run.check_folder(str(tmp_path), 1000)
     (held / "last.ckpt").touch()
     (held / "last.previous.ckpt").hardlink_to(held / "last.ckpt")
     with pytest.raises(ConfigError, match="and 2 more checkpoints"):
-        preflight.check_folder(str(tmp_path), 1000)
+        validate_run.check_folder(str(tmp_path), 1000)
     (held / "last.previous.ckpt").unlink()
     (held / "last.previous.ckpt").touch()
-    preflight.check_folder(str(tmp_path), 1000)
+    validate_run.check_folder(str(tmp_path), 1000)
 
 
 def test_the_estimate_is_of_the_right_size(shell):
@@ -177,7 +177,7 @@ def test_the_estimate_is_of_the_right_size(shell):
     path = shell.folder / "checkpoints" / "last.ckpt"
     held = torch.load(path, weights_only=True)["state_dict"]
     size = sum(x.numel() * x.element_size() for x in held.values())
-    assert path.stat().st_size == pytest.approx(preflight.COPIES * size, rel=0.2)
+    assert path.stat().st_size == pytest.approx(validate_run.COPIES * size, rel=0.2)
 
 
 def test_a_folder_that_is_none_costs_no_training(shell):
@@ -226,14 +226,14 @@ def test_a_folder_that_may_not_be_written_costs_no_training(shell, monkeypatch, 
 
 def test_lengths(caplog):
     weights = Weights({}, config={"model": {"length": 16}})
-    preflight.check_length(weights, "algo.teacher_path=t", 16)
-    preflight.check_length(Weights({}), "algo.teacher_path=t", 16)
+    validate_run.check_length(weights, "algo.teacher_path=t", 16)
+    validate_run.check_length(Weights({}), "algo.teacher_path=t", 16)
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        preflight.check_length(weights, "algo.teacher_path=t", 8)
+        validate_run.check_length(weights, "algo.teacher_path=t", 8)
     assert "rows of 16 tokens, and this run has model.length=8" in caplog.text
     with pytest.raises(CheckpointError, match="set model.length=16, or train the"):
-        preflight.check_length(weights, "algo.teacher_path=t", 17)
+        validate_run.check_length(weights, "algo.teacher_path=t", 17)
 
 
 def test_a_schedule_that_does_not_reach_its_ends(shell):

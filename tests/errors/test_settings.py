@@ -9,7 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError
 
-from mdlm_mcd.distillers import noise, preflight
+from mdlm_mcd.distillers import rng, validate_run
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import refusals
 from mdlm_mcd.minihost import checks, dataloader
@@ -134,22 +134,22 @@ def test_processes_are_counted_before_they_start(shell):
     assert "Seed set" not in said or said.count("Seed set") == 1
     config = {"trainer": {"devices": 9}, "loader": {"global_batch_size": 8}}
     sampling = OmegaConf.create({**config, "mode": "sample_eval"})
-    preflight.check_processes(sampling)
+    validate_run.check_processes(sampling)
     with pytest.raises(ConfigError, match="each of 9 processes"):
-        preflight.check_processes(OmegaConf.create(config))
+        validate_run.check_processes(OmegaConf.create(config))
 
 
 @pytest.mark.parametrize("micros", [0, None, "abc", True])
 def test_accumulation_that_is_no_number(micros):
     loader = OmegaConf.create({"global_batch_size": 8, "batch_size": 8})
     with pytest.raises(ConfigError, match="accumulate_grad_batches=.* whole number"):
-        preflight.check_batch(loader, 1, micros)
+        validate_run.check_batch(loader, 1, micros)
 
 
 @pytest.mark.parametrize("value", ["abc", "1/0", True, [1], {"a": 1}])
 def test_what_is_no_number(value):
     with pytest.raises(ConfigError, match="algo.x=.* is no number"):
-        noise.number(OmegaConf.create({"x": value}), "x")
+        rng.number(OmegaConf.create({"x": value}), "x")
 
 
 def test_minihost_errors_keep_their_class(monkeypatch):

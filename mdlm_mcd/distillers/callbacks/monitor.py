@@ -7,8 +7,8 @@ import logging
 import lightning as L
 import torch
 
-from ..errors import TeacherError
-from . import strategies
+from ...errors import TeacherError
+from .. import strategies
 
 log = logging.getLogger(__name__)
 

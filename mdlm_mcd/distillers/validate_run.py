@@ -20,7 +20,7 @@ from ..checkpoints.files import check_writable
 from ..checkpoints.sanitize import shown
 from ..checkpoints.weights import Weights, check_named, model_sizes, read_weights
 from ..errors import CheckpointError, ConfigError
-from .checkpoints import LAST, PREVIOUS
+from .checkpoint_io import LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
 

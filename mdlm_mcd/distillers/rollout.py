@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import losses
-from .head import Features
+from .. import losses
+from ..head import Features
 
 
 def draw_tokens(

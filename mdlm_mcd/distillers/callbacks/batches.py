@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import lightning as L
 
-from ..errors import ConfigError
-from ..models import vocabulary
+from ...errors import ConfigError
+from ...models import vocabulary
 
 
 def _named(module, split: str) -> str:

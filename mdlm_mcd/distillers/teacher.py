@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .checkpoints.weights import load_strictly
+from ..checkpoints.weights import load_strictly
 from .sharding import tensors, whole
 
 _AT_ONCE = 1 << 22

@@ -28,9 +28,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .coupling import Alpha
-from .duality import NoiseGap, duo_transform
-from .errors import ConfigError
+from ..coupling import Alpha
+from ..duality import NoiseGap, duo_transform
+from ..errors import ConfigError
 
 
 @dataclass(frozen=True)

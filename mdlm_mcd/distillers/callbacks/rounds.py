@@ -8,9 +8,9 @@ import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import DictConfig
 
-from ..curriculum import Curriculum
-from ..errors import CheckpointError, ConfigError, UnfinishedError
-from .checkpoints import LAST, save_last
+from ...curriculum import Curriculum
+from ...errors import CheckpointError, ConfigError, UnfinishedError
+from ..checkpoint_io import LAST, save_last
 
 
 class RoundCheckpoints(L.Callback):

@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from .checkpoints import save_last
+from ..checkpoint_io import save_last
 
 log = logging.getLogger(__name__)
 
