@@ -144,7 +144,9 @@ class Stress:
         make_corpus(self.shared / "corpus.txt")
         # Each process comes from one that has only imported: seconds saved.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["stressed", "mdlm_mcd.hosts.minihost"])
+        self.context.set_forkserver_preload(
+            ["stressed", "mdlm_mcd.evaluation.embedded"]
+        )
 
     def start(self, name: str) -> Start:
         """The command that begins run `name`, or goes on with it."""

@@ -9,7 +9,7 @@ from unittest import mock
 
 from hydra.core.global_hydra import GlobalHydra
 
-from mdlm_mcd import cli
+from mdlm_mcd.commands import main
 from mdlm_mcd.minihost import main as minihost
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -28,8 +28,8 @@ class Inside:
         with log.open("a", encoding="utf-8") as file, contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.redirect_stdout(file))
             stack.enter_context(contextlib.redirect_stderr(file))
-            if module == "mdlm_mcd.cli":
-                return cli.main(list(arguments))
+            if module == "mdlm_mcd.commands.main":
+                return main.main(list(arguments))
             assert module == "mdlm_mcd.minihost.main"
             argv = ["main.py", *arguments, *QUIET]
             stack.enter_context(mock.patch.object(sys, "argv", argv))

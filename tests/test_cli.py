@@ -10,9 +10,8 @@ import time
 
 import pytest
 
-from mdlm_mcd import cli, demo
+from mdlm_mcd.commands import demo, demo_tables, main
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import figures
 
 PRODUCTS = (
     "report.html", "results.jsonl", "table.md", "perplexity_vs_steps.png",
@@ -22,7 +21,7 @@ PRODUCTS = (
 
 def command(*args, **kwargs):
     return subprocess.Popen(
-        [sys.executable, "-m", "mdlm_mcd.cli", *map(str, args)],
+        [sys.executable, "-m", "mdlm_mcd.commands.main", *map(str, args)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs,
     )  # fmt: skip
 
@@ -92,9 +91,9 @@ def test_a_stage_that_fails_says_where_and_why(tmp_path):
 
 def test_an_unusable_folder_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("x")
-    assert cli.main(["demo", "--out", str(tmp_path / "file")]) == 1
+    assert main.main(["demo", "--out", str(tmp_path / "file")]) == 1
     assert "is a file: name a folder" in capsys.readouterr().err
-    assert cli.main(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
+    assert main.main(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
     assert "cannot be made" in capsys.readouterr().err
 
 
@@ -147,14 +146,14 @@ def made_up(**students):
     ],
 )  # fmt: skip
 def test_the_reading_follows_from_the_figures(cells, words):
-    said = figures.reading(made_up(MCD_round_1=cells))
+    said = demo_tables.reading(made_up(MCD_round_1=cells))
     assert all(word in said for word in words), said
     assert "from 4.000 (teacher) to 4.200" in said
 
 
 def test_the_figure_is_drawn(tmp_path):
     results = made_up(MCD_round_1=((55.0, 3.3), (40.0, 3.2)))
-    figures.perplexity_vs_steps(results, tmp_path / "f.png")
+    demo_tables.perplexity_vs_steps(results, tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-    table = figures.markdown(results)
+    table = demo_tables.markdown(results)
     assert table.count("\n| ") == 4 and "55.0 / 3.30" in table

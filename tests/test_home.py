@@ -7,9 +7,10 @@ import torch
 
 from mdlm_mcd import borders
 from mdlm_mcd.checkpoints import weights
+from mdlm_mcd.commands import doctor, export
 from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.evaluation.evaluators import CausalLM
-from mdlm_mcd.hosts import doctor, export, models
 from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
 
@@ -72,9 +73,9 @@ def test_keys_of_a_dataset(homeless, compose, key):
 
 def test_what_other_commands_open(homeless, tmp_path):
     calls = {
-        "CKPT": lambda: models.open_model(models.Source("a", "~/a.ckpt")),
+        "CKPT": lambda: candidates.open_model(candidates.Source("a", "~/a.ckpt")),
         "algo.teacher_path": lambda: weights.read_weights("~/a.ckpt"),
-        "--tokenizer": lambda: models.given_tokenizer("~/t", {}),
+        "--tokenizer": lambda: candidates.given_tokenizer("~/t", {}),
     }
     for key, call in calls.items():
         with pytest.raises(ConfigError, match=rf"^{key}=~/.*: no home folder"):

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from mdlm_mcd.checkpoints.files import check_overwrite
+from mdlm_mcd.commands.sweep import machine, versions
 from mdlm_mcd.errors import ConfigError, MCDError
-from mdlm_mcd.hosts.measure import machine, versions
 
 from . import jobs, methods, results, schedule, store
 from . import setting as settings

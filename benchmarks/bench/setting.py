@@ -12,9 +12,9 @@ import torch
 import transformers
 
 from mdlm_mcd.coupling import counter_generator
+from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.evaluation.candidate import Candidate
 from mdlm_mcd.evaluation.evaluators import Judge
-from mdlm_mcd.hosts import minihost
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.models.noise import NOISES
 
@@ -88,7 +88,7 @@ class Setting:
         )  # fmt: skip
 
     def masked(self, label: str, weights: train.Weights) -> Candidate:
-        return self.candidate(label, minihost.denoiser(self.model(weights)))
+        return self.candidate(label, embedded.denoiser(self.model(weights)))
 
     @property
     def mask_index(self) -> int:
@@ -171,7 +171,7 @@ class Text(Setting):
     @cached_property
     def evaluator(self) -> Judge:
         model = self.model(self.weights("judge"), "algo=ar")
-        return Judge(minihost.judge(model), "AR model of the minihost")
+        return Judge(embedded.judge(model), "AR model of the minihost")
 
     def oracle(self):
         raise NotImplementedError("no exact denoiser of text is known")

@@ -15,10 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mdlm_mcd import configs_dir, distillers, hosts
 from mdlm_mcd.checkpoints import weights
+from mdlm_mcd.commands import export
 from mdlm_mcd.errors import MCDError
-from mdlm_mcd.evaluation import report, sweep
-from mdlm_mcd.hosts import export, models
-from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.evaluation import candidates, embedded, report, sweep
 from mdlm_mcd.minihost.errors import HostError
 
 from . import held, mutations, runs, seeds
@@ -57,7 +56,7 @@ def _file(name: str):
         path.write_bytes(data)
         _export(path, folder, rng)
         if rng.random() < 0.3:
-            models.open_model(models.Source.parse(str(path)))
+            candidates.open_model(candidates.Source.parse(str(path)))
 
     return read
 

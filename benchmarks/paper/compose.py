@@ -15,8 +15,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
+from mdlm_mcd.commands import doctor
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts import doctor, launch
+from mdlm_mcd.hosts import launch
 from mdlm_mcd.minihost import main as minihost
 
 

@@ -33,7 +33,7 @@ from mdlm_mcd.errors import ConfigError, MCDError
 MINIHOST, CLONE, COMMAND = (
     "mdlm_mcd.minihost.main",
     "mdlm_mcd.hosts.launch",
-    "mdlm_mcd.cli",
+    "mdlm_mcd.commands.main",
 )
 # What the guard says of a loss that has left its scale (distillers/divergence_guard.py).
 DIVERGED = "was to be expected"

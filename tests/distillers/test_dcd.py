@@ -12,8 +12,8 @@ from mdlm_mcd import distillers, hosts
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
 from mdlm_mcd.duality import NoiseGap
 from mdlm_mcd.errors import CheckpointError, ConfigError, DivergenceError
+from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.hosts import layouts
-from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from runs import changed, fit
 
+from mdlm_mcd.commands import export
 from mdlm_mcd.errors import CheckpointError, MCDError
-from mdlm_mcd.hosts import export
 from mdlm_mcd.minihost import main as minihost
 
 OURS = ("mcd", "sdtt", "cd4lm", "dcd")

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from mdlm_mcd.errors import CheckpointError
-from mdlm_mcd.hosts import minihost as embedded
-from mdlm_mcd.hosts import models
+from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.minihost import main as minihost
 
 WRAPPED = {
@@ -63,7 +62,7 @@ def test_a_models_figures_are_the_same(compose, teacher_path, tmp_path, how):
     plain, other = (embedded.open_model(p)[0].backbone for p in (teacher_path, path))
     assert all(map(torch.equal, plain.parameters(), other.parameters()))
     shas = [
-        models.open_model(models.Source.parse(str(p))).provenance["sha256"]
+        candidates.open_model(candidates.Source.parse(str(p))).provenance["sha256"]
         for p in (teacher_path, path)
     ]
     assert shas[0] == shas[1]

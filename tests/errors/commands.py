@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from mdlm_mcd import cli
+from mdlm_mcd.commands import main as cli
 from mdlm_mcd.minihost import main as minihost
 
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")

@@ -18,10 +18,11 @@ from commands import SHORT
 from omegaconf import OmegaConf
 
 from mdlm_mcd.checkpoints.weights import Weights
+from mdlm_mcd.commands import doctor
 from mdlm_mcd.distillers import validate_run
 from mdlm_mcd.distillers.rng import check_schedule
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.hosts import doctor, patches, refusals
+from mdlm_mcd.hosts import patches, refusals
 from mdlm_mcd.hosts.layouts import DUO
 from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost

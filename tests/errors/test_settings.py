@@ -280,9 +280,9 @@ def test_a_teacher_of_another_tokenizer(shell, caplog, key, value, warns):
     ],
 )
 def test_a_sweep_before_a_model_is_opened(shell, monkeypatch, argv, words):
-    from mdlm_mcd.hosts import models
+    from mdlm_mcd.evaluation import candidates
 
-    monkeypatch.setattr(models, "open_model", lambda *args: pytest.fail("opened"))
+    monkeypatch.setattr(candidates, "open_model", lambda *args: pytest.fail("opened"))
     status, said = shell.sweep(*argv)
     assert status == 1 and words in said and "Traceback" not in said, said
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 from synthetic import row, write
 
-from mdlm_mcd import cli, demo, figures
 from mdlm_mcd.checkpoints import files
+from mdlm_mcd.commands import demo, figures, main
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import report
 from mdlm_mcd.minihost import main as minihost
@@ -45,7 +45,7 @@ def untouched(call, *paths):
 
 def command(capsys, *argv):
     def call():
-        assert cli.main([str(x) for x in argv]) == 1
+        assert main.main([str(x) for x in argv]) == 1
         return capsys.readouterr().err.splitlines()[-1]  # after a sweep's progress
 
     return call

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import estimate, row, sweep, write
 
-from mdlm_mcd import cli
+from mdlm_mcd.commands import main
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import report, results
 from mdlm_mcd.evaluation.report import compare, markup, paper, sections
@@ -161,7 +161,7 @@ def test_the_published_figures_are_the_papers():
 def test_forced_rows_are_marked(tmp_path):
     rows = sweep(models=("teacher",)) + sweep(models=("MCD round 1",), dtype="float32")
     path = write(tmp_path / "r.jsonl", rows)
-    assert cli.main(["report", str(path), "--out", str(tmp_path / "o.html")]) == 1
+    assert main.main(["report", str(path), "--out", str(tmp_path / "o.html")]) == 1
     text = made(tmp_path, rows, force=True)
     assert text.count("Forced: these rows differ in dtype and do not compare.") == 6
     assert "MCD round 1, float32" in text and "float32 noise acts like" in text
@@ -248,12 +248,12 @@ def test_hostile_samples(tmp_path):
 def test_the_command(tmp_path, capsys):
     path = write(tmp_path / "r.jsonl", sweep(), tail='{"schema"')
     out = tmp_path / "page.html"
-    assert cli.main(["report", str(path), "--out", str(out), "--title", "A & B"]) == 0
+    assert main.main(["report", str(path), "--out", str(out), "--title", "A & B"]) == 0
     said = capsys.readouterr()
     assert "line 28 is cut short" in said.err and "27 rows" in said.out
     assert "<title>A &amp; B</title>" in out.read_text("utf-8")
     first = out.read_text("utf-8")
-    assert cli.main(["report", str(path), "--out", str(out), "--title", "A & B"]) == 0
+    assert main.main(["report", str(path), "--out", str(out), "--title", "A & B"]) == 0
     assert out.read_text("utf-8") == first
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
 
@@ -261,13 +261,13 @@ def test_the_command(tmp_path, capsys):
 def test_the_command_refuses_in_a_sentence(tmp_path, capsys):
     path = write(tmp_path / "r.jsonl", sweep())
     out = tmp_path / "none" / "page.html"
-    assert cli.main(["report", str(path), "--out", str(out)]) == 1
+    assert main.main(["report", str(path), "--out", str(out)]) == 1
     said = capsys.readouterr().err
     assert "cannot be written" in said and "Traceback" not in said
 
 
 def test_a_demo_is_rows_of_the_schema(tmp_path):
-    from mdlm_mcd.evaluation import figures
+    from mdlm_mcd.commands import demo_tables
 
     cell = {"perplexity": 100.0, "perplexity_error": 2.0, "entropy": 3.9,
             "entropy_error": 0.01, "correlation": 0.9,
@@ -284,7 +284,7 @@ def test_a_demo_is_rows_of_the_schema(tmp_path):
                      "length": 32, "judge": "AR"},
         "corpus": {"perplexity": 50.0, "entropy": 3.7, "pooled_entropy": 5.5},
     }  # fmt: skip
-    rows = figures.rows(demo)
+    rows = demo_tables.rows(demo)
     path = write(tmp_path / "r.jsonl", json.loads(json.dumps(rows)))
     found = results.read([path])
     assert found.names == ["teacher", "MCD round 1"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mdlm_mcd import figures
+from mdlm_mcd.commands import figures
 
 
 @pytest.fixture(scope="session")

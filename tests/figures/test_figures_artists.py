@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mdlm_mcd.figures import data, language, stills, style
+from mdlm_mcd.commands.figures import data, language, stills, style
 
 pytest.importorskip("matplotlib")
 

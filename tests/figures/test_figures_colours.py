@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from mdlm_mcd.figures import data, style
+from mdlm_mcd.commands.figures import data, style
 
 
 def linear(color):

@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ET
 import pytest
 import torch
 
-from mdlm_mcd import cli, figures
-from mdlm_mcd.figures import data, language
-from mdlm_mcd.hosts import models
+from mdlm_mcd.commands import figures, main
+from mdlm_mcd.commands.figures import data, language
+from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.sampling import Latent
 
@@ -24,14 +24,14 @@ def test_a_checkpoint_is_drawn_where_one_is_named(tmp_path, monkeypatch, capsys)
                "provenance": {"checkpoint": "a.ckpt", "sha256": "f" * 64}}
         )  # fmt: skip
 
-    monkeypatch.setattr(models, "open_model", open_model)
+    monkeypatch.setattr(candidates, "open_model", open_model)
     monkeypatch.setattr(
         language, "IDS", torch.cat([language.IDS, language.IDS], 1)[:, : figures.LENGTH]
     )
     monkeypatch.setattr(figures, "_save", lambda picture, out: [])  # the words suffice
     said = ["figures", "--out", str(tmp_path), "--model", "a.ckpt", "--seed", "3",
             "--weights", "raw", "--tokenizer", "gpt2"]  # fmt: skip
-    assert cli.main(said) == 0
+    assert main.main(said) == 0
     assert asked == {"path": "a.ckpt", "which": "raw", "tokenizer": "gpt2"}
     page = (tmp_path / "index.html").read_text("utf-8")
     assert "24 tokens, where it was trained on 40, by mine (a.ckpt" in page
@@ -57,8 +57,8 @@ def trained(module_compose, tmp_path_factory):
 def test_the_trajectory_of_a_trained_checkpoint(trained, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     said = ["figures", "--out", str(tmp_path), "--model", f"mine={trained['mdlm']}"]
-    assert cli.main(said) == 0
-    model = models.open_model(models.Source.parse(f"mine={trained['mdlm']}"))
+    assert main.main(said) == 0
+    model = candidates.open_model(candidates.Source.parse(f"mine={trained['mdlm']}"))
     shown = data.trajectories(model, figures.LENGTH, seed=10)
     u = Latent(10).u(1, figures.LENGTH)[0]
     words = []
@@ -82,7 +82,7 @@ def test_the_trajectory_of_a_trained_checkpoint(trained, tmp_path, capsys):
 
 def test_a_checkpoint_of_no_masked_model_is_refused(trained, tmp_path, capsys):
     said = ["figures", "--out", str(tmp_path / "out"), "--model", str(trained["ar"])]
-    assert cli.main(said) == 1
+    assert main.main(said) == 1
     complaint = capsys.readouterr().err
     assert "a masked model under SUBS" in complaint and complaint.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_no_masked_model_is_refused(trained, tmp_path, capsys):
 )
 def test_refusals_are_one_sentence(words, said, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
-    assert cli.main(["figures", *(w.format(tmp_path) for w in words)]) == 1
+    assert main.main(["figures", *(w.format(tmp_path) for w in words)]) == 1
     complaint = capsys.readouterr().err
     assert said in complaint and "Traceback" not in complaint
     assert complaint.startswith("mdlm-mcd: ") and complaint.count("\n") == 1
@@ -121,6 +121,6 @@ def test_a_disk_that_fails_is_one_sentence(tmp_path, monkeypatch, drawn):
 def test_without_matplotlib_it_says_so_first(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     out = tmp_path / "out"
-    assert cli.main(["figures", "--out", str(out), "--model", "no.ckpt"]) == 1
+    assert main.main(["figures", "--out", str(out), "--model", "no.ckpt"]) == 1
     assert "pip install 'mdlm-mcd[demo]'" in capsys.readouterr().err
     assert not out.exists()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mdlm_mcd import duality, losses
-from mdlm_mcd.figures import data, language
+from mdlm_mcd.commands.figures import data, language
 from mdlm_mcd.sampling import Latent, sample
 
 

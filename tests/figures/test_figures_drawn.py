@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mdlm_mcd import figures
-from mdlm_mcd.figures import animation, data, language, stills, style
+from mdlm_mcd.commands import figures
+from mdlm_mcd.commands.figures import animation, data, language, stills, style
 
 ROOT = Path(__file__).resolve().parents[2]
 STILLS = ("latent_paths", "regimes", "calibration", "trajectory")
@@ -147,7 +147,7 @@ def test_the_documents_show_what_the_code_draws(drawn, folder):
     readme = (ROOT / "README.md").read_text("utf-8")
     for name, picture in drawn.items():
         if name != "trajectory":  # the animation stands for it
-            assert f"![{picture.alt}](figures/{name}.svg)" in text, name
+            assert f"![{picture.alt}](commands/figures/{name}.svg)" in text, name
             assert picture.caption in " ".join(text.split()), name
     assert sum(f"![{p.alt}](docs/figures/{n}.svg)" in readme
                for n, p in drawn.items()) == 2  # fmt: skip

@@ -138,7 +138,11 @@ class Clone:
     def run(self, name: str, *overrides: str, memory=False, fails=False, sweep=False):
         """One run in `runs/name`; answers (its folder, what it said)."""
         out = self.runs / name
-        how = ["-m", "mdlm_mcd.cli", "run"] if memory else [str(HERE / "plain.py")]
+        how = (
+            ["-m", "mdlm_mcd.commands.main", "run"]
+            if memory
+            else [str(HERE / "plain.py")]
+        )
         how += ["-m", f"hydra.sweep.dir={out}"] if sweep else []
         done = self.start([*how, *self.tiny(), f"hydra.run.dir={out}", *overrides])
         said = done.stdout + done.stderr

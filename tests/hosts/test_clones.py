@@ -13,7 +13,8 @@ import clones
 import pytest
 import torch
 
-from mdlm_mcd.hosts import export, patches
+from mdlm_mcd.commands import export
+from mdlm_mcd.hosts import patches
 from mdlm_mcd.hosts.layouts import DUO, MDLM
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]

@@ -7,8 +7,9 @@ import fakes
 import pytest
 import torch
 
-from mdlm_mcd import cli
-from mdlm_mcd.hosts import doctor, patches
+from mdlm_mcd.commands import doctor
+from mdlm_mcd.commands import main as cli
+from mdlm_mcd.hosts import patches
 from mdlm_mcd.hosts.layouts import DUO
 from mdlm_mcd.minihost import algo, dataloader
 

@@ -9,8 +9,8 @@ import torch
 
 from mdlm_mcd import distillers, hosts
 from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.hosts import duo, layouts
-from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.losses import subs
 from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as minihost

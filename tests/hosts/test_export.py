@@ -15,11 +15,10 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mdlm_mcd import cli
 from mdlm_mcd.checkpoints.weights import load_weights, read_weights
+from mdlm_mcd.commands import export, main
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.hosts import export
-from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError
 from mdlm_mcd.models import dit
@@ -53,7 +52,7 @@ def out(runs, tmp_path_factory):
     """The student's folder, with the embedded host's tokenizer."""
     folder = tmp_path_factory.mktemp("export") / "student"
     command = ["export", str(runs["student"]), str(folder), "--tokenizer", "bpe"]
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     return folder
 
 
@@ -230,7 +229,7 @@ def test_a_plain_hosts_checkpoint_is_exported_by_either_weights(
 ):
     out = tmp_path / "deep" / "plain"
     command = ["export", str(runs["plain"]), str(out), "--weights", which]
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     said = capsys.readouterr().out
     assert f"Wrote {out}: 0.1M parameters, {which} weights of step 2 from" in said
     model, _, _, _ = example(runs["plain"], ema=which == "ema")
@@ -261,12 +260,12 @@ def test_what_a_bare_file_does_not_say_is_asked_for(runs, tmp_path, capsys):
     told: list[str] = []
     for flag, value in (("--length", "16"), ("--heads", "2"),
                         ("--no-time-conditioning", None)):  # fmt: skip
-        assert cli.main(["export", str(path), str(out), *told]) == 1
+        assert main.main(["export", str(path), str(out), *told]) == 1
         assert f"give {flag}" in capsys.readouterr().err.replace(
             "--time-conditioning or ", ""
         )
         told += [flag] if value is None else [flag, value]
-    assert cli.main(["export", str(path), str(out), *told]) == 0
+    assert main.main(["export", str(path), str(out), *told]) == 0
     config = json.loads((out / "config.json").read_text())
     assert {k: config[k] for k in SIZES} == {**SIZES, "dropout": 0.1}
     names = load_file(out / "model.safetensors")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from mdlm_mcd import cli, hosts, sampling
+from mdlm_mcd import hosts, sampling
+from mdlm_mcd.commands import export, main
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.evaluation import bounds
-from mdlm_mcd.hosts import export, layouts, models
-from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.evaluation import bounds, candidates, embedded
+from mdlm_mcd.hosts import layouts
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models.dit import DIT
@@ -114,7 +114,7 @@ def asked():
 
 
 def test_it_opens_with_its_time(timed, tmp_path):
-    opened = models.open_model(models.Source.parse(timed))
+    opened = candidates.open_model(candidates.Source.parse(timed))
     host, _ = embedded.open_model(timed)
     z, rows, alpha_t = asked()
     got = opened.denoise(z, rows, alpha_t)
@@ -127,7 +127,7 @@ def test_it_opens_with_its_time(timed, tmp_path):
     assert not torch.allclose(got, other, atol=0.1)
     # What is exported opens alike, by the hosts' call and by that of transformers.
     export.export(timed, tmp_path / "out", tokenizer="bpe")
-    again = models.open_model(models.Source.parse(str(tmp_path / "out")))
+    again = candidates.open_model(candidates.Source.parse(str(tmp_path / "out")))
     torch.testing.assert_close(again.denoise(z, rows, alpha_t), got)
     assert again.provenance["sha256"] == opened.provenance["sha256"]
     model = AutoModelForMaskedLM.from_pretrained(
@@ -153,11 +153,11 @@ def test_the_schedule_is_exported(timed, tmp_path, noise, root):
     export.export(str(tmp_path / "x.ckpt"), tmp_path / "out", tokenizer="bpe")
     export.export(str(tmp_path / "out"), tmp_path / "again", tokenizer=None)
     t = torch.linspace(0, 1, 5, dtype=torch.float64)
-    wanted = models.schedule({"noise": noise, **root}, "x")(t)
+    wanted = candidates.schedule({"noise": noise, **root}, "x")(t)
     for folder in ("out", "again"):
         text = (tmp_path / folder / "config.json").read_text()
         assert "/home/me" not in text
-        assert torch.equal(models.schedule(json.loads(text), "x")(t), wanted)
+        assert torch.equal(candidates.schedule(json.loads(text), "x")(t), wanted)
 
 
 def test_the_cards_example_runs(timed, tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_it_is_swept(timed, runs_ar, tmp_path):
         "4", "--bound-rows", "4", "--evaluator", str(runs_ar), "--out", str(out),
         "--sampler", "locked",
     ]  # fmt: skip
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     (row,) = map(json.loads, out.read_text().splitlines())
     host, tokenizer = embedded.open_model(timed)
     seed, denoise = row["seed"], embedded.denoiser(host)
@@ -203,7 +203,7 @@ def test_a_released_uniform_state_model_is_refused(timed, tmp_path, kind):
     config = json.loads(path.read_text()) | {"model_type": kind}
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="parameterization=mean, and a masked mo"):
-        models.open_model(models.Source.parse(str(tmp_path / "out")))
+        candidates.open_model(candidates.Source.parse(str(tmp_path / "out")))
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_in_memory_is_as_on_disk(host, compose, tmp_path):
     before = tree(host)
     ends = []
     for name, command in (
-        ("memory", ["-m", "mdlm_mcd.cli", "run"]),
+        ("memory", ["-m", "mdlm_mcd.commands.main", "run"]),
         ("disk", ["main.py"]),
     ):
         if name == "disk":
@@ -71,7 +71,7 @@ def test_in_memory_is_as_on_disk(host, compose, tmp_path):
 def test_further_processes_come_through_the_launcher(host, compose, tmp_path):
     """Lightning starts them itself, from what it takes for the command."""
     done = start(
-        host, "-m", "mdlm_mcd.cli", "run", *compose.tiny, *MCD,
+        host, "-m", "mdlm_mcd.commands.main", "run", *compose.tiny, *MCD,
         f"hydra.run.dir={tmp_path}/out", f"checkpointing.save_dir={tmp_path}/out",
         "trainer.devices=2", "strategy=ddp",
     )  # fmt: skip
@@ -109,7 +109,14 @@ def test_our_errors_are_one_sentence(host, compose, tmp_path):
         (["algo.losss=ce"], "mdlm-mcd: algo.losss=ce names no key of the config: did"),
     ):
         done = start(
-            host, "-m", "mdlm_mcd.cli", "run", *given, *compose.tiny, *MCD, *where
+            host,
+            "-m",
+            "mdlm_mcd.commands.main",
+            "run",
+            *given,
+            *compose.tiny,
+            *MCD,
+            *where,
         )
         assert done.returncode == 1 and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
@@ -133,14 +140,16 @@ def test_the_hosts_own_algo_needs_no_patch(host, compose, tmp_path):
 
 
 def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path):
-    done = start(tmp_path, "-m", "mdlm_mcd.cli", "run", "algo=mcd")
+    done = start(tmp_path, "-m", "mdlm_mcd.commands.main", "run", "algo=mcd")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "for Duo's layout it lacks main.py, algo.py" in done.stderr
-    done = start(tmp_path, "-m", "mdlm_mcd.cli", "run", "a=1", HYDRA_FULL_ERROR="1")
+    done = start(
+        tmp_path, "-m", "mdlm_mcd.commands.main", "run", "a=1", HYDRA_FULL_ERROR="1"
+    )
     assert done.returncode == 1 and "Traceback" in done.stderr
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
-    done = start(host, "-m", "mdlm_mcd.cli", "run", "algo=mcd")
+    done = start(host, "-m", "mdlm_mcd.commands.main", "run", "algo=mcd")
     assert done.returncode == 1 and "local edits" in done.stderr
 
 
@@ -153,7 +162,7 @@ def test_errors_show_the_lines_that_ran(host, compose, tmp_path):
         )
     )
     done = start(
-        host, "-m", "mdlm_mcd.cli", "run", *compose.tiny, *MCD,
+        host, "-m", "mdlm_mcd.commands.main", "run", *compose.tiny, *MCD,
         f"hydra.run.dir={tmp_path}/out", HYDRA_FULL_ERROR="1",
     )  # fmt: skip
     assert done.returncode == 1

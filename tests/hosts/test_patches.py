@@ -8,7 +8,8 @@ import clones
 import fakes
 import pytest
 
-from mdlm_mcd import cli, patches_dir
+from mdlm_mcd import patches_dir
+from mdlm_mcd.commands import main as cli
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import layouts, patches
 from mdlm_mcd.hosts.layouts import DUO, LAYOUTS, MDLM

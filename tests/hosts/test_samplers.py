@@ -9,8 +9,8 @@ import torch
 
 from mdlm_mcd import hosts, laws, sampling
 from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.hosts import layouts, samplers
-from mdlm_mcd.hosts import minihost as embedded
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 

@@ -10,17 +10,17 @@ import torch
 import transformers
 from omegaconf import OmegaConf
 
-from mdlm_mcd import cli, sampling
+from mdlm_mcd import sampling
+from mdlm_mcd.commands import export, main
+from mdlm_mcd.commands import sweep as measure
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.evaluation import evaluators
-from mdlm_mcd.hosts import export, measure, models
-from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.evaluation import candidates, embedded, evaluators
 from mdlm_mcd.minihost import main as minihost
 
 
 def test_a_model_is_the_hosts_own(runs):
     """The same logits, the same schedule, the same vocabulary; averaged weights."""
-    opened = models.open_model(models.Source.parse(f"mine={runs['mdlm']}"))
+    opened = candidates.open_model(candidates.Source.parse(f"mine={runs['mdlm']}"))
     host, tokenizer = embedded.open_model(runs["mdlm"])
     z = torch.randint(0, 250, (3, 16))
     rows = torch.rand(3, 16) < 0.5
@@ -44,18 +44,20 @@ def test_an_export_has_the_same_hash(runs, tmp_path):
     """Whatever file holds them: the row's hash is that of the weights."""
     export.export(str(runs["mdlm"]), tmp_path / "out", tokenizer="bpe")
     one, other = (
-        models.open_model(models.Source.parse(str(path)))
+        candidates.open_model(candidates.Source.parse(str(path)))
         for path in (runs["mdlm"], tmp_path / "out")
     )
     assert one.provenance["sha256"] == other.provenance["sha256"]
     assert other.provenance["host"] == "Hugging Face"
-    raw = models.open_model(models.Source("raw", str(runs["mdlm"]), which="raw"))
+    raw = candidates.open_model(
+        candidates.Source("raw", str(runs["mdlm"]), which="raw")
+    )
     assert raw.provenance["sha256"] != one.provenance["sha256"]
 
 
 def test_labels():
-    parse = models.Source.parse
-    assert parse("a=b.ckpt") == models.Source("a", "b.ckpt")
+    parse = candidates.Source.parse
+    assert parse("a=b.ckpt") == candidates.Source("a", "b.ckpt")
     assert parse("run/checkpoints/round-5.ckpt").label == "run/round-5"
     assert parse("x/y/w.safetensors").label == "y/w"
     assert parse("kuleshov-group/mdlm-owt").label == "kuleshov-group/mdlm-owt"
@@ -75,13 +77,13 @@ def test_labels():
     ],
 )  # fmt: skip
 def test_schedules(config, t, expected):
-    alpha = models.schedule(config, "x")(torch.tensor([t], dtype=torch.float64))
+    alpha = candidates.schedule(config, "x")(torch.tensor([t], dtype=torch.float64))
     assert float(alpha) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_schedule_nobody_knows():
     with pytest.raises(ConfigError, match="noise.type=zigzag"):
-        models.schedule({"noise": {"type": "zigzag"}}, "x")
+        candidates.schedule({"noise": {"type": "zigzag"}}, "x")
 
 
 def broken(runs, tmp_path, change):
@@ -91,7 +93,7 @@ def broken(runs, tmp_path, change):
     held["hyper_parameters"]["config"] = OmegaConf.to_container(config)
     path = tmp_path / "changed.ckpt"
     torch.save(held, path)
-    return models.Source.parse(str(path))
+    return candidates.Source.parse(str(path))
 
 
 def test_what_cannot_be_sampled(runs, tmp_path):
@@ -99,15 +101,15 @@ def test_what_cannot_be_sampled(runs, tmp_path):
         del config.data.tokenizer_name_or_path
 
     with pytest.raises(ConfigError, match="does not say its tokenizer.*--tokenizer"):
-        models.open_model(broken(runs, tmp_path, nameless))
+        candidates.open_model(broken(runs, tmp_path, nameless))
 
     def another(config):
         config.data.vocab_size = 280
 
     with pytest.raises(ConfigError, match="has a vocabulary of"):
-        models.open_model(broken(runs, tmp_path, another))
+        candidates.open_model(broken(runs, tmp_path, another))
     with pytest.raises(CheckpointError, match="parameterization=ar"):
-        models.open_model(models.Source.parse(str(runs["ar"])))
+        candidates.open_model(candidates.Source.parse(str(runs["ar"])))
 
 
 def test_from_the_command_line(runs, tmp_path, capsys):
@@ -119,7 +121,7 @@ def test_from_the_command_line(runs, tmp_path, capsys):
         "--num-samples", "6", "--batch-size", "4", "--bound-rows", "4",
         "--evaluator", str(runs["ar"]), "--out", str(out),
     ]  # fmt: skip
-    assert cli.main(command) == 0
+    assert main.main(command) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 16
     laws = {(r["u_law"], r["u_step"]) for r in rows}
@@ -127,14 +129,14 @@ def test_from_the_command_line(runs, tmp_path, capsys):
     assert all(r["metrics"]["perplexity"]["value"] > 1 for r in rows)
     assert "torch" in rows[0]["versions"] and rows[0]["machine"]["device"] == "cpu"
     before = out.read_bytes()
-    assert cli.main(command) == 0 and out.read_bytes() == before
+    assert main.main(command) == 0 and out.read_bytes() == before
     assert "16 rows in" in capsys.readouterr().out
-    assert cli.main(["report", str(out), "--out", str(page)]) == 0
+    assert main.main(["report", str(out), "--out", str(page)]) == 0
     assert "<script" not in page.read_text()
     assert command[10] == "--num-samples"
     # Calibration goes to a file of its own and is printed.
     single = ["sweep", f"a={runs['mdlm']}", "--steps", "2", *command[10:]]
-    assert cli.main([*single, "--calibrate"]) == 0
+    assert main.main([*single, "--calibrate"]) == 0
     said = capsys.readouterr().err
     assert "float32" in said and "no published" in said
     drawn = (tmp_path / "r.calibration.jsonl").read_text().splitlines()
@@ -163,13 +165,13 @@ def test_refused_in_a_sentence(runs, tmp_path, capsys, change, words, monkeypatc
         "sweep", str(runs["mdlm"]), "--evaluator", str(runs["ar"]), "--steps", "2",
         "--num-samples", "4", "--out", str(tmp_path / "r.jsonl"),
     ]  # fmt: skip
-    assert cli.main([*command, *change]) == 1
+    assert main.main([*command, *change]) == 1
     said = capsys.readouterr().err
     assert words in said and "Traceback" not in said
 
 
 def test_an_evaluator_that_does_not_fit(runs, module_compose, tmp_path):
-    opened = models.open_model(models.Source.parse(str(runs["mdlm"])))
+    opened = candidates.open_model(candidates.Source.parse(str(runs["mdlm"])))
     where = f"checkpointing.save_dir={tmp_path}"
     minihost.run(
         module_compose("trainer.max_steps=2", "algo=ar", "model.length=8", where)
@@ -207,7 +209,9 @@ def three(runs, tmp_path_factory):
 def causal(runs, tmp_path_factory):
     """A causal language model of transformers, with a tokenizer of its own."""
     folder = tmp_path_factory.mktemp("causal")
-    tokenizer = models.open_model(models.Source.parse(str(runs["mdlm"]))).tokenizer
+    tokenizer = candidates.open_model(
+        candidates.Source.parse(str(runs["mdlm"]))
+    ).tokenizer
     tokenizer.save_pretrained(folder)
     config = transformers.GPT2Config(
         vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=64
@@ -232,7 +236,7 @@ def test_what_is_opened_for_many_models(
 
         monkeypatch.setattr(where, attribute, call)
 
-    count("text", models, "held_out")
+    count("text", candidates, "held_out")
     if kind == "causal":
         count("evaluator", evaluators.CausalLM, "load")
         judge = name = str(shutil.copytree(causal, tmp_path / "judge"))
@@ -245,7 +249,7 @@ def test_what_is_opened_for_many_models(
 
     def sweep():
         opened.update(text=0, evaluator=0)
-        status = cli.main([
+        status = main.main([
             "sweep", *three, "--steps", "2", "--num-samples", "4", "--bound-rows", "4",
             "--evaluator", judge, "--out", str(out),
         ])  # fmt: skip
@@ -271,9 +275,11 @@ def test_what_is_opened_for_many_models(
 
 def test_the_text_of_each_tokenizer_and_length(runs, three, monkeypatch):
     opened = []
-    monkeypatch.setattr(models, "held_out", lambda *args: opened.append(args) or args)
-    text = measure.HeldOut(models.Source.parse(three[0]), 8, ())
-    one, two, other = (models.open_model(models.Source.parse(s)) for s in three)
+    monkeypatch.setattr(
+        candidates, "held_out", lambda *args: opened.append(args) or args
+    )
+    text = measure.HeldOut(candidates.Source.parse(three[0]), 8, ())
+    one, two, other = (candidates.open_model(candidates.Source.parse(s)) for s in three)
     assert text(one) is text(two) and len(opened) == 1
     assert text(replace(other, length=8)) is not text(other) and len(opened) == 2
     other.tokenizer.add_special_tokens({"sep_token": "<sep>"})
@@ -300,5 +306,5 @@ def test_one_evaluator_reads_the_samples_of_each_tokenizer(causal):
 
 def test_two_models_of_one_name(runs, capsys):
     path = str(runs["mdlm"])
-    assert cli.main(["sweep", path, path, "--steps", "2"]) == 1
+    assert main.main(["sweep", path, path, "--steps", "2"]) == 1
     assert "tell them apart with LABEL=CKPT" in capsys.readouterr().err

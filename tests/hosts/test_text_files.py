@@ -145,7 +145,7 @@ def test_a_host_starts(tmp_path):
     path = fakes.duo(tmp_path) / "main.py"
     path.write_bytes(windows(path.read_text()))
     done = subprocess.run(
-        [sys.executable, "-m", "mdlm_mcd.cli", "run", "algo=mcd", "--cfg", "job"],
+        [sys.executable, "-m", "mdlm_mcd.commands.main", "run", "algo=mcd", "--cfg", "job"],
         cwd=tmp_path, text=True, capture_output=True, env={**os.environ},
     )  # fmt: skip
     assert done.returncode == 0 and "patched in memory" in done.stderr, done.stderr

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mdlm_mcd import borders
+from mdlm_mcd.commands import export
 from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.evaluation.evaluators import CausalLM
-from mdlm_mcd.hosts import export, models
 from mdlm_mcd.minihost import corpus, dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError
@@ -276,7 +277,7 @@ def test_tokenizers_of_the_commands(checkpoint, broken, tmp_path):
     """The flag is to blame, not the checkpoint."""
     start = f"--tokenizer {broken} cannot be loaded ("
     with pytest.raises(ConfigError) as error:
-        models.open_model(models.Source("a", checkpoint, tokenizer=str(broken)))
+        candidates.open_model(candidates.Source("a", checkpoint, tokenizer=str(broken)))
     one_line(error, start)
     with pytest.raises(ConfigError) as error:
         export.export(checkpoint, tmp_path / "out", tokenizer=str(broken))

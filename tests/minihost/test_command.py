@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mdlm_mcd import cli
+from mdlm_mcd.commands import main
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import refusals
 from mdlm_mcd.minihost import checks
@@ -164,7 +164,7 @@ def test_control_characters_of_arguments(host, override, words, capsys):
     assert status == 1 and words in said, said
     assert not set(said) & {"\r", "\x00", "\x1b", "\x9b"}
     for argv in (["doctor", ".", override], ["run", override], ["export", override]):
-        assert cli.main(argv) == 1
+        assert main.main(argv) == 1
         assert words in capsys.readouterr().err
 
 
@@ -187,10 +187,10 @@ def test_control_characters_of_a_file(host):
 
 @pytest.mark.parametrize("argv", [["patch", "nowhere"], ["export", "a\r", "b"]])
 def test_a_traceback_of_our_command_where_it_is_asked_for(argv, monkeypatch, capsys):
-    assert cli.main(argv) == 1 and "mdlm-mcd: " in capsys.readouterr().err
+    assert main.main(argv) == 1 and "mdlm-mcd: " in capsys.readouterr().err
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(ConfigError):
-        cli.main(argv)
+        main.main(argv)
 
 
 def test_the_users_wish_outlives_what_hydra_is_told(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import torch
 
-from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError

@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 
 from mdlm_mcd.distillers.dcd import DCD
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts import minihost as embedded
-from mdlm_mcd.hosts import models
+from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError
@@ -205,15 +204,15 @@ def test_held_out_text_of_a_sweep(compose, tmp_path):
             f"checkpointing.save_dir={tmp_path}",
         )
     )  # fmt: skip
-    source = models.Source.parse(str(tmp_path / "checkpoints" / "last.ckpt"))
-    model = models.open_model(source)
+    source = candidates.Source.parse(str(tmp_path / "checkpoints" / "last.ckpt"))
+    model = candidates.open_model(source)
     fine, bad = (
         write(tmp_path / f"{i}.txt", "\n\n\n".join([text] * 30))
         for i, text in enumerate(["a mat and a cat", "a [MASK] and a cat"])
     )
-    assert models.held_out(source, model, 8, fine).shape[1] == 16
+    assert candidates.held_out(source, model, 8, fine).shape[1] == 16
     with pytest.raises(ConfigError, match=r"--corpus: .* holds token .*\[MASK\]"):
-        models.held_out(source, model, 8, bad)
+        candidates.held_out(source, model, 8, bad)
 
 
 # Under a distiller, whatever the host's loaders give ----------------------------------

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
+from mdlm_mcd.commands import sweep
 from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.evaluation.plan import Plan, grid
-from mdlm_mcd.hosts import measure, models
 
 model, judge, out = sys.argv[1:]
 points = grid(
@@ -16,8 +17,8 @@ plan = Plan(points, num_samples=6, batch_size=4, bound_rows=4)
 
 def rows(device):
     path = Path(out) / f"{device.partition(':')[0]}.jsonl"
-    source = models.Source("m", model)
-    return measure.sweep([source], plan, path, judge=judge, device=device)
+    source = candidates.Source("m", model)
+    return sweep.sweep([source], plan, path, judge=judge, device=device)
 
 
 try:

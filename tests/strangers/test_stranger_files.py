@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import mdlm_mcd
-from mdlm_mcd import cli
 from mdlm_mcd.checkpoints import checkpoint_config, sanitize, weights
+from mdlm_mcd.commands import export, main
 from mdlm_mcd.errors import CheckpointError, ConfigError, MCDError
-from mdlm_mcd.evaluation import report, results, sweep
-from mdlm_mcd.hosts import export, models
-from mdlm_mcd.hosts import minihost as embedded
+from mdlm_mcd.evaluation import candidates, embedded, report, results, sweep
 from mdlm_mcd.minihost import algo, dataloader
 
 ROOT = Path(mdlm_mcd.__file__).resolve().parents[1]
@@ -40,7 +38,7 @@ def saved(held, tmp_path):
 
 
 def opened(path):
-    return models.open_model(models.Source("x", str(path), which="raw"))
+    return candidates.open_model(candidates.Source("x", str(path), which="raw"))
 
 
 # What a checkpoint's config may decide ---------------------------------------------
@@ -148,7 +146,7 @@ def test_an_evaluators_sizes_are_those_of_its_tensors(held, tmp_path):
 )  # fmt: skip
 def test_a_schedule_that_is_none_is_refused(noise):
     with pytest.raises(ConfigError, match="noise.type"):
-        models.schedule({"noise": noise}, "CKPT=x")
+        candidates.schedule({"noise": noise}, "CKPT=x")
 
 
 def test_our_configs_call_no_eval():
@@ -257,7 +255,7 @@ def test_lines_that_are_none_are_passed_over(tmp_path, bad):
 def test_numbers_beyond_all_reason(tmp_path, capsys):
     path = tmp_path / "r.jsonl"
     path.write_text(json.dumps(row(steps=10**400)))
-    assert cli.main(["report", str(path), "--out", str(tmp_path / "o.html")]) == 1
+    assert main.main(["report", str(path), "--out", str(tmp_path / "o.html")]) == 1
     assert "steps = None is of the wrong kind" in capsys.readouterr().err
 
 

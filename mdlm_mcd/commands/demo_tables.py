@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 
 from ..errors import ConfigError
-from .frontier import Place, at_equal, log_ratio_error
+from ..evaluation.frontier import Place, at_equal, log_ratio_error
 
 
 def require_matplotlib() -> None:

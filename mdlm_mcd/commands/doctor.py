@@ -19,9 +19,9 @@ from typing import NamedTuple
 from .. import __version__, configs_dir
 from ..borders import expanded
 from ..errors import MCDError
-from . import patches
-from .layouts import DUO, MDLM, Layout, of_folder, packages, takes_labels
-from .shims import standins
+from ..hosts import patches
+from ..hosts.layouts import DUO, MDLM, Layout, of_folder, packages, takes_labels
+from ..hosts.shims import standins
 
 OK, NOTE, STOP = "ok", "note", "STOP"
 
@@ -208,7 +208,7 @@ def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
 
 
 def _sampling(config, folder: Path, layout: Layout) -> Finding:
-    from .samplers import OURS
+    from ..hosts.samplers import OURS
 
     wide = config.sampling.get("use_float64", True)
     if wide and config.sampling.predictor in OURS:
@@ -244,7 +244,8 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
     from omegaconf import OmegaConf
 
     from ..distillers.rng import check_schedule
-    from . import check_marriage, models, samplers
+    from ..evaluation import candidates
+    from ..hosts import check_marriage, samplers
 
     mixin = _distiller(config)
     try:
@@ -270,7 +271,7 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
         said = {"noise": OmegaConf.to_container(config.noise)}
         if layout is MDLM:
             said["parameterization"] = config.parameterization
-        alpha = models.schedule(said, "The host's config")
+        alpha = candidates.schedule(said, "The host's config")
         check_schedule(alpha, config.noise.type, config.algo.name)
 
     if masked:  # else the method brings its own

@@ -13,12 +13,12 @@ import torch
 
 from ..checkpoints import checkpoint_config, weights
 from ..errors import ConfigError
+from ..hosts import duo
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
 from ..minihost.corpus import existing_path
 from ..minihost.errors import HostError
 from ..models import vocabulary
-from . import duo
 
 ENTRY = "mdlm_mcd.minihost.main"
 

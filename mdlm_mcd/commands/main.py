@@ -9,9 +9,9 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-from . import __version__
-from .errors import ConfigError, MCDError
-from .settings import console
+from .. import __version__
+from ..errors import ConfigError, MCDError
+from ..settings import console
 
 
 def _demo(args) -> None:
@@ -21,7 +21,7 @@ def _demo(args) -> None:
 
 
 def _patch(args) -> None:
-    from .hosts import layouts, patches
+    from ..hosts import layouts, patches
 
     layout = layouts.of_folder(args.path)
     print(patches.patch(args.path, layout, check=args.check, revert=args.revert))
@@ -35,7 +35,7 @@ def _run(args) -> int:
 
 
 def _doctor(args) -> int:
-    from .hosts import doctor
+    from . import doctor
 
     text, status = doctor.report(doctor.examine(args.path, args.overrides))
     print(text)
@@ -43,7 +43,7 @@ def _doctor(args) -> int:
 
 
 def _export(args) -> None:
-    from .hosts import export
+    from . import export
 
     told = {
         "model_length": args.length,
@@ -85,8 +85,9 @@ def _law(text: str) -> tuple[str, float | str | None]:
 
 
 def _sweep(args) -> None:
-    from .evaluation.plan import Plan, grid
-    from .hosts import measure, models
+    from ..evaluation import candidates
+    from ..evaluation.plan import Plan, grid
+    from . import sweep
 
     points = grid(
         args.steps, args.temperature, args.sampler.split(","), args.u_law,
@@ -98,20 +99,20 @@ def _sweep(args) -> None:
     )  # fmt: skip
     plan.check()
     sources = [
-        models.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
+        candidates.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
         for text in args.checkpoint
     ]
     how = dict(
         judge=args.evaluator, corpus=args.corpus, device=args.device, host=args.host
     )
     if args.calibrate:
-        measure.calibrate(sources[0], plan, Path(args.out), **how)
-    rows = measure.sweep(sources, plan, Path(args.out), **how)
+        sweep.calibrate(sources[0], plan, Path(args.out), **how)
+    rows = sweep.sweep(sources, plan, Path(args.out), **how)
     print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report {args.out}")
 
 
 def _report(args) -> None:
-    from .evaluation import report
+    from ..evaluation import report
 
     found = report.write(
         args.results,
@@ -127,18 +128,18 @@ def _report(args) -> None:
 
 def _figures(args) -> None:
     from . import figures
-    from .evaluation.figures import require_matplotlib
+    from .demo_tables import require_matplotlib
 
     require_matplotlib()  # before a model is opened, not after it
     out, model = _folder(args.out), None
     figures.check_out(out)
     if args.model is not None:
-        from .hosts import models
+        from ..evaluation import candidates
 
-        source = models.Source.parse(
+        source = candidates.Source.parse(
             args.model, which=args.weights or "ema", tokenizer=args.tokenizer
         )
-        model = models.open_model(source)
+        model = candidates.open_model(source)
     elif args.weights or args.tokenizer:
         flag = "--weights" if args.weights else "--tokenizer"
         raise ConfigError(f"{flag} is a checkpoint's: name it with --model.")
@@ -240,57 +241,57 @@ def parser() -> argparse.ArgumentParser:
         "--time-conditioning", action=argparse.BooleanOptionalAction, default=None
     )
     export.set_defaults(call=_export)
-    measure = commands.add_parser(
+    sweep = commands.add_parser(
         "sweep",
         help="sample and measure checkpoints over steps and temperatures",
         description="Draws samples of every checkpoint at every point of the grid and "
         "measures them: N-step NELBO, perplexity, entropy, diversity, with intervals. "
         "One line of JSON a point; the same command goes on where it stopped.",
     )
-    measure.add_argument(
+    sweep.add_argument(
         "checkpoint", nargs="+", metavar="[LABEL=]CKPT",
         help="of the embedded host, MDLM or Duo, an exported folder or a hub id",
     )  # fmt: skip
-    measure.add_argument(
+    sweep.add_argument(
         "--steps", type=_numbers(int), default=[8, 16, 32], metavar="N,N"
     )
-    measure.add_argument(
+    sweep.add_argument(
         "--temperature", type=_numbers(float), default=[1.0], metavar="T,T"
     )
-    measure.add_argument("--sampler", default="sparse", metavar="NAME,NAME")
-    measure.add_argument(
+    sweep.add_argument("--sampler", default="sparse", metavar="NAME,NAME")
+    sweep.add_argument(
         "--u-law", type=_law, nargs="+", default=[("iid", None)], metavar="LAW[:STEP]",
         help="joint law of the masks: iid, lattice, lattice:1/8, lattice:auto, halton",
     )  # fmt: skip
-    measure.add_argument(
+    sweep.add_argument(
         "--stratified", action="store_true", help="each step opens its exact share"
     )
-    measure.add_argument("--num-samples", type=int, default=1024)
-    measure.add_argument("--top-p", type=float, default=1.0)
-    measure.add_argument("--dtype", default="float64", help="of the draws")
-    measure.add_argument("--seed", type=int, default=1)
-    measure.add_argument(
+    sweep.add_argument("--num-samples", type=int, default=1024)
+    sweep.add_argument("--top-p", type=float, default=1.0)
+    sweep.add_argument("--dtype", default="float64", help="of the draws")
+    sweep.add_argument("--seed", type=int, default=1)
+    sweep.add_argument(
         "--evaluator", default="gpt2-large", metavar="NAME_OR_CKPT",
         help="a causal LM of transformers, or a .ckpt of the embedded host's AR model",
     )  # fmt: skip
-    measure.add_argument(
+    sweep.add_argument(
         "--corpus", nargs="+", default=[], metavar="FILE",
         help="held-out text; default: the first checkpoint's own, where it is at hand",
     )  # fmt: skip
-    measure.add_argument("--out", default="results.jsonl", metavar="FILE")
-    measure.add_argument("--weights", choices=("ema", "raw"), default="ema")
-    measure.add_argument("--tokenizer", metavar="NAME_OR_PATH")
-    measure.add_argument("--batch-size", type=int, default=64)
-    measure.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
-    measure.add_argument("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
-    measure.add_argument("--device", default="cpu")
-    measure.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
-    measure.add_argument(
+    sweep.add_argument("--out", default="results.jsonl", metavar="FILE")
+    sweep.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    sweep.add_argument("--tokenizer", metavar="NAME_OR_PATH")
+    sweep.add_argument("--batch-size", type=int, default=64)
+    sweep.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
+    sweep.add_argument("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
+    sweep.add_argument("--device", default="cpu")
+    sweep.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
+    sweep.add_argument(
         "--calibrate", action="store_true",
         help="first draw the first checkpoint's curve in float32 and float64, and hold "
         "both against the published one",
     )  # fmt: skip
-    measure.set_defaults(call=_sweep)
+    sweep.set_defaults(call=_sweep)
 
     report = commands.add_parser(
         "report",
@@ -342,7 +343,7 @@ def main(argv: list[str] | None = None) -> int:
         args = parser().parse_args(argv)
         return args.call(args) or 0
     except (MCDError, OSError) as error:
-        from .checkpoints import files
+        from ..checkpoints import files
 
         full = isinstance(error, OSError) and error.errno in files.FULL
         if console.wants_traceback() or not (full or isinstance(error, MCDError)):

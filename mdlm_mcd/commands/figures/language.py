@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..evaluation.candidate import Candidate
-from ..sampling import Latent, sample
+from ...evaluation.candidate import Candidate
+from ...sampling import Latent, sample
 from .data import STEPS, log_linear
 
 SENTENCES = [

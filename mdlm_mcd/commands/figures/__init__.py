@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoints import sanitize
-from ..checkpoints.files import check_overwrite, make_folder
-from ..errors import ConfigError
-from ..evaluation.candidate import Candidate
-from ..evaluation.figures import require_matplotlib
-from ..evaluation.report.markup import Markup, el, join
+from ...checkpoints import sanitize
+from ...checkpoints.files import check_overwrite, make_folder
+from ...errors import ConfigError
+from ...evaluation.candidate import Candidate
+from ...evaluation.report.markup import Markup, el, join
+from ..demo_tables import require_matplotlib
 from . import animation, data, language, stills, style
 
 __all__ = ["LENGTH", "NAMES", "Picture", "check_out", "pictures", "write"]

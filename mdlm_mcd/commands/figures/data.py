@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import coupling, duality, laws
-from ..evaluation.candidate import Candidate
-from ..sampling import Latent, sample
+from ... import coupling, duality, laws
+from ...evaluation.candidate import Candidate
+from ...sampling import Latent, sample
 
 STEPS = (8, 32, 512)
 VOCABULARIES = (2, 64, 1024, 50258)

@@ -23,8 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from . import __version__, configs_dir, sampling
-from .checkpoints.files import (
+from .. import __version__, configs_dir, sampling
+from ..checkpoints.files import (
     check_overwrite,
     lacks,
     make_folder,
@@ -33,11 +33,11 @@ from .checkpoints.files import (
     sha256,
     write_json,
 )
-from .coupling import counter_generator
-from .errors import ConfigError, MCDError
-from .evaluation import figures, metrics, report
-from .hosts import minihost
-from .hosts.measure import machine, versions
+from ..coupling import counter_generator
+from ..errors import ConfigError, MCDError
+from ..evaluation import embedded, metrics, report
+from . import demo_tables
+from .sweep import machine, versions
 
 SAMPLING_DTYPE = torch.float64
 
@@ -124,7 +124,7 @@ class Demo:
             if found := re.match(r"step (\d+)/(\d+)", line):
                 tick(int(found[1]), int(found[2]))
 
-        status = minihost.run(
+        status = embedded.run(
             [
                 f"algo={algo}",
                 f"hydra.run.dir={folder}",
@@ -172,11 +172,11 @@ class Demo:
         """Sample and judge every row at every number of steps; resumes cell by cell."""
         path, settings = self.out / "cells.json", self.settings()
         cells = read_json(path, {})
-        judge_model, tokenizer = minihost.open_model(
+        judge_model, tokenizer = embedded.open_model(
             newest_checkpoint(self.out / "judge" / "checkpoints")[0]
         )
-        judge = minihost.judge(judge_model)
-        held_out = minihost.validation_tokens(judge_model, tokenizer, 512)
+        judge = embedded.judge(judge_model)
+        held_out = embedded.validation_tokens(judge_model, tokenizer, 512)
         ppl, error = metrics.perplexity(held_out, judge)
         corpus = {
             "perplexity": ppl,
@@ -191,7 +191,7 @@ class Demo:
                 key = f"{name} @ {steps}"
                 if "correlation" not in cells.get(key, {}):  # nor of an older version
                     if model is None:
-                        model, _ = minihost.open_model(checkpoint)
+                        model, _ = embedded.open_model(checkpoint)
                     cells[key] = self.cell(model, tokenizer, judge, steps, temperature)
                     cells[key]["n_step_nelbo"] = self.n_step_nelbo(
                         model, held_out, steps, temperature
@@ -230,7 +230,7 @@ class Demo:
 
     def nelbo(self, model, tokens, temperature: float) -> float:
         return metrics.nelbo(
-            minihost.denoiser(model),
+            embedded.denoiser(model),
             model.noise,
             tokens,
             model.mask_index,
@@ -240,7 +240,7 @@ class Demo:
 
     def n_step_nelbo(self, model, tokens, steps: int, temperature: float) -> dict:
         scores = metrics.n_step_nelbo(
-            minihost.denoiser(model),
+            embedded.denoiser(model),
             tokens[: self.recipe.bound_rows],
             steps,
             alpha=lambda t: model.noise(t)[1],
@@ -254,7 +254,7 @@ class Demo:
         start = time.perf_counter()
         drawn = sampling.sample(
             "sparse",
-            minihost.denoiser(model),
+            embedded.denoiser(model),
             self.recipe.samples,
             model.num_tokens,
             steps,
@@ -362,13 +362,15 @@ class Demo:
         return results
 
     def report(self, results: dict) -> None:
-        self.console.print(figures.table(results))
-        self.console.print(figures.reading(results), markup=False)
+        self.console.print(demo_tables.table(results))
+        self.console.print(demo_tables.reading(results), markup=False)
         write_json(self.out / "results.json", results)
-        (self.out / "table.md").write_text(figures.markdown(results), "utf-8")
-        (self.out / "samples.txt").write_text(figures.samples(results), "utf-8")
-        figures.perplexity_vs_steps(results, self.out / "perplexity_vs_steps.png")
-        lines = (json.dumps(row, ensure_ascii=False) for row in figures.rows(results))
+        (self.out / "table.md").write_text(demo_tables.markdown(results), "utf-8")
+        (self.out / "samples.txt").write_text(demo_tables.samples(results), "utf-8")
+        demo_tables.perplexity_vs_steps(results, self.out / "perplexity_vs_steps.png")
+        lines = (
+            json.dumps(row, ensure_ascii=False) for row in demo_tables.rows(results)
+        )
         path = self.out / "results.jsonl"
         path.write_text("\n".join(lines) + "\n", "utf-8")
         title = "MCD on a laptop"
@@ -386,6 +388,6 @@ def run(out: Path, *, seed: int = 1, recipe: Recipe | None = None, console=None)
     Raises ConfigError for a folder that cannot be used and StageError when a
     training does not finish.
     """
-    figures.require_matplotlib()  # before the work, not after it
+    demo_tables.require_matplotlib()  # before the work, not after it
     console = console or Console()
     return Demo(out.resolve(), seed, recipe or Recipe(), console).run()

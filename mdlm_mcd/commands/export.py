@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from .. import __version__
 from ..checkpoints import sanitize, weights
 from ..errors import ConfigError
+from ..evaluation import candidates
 from ..models import dit, vocabulary
-from . import models
 
 CODE = (
     Path(__file__).parent / "hf" / "configuration_mdlm.py",
@@ -65,8 +65,8 @@ def export(
     _check_target(out, overwrite)
     source = f"CKPT={checkpoint}"
     held = weights.read_weights(checkpoint, "CKPT")
-    sizes = models.sizes(held, given or {}, source)
-    backbone, taken = models.build(held, sizes, which, source, "--weights")
+    sizes = candidates.sizes(held, given or {}, source)
+    backbone, taken = candidates.build(held, sizes, which, source, "--weights")
     info = _info(held, checkpoint, taken)
     config = {
         "architectures": ["MDLM"],
@@ -79,7 +79,7 @@ def export(
     }
     spoken = None
     if tokenizer is not None:
-        spoken = models.given_tokenizer(tokenizer, held.config)
+        spoken = candidates.given_tokenizer(tokenizer, held.config)
         count, config["mask_index"] = vocabulary.masked(spoken, sizes["vocab_size"])
         if count != sizes["vocab_size"]:
             raise ConfigError(
@@ -174,15 +174,15 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
 
     info = {k: held.mdlm_mcd[k] for k in _NOTED if k in held.mdlm_mcd}
     if info:
-        settings = models.section(info, "settings") or models.section(
+        settings = candidates.section(info, "settings") or candidates.section(
             held.config, "algo"
         )
         info["teacher_path"] = public(info.get("teacher_path"))
         info["settings"] = {**settings, "teacher_path": info["teacher_path"]}
     training = {
         "optim": held.config.get("optim"),
-        "ema": models.section(held.config, "training").get("ema"),
-        "global_batch_size": models.section(held.config, "loader").get(
+        "ema": candidates.section(held.config, "training").get("ema"),
+        "global_batch_size": candidates.section(held.config, "loader").get(
             "global_batch_size"
         ),
     }
@@ -201,7 +201,7 @@ def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     """What `models.schedule` reads in a host's config, for the folder's own."""
     noise = {
         name: value
-        for name, value in models.section(config, "noise").items()
+        for name, value in candidates.section(config, "noise").items()
         if name in ("type", "eps", "sigma_min", "sigma_max")
         and isinstance(value, (str, int, float))
     }

@@ -23,11 +23,11 @@ from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.checkpoint_config import section
 from ..checkpoints.sanitize import shown
 from ..errors import CheckpointError, ConfigError
-from ..evaluation.candidate import Candidate
+from ..hosts import samplers
 from ..minihost import dataloader
 from ..minihost.errors import HostError
 from ..models import dit, vocabulary
-from . import samplers
+from .candidate import Candidate
 
 # Sizes and weights ---------------------------------------------------------------
 

@@ -24,12 +24,11 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import ConfigError
-from ..evaluation import calibration
+from ..evaluation import calibration, candidates, embedded
 from ..evaluation.candidate import Candidate
 from ..evaluation.evaluators import CausalLM, Evaluator, Judge
 from ..evaluation.report.paper import published
 from ..evaluation.sweep import Plan, Sweep, resumed
-from . import minihost, models
 
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
 # Rows of held-out text: for the corpus's own figures as many as there are samples,
@@ -84,7 +83,7 @@ def load_evaluator(name: str, device: str, batch_size: int):
     """Open a `CausalLM`, without the samples' tokenizer, or the embedded host's."""
     if not name.endswith(".ckpt"):
         return CausalLM.load(name, device=device, batch_size=batch_size)
-    return minihost.open_model(name)[0].to(device)
+    return embedded.open_model(name)[0].to(device)
 
 
 def evaluator(
@@ -123,13 +122,13 @@ def evaluator(
             f"and the samples of {model.label} have {model.length}: use one trained on "
             "that length."
         )
-    return Judge(minihost.judge(judge), evaluator_name(name), batch_size=batch_size)
+    return Judge(embedded.judge(judge), evaluator_name(name), batch_size=batch_size)
 
 
 class HeldOut:
     """Read `models.held_out` once for each tokenizer and length of many models."""
 
-    def __init__(self, source: models.Source, most: int, files: Sequence[str]):
+    def __init__(self, source: candidates.Source, most: int, files: Sequence[str]):
         self.source, self.most, self.files = source, most, files
         self._texts: dict[tuple, Tensor] = {}
 
@@ -140,14 +139,14 @@ class HeldOut:
         same = fast and (fast.to_str(), str(tokenizer.special_tokens_map))
         key = (same or tokenizer, model.length, model.vocab_size, model.mask_index)
         if key not in self._texts:
-            self._texts[key] = models.held_out(
+            self._texts[key] = candidates.held_out(
                 self.source, model, self.most, self.files
             )
         return self._texts[key]
 
 
 def sweep(
-    sources: Sequence[models.Source],
+    sources: Sequence[candidates.Source],
     plan: Plan,
     out: Path,
     *,
@@ -214,10 +213,10 @@ def sweep(
                 "commit": commit(host),
             },
             on_point=on_point,
-        ).run([partial(models.open_model, source, device) for source in sources])
+        ).run([partial(candidates.open_model, source, device) for source in sources])
 
 
-def calibrate(source: models.Source, plan: Plan, out: Path, **how) -> None:
+def calibrate(source: candidates.Source, plan: Plan, out: Path, **how) -> None:
     """Draw the teacher's curve in float32 and float64 and print which one is published.
 
     Its rows go to a file of their own: rows of two precisions are not one table.
