@@ -22,10 +22,10 @@ from omegaconf import DictConfig
 
 from mdlm_mcd import hosts
 from mdlm_mcd.distillers.teacher import Teacher
-from mdlm_mcd.hosts import layouts
+from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as entry
-from mdlm_mcd.minihost.order import ResumableLoader
+from mdlm_mcd.minihost.resumable_loader import ResumableLoader
 
 Weights = dict[str, torch.Tensor]
 
@@ -55,7 +55,7 @@ def model_class(config: DictConfig) -> type:
         return entry.MODELS[config.algo.name]
     name = target.rpartition(".")[2]
     if target.startswith(hosts.__name__ + "."):
-        return hosts.distiller(name, layouts.DUO, algo)
+        return hosts.distiller(name, specs.DUO, algo)
     return getattr(importlib.import_module(target.rpartition(".")[0]), name)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from mdlm_mcd.checkpoints.weights import HUB_ID
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts.layouts import MDLM, of_folder
+from mdlm_mcd.hosts.specs import MDLM, of_folder
 
 from .chain import TRAIN, Setting
 from .experiments import Table

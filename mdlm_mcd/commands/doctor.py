@@ -20,8 +20,8 @@ from .. import __version__, configs_dir
 from ..borders import expanded
 from ..errors import MCDError
 from ..hosts import patches
-from ..hosts.layouts import DUO, MDLM, Layout, of_folder, packages, takes_labels
-from ..hosts.shims import standins
+from ..hosts.specs import DUO, MDLM, Layout, of_folder, packages, takes_labels
+from ..hosts.stubs import standins
 
 OK, NOTE, STOP = "ok", "note", "STOP"
 
@@ -208,7 +208,7 @@ def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
 
 
 def _sampling(config, folder: Path, layout: Layout) -> Finding:
-    from ..hosts.samplers import OURS
+    from ..hosts.sampling import OURS
 
     wide = config.sampling.get("use_float64", True)
     if wide and config.sampling.predictor in OURS:
@@ -245,7 +245,7 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
 
     from ..distillers.rng import check_schedule
     from ..evaluation import candidates
-    from ..hosts import check_marriage, samplers
+    from ..hosts import check_marriage, sampling
 
     mixin = _distiller(config)
     try:
@@ -258,11 +258,11 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
     kind, fits = adapter.Host.fitting(mixin.parameterization)
     if layout is DUO and not takes_labels(folder):
         # All that ch-1 lets through.
-        fits = (*samplers.OURS, "ancestral_cache") if masked else ("ancestral",)
+        fits = (*sampling.OURS, "ancestral_cache") if masked else ("ancestral",)
     predictor = config.sampling.predictor
     yield _checked(
         "predictor",
-        lambda: samplers.check_predictor(predictor, kind, fits),
+        lambda: sampling.check_predictor(predictor, kind, fits),
         f"sampling.predictor={predictor}",
     )
 

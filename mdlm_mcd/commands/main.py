@@ -21,9 +21,9 @@ def _demo(args) -> None:
 
 
 def _patch(args) -> None:
-    from ..hosts import layouts, patches
+    from ..hosts import patches, specs
 
-    layout = layouts.of_folder(args.path)
+    layout = specs.of_folder(args.path)
     print(patches.patch(args.path, layout, check=args.check, revert=args.revert))
 
 

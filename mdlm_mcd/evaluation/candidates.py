@@ -23,7 +23,7 @@ from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.checkpoint_config import section
 from ..checkpoints.sanitize import shown
 from ..errors import CheckpointError, ConfigError
-from ..hosts import samplers
+from ..hosts import sampling
 from ..minihost import dataloader
 from ..minihost.errors import HostError
 from ..models import dit, vocabulary
@@ -294,7 +294,7 @@ def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str):
     model = SimpleNamespace(
         backbone=backbone, time_conditioning=time_conditioning, device=device
     )
-    return samplers.denoiser(
+    return sampling.denoiser(
         model, lambda model, network, z, alpha_t, labels: network(z, -alpha_t.log())
     )
 

@@ -13,7 +13,7 @@ import sys
 from types import ModuleType
 
 from ..errors import ConfigError
-from .layouts import LAYOUTS, Layout
+from .specs import LAYOUTS, Layout
 
 DISTILLERS = ("MCD", "SDTT", "CD4LM", "DCD")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..errors import ConfigError
-from . import samplers
+from . import sampling
 from .common import LightningHost, no_autocast
-from .layouts import DUO
+from .specs import DUO
 
 
 def denoise(model, backbone, z, alpha_t, labels):
@@ -22,16 +22,16 @@ def denoise(model, backbone, z, alpha_t, labels):
         return backbone(z, sigma, **classes)
 
 
-class Host(LightningHost, samplers.SamplingHost):
+class Host(LightningHost, sampling.SamplingHost):
     """Answers the distillers' `host_` methods with Duo's own."""
 
-    predictors = (*samplers.OURS, *DUO.predictors)
+    predictors = (*sampling.OURS, *DUO.predictors)
     uniform_predictors = DUO.uniform_predictors
 
     def _validate_configuration(self):
         # Hosts accept what they know, branch ch-1 nothing but this.
         named = self.sampler
-        self.sampler = "ancestral_cache" if named in samplers.OURS else named
+        self.sampler = "ancestral_cache" if named in sampling.OURS else named
         super()._validate_configuration()
         self.sampler = named
 
@@ -75,7 +75,7 @@ class Host(LightningHost, samplers.SamplingHost):
         """
         # Only where there are classes: older hosts do not take the argument.
         classes = {} if labels is None else {"labels": labels.to(self.device)}
-        if self.sampler not in samplers.OURS:
+        if self.sampler not in sampling.OURS:
             return super().generate_samples(
                 num_samples, num_steps=num_steps, eps=eps, **classes
             )
@@ -93,4 +93,4 @@ def denoiser(model, labels=None):
 
     labels: (batch,) classes for models conditioned on them.
     """
-    return samplers.denoiser(model, denoise, labels)
+    return sampling.denoiser(model, denoise, labels)

@@ -19,8 +19,8 @@ from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 
 from ..errors import ConfigError, MCDError
 from ..settings import console
-from . import patches, refusals, shims
-from .layouts import MDLM, Layout, of_folder
+from . import patches, refusals, stubs
+from .specs import MDLM, Layout, of_folder
 
 
 def prepare(folder: Path) -> tuple[Layout, str, bool]:
@@ -57,7 +57,7 @@ def overrides(layout: Layout, given: list[str], in_memory: bool) -> list[str]:
     ]
     # Beside the others: argparse, which Hydra uses, wants all of them in one place.
     at = next((i for i, arg in enumerate(given) if _is_override(arg)), len(given))
-    return [*given[:at], *shims.default_overrides(given), *given[at:]]
+    return [*given[:at], *stubs.default_overrides(given), *given[at:]]
 
 
 def _is_override(arg: str) -> bool:
@@ -74,7 +74,7 @@ def main() -> None:
         if console.wants_traceback():
             raise
         raise SystemExit(console.sentence(f"mdlm-mcd: {error}")) from None
-    said = shims.install(folder)
+    said = stubs.install(folder)
     arguments = overrides(layout, sys.argv[1:], in_memory)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         how = "patched in memory" if in_memory else "patched on disk"
@@ -87,7 +87,7 @@ def main() -> None:
     os.environ[IN_MEMORY] = str(folder)
     remember(path, source)
     sys.excepthook = traceback.print_exception  # the built-in one reads the disk
-    run(path, shims.compiled(path, source))
+    run(path, stubs.compiled(path, source))
 
 
 def remember(path: str, source: str) -> None:

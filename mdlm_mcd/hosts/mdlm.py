@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from .. import sampling
-from . import samplers
+from . import sampling as samplers
 from .common import LightningHost, no_autocast
-from .layouts import MDLM
+from .specs import MDLM
 
 
 def denoise(model, backbone, z, alpha_t, labels=None):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .. import patches_dir
 from ..errors import ConfigError
-from .layouts import Layout
+from .specs import Layout
 
 PRISTINE, PATCHED, CONFLICT = "pristine", "patched", "conflict"
 

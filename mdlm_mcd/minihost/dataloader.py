@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from ..borders import border, check_hub_cache
 from ..checkpoints import identity
 from ..models import vocabulary
-from . import corpus, order
+from . import corpus, resumable_loader
 from .errors import HostError
-from .order import RankSampler, ResumableLoader
+from .resumable_loader import RankSampler, ResumableLoader
 
 LOCAL = ("stdlib", "textfile")
 BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
@@ -250,7 +250,7 @@ class _StreamLoader(DataLoader):
     def __iter__(self):
         rows = self.dataset
         # Here and not in the dataset: a worker process does not know its rank.
-        rows.rank, rows.world = order.rank_and_world()
+        rows.rank, rows.world = resumable_loader.rank_and_world()
         empty = True
         try:
             for batch in super().__iter__():

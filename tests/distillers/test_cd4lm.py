@@ -7,11 +7,11 @@ from runs import Watch, distil, fit, shaken
 from mdlm_mcd import hosts, losses
 from mdlm_mcd.coupling import counter_generator, couple, draw_u, sample_nested_times
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts import layouts
+from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
-CD4LM = hosts.distiller("CD4LM", layouts.DUO, algo)
+CD4LM = hosts.distiller("CD4LM", specs.DUO, algo)
 
 
 @pytest.fixture

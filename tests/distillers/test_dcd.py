@@ -13,11 +13,11 @@ from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
 from mdlm_mcd.duality import NoiseGap
 from mdlm_mcd.errors import CheckpointError, ConfigError, DivergenceError
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.hosts import layouts
+from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
-DCD = hosts.distiller("DCD", layouts.DUO, algo)
+DCD = hosts.distiller("DCD", specs.DUO, algo)
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +284,6 @@ def test_teachers_of_the_other_kind_are_refused(
 
 def test_a_host_without_such_models_says_so():
     with pytest.raises(ConfigError) as error:
-        hosts.distiller("DCD", layouts.MDLM, algo)
+        hosts.distiller("DCD", specs.MDLM, algo)
     for word in ("needs a uniform-state model", "MDLM's code has none", "Duo's layout"):
         assert word in str(error.value)

@@ -18,11 +18,11 @@ from mdlm_mcd.errors import (
     DivergenceError,
     TeacherError,
 )
-from mdlm_mcd.hosts import layouts
+from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
-MCD = hosts.distiller("MCD", layouts.DUO, algo)
+MCD = hosts.distiller("MCD", specs.DUO, algo)
 
 MCD_OVERRIDES = [
     "algo=mcd",

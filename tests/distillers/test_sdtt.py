@@ -7,11 +7,11 @@ from runs import Watch, assert_same_gradients, distil, fit, resumed, shaken
 from mdlm_mcd import hosts, losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.hosts import layouts
+from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
-SDTT = hosts.distiller("SDTT", layouts.DUO, algo)
+SDTT = hosts.distiller("SDTT", specs.DUO, algo)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import synthetic
 import torch
 
 from mdlm_mcd.hosts import patches
-from mdlm_mcd.hosts.layouts import DUO, MDLM
+from mdlm_mcd.hosts.specs import DUO, MDLM
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -23,7 +23,7 @@ from mdlm_mcd.distillers import validate_run
 from mdlm_mcd.distillers.rng import check_schedule
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import patches, refusals
-from mdlm_mcd.hosts.layouts import DUO
+from mdlm_mcd.hosts.specs import DUO
 from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost.errors import HostError

@@ -200,7 +200,7 @@ def test_a_teacher_that_is_gone_does_not_stop_a_resumed_run(shell):
 
 
 def test_the_trial_draw_leaves_the_global_generator_alone(shell, compose):
-    from mdlm_mcd.hosts import samplers
+    from mdlm_mcd.hosts import sampling as samplers
 
     before = torch.get_rng_state()
     for more in ([], ["sampling.predictor=locked", "sampling.u_law=lattice"]):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts.layouts import DUO, MDLM, Layout, of_folder, takes_labels
+from mdlm_mcd.hosts.specs import DUO, MDLM, Layout, of_folder, takes_labels
 
 HERE = Path(__file__).parent
 EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")

@@ -15,7 +15,7 @@ import torch
 
 from mdlm_mcd import hosts
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
-from mdlm_mcd.hosts import shims
+from mdlm_mcd.hosts import stubs
 
 STEP, ROWS = 8, 8  # ROWS is loader.batch_size, for which noise is drawn
 
@@ -155,7 +155,7 @@ def run(config):
 
 
 if __name__ == "__main__":
-    shims.install(Path.cwd())
+    stubs.install(Path.cwd())
     sys.path[0] = os.getcwd()
     import main  # noqa: F401  registers the host's resolvers, imports its models
 

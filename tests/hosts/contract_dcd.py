@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from mdlm_mcd import hosts
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
 from mdlm_mcd.duality import duo_transform
-from mdlm_mcd.hosts import shims
+from mdlm_mcd.hosts import stubs
 
 ROWS, STEP = contract.ROWS, contract.STEP
 
@@ -124,7 +124,7 @@ def run(config):
 
 
 if __name__ == "__main__":
-    shims.install(Path.cwd())
+    stubs.install(Path.cwd())
     sys.path.insert(0, os.getcwd())
     import main  # noqa: F401  registers the host's resolvers, imports its models
 

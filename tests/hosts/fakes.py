@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mdlm_mcd import minihost
 from mdlm_mcd.hosts import patches
-from mdlm_mcd.hosts.layouts import DUO
+from mdlm_mcd.hosts.specs import DUO
 
 MAIN = '''\
 """A host."""

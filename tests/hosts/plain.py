@@ -7,13 +7,13 @@ hardware. In place of `python main.py` where there is no flash-attn or CUDA.
 import sys
 from pathlib import Path
 
-from mdlm_mcd.hosts import shims
+from mdlm_mcd.hosts import stubs
 
 if __name__ == "__main__":
-    shims.install(Path.cwd())
+    stubs.install(Path.cwd())
     path = str(Path.cwd() / "main.py")
     sys.path[0] = str(Path.cwd())
     sys.argv[0] = path
     scope = sys.modules["__main__"].__dict__
     scope["__file__"] = path
-    exec(shims.compiled(path), scope)
+    exec(stubs.compiled(path), scope)

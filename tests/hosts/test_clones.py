@@ -15,7 +15,7 @@ import torch
 
 from mdlm_mcd.commands import export
 from mdlm_mcd.hosts import patches
-from mdlm_mcd.hosts.layouts import DUO, MDLM
+from mdlm_mcd.hosts.specs import DUO, MDLM
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]
 

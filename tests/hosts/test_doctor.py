@@ -10,7 +10,7 @@ import torch
 from mdlm_mcd.commands import doctor
 from mdlm_mcd.commands import main as cli
 from mdlm_mcd.hosts import patches
-from mdlm_mcd.hosts.layouts import DUO
+from mdlm_mcd.hosts.specs import DUO
 from mdlm_mcd.minihost import algo, dataloader
 
 

@@ -10,7 +10,7 @@ import torch
 from mdlm_mcd import distillers, hosts
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.hosts import duo, layouts
+from mdlm_mcd.hosts import duo, specs
 from mdlm_mcd.losses import subs
 from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as minihost
@@ -28,7 +28,7 @@ def test_a_real_host_goes_before_the_embedded_one(monkeypatch):
     clone = types.ModuleType("algo")
     clone.MDLM = type("MDLM", (algo.MDLM,), {})
     monkeypatch.setitem(sys.modules, "algo", clone)
-    assert hosts.detect() == (layouts.DUO, clone)
+    assert hosts.detect() == (specs.DUO, clone)
     assert issubclass(hosts.MCD, clone.MDLM)
 
 

@@ -12,7 +12,7 @@ from mdlm_mcd.commands import export, main
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.evaluation import bounds, candidates, embedded
-from mdlm_mcd.hosts import layouts
+from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models.dit import DIT
@@ -35,7 +35,7 @@ def sigmas(monkeypatch):
 
 def student(compose, *overrides):
     config = compose("algo=mcd", "algo.init_from=scratch", *overrides)
-    model = hosts.distiller("MCD", layouts.DUO, algo)
+    model = hosts.distiller("MCD", specs.DUO, algo)
     return model(config, dataloader.get_tokenizer(config)).eval()
 
 

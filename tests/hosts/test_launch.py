@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mdlm_mcd.hosts import launch, patches
-from mdlm_mcd.hosts.layouts import DUO, MDLM
+from mdlm_mcd.hosts.specs import DUO, MDLM
 
 MCD = ["algo=mcd", "algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=2",
        "trainer.max_steps=4", "algo.delta0=1/16"]  # fmt: skip

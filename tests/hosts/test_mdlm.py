@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 from mdlm_mcd import distillers, hosts, sampling
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts import layouts
-from mdlm_mcd.hosts.layouts import MDLM
+from mdlm_mcd.hosts import specs
+from mdlm_mcd.hosts.specs import MDLM
 from mdlm_mcd.minihost import algo, dataloader
 
 SCRATCH = ("algo=mcd", "algo.init_from=scratch")
@@ -83,7 +83,7 @@ def test_the_same_step_as_in_the_other_layout(module, compose, monkeypatch):
     assert found == (MDLM, module)
     ours = hosts.distiller("MCD", *found)
     assert issubclass(ours, Diffusion) and issubclass(ours, distillers.MCD)
-    duo = hosts.distiller("MCD", layouts.DUO, algo)
+    duo = hosts.distiller("MCD", specs.DUO, algo)
     x0 = torch.randint(0, 250, (8, 16))
     batch = {"input_ids": x0, "attention_mask": torch.ones_like(x0)}
     # As in `data=text8-crop`: rows of twice the length, of which the host takes some.

@@ -11,8 +11,8 @@ import pytest
 from mdlm_mcd import patches_dir
 from mdlm_mcd.commands import main as cli
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts import layouts, patches
-from mdlm_mcd.hosts.layouts import DUO, LAYOUTS, MDLM
+from mdlm_mcd.hosts import patches, specs
+from mdlm_mcd.hosts.specs import DUO, LAYOUTS, MDLM
 
 FOUND = clones.find()
 each = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
@@ -192,17 +192,17 @@ def test_the_command(tmp_path, capsys):
 
 def test_a_layout_is_what_it_offers(tmp_path):
     host = fakes.duo(tmp_path)
-    assert layouts.of_folder(host) is DUO
+    assert specs.of_folder(host) is DUO
     text = (host / "trainer_base.py").read_text()
     (host / "trainer_base.py").write_text(text.replace("def _process_sigma", "def _x"))
     # algo.py still defines one of its own, for AR.
     algo = (host / "algo.py").read_text()
     (host / "algo.py").write_text(algo.replace("def _process_sigma", "def _y"))
     with pytest.raises(ConfigError, match=r"it lacks MDLM\._process_sigma"):
-        layouts.of_folder(host)
+        specs.of_folder(host)
     (host / "algo.py").write_text("def broken(:\n")
     with pytest.raises(ConfigError, match=r"algo\.py cannot be read as Python"):
-        layouts.of_folder(host)
+        specs.of_folder(host)
 
 
 @pytest.mark.hosts

@@ -10,7 +10,8 @@ import torch
 from mdlm_mcd import hosts, laws, sampling
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.hosts import layouts, samplers
+from mdlm_mcd.hosts import sampling as samplers
+from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
@@ -22,7 +23,7 @@ def student(compose):
     def build(*overrides):
         config = compose(*SCRATCH, *overrides)
         torch.manual_seed(0)
-        cls = hosts.distiller("MCD", layouts.DUO, algo)
+        cls = hosts.distiller("MCD", specs.DUO, algo)
         model = cls(config, dataloader.get_tokenizer(config)).eval()
         for p in model.backbone.parameters():
             torch.nn.init.normal_(p, std=0.2)
@@ -44,7 +45,7 @@ def test_sparse_is_the_default_and_its_keys_arrive(student, caplog):
     model = student()
     assert model.sampler == "sparse"
     torch.manual_seed(5)
-    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.samplers"):
+    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
         drawn = model.generate_samples(6, num_steps=4)
     assert torch.equal(drawn, expected(model, "sparse", 6, 4, 5))
     assert "sampling.predictor=sparse: 4 network evaluations" in caplog.text
@@ -114,7 +115,7 @@ def test_sample_eval_of_a_student(compose, tmp_path):
 
 def test_a_step_fitted_to_the_validation_split(student, caplog):
     model = student("sampling.u_law=lattice", "sampling.u_step=auto")
-    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.samplers"):
+    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
         model.generate_samples(2, num_steps=4)
         model.generate_samples(2, num_steps=4)
     assert caplog.text.count("sampling.u_step=auto: ") == 1
@@ -154,7 +155,7 @@ def test_a_host_that_accepts_one_predictor_only(compose, monkeypatch):
     module = types.ModuleType("algo")
     module.MDLM = Strict
     config = compose(*SCRATCH, "sampling.predictor=locked")
-    cls = hosts.distiller("MCD", layouts.DUO, module)
+    cls = hosts.distiller("MCD", specs.DUO, module)
     assert cls(config, dataloader.get_tokenizer(config)).sampler == "locked"
 
 

@@ -17,8 +17,8 @@ from hydra_plugins import mdlm_mcd_searchpath as plugin
 from mdlm_mcd.checkpoints import files, sanitize, weights
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import results, sweep
-from mdlm_mcd.hosts import launch, shims
-from mdlm_mcd.hosts.layouts import DUO
+from mdlm_mcd.hosts import launch, stubs
+from mdlm_mcd.hosts.specs import DUO
 
 sys.path.append(str(Path(__file__).parents[1] / "evaluation"))
 
@@ -120,7 +120,7 @@ def test_main_as_python_reads_it(
     for module in ("algo", "dataloader", "trainer_base", "utils"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     launch.remember(name, source)
-    exec(shims.compiled(name, source), scope)
+    exec(stubs.compiled(name, source), scope)
     assert scope["NAME"] == "caf\xe9"
     with pytest.raises(ZeroDivisionError) as error:
         scope["fail"]()

@@ -19,9 +19,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost import corpus, dataloader
-from mdlm_mcd.minihost import order as row_order
+from mdlm_mcd.minihost import resumable_loader as row_order
 from mdlm_mcd.minihost.errors import HostError
-from mdlm_mcd.minihost.order import EpochSampler, RankSampler, ResumableLoader
+from mdlm_mcd.minihost.resumable_loader import (
+    EpochSampler,
+    RankSampler,
+    ResumableLoader,
+)
 
 CONFIGS = Path(dataloader.__file__).parent / "configs" / "data"
 

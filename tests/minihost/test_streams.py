@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost import order as row_order
+from mdlm_mcd.minihost import resumable_loader as row_order
 from mdlm_mcd.minihost.errors import HostError
 
 datasets = pytest.importorskip("datasets")

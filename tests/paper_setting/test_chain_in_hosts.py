@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hosts import clones
 
-from mdlm_mcd.hosts.layouts import DUO
+from mdlm_mcd.hosts.specs import DUO
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow]
 

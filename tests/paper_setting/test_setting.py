@@ -94,7 +94,7 @@ def test_the_dry_run_composes_what_is_given(paper, capsys):
 def test_dry_runs_in_the_hosts(paper, capsys):
     from hosts.clones import find
 
-    from mdlm_mcd.hosts.layouts import DUO, of_folder
+    from mdlm_mcd.hosts.specs import DUO, of_folder
 
     found = find()
     if not found:
@@ -164,7 +164,7 @@ def test_bad_input(paper, tmp_path, monkeypatch, capsys, changed, said):
 
 def test_a_clone_needs_a_cache(paper, tmp_path, monkeypatch, capsys):
     """The hosts' own data.cache_dir is a folder of their authors' cluster."""
-    from mdlm_mcd.hosts.layouts import DUO, MDLM
+    from mdlm_mcd.hosts.specs import DUO, MDLM
 
     layout = DUO
     monkeypatch.setattr(paper.check, "of_folder", lambda folder: layout)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mdlm_mcd.hosts.shims import attention, rotary
+from mdlm_mcd.hosts.stubs import attention, rotary
 
 TOLERANCE = {
     torch.float64: dict(rtol=1e-10, atol=1e-10),

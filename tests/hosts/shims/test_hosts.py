@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mdlm_mcd.hosts import shims
+from mdlm_mcd.hosts import stubs
 from mdlm_mcd.models import dit
 
 SIZES = {
@@ -94,7 +94,7 @@ def test_every_hosts_dit_equals_the_embedded_one(tmp_path):
         out = net.double()(given["x"], given["sigma"].double())
         (out * given["direction"]).sum().backward()
         expected.append([out.detach(), net.blocks[0].attn_qkv.weight.grad])
-    root = Path(shims.__file__).resolve().parents[3]
+    root = Path(stubs.__file__).resolve().parents[3]
     path = [str(root), os.environ.get("PYTHONPATH", "")]
     skipped = {}
     for clone in clones:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdlm_mcd.hosts import shims
-from mdlm_mcd.hosts.shims import standins
+from mdlm_mcd.hosts import stubs
+from mdlm_mcd.hosts.stubs import standins
 
-ROOT = Path(shims.__file__).resolve().parents[3]
+ROOT = Path(stubs.__file__).resolve().parents[3]
 
 without_cuda = pytest.mark.skipif(
     torch.cuda.is_available(), reason="what is supplied where there is no CUDA"
@@ -44,7 +44,7 @@ def python(code, *path, cwd=None, **env):
 
 def test_importing_the_package_loads_no_framework():
     out = python(
-        "import sys, mdlm_mcd.hosts.shims\n"
+        "import sys, mdlm_mcd.hosts.stubs\n"
         "print([n for n in ('torch', 'lightning', 'transformers') if n in sys.modules])"
     )
     assert out.strip() == "[]"
@@ -73,7 +73,7 @@ def believed():
     return [name for name in asking if getattr(import_utils, name)()]
 assert not believed(), believed()
 import flash_attn, flash_attn.layers.rotary
-from mdlm_mcd.hosts.shims import attention, rotary
+from mdlm_mcd.hosts.stubs import attention, rotary
 flash = flash_attn.flash_attn_interface
 assert flash.flash_attn_varlen_qkvpacked_func is (
     attention.flash_attn_varlen_qkvpacked_func)
@@ -100,7 +100,7 @@ for line in said: print(line)
 def test_names_of_mamba_can_be_imported_and_not_called():
     out = python(
         """
-from mdlm_mcd.hosts.shims import standins
+from mdlm_mcd.hosts.stubs import standins
 standins.supply()
 from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, selective_scan_fn
@@ -135,7 +135,7 @@ def test_a_real_package_wins_and_is_not_completed(tmp_path):
     out = python(
         """
 import sys
-from mdlm_mcd.hosts.shims import standins
+from mdlm_mcd.hosts.stubs import standins
 said = " ".join(standins.supply())
 assert "flash-attn" not in said and "mamba-ssm is" in said and "causal" in said, said
 import flash_attn, flash_attn.flash_attn_interface
@@ -261,7 +261,7 @@ def test_only_devices_are_renamed(tmp_path):
     seen = []
     torch_ = types.SimpleNamespace(device=lambda *a: a)
     scope = {"g": lambda *a, **k: (a, k), "h": lambda device: device, "torch": torch_}
-    exec(shims.sources.compiled(path), scope)
+    exec(stubs.sources.compiled(path), scope)
     a = types.SimpleNamespace(to=lambda d: seen.append(d))
     _, g, plain, device, named, kind, text = scope["f"](a)
     assert seen == ["cpu"] and g == (("cuda",), {"device": "cpu"})
@@ -275,11 +275,11 @@ def test_only_devices_are_renamed(tmp_path):
 
 @without_cuda
 def test_overrides_leave_the_users_alone():
-    every = shims.default_overrides()
+    every = stubs.default_overrides()
     assert {"trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32"} <= (
         set(every)
     )
-    rest = shims.default_overrides(
+    rest = stubs.default_overrides(
         ["++trainer.precision=bf16", "trainer.accelerator", "algo=mcd", "seed=2"]
     )
     assert rest == [e for e in every if "precision" not in e and "accele" not in e]
@@ -287,9 +287,9 @@ def test_overrides_leave_the_users_alone():
 
 @without_cuda
 def test_workers_are_not_counted_where_the_hosts_cannot(monkeypatch):
-    with_linux = shims.default_overrides()
+    with_linux = stubs.default_overrides()
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert "loader.num_workers=1" in shims.default_overrides()
+    assert "loader.num_workers=1" in stubs.default_overrides()
     assert "loader.num_workers=1" not in with_linux or sys.platform != "linux"
 
 
@@ -297,7 +297,7 @@ def test_workers_are_not_counted_where_the_hosts_cannot(monkeypatch):
 def test_lightning_takes_the_overrides():
     import lightning as L
 
-    values = dict(o.split("=") for o in shims.default_overrides() if "trainer" in o)
+    values = dict(o.split("=") for o in stubs.default_overrides() if "trainer" in o)
     trainer = L.Trainer(
         accelerator=values["trainer.accelerator"],
         devices=int(values["trainer.devices"]),

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models
 
 from mdlm_mcd.checkpoints import safe_globals
-from mdlm_mcd.hosts.shims import loading
+from mdlm_mcd.hosts.stubs import loading
 
 try:
     from lightning.fabric.utilities.data import AttributeDict
