@@ -29,9 +29,16 @@ from mdlm_mcd.checkpoints.files import check_overwrite
 ROOT = Path(__file__).resolve().parents[1]
 # Of a hundred cases.
 KINDS = {
-    "checkpoint": 30, "safetensors": 18, "folder": 12, "evaluator": 4, "resume": 4,
-    "eval": 2, "results": 18, "overrides": 8, "recipe": 4,
-}  # fmt: skip
+    "checkpoint": 30,
+    "safetensors": 18,
+    "folder": 12,
+    "evaluator": 4,
+    "resume": 4,
+    "eval": 2,
+    "results": 18,
+    "overrides": 8,
+    "recipe": 4,
+}
 SILENCE = 400.0  # seconds after which a process that ignores its alarm is ended
 
 
@@ -40,10 +47,11 @@ def lines(kind: str, first: int, last: int, seed: int, folder: Path):
     command = [sys.executable, "-m", "fuzzing.loop", kind]
     child = subprocess.Popen(
         [*command, str(first), str(last), str(seed), str(folder)],
-        stdout=subprocess.PIPE, stderr=(folder / "stderr").open("ab"),
+        stdout=subprocess.PIPE,
+        stderr=(folder / "stderr").open("ab"),
         cwd=ROOT / "benchmarks",
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     waiting = selectors.DefaultSelector()
     waiting.register(child.stdout, selectors.EVENT_READ)
     try:
@@ -97,8 +105,10 @@ def main() -> int:
     args = root.parse_args()
     share = sum(KINDS[kind] for kind in args.kind)
     start, bugs = time.monotonic(), 0
-    print(f"{'kind':<12}{'cases':>7}{'opened':>8}{'refused':>8}{'bugs':>6}"
-          f"{'slowest s':>11}{'pairs':>7}{'kept':>6}")  # fmt: skip
+    print(
+        f"{'kind':<12}{'cases':>7}{'opened':>8}{'refused':>8}{'bugs':>6}"
+        f"{'slowest s':>11}{'pairs':>7}{'kept':>6}"
+    )
     for kind in args.kind:
         count = -(-args.cases * KINDS[kind] // share)
         said = fuzz(kind, count, args.seed, Path(args.out).resolve() / kind)
@@ -107,12 +117,12 @@ def main() -> int:
         bugs += sum(bad.values())
         refused = sum(n for e, n in ends.items() if e.startswith("refused"))
         slowest = max(line.get("seconds", 0.0) for line in said)
-        pairs, kept = (
-            max(line.get(name, 0) for line in said) for name in ("reached", "pool")
+        pairs, kept = (max(line.get(name, 0) for line in said) for name in ("reached", "pool"))
+        print(
+            f"{kind:<12}{len(said):>7}{ends['opened']:>8}{refused:>8}"
+            f"{sum(bad.values()):>6}{slowest:>11.1f}{pairs:>7}{kept:>6}",
+            flush=True,
         )
-        print(f"{kind:<12}{len(said):>7}{ends['opened']:>8}{refused:>8}"
-              f"{sum(bad.values()):>6}{slowest:>11.1f}{pairs:>7}{kept:>6}",
-              flush=True)  # fmt: skip
         for end, n in sorted(bad.items(), key=lambda x: -x[1]):
             first = next(s for s in said if family(s["end"]) == end)
             print(f"    {n} x {end} {first.get('at', '')} {first.get('words', '')}")

@@ -24,15 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from paper.stages import (
-    COMMAND,
-    OutOfTime,
-    StageError,
-    Stages,
-    claim,
-    override,
-    start,
-)
+from paper.stages import COMMAND, OutOfTime, StageError, Stages, claim, override, start
 
 from mdlm_mcd.checkpoints.files import make_folder
 from mdlm_mcd.errors import ConfigError, MCDError
@@ -74,15 +66,30 @@ class Recipe:
 
 
 SMOKE = Recipe(
-    length=16, vocab_size=300, batch=8, micro_batch=8, judge_steps=2, teacher_steps=6,
+    length=16,
+    vocab_size=300,
+    batch=8,
+    micro_batch=8,
+    judge_steps=2,
+    teacher_steps=6,
     validate_every=2,
-    rounds=2, steps_per_round=2, steps=(2, 4), temperatures=(0.8, 1.0), samples=2,
-    bound_rows=2, checkpoint_every=2,
+    rounds=2,
+    steps_per_round=2,
+    steps=(2, 4),
+    temperatures=(0.8, 1.0),
+    samples=2,
+    bound_rows=2,
+    checkpoint_every=2,
     overrides=(
-        "model=laptop", "model.hidden_size=32", "model.n_blocks=1", "model.n_heads=2",
-        "model.cond_dim=16", "data.max_chars=60000", "trainer.limit_val_batches=1",
+        "model=laptop",
+        "model.hidden_size=32",
+        "model.n_blocks=1",
+        "model.n_heads=2",
+        "model.cond_dim=16",
+        "data.max_chars=60000",
+        "trainer.limit_val_batches=1",
     ),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -109,17 +116,29 @@ class Quality:
     """All stages of one recipe in one folder."""
 
     def __init__(
-        self, out: Path, recipe: Recipe, *, device: str = "cuda", seed: int = 1,
-        data: tuple[str, ...] = (), minutes: float | None = None, start=start,
+        self,
+        out: Path,
+        recipe: Recipe,
+        *,
+        device: str = "cuda",
+        seed: int = 1,
+        data: tuple[str, ...] = (),
+        minutes: float | None = None,
+        start=start,
         say=print,
-    ):  # fmt: skip
+    ):
         recipe.check()
         self.recipe, self.device, self.seed, self.data = recipe, device, seed, data
         self.out = make_folder(out) / hardware(device)
-        claim(self.out, {
-            "hardware": hardware(device), "recipe": repr(recipe), "seed": seed,
-            "data": list(data),
-        })  # fmt: skip
+        claim(
+            self.out,
+            {
+                "hardware": hardware(device),
+                "recipe": repr(recipe),
+                "seed": seed,
+                "data": list(data),
+            },
+        )
         self.stages = Stages(self.out, start, say)
         self.clock, self.say = Clock(minutes), say
 
@@ -128,35 +147,40 @@ class Quality:
         recipe = self.recipe
         text = [override("data.files", self.data)] if self.data else []
         return [
-            f"algo={algo}", f"data={'textfile' if self.data else 'stdlib'}", *text,
-            *recipe.overrides, f"model.length={recipe.length}",
+            f"algo={algo}",
+            f"data={'textfile' if self.data else 'stdlib'}",
+            *text,
+            *recipe.overrides,
+            f"model.length={recipe.length}",
             f"data.vocab_size={recipe.vocab_size}",
             override("data.cache_dir", self.out / "cache"),
             f"loader.global_batch_size={recipe.batch}",
             f"loader.batch_size={recipe.micro_batch}",
             f"trainer.accelerator={'cpu' if self.device == 'cpu' else 'gpu'}",
-            "trainer.devices=1", "trainer.val_check_interval="
+            "trainer.devices=1",
+            "trainer.val_check_interval="
             f"{recipe.validate_every * recipe.batch // recipe.micro_batch}",
             "callbacks=[checkpoint_every_n_steps,checkpoint_monitor,lines]",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps="
-            f"{recipe.checkpoint_every}",
-            "+trainer.enable_progress_bar=false", "+trainer.enable_model_summary=false",
-            f"lr_scheduler.num_warmup_steps={max(1, steps // 50)}", f"seed={self.seed}",
-        ]  # fmt: skip
+            f"callbacks.checkpoint_every_n_steps.every_n_train_steps={recipe.checkpoint_every}",
+            "+trainer.enable_progress_bar=false",
+            "+trainer.enable_model_summary=false",
+            f"lr_scheduler.num_warmup_steps={max(1, steps // 50)}",
+            f"seed={self.seed}",
+        ]
 
     def train(self, name: str, overrides: list[str], steps: int, target="last.ckpt"):
         return self.stages.train(
-            name, self.out / "runs" / name, overrides, steps, target=target,
+            name,
+            self.out / "runs" / name,
+            overrides,
+            steps,
+            target=target,
             seconds=self.clock.left(),
-        )  # fmt: skip
+        )
 
     def pretrain(self, name: str, algo: str, steps: int) -> Path:
         """Evaluator or teacher, from random weights."""
-        rest = [
-            "lr_scheduler=cosine_decay_warmup",
-            "optim.lr=6e-4",
-            "training.ema=0.999",
-        ]
+        rest = ["lr_scheduler=cosine_decay_warmup", "optim.lr=6e-4", "training.ema=0.999"]
         low = ["algo.loss_type=low_var"] if algo == "mdlm" else []
         overrides = [*rest, *self.overrides(algo, steps), *low]
         return self.train(name, overrides, steps, target="best.ckpt")
@@ -170,15 +194,18 @@ class Quality:
         gap = [] if algo == "cd4lm" else [f"algo.delta0={4 / recipe.length}"]
         self.train(
             algo,
-            [*self.budget(algo), *gap, override("algo.teacher_path", teacher),
-             f"algo.rounds={rounds}", f"algo.steps_per_round={each}"],
-            rounds * each, target=f"round-{rounds}.ckpt",
-        )  # fmt: skip
+            [
+                *self.budget(algo),
+                *gap,
+                override("algo.teacher_path", teacher),
+                f"algo.rounds={rounds}",
+                f"algo.steps_per_round={each}",
+            ],
+            rounds * each,
+            target=f"round-{rounds}.ckpt",
+        )
         folder = self.out / "runs" / algo / "checkpoints"
-        return {
-            f"{label} round {k}": folder / f"round-{k}.ckpt"
-            for k in range(1, rounds + 1)
-        }
+        return {f"{label} round {k}": folder / f"round-{k}.ckpt" for k in range(1, rounds + 1)}
 
     def budget(self, algo: str) -> list[str]:
         """Optimizer, batch and length that distillers and further training share."""
@@ -203,16 +230,34 @@ class Quality:
             self.say(f"sampling: {len(left)} models at {n} steps")
             before = len(existing(self.results))
             status, said = self.stages.call(
-                "sweep", COMMAND,
-                ["sweep", *(f"{name}={rows[name]}" for name in left),
-                 "--steps", f"{n}", "--temperature", ",".join(map(str, temperatures)),
-                 "--u-law", *laws, "--num-samples", f"{recipe.samples}",
-                 "--bound-rows", f"{recipe.bound_rows}", "--seed", f"{self.seed}",
-                 "--batch-size", f"{min(64, recipe.samples)}",
-                 "--evaluator", f"{judge}", "--device", self.device,
-                 "--out", f"{self.results}"],
+                "sweep",
+                COMMAND,
+                [
+                    "sweep",
+                    *(f"{name}={rows[name]}" for name in left),
+                    "--steps",
+                    f"{n}",
+                    "--temperature",
+                    ",".join(map(str, temperatures)),
+                    "--u-law",
+                    *laws,
+                    "--num-samples",
+                    f"{recipe.samples}",
+                    "--bound-rows",
+                    f"{recipe.bound_rows}",
+                    "--seed",
+                    f"{self.seed}",
+                    "--batch-size",
+                    f"{min(64, recipe.samples)}",
+                    "--evaluator",
+                    f"{judge}",
+                    "--device",
+                    self.device,
+                    "--out",
+                    f"{self.results}",
+                ],
                 seconds=self.clock.left(),
-            )  # fmt: skip
+            )
             if status is None:
                 self.stuck(len(existing(self.results)) - before)
                 raise OutOfTime(f"Sampling stands at {n} steps.")
@@ -255,10 +300,19 @@ class Quality:
         self.sweep(students, judge, (1.0,))
         page = self.out / "report.html"
         self.stages.must(
-            "report", COMMAND,
-            ["report", f"{self.results}", "--reference", "teacher", "--out", f"{page}",
-             "--title", f"MCD and its controls on {self.out.name}"],
-        )  # fmt: skip
+            "report",
+            COMMAND,
+            [
+                "report",
+                f"{self.results}",
+                "--reference",
+                "teacher",
+                "--out",
+                f"{page}",
+                "--title",
+                f"MCD and its controls on {self.out.name}",
+            ],
+        )
         return page
 
 
@@ -275,9 +329,7 @@ def hardware(device: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="gpu_quality.py", description=__doc__.partition("\n\n")[0]
-    )
+    p = argparse.ArgumentParser(prog="gpu_quality.py", description=__doc__.partition("\n\n")[0])
     p.add_argument("--out", type=Path, default=Path("gpu_quality"), metavar="DIR")
     p.add_argument("--slice", type=float, metavar="MINUTES", help="default: no end")
     p.add_argument(
@@ -293,7 +345,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cuda")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--smoke", action="store_true", help="tiny; figures mean nothing")
-    return p  # fmt: skip
+    return p
 
 
 def main(argv=None, start=start) -> int:
@@ -307,14 +359,20 @@ def main(argv=None, start=start) -> int:
         missing = [path for path in args.data if not glob.glob(path)]
         if missing:
             raise ConfigError(f"--data {missing[0]} is not there: name text files.")
-        recipe = SMOKE if args.smoke else Recipe(
-            length=args.length, micro_batch=args.micro_batch, samples=args.samples
-        )  # fmt: skip
+        recipe = (
+            SMOKE
+            if args.smoke
+            else Recipe(length=args.length, micro_batch=args.micro_batch, samples=args.samples)
+        )
         page = Quality(
-            args.out, recipe, device=args.device, seed=args.seed,
+            args.out,
+            recipe,
+            device=args.device,
+            seed=args.seed,
             data=tuple(str(Path(path).absolute()) for path in args.data),
-            minutes=args.slice, start=start,
-        ).run()  # fmt: skip
+            minutes=args.slice,
+            start=start,
+        ).run()
     except OutOfTime as said:
         print(f"gpu_quality: {said} The same command goes on.")
         return UNFINISHED

@@ -45,18 +45,20 @@ def step(way, args):
             logits = losses.temper(linears[1](hidden[1]), 0.96)
             teacher = losses.subs(logits, pair.z_s, mask_index)
         student = losses.subs(linears[0](hidden[0]), pair.z_t, mask_index)
-        return losses.per_token(
-            "hybrid", student, teacher, x0, pair.masked_t, pair.masked_s
-        ).sum()
+        return losses.per_token("hybrid", student, teacher, x0, pair.masked_t, pair.masked_s).sum()
 
     def gathered(chunk):
-        features = [
-            head.Features(h, linear) for h, linear in zip(hidden, linears, strict=True)
-        ]
+        features = [head.HiddenStates(h, linear) for h, linear in zip(hidden, linears, strict=True)]
         return head.supervise(
-            "hybrid", *features, x0, pair.masked_t, pair.masked_s,
-            tau=0.96, mask_index=mask_index, chunk=chunk,
-        ).loss  # fmt: skip
+            "hybrid",
+            *features,
+            x0,
+            pair.masked_t,
+            pair.masked_s,
+            tau=0.96,
+            mask_index=mask_index,
+            chunk=chunk,
+        ).loss
 
     seconds, loss = [], None
     for _ in range(args.repeats):
@@ -79,8 +81,14 @@ def step(way, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("batch", 4), ("length", 512), ("width", 768),
-                        ("vocab", 50_258), ("threads", 1), ("repeats", 3)):  # fmt: skip
+    for name, value in (
+        ("batch", 4),
+        ("length", 512),
+        ("width", 768),
+        ("vocab", 50_258),
+        ("threads", 1),
+        ("repeats", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -91,9 +99,11 @@ def main():
     for way in WAYS:
         done = subprocess.run(
             [sys.executable, __file__, *sys.argv[1:], "--way", way],
-            check=True, text=True, stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+            stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
-        )  # fmt: skip
+        )
         results[way] = json.loads(done.stdout)
     base = results["dense"]
     print(

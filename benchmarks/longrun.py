@@ -85,21 +85,32 @@ def run(folder: Path, steps: int, every: int, *overrides: str) -> list[Reading]:
     text = folder / "corpus.txt"
     text.write_text("\n\n\n".join(" ".join(words[i] for i in row) for row in drawn))
     config = compose(
-        "algo=mcd", "algo.init_from=scratch", f"algo.rounds={ROUNDS}",
-        f"algo.steps_per_round={per_round}", "algo.delta0=0.0625",
-        f"trainer.max_steps={steps}", "trainer.limit_val_batches=2",
+        "algo=mcd",
+        "algo.init_from=scratch",
+        f"algo.rounds={ROUNDS}",
+        f"algo.steps_per_round={per_round}",
+        "algo.delta0=0.0625",
+        f"trainer.max_steps={steps}",
+        "trainer.limit_val_batches=2",
         f"trainer.val_check_interval={max(1, per_round // 4)}",
         "trainer.log_every_n_steps=1",
-        "data=textfile", f"data.files=[{text}]", f"data.cache_dir={folder / 'cache'}",
-        "data.vocab_size=300", "model=laptop", "model.hidden_size=32",
-        "model.n_blocks=2", "model.n_heads=2", "model.cond_dim=16", "model.length=16",
-        "loader.global_batch_size=8", "~callbacks.progress",
+        "data=textfile",
+        f"data.files=[{text}]",
+        f"data.cache_dir={folder / 'cache'}",
+        "data.vocab_size=300",
+        "model=laptop",
+        "model.hidden_size=32",
+        "model.n_blocks=2",
+        "model.n_heads=2",
+        "model.cond_dim=16",
+        "model.length=16",
+        "loader.global_batch_size=8",
+        "~callbacks.progress",
         f"callbacks.checkpoint_every_n_steps.every_n_train_steps={per_round // 4}",
         f"checkpointing.save_dir={folder}",
-        f"+callbacks.meter={{_target_: longrun.Meter, every: {every}, "
-        f"folder: {folder}}}",
+        f"+callbacks.meter={{_target_: longrun.Meter, every: {every}, folder: {folder}}}",
         *overrides,
-    )  # fmt: skip
+    )
     with Silence():
         minihost.run(config)
     return list(sys.modules["longrun"].Meter.readings)
@@ -117,9 +128,7 @@ def verdict(readings: list[Reading], warm_up: int) -> list[str]:
     halves = after[: len(after) // 2], after[len(after) // 2 :]
 
     def middle(name: str) -> tuple[float, float]:
-        early, late = (
-            statistics.median(getattr(r, name) for r in half) for half in halves
-        )
+        early, late = (statistics.median(getattr(r, name) for r in half) for half in halves)
         return early, late
 
     said = []
@@ -130,13 +139,9 @@ def verdict(readings: list[Reading], warm_up: int) -> list[str]:
         early, late = middle(name)
         if late > early:
             said.append(f"{words} grew from {early:g} to {late:g}")
-    rates = [
-        (half[-1].log - half[0].log) / (half[-1].step - half[0].step) for half in halves
-    ]
+    rates = [(half[-1].log - half[0].log) / (half[-1].step - half[0].step) for half in halves]
     if rates[1] > 1.1 * rates[0]:
-        said.append(
-            f"the log's bytes per step grew from {rates[0]:.0f} to {rates[1]:.0f}"
-        )
+        said.append(f"the log's bytes per step grew from {rates[0]:.0f} to {rates[1]:.0f}")
     return said
 
 
@@ -151,8 +156,7 @@ def main() -> int:
     print(f"{'step':>6}{'memory MiB':>12}{'tensors':>9}{'files':>7}{'log KiB':>9}")
     for r in readings:
         print(
-            f"{r.step:>6}{r.memory / 2**20:>12.1f}{r.tensors:>9}{r.files:>7}"
-            f"{r.log / 2**10:>9.0f}"
+            f"{r.step:>6}{r.memory / 2**20:>12.1f}{r.tensors:>9}{r.files:>7}{r.log / 2**10:>9.0f}"
         )
     said = verdict(readings, args.warm_up)
     print("grew: " + "; ".join(said) if said else "nothing grew")

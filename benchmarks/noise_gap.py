@@ -33,9 +33,11 @@ def measure(num_classes: int, points: int, repeats: int) -> dict[str, float]:
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
     y = law.icdf(u)
     calls = {
-        "build": lambda: NoiseGap(num_classes), "cdf": lambda: law.cdf(y),
-        "pdf": lambda: law.pdf(y), "icdf": lambda: law.icdf(u),
-    }  # fmt: skip
+        "build": lambda: NoiseGap(num_classes),
+        "cdf": lambda: law.cdf(y),
+        "pdf": lambda: law.pdf(y),
+        "icdf": lambda: law.icdf(u),
+    }
     return {name: milliseconds(call, repeats) for name, call in calls.items()}
 
 
@@ -49,8 +51,7 @@ def main() -> None:
     for num_classes in CLASSES:
         for points in POINTS:
             taken = measure(num_classes, points, args.repeats)
-            print(f"{num_classes:>9,}{points:>8,}"
-                  + "".join(f"{x:>8.1f}" for x in taken.values()))  # fmt: skip
+            print(f"{num_classes:>9,}{points:>8,}" + "".join(f"{x:>8.1f}" for x in taken.values()))
 
 
 if __name__ == "__main__":

@@ -47,10 +47,16 @@ def head(args):
 
         start = time.perf_counter()
         drawn = sample(
-            name, denoise, 1, args.length, args.steps, alpha=alpha,
-            mask_index=args.vocab - 1, vocab_size=args.vocab,
+            name,
+            denoise,
+            1,
+            args.length,
+            args.steps,
+            alpha=alpha,
+            mask_index=args.vocab - 1,
+            vocab_size=args.vocab,
             generator=counter_generator(1),
-        )  # fmt: skip
+        )
         seconds = time.perf_counter() - start
         first = first or seconds
         print(
@@ -85,8 +91,7 @@ class Language:
         after = torch.where(z < KINDS, at, n).flip(-1).cummin(-1).values.flip(-1)
         a = torch.where(before < 0, LENGTH, at - before)
         b = torch.where(after == n, LENGTH, after - at)
-        known = [z.gather(-1, i.clamp(0, n - 1)).clamp(max=KINDS - 1)
-                 for i in (before, after)]  # fmt: skip
+        known = [z.gather(-1, i.clamp(0, n - 1)).clamp(max=KINDS - 1) for i in (before, after)]
         # Position by position, in the order of `rows` on the whole sequence.
         order = torch.arange(rows.numel()).view_as(rows)
         order = self.strands(order).reshape(shape)[rows_in].argsort()
@@ -113,9 +118,16 @@ class Language:
 def tokens(language, name, steps, batch=BATCH, **how):
     how = {"generator": counter_generator(3)} | how
     return sample(
-        name, language.denoise, batch, LENGTH, steps, alpha=alpha, mask_index=KINDS,
-        vocab_size=KINDS + 1, **how,
-    )  # fmt: skip
+        name,
+        language.denoise,
+        batch,
+        LENGTH,
+        steps,
+        alpha=alpha,
+        mask_index=KINDS,
+        vocab_size=KINDS + 1,
+        **how,
+    )
 
 
 def entropy(x):
@@ -125,16 +137,17 @@ def entropy(x):
 
 def of_laws(steps=4):
     near, table = Language(), Language(lag=steps)
-    fitted = {id(x): laws.fit_step(x.information(), LENGTH, steps)
-              for x in (near, table)}  # fmt: skip
+    fitted = {id(x): laws.fit_step(x.information(), LENGTH, steps) for x in (near, table)}
     ways = {
-        "iid": {}, "iid, stratified": dict(stratified=True),
+        "iid": {},
+        "iid, stratified": dict(stratified=True),
         "lattice, golden": dict(u_law="lattice"),
         "lattice, golden, stratified": dict(u_law="lattice", stratified=True),
         f"lattice, 1/{steps}": dict(u_law="lattice", u_step=1 / steps),
         "lattice, auto": dict(u_law="lattice", u_step="auto"),
-        "halton": dict(u_law="halton"), "dilated": dict(u_law="dilated"),
-    }  # fmt: skip
+        "halton": dict(u_law="halton"),
+        "dilated": dict(u_law="dilated"),
+    }
     print(
         f"\n{steps} evaluations, {KINDS} kinds of token, {BATCH} samples of {LENGTH}: "
         "perplexity under the language / entropy of a sample\n"
@@ -195,8 +208,13 @@ def of_a_latent(steps=8):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, default in (("vocab", 50257), ("length", 256), ("width", 256),
-                          ("steps", 16), ("threads", 1)):  # fmt: skip
+    for name, default in (
+        ("vocab", 50257),
+        ("length", 256),
+        ("width", 256),
+        ("steps", 16),
+        ("threads", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

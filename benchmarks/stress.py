@@ -43,30 +43,56 @@ PHASES = {
 }
 SIGNALS = ("KILL", "TERM", "TERM, KILL")  # the last: no patience with the saving
 PATIENCE = 60  # seconds until the others have to know that a process has died
-COMPARED = ("global_step", "epoch", "state_dict", "ema", "optimizer_states",
-            "lr_schedulers", "mdlm_mcd")  # fmt: skip
+COMPARED = (
+    "global_step",
+    "epoch",
+    "state_dict",
+    "ema",
+    "optimizer_states",
+    "lr_schedulers",
+    "mdlm_mcd",
+)
 
 
 def overrides(folder: Path, shared: Path, rounds: int, steps: int, devices: int):
     return [
-        f"trainer.devices={devices}", f"loader.batch_size={4 // devices}",
+        f"trainer.devices={devices}",
+        f"loader.batch_size={4 // devices}",
         f"strategy={'ddp' if devices > 1 else 'auto'}",
-        "algo=mcd", "algo.init_from=scratch", f"algo.rounds={rounds}",
-        f"algo.steps_per_round={steps}", f"trainer.max_steps={rounds * steps}",
-        "algo.delta0=1/16", "optim.lr=1e-2", "data=textfile",
-        f"data.files=[{shared}/corpus.txt]", f"data.cache_dir={shared}/cache",
-        "data.vocab_size=300", "model=laptop", "model.hidden_size=32",
-        "model.n_blocks=2", "model.n_heads=2", "model.cond_dim=16", "model.length=16",
-        "model.dropout=0.2", "training.ema=0.9", "loader.global_batch_size=8",
+        "algo=mcd",
+        "algo.init_from=scratch",
+        f"algo.rounds={rounds}",
+        f"algo.steps_per_round={steps}",
+        f"trainer.max_steps={rounds * steps}",
+        "algo.delta0=1/16",
+        "optim.lr=1e-2",
+        "data=textfile",
+        f"data.files=[{shared}/corpus.txt]",
+        f"data.cache_dir={shared}/cache",
+        "data.vocab_size=300",
+        "model=laptop",
+        "model.hidden_size=32",
+        "model.n_blocks=2",
+        "model.n_heads=2",
+        "model.cond_dim=16",
+        "model.length=16",
+        "model.dropout=0.2",
+        "training.ema=0.9",
+        "loader.global_batch_size=8",
         "trainer.accelerator=cpu",
         # Seven batches an epoch: three optimizer steps of two, and one of one.
-        "trainer.limit_train_batches=7", "trainer.limit_val_batches=2",
-        "trainer.val_check_interval=5", "trainer.log_every_n_steps=1",
+        "trainer.limit_train_batches=7",
+        "trainer.limit_val_batches=2",
+        "trainer.val_check_interval=5",
+        "trainer.log_every_n_steps=1",
         "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
-        "~callbacks.progress", "+trainer.enable_progress_bar=false",
-        "+trainer.enable_model_summary=false", "lr_scheduler.num_warmup_steps=5",
-        f"hydra.run.dir={folder}", f"checkpointing.save_dir={folder}",
-    ]  # fmt: skip
+        "~callbacks.progress",
+        "+trainer.enable_progress_bar=false",
+        "+trainer.enable_model_summary=false",
+        "lr_scheduler.num_warmup_steps=5",
+        f"hydra.run.dir={folder}",
+        f"checkpointing.save_dir={folder}",
+    ]
 
 
 def make_corpus(path: Path) -> None:
@@ -96,9 +122,13 @@ class Start:
             port = free.getsockname()[1]
         for rank in range(devices):
             joined = {
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": 0,
-                "WORLD_SIZE": devices, "RANK": rank, "LOCAL_RANK": rank,
-            }  # fmt: skip
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "NODE_RANK": 0,
+                "WORLD_SIZE": devices,
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+            }
             joined = {key: str(value) for key, value in joined.items()}
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=child, args=(there, *args, joined))
@@ -144,9 +174,7 @@ class Stress:
         make_corpus(self.shared / "corpus.txt")
         # Each process comes from one that has only imported: seconds saved.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(
-            ["stressed", "mdlm_mcd.evaluation.embedded"]
-        )
+        self.context.set_forkserver_preload(["stressed", "mdlm_mcd.evaluation.embedded"])
 
     def start(self, name: str) -> Start:
         """The command that begins run `name`, or goes on with it."""
@@ -238,9 +266,7 @@ class Stress:
 
     def require(self, good: bool, name: str, said: str) -> None:
         if not good:
-            raise SystemExit(
-                f"Run {self.out / name} {said}; log: {self.out / name}.log"
-            )
+            raise SystemExit(f"Run {self.out / name} {said}; log: {self.out / name}.log")
 
 
 def differs(a, b, where: str) -> str | None:

@@ -15,9 +15,7 @@ from theory_lib import pages
 
 from mdlm_mcd.errors import MCDError
 
-QUESTIONS = (
-    "backward_kl", "fixed_point", "shared_u", "fully_masked", "spans", "diversity",
-)  # fmt: skip
+QUESTIONS = ("backward_kl", "fixed_point", "shared_u", "fully_masked", "spans", "diversity")
 
 
 def run(name: str, write: bool) -> None:
@@ -29,17 +27,16 @@ def run(name: str, write: bool) -> None:
         start = time.process_time()
         outcome = getattr(module, kind)()
         seconds = time.process_time() - start
-        print(
-            f"\n{outcome.markdown()}\n\n[{kind}, {seconds:.0f} s of a core]", flush=True
-        )
+        print(f"\n{outcome.markdown()}\n\n[{kind}, {seconds:.0f} s of a core]", flush=True)
         if write:
             pages.write(name, kind, outcome)
 
 
 def main(argv=None) -> int | str:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", choices=QUESTIONS, action="append", metavar="NAME",
-                        help=", ".join(QUESTIONS))  # fmt: skip
+    parser.add_argument(
+        "--only", choices=QUESTIONS, action="append", metavar="NAME", help=", ".join(QUESTIONS)
+    )
     parser.add_argument("--write", action="store_true", help="into docs/questions")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)

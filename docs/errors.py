@@ -28,7 +28,7 @@ Written by `python docs/errors.py` from the sentences in the source.
 What this package raises on purpose is an `MCDError` (`mdlm_mcd.errors`): `ConfigError`
 for a setting, `CheckpointError` for a file of weights, `DivergenceError` and
 `TeacherError` and `UnfinishedError` for a run. The embedded host has a root of its own,
-`HostError`. On the command line each ends in one sentence and exit status 1, without a
+`ConfigError`. On the command line each ends in one sentence and exit status 1, without a
 traceback, which HYDRA_FULL_ERROR=1 shows; so do the refusals of Hydra and Lightning. Of
 a sweep (`-m`) the other jobs run, and its status is 1 at the end. Here an ellipsis
 stands for names and values.
@@ -72,7 +72,7 @@ def sentences() -> dict[str, str]:
         for path in sources
         for node in ast.parse(path.read_text("utf-8")).body
         if isinstance(node, ast.ClassDef)
-        and {"MCDError", "HostError", "ConfigError"}
+        and {"MCDError", "ConfigError"}
         & {node.name, *(getattr(base, "id", "") for base in node.bases)}
     }
     found = {}

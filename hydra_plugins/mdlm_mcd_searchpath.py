@@ -63,9 +63,7 @@ class MDLMMCDSearchPathPlugin(SearchPathPlugin):
     """Appends our `configs`: last, so that a host's own files win."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        OmegaConf.register_new_resolver(
-            "mdlm_mcd_unpatched_host", stop_unpatched, replace=True
-        )
+        OmegaConf.register_new_resolver("mdlm_mcd_unpatched_host", stop_unpatched, replace=True)
         places = [e.path for e in search_path.get_path() if e.provider == "main"]
         folder = Path((places or [""])[0].removeprefix("file://"))
         # `--config-path` may lead away from the host, but not its main.py.

@@ -23,10 +23,20 @@ from .errors import ConfigError
 from .laws import GOLDEN, U_LAWS, draw_u
 
 __all__ = [
-    "COUPLINGS", "GOLDEN", "U_LAWS", "Alpha", "CoupledPair", "check_coupling",
-    "counter_generator", "couple", "couple_as", "draw_u", "mask",
-    "sample_nested_times", "sample_times",
-]  # fmt: skip
+    "COUPLINGS",
+    "GOLDEN",
+    "U_LAWS",
+    "Alpha",
+    "CoupledPair",
+    "check_coupling",
+    "counter_generator",
+    "couple",
+    "couple_as",
+    "draw_u",
+    "mask",
+    "sample_nested_times",
+    "sample_times",
+]
 
 Alpha = Callable[[Tensor], Tensor]
 """A signal schedule: t in [0, 1] -> alpha_t in [0, 1], falling in t."""
@@ -59,11 +69,7 @@ def counter_generator(*counters: int | str) -> torch.Generator:
 
 
 def sample_times(
-    n: int,
-    delta: float,
-    *,
-    generator: torch.Generator | None = None,
-    antithetic: bool = True,
+    n: int, delta: float, *, generator: torch.Generator | None = None, antithetic: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Algorithm 1's t ~ U(delta, 1] and s = t - delta >= 0; each (n,) float64.
 
@@ -91,10 +97,7 @@ def _spread(n: int, generator, antithetic: bool) -> Tensor:
 
 
 def sample_nested_times(
-    n: int,
-    *,
-    generator: torch.Generator | None = None,
-    antithetic: bool = True,
+    n: int, *, generator: torch.Generator | None = None, antithetic: bool = True
 ) -> tuple[Tensor, Tensor]:
     """t ~ U(0, 1] and, given t, s ~ U(0, t]; each (n,) float64.
 
@@ -164,6 +167,5 @@ def couple_as(
 def check_coupling(coupling: str) -> None:
     if coupling not in COUPLINGS:
         raise ConfigError(
-            f"algo.coupling={coupling} is unknown: choose one of "
-            f"{', '.join(COUPLINGS)}."
+            f"algo.coupling={coupling} is unknown: choose one of {', '.join(COUPLINGS)}."
         )

@@ -45,9 +45,7 @@ class Curriculum:
         for key in ("rounds", "steps_per_round"):
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(
-                    f"algo.{key}={value} must be a whole number of at least 1."
-                )
+                raise ConfigError(f"algo.{key}={value} must be a whole number of at least 1.")
         for key in ("delta0", "tau0", "tau_step", "growth"):
             value = getattr(self, key)
             if key == "delta0" and value is None:
@@ -112,9 +110,7 @@ class Curriculum:
             )
         index = global_step // self.steps_per_round
         first = index * self.steps_per_round
-        return Round(
-            index, self._delta(index), self._tau(index), first, global_step == first
-        )
+        return Round(index, self._delta(index), self._tau(index), first, global_step == first)
 
     def check_max_steps(self, max_steps: int) -> None:
         """Refuse a trainer that stops before or runs past the last round."""

@@ -1,4 +1,15 @@
-"""What can go wrong, said in one sentence that names key, value and remedy."""
+"""Exceptions of this package, and sentences from the exceptions of libraries.
+
+A message is one sentence that names the key, its value and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ENOUGH = 60  # letters of a cause; where its first line has fewer, the next ones too
 
 
 class MCDError(Exception):
@@ -23,3 +34,56 @@ class UnfinishedError(MCDError, RuntimeError):
 
 class DivergenceError(MCDError, RuntimeError):
     """A loss that is not finite or has left its scale."""
+
+
+def printable(text: str) -> str:
+    """Text with what cannot be printed written as an escape, such as `\\r`."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value for a message: one printable line of at most `most` letters."""
+    if isinstance(value, (str, BaseException)):
+        text = str(value).strip().partition("\n")[0]
+    elif isinstance(value, (bool, float, type(None))) or (
+        isinstance(value, int) and abs(value) < 2**64
+    ):
+        text = str(value)
+    else:  # its text may be long, and of a huge int Python refuses to make one
+        text = f"a {type(value).__name__}"
+    text = printable(text[: 2 * most])
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says, short enough to stand inside a sentence."""
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0].rstrip(".:")
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong in a library, on one line."""
+    if type(error).__name__ == "DatasetGenerationError" and error.__cause__:
+        error = error.__cause__  # it says nothing itself
+    text = ""
+    for line in str(error).splitlines():
+        text = f"{text} {line.strip()}".strip()
+        if len(text) >= ENOUGH:
+            break
+    return f"{type(error).__name__}: {shown(text, 200)}".rstrip(".: ")
+
+
+@contextmanager
+def border(what: str, remedy: str, kind: type[Exception] = ConfigError) -> Iterator[None]:
+    """Raise `kind`, "WHAT (cause): REMEDY.", for any exception of a library inside.
+
+    This package's own errors pass, and so do KeyboardInterrupt and MemoryError.
+    """
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == __package__:
+            raise
+        raise kind(f"{what} ({cause(error)}): {remedy}.") from error

@@ -27,11 +27,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import losses
-from .distillers.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
 _said: set[type] = set()
+
+FSDP_INNER = "_fsdp_wrapped_module"  # the name under which FSDP keeps what it wraps
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether the module itself, not just a part of it, is one of FSDP's."""
+    return FSDP_INNER in module._modules
 
 
 def output_projection(backbone: nn.Module) -> nn.Linear | None:
@@ -63,7 +69,7 @@ def _at_hand(linear: nn.Linear, owner: nn.Module) -> bool:
 
 
 @dataclass
-class Features:
+class HiddenStates:
     """What a backbone knows of each position, short of its logits.
 
     hidden: (batch, length, dim) with `linear` still to be applied, or the logits
@@ -131,7 +137,7 @@ def _without(linear: nn.Linear, seen: list):
         del linear.forward
 
 
-def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> Features:
+def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenStates:
     """Run `run(backbone)` up to the output projection.
 
     `run` is the host's way of calling its backbone (conditioning, autocast); it
@@ -140,14 +146,14 @@ def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> Features:
     linear = output_projection(backbone)
     if linear is None:
         out = run(backbone)
-        return Features(getattr(out, "logits", out))
+        return HiddenStates(getattr(out, "logits", out))
     seen: list = []
     with _without(linear, seen):
         out = run(backbone)
-    return Features(getattr(out, "logits", out), linear, seen[0])
+    return HiddenStates(getattr(out, "logits", out), linear, seen[0])
 
 
-class Supervision(NamedTuple):
+class LossOutput(NamedTuple):
     """The loss of one batch, and what it is made of (all but `loss` detached).
 
     loss: scalar, the weighted sum over tokens; per_token: (batch, length), without
@@ -218,8 +224,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx, upstream, *_):
         if ctx.grads is None:
             raise RuntimeError(
-                "The gathered loss was differentiated already: it keeps no graph for a "
-                "second time."
+                "The gathered loss was differentiated already: it keeps no graph for a second time."
             )
         # Handed on, not copied: the matrix's is as large as the vocabulary.
         grads, ctx.grads = ctx.grads, None
@@ -232,8 +237,8 @@ class _ChunkedLoss(torch.autograd.Function):
 
 def supervise(
     kind: str,
-    student: Features,
-    teacher: Features | None,
+    student: HiddenStates,
+    teacher: HiddenStates | None,
     x0: Tensor,
     masked_t: Tensor,
     masked_s: Tensor,
@@ -242,7 +247,7 @@ def supervise(
     mask_index: int,
     weight: Tensor | None = None,
     chunk: int = 1024,
-) -> Supervision:
+) -> LossOutput:
     """Eq. 14 on gathered rows; equals `losses.per_token` on full log-probabilities.
 
     x0, masked_t, masked_s: (batch, length). To leave positions out (padding), clear
@@ -262,9 +267,7 @@ def supervise(
         if term is not losses.cross_entropy:
             with torch.no_grad():
                 if of_revealed:
-                    teacher_logp = losses.subs_visible(
-                        target, logits.shape[-1], logits.dtype
-                    )
+                    teacher_logp = losses.subs_visible(target, logits.shape[-1], logits.dtype)
                 else:
                     seen = losses.temper(teacher.logits(teacher.rows(index)), tau)
                     teacher_logp = losses.subs_masked(seen, mask_index)
@@ -275,14 +278,14 @@ def supervise(
 
 def supervise_all(
     kind: str,
-    student: Features,
-    teacher: Features,
+    student: HiddenStates,
+    teacher: HiddenStates,
     rows: Tensor,
     *,
     tau: float,
     weight: Tensor | None = None,
     chunk: int = 1024,
-) -> Supervision:
+) -> LossOutput:
     """A divergence from the teacher at every token, for models without a mask.
 
     Both predictions are plain softmaxes over the vocabulary, without SUBS; the teacher
@@ -307,14 +310,14 @@ def _places(rows: Tensor) -> Tensor:
 
 
 def _sum_rows(
-    student: Features,
+    student: HiddenStates,
     shape: torch.Size,
     distil: Tensor,
     reveal: Tensor,
     objective: Callable,
     weight: Tensor | None,
     chunk: int,
-) -> Supervision:
+) -> LossOutput:
     """`objective` summed over the positions `distil` and `reveal`, a chunk at a time.
 
     objective(logits, index, of_revealed) answers the loss of each row of a chunk and
@@ -352,4 +355,4 @@ def _sum_rows(
     per_token = torch.zeros(shape, dtype=rows.dtype, device=index.device)
     per_token.view(-1)[index] = rows
     sums = (part.sum() for part in rows.split((len(distil), len(reveal))))
-    return Supervision(total, per_token, *sums, entropy, len(distil), len(reveal))
+    return LossOutput(total, per_token, *sums, entropy, len(distil), len(reveal))

@@ -50,9 +50,7 @@ def _iid(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
 def _lattice(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
     step = GOLDEN if step is None else step
     if isinstance(step, str) or not math.isfinite(step):
-        raise ConfigError(
-            f"{prefix}u_step={step} is no step: give a finite number, say 1/8."
-        )
+        raise ConfigError(f"{prefix}u_step={step} is no step: give a finite number, say 1/8.")
     shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
     point = torch.arange(length, dtype=torch.float64) * (step % 1.0)
     if stratified:
@@ -127,8 +125,11 @@ def _dilated(batch, length, step, stratified, generator, dtype, prefix) -> Tenso
 
 
 U_LAWS: dict[str, Callable[..., Tensor]] = {
-    "iid": _iid, "lattice": _lattice, "halton": _halton, "dilated": _dilated,
-}  # fmt: skip
+    "iid": _iid,
+    "lattice": _lattice,
+    "halton": _halton,
+    "dilated": _dilated,
+}
 
 
 def draw_u(
@@ -167,17 +168,13 @@ def draw_u(
     Raises ConfigError for an unknown law, or a step that means nothing to it.
     """
     if law not in U_LAWS:
-        raise ConfigError(
-            f"{prefix}u_law={law} is unknown: choose one of {', '.join(U_LAWS)}."
-        )
+        raise ConfigError(f"{prefix}u_law={law} is unknown: choose one of {', '.join(U_LAWS)}.")
     if step == "auto":
         raise ConfigError(
             f"{prefix}u_step=auto is fitted to a corpus and a number of steps, which "
             "are not known here: give the number that laws.fit_step answers."
         )
-    return U_LAWS[law](batch, length, step, stratified, generator, dtype, prefix).to(
-        dtype
-    )
+    return U_LAWS[law](batch, length, step, stratified, generator, dtype, prefix).to(dtype)
 
 
 # Shares of the steps --------------------------------------------------------------

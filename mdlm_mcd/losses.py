@@ -43,9 +43,7 @@ def subs_masked(logits: Tensor, mask_index: int) -> Tensor:
 
 def subs_visible(x0: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
     """SUBS at visible tokens: log of the one-hot of x0, (...) -> (..., vocab)."""
-    one_hot = torch.full(
-        (*x0.shape, vocab_size), NEG_INFINITY, dtype=dtype, device=x0.device
-    )
+    one_hot = torch.full((*x0.shape, vocab_size), NEG_INFINITY, dtype=dtype, device=x0.device)
     return one_hot.scatter_(-1, x0[..., None], 0.0)
 
 
@@ -86,9 +84,7 @@ def squared_error(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Ten
     return apart.square().sum(-1) / both.sum(-1)
 
 
-def cross_entropy(
-    student_logp: Tensor, teacher_logp: Tensor | None, x0: Tensor
-) -> Tensor:
+def cross_entropy(student_logp: Tensor, teacher_logp: Tensor | None, x0: Tensor) -> Tensor:
     """-log p_student(x0): Eq. 14's L_CE."""
     return -student_logp.gather(-1, x0[..., None]).squeeze(-1)
 
@@ -124,9 +120,7 @@ LOSSES: dict[str, Loss] = {
 def get(kind: str) -> Loss:
     """The loss of that name; raises ConfigError with the valid ones."""
     if kind not in LOSSES:
-        raise ConfigError(
-            f"algo.loss={kind} is unknown: choose one of {', '.join(LOSSES)}."
-        )
+        raise ConfigError(f"algo.loss={kind} is unknown: choose one of {', '.join(LOSSES)}.")
     return LOSSES[kind]
 
 
@@ -157,7 +151,5 @@ def per_token(
         if term is None:
             continue
         # Index first: 0 * inf gradients of rows that do not count never arise.
-        out = out.masked_scatter(
-            rows, term(student_logp[rows], teacher_logp[rows], x0[rows])
-        )
+        out = out.masked_scatter(rows, term(student_logp[rows], teacher_logp[rows], x0[rows]))
     return out

@@ -39,9 +39,7 @@ def corpus(tmp_path_factory):
     documents = []
     for _ in range(400):
         start = torch.randint(len(WORDS), (12,), generator=generator).tolist()
-        documents.append(
-            " ".join(f"{WORDS[i]} {WORDS[(i + 1) % len(WORDS)]}" for i in start)
-        )
+        documents.append(" ".join(f"{WORDS[i]} {WORDS[(i + 1) % len(WORDS)]}" for i in start))
     path.write_text("\n\n\n".join(documents), encoding="utf-8")
     return path
 
@@ -101,12 +99,25 @@ def _composer(corpus, cache_dir, folder):
 
     def build(*overrides: str):
         GlobalHydra.instance().clear()
-        with hydra.initialize_config_module(
-            "mdlm_mcd.minihost.configs", version_base=None
-        ):
+        with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
             config = hydra.compose("config", overrides=[*tiny, *overrides])
         OmegaConf.set_struct(config, True)
         return config
 
     build.tiny = tiny  # for tests that go through the command line
     return build
+
+
+TWO_STEPS = ("trainer.max_steps=2", "model.hidden_size=16", "model.n_blocks=1")
+
+
+@pytest.fixture(scope="module")
+def runs(module_compose, tmp_path_factory):
+    """Checkpoints of the minihost, two steps old: a masked model and an AR one."""
+    folder = tmp_path_factory.mktemp("runs")
+    found = {}
+    for name in ("mdlm", "ar"):
+        where = f"checkpointing.save_dir={folder / name}"
+        minihost.run(module_compose(*TWO_STEPS, f"algo={name}", where))
+        found[name] = folder / name / "checkpoints" / "last.ckpt"
+    return found

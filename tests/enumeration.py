@@ -105,9 +105,7 @@ def exact_law(logits, levels, start=EMPTY, how=lambda step: {}):
                     options.append([(token, 1.0)])
                     continue
                 p = chances(logits[z][i], **how(step))
-                options.append(
-                    [(MASK, 1 - opens), *((v, opens * p[v]) for v in range(MASK))]
-                )
+                options.append([(MASK, 1 - opens), *((v, opens * p[v]) for v in range(MASK))])
             for path in itertools.product(*options):
                 state = tuple(v for v, _ in path)
                 weight = mass

@@ -20,8 +20,13 @@ DEVICE = torch.device("cpu")  # until `install`
 OURS = 1 << 63  # seeds of the device's generators begin here
 DOUBLES = os.environ.get("DOUBLES") != "no"
 # Copies between devices, and indices of the CPU, are allowed.
-ACROSS = {"aten::copy_", "aten::_to_copy", "aten::index", "aten::index_put_",
-          "aten::_index_put_impl_"}  # fmt: skip
+ACROSS = {
+    "aten::copy_",
+    "aten::_to_copy",
+    "aten::index",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
+}
 
 
 class There(torch.Tensor):
@@ -30,9 +35,13 @@ class There(torch.Tensor):
     @staticmethod
     def __new__(cls, raw):
         return torch.Tensor._make_wrapper_subclass(
-            cls, raw.shape, strides=raw.stride(), storage_offset=raw.storage_offset(),
-            dtype=raw.dtype, device=DEVICE,
-        )  # fmt: skip
+            cls,
+            raw.shape,
+            strides=raw.stride(),
+            storage_offset=raw.storage_offset(),
+            dtype=raw.dtype,
+            device=DEVICE,
+        )
 
     def __init__(self, raw):
         self.raw = raw.detach()
@@ -91,9 +100,7 @@ def run(op, args, kwargs):
             raise RuntimeError(f"{name} takes a generator of another device")
     if device is not None and on:
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    plain_args, plain_kwargs = pytree.tree_map_only(
-        There, lambda x: x.raw, (args, kwargs)
-    )
+    plain_args, plain_kwargs = pytree.tree_map_only(There, lambda x: x.raw, (args, kwargs))
     if name == "aten::copy_":
         plain_args[0].copy_(plain_args[1])
         return args[0]

@@ -99,15 +99,11 @@ def test_lattice_keeps_tokens_that_open_together_apart():
     for start in (0, 5, 24):
         window = u[:, start : start + 8].double().sort(-1).values
         gaps = torch.diff(window, append=window[:, :1] + 1)
-        torch.testing.assert_close(
-            gaps, torch.full_like(gaps, 1 / 8), atol=1e-6, rtol=0
-        )
+        torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / 8), atol=1e-6, rtol=0)
     golden = coupling.draw_u(64, 32, "lattice", generator=generator())
     step = (golden[:, 1:] - golden[:, :-1]).abs()
     step = torch.minimum(step, 1 - step)
-    torch.testing.assert_close(
-        step, torch.full_like(step, 1 - coupling.GOLDEN), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(step, torch.full_like(step, 1 - coupling.GOLDEN), atol=1e-6, rtol=0)
 
 
 def test_lattice_reflects_half_of_the_sequences():
@@ -124,9 +120,7 @@ def test_iid_is_independent_across_positions():
 @pytest.mark.parametrize("antithetic", [True, False])
 @pytest.mark.parametrize("delta", [1 / 512, 0.25, 0.9])
 def test_times_are_uniform_on_delta_to_one(antithetic, delta):
-    t, s = coupling.sample_times(
-        5000, delta, generator=generator(1), antithetic=antithetic
-    )
+    t, s = coupling.sample_times(5000, delta, generator=generator(1), antithetic=antithetic)
     assert t.dtype == torch.float64 and t.shape == s.shape == (5000,)
     assert (t > delta).all() and (t <= 1).all() and (s >= 0).all()
     torch.testing.assert_close(t - s, torch.full_like(t, delta), atol=1e-12, rtol=0)
@@ -157,9 +151,7 @@ def test_impossible_delta_is_refused(delta):
         coupling.sample_times(3, delta)
 
 
-@pytest.mark.parametrize(
-    "module,alpha", [(LogLinear(1e-3), log_linear), (Cosine(1e-3), cosine)]
-)
+@pytest.mark.parametrize("module,alpha", [(LogLinear(1e-3), log_linear), (Cosine(1e-3), cosine)])
 def test_pairs_agree_with_the_hosts_schedules(module, alpha):
     t = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)
     dalpha_t, alpha_t = module(t)
@@ -196,10 +188,13 @@ def test_shared_u_has_the_law_of_the_forward_chain():
     alpha_t, alpha_s = torch.tensor([0.3]), torch.tensor([0.45])
     u = coupling.draw_u(200_000, 1, generator=generator())
     pair = coupling.couple(
-        torch.zeros(200_000, 1, dtype=torch.long), u,
-        torch.ones(200_000), torch.zeros(200_000),
-        lambda t: torch.where(t == 1, alpha_t, alpha_s), MASK,
-    )  # fmt: skip
+        torch.zeros(200_000, 1, dtype=torch.long),
+        u,
+        torch.ones(200_000),
+        torch.zeros(200_000),
+        lambda t: torch.where(t == 1, alpha_t, alpha_s),
+        MASK,
+    )
     seen = [
         (~pair.masked_t).float().mean(),
         (pair.masked_t & ~pair.masked_s).float().mean(),
@@ -222,15 +217,9 @@ def test_counter_generator_is_a_function_of_its_counters():
     "call,words",
     [
         (lambda: coupling.draw_u(1, 1, "sobol"), ["algo.u_law=sobol", "iid, lattice"]),
-        (
-            lambda: coupling.draw_u(1, 1, "iid", step=0.5),
-            ["algo.u_step=0.5", "lattice"],
-        ),
+        (lambda: coupling.draw_u(1, 1, "iid", step=0.5), ["algo.u_step=0.5", "lattice"]),
         (lambda: coupling.draw_u(1, 1, "lattice", step=math.inf), ["algo.u_step=inf"]),
-        (
-            lambda: coupling.check_coupling("both"),
-            ["algo.coupling=both", "independent"],
-        ),
+        (lambda: coupling.check_coupling("both"), ["algo.coupling=both", "independent"]),
     ],
 )
 def test_unknown_names_are_refused(call, words):

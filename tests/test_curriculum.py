@@ -72,9 +72,15 @@ def test_max_steps_must_be_the_rounds():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tau0": None}, {"tau_step": None}, {"growth": "2"}, {"delta0": True},
-     {"tau0": 10**400}, {"growth": 1e299, "rounds": 3}],
-)  # fmt: skip
+    [
+        {"tau0": None},
+        {"tau_step": None},
+        {"growth": "2"},
+        {"delta0": True},
+        {"tau0": 10**400},
+        {"growth": 1e299, "rounds": 3},
+    ],
+)
 def test_what_is_no_number_of_a_curriculum_is_refused(changes):
     with pytest.raises(ConfigError, match="algo"):
         Curriculum(**changes)

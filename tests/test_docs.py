@@ -34,9 +34,7 @@ def test_the_readmes_commands_compose():
             if not part.startswith("hydra.")
         ]
         GlobalHydra.instance().clear()
-        with hydra.initialize_config_module(
-            "mdlm_mcd.minihost.configs", version_base=None
-        ):
+        with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
             config = hydra.compose("config", overrides=overrides)
         assert config.algo.name in ("mdlm", "mcd")
 
@@ -56,10 +54,7 @@ def test_names_in_the_documents_exist(path):
     import importlib
 
     keys = {"semi_ar"}  # of the real hosts
-    for yaml in (
-        "configs/sampler/sparse.yaml",
-        "mdlm_mcd/minihost/configs/config.yaml",
-    ):
+    for yaml in ("configs/sampler/sparse.yaml", "mdlm_mcd/minihost/configs/config.yaml"):
         sampling = (ROOT / yaml).read_text("utf-8").partition("\nsampling:\n")[2]
         sampling = re.split(r"^\w", sampling, maxsplit=1, flags=re.MULTILINE)[0]
         keys |= set(re.findall(r"^  (\w+):", sampling, re.MULTILINE))

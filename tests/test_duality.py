@@ -72,11 +72,7 @@ def reference(num_classes, y, which):
     top = log_integrand(mode)
     halves = [
         integrate.quad(
-            lambda v: np.exp(log_integrand(v) - top),
-            *ends,
-            epsabs=0,
-            epsrel=1e-11,
-            limit=200,
+            lambda v: np.exp(log_integrand(v) - top), *ends, epsabs=0, epsrel=1e-11, limit=200
         )[0]
         for ends in ((mode - 9, mode), (mode, mode + 9))
     ]
@@ -315,9 +311,7 @@ def test_projected_latent_is_masking_by_the_scalar(num_classes):
 @pytest.mark.parametrize("num_classes", CLASSES)
 def test_scalar_is_uniform(num_classes):
     total = min(20_000, 25_000_000 // num_classes)
-    u = torch.cat(
-        [to_uniform(e, k, num_classes) for k, e in chunks(num_classes, total)]
-    )
+    u = torch.cat([to_uniform(e, k, num_classes) for k, e in chunks(num_classes, total)])
     assert len(u) == total
     assert stats.kstest(u.numpy(), "uniform").pvalue > 0.01
 

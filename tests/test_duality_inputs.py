@@ -56,17 +56,12 @@ def test_plain_numbers_are_float64():
 
 CLASS_REMEDY = "is not an int from 2 to 2^31: give the vocabulary size plus one for the"
 ALPHA_REMEDY = (
-    "lies outside (0, 1): keep the schedule off both ends, as 1 - (1 - 1e-3) t does "
-    "for t > 0."
+    "lies outside (0, 1): keep the schedule off both ends, as 1 - (1 - 1e-3) t does for t > 0."
 )
-NOISE_REMEDY = (
-    "which is not finite: draw it with torch.randn and check what it was scaled by."
-)
+NOISE_REMEDY = "which is not finite: draw it with torch.randn and check what it was scaled by."
 
 
-@pytest.mark.parametrize(
-    "num_classes", [1, 0, -3, 3.0, True, "3", None, [3], X0, 10**20]
-)
+@pytest.mark.parametrize("num_classes", [1, 0, -3, 3.0, True, "3", None, [3], X0, 10**20])
 def test_bad_num_classes(num_classes):
     NoiseGap(3)
     calibrate(0.5, 3)  # a cached law of 3 must not answer for 3.0
@@ -127,8 +122,7 @@ def test_noise_that_is_not_finite(bad):
         (X0.bool(), " has dtype torch.bool: give token ids as int64."),
         (
             torch.zeros(3, dtype=torch.int64),
-            " of shape (3,) does not fit (2, 5): give one id per vector of noise, "
-            "shape (2,).",
+            " of shape (3,) does not fit (2, 5): give one id per vector of noise, shape (2,).",
         ),
     ],
 )
@@ -171,10 +165,11 @@ def test_what_is_no_number(bad):
         ("alpha_tilde", lambda: duo_transform(bad, 5)),
         ("alpha_tilde", lambda: latent(X0, EPS, bad, 0.8)),
         ("sigma_tilde", lambda: latent(X0, EPS, 0.6, bad)),
-        *((n, lambda f=f: getattr(law, f)(bad))
-          for f, n in (("cdf", "y"), ("sf", "y"), ("pdf", "y"), ("icdf", "u"),
-                       ("isf", "q"))),
-    ):  # fmt: skip
+        *(
+            (n, lambda f=f: getattr(law, f)(bad))
+            for f, n in (("cdf", "y"), ("sf", "y"), ("pdf", "y"), ("icdf", "u"), ("isf", "q"))
+        ),
+    ):
         with pytest.raises(ConfigError) as error:
             call()
         remedy = "does not make a tensor: give a number, or a tensor."
@@ -213,8 +208,7 @@ def test_noise_without_classes(shape):
     with pytest.raises(ConfigError) as error:
         noise_gap(torch.zeros(shape), 0)
     assert str(error.value) == (
-        f"eps of shape {shape} does not end in num_classes >= 2: give it as "
-        "(..., num_classes)."
+        f"eps of shape {shape} does not end in num_classes >= 2: give it as (..., num_classes)."
     )
 
 
@@ -223,6 +217,5 @@ def test_law_of_other_num_classes_than_the_noise():
         with pytest.raises(ConfigError) as error:
             to_uniform(EPS, X0, law)
         assert str(error.value) == (
-            "num_classes=7 does not match eps of shape (2, 5): give the size of its "
-            "last dimension."
+            "num_classes=7 does not match eps of shape (2, 5): give the size of its last dimension."
         )

@@ -22,9 +22,16 @@ def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(random_mdlm):
     features = head.encode(model.backbone, lambda net: net(z_t, sigma))
     assert features.autocast == torch.bfloat16
     parts = head.supervise(
-        "hybrid", features, features, x0, masked_t, masked_t,
-        tau=0.9, mask_index=model.mask_index, chunk=7,
-    )  # fmt: skip
+        "hybrid",
+        features,
+        features,
+        x0,
+        masked_t,
+        masked_t,
+        tau=0.9,
+        mask_index=model.mask_index,
+        chunk=7,
+    )
     assert parts.loss.dtype == torch.float32
     grads = torch.autograd.grad(parts.loss, list(model.backbone.parameters()))
     logits = losses.widen(model.backbone(z_t, sigma))
@@ -32,8 +39,10 @@ def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(random_mdlm):
         "hybrid",
         losses.subs(logits, z_t, model.mask_index),
         losses.subs(losses.temper(logits.detach(), 0.9), z_t, model.mask_index),
-        x0, masked_t, masked_t,
-    )  # fmt: skip
+        x0,
+        masked_t,
+        masked_t,
+    )
     torch.testing.assert_close(parts.per_token, expected, rtol=1e-4, atol=1e-5)
     dense = torch.autograd.grad(expected.sum(), list(model.backbone.parameters()))
     for a, b in zip(grads, dense, strict=True):
@@ -62,9 +71,17 @@ def test_samplers_draw_on_their_device(name):
 
     def draw(device, **how):
         return sampling.sample(
-            name, denoise, 5, 12, 4, alpha=lambda t: 1 - t, mask_index=6, vocab_size=7,
-            device=device, **how,
-        ).tokens  # fmt: skip
+            name,
+            denoise,
+            5,
+            12,
+            4,
+            alpha=lambda t: 1 - t,
+            mask_index=6,
+            vocab_size=7,
+            device=device,
+            **how,
+        ).tokens
 
     drawn = draw("cuda", generator=torch.Generator("cuda").manual_seed(1))
     assert drawn.is_cuda and (drawn < 6).all()

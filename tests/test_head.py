@@ -58,8 +58,10 @@ def dense(kind, student, teacher, x0, masked_t, masked_s, tau):
         kind,
         losses.subs(student(z_t), z_t, MASK),
         losses.subs(losses.temper(t_logits, tau), z_s, MASK),
-        x0, masked_t, masked_s,
-    )  # fmt: skip
+        x0,
+        masked_t,
+        masked_s,
+    )
 
 
 def gathered(kind, student, teacher, x0, masked_t, masked_s, tau, chunk, weight=None):
@@ -68,9 +70,8 @@ def gathered(kind, student, teacher, x0, masked_t, masked_s, tau, chunk, weight=
         t = head.encode(teacher, lambda net: net(z_s))
     s = head.encode(student, lambda net: net(z_t))
     return head.supervise(
-        kind, s, t, x0, masked_t, masked_s,
-        tau=tau, mask_index=MASK, chunk=chunk, weight=weight,
-    )  # fmt: skip
+        kind, s, t, x0, masked_t, masked_s, tau=tau, mask_index=MASK, chunk=chunk, weight=weight
+    )
 
 
 def both(kind, dtype, share, chunk, wrap=False, tau=0.9):
@@ -118,9 +119,7 @@ def test_float32_loss_and_every_gradient(kind, chunk):
 def test_backbones_without_a_plain_projection_fall_back_and_say_so_once(caplog):
     head._said.clear()
     with caplog.at_level(logging.INFO, "mdlm_mcd.head"):
-        (loss, grads), (ours, our_grads) = both(
-            "hybrid", torch.float64, (0.7, 0.4), 5, wrap=True
-        )
+        (loss, grads), (ours, our_grads) = both("hybrid", torch.float64, (0.7, 0.4), 5, wrap=True)
     torch.testing.assert_close(ours, loss, rtol=1e-12, atol=1e-12)
     for a, b in zip(our_grads, grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -182,9 +181,8 @@ def test_weights_in_bfloat16_add_up_in_float32():
     found = []
     for net, chunk in ((exact, 10_000), (student, 10_000), (student, 4)):
         linear = net.output_layer.linear
-        features = head.Features(hidden.to(linear.weight.dtype), linear)
-        parts = head.supervise("ce", features, None, *args, tau=1.0,
-                               mask_index=MASK, chunk=chunk)  # fmt: skip
+        features = head.HiddenStates(hidden.to(linear.weight.dtype), linear)
+        parts = head.supervise("ce", features, None, *args, tau=1.0, mask_index=MASK, chunk=chunk)
         grads = torch.autograd.grad(parts.loss, list(linear.parameters()))
         assert all(x.dtype == linear.weight.dtype for x in grads)
         found.append([x.double() for x in grads])
@@ -245,8 +243,7 @@ def test_hugging_face_models_are_taken_apart_too():
     features = head.encode(model, lambda net: net(z))
     assert features.linear is model.backbone.output_layer.linear
     torch.testing.assert_close(
-        features.logits(features.rows(torch.arange(4))),
-        model(z).logits.flatten(0, 1)[:4],
+        features.logits(features.rows(torch.arange(4))), model(z).logits.flatten(0, 1)[:4]
     )
 
 
@@ -269,9 +266,7 @@ def test_the_teacher_is_needed_only_by_losses_that_read_it():
     x0, masked_t, masked_s = batch()
     z_t = torch.where(masked_t, MASK, x0)
     features = head.encode(student, lambda net: net(z_t))
-    parts = head.supervise(
-        "ce", features, None, x0, masked_t, masked_s, tau=0.9, mask_index=MASK
-    )
+    parts = head.supervise("ce", features, None, x0, masked_t, masked_s, tau=0.9, mask_index=MASK)
     expected = dense("ce", student, student, x0, masked_t, masked_s, 0.9)
     torch.testing.assert_close(parts.per_token, expected)
 
@@ -304,8 +299,6 @@ def test_every_token_of_models_without_a_mask(kind, share, wrap):
     torch.testing.assert_close(parts.loss, total.detach())
     if not rows.any():
         return
-    ours, grads = (
-        torch.autograd.grad(x, list(student.parameters())) for x in (parts.loss, total)
-    )
+    ours, grads = (torch.autograd.grad(x, list(student.parameters())) for x in (parts.loss, total))
     for a, b in zip(ours, grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

@@ -5,8 +5,7 @@ import os
 import pytest
 import torch
 
-from mdlm_mcd import borders
-from mdlm_mcd.checkpoints import weights
+from mdlm_mcd.checkpoints import files, weights
 from mdlm_mcd.commands import doctor, export
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import candidates
@@ -25,9 +24,7 @@ def homeless(monkeypatch, tmp_path):
 
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HF_HUB_CACHE", "~/.cache/huggingface/hub"
-    )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "~/.cache/huggingface/hub")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     assert not [name for name in os.listdir() if name.startswith("~")]
@@ -36,23 +33,26 @@ def homeless(monkeypatch, tmp_path):
 def test_paths(homeless, monkeypatch):
     for path in ("~", "~/x", "~nobody_at_all/x"):
         with pytest.raises(ConfigError, match=rf"^k={path}: no home folder .* k=/some"):
-            borders.expanded(path, "k")
+            files.expanded(path, "k")
     (homeless / "~x.ckpt").touch()
     for path in ("a/~/b", "a~", "~x.ckpt", str(homeless), ""):
-        assert borders.expanded(path, "k") == path
+        assert files.expanded(path, "k") == path
     (homeless / "~x.ckpt").unlink()
     monkeypatch.setenv("HOME", "/h")
-    assert borders.expanded("~/x", "k") == "/h/x"
+    assert files.expanded("~/x", "k") == "/h/x"
 
 
 @pytest.mark.parametrize(
     "key, value",
     [
-        ("data.cache_dir", "'~/x'"), ("data.files", "['~/x']"),
-        ("data.valid_files", "['~/x']"), ("data.tokenizer_name_or_path", "'~/x'"),
-        ("training.finetune_path", "'~/x'"), ("algo.teacher_path", "'~/x'"),
+        ("data.cache_dir", "'~/x'"),
+        ("data.files", "['~/x']"),
+        ("data.valid_files", "['~/x']"),
+        ("data.tokenizer_name_or_path", "'~/x'"),
+        ("training.finetune_path", "'~/x'"),
+        ("algo.teacher_path", "'~/x'"),
     ],
-)  # fmt: skip
+)
 def test_keys_of_a_run(homeless, compose, key, value):
     given = [f"{key}={value}", *(["algo=mcd"] if key == "algo.teacher_path" else [])]
     with pytest.raises(ConfigError, match=rf"^{key}=~/x: no home folder is known"):

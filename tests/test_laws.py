@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 from mdlm_mcd import laws
 from mdlm_mcd.errors import ConfigError
 
-LAWS = [("iid", None), ("lattice", None), ("lattice", 1 / 8), ("lattice", 0.3),
-        ("halton", None), ("halton", 3), ("dilated", None), ("dilated", 3)]  # fmt: skip
+LAWS = [
+    ("iid", None),
+    ("lattice", None),
+    ("lattice", 1 / 8),
+    ("lattice", 0.3),
+    ("halton", None),
+    ("halton", 3),
+    ("dilated", None),
+    ("dilated", 3),
+]
 
 
 def generator(seed=0):
@@ -20,8 +28,9 @@ def generator(seed=0):
 
 
 def u_of(law, step, batch, length, seed=0, **how):
-    return laws.draw_u(batch, length, law, step=step, generator=generator(seed),
-                       dtype=torch.float64, **how)  # fmt: skip
+    return laws.draw_u(
+        batch, length, law, step=step, generator=generator(seed), dtype=torch.float64, **how
+    )
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -62,9 +71,7 @@ def test_a_comb_keeps_neighbours_apart(stratified):
 
 
 def test_a_lattice_that_is_stratified_keeps_its_order():
-    u, even = (
-        u_of("lattice", None, 50, 64, stratified=s, seed=3) for s in (False, True)
-    )
+    u, even = (u_of("lattice", None, 50, 64, stratified=s, seed=3) for s in (False, True))
     # The cyclic order is that of the lattice: the discrepancy moves u by little.
     gap = (u - even).abs()
     assert torch.minimum(gap, 1 - gap).max() < 0.1

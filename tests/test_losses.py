@@ -27,10 +27,7 @@ def make(seed=0, dtype=torch.float64):
 
 def log_probs(student, teacher, x0, masked_t, masked_s, tau):
     z_t, z_s = (torch.where(m, MASK, x0) for m in (masked_t, masked_s))
-    return (
-        losses.subs(student, z_t, MASK),
-        losses.subs(losses.temper(teacher, tau), z_s, MASK),
-    )
+    return (losses.subs(student, z_t, MASK), losses.subs(losses.temper(teacher, tau), z_s, MASK))
 
 
 def naive_distribution(logits, visible_as):

@@ -36,10 +36,7 @@ def call(*command, cwd):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    call(
-        sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder,
-        cwd=ROOT,
-    )  # fmt: skip
+    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, cwd=ROOT)
     (path,) = folder.glob("*.whl")
     return path
 
@@ -75,12 +72,20 @@ def installed(request, wheel, tmp_path_factory):
     (site / "dependencies.pth").write_text("\n".join(paths))
     what = [wheel] if request.param == "wheel" else ["--no-build-isolation", "-e", ROOT]
     call(
-        sys.executable, "-m", "pip", "--python", python, "install", "--quiet",
-        "--no-deps", "--no-index", "--ignore-installed", *what, cwd=folder,
-    )  # fmt: skip
-    where = call(
-        python, "-c", "import mdlm_mcd; print(mdlm_mcd.__file__)", cwd=folder
-    ).strip()
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--ignore-installed",
+        *what,
+        cwd=folder,
+    )
+    where = call(python, "-c", "import mdlm_mcd; print(mdlm_mcd.__file__)", cwd=folder).strip()
     inside = Path(where).is_relative_to(folder)
     assert inside == (request.param == "wheel")
     return python
@@ -109,9 +114,16 @@ def test_the_hosts_own_configs_win_name_clashes(installed, tmp_path):
 
 def test_the_minihost_composes_from_any_folder(installed, tmp_path):
     out = call(
-        installed, "-m", "mdlm_mcd.minihost.main", "algo=mcd", "+recipe=mcd_paper",
-        "algo.loss=kl_fwd", "--cfg", "job", cwd=tmp_path,
-    )  # fmt: skip
+        installed,
+        "-m",
+        "mdlm_mcd.minihost.main",
+        "algo=mcd",
+        "+recipe=mcd_paper",
+        "algo.loss=kl_fwd",
+        "--cfg",
+        "job",
+        cwd=tmp_path,
+    )
     for line in ("loss: kl_fwd", "max_steps: 50000", "lr: 6.0e-05", "ema: 0.999"):
         assert line in out
     assert not list(tmp_path.iterdir())
@@ -124,7 +136,7 @@ def test_the_entry_point_names_the_plugin():
 
 def test_the_command_answers_without_torch(installed, tmp_path):
     code = (
-        "import sys; from mdlm_mcd import cli\n"
+        "import sys; from mdlm_mcd.commands import main as cli\n"
         "try: cli.main(['--help'])\n"
         "except SystemExit: pass\n"
         "print('torch' in sys.modules)"

@@ -82,11 +82,8 @@ def plan(methods, parts, size: str, seeds: int | None = None) -> list[Job]:
     for name in parts:
         part, setting = SIZES[size][name], settings.SETTINGS[name]
         mine = [m for m in methods if name in m.parts]
-        wanted = set(setting.preparations) | {
-            m.teacher for m in mine if m.teacher == UNIFORM
-        }
-        jobs += [Job(name, what) for what in (*setting.preparations, UNIFORM)
-                 if what in wanted]  # fmt: skip
+        wanted = set(setting.preparations) | {m.teacher for m in mine if m.teacher == UNIFORM}
+        jobs += [Job(name, what) for what in (*setting.preparations, UNIFORM) if what in wanted]
         judge = ("judge",) if "judge" in setting.preparations else ()
         for method in mine:
             count = part.seeds[0 if method.main else 1]
@@ -167,11 +164,13 @@ def _students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
     if not path.exists():
         part = setting.part
         students = train.fit(
-            overrides(method, part, job.seed), setting.tokenizer, setting.rows,
+            overrides(method, part, job.seed),
+            setting.tokenizer,
+            setting.rows,
             start=setting.weights(method.teacher),
             oracle=setting.oracle() if method.oracle else None,
             every=None if method.one_round else part.steps_per_round,
-        )  # fmt: skip
+        )
         if not all(w.isfinite().all() for w in students[max(students)].values()):
             raise DivergenceError("its weights are not finite.")
         keep(path, students)
@@ -220,12 +219,19 @@ def draw(model, point: Point, temperature, count: int, seed: int) -> torch.Tenso
     parts = []
     for first in range(0, count, BATCH):
         drawn = sampling.sample(
-            "sparse", model.denoise, min(BATCH, count - first), model.length,
-            point.steps, alpha=model.alpha, mask_index=model.mask_index,
-            vocab_size=model.vocab_size, temperature=temperature,
+            "sparse",
+            model.denoise,
+            min(BATCH, count - first),
+            model.length,
+            point.steps,
+            alpha=model.alpha,
+            mask_index=model.mask_index,
+            vocab_size=model.vocab_size,
+            temperature=temperature,
             generator=counter_generator(seed, "draw", point.steps, first),
-            dtype=torch.float64, **law_of(point),
-        )  # fmt: skip
+            dtype=torch.float64,
+            **law_of(point),
+        )
         parts.append(drawn.tokens)
     return torch.cat(parts)
 
@@ -240,11 +246,16 @@ def bound_of(model, point: Point, temperature, setting, seed: int) -> dict[str, 
     else:
         path = temperature
     scores = bounds.n_step_nelbo(
-        model.denoise, setting.held_out[: setting.part.bound_rows], point.steps,
-        alpha=model.alpha, mask_index=model.mask_index, temperature=path,
-        generator=counter_generator(seed, "bound", point.steps), batch_size=BATCH,
+        model.denoise,
+        setting.held_out[: setting.part.bound_rows],
+        point.steps,
+        alpha=model.alpha,
+        mask_index=model.mask_index,
+        temperature=path,
+        generator=counter_generator(seed, "bound", point.steps),
+        batch_size=BATCH,
         **law_of(point),
-    )  # fmt: skip
+    )
     return {"n_step_nelbo": scores.value}
 
 

@@ -48,17 +48,11 @@ def check(args) -> None:
         raise ConfigError(f"--jobs {args.jobs} must be at least 1.")
     for part in args.part or ():
         if part not in SETTINGS:
-            raise ConfigError(
-                f"--part {part} is unknown: choose among {', '.join(SETTINGS)}."
-            )
+            raise ConfigError(f"--part {part} is unknown: choose among {', '.join(SETTINGS)}.")
     if args.teacher not in ("trained", "oracle"):
-        raise ConfigError(
-            f"--teacher {args.teacher} is unknown: choose trained or oracle."
-        )
+        raise ConfigError(f"--teacher {args.teacher} is unknown: choose trained or oracle.")
     if args.teacher == "oracle" and "text" in (args.part or SETTINGS):
-        raise ConfigError(
-            "--teacher oracle has no exact denoiser of text: add --part language."
-        )
+        raise ConfigError("--teacher oracle has no exact denoiser of text: add --part language.")
 
 
 def processor() -> dict[str, str]:

@@ -54,14 +54,15 @@ def _teachers() -> list[Method]:
         for label, temperature in ((f"T {t:g}", t), (f"T 1 to {t:g}", (1.0, t))):
             found.append(
                 Method(
-                    f"{TEACHER}, {label}", "tempered teacher", temperature=temperature,
-                    main=not isinstance(temperature, tuple), parts=BOTH,
+                    f"{TEACHER}, {label}",
+                    "tempered teacher",
+                    temperature=temperature,
+                    main=not isinstance(temperature, tuple),
+                    parts=BOTH,
                     quick=temperature in (0.8, 0.6),
                 )
-            )  # fmt: skip
-    found.append(
-        Method(UNIFORM, "teachers", teacher=UNIFORM, main=True, parts=("language",))
-    )
+            )
+    found.append(Method(UNIFORM, "teachers", teacher=UNIFORM, main=True, parts=("language",)))
     return found
 
 
@@ -80,9 +81,7 @@ FALLING = ("algo.tau0=0.96", "algo.tau_step=0.03")
 
 METHODS: tuple[Method, ...] = (
     *_teachers(),
-    _mcd(
-        MCD, group="MCD", main=True, rounds=True, parts=BOTH, quick=True
-    ),
+    _mcd(MCD, group="MCD", main=True, rounds=True, parts=BOTH, quick=True),
     # Baselines.
     _sdtt(SDTT, *FLAT, main=True, rounds=True, parts=BOTH, quick=True),
     _sdtt("sdtt, tau falling", *FALLING, main=True, parts=BOTH, quick=True),
@@ -90,31 +89,50 @@ METHODS: tuple[Method, ...] = (
     _sdtt("sdtt, mse", "algo.loss=mse", *FLAT),
     _sdtt("sdtt, tvd", "algo.loss=tvd", *FLAT),
     Method(
-        "subset consistency", "baselines", ("algo=cd4lm",), main=True, one_round=True,
-        parts=BOTH, quick=True,
+        "subset consistency",
+        "baselines",
+        ("algo=cd4lm",),
+        main=True,
+        one_round=True,
+        parts=BOTH,
+        quick=True,
     ),
     Method(
         # Its Gaussian schedule at this size of vocabulary.
-        "dcd", "baselines", ("algo=dcd", "algo.gamma_max=4.02"), teacher=UNIFORM,
-        main=True, rounds=True,
+        "dcd",
+        "baselines",
+        ("algo=dcd", "algo.gamma_max=4.02"),
+        teacher=UNIFORM,
+        main=True,
+        rounds=True,
     ),
     Method(
-        "mdlm, continued", "controls", ("algo=mdlm", "algo.loss_type=low_var"),
-        main=True, one_round=True, parts=BOTH, quick=True,
+        "mdlm, continued",
+        "controls",
+        ("algo=mdlm", "algo.loss_type=low_var"),
+        main=True,
+        one_round=True,
+        parts=BOTH,
+        quick=True,
     ),
     # Controls: what is left of MCD without one of its parts.
     _mcd(
-        "mcd, coupling none", "algo.coupling=none", group="controls", main=True,
-        parts=BOTH, quick=True,
-    ),
-    _mcd(
-        "mcd, coupling independent", "algo.coupling=independent", group="controls",
+        "mcd, coupling none",
+        "algo.coupling=none",
+        group="controls",
         main=True,
+        parts=BOTH,
+        quick=True,
     ),
+    _mcd("mcd, coupling independent", "algo.coupling=independent", group="controls", main=True),
     _mcd("mcd, trained on a lattice", "algo.u_law=lattice", group="controls"),
     _mcd(
-        "mcd, trained on the lattice 1/8", "algo.u_law=lattice", "algo.u_step=1/8",
-        group="controls", main=True, parts=BOTH,
+        "mcd, trained on the lattice 1/8",
+        "algo.u_law=lattice",
+        "algo.u_step=1/8",
+        group="controls",
+        main=True,
+        parts=BOTH,
     ),
     # The losses of the registry.
     _mcd("mcd, kl_fwd", "algo.loss=kl_fwd", parts=BOTH),
@@ -131,7 +149,7 @@ METHODS: tuple[Method, ...] = (
     _mcd("mcd, teacher from EMA", "algo.snapshot=ema"),
     _mcd("mcd, teacher fixed", "algo.snapshot=fixed"),
     _mcd("mcd, oracle as teacher", oracle=True),
-)  # fmt: skip
+)
 
 
 def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, ...]:
@@ -143,9 +161,7 @@ def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, 
     known = {method.name: method for method in METHODS}
     for name in names or ():
         if name not in known:
-            raise ConfigError(
-                f"--method {name} is unknown: choose among {'; '.join(known)}."
-            )
+            raise ConfigError(f"--method {name} is unknown: choose among {'; '.join(known)}.")
     wanted = [m for m in METHODS if m.quick or not quick]
     if names:
         uniform = any(known[name].teacher == UNIFORM for name in names)

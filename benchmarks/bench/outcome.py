@@ -7,16 +7,7 @@ from collections.abc import Sequence
 
 from .methods import MCD, TEACHER
 from .tables import nats, number, percent
-from .verdict import (
-    AXES,
-    MEASURES,
-    SAID,
-    Figures,
-    Interval,
-    Place,
-    interval,
-    tally,
-)
+from .verdict import AXES, MEASURES, SAID, Figures, Interval, Place, interval, tally
 
 WORDS = {"loss": "loses to", "tie": "ties with", "win": "wins against"}
 
@@ -39,12 +30,13 @@ def of_part(figures: Figures) -> list[str]:
         for measure, found in tallies.items():
             names = found[verdict]
             if names:
-                listed = "; ".join(
-                    f"{label(n, measure)} ({places(p)})" for n, p in names.items()
-                )
+                listed = "; ".join(f"{label(n, measure)} ({places(p)})" for n, p in names.items())
                 said.append(f"- by {SAID[measure]}: {listed}.")
-        lines.append(f"**MCD {verb}** (sampling steps in brackets):" if said else
-                     f"**MCD {verb}** nothing that was measured.")  # fmt: skip
+        lines.append(
+            f"**MCD {verb}** (sampling steps in brackets):"
+            if said
+            else f"**MCD {verb}** nothing that was measured."
+        )
         lines += ["", *said, ""] if said else [""]
     return lines
 
@@ -98,8 +90,7 @@ def _tempered(figures: Figures):
 
 def _bound(figures: Figures):
     found = {
-        place: figures.against("n_step_nelbo", MCD, TEACHER, place)
-        for place in figures.places
+        place: figures.against("n_step_nelbo", MCD, TEACHER, place) for place in figures.places
     }
     found = {place: x for place, x in found.items() if x is not None}
     if found:
@@ -118,9 +109,11 @@ def _raw(figures: Figures):
     target = _level(figures, TEACHER, most)
     reach = [p for p in have if _level(figures, MCD, p) <= target]
     entropies = "entropy {:.2f} against {:.2f} nats".format(
-        *(interval(figures.of("entropy", name, p).values()).mean
-          for name, p in ((MCD, (reach or have)[0]), (TEACHER, most)))
-    )  # fmt: skip
+        *(
+            interval(figures.of("entropy", name, p).values()).mean
+            for name, p in ((MCD, (reach or have)[0]), (TEACHER, most))
+        )
+    )
     if reach:
         yield (
             f"Raw, MCD at {reach[0]} steps ({number(_level(figures, MCD, reach[0]))}) "

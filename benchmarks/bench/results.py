@@ -15,17 +15,14 @@ from .sizes import SIZES
 from .store import Store
 from .verdict import Figures, interval, reference, t_of
 
-TITLES = {
-    "language": "An exactly solvable language",
-    "text": "The standard library's English",
-}
+TITLES = {"language": "An exactly solvable language", "text": "The standard library's English"}
 
 # Parts whose figures are shown and no sentences made of them.
 INCONCLUSIVE = {
     "text": "These figures support no conclusion yet: on the same 32 held-out rows the "
     "teacher's N-step NELBO is 4.92 to 4.97 nats a token, and a table of bigrams "
     "(add-5) has 3.62 (of unigrams 5.20), so that the models compared are worse at "
-    "this text than counting pairs of tokens.",
+    "this text than counting pairs of tokens."
 }
 
 
@@ -173,12 +170,17 @@ def rows(figures: Figures, size: str):
     """One row a point: means over seeds with intervals over seeds."""
     part = SIZES[size][figures.part]
     facts = {
-        "schema": 1, "sampler": "sparse", "dtype": "float64", "seed": 1,
-        "num_samples": part.samples, "host": "minihost",
+        "schema": 1,
+        "sampler": "sparse",
+        "dtype": "float64",
+        "seed": 1,
+        "num_samples": part.samples,
+        "host": "minihost",
         "length": 64 if size != "tiny" else 16,
-        "evaluator": "exact likelihood" if figures.part == "language"
+        "evaluator": "exact likelihood"
+        if figures.part == "language"
         else "AR model of the minihost",
-    }  # fmt: skip
+    }
     for method in figures.methods:
         constant = t_of(method)
         for place in figures.places:
@@ -191,19 +193,28 @@ def rows(figures: Figures, size: str):
                     **facts,
                     "model": name if k is None else f"{name}, round {k}",
                     "teacher": reference(method) if method.trained else None,
-                    "algo": dict(o.split("=", 1) for o in method.overrides).get(
-                        "algo", "mdlm"
-                    ),
+                    "algo": dict(o.split("=", 1) for o in method.overrides).get("algo", "mdlm"),
                     "temperature": constant or 1.0,
-                    "steps": place.steps, "u_law": place.law,
+                    "steps": place.steps,
+                    "u_law": place.law,
                     "u_step": None if place.law == "iid" else 1 / place.steps,
                     "recipe": {"overrides": list(method.overrides)},
                     "metrics": metrics,
-                }  # fmt: skip
+                }
 
 
-KEPT = ("n_step_nelbo", "perplexity", "entropy", "corpus_entropy", "bigram_entropy",
-        "bigram_tv", "distinct_1", "distinct_2", "distinct_3", "self_bleu")  # fmt: skip
+KEPT = (
+    "n_step_nelbo",
+    "perplexity",
+    "entropy",
+    "corpus_entropy",
+    "bigram_entropy",
+    "bigram_tv",
+    "distinct_1",
+    "distinct_2",
+    "distinct_3",
+    "self_bleu",
+)
 
 
 def _means(figures: Figures, method: str, place, k) -> dict:

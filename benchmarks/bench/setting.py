@@ -14,7 +14,7 @@ import transformers
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.evaluation.candidate import Candidate
-from mdlm_mcd.evaluation.evaluators import Judge
+from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.models.noise import NOISES
 
@@ -24,11 +24,13 @@ from .sizes import SIZES, Part
 
 TEACHER_RECIPE = ("algo=mdlm", "+recipe=laptop_teacher")
 TEACHER_OPTIMIZER = (
-    "optim.lr=2e-3", "optim.beta2=0.99", "training.ema=0.995",
+    "optim.lr=2e-3",
+    "optim.beta2=0.99",
+    "training.ema=0.995",
     "lr_scheduler._target_=transformers.get_cosine_schedule_with_warmup",
     "lr_scheduler.num_warmup_steps=50",
     "+lr_scheduler.num_training_steps=${trainer.max_steps}",
-)  # fmt: skip
+)
 
 
 class Setting:
@@ -83,9 +85,8 @@ class Setting:
         """A denoiser as the evaluation sees it."""
         vocab = self.mask_index + 1
         return Candidate(
-            label, denoise, self.alpha, self.mask_index, vocab, self.length,
-            self.tokenizer,
-        )  # fmt: skip
+            label, denoise, self.alpha, self.mask_index, vocab, self.length, self.tokenizer
+        )
 
     def masked(self, label: str, weights: train.Weights) -> Candidate:
         return self.candidate(label, embedded.denoiser(self.model(weights)))
@@ -115,8 +116,7 @@ class ExactLanguage(Setting):
         words = {letter: i for i, letter in enumerate(letters)}
         model = tokenizers.models.WordLevel(words, unk_token=letters[0])
         return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=tokenizers.Tokenizer(model),
-            clean_up_tokenization_spaces=False,
+            tokenizer_object=tokenizers.Tokenizer(model), clean_up_tokenization_spaces=False
         )
 
     @cached_property
@@ -169,9 +169,9 @@ class Text(Setting):
         return {"judge": (judge, self.part.judge_steps), **super().recipes()}
 
     @cached_property
-    def evaluator(self) -> Judge:
+    def evaluator(self) -> CallableEvaluator:
         model = self.model(self.weights("judge"), "algo=ar")
-        return Judge(embedded.judge(model), "AR model of the minihost")
+        return CallableEvaluator(embedded.judge(model), "AR model of the minihost")
 
     def oracle(self):
         raise NotImplementedError("no exact denoiser of text is known")

@@ -46,15 +46,16 @@ DISTIL = (
     "training.ema=0.95",
 )
 LANGUAGE_MODEL = (
-    "data=textfile", "data.files=[]", "data.tokenizer_name_or_path=exact language",
-    "model=laptop", "model.length=64", "model.cond_dim=16",
-)  # fmt: skip
+    "data=textfile",
+    "data.files=[]",
+    "data.tokenizer_name_or_path=exact language",
+    "model=laptop",
+    "model.length=64",
+    "model.cond_dim=16",
+)
 
 LANGUAGE = Part(
-    model=(
-        *LANGUAGE_MODEL, "model.hidden_size=64", "model.n_blocks=3",
-        "model.embed_std=1.0",
-    ),
+    model=(*LANGUAGE_MODEL, "model.hidden_size=64", "model.n_blocks=3", "model.embed_std=1.0"),
     teacher_steps=4000,
     distil=(*DISTIL, "loader.global_batch_size=32"),
     rounds=5,
@@ -68,14 +69,18 @@ LANGUAGE = Part(
     bound_rows=32,
     corpus_rows=20_000,
     language={"components": 2},
-    seconds={"teacher": 170, "uniform teacher": 520, "train": 20, "sample": 0.09,
-             "bound": 0.025},
-)  # fmt: skip
+    seconds={"teacher": 170, "uniform teacher": 520, "train": 20, "sample": 0.09, "bound": 0.025},
+)
 
 TEXT = Part(
     model=(
-        "data=stdlib", "data.vocab_size=512", "model=laptop", "model.length=64",
-        "model.embed_std=0.3", "model.hidden_size=96", "model.n_blocks=3",
+        "data=stdlib",
+        "data.vocab_size=512",
+        "model=laptop",
+        "model.length=64",
+        "model.embed_std=0.3",
+        "model.hidden_size=96",
+        "model.n_blocks=3",
     ),
     teacher_steps=2400,
     distil=(*DISTIL, "loader.global_batch_size=32"),
@@ -90,7 +95,7 @@ TEXT = Part(
     bound_rows=32,
     judge_steps=600,
     seconds={"teacher": 155, "judge": 75, "train": 32, "sample": 0.18, "bound": 0.04},
-)  # fmt: skip
+)
 
 
 def _smaller(part: Part, **changes) -> Part:
@@ -99,37 +104,75 @@ def _smaller(part: Part, **changes) -> Part:
 
 QUICK = {
     "language": _smaller(
-        LANGUAGE, steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(3, 3), samples=96,
-        bound_rows=24, teacher_steps=1500, steps_per_round=30,
-        seconds={"teacher": 64, "uniform teacher": 196, "train": 15, "sample": 0.07,
-                 "bound": 0.02},
+        LANGUAGE,
+        steps=(4, 16),
+        few=(4, 16),
+        lattice=(4,),
+        seeds=(3, 3),
+        samples=96,
+        bound_rows=24,
+        teacher_steps=1500,
+        steps_per_round=30,
+        seconds={"teacher": 64, "uniform teacher": 196, "train": 15, "sample": 0.07, "bound": 0.02},
     ),
     "text": _smaller(
-        TEXT, distil=(*DISTIL, "loader.global_batch_size=16"), steps=(4, 16),
-        few=(4, 16), lattice=(4,), seeds=(3, 3), samples=48, bound_rows=24,
-        teacher_steps=1200, judge_steps=300, steps_per_round=20,
+        TEXT,
+        distil=(*DISTIL, "loader.global_batch_size=16"),
+        steps=(4, 16),
+        few=(4, 16),
+        lattice=(4,),
+        seeds=(3, 3),
+        samples=48,
+        bound_rows=24,
+        teacher_steps=1200,
+        judge_steps=300,
+        steps_per_round=20,
         seconds={"teacher": 78, "judge": 38, "train": 9, "sample": 0.1, "bound": 0.02},
     ),
-}  # fmt: skip
+}
 
 TINY_MODEL = ("model.hidden_size=16", "model.n_blocks=1", "model.n_heads=2")
 TINY = {
     "language": _smaller(
-        LANGUAGE, model=(*LANGUAGE.model, *TINY_MODEL, "model.length=16"),
-        teacher_steps=4, distil=(*DISTIL, "loader.global_batch_size=4"), rounds=2,
-        steps_per_round=2, delta0=1 / 8, steps=(2, 4), few=(2, 4), lattice=(2,),
-        seeds=(2, 2), samples=8, bound_rows=4, corpus_rows=64,
-        seconds={"teacher": 1, "uniform teacher": 1, "train": 1, "sample": 0.01,
-                 "bound": 0.01},
+        LANGUAGE,
+        model=(*LANGUAGE.model, *TINY_MODEL, "model.length=16"),
+        teacher_steps=4,
+        distil=(*DISTIL, "loader.global_batch_size=4"),
+        rounds=2,
+        steps_per_round=2,
+        delta0=1 / 8,
+        steps=(2, 4),
+        few=(2, 4),
+        lattice=(2,),
+        seeds=(2, 2),
+        samples=8,
+        bound_rows=4,
+        corpus_rows=64,
+        seconds={"teacher": 1, "uniform teacher": 1, "train": 1, "sample": 0.01, "bound": 0.01},
     ),
     "text": _smaller(
-        TEXT, model=(*TEXT.model, *TINY_MODEL, "model.length=16",
-                     "data.max_chars=100000", "data.vocab_size=300"),
-        teacher_steps=4, distil=(*DISTIL, "loader.global_batch_size=4"), rounds=2,
-        steps_per_round=2, delta0=1 / 8, steps=(2, 4), few=(2, 4), lattice=(2,),
-        seeds=(1, 1), samples=8, bound_rows=4, judge_steps=4,
+        TEXT,
+        model=(
+            *TEXT.model,
+            *TINY_MODEL,
+            "model.length=16",
+            "data.max_chars=100000",
+            "data.vocab_size=300",
+        ),
+        teacher_steps=4,
+        distil=(*DISTIL, "loader.global_batch_size=4"),
+        rounds=2,
+        steps_per_round=2,
+        delta0=1 / 8,
+        steps=(2, 4),
+        few=(2, 4),
+        lattice=(2,),
+        seeds=(1, 1),
+        samples=8,
+        bound_rows=4,
+        judge_steps=4,
         seconds={"teacher": 1, "judge": 1, "train": 1, "sample": 0.01, "bound": 0.01},
     ),
-}  # fmt: skip
+}
 
 SIZES = {"full": {"language": LANGUAGE, "text": TEXT}, "quick": QUICK, "tiny": TINY}

@@ -15,27 +15,36 @@ ROOT = Path(__file__).resolve().parents[2]
 # What decides the figures: floors 1 to 3, the minihost with its adapter, the configs
 # and what measures. Tables and reports may change; figures stand.
 DECIDES = (
-    *(f"mdlm_mcd/{name}.py" for name in (
-        "coupling", "losses", "curriculum", "duality", "laws", "head", "teacher",
-        "weights",
-    )),
+    *(
+        f"mdlm_mcd/{name}.py"
+        for name in (
+            "coupling",
+            "losses",
+            "curriculum",
+            "duality",
+            "laws",
+            "head",
+            "teacher",
+            "weights",
+        )
+    ),
     "mdlm_mcd/sampling/**/*.py",
     "mdlm_mcd/distillers/**/*.py",
-    *(f"mdlm_mcd/evaluation/{name}.py" for name in (
-        "bounds", "candidate", "diversity", "evaluators", "intervals", "metrics",
-    )),
-    *(f"mdlm_mcd/hosts/{name}.py" for name in (
-        "common", "duo", "minihost", "samplers",
-    )),
+    *(
+        f"mdlm_mcd/evaluation/{name}.py"
+        for name in ("bounds", "candidate", "diversity", "evaluators", "intervals", "metrics")
+    ),
+    *(f"mdlm_mcd/hosts/{name}.py" for name in ("common", "duo", "minihost", "samplers")),
     "mdlm_mcd/minihost/**/*.py",
     "mdlm_mcd/minihost/configs/**/*.yaml",
     "configs/algo/*.yaml",
     "configs/recipe/laptop_*.yaml",
     "configs/layouts/duo/host/*.yaml",
-    *(f"benchmarks/bench/{name}.py" for name in (
-        "jobs", "language", "methods", "setting", "sizes", "train",
-    )),
-)  # fmt: skip
+    *(
+        f"benchmarks/bench/{name}.py"
+        for name in ("jobs", "language", "methods", "setting", "sizes", "train")
+    ),
+)
 
 
 def code_version(root: Path = ROOT) -> str:
@@ -61,9 +70,7 @@ def claim(out: Path, version: str, name: str) -> tuple[Path, str | None]:
             "has its own."
         )
     folder = out / f"{version}-{name}"
-    others = sorted(
-        p.parent.name for p in out.glob("*/version.json") if p.parent != folder
-    )
+    others = sorted(p.parent.name for p in out.glob("*/version.json") if p.parent != folder)
     make_folder(folder)
     write_json(folder / "version.json", {"version": version, "name": name})
     if not others:
@@ -102,9 +109,7 @@ class Store:
         from .jobs import Point
 
         return {
-            Point(r["steps"], r["law"], r["round"])
-            for r in self._of(job)
-            if "stopped" not in r
+            Point(r["steps"], r["law"], r["round"]) for r in self._of(job) if "stopped" not in r
         }
 
     def is_stopped(self, job) -> bool:

@@ -42,10 +42,7 @@ def matrix(
 ) -> list[str]:
     """A table of methods by places; a row of nothing but gaps is left out."""
     places = figures.places
-    lines = [
-        "| | " + " | ".join(map(str, places)) + " |",
-        "| --- |" + " ---: |" * len(places),
-    ]
+    lines = ["| | " + " | ".join(map(str, places)) + " |", "| --- |" + " ---: |" * len(places)]
     for method in figures.methods:
         cells = [cell(method, place) for place in places]
         if method.name in skip or all(c == GAP for c in cells):
@@ -66,9 +63,7 @@ def level(figures: Figures, method: Method, place: Place, round=None) -> str:
         return GAP if mine is None else f"{mine.mean:.{digits}f}"
 
     entropies = (mean(m, 2) for m in ("entropy", "corpus_entropy", "bigram_entropy"))
-    return f"{number(math.exp(found.mean))}; {mean('n_step_nelbo', 3)}; " + " / ".join(
-        entropies
-    )
+    return f"{number(math.exp(found.mean))}; {mean('n_step_nelbo', 3)}; " + " / ".join(entropies)
 
 
 def against(figures: Figures, measure: str, other: str | None = MCD):
@@ -112,9 +107,8 @@ def by_round(figures: Figures) -> list[str]:
         if not rounds:
             continue
         place = next(
-            p for p in figures.places
-            if figures.of("perplexity", method.name, p, rounds[0])
-        )  # fmt: skip
+            p for p in figures.places if figures.of("perplexity", method.name, p, rounds[0])
+        )
         cells = [level(figures, method, place, k) for k in rounds]
         cells.append(level(figures, method, place))
         if not lines:
@@ -129,28 +123,41 @@ def by_round(figures: Figures) -> list[str]:
 
 def part(figures: Figures) -> list[str]:
     """All tables of a part, as lines of markdown."""
-    tempered = tuple(m.name for m in figures.methods if m.group == "tempered teacher"
-                     and not isinstance(m.temperature, tuple))  # fmt: skip
+    tempered = tuple(
+        m.name
+        for m in figures.methods
+        if m.group == "tempered teacher" and not isinstance(m.temperature, tuple)
+    )
     blocks = [
-        ("Figures: perplexity; N-step NELBO; entropy of a sample / pooled / "
-         "conditional of bigrams, in nats",
-         matrix(figures, lambda m, p: level(figures, m, p))),
-        ("At equal entropy: perplexity against the tempered teacher's; win, tie or "
-         "loss of MCD against the row",
-         matrix(figures, at_equal(figures, "perplexity at equal entropy"), tempered)),
-        ("At equal conditional bigram entropy, the same",
-         matrix(figures, at_equal(figures, "perplexity at equal bigram entropy"),
-                tempered)),
-        ("N-step NELBO minus MCD's, nats a token",
-         matrix(figures, against(figures, "n_step_nelbo"))),
-        ("N-step NELBO minus its teacher's (T = 1)",
-         matrix(figures, against(figures, "n_step_nelbo", None))),
-        ("Raw perplexity against MCD's",
-         matrix(figures, against(figures, "perplexity"))),
-        ("Raw perplexity against its teacher's (T = 1)",
-         matrix(figures, against(figures, "perplexity", None))),
+        (
+            "Figures: perplexity; N-step NELBO; entropy of a sample / pooled / "
+            "conditional of bigrams, in nats",
+            matrix(figures, lambda m, p: level(figures, m, p)),
+        ),
+        (
+            "At equal entropy: perplexity against the tempered teacher's; win, tie or "
+            "loss of MCD against the row",
+            matrix(figures, at_equal(figures, "perplexity at equal entropy"), tempered),
+        ),
+        (
+            "At equal conditional bigram entropy, the same",
+            matrix(figures, at_equal(figures, "perplexity at equal bigram entropy"), tempered),
+        ),
+        (
+            "N-step NELBO minus MCD's, nats a token",
+            matrix(figures, against(figures, "n_step_nelbo")),
+        ),
+        (
+            "N-step NELBO minus its teacher's (T = 1)",
+            matrix(figures, against(figures, "n_step_nelbo", None)),
+        ),
+        ("Raw perplexity against MCD's", matrix(figures, against(figures, "perplexity"))),
+        (
+            "Raw perplexity against its teacher's (T = 1)",
+            matrix(figures, against(figures, "perplexity", None)),
+        ),
         ("Every round: perplexity; N-step NELBO; entropies", by_round(figures)),
-    ]  # fmt: skip
+    ]
     lines = []
     for title, table in blocks:
         if len(table) > 2:

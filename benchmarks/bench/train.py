@@ -97,9 +97,7 @@ def averaged(model) -> Weights:
         shadows = model.ema.shadow_params[: len(names)]
     else:
         shadows = [p for _, p in model.backbone.named_parameters()]
-    return {
-        n: s.detach().cpu().clone() for n, s in zip(names, shadows, strict=True)
-    }  # fmt: skip
+    return {n: s.detach().cpu().clone() for n, s in zip(names, shadows, strict=True)}
 
 
 class FixedTeacher(Teacher):
@@ -131,11 +129,7 @@ def fit(
     """
     with tempfile.TemporaryDirectory() as folder, Silence():
         given = [] if start is None else _begin_from(Path(folder), start, overrides)
-        config = compose(
-            f"checkpointing.save_dir={folder}",
-            *overrides,
-            *given,
-        )
+        config = compose(f"checkpointing.save_dir={folder}", *overrides, *given)
         L.seed_everything(config.seed)
         model = model_class(config)(config, tokenizer)
         if start is not None and not hasattr(model, "teacher"):
@@ -143,9 +137,7 @@ def fit(
         if oracle is not None:
             model.teacher = FixedTeacher(oracle)
         keep = Keep(every or config.trainer.max_steps)
-        loader = ResumableLoader(
-            rows, seed=config.seed, batch_size=config.loader.batch_size
-        )
+        loader = ResumableLoader(rows, seed=config.seed, batch_size=config.loader.batch_size)
         trainer = hydra.utils.instantiate(
             config.trainer,
             callbacks=[keep],

@@ -42,8 +42,7 @@ def _quantile(freedom: int) -> float:
         from scipy import stats
     except ImportError as error:
         raise ConfigError(
-            "Intervals over seeds need scipy, which is not installed: pip install "
-            "'mdlm-mcd[test]'."
+            "Intervals over seeds need scipy, which is not installed: pip install 'mdlm-mcd[test]'."
         ) from error
     return float(stats.t.ppf(0.975, freedom))
 
@@ -169,8 +168,7 @@ class Figures:
     def against(self, measure, method, other, place, other_place=None):
         """`method` minus `other` (perplexities: log ratio), paired by seed."""
         return paired(
-            self.value(measure, method, place),
-            self.value(measure, other, other_place or place),
+            self.value(measure, method, place), self.value(measure, other, other_place or place)
         )
 
 

@@ -12,15 +12,46 @@ from pathlib import Path
 
 # Events of Python's audit hooks (PEP 578) that no reading of a file has a use for.
 NEVER = (
-    "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "os.startfile",
-    "os.putenv", "os.unsetenv", "os.kill", "subprocess.Popen", "pty.spawn",
-    "socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request",
-    "ctypes.dlopen", "ctypes.call_function", "pickle.find_class", "code.__new__",
-    "function.__new__", "marshal.loads", "webbrowser.open", "builtins.input",
-)  # fmt: skip
-WRITES = ("os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.symlink",
-          "os.chmod", "os.chown", "os.truncate", "os.utime", "os.mkfifo",
-          "shutil.rmtree", "shutil.move", "shutil.copyfile")  # fmt: skip
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.forkpty",
+    "os.startfile",
+    "os.putenv",
+    "os.unsetenv",
+    "os.kill",
+    "subprocess.Popen",
+    "pty.spawn",
+    "socket.connect",
+    "socket.bind",
+    "socket.getaddrinfo",
+    "urllib.Request",
+    "ctypes.dlopen",
+    "ctypes.call_function",
+    "pickle.find_class",
+    "code.__new__",
+    "function.__new__",
+    "marshal.loads",
+    "webbrowser.open",
+    "builtins.input",
+)
+WRITES = (
+    "os.mkdir",
+    "os.rmdir",
+    "os.remove",
+    "os.rename",
+    "os.link",
+    "os.symlink",
+    "os.chmod",
+    "os.chown",
+    "os.truncate",
+    "os.utime",
+    "os.mkfifo",
+    "shutil.rmtree",
+    "shutil.move",
+    "shutil.copyfile",
+)
 LIBRARIES = tuple(
     {sysconfig.get_path(k) for k in ("stdlib", "platstdlib", "purelib", "platlib")}
 ) + (str(Path(__file__).resolve().parents[2]), "<frozen", "<attrs", "<string>:hydra")

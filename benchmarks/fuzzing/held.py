@@ -120,9 +120,7 @@ RUN = {
     "split into no micro-batches": _put(
         {"processes": 1, "rows": 8, "micro": 1}, "mdlm_mcd", "split"
     ),
-    "split otherwise": _put(
-        {"processes": 1, "rows": 4, "micro_batches": 2}, "mdlm_mcd", "split"
-    ),
+    "split otherwise": _put({"processes": 1, "rows": 4, "micro_batches": 2}, "mdlm_mcd", "split"),
     "guard is text": _put("0.3", "mdlm_mcd", "guard"),
     "guard is a list": _put([1.0, 2], "mdlm_mcd", "guard"),
     "guard is not a number": _put(float("nan"), "mdlm_mcd", "guard"),
@@ -190,10 +188,21 @@ def _tensor(rng: random.Random, value):
     if not isinstance(value, torch.Tensor) or rng.random() < 0.2:
         return None
     x = value.detach()
-    return rng.choice((
-        lambda: x[:0].clone() if x.dim() else x, lambda: x[None], lambda: x.flatten(),
-        lambda: x.double(), lambda: x.half(), lambda: x.long(), lambda: x > 0,
-        lambda: x.to(torch.complex64), lambda: x * torch.nan, lambda: x + torch.inf,
-        lambda: torch.zeros(0), lambda: torch.tensor(1.0), lambda: x.to_sparse(),
-        lambda: x.t() if x.dim() == 2 else x.expand(2, *x.shape),
-    ))()  # fmt: skip
+    return rng.choice(
+        (
+            lambda: x[:0].clone() if x.dim() else x,
+            lambda: x[None],
+            lambda: x.flatten(),
+            lambda: x.double(),
+            lambda: x.half(),
+            lambda: x.long(),
+            lambda: x > 0,
+            lambda: x.to(torch.complex64),
+            lambda: x * torch.nan,
+            lambda: x + torch.inf,
+            lambda: torch.zeros(0),
+            lambda: torch.tensor(1.0),
+            lambda: x.to_sparse(),
+            lambda: x.t() if x.dim() == 2 else x.expand(2, *x.shape),
+        )
+    )()

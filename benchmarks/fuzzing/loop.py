@@ -21,9 +21,7 @@ LONGEST = 1 << 17  # bytes of an input that is kept
 FRESH = 0.5  # of the cases: mutations of what reached new lines
 
 
-def main(
-    kind: str, first: int, last: int, seed: int, folder: Path, traced: bool = True
-) -> None:
+def main(kind: str, first: int, last: int, seed: int, folder: Path, traced: bool = True) -> None:
     """Cases first..last; a JSON line each on stdout, the input in folder/case first.
 
     Case n depends on the seed, n and what the cases before it have reached. Not traced

@@ -10,17 +10,69 @@ import zipfile
 
 from . import pickling
 
-NUMBERS = (0, 1, -1, 2, 7, 127, 128, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32,
-           2**40, 2**47, 2**53, 2**63 - 1, 2**63, 2**64, 10**19, 10**400,
-           -(2**63))  # fmt: skip
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    7,
+    127,
+    128,
+    255,
+    2**15,
+    2**16,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**40,
+    2**47,
+    2**53,
+    2**63 - 1,
+    2**63,
+    2**64,
+    10**19,
+    10**400,
+    -(2**63),
+)
 FLOATS = (0.0, -0.0, 1e-320, 1e-9, 0.5, 1e308, -1e308, float("inf"), float("nan"))
 WORDS = (
-    "", "\0", "\ud800", "\u2028", "\x85", "\x1b[31m", "\u202e", "../../x", "~", "..",
-    "/etc/passwd", "${oc.env:HOME}", "${eval:1}", "${", "\\${a}", "'", '"', "<b>", "|",
-    "`", "nan", "null", "True", "1e3", "backbone." * 50, "x" * 5000, "\u00b2", "\u0663",
-    "C:\\x", "a\nb", "{0}", "%s", "[", "{", "!!python/object/apply:os.system",
+    "",
+    "\0",
+    "\ud800",
+    "\u2028",
+    "\x85",
+    "\x1b[31m",
+    "\u202e",
+    "../../x",
+    "~",
+    "..",
+    "/etc/passwd",
+    "${oc.env:HOME}",
+    "${eval:1}",
+    "${",
+    "\\${a}",
+    "'",
+    '"',
+    "<b>",
+    "|",
+    "`",
+    "nan",
+    "null",
+    "True",
+    "1e3",
+    "backbone." * 50,
+    "x" * 5000,
+    "\u00b2",
+    "\u0663",
+    "C:\\x",
+    "a\nb",
+    "{0}",
+    "%s",
+    "[",
+    "{",
+    "!!python/object/apply:os.system",
     "&a [*a]",
-)  # fmt: skip
+)
 
 
 def of_bytes(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
@@ -153,10 +205,22 @@ def _one(rng: random.Random, value, other):
     nested = value
     for _ in range(rng.choice((1, 3, 200))):
         nested = [nested]
-    return rng.choice((
-        None, True, False, [], {}, {"a": value}, nested, rng.choice(NUMBERS),
-        rng.choice(FLOATS), rng.choice(WORDS), rng.choice(WORDS), str(value),
-    ))  # fmt: skip
+    return rng.choice(
+        (
+            None,
+            True,
+            False,
+            [],
+            {},
+            {"a": value},
+            nested,
+            rng.choice(NUMBERS),
+            rng.choice(FLOATS),
+            rng.choice(WORDS),
+            rng.choice(WORDS),
+            str(value),
+        )
+    )
 
 
 def of_lines(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
@@ -167,9 +231,7 @@ def of_lines(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
     i = rng.randrange(len(lines))
     try:
         row = of_json(rng, json.loads(lines[i]))
-        lines[i] = json.dumps(row, ensure_ascii=rng.random() < 0.5).encode(
-            "utf-8", "surrogatepass"
-        )
+        lines[i] = json.dumps(row, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass")
     except (ValueError, RecursionError):
         return of_bytes(rng, data, others)
     if rng.random() < 0.2:
@@ -199,9 +261,7 @@ def of_words(rng: random.Random, data: bytes, others: list[bytes]) -> bytes:
             lines[i] = f"{key}={rng.choice(pool)}"
         elif kind == 1:
             j = rng.randrange(len(key) + 1)
-            lines[i] = (
-                key[:j] + rng.choice("abz._+~@/ ") + key[j + 1 :] + equals + value
-            )
+            lines[i] = key[:j] + rng.choice("abz._+~@/ ") + key[j + 1 :] + equals + value
         elif kind == 2:
             lines[i] = key + equals + rng.choice(lines).partition("=")[2]
         elif kind == 3:

@@ -8,22 +8,56 @@ import struct
 import zipfile
 
 HARM = (
-    "os system", "posix system", "builtins exec", "builtins eval", "__builtin__ eval",
-    "builtins getattr", "builtins __import__", "builtins open", "subprocess Popen",
-    "importlib import_module", "runpy run_path", "operator methodcaller",
-    "operator attrgetter", "functools partial", "functools reduce",
+    "os system",
+    "posix system",
+    "builtins exec",
+    "builtins eval",
+    "__builtin__ eval",
+    "builtins getattr",
+    "builtins __import__",
+    "builtins open",
+    "subprocess Popen",
+    "importlib import_module",
+    "runpy run_path",
+    "operator methodcaller",
+    "operator attrgetter",
+    "functools partial",
+    "functools reduce",
     "types FunctionType",
-    "shutil rmtree", "pathlib Path.touch", "torch.hub load", "torch load",
-    "torch.storage _load_from_bytes", "torch.serialization load", "torch.jit load",
-    "torch from_file", "torch._utils _rebuild_tensor", "torch UntypedStorage",
-    "torch.utils.model_zoo load_url", "numpy load", "numpy fromfile", "numpy memmap",
-    "numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct",
-    "codecs decode", "copyreg _reconstructor", "copyreg __newobj__", "zipfile ZipFile",
-    "collections OrderedDict.fromkeys", "builtins bytearray", "builtins bytes",
-    "builtins list", "builtins map", "builtins range", "weakref finalize",
-    "atexit register", "signal alarm", "webbrowser open", "ctypes CDLL",
-    "mdlm_mcd.checkpoints.files write_json", "omegaconf.dictconfig DictConfig",
-)  # fmt: skip
+    "shutil rmtree",
+    "pathlib Path.touch",
+    "torch.hub load",
+    "torch load",
+    "torch.storage _load_from_bytes",
+    "torch.serialization load",
+    "torch.jit load",
+    "torch from_file",
+    "torch._utils _rebuild_tensor",
+    "torch UntypedStorage",
+    "torch.utils.model_zoo load_url",
+    "numpy load",
+    "numpy fromfile",
+    "numpy memmap",
+    "numpy.core.multiarray _reconstruct",
+    "numpy._core.multiarray _reconstruct",
+    "codecs decode",
+    "copyreg _reconstructor",
+    "copyreg __newobj__",
+    "zipfile ZipFile",
+    "collections OrderedDict.fromkeys",
+    "builtins bytearray",
+    "builtins bytes",
+    "builtins list",
+    "builtins map",
+    "builtins range",
+    "weakref finalize",
+    "atexit register",
+    "signal alarm",
+    "webbrowser open",
+    "ctypes CDLL",
+    "mdlm_mcd.checkpoints.files write_json",
+    "omegaconf.dictconfig DictConfig",
+)
 
 
 def text(value: str) -> bytes:
@@ -32,9 +66,11 @@ def text(value: str) -> bytes:
 
 
 def number(value: int) -> bytes:
-    return b"\x8a" + bytes([n := value.bit_length() // 8 + 1]) + value.to_bytes(
-        n, "little", signed=True
-    )  # fmt: skip
+    return (
+        b"\x8a"
+        + bytes([n := value.bit_length() // 8 + 1])
+        + value.to_bytes(n, "little", signed=True)
+    )
 
 
 def call(name: str, *args: bytes, how: bytes = b"R") -> bytes:
@@ -48,18 +84,26 @@ def call(name: str, *args: bytes, how: bytes = b"R") -> bytes:
 
 def storage(count: int = 4, key: str = "0", kind: str = "FloatStorage") -> bytes:
     return (
-        b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key)
-        + text("cpu") + number(count) + b"tQ"
-    )  # fmt: skip
+        b"("
+        + text("storage")
+        + f"ctorch\n{kind}\n".encode()
+        + text(key)
+        + text("cpu")
+        + number(count)
+        + b"tQ"
+    )
 
 
 def tensor(size=(4,), stride=(1,), offset=0, stored: bytes | None = None) -> bytes:
     numbers = [b"(" + b"".join(map(number, part)) + b"t" for part in (size, stride)]
     return call(
         "torch._utils _rebuild_tensor_v2",
-        stored or storage(), number(offset), *numbers, b"\x89",
+        stored or storage(),
+        number(offset),
+        *numbers,
+        b"\x89",
         call("collections OrderedDict"),
-    )  # fmt: skip
+    )
 
 
 def harm(name: str, command: str) -> bytes:
@@ -70,12 +114,14 @@ def harm(name: str, command: str) -> bytes:
 def bombs(deepest: int = 2_000) -> dict[str, bytes]:
     """Small pickles that ask for much: memory, time, depth, foreign memory."""
     deep = b")" + b"\x85" * deepest
-    laughs = b"]q\x00" + b"".join(
-        b"0](" + b"h%c" % n * 10 + b"eq%c" % (n + 1) for n in range(40)
+    laughs = b"]q\x00" + b"".join(b"0](" + b"h%c" % n * 10 + b"eq%c" % (n + 1) for n in range(40))
+    copies = (
+        b"]("
+        + b"K\x01" * 2_000
+        + b"eq\x00"
+        + b"("
+        + (call("builtins set", b"h\x00") * 1_000 + b"t")
     )
-    copies = b"](" + b"K\x01" * 2_000 + b"eq\x00" + b"(" + (
-        call("builtins set", b"h\x00") * 1_000 + b"t"
-    )  # fmt: skip
     return {
         "nested key": b"}" + deep + b"K\x01s",
         "nested member": call("builtins set", b"](" + deep + b"e"),
@@ -93,12 +139,15 @@ def bombs(deepest: int = 2_000) -> dict[str, bytes]:
         "expanded": tensor(size=(1 << 20, 1 << 20), stride=(0, 0)),
         "empty": tensor(size=(0, 1 << 47), stride=(1, 1)),
         "negative": tensor(size=(-4,), stride=(-1,)),
-        "attribute": call("collections OrderedDict") + b"}" + text("items")
-        + call("builtins set") + b"sb",
+        "attribute": call("collections OrderedDict")
+        + b"}"
+        + text("items")
+        + call("builtins set")
+        + b"sb",
         "class": b"ctorch\nUntypedStorage\nN}" + text("canary") + b"K\x01s\x86b",
         "extension": b"\x82\x01",
         "default": call("collections defaultdict", b"cbuiltins\nlist\n"),
-    }  # fmt: skip
+    }
 
 
 def stream(*parts: bytes) -> bytes:
@@ -116,10 +165,15 @@ def archive(records: dict[str, bytes], compress: bool = False) -> bytes:
 
 def checkpoint(body: bytes, **more: bytes) -> bytes:
     """A file as torch.save writes it, around any object: one float32 (4,) stored."""
-    return archive({
-        "x/data.pkl": stream(body), "x/byteorder": b"little", "x/data/0": b"\0" * 16,
-        "x/version": b"3\n", **more,
-    })  # fmt: skip
+    return archive(
+        {
+            "x/data.pkl": stream(body),
+            "x/byteorder": b"little",
+            "x/data/0": b"\0" * 16,
+            "x/version": b"3\n",
+            **more,
+        }
+    )
 
 
 def as_hyper(body: bytes) -> bytes:

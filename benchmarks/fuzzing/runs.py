@@ -17,20 +17,34 @@ from mdlm_mcd.minihost import main as entry
 from . import held, seeds
 
 TINIER = (
-    "model.hidden_size=4", "model.n_blocks=1", "model.n_heads=1", "model.cond_dim=4",
-    "trainer.limit_val_batches=0", "trainer.num_sanity_val_steps=0", "~logger",
-    "+trainer.enable_progress_bar=false", "+trainer.enable_model_summary=false",
-    "+trainer.enable_checkpointing=false", "~callbacks.checkpoint_every_n_steps",
+    "model.hidden_size=4",
+    "model.n_blocks=1",
+    "model.n_heads=1",
+    "model.cond_dim=4",
+    "trainer.limit_val_batches=0",
+    "trainer.num_sanity_val_steps=0",
+    "~logger",
+    "+trainer.enable_progress_bar=false",
+    "+trainer.enable_model_summary=false",
+    "+trainer.enable_checkpointing=false",
+    "~callbacks.checkpoint_every_n_steps",
     "~callbacks.checkpoint_monitor",
-    "sampling.steps=1", "sampling.num_sample_batches=1",
-    "loader.eval_global_batch_size=2", "eval.compute_generative_perplexity=false",
-)  # fmt: skip
+    "sampling.steps=1",
+    "sampling.num_sample_batches=1",
+    "loader.eval_global_batch_size=2",
+    "eval.compute_generative_perplexity=false",
+)
 # Saved in the middle of the second round, which needs the teacher in the checkpoint.
 SAVED, STEPS = 3, 4
 MCD = (
-    "algo=mcd", "algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=2",
-    f"trainer.max_steps={STEPS}", "algo.delta0=0.0625", "algo.min_entropy=null",
-)  # fmt: skip
+    "algo=mcd",
+    "algo.init_from=scratch",
+    "algo.rounds=2",
+    "algo.steps_per_round=2",
+    f"trainer.max_steps={STEPS}",
+    "algo.delta0=0.0625",
+    "algo.min_entropy=null",
+)
 
 
 class Stop(L.Callback):
@@ -54,10 +68,12 @@ def setting(home: Path, *overrides: str):
 def interrupted(home: Path, *overrides: str) -> bytes:
     """`last.ckpt` of a run that was stopped at step SAVED."""
     config, cls, tokenizer = setting(
-        home, *overrides, f"checkpointing.save_dir={home / 'saved'}",
+        home,
+        *overrides,
+        f"checkpointing.save_dir={home / 'saved'}",
         "checkpointing.resume_from_ckpt=false",
         f"+callbacks.stop._target_={Stop.__module__}.Stop",
-    )  # fmt: skip
+    )
     with contextlib.suppress(UnfinishedError):
         entry.train(cls, config, tokenizer)
     return (home / "saved" / "checkpoints" / "last.ckpt").read_bytes()
@@ -78,8 +94,13 @@ def resume(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
     """The run goes on from the file, to its end."""
     path = folder / "x.ckpt"
     path.write_bytes(data)
-    _run("train", home, f"checkpointing.save_dir={folder}",
-         f"checkpointing.resume_ckpt_path={path}", *MCD)  # fmt: skip
+    _run(
+        "train",
+        home,
+        f"checkpointing.save_dir={folder}",
+        f"checkpointing.resume_ckpt_path={path}",
+        *MCD,
+    )
 
 
 def sample(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
@@ -88,9 +109,14 @@ def sample(folder: Path, data: bytes, rng: random.Random, home: Path) -> None:
     path.write_bytes(data)
     algo = MCD if rng.random() < 0.3 else ("algo=mdlm",)
     ema = "true" if rng.random() < 0.2 else "false"
-    _run("sample_eval", home, f"eval.checkpoint_path={path}",
-         f"eval.generated_samples_path={folder / 'samples.json'}",
-         f"eval.disable_ema={ema}", *algo)  # fmt: skip
+    _run(
+        "sample_eval",
+        home,
+        f"eval.checkpoint_path={path}",
+        f"eval.generated_samples_path={folder / 'samples.json'}",
+        f"eval.disable_ema={ema}",
+        *algo,
+    )
 
 
 def _run(mode: str, home: Path, *overrides: str) -> None:
@@ -99,4 +125,4 @@ def _run(mode: str, home: Path, *overrides: str) -> None:
     try:
         entry.MODES[mode](cls, config, tokenizer)
     except Exception as error:
-        raise checks.told(error) from error  # what the command line says in its place
+        raise checks.explain(error) from error  # what the command line says in its place

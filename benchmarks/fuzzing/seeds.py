@@ -22,11 +22,20 @@ from .held import saved
 
 WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 TINY = (
-    "data=textfile", "data.vocab_size=270", "model=laptop", "model.hidden_size=16",
-    "model.n_blocks=2", "model.n_heads=2", "model.cond_dim=8", "model.length=16",
-    "loader.global_batch_size=8", "trainer.accelerator=cpu", "trainer.devices=1",
-    "~callbacks.progress", "lr_scheduler.num_warmup_steps=0",
-)  # fmt: skip
+    "data=textfile",
+    "data.vocab_size=270",
+    "model=laptop",
+    "model.hidden_size=16",
+    "model.n_blocks=2",
+    "model.n_heads=2",
+    "model.cond_dim=8",
+    "model.length=16",
+    "loader.global_batch_size=8",
+    "trainer.accelerator=cpu",
+    "trainer.devices=1",
+    "~callbacks.progress",
+    "lr_scheduler.num_warmup_steps=0",
+)
 LOSSES = {"mcd": "hybrid", "sdtt": "kl_bwd", "cd4lm": "kl_bwd", "dcd": "kl_fwd"}
 # Settings that one method has and the others lack.
 OWN = {"dcd": ("algo.gamma_min=-4", "algo.gamma_max=-1")}
@@ -44,8 +53,7 @@ def tiny(folder: Path) -> list[str]:
     if not corpus.exists():
         corpus.write_text(
             "\n\n\n".join(
-                " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 12))
-                for i in range(60)
+                " ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 12)) for i in range(60)
             )
         )
     return [*TINY, f"data.files=[{corpus}]", f"data.cache_dir={folder / 'cache'}"]
@@ -63,15 +71,26 @@ def minihost(folder: Path, name: str) -> dict:
     held = {
         "state_dict": model.state_dict(),
         "hyper_parameters": {"config": OmegaConf.to_container(config, resolve=True)},
-        "global_step": 17, "epoch": 0, "pytorch-lightning_version": "2.2.0",
-        "ema": {"decay": 0.9, "num_updates": 5, "shadow_params": [
-            p.detach() + 1 for p in model.backbone.parameters()]},
-    }  # fmt: skip
+        "global_step": 17,
+        "epoch": 0,
+        "pytorch-lightning_version": "2.2.0",
+        "ema": {
+            "decay": 0.9,
+            "num_updates": 5,
+            "shadow_params": [p.detach() + 1 for p in model.backbone.parameters()],
+        },
+    }
     if name == "mdlm":
         held["mdlm_mcd"] = {
-            "algo": "mcd", "loss": "hybrid", "round": 2, "delta": 0.004, "tau": 0.9,
-            "teacher_path": "a/b.ckpt", "guard": [1.0, 2], "teacher": None,
-        }  # fmt: skip
+            "algo": "mcd",
+            "loss": "hybrid",
+            "round": 2,
+            "delta": 0.004,
+            "tau": 0.9,
+            "teacher_path": "a/b.ckpt",
+            "guard": [1.0, 2],
+            "teacher": None,
+        }
     return held
 
 
@@ -80,27 +99,31 @@ def checkpoints(folder: Path) -> list[bytes]:
     # As MDLM does: its config and some object of its own, pickled.
     config = OmegaConf.create(
         {
-            "parameterization": "subs", "T": 0, "time_conditioning": False,
+            "parameterization": "subs",
+            "T": 0,
+            "time_conditioning": False,
             "model": {"length": 16, "hidden_size": 16, "n_heads": 2, "dropout": 0.1},
             "noise": {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20},
             "data": {"tokenizer_name_or_path": "gpt2", "cache_dir": "${T}"},
         }
-    )  # fmt: skip
+    )
     theirs = {**own, "hyper_parameters": {"config": config, "tokenizer": Path("x")}}
     hyper = pickling.as_hyper
     evil = [
-        pickling.checkpoint(hyper(pickling.harm(name, "touch canary")))
-        for name in pickling.HARM
+        pickling.checkpoint(hyper(pickling.harm(name, "touch canary"))) for name in pickling.HARM
     ]
     bombs = list(pickling.bombs().values())
     return [
-        saved(own), saved(theirs), saved(own["state_dict"]), *evil,
+        saved(own),
+        saved(theirs),
+        saved(own["state_dict"]),
+        *evil,
         *(pickling.checkpoint(hyper(b)) for b in bombs),
         *(pickling.checkpoint(b"}" + pickling.text("w") + b + b"s") for b in bombs),
         *(pickling.checkpoint(b) for b in bombs),
         pickling.archive({"x/data.pkl": b"\0" * 10**6}, compress=True),
         pickling.stream(pickling.harm("os system", "touch canary")),
-    ]  # fmt: skip
+    ]
 
 
 def plain_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -109,21 +132,38 @@ def plain_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def safetensors(folder: Path) -> list[bytes]:
     said = {"format": "pt", "global_step": "7", "mdlm_mcd": '{"loss": "hybrid"}'}
-    mixed = {"a": torch.ones(2, 3), "b": torch.zeros(0), "c": torch.tensor(1.5),
-             "vocab_embed.embedding": torch.ones(3)}  # fmt: skip
+    mixed = {
+        "a": torch.ones(2, 3),
+        "b": torch.zeros(0),
+        "c": torch.tensor(1.5),
+        "vocab_embed.embedding": torch.ones(3),
+    }
     return [save(plain_tensors(folder), said), save(mixed, {}), save({}, None)]
 
 
 def documents(folder: Path) -> list[bytes]:
     """`config.json` and the table of shards of a Hugging Face folder."""
     config = {
-        "model_type": "mdlm", "architectures": ["MDLM"], "vocab_size": 271,
-        "auto_map": {"AutoConfig": "evil.Config"}, "hidden_dim": 16, "cond_dim": 8,
-        "n_blocks": 2, "n_heads": 2, "model_length": 16, "dropout": 0.1,
-        "time_conditioning": False, "noise": {"type": "loglinear"},
-        "mdlm_mcd": {"exported_by": "mdlm-mcd", "loss": "hybrid", "round": 1,
-                     "teacher_path": "a/b.ckpt", "settings": {"tau0": 0.9}},
-    }  # fmt: skip
+        "model_type": "mdlm",
+        "architectures": ["MDLM"],
+        "vocab_size": 271,
+        "auto_map": {"AutoConfig": "evil.Config"},
+        "hidden_dim": 16,
+        "cond_dim": 8,
+        "n_blocks": 2,
+        "n_heads": 2,
+        "model_length": 16,
+        "dropout": 0.1,
+        "time_conditioning": False,
+        "noise": {"type": "loglinear"},
+        "mdlm_mcd": {
+            "exported_by": "mdlm-mcd",
+            "loss": "hybrid",
+            "round": 1,
+            "teacher_path": "a/b.ckpt",
+            "settings": {"tau0": 0.9},
+        },
+    }
     table = {"metadata": {"total_size": 1}, "weight_map": {"a": "model.safetensors"}}
     return [json.dumps(config).encode(), json.dumps(table).encode()]
 
@@ -137,47 +177,85 @@ def results(folder: Path) -> list[bytes]:
                     k: {"value": v, "low": v * 0.98, "high": v * 1.02}
                     for k, v in (
                         ("perplexity", scale * t * (200 + 400 / steps)),
-                        ("entropy", 3.8 + 0.2 * t), ("nelbo", 4.3), ("distinct_2", 0.6),
+                        ("entropy", 3.8 + 0.2 * t),
+                        ("nelbo", 4.3),
+                        ("distinct_2", 0.6),
                     )
-                }  # fmt: skip
-                rows.append({
-                    "schema": 1, "model": name, "steps": steps, "temperature": t,
-                    "sampler": "sparse", "u_law": "iid", "u_step": None,
-                    "dtype": "float64", "seed": 1, "num_samples": 128, "length": 64,
-                    "evaluator": "gpt2-large", "sha256": name * 4, "metrics": figures,
-                    "texts": ["a cat", "a dog"], "corpus": {"perplexity": 57.4},
-                    "recipe": {"loss": "hybrid"}, "round": int(name == "MCD"),
-                    "teacher": "t", "host": "minihost", "versions": {"torch": "2"},
-                    "machine": {"cores": 2}, "seconds": 1.5, "evaluations": steps,
-                    "checkpoint": "x.ckpt", "top_p": 1.0, "stratified": False,
-                })  # fmt: skip
+                }
+                rows.append(
+                    {
+                        "schema": 1,
+                        "model": name,
+                        "steps": steps,
+                        "temperature": t,
+                        "sampler": "sparse",
+                        "u_law": "iid",
+                        "u_step": None,
+                        "dtype": "float64",
+                        "seed": 1,
+                        "num_samples": 128,
+                        "length": 64,
+                        "evaluator": "gpt2-large",
+                        "sha256": name * 4,
+                        "metrics": figures,
+                        "texts": ["a cat", "a dog"],
+                        "corpus": {"perplexity": 57.4},
+                        "recipe": {"loss": "hybrid"},
+                        "round": int(name == "MCD"),
+                        "teacher": "t",
+                        "host": "minihost",
+                        "versions": {"torch": "2"},
+                        "machine": {"cores": 2},
+                        "seconds": 1.5,
+                        "evaluations": steps,
+                        "checkpoint": "x.ckpt",
+                        "top_p": 1.0,
+                        "stratified": False,
+                    }
+                )
     whole = [json.dumps(row) for row in rows]
     deep = "[" * 100_000
     return [
-        "\n".join(whole).encode(), "\n".join(whole[:5]).encode(), whole[0].encode(),
+        "\n".join(whole).encode(),
+        "\n".join(whole[:5]).encode(),
+        whole[0].encode(),
         (whole[0] + "\n" + deep + '\n{"steps": ' + "9" * 5000 + "}").encode(),
-    ]  # fmt: skip
+    ]
 
 
 def overrides(folder: Path) -> list[bytes]:
     common = (
-        "algo.rounds=2", "algo.steps_per_round=5", "algo.tau0=0.96",
-        "algo.delta0=0.01", "algo.growth=2", "algo.tau_step=0.03", "algo.guard=stop",
-        "algo.snapshot=raw", "algo.init_from=ema", "algo.coupling=shared",
-        "algo.u_law=iid", "algo.u_step=null", "algo.head_chunk=64",
-        "algo.min_entropy=null", "algo.teacher_path=a.ckpt", "trainer.max_steps=10",
-        "training.ema=0.9", "noise.eps=1e-3", "model.length=16", "data.wrap=true",
-    )  # fmt: skip
+        "algo.rounds=2",
+        "algo.steps_per_round=5",
+        "algo.tau0=0.96",
+        "algo.delta0=0.01",
+        "algo.growth=2",
+        "algo.tau_step=0.03",
+        "algo.guard=stop",
+        "algo.snapshot=raw",
+        "algo.init_from=ema",
+        "algo.coupling=shared",
+        "algo.u_law=iid",
+        "algo.u_step=null",
+        "algo.head_chunk=64",
+        "algo.min_entropy=null",
+        "algo.teacher_path=a.ckpt",
+        "trainer.max_steps=10",
+        "training.ema=0.9",
+        "noise.eps=1e-3",
+        "model.length=16",
+        "data.wrap=true",
+    )
     found = []
     for name, loss in LOSSES.items():
         text = (configs_dir() / "algo" / f"{name}.yaml").read_text("utf-8")
         known = yaml.safe_load(text)["algo"]
         # No override of a key that the method lacks: Hydra ends there, before us.
         words = [
-            word for word in (*OWN.get(name, ()), *common)
-            if word.partition("=")[0].removeprefix("algo.") in known
-            or not word.startswith("algo.")
-        ]  # fmt: skip
+            word
+            for word in (*OWN.get(name, ()), *common)
+            if word.partition("=")[0].removeprefix("algo.") in known or not word.startswith("algo.")
+        ]
         found += [
             "\n".join([f"algo={name}", f"algo.loss={loss}", *words[i::3]]).encode()
             for i in range(3)

@@ -16,13 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 from mdlm_mcd import configs_dir, distillers, hosts
 from mdlm_mcd.checkpoints import weights
 from mdlm_mcd.commands import export
-from mdlm_mcd.errors import MCDError
+from mdlm_mcd.errors import ConfigError, MCDError
 from mdlm_mcd.evaluation import candidates, embedded, report, sweep
-from mdlm_mcd.minihost.errors import HostError
 
 from . import held, mutations, runs, seeds
 
-OURS = (MCDError, HostError)
+OURS = (MCDError, ConfigError)
 # Hydra's refusal of an override it cannot parse or place, and the YAML parser's.
 HYDRAS = (*OURS, HydraException, OmegaConfBaseException, yaml.YAMLError)
 GPT2 = 50_257  # tokens, which the default range of gamma fits
@@ -127,9 +126,7 @@ def _judges(folder: Path) -> list[bytes]:
 
 TARGETS = {
     "checkpoint": Target(seeds.checkpoints, mutations.of_checkpoint, _file("x.ckpt")),
-    "safetensors": Target(
-        seeds.safetensors, mutations.of_safetensors, _file("x.safetensors")
-    ),
+    "safetensors": Target(seeds.safetensors, mutations.of_safetensors, _file("x.safetensors")),
     "folder": Target(seeds.documents, mutations.of_document, _folder),
     "evaluator": Target(_judges, mutations.of_checkpoint, _evaluator),
     "resume": Target(runs.resumed, held.mutate, runs.resume),

@@ -31,9 +31,12 @@ from mdlm_mcd.minihost import main as entry
 ROOT = Path(__file__).resolve().parents[2]
 ALGOS = ("mcd", "mdlm", "sdtt", "cd4lm", "dcd")
 TINY = [
-    "model=laptop", "model.hidden_size=32", "model.n_blocks=2", "model.n_heads=2",
+    "model=laptop",
+    "model.hidden_size=32",
+    "model.n_blocks=2",
+    "model.n_heads=2",
     "model.cond_dim=16",
-]  # fmt: skip
+]
 
 
 class Enough(Exception):
@@ -116,10 +119,22 @@ class Run:
 
     def tests(self):
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m",
-             "gpu", "tests/test_gpu.py"],
-            cwd=ROOT, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "gpu",
+                "tests/test_gpu.py",
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         self.write(part="tests", status=done.returncode, tail=done.stdout[-400:])
 
     def inputs(self):
@@ -143,24 +158,28 @@ class Run:
     def config(self, algo: str):
         GlobalHydra.instance().clear()
         given = [
-            f"algo={algo}", "data=textfile", f"data.files=[{self.work}/text.txt]",
+            f"algo={algo}",
+            "data=textfile",
+            f"data.files=[{self.work}/text.txt]",
             f"data.tokenizer_name_or_path={self.work}/tokenizer",
             f"data.cache_dir={self.work}/cache",
             *(TINY if self.args.tiny else ["model=small"]),
-            f"model.length={self.length}", f"loader.global_batch_size={self.batch}",
-            f"checkpointing.save_dir={self.work}/run", "trainer.devices=1",
+            f"model.length={self.length}",
+            f"loader.global_batch_size={self.batch}",
+            f"checkpointing.save_dir={self.work}/run",
+            "trainer.devices=1",
             "trainer.max_steps=100",
-        ]  # fmt: skip
+        ]
         if algo != "mdlm":
             given += [
-                "algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=100",
+                "algo.init_from=scratch",
+                "algo.rounds=1",
+                "algo.steps_per_round=100",
                 "algo.guard=off",
-            ]  # fmt: skip
+            ]
         if algo == "dcd" and self.args.tiny:
             given.append("algo.gamma_max=2")  # a small vocabulary needs more noise
-        with hydra.initialize_config_module(
-            "mdlm_mcd.minihost.configs", version_base=None
-        ):
+        with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
             config = hydra.compose("config", overrides=given)
         OmegaConf.set_struct(config, True)
         return config
@@ -176,24 +195,36 @@ class Run:
         rows, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
         clock = Clock(13, self.sync)
         trainer = L.Trainer(
-            accelerator="gpu" if self.cuda else "cpu", devices=1, max_steps=100,
-            precision="bf16-mixed" if self.cuda else "32-true", callbacks=[clock],
-            gradient_clip_val=1.0, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
+            accelerator="gpu" if self.cuda else "cpu",
+            devices=1,
+            max_steps=100,
+            precision="bf16-mixed" if self.cuda else "32-true",
+            callbacks=[clock],
+            gradient_clip_val=1.0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
             use_distributed_sampler=False,
-        )  # fmt: skip
+        )
         try:
             trainer.fit(model, rows)
         except Enough:
             pass
         ms = sorted(clock.times[3:])
         self.write(
-            part="step", algo=algo, batch=self.batch, length=self.length,
-            ms=round(ms[len(ms) // 2], 1), low=round(ms[0], 1), high=round(ms[-1], 1),
+            part="step",
+            algo=algo,
+            batch=self.batch,
+            length=self.length,
+            ms=round(ms[len(ms) // 2], 1),
+            low=round(ms[0], 1),
+            high=round(ms[-1], 1),
             tokens_s=round(1e3 * self.batch * self.length / ms[len(ms) // 2]),
             parameters=sum(p.numel() for p in model.backbone.parameters()),
-            precision=str(trainer.precision), peak_gib=self.peak(),
-        )  # fmt: skip
+            precision=str(trainer.precision),
+            peak_gib=self.peak(),
+        )
 
     def samples(self, sampler: str, steps: int, batch: int):
         model, _, _ = self.model("mdlm")
@@ -204,17 +235,28 @@ class Run:
             self.sync()
             start = time.perf_counter()
             drawn = sampling.sample(
-                sampler, denoise, batch, self.length, steps, alpha=lambda t: 1 - t,
-                mask_index=model.mask_index, vocab_size=model.vocab_size,
+                sampler,
+                denoise,
+                batch,
+                self.length,
+                steps,
+                alpha=lambda t: 1 - t,
+                mask_index=model.mask_index,
+                vocab_size=model.vocab_size,
                 generator=torch.Generator(self.args.device).manual_seed(1),
-            )  # fmt: skip
+            )
             self.sync()
             seconds = time.perf_counter() - start
         self.write(
-            part="samples", sampler=sampler, steps=steps, batch=batch, dtype="float64",
-            samples_s=round(batch / seconds, 2), evaluations=drawn.evaluations,
+            part="samples",
+            sampler=sampler,
+            steps=steps,
+            batch=batch,
+            dtype="float64",
+            samples_s=round(batch / seconds, 2),
+            evaluations=drawn.evaluations,
             peak_gib=self.peak(),
-        )  # fmt: skip
+        )
 
     def all(self):
         self.part("ceilings", 10, self.ceilings)
@@ -225,9 +267,13 @@ class Run:
             self.part(f"step {algo}", 25, self.step, algo)
         few, many = (2, 2) if self.args.tiny else (8, 64)
         for sampler, steps, batch in (
-            ("sparse", 8, many), ("sparse", 32, many), ("sparse", 128, many),
-            ("ancestral", 8, few), ("ancestral", 32, few), ("locked", 32, many),
-        ):  # fmt: skip
+            ("sparse", 8, many),
+            ("sparse", 32, many),
+            ("sparse", 128, many),
+            ("ancestral", 8, few),
+            ("ancestral", 32, few),
+            ("locked", 32, many),
+        ):
             self.part(f"samples {sampler}", 25, self.samples, sampler, steps, batch)
 
 

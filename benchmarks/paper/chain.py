@@ -11,15 +11,7 @@ from mdlm_mcd.checkpoints.files import check_overwrite, make_folder, read_json
 from mdlm_mcd.evaluation.sweep import existing
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
-from .stages import (
-    CLONE,
-    COMMAND,
-    MINIHOST,
-    Stages,
-    claim,
-    override,
-    start,
-)
+from .stages import CLONE, COMMAND, MINIHOST, Stages, claim, override, start
 
 STEPS_PER_ROUND = 10_000
 TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
@@ -27,9 +19,14 @@ TRAIN = "train"  # in place of a checkpoint: make one
 
 # Where and in which parts a run is computed, not what.
 HOW = (
-    "trainer.devices=", "trainer.accelerator=", "strategy=", "loader.batch_size=",
-    "loader.eval_batch_size=", "loader.num_workers=", "data.cache_dir=",
-)  # fmt: skip
+    "trainer.devices=",
+    "trainer.accelerator=",
+    "strategy=",
+    "loader.batch_size=",
+    "loader.eval_batch_size=",
+    "loader.num_workers=",
+    "data.cache_dir=",
+)
 UNIFORM_NOTE = (
     "Uniform-state models are drawn and scored by the host's own sample_eval, the "
     "others by `mdlm-mcd sweep`."
@@ -38,15 +35,26 @@ UNIFORM_NOTE = (
 # Every part of the chain in seconds, on text that is always there. Figures of such a
 # run mean nothing.
 SMOKE = (
-    "data=stdlib", "data.max_chars=60000", "data.vocab_size=300", "data.valid=stdlib",
+    "data=stdlib",
+    "data.max_chars=60000",
+    "data.vocab_size=300",
+    "data.valid=stdlib",
     "data.tokenizer_name_or_path=bpe",
-    "model.hidden_size=32", "model.n_blocks=1", "model.n_heads=2", "model.cond_dim=16",
-    "model.length=16", "loader.global_batch_size=8", "loader.eval_global_batch_size=8",
-    "trainer.accelerator=cpu", "trainer.limit_val_batches=1",
-    "callbacks=[checkpoint_every_n_steps,lines]", "logger=csv",
-    "lr_scheduler.num_warmup_steps=1", "+trainer.enable_progress_bar=false",
+    "model.hidden_size=32",
+    "model.n_blocks=1",
+    "model.n_heads=2",
+    "model.cond_dim=16",
+    "model.length=16",
+    "loader.global_batch_size=8",
+    "loader.eval_global_batch_size=8",
+    "trainer.accelerator=cpu",
+    "trainer.limit_val_batches=1",
+    "callbacks=[checkpoint_every_n_steps,lines]",
+    "logger=csv",
+    "lr_scheduler.num_warmup_steps=1",
+    "+trainer.enable_progress_bar=false",
     "+trainer.enable_model_summary=false",
-)  # fmt: skip
+)
 SMOKE_STEPS = 2
 
 
@@ -81,9 +89,18 @@ class Setting:
         told: what takes effect in a smoke run, too (seed, overrides).
         """
         return cls(
-            out, TRAIN, TRAIN, evaluator=TRAIN, num_samples=2, bound_rows=2,
-            batch_size=2, device="cpu", devices=1, smoke=True, **told,
-        )  # fmt: skip
+            out,
+            TRAIN,
+            TRAIN,
+            evaluator=TRAIN,
+            num_samples=2,
+            bound_rows=2,
+            batch_size=2,
+            device="cpu",
+            devices=1,
+            smoke=True,
+            **told,
+        )
 
 
 def smaller(table: Table) -> Table:
@@ -118,9 +135,10 @@ class Chain:
         found = [override("data.cache_dir", told.cache)] if told.cache else []
         if told.data:
             found += [
-                "data=textfile", override("data.files", told.data),
+                "data=textfile",
+                override("data.files", told.data),
                 "data.tokenizer_name_or_path=gpt2",
-            ]  # fmt: skip
+            ]
         if told.host is None and told.devices > 1:
             found.append("strategy=ddp")
         return found
@@ -129,16 +147,22 @@ class Chain:
         """What every training is given last."""
         tiny = SMOKE if self.setting.smoke else ()
         return [
-            *self.data(), f"trainer.devices={self.setting.devices}",
-            f"seed={self.setting.seed}", *tiny, *self.setting.overrides,
-        ]  # fmt: skip
+            *self.data(),
+            f"trainer.devices={self.setting.devices}",
+            f"seed={self.setting.seed}",
+            *tiny,
+            *self.setting.overrides,
+        ]
 
     def overrides(self, run: Run, teacher: str | Path) -> list[str]:
         """Of a distillation, but for its number of rounds and steps."""
         return [
-            f"algo={run.algo}", f"+recipe={run.recipe}",
-            override("algo.teacher_path", teacher), *run.overrides, *self.common(),
-        ]  # fmt: skip
+            f"algo={run.algo}",
+            f"+recipe={run.recipe}",
+            override("algo.teacher_path", teacher),
+            *run.overrides,
+            *self.common(),
+        ]
 
     def length(self, run: Run) -> list[str]:
         """As many rounds as the table needs; subset consistency has one, a long one."""
@@ -220,10 +244,15 @@ class Chain:
         checkpoints = folder / "checkpoints"
         if not (checkpoints / f"round-{last}.ckpt").exists():
             found = self.stages.train(
-                run.label, folder, [*overrides, *self.length(run)], self.max_steps,
-                target=f"round-{last}.ckpt", module=self.module,
-                host=self.setting.host, diverges=run.diverges,
-            )  # fmt: skip
+                run.label,
+                folder,
+                [*overrides, *self.length(run)],
+                self.max_steps,
+                target=f"round-{last}.ckpt",
+                module=self.module,
+                host=self.setting.host,
+                diverges=run.diverges,
+            )
             if found is None:
                 self.say(f"{run.label}: diverged, as the paper's did")
         rounds = (1,) if run.algo == "cd4lm" else self.table.rounds
@@ -244,16 +273,32 @@ class Chain:
         corpus = ["--corpus", *told.held_out] if told.held_out else []
         self.say(f"sampling {len(rows)} models at {len(self.table.steps)} step counts")
         self.stages.must(
-            "sweep", COMMAND,
-            ["sweep", *(f"{name}={path}" for name, path in rows),
-             "--steps", ",".join(map(str, self.table.steps)),
-             "--num-samples", str(told.num_samples),
-             "--bound-rows", str(told.bound_rows),
-             "--batch-size", str(told.batch_size), "--seed", str(told.seed),
-             "--evaluator", self.judge(), "--device", told.device,
-             "--out", str(self.results / "results.jsonl"),
-             *corpus, *tokenizer, *host],
-        )  # fmt: skip
+            "sweep",
+            COMMAND,
+            [
+                "sweep",
+                *(f"{name}={path}" for name, path in rows),
+                "--steps",
+                ",".join(map(str, self.table.steps)),
+                "--num-samples",
+                str(told.num_samples),
+                "--bound-rows",
+                str(told.bound_rows),
+                "--batch-size",
+                str(told.batch_size),
+                "--seed",
+                str(told.seed),
+                "--evaluator",
+                self.judge(),
+                "--device",
+                told.device,
+                "--out",
+                str(self.results / "results.jsonl"),
+                *corpus,
+                *tokenizer,
+                *host,
+            ],
+        )
 
     def sample_uniform(self, name: str, checkpoint: str) -> None:
         """A uniform-state model, drawn and scored by the host's own `sample_eval`.
@@ -268,8 +313,7 @@ class Chain:
         scored = [
             f"eval.compute_generative_perplexity={not told.smoke}",
             override(
-                "eval.gen_ppl_eval_model_name_or_path",
-                told.evaluator or self.table.evaluator,
+                "eval.gen_ppl_eval_model_name_or_path", told.evaluator or self.table.evaluator
             ),
         ]
         for n in self.table.steps:
@@ -282,15 +326,20 @@ class Chain:
                 f"{name} at {n} steps",
                 self.module,
                 [
-                    "mode=sample_eval", "algo=duo_base", "+recipe=owt", *self.common(),
-                    override("eval.checkpoint_path", checkpoint), f"sampling.steps={n}",
+                    "mode=sample_eval",
+                    "algo=duo_base",
+                    "+recipe=owt",
+                    *self.common(),
+                    override("eval.checkpoint_path", checkpoint),
+                    f"sampling.steps={n}",
                     f"sampling.num_sample_batches={batches}",
-                    f"loader.eval_batch_size={told.batch_size}", *scored,
+                    f"loader.eval_batch_size={told.batch_size}",
+                    *scored,
                     override("eval.generated_samples_path", path),
                     override("hydra.run.dir", path.parent),
                 ],
                 folder=told.host,
-            )  # fmt: skip
+            )
 
     def uniform(self, name: str, steps: int) -> Path:
         """Samples and score of a uniform-state model, as its host writes them."""
@@ -300,10 +349,19 @@ class Chain:
     def report(self) -> None:
         title = self.table.title + (" (smoke run)" if self.setting.smoke else "")
         self.stages.must(
-            "report", COMMAND,
-            ["report", str(self.results / "results.jsonl"), "--reference", TEACHER,
-             "--title", title, "--out", str(self.results / "report.html")],
-        )  # fmt: skip
+            "report",
+            COMMAND,
+            [
+                "report",
+                str(self.results / "results.jsonl"),
+                "--reference",
+                TEACHER,
+                "--title",
+                title,
+                "--out",
+                str(self.results / "report.html"),
+            ],
+        )
 
     # What came out ----------------------------------------------------------------
 
@@ -313,8 +371,7 @@ class Chain:
         for row in existing(self.results / "results.jsonl"):
             metrics = row["metrics"]
             found[row["model"], row["steps"]] = (
-                f"{metrics['perplexity']['value']:.2f} / "
-                f"{metrics['entropy']['value']:.2f}"
+                f"{metrics['perplexity']['value']:.2f} / {metrics['entropy']['value']:.2f}"
             )
         for name, n in product(self.names(), self.table.steps):
             if held := read_json(self.uniform(name, n), None):
@@ -355,8 +412,7 @@ class Chain:
         ]
         for name in self.names():
             cells = [
-                f"{measured.get((name, n), '-')} [{published(table, name, n)}]"
-                for n in table.steps
+                f"{measured.get((name, n), '-')} [{published(table, name, n)}]" for n in table.steps
             ]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
         return "\n".join(lines)

@@ -29,10 +29,10 @@ def ready(table: Table, told: Setting) -> None:
     checkpoint("--teacher", told.teacher, "the masked model that is distilled")
     if uniform:
         checkpoint(
-            "--duo-teacher", told.duo_teacher,
-            f"the uniform-state model that {uniform[0]} distils (or leave it out with "
-            "--methods)",
-        )  # fmt: skip
+            "--duo-teacher",
+            told.duo_teacher,
+            f"the uniform-state model that {uniform[0]} distils (or leave it out with --methods)",
+        )
         if told.host is None:
             plain(told.duo_teacher)
     text(told)
@@ -46,9 +46,7 @@ def ready(table: Table, told: Setting) -> None:
 
 def checkpoint(flag: str, path: str | None, what: str) -> None:
     if not path:
-        raise ConfigError(
-            f"{flag} is missing: name a checkpoint of {what}, or `{flag} {TRAIN}`."
-        )
+        raise ConfigError(f"{flag} is missing: name a checkpoint of {what}, or `{flag} {TRAIN}`.")
     named = HUB_ID.fullmatch(path) and not path.endswith(FILES)
     if path != TRAIN and not named and not Path(path).exists():
         raise ConfigError(
@@ -93,8 +91,7 @@ def host(table: Table, told: Setting) -> None:
         )
     if told.data:
         raise ConfigError(
-            "--data is for the embedded host: give a clone its data by an override, "
-            "data=NAME."
+            "--data is for the embedded host: give a clone its data by an override, data=NAME."
         )
     if not told.cache:
         raise ConfigError(
@@ -133,9 +130,6 @@ def evaluator(name: str) -> None:
         gated = "llama" in name.lower()
         raise ConfigError(
             f"--evaluator {name} is not reachable ({said.rstrip('.')}): "
-            + (
-                "accept its licence on the Hub and log in (`hf auth login`), or "
-                * gated
-            )
+            + ("accept its licence on the Hub and log in (`hf auth login`), or " * gated)
             + "name a local folder with the model and its tokenizer."
         ) from error

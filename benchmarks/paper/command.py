@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mdlm_mcd.borders import expanded
+from mdlm_mcd.checkpoints.files import expanded
 from mdlm_mcd.errors import MCDError
 
 from . import check, dry
@@ -40,9 +40,7 @@ def parser(of: Table) -> argparse.ArgumentParser:
         help=f"what algo.teacher_path takes; {TRAIN}: with +recipe={of.teacher_recipe}",
     )
     models.add_argument(
-        "--duo-teacher",
-        metavar="CKPT",
-        help="the uniform-state model that dcd starts from",
+        "--duo-teacher", metavar="CKPT", help="the uniform-state model that dcd starts from"
     )
     models.add_argument(
         "--methods",
@@ -74,23 +72,16 @@ def parser(of: Table) -> argparse.ArgumentParser:
     places.add_argument("--device", default="cuda", help="of sampling")
     places.add_argument("--devices", type=int, default=2, help="of training")
     measure = p.add_argument_group("measuring")
+    measure.add_argument("--evaluator", metavar="NAME_OR_DIR", help=f"default: {of.evaluator}")
     measure.add_argument(
-        "--evaluator", metavar="NAME_OR_DIR", help=f"default: {of.evaluator}"
-    )
-    measure.add_argument(
-        "--num-samples",
-        type=int,
-        default=1024,
-        help="of each point; the paper does not say",
+        "--num-samples", type=int, default=1024, help="of each point; the paper does not say"
     )
     measure.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
     measure.add_argument("--batch-size", type=int, default=32)
     measure.add_argument("--seed", type=int, default=1)
     only = p.add_argument_group("instead of running it")
     only.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="compose every config, count parameters and FLOPs",
+        "--dry-run", action="store_true", help="compose every config, count parameters and FLOPs"
     )
     only.add_argument("--mfu", type=float, default=0.4, help="assumed by --dry-run")
     only.add_argument("--peak", type=float, default=A100, help="FLOP/s of a device")
@@ -99,7 +90,7 @@ def parser(of: Table) -> argparse.ArgumentParser:
         action="store_true",
         help="the whole chain, tiny, with teachers and evaluator of its own, on a CPU",
     )
-    return p  # fmt: skip
+    return p
 
 
 def setting(args: argparse.Namespace) -> Setting:
@@ -108,12 +99,22 @@ def setting(args: argparse.Namespace) -> Setting:
     if args.smoke:
         return Setting.tiny(args.out, seed=args.seed, overrides=overrides)
     return Setting(
-        args.out, there(args.teacher), there(args.duo_teacher),
-        args.host and args.host.resolve(), absolute(args.cache),
-        tuple(map(absolute, args.data)), tuple(args.held_out), there(args.evaluator),
-        args.num_samples, args.bound_rows, args.batch_size, args.device, args.devices,
-        args.seed, overrides=overrides,
-    )  # fmt: skip
+        args.out,
+        there(args.teacher),
+        there(args.duo_teacher),
+        args.host and args.host.resolve(),
+        absolute(args.cache),
+        tuple(map(absolute, args.data)),
+        tuple(args.held_out),
+        there(args.evaluator),
+        args.num_samples,
+        args.bound_rows,
+        args.batch_size,
+        args.device,
+        args.devices,
+        args.seed,
+        overrides=overrides,
+    )
 
 
 def absolute(path: str | None) -> str | None:

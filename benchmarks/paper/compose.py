@@ -26,9 +26,7 @@ def embedded(overrides: Sequence[str]) -> DictConfig:
     minihost.register_resolvers()
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_module(
-            "mdlm_mcd.minihost.configs", version_base=None
-        ):
+        with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
             return hydra.compose("config", overrides=list(overrides))
     except HydraException as error:
         raise _refused("the embedded host", overrides, error) from error

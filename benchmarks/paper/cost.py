@@ -35,10 +35,7 @@ class Hardware:
         return flops / ((devices or self.devices) * self.peak * self.mfu) / 3600
 
     def __str__(self) -> str:
-        return (
-            f"{self.devices} devices of {self.peak / 1e12:.0f} TFLOP/s at "
-            f"{self.mfu:.0%} MFU"
-        )
+        return f"{self.devices} devices of {self.peak / 1e12:.0f} TFLOP/s at {self.mfu:.0%} MFU"
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,9 @@ def text(table: Table, told: Setting, hardware: Hardware) -> str:
         "",
         f"Counted on the meta device, not measured; hours are FLOPs over {hardware}.",
         "",
-        _row("training", "host", "parameters", "batch", "steps", "FLOP/step",
-             "FLOP", "hours"),
+        _row("training", "host", "parameters", "batch", "steps", "FLOP/step", "FLOP", "hours"),
         "| --- " * 8 + "|",
-    ]  # fmt: skip
+    ]
     total, sizes = 0.0, {}
     if told.teacher == TRAIN:
         line, flops, _ = _teacher(chain, hardware)
@@ -58,9 +57,7 @@ def text(table: Table, told: Setting, hardware: Hardware) -> str:
             sizes.setdefault(run.method.uniform, counted)
             batch, steps = config.loader.global_batch_size, config.trainer.max_steps
             step = counted.step(batch, run.method)
-            lines.append(
-                _training(run.name, host, counted, batch, steps, step, hardware)
-            )
+            lines.append(_training(run.name, host, counted, batch, steps, step, hardware))
         total += step * steps
     sampling, flops = _sampling(chain, sizes, hardware)
     lines += ["", *sampling]
@@ -85,9 +82,15 @@ class Unstarted(Chain):
 def _training(name, host, counted: Counted, batch, steps, step, hardware) -> str:
     flops = step * steps
     return _row(
-        name, host, f"{counted.parameters / 1e6:.1f}M", f"{batch}", f"{steps:,}",
-        f"{step:.2e}", f"{flops:.2e}", f"{hardware.hours(flops):.1f}",
-    )  # fmt: skip
+        name,
+        host,
+        f"{counted.parameters / 1e6:.1f}M",
+        f"{batch}",
+        f"{steps:,}",
+        f"{step:.2e}",
+        f"{flops:.2e}",
+        f"{hardware.hours(flops):.1f}",
+    )
 
 
 def _teacher(chain: Chain, hardware: Hardware) -> tuple[str, float, Counted]:
@@ -112,10 +115,9 @@ def _sampling(chain: Chain, sizes: dict[bool, Counted], hardware: Hardware):
         f"each of {sum(models.values())} models; scores by "
         f"{told.evaluator or table.evaluator}.",
         "",
-        _row("sampling steps", "FLOP/sample", "FLOP/score", "FLOP, all models",
-             "hours, 1 device"),
+        _row("sampling steps", "FLOP/sample", "FLOP/score", "FLOP, all models", "hours, 1 device"),
         "| --- " * 5 + "|",
-    ]  # fmt: skip
+    ]
     total = 0.0
     for n in table.steps:
         flops = 0.0
@@ -125,10 +127,14 @@ def _sampling(chain: Chain, sizes: dict[bool, Counted], hardware: Hardware):
             bound = 0 if uniform else told.bound_rows * counted.bound(n)
             flops += models[uniform] * (each + bound)
         first = next(iter(sizes.values()))
-        lines.append(_row(
-            f"{n}", f"{first.sample(n):.2e}",
-            f"{score:.2e}" if score else "unknown",
-            f"{flops:.2e}", f"{hardware.hours(flops, 1):.1f}",
-        ))  # fmt: skip
+        lines.append(
+            _row(
+                f"{n}",
+                f"{first.sample(n):.2e}",
+                f"{score:.2e}" if score else "unknown",
+                f"{flops:.2e}",
+                f"{hardware.hours(flops, 1):.1f}",
+            )
+        )
         total += flops
     return lines, total

@@ -67,12 +67,11 @@ RUNS = {
         Run("dcd", "Duo", "dcd", "owt_dcd"),
         Run("cd4lm", "Subset consistency", "cd4lm", "owt_cd4lm"),
         Run("mcd-kl_fwd", "MCD kl_fwd", "mcd", "owt_mcd", ("algo.loss=kl_fwd",)),
-        Run("mcd-kl_bwd", "MCD kl_bwd", "mcd", "owt_mcd", ("algo.loss=kl_bwd",),
-            diverges=True),
+        Run("mcd-kl_bwd", "MCD kl_bwd", "mcd", "owt_mcd", ("algo.loss=kl_bwd",), diverges=True),
         Run("mcd-large", "MCD", "mcd", "owt_mcd_large"),
         Run("sdtt-large", "SDTT", "sdtt", "owt_sdtt_large"),
     )
-}  # fmt: skip
+}
 
 GPT2 = "gpt2-large"
 LLAMA = "meta-llama/Meta-Llama-3-8B"
@@ -137,8 +136,7 @@ def _table1() -> dict[tuple[str, int], float | None]:
         elif name != TEACHER:
             name = DUO_TEACHER
         found |= {
-            (name, n): value
-            for n, value in zip(held["steps"], row["perplexity"], strict=True)
+            (name, n): value for n, value in zip(held["steps"], row["perplexity"], strict=True)
         }
     return found
 
@@ -164,32 +162,51 @@ TABLES = {
     table.name: table
     for table in (
         Table(
-            "table1", "Table 1: MCD, SDTT and Duo over five rounds",
-            ("mcd", "sdtt", "dcd"), (1, 2, 3, 4, 5), STEPS, _table1(),
+            "table1",
+            "Table 1: MCD, SDTT and Duo over five rounds",
+            ("mcd", "sdtt", "dcd"),
+            (1, 2, 3, 4, 5),
+            STEPS,
+            _table1(),
             optional=("cd4lm",),
         ),
         Table(
-            "table2", "Table 2: losses, after the first round",
-            ("mcd", "mcd-kl_fwd", "mcd-kl_bwd"), (1,), (32,),
-            {("MCD round 1", 32): 94.97, ("MCD kl_fwd round 1", 32): 110.86,
-             ("MCD kl_bwd round 1", 32): None, (TEACHER, 32): 163.27},
+            "table2",
+            "Table 2: losses, after the first round",
+            ("mcd", "mcd-kl_fwd", "mcd-kl_bwd"),
+            (1,),
+            (32,),
+            {
+                ("MCD round 1", 32): 94.97,
+                ("MCD kl_fwd round 1", 32): 110.86,
+                ("MCD kl_bwd round 1", 32): None,
+                (TEACHER, 32): 163.27,
+            },
             note="The paper says of kl_bwd that its loss explodes: the guard stopping "
             "it is the result.",
         ),
         Table(
-            "table3", "Table 3: 863M parameters, the first round",
-            ("mcd-large", "sdtt-large"), (1,), STEPS, _table3(), evaluator=LLAMA,
+            "table3",
+            "Table 3: 863M parameters, the first round",
+            ("mcd-large", "sdtt-large"),
+            (1,),
+            STEPS,
+            _table3(),
+            evaluator=LLAMA,
             teacher_recipe="owt_teacher_large",
         ),
         Table(
-            "figure3", "Figure 3: teacher and rounds of MCD from 8 to 512 steps",
-            ("mcd",), (1, 2, 3, 4, 5), (8, 16, *STEPS),
+            "figure3",
+            "Figure 3: teacher and rounds of MCD from 8 to 512 steps",
+            ("mcd",),
+            (1, 2, 3, 4, 5),
+            (8, 16, *STEPS),
             {**_only(_table1(), TEACHER, "MCD"), ("MCD round 5", 8): 118.1},
             note="Section 4.2 gives 118.1 at 8 steps and no round; the last is "
             "assumed. At 16 steps the figure has no number.",
         ),
     )
-}  # fmt: skip
+}
 
 
 def table(name: str) -> Table:

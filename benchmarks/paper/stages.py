@@ -83,9 +83,12 @@ def start(module, arguments, log, *, folder=None, seconds=None):
     command = [sys.executable, "-m", module, *arguments]
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=file, stderr=subprocess.STDOUT,
+            command,
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+        )
         try:
             return process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -126,9 +129,14 @@ class Stages:
         self.trained = False  # whether a training came on
 
     def call(
-        self, stage: str, module: str, arguments: Sequence[str], *, folder=None,
+        self,
+        stage: str,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        folder=None,
         seconds: float | None = None,
-    ) -> tuple[int | None, str]:  # fmt: skip
+    ) -> tuple[int | None, str]:
         """(exit status, the end of what was said)."""
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"$ {stage}: python -m {module} {' '.join(arguments)}\n")
@@ -152,10 +160,18 @@ class Stages:
         )
 
     def train(
-        self, stage: str, folder: Path, overrides: Sequence[str], steps: int, *,
-        target: str = "last.ckpt", module: str = MINIHOST, host: Path | None = None,
-        diverges: bool = False, seconds: float | None = None,
-    ) -> Path | None:  # fmt: skip
+        self,
+        stage: str,
+        folder: Path,
+        overrides: Sequence[str],
+        steps: int,
+        *,
+        target: str = "last.ckpt",
+        module: str = MINIHOST,
+        host: Path | None = None,
+        diverges: bool = False,
+        seconds: float | None = None,
+    ) -> Path | None:
         """Train in `folder` to `steps` steps, from wherever it stands: its checkpoint.
 
         target: the file of `checkpoints/` that is wanted. None when the loss diverged
@@ -171,13 +187,19 @@ class Stages:
             return checkpoints / target
         self.say(f"{stage}: {'from step ' + format(step, ',') if step else 'begins'}")
         status, said = self.call(
-            stage, module,
-            [override("hydra.run.dir", folder), *overrides,
-             f"trainer.max_steps={steps}", *resume(last), *limit(last, seconds)],
+            stage,
+            module,
+            [
+                override("hydra.run.dir", folder),
+                *overrides,
+                f"trainer.max_steps={steps}",
+                *resume(last),
+                *limit(last, seconds),
+            ],
             folder=host,
             # Lightning stops by itself; this is for a child that does not.
             seconds=None if seconds is None else seconds + GRACE,
-        )  # fmt: skip
+        )
         if diverges and status not in (0, None) and DIVERGED in said:
             failure.write_text(last_lines(said) + "\n", "utf-8")
             return None

@@ -57,31 +57,50 @@ def exact() -> Outcome:
             ("a token the teacher sees, nats", *map(of_revealed, (ce, backward))),
             ("a token masked for both, about", kl, kl),
             ("mean over the student's masked tokens", *each),
-            ("gradient by the logits of a token the teacher sees",
-             *map(of_revealed, (ce_slope, slope))),
+            (
+                "gradient by the logits of a token the teacher sees",
+                *map(of_revealed, (ce_slope, slope)),
+            ),
         ],
-    )  # fmt: skip
+    )
     rows = []
     best = w.truth.argmax(-1, keepdim=True)
     for name in ("hybrid", "kl_bwd"):
         q = optimum.student(w, name, w.truth, TAU, views)
         cost = w.mean(b * costs(w, q)[name == "kl_bwd"])
         rows.append(
-            (name, w.entropy(q), w.mean(q.gather(-1, best)[..., 0]), cost,
-             w.nats(w.drawn(q, 4)), w.perplexity(w.drawn(q, 4)))
-        )  # fmt: skip
+            (
+                name,
+                w.entropy(q),
+                w.mean(q.gather(-1, best)[..., 0]),
+                cost,
+                w.nats(w.drawn(q, 4)),
+                w.perplexity(w.drawn(q, 4)),
+            )
+        )
     rows.insert(
         0,
-        ("teacher", w.entropy(w.truth), w.mean(w.truth.max(-1).values), "",
-         w.nats(w.drawn(w.truth, 4)), w.perplexity(w.drawn(w.truth, 4))),
-    )  # fmt: skip
+        (
+            "teacher",
+            w.entropy(w.truth),
+            w.mean(w.truth.max(-1).values),
+            "",
+            w.nats(w.drawn(w.truth, 4)),
+            w.perplexity(w.drawn(w.truth, 4)),
+        ),
+    )
     end = Table(
         "Where the loss is lowest: the best table of one round",
-        ("", "entropy, nats a token", "chance of the likeliest token",
-         "cost left at tokens the teacher sees, a masked token",
-         "entropy of 4-step samples, nats a token", "their exact perplexity"),
+        (
+            "",
+            "entropy, nats a token",
+            "chance of the likeliest token",
+            "cost left at tokens the teacher sees, a masked token",
+            "entropy of 4-step samples, nats a token",
+            "their exact perplexity",
+        ),
         rows,
-    )  # fmt: skip
+    )
     big = torch.tensor(-NEG_INFINITY)
     step = float(torch.finfo(torch.bfloat16).eps) * 2 ** int(big.log2())
     half = "inf" if big.half().isinf() else "finite"
@@ -132,9 +151,12 @@ def train(w: Tiny, loss: str, way: str, clip: float | None) -> tuple[list, Tenso
 
 
 WAYS = (
-    ("hybrid", "adam", 1.0), ("kl_bwd", "adam", 1.0), ("kl_bwd", "adam", None),
-    ("kl_bwd", "sgd", 1.0), ("kl_bwd", "sgd", None),
-)  # fmt: skip
+    ("hybrid", "adam", 1.0),
+    ("kl_bwd", "adam", 1.0),
+    ("kl_bwd", "adam", None),
+    ("kl_bwd", "sgd", 1.0),
+    ("kl_bwd", "sgd", None),
+)
 
 
 def measured() -> Outcome:
@@ -145,19 +167,29 @@ def measured() -> Outcome:
         tail = torch.tensor(curve[-100:])
         chosen = w.truth.gather(-1, table.argmax(-1, keepdim=True))[..., 0]
         rows.append(
-            (f"{loss}, {way}, " + ("clipped to 1" if clip else "not clipped"),
-             curve[0], float(tail.mean()), w.entropy(table), w.mean(chosen),
-             w.missing(w.drawn(table, 4).clamp(min=1e-30)))
-        )  # fmt: skip
+            (
+                f"{loss}, {way}, " + ("clipped to 1" if clip else "not clipped"),
+                curve[0],
+                float(tail.mean()),
+                w.entropy(table),
+                w.mean(chosen),
+                w.missing(w.drawn(table, 4).clamp(min=1e-30)),
+            )
+        )
     table = Table(
         f"{STEPS} sampled steps of {BATCH} sequences from the exact denoiser (entropy "
         f"{w.entropy(w.truth):.4f}, true chance of its likeliest token "
         f"{w.mean(w.truth.max(-1).values):.4f}); delta = 1/32, learning rate 0.05",
-        ("", "loss a masked token, first step", "last 100 steps",
-         "entropy left, nats", "true chance of its likeliest token",
-         "KL from the language, nats a token"),
+        (
+            "",
+            "loss a masked token, first step",
+            "last 100 steps",
+            "entropy left, nats",
+            "true chance of its likeliest token",
+            "KL from the language, nats a token",
+        ),
         rows,
-    )  # fmt: skip
+    )
     return Outcome([table], reading(rows, w))
 
 

@@ -17,12 +17,20 @@ from .pages import Outcome, Table, shown
 
 PART = replace(
     LANGUAGE,
-    model=(*LANGUAGE.model, "model.length=32", "model.hidden_size=32",
-           "model.n_blocks=2", "model.n_heads=2"),
-    teacher_steps=1200, steps_per_round=30, corpus_rows=4000, samples=256,
+    model=(
+        *LANGUAGE.model,
+        "model.length=32",
+        "model.hidden_size=32",
+        "model.n_blocks=2",
+        "model.n_heads=2",
+    ),
+    teacher_steps=1200,
+    steps_per_round=30,
+    corpus_rows=4000,
+    samples=256,
     bound_rows=64,
     language={"vocab": 12, "components": 2, "branches": 3},
-)  # fmt: skip
+)
 STEPS, SEEDS = 8, (1, 2, 3, 4)
 MANY = ("mcd", "sdtt")  # these have all seeds, the others two
 TEMPERATURES = (1.1, 0.9, 0.8, 0.7, 0.6)
@@ -31,9 +39,15 @@ TOLD = ("bigram_entropy", "distinct_3", "self_bleu")
 SEEN = ("perplexity", *TOLD)
 COMPARED = ("perplexity", "corpus_entropy", "distinct_3", "self_bleu", "bigram_tv")
 FIGURES = (
-    "perplexity", "entropy", "corpus_entropy", "bigram_entropy", "distinct_2",
-    "distinct_3", "self_bleu", "bigram_tv",
-)  # fmt: skip
+    "perplexity",
+    "entropy",
+    "corpus_entropy",
+    "bigram_entropy",
+    "distinct_2",
+    "distinct_3",
+    "self_bleu",
+    "bigram_tv",
+)
 
 
 def figures(setting, weights, seed: int, temperature: float = 1.0) -> dict:
@@ -59,9 +73,12 @@ def students(setting, teacher) -> dict[str, list]:
         found[name] = []
         for seed in SEEDS[: None if name in MANY else 2]:
             rounds = train.fit(
-                jobs.overrides(known[name], setting.part, seed), setting.tokenizer,
-                setting.rows, start=teacher, every=setting.part.steps_per_round,
-            )  # fmt: skip
+                jobs.overrides(known[name], setting.part, seed),
+                setting.tokenizer,
+                setting.rows,
+                start=teacher,
+                every=setting.part.steps_per_round,
+            )
             found[name].append((seed, rounds[max(rounds)]))
     return found
 
@@ -109,29 +126,33 @@ def report(language: dict, curve: list[dict], each: dict[str, list[dict]]) -> Ou
         f"{STEPS} steps, {PART.samples} samples of 32 tokens of "
         f"{PART.language['vocab']} kinds, mean of the seeds: {len(SEEDS)} for "
         f"{' and '.join(MANY)}, two for all else",
-        ("", *FIGURES), [(n, *(row[f] for f in FIGURES)) for n, row in rows.items()],
-    )  # fmt: skip
+        ("", *FIGURES),
+        [(n, *(row[f] for f in FIGURES)) for n, row in rows.items()],
+    )
     apart = {name: extremes(by_seed) for name, by_seed in each.items()}
     ratios = {name: beside(curve, by_seed) for name, by_seed in each.items()}
     seeds, equal = (
         Table(
-            caption, ("", *columns),
+            caption,
+            ("", *columns),
             [(n, *(ranged(found[n].get(f)) for f in columns)) for n in each],
         )
         for caption, columns, found in (
             ("Lowest and highest of the seeds", SEEN, apart),
-            ("The same of each seed's figure over that of the teacher at the "
-             "temperature of equal bigram entropy (empty: none is equal)",
-             COMPARED, ratios),
+            (
+                "The same of each seed's figure over that of the teacher at the "
+                "temperature of equal bigram entropy (empty: none is equal)",
+                COMPARED,
+                ratios,
+            ),
         )
-    )  # fmt: skip
+    )
     return Outcome([whole, seeds, equal], reading(named, apart, ratios))
 
 
 def extremes(by_seed: list[dict]) -> dict[str, tuple[float, float]]:
     figures_ = by_seed[0] if by_seed else ()
-    return {f: (min(r[f] for r in by_seed), max(r[f] for r in by_seed))
-            for f in figures_}  # fmt: skip
+    return {f: (min(r[f] for r in by_seed), max(r[f] for r in by_seed)) for f in figures_}
 
 
 def beside(curve: list[dict], by_seed: list[dict]) -> dict[str, tuple[float, float]]:
@@ -167,11 +188,14 @@ def reading(named: dict, apart: dict, ratios: dict) -> str:
         + f"bigram entropy, distinct-3 and self-BLEU are {told(teacher)} for the "
         f"teacher, and for MCD {', '.join(ranged(apart['mcd'][f]) for f in TOLD)} by "
         f"seed. SDTT's bigram entropy is {ranged(theirs)}: "
-        + ("the seeds overlap, so neither is shown to lose more. " if overlap else
-           f"it loses {'less' if theirs[0] > mine[1] else 'more'}. ")
+        + (
+            "the seeds overlap, so neither is shown to lose more. "
+            if overlap
+            else f"it loses {'less' if theirs[0] > mine[1] else 'more'}. "
+        )
         + "SDTT under MCD's tau is left with "
         f"{ranged(apart['sdtt, tau falling']['bigram_entropy'])}. The language itself "
         f"has {told(named['the language'])}: few steps are too diverse, not too "
         f"little. Over a teacher that is only tempered, to the same bigram entropy, "
         f"{'; '.join(over(name) for name in MANY if ratios.get(name))}."
-    )  # fmt: skip
+    )

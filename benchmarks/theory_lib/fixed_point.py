@@ -17,9 +17,12 @@ def one_round(w: Tiny) -> Table:
     """Each loss and coupling, once, at tau = 1, from the exact denoiser."""
     rows = []
     for loss, coupling in (
-        ("hybrid_fwd = kl_fwd", "shared"), ("ce", "shared"), ("hybrid", "shared"),
-        ("hybrid_no_ce", "shared"), ("hybrid_fwd = kl_fwd", "independent"),
-    ):  # fmt: skip
+        ("hybrid_fwd = kl_fwd", "shared"),
+        ("ce", "shared"),
+        ("hybrid", "shared"),
+        ("hybrid_no_ce", "shared"),
+        ("hybrid_fwd = kl_fwd", "independent"),
+    ):
         cells = []
         for delta in (1 / 512, 1 / 4):
             name = loss.partition(" = ")[2] or loss
@@ -30,8 +33,9 @@ def one_round(w: Tiny) -> Table:
         f"One round at tau = 1 from the exact denoiser, of entropy "
         f"{w.entropy(w.truth):.4f}: KL(teacher || student) and the student's entropy, "
         "nats a masked token",
-        ("", "KL, delta = 1/512", "entropy", "KL, delta = 1/4", "entropy"), rows,
-    )  # fmt: skip
+        ("", "KL, delta = 1/512", "entropy", "KL, delta = 1/4", "entropy"),
+        rows,
+    )
 
 
 def compounding(w: Tiny) -> tuple[Table, dict[str, float]]:
@@ -55,8 +59,9 @@ def compounding(w: Tiny) -> tuple[Table, dict[str, float]]:
     return Table(
         "The temperature of the exact denoiser nearest to the student of each round, "
         "and how far it is in the end (KL, nats a masked token)",
-        ("", *(f"round {k + 1}" for k in range(len(TAUS))), "apart"), rows,
-    ), last  # fmt: skip
+        ("", *(f"round {k + 1}" for k in range(len(TAUS))), "apart"),
+        rows,
+    ), last
 
 
 def gain(w: Tiny, steps: int) -> tuple[Table, dict[str, tuple]]:
@@ -77,9 +82,13 @@ def gain(w: Tiny, steps: int) -> tuple[Table, dict[str, tuple]]:
         t = optimum.at_entropy(w, steps, w.nats(law))
         same = w.drawn(w.tempered(w.truth, t), steps)
         figures = (
-            w.perplexity(law), w.nats(law), w.missing(law), t,
-            w.perplexity(law) / w.perplexity(same), w.missing(same),
-        )  # fmt: skip
+            w.perplexity(law),
+            w.nats(law),
+            w.missing(law),
+            t,
+            w.perplexity(law) / w.perplexity(same),
+            w.missing(same),
+        )
         rows.append((label, *figures))
         found[label] = figures
     return Table(
@@ -88,7 +97,7 @@ def gain(w: Tiny, steps: int) -> tuple[Table, dict[str, tuple]]:
         "temperature of equal entropy",
         ("", "perplexity", "entropy", "KL", "T", "perplexity over its", "its KL"),
         rows,
-    ), found  # fmt: skip
+    ), found
 
 
 def exact() -> Outcome:

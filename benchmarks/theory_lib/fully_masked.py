@@ -70,25 +70,29 @@ def one_step(w: Tiny) -> tuple[Table, dict[str, Tensor]]:
         "exact denoiser": w.truth,
         "kl_fwd, five rounds": optimum.rounds(w, "kl_fwd", TAUS, 1 / 64)[-1],
         "hybrid, five rounds": optimum.rounds(w, "hybrid", TAUS, 1 / 64)[-1],
-        "hybrid_no_ce, five rounds": optimum.rounds(w, "hybrid_no_ce", TAUS, 1 / 64)[
-            -1
-        ],
+        "hybrid_no_ce, five rounds": optimum.rounds(w, "hybrid_no_ce", TAUS, 1 / 64)[-1],
     }
     taught["exact denoiser at T = 0.02"] = w.tempered(w.truth, 0.02)
     rows = []
     for label, table in taught.items():
         law = w.drawn(table, 1)
         rows.append(
-            (label, w.missing(law), w.perplexity(law), w.nats(law),
-             float(torch.special.entr(table[empty]).sum() / w.length))
-        )  # fmt: skip
+            (
+                label,
+                w.missing(law),
+                w.perplexity(law),
+                w.nats(law),
+                float(torch.special.entr(table[empty]).sum() / w.length),
+            )
+        )
     rows.append(("the language", 0.0, w.perplexity(w.p), w.nats(w.p), ""))
     return Table(
         "One step from all masks, exactly: KL from the language, perplexity and "
         "entropy of samples, all a token; and the entropy of the one prediction that "
         "is made",
-        ("", "KL", "perplexity", "entropy", "of the prediction"), rows,
-    ), taught  # fmt: skip
+        ("", "KL", "perplexity", "entropy", "of the prediction"),
+        rows,
+    ), taught
 
 
 def exact() -> Outcome:
@@ -101,10 +105,16 @@ def exact() -> Outcome:
     states = Table(
         f"Entropy of z_t, nats a sequence of {w.length} tokens (the language's own: "
         f"{float(torch.special.entr(w.p).sum()):.4f}), and what it tells of x0",
-        ("t", "H(z_t)", "of it which are masked", "I(x0; z_t)",
-         "uniform noise: H(z_t)", "I(x0; z_t)"),
+        (
+            "t",
+            "H(z_t)",
+            "of it which are masked",
+            "I(x0; z_t)",
+            "uniform noise: H(z_t)",
+            "I(x0; z_t)",
+        ),
         rows,
-    )  # fmt: skip
+    )
     one, taught = one_step(w)
     counts = (1, 2, 3, 4)
     many = []
@@ -112,8 +122,9 @@ def exact() -> Outcome:
         many.append((label, *(w.missing(w.drawn(table, n)) for n in counts)))
     steps = Table(
         "KL from the language, nats a token, by sampling steps",
-        ("", *(f"{n} step" + "s" * (n > 1) for n in counts)), many,
-    )  # fmt: skip
+        ("", *(f"{n} step" + "s" * (n > 1) for n in counts)),
+        many,
+    )
     floor = total_correlation(w) / w.length
     mine, best = one.rows[2], one.rows[0]
     says = (
@@ -137,8 +148,9 @@ def measured() -> Outcome:
     table = Table(
         "One step whose input carries a latent of so many values (best of three starts "
         "of EM, an upper bound): KL from the language, nats a token",
-        ("values", "nats of latent a sequence", "KL"), rows,
-    )  # fmt: skip
+        ("values", "nats of latent a sequence", "KL"),
+        rows,
+    )
     says = (
         f"For: entropy put into the input is what one step lacks. One bit a sequence "
         f"takes the KL from {rows[0][2]:.4f} to {rows[1][2]:.4f}, "

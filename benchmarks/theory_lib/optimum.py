@@ -103,14 +103,15 @@ def scipy_(part: str):
 
 
 OPTIMA: dict[str, Callable[[Given], Tensor]] = {
-    "hybrid": hybrid, "kl_fwd": kl_fwd, "hybrid_no_ce": no_ce, "kl_bwd": kl_bwd,
+    "hybrid": hybrid,
+    "kl_fwd": kl_fwd,
+    "hybrid_no_ce": no_ce,
+    "kl_bwd": kl_bwd,
     "ce": ce,
-}  # fmt: skip
+}
 
 
-def student(
-    world: Tiny, loss: str, teacher: Tensor, tau: float, views: Tensor
-) -> Tensor:
+def student(world: Tiny, loss: str, teacher: Tensor, tau: float, views: Tensor) -> Tensor:
     """The table that minimises `loss` against `teacher`; visible tokens one-hot."""
     q = OPTIMA[loss](given(world, teacher, tau, views))
     return torch.where(world.masked[..., None], q, world.truth)

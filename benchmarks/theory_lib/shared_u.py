@@ -34,9 +34,7 @@ def chain(t: float, delta: float) -> Tensor:
     """Of q(z_s | x0) q(z_t | z_s): the visible stays with chance alpha_t / alpha_s."""
     s = t - delta
     stays = (1 - t) / (1 - s)
-    return torch.tensor(
-        [[(1 - s) * stays, 0.0], [(1 - s) * (1 - stays), s]], dtype=torch.float64
-    )
+    return torch.tensor([[(1 - s) * stays, 0.0], [(1 - s) * (1 - stays), s]], dtype=torch.float64)
 
 
 def independent(t: float, delta: float) -> Tensor:
@@ -70,18 +68,20 @@ def views_sampled(w: Tiny, teacher: Tensor, delta: float) -> Tensor:
 def along_the_sde(t: float = 0.5) -> Table:
     """How often a token comes back if its latent follows the SDE, not the DDIM path."""
     rows = [
-        (f"1/{1 / delta:.0f}", float(shared(t, delta)[0, 1]),
-         *(paths.again(k, 1 - t + delta, 1 - t) for k in VOCABULARIES),
-         float(independent(t, delta)[0, 1]))
+        (
+            f"1/{1 / delta:.0f}",
+            float(shared(t, delta)[0, 1]),
+            *(paths.again(k, 1 - t + delta, 1 - t) for k in VOCABULARIES),
+            float(independent(t, delta)[0, 1]),
+        )
         for delta in DELTAS
-    ]  # fmt: skip
+    ]
     return Table(
         "Exactly, for one token: the chance that it is masked at s and visible again "
         f"at t = {t}, of views with the same marginals",
-        ("delta", "one u: the DDIM path",
-         *(f"the SDE, K = {k:,}" for k in VOCABULARIES), "two u"),
+        ("delta", "one u: the DDIM path", *(f"the SDE, K = {k:,}" for k in VOCABULARIES), "two u"),
         rows,
-    )  # fmt: skip
+    )
 
 
 def exact() -> Outcome:
@@ -91,28 +91,42 @@ def exact() -> Outcome:
         t = 0.5
         one, other = shared(t, delta), independent(t, delta)
         mine, theirs = (
-            optimum.rounds(w, "kl_fwd", (1.0,), delta, how)[0]
-            for how in ("shared", "independent")
+            optimum.rounds(w, "kl_fwd", (1.0,), delta, how)[0] for how in ("shared", "independent")
         )
         views = w.views(delta)
         gap = (views - views_sampled(w, w.truth, delta)).abs().sum(-1) / 2
         gaps.append(float((w.visited * gap).sum()))
         rows.append(
-            (f"1/{1 / delta:.0f}", apart(one, chain(t, delta), w.length),
-             apart(one, other, w.length), float(one[1, 0]), float(other[1, 0]),
-             float(other[0, 1]), w.divergence(w.truth, mine),
-             w.divergence(w.truth, theirs), gaps[-1])
-        )  # fmt: skip
+            (
+                f"1/{1 / delta:.0f}",
+                apart(one, chain(t, delta), w.length),
+                apart(one, other, w.length),
+                float(one[1, 0]),
+                float(other[1, 0]),
+                float(other[0, 1]),
+                w.divergence(w.truth, mine),
+                w.divergence(w.truth, theirs),
+                gaps[-1],
+            )
+        )
     first = Table(
         f"Exactly, {w.length} tokens. TV: of the law of (masked_t, masked_s) at t = "
         "0.5, from one u. KL: of the exact denoiser from the best student (forward "
         "KL, tau = 1). Last: TV of z_s given z_t between MCD's views of the truth and "
         "one step of the exact denoiser's own samples",
-        ("delta", "TV from q(z_t, z_s given x0)", "TV from two u",
-         "teacher alone sees: one u", "two u", "student alone sees: two u",
-         "KL, one u", "KL, two u", "TV from a sampled step"),
+        (
+            "delta",
+            "TV from q(z_t, z_s given x0)",
+            "TV from two u",
+            "teacher alone sees: one u",
+            "two u",
+            "student alone sees: two u",
+            "KL, one u",
+            "KL, two u",
+            "TV from a sampled step",
+        ),
         rows,
-    )  # fmt: skip
+    )
     second = along_the_sde()
     says = (
         "For: two views of one u are the nested forward chain, exactly, so the exact "
@@ -139,9 +153,12 @@ class Student(nn.Module):
         self.length, self.vocab = w.length, w.vocab
         kinds = w.length * (w.vocab + 1)
         self.layers = nn.Sequential(
-            nn.Linear(kinds, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(),
+            nn.Linear(kinds, width),
+            nn.Tanh(),
+            nn.Linear(width, width),
+            nn.Tanh(),
             nn.Linear(width, w.length * w.vocab),
-        )  # fmt: skip
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         hot = (z[..., None] == torch.arange(self.vocab + 1)).double().flatten(-2)
@@ -217,18 +234,25 @@ def measured() -> Outcome:
     masks = torch.tensor(list(itertools.product((False, True), repeat=w.length)))
     deltas = DELTAS[1:]
     settings = [
-        pair_weights(w, masks, law, delta)
-        for law in (shared, independent) for delta in deltas
-    ]  # fmt: skip
+        pair_weights(w, masks, law, delta) for law in (shared, independent) for delta in deltas
+    ]
     rows, ratios = [], {}
     for loss in ("hybrid", "kl_fwd"):
         found = spread(w, model, loss, 0.96, settings)
         for k, delta in enumerate(deltas):
             one, two = found[k], found[k + len(deltas)]
             rows.append(
-                (f"{loss}, 1/{1 / delta:.0f}", one[0], two[0], one[1], two[1],
-                 two[1] / one[1], one[2], two[2])
-            )  # fmt: skip
+                (
+                    f"{loss}, 1/{1 / delta:.0f}",
+                    one[0],
+                    two[0],
+                    one[1],
+                    two[1],
+                    two[1] / one[1],
+                    one[2],
+                    two[2],
+                )
+            )
             ratios[loss, delta] = two[1] / one[1], one[2] / one[1]
     table = Table(
         "Gradient of one sequence's loss by the "
@@ -236,10 +260,18 @@ def measured() -> Outcome:
         f"near the exact denoiser (KL {w.divergence(w.truth, student):.1e}), tau = "
         "0.96, summed exactly over x0, t and all views; variance is the trace of the "
         "covariance",
-        ("loss, delta", "squared mean, one u", "two u", "variance, one u", "two u",
-         "two over one", "of it by z_s given x0, z_t: one u", "two u"),
+        (
+            "loss, delta",
+            "squared mean, one u",
+            "two u",
+            "variance, one u",
+            "two u",
+            "two over one",
+            "of it by z_s given x0, z_t: one u",
+            "two u",
+        ),
         rows,
-    )  # fmt: skip
+    )
     few, many = ratios["hybrid", deltas[0]], ratios["hybrid", deltas[-1]]
     says = (
         f"For: at delta = 1/{1 / deltas[0]:.0f} the gradient of Eq. 14 has "

@@ -174,10 +174,16 @@ def exact() -> Outcome:
     learned = Table(
         "Training under each law of u, delta = 1/8, tau = 1, exactly over u (eight "
         "times t); nats are a masked token's",
-        ("", "masked", "mask patterns that occur", "KL of the best student",
-         "entropy given z_t", "less given z_s, masked for both"),
+        (
+            "",
+            "masked",
+            "mask patterns that occur",
+            "KL of the best student",
+            "entropy given z_t",
+            "less given z_s, masked for both",
+        ),
         rows,
-    )  # fmt: skip
+    )
     by_order = w.by_order(w.truth)
     drawn = []
     for name, law in LAWS.items():
@@ -186,10 +192,10 @@ def exact() -> Outcome:
     each = (lattice(w, n) @ by_order for n in (2, 3, 4))
     drawn.append(("lattice, 1/N (laws.draw_u)", *(w.missing(x) for x in each)))
     samples = Table(
-        "The N-step sampler under each law, exact denoiser: KL from the language, nats "
-        "a token",
-        ("", "N = 2", "N = 3", "N = 4"), drawn,
-    )  # fmt: skip
+        "The N-step sampler under each law, exact denoiser: KL from the language, nats a token",
+        ("", "N = 2", "N = 3", "N = 4"),
+        drawn,
+    )
     worst = max(abs(row[3]) for row in rows)
     says = (
         "For: any law with uniform marginals keeps the masked share and the fixed "
@@ -206,9 +212,7 @@ def exact() -> Outcome:
 # Trained --------------------------------------------------------------------------
 
 
-def taught(
-    w: Tiny, parts: Parts, width: int, seed: int = 0, steps: int = 800
-) -> Tensor:
+def taught(w: Tiny, parts: Parts, width: int, seed: int = 0, steps: int = 800) -> Tensor:
     """A small network's table, taught the truth on the states of a law of u."""
     of_t = sum(pattern_law(parts, w.length, t, t).sum(-1) for t in TIMES)
     keys = (w.masked * 2 ** torch.arange(w.length)).sum(-1)
@@ -242,15 +246,14 @@ def measured() -> Outcome:
         for name in names
     ]
     exact_by_order = w.by_order(w.truth)
-    rows.append(
-        ("exact denoiser", *(w.missing(o @ exact_by_order) for o in sampled.values()))
-    )
+    rows.append(("exact denoiser", *(w.missing(o @ exact_by_order) for o in sampled.values())))
     table = Table(
         "A network of width 6, too small for the language, trained under one law and "
         "sampled in 2 steps under another: KL from the language, nats a token, mean of "
         f"{len(SEEDS)} seeds",
-        ("", *(f"sampled: {name}" for name in names)), rows,
-    )  # fmt: skip
+        ("", *(f"sampled: {name}" for name in names)),
+        rows,
+    )
     return Outcome([table], reading(found))
 
 

@@ -27,10 +27,7 @@ def counting(vocab: int = VOCAB, slip: float = SLIP) -> Language:
     language.weight = torch.tensor([0.6, 0.4], dtype=torch.float64)
     language.start = (start / start.sum()).expand(2, -1)
     language.step = torch.stack(
-        [
-            (1 - 2 * slip) * eye.roll(way, 1) + slip * eye + slip / vocab
-            for way in (1, -1)
-        ]
+        [(1 - 2 * slip) * eye.roll(way, 1) + slip * eye + slip / vocab for way in (1, -1)]
     )
     return language
 
@@ -130,9 +127,7 @@ class Tiny:
     def mean(self, values: Tensor) -> float:
         """The mean of (S, length) over masked tokens of z_t, t ~ U(0, 1)."""
         weight = self.visited[:, None] * self.masked
-        return float(
-            torch.where(self.masked, weight * values, 0.0).sum() / weight.sum()
-        )
+        return float(torch.where(self.masked, weight * values, 0.0).sum() / weight.sum())
 
     def entropy(self, table: Tensor) -> float:
         """Mean entropy of the table's predictions, in nats a masked token."""

@@ -17,21 +17,26 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError
-from ..minihost.errors import HostError
+from ..errors import CheckpointError, ConfigError, cause, shown
 from ..models import dit
-from .formats import told
-from .sanitize import shown
 from .weights import MOST
 
 CACHE = "~/.cache/mdlm_mcd"
 
 _DATA = {
-    "train": str, "valid": str, "text_key": str, "tokenizer_name_or_path": str,
-    "separator": str, "files": (str, list), "valid_files": (str, list),
-    "vocab_size": int, "max_chars": int, "wrap": bool, "insert_train_eos": bool,
+    "train": str,
+    "valid": str,
+    "text_key": str,
+    "tokenizer_name_or_path": str,
+    "separator": str,
+    "files": (str, list),
+    "valid_files": (str, list),
+    "vocab_size": int,
+    "max_chars": int,
+    "wrap": bool,
+    "insert_train_eos": bool,
     "insert_valid_eos": bool,
-}  # fmt: skip
+}
 
 
 def literal(value: Any) -> DictConfig:
@@ -77,24 +82,23 @@ def cache_of(folder: Any) -> str:
 def used(source: str):
     """Turns what a config that makes no sense does to the embedded host into a word.
 
-    Raises CheckpointError; lets this package's own errors pass, and HostErrors, which
+    Raises CheckpointError; lets this package's own errors pass, and ConfigErrors, which
     say what is wrong themselves.
     """
     try:
         yield
-    except (CheckpointError, ConfigError, HostError):
+    except (CheckpointError, ConfigError):
         raise
     except Exception as error:  # each missing or odd setting fails in its own way
         raise CheckpointError(
-            f"{source} holds a config that cannot be used ({told(error)}): use another "
+            f"{source} holds a config that cannot be used ({cause(error)}): use another "
             "copy, or one that the embedded host or `mdlm-mcd export` wrote."
         ) from error
 
 
 def check_sizes(sizes: Mapping[str, Any], source: str) -> None:
     """Raises CheckpointError for sizes of which no DiT can be made."""
-    for name in ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads",
-                 "model_length"):  # fmt: skip
+    for name in ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length"):
         if type(sizes[name]) is not int or not 0 < sizes[name] <= MOST:
             raise CheckpointError(
                 f"{source} has {name} = {shown(sizes[name])}, of which no model can be "
@@ -109,9 +113,8 @@ def check_sizes(sizes: Mapping[str, Any], source: str) -> None:
 
 
 def check_room(
-    model: Mapping[str, Any], vocab_size: int, causal: bool, tensors: Mapping[str, Any],
-    source: str,
-) -> None:  # fmt: skip
+    model: Mapping[str, Any], vocab_size: int, causal: bool, tensors: Mapping[str, Any], source: str
+) -> None:
     """Raises CheckpointError where a model would be larger than the file's tensors.
 
     Before anything is allocated: one block of it is made without memory. model: the
@@ -119,8 +122,7 @@ def check_room(
     """
     with torch.device("meta"):
         small = dit.DIT(
-            {"model": {**model, "n_blocks": 1}, "algo": {"causal_attention": causal}},
-            vocab_size,
+            {"model": {**model, "n_blocks": 1}, "algo": {"causal_attention": causal}}, vocab_size
         )
     block = sum(p.numel() for p in small.blocks.parameters())
     asked = sum(p.numel() for p in small.parameters())

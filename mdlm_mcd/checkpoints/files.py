@@ -40,8 +40,7 @@ def make_folder(path: Path, flag: str = "--out") -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{flag} {path} cannot be made ({error.strerror}): name a folder that can "
-            "be written."
+            f"{flag} {path} cannot be made ({error.strerror}): name a folder that can be written."
         ) from error
     return path.resolve()
 
@@ -68,16 +67,17 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
 def check_writable(setting: str, folder: Path | str) -> None:
     """Make the folder. Raises ConfigError where no file can be written into it.
 
-    setting: what named it, as in `--out x/y.jsonl`.
+    setting: what named it, as in `--out x/y.jsonl`. A URL is left to Lightning.
     """
+    if "://" in str(folder):
+        return
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ConfigError(
-            f"{setting} cannot be written ({error.strerror}: {folder}): name a place "
-            "that can."
+            f"{setting} cannot be written ({error.strerror}: {folder}): name a place that can."
         ) from error
 
 
@@ -95,13 +95,10 @@ def check_overwrite(setting: str, path: Path, foreign: Callable[[Path], str]) ->
             f"{setting} cannot be written, for it is a folder: name a file."
         ) from error
     except OSError as error:
-        raise ConfigError(
-            f"{setting} cannot be read ({error.strerror}): name another."
-        ) from error
+        raise ConfigError(f"{setting} cannot be read ({error.strerror}): name another.") from error
     if why:
         raise ConfigError(
-            f"{setting} was not written by this command ({why}): it is left as it is; "
-            "name another."
+            f"{setting} was not written by this command ({why}): it is left as it is; name another."
         )
 
 
@@ -123,7 +120,8 @@ def disk_full(error: OSError) -> ConfigError:
     where = f" to {error.filename}" if error.filename else ""
     return ConfigError(
         f"The disk takes no more{where} ({error.strerror}): free some space or name "
-        "another --out, and start the same command again."
+        "another folder, in --out or checkpointing.save_dir, and start the same command "
+        "again."
     )
 
 
@@ -157,3 +155,30 @@ def write_text(path: Path, text: str) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def expanded(path: str | os.PathLike, key: str) -> str:
+    """`path` with a leading `~` replaced by the home folder.
+
+    key: the setting that names it, for the message. Raises ConfigError where no such
+    folder is known: as it stands, the path would be a folder called `~` here.
+    """
+    found = os.path.expanduser(path)
+    user = found.partition("/")[0]
+    if user.startswith("~") and (user == "~" or not os.path.lexists(user)):
+        raise ConfigError(
+            f"{key}={path}: no home folder is known for {user}: give the folder "
+            f"itself, e.g. {key}=/some/folder, or set HOME."
+        )
+    return found
+
+
+def check_hub_cache(name: str) -> None:
+    """Raise ConfigError where `name`, if it has to be fetched, would go to a `~` here.
+
+    The Hub's library takes such a folder where it knows of no home.
+    """
+    if not os.path.exists(str(name)):
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        expanded(HF_HUB_CACHE, "HF_HOME")

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import torch.nn as nn
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, cause, shown
 from . import sanitize, unpickling
-from .sanitize import shown
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def _read_checkpoint(path: str, source: str) -> Weights:
         config, noted = unpickling.plain(config), unpickling.plain(held.get("mdlm_mcd"))
     except Exception as error:  # a spoilt file fails in many ways
         raise CheckpointError(
-            f"{source} cannot be read as a PyTorch checkpoint ({told(error)}): it may "
+            f"{source} cannot be read as a PyTorch checkpoint ({cause(error)}): it may "
             "be truncated; use another copy."
         ) from error
     if foreign:
@@ -71,9 +70,7 @@ def _read_checkpoint(path: str, source: str) -> Weights:
     _check_shared(list(filter(_is_tensor, named.values())), source)
     average, step = held.get("ema"), held.get("global_step")
     shadow = average.get("shadow_params") if isinstance(average, dict) else None
-    if not isinstance(shadow, (list, tuple, type(None))) or not all(
-        map(_is_tensor, shadow or ())
-    ):
+    if not isinstance(shadow, (list, tuple, type(None))) or not all(map(_is_tensor, shadow or ())):
         raise CheckpointError(
             f"{source} holds an EMA that is no list of tensors: use another copy."
         )
@@ -135,14 +132,10 @@ def _read_safetensors(path: str, source: str) -> Weights:
 
 
 # What torch.compile, DDP, FSDP and activation checkpointing put before a part's name.
-WRAPPERS = {
-    "_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
-}  # fmt: skip
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
-def unwrapped(
-    named: Mapping[str, Any], source: str, own: Iterable[str] = ()
-) -> dict[str, Any]:
+def unwrapped(named: Mapping[str, Any], source: str, own: Iterable[str] = ()) -> dict[str, Any]:
     """Return entries by their names without the `WRAPPERS` of the saved model.
 
     own: names of the model that they are for, which may itself have such parts. Raises
@@ -190,19 +183,10 @@ def _backbone(named: dict[str, Any], path: str, source: str) -> dict[str, Tensor
         if not any(k.startswith("backbone.") for k in own):
             break
         skipped |= {k for k in own if not k.startswith("backbone.")}
-        own = {
-            k.removeprefix("backbone."): v
-            for k, v in own.items()
-            if k.startswith("backbone.")
-        }
+        own = {k.removeprefix("backbone."): v for k, v in own.items() if k.startswith("backbone.")}
     if skipped:
         log.info("Skipped in %s what is not the backbone: %s.", path, first(skipped))
     return own
-
-
-def told(error: Exception) -> str:
-    """What went wrong, in one line; a file may have had a say in its words."""
-    return f"{type(error).__name__}: {shown(error, 200)}"
 
 
 def first(names: Iterable[str], most: int = 3) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from .. import errors
 from ..errors import CheckpointError
 from . import sanitize
 
@@ -22,9 +23,15 @@ from . import sanitize
 SECTIONS = ("algo", "model", "data", "noise", "optim", "lr_scheduler", "training")
 # Duo has its models' settings in `algo`, MDLM at the root.
 SINGLE = (
-    "seed", "loader.global_batch_size", "diffusion", "backbone", "parameterization",
-    "time_conditioning", "T", "subs_masking",
-)  # fmt: skip
+    "seed",
+    "loader.global_batch_size",
+    "diffusion",
+    "backbone",
+    "parameterization",
+    "time_conditioning",
+    "T",
+    "subs_masking",
+)
 # Lightning's defaults, where a config does not name them.
 TRAINER = {
     "gradient_clip_val": 0,
@@ -36,10 +43,13 @@ TRAINER = {
 }
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 FREE = {
-    "algo.guard", "algo.head_chunk", "algo.min_entropy", "algo.teacher_placement",
+    "algo.guard",
+    "algo.head_chunk",
+    "algo.min_entropy",
+    "algo.teacher_placement",
     "algo.teacher_path",  # by its weights
     "data.cache_dir",
-}  # fmt: skip
+}
 ROWS = "data.rows_sha256"  # of the training rows, where a host knows them
 
 Difference = tuple[str, Any, Any]  # key, the checkpoint's value, this run's
@@ -58,18 +68,13 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
 def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the config inside a checkpoint; empty where there is none."""
     try:
-        return sanitize.copy(
-            _section(_section(checkpoint, "hyper_parameters"), "config")
-        )
+        return sanitize.copy(_section(_section(checkpoint, "hyper_parameters"), "config"))
     except ValueError:  # nested beyond reason
         return {}
 
 
 def check(
-    checkpoint: Mapping[str, Any],
-    config: Mapping[str, Any],
-    path: str,
-    free: Collection[str] = (),
+    checkpoint: Mapping[str, Any], config: Mapping[str, Any], path: str, free: Collection[str] = ()
 ) -> None:
     """Refuse to go on with other settings than those that made the checkpoint.
 
@@ -165,7 +170,7 @@ def _number(value: Any) -> Any:
 
 def _shown(key: str, value: Any) -> str:
     if key == ROWS:
-        return f"training rows of SHA-256 {sanitize.shown(value, 12)}"
+        return f"training rows of SHA-256 {errors.shown(value, 12)}"
     if isinstance(value, list):
-        value = "[" + ", ".join(sanitize.shown(v) for v in value[:3]) + "]"
-    return f"{key}={sanitize.shown(value, 200)}"
+        value = "[" + ", ".join(errors.shown(v) for v in value[:3]) + "]"
+    return f"{key}={errors.shown(value, 200)}"

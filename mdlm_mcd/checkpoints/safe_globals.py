@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .sanitize import shown
+from ..errors import shown
 
 
 def refuse(why: str) -> Any:
@@ -97,8 +97,19 @@ def _empty_or_latin(kind: type, *args):
     return kind(args[0])
 
 
-_SCALARS = (str, int, float, complex, bytes, type(None), torch.dtype, torch.device,
-            np.generic, Inert, Foreign)  # fmt: skip
+_SCALARS = (
+    str,
+    int,
+    float,
+    complex,
+    bytes,
+    type(None),
+    torch.dtype,
+    torch.device,
+    np.generic,
+    Inert,
+    Foreign,
+)
 
 
 # Python's hashes of text differ from run to run; those of numbers anybody can compute,
@@ -165,13 +176,9 @@ def _tensor(storage, offset, size, stride, requires_grad=False, *rest) -> Tensor
     """
     if not isinstance(storage, (Tensor, torch.storage.TypedStorage)):
         refuse(f"a tensor over a {type(storage).__name__}")
-    typed = storage.untyped_storage() if isinstance(storage, Tensor) else (
-        storage._untyped_storage
-    )  # fmt: skip
+    typed = storage.untyped_storage() if isinstance(storage, Tensor) else (storage._untyped_storage)
     numbers = (offset, *size, *stride)
-    if len(size) != len(stride) or not all(
-        type(n) is int and 0 <= n < 2**48 for n in numbers
-    ):
+    if len(size) != len(stride) or not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
         refuse("a tensor whose shape is no shape")
     room = typed.nbytes() // storage.dtype.itemsize
     count, last = 1, offset
@@ -181,9 +188,7 @@ def _tensor(storage, offset, size, stride, requires_grad=False, *rest) -> Tensor
     if count and (count > room or last >= room):
         refuse(f"a tensor of shape {tuple(size)} over {room} stored numbers")
     empty = torch.empty(0, dtype=storage.dtype, device=typed.device)
-    return empty.set_(typed, offset, tuple(size), tuple(stride)).requires_grad_(
-        bool(requires_grad)
-    )
+    return empty.set_(typed, offset, tuple(size), tuple(stride)).requires_grad_(bool(requires_grad))
 
 
 def _parameter(data: Tensor, requires_grad=True, *hooks) -> torch.nn.Parameter:
@@ -212,18 +217,27 @@ CALLS = {
     "torch.device": _device,
     "torch.serialization._get_layout": _layout,
 }
-for _module in ("lightning.fabric.utilities.data", "lightning_fabric.utilities.data",
-                "lightning.pytorch.utilities.parsing",
-                "pytorch_lightning.utilities.parsing"):  # fmt: skip
+for _module in (
+    "lightning.fabric.utilities.data",
+    "lightning_fabric.utilities.data",
+    "lightning.pytorch.utilities.parsing",
+    "pytorch_lightning.utilities.parsing",
+):
     CALLS[f"{_module}.AttributeDict"] = partial(_dict, Hyper)
 _STORAGES = {
-    "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16",
-    "Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8",
+    "Double": "float64",
+    "Float": "float32",
+    "Half": "float16",
+    "BFloat16": "bfloat16",
+    "Long": "int64",
+    "Int": "int32",
+    "Short": "int16",
+    "Char": "int8",
+    "Byte": "uint8",
     "Bool": "bool",
-}  # fmt: skip
+}
 VALUES = {
-    f"torch.{name}Storage": Storage(getattr(torch, dtype))
-    for name, dtype in _STORAGES.items()
+    f"torch.{name}Storage": Storage(getattr(torch, dtype)) for name, dtype in _STORAGES.items()
 }
 for _name in ("torch.UntypedStorage", "torch.storage.UntypedStorage"):
     VALUES[_name] = Storage(torch.uint8)
@@ -232,5 +246,7 @@ VALUES |= {
     for found in (getattr(torch, name) for name in sorted(dir(torch)))
     if isinstance(found, torch.dtype)
 }
-QUIET = {f"builtins.{t}" for t in ("dict", "list", "tuple", "int", "float", "bool",
-                                    "str", "object", "type")}  # fmt: skip
+QUIET = {
+    f"builtins.{t}"
+    for t in ("dict", "list", "tuple", "int", "float", "bool", "str", "object", "type")
+}

@@ -15,27 +15,6 @@ DEEPEST = 100
 MOST_JSON = 1 << 26  # bytes; the table of a sharded model of 70B has some 60,000
 
 
-def printable(text: str) -> str:
-    """Text with what cannot be printed written as an escape, such as `\\r`."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
-
-
-def shown(value: Any, most: int = 80) -> str:
-    """A value for a message: one printable line of at most `most` letters."""
-    if isinstance(value, (str, BaseException)):
-        text = str(value).strip().partition("\n")[0]
-    elif isinstance(value, (bool, float, type(None))) or (
-        isinstance(value, int) and abs(value) < 2**64
-    ):
-        text = str(value)
-    else:  # its text may be long, and of a huge int Python refuses to make one
-        text = f"a {type(value).__name__}"
-    text = printable(text[: 2 * most])
-    return text if len(text) <= most else text[: most - 1] + "\u2026"
-
-
 def copy(value: Any, unwrap=lambda value: value) -> Any:
     """A copy that holds dicts with text keys, lists, text, numbers, and else None.
 
@@ -55,11 +34,7 @@ def copy(value: Any, unwrap=lambda value: value) -> Any:
         if min(left) < 0 or depth > DEEPEST:
             raise ValueError("its config is nested or repeats itself beyond reason")
         if isinstance(value, dict):
-            return {
-                text(k): visit(v, depth + 1)
-                for k, v in value.items()
-                if isinstance(k, str)
-            }
+            return {text(k): visit(v, depth + 1) for k, v in value.items() if isinstance(k, str)}
         if isinstance(value, (list, tuple)):
             return [visit(v, depth + 1) for v in value]
         if isinstance(value, str):

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import shown
 from . import safe_globals, zip_checks
 from .safe_globals import CALLS, Foreign, Inert, checked, refuse
-from .sanitize import DEEPEST, copy, shown
+from .sanitize import DEEPEST, copy
 
 MOST_STEPS = 2_000_000  # a pickled GPT-2 tokenizer with its merges: some 600,000
 _CALLABLE = tuple(map(id, CALLS.values()))
@@ -29,14 +30,54 @@ _CALLABLE = tuple(map(id, CALLS.values()))
 # The operations of pickle's protocols 2 to 4 that `torch.save` can write. Left out:
 # text forms, the extension registry, classes by INST and OBJ, buffers.
 _OPERATIONS = (
-    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE",
-    "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE",
-    "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
-    "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2",
-    "TUPLE3", "EMPTY_DICT", "SETITEM", "SETITEMS", "EMPTY_SET", "ADDITEMS",
-    "FROZENSET", "BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT", "MEMOIZE",
-    "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "BINPERSID",
-)  # fmt: skip
+    "PROTO",
+    "FRAME",
+    "STOP",
+    "MARK",
+    "POP",
+    "POP_MARK",
+    "DUP",
+    "NONE",
+    "NEWTRUE",
+    "NEWFALSE",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "EMPTY_LIST",
+    "APPEND",
+    "APPENDS",
+    "EMPTY_TUPLE",
+    "TUPLE",
+    "TUPLE1",
+    "TUPLE2",
+    "TUPLE3",
+    "EMPTY_DICT",
+    "SETITEM",
+    "SETITEMS",
+    "EMPTY_SET",
+    "ADDITEMS",
+    "FROZENSET",
+    "BINGET",
+    "LONG_BINGET",
+    "BINPUT",
+    "LONG_BINPUT",
+    "MEMOIZE",
+    "GLOBAL",
+    "STACK_GLOBAL",
+    "REDUCE",
+    "NEWOBJ",
+    "NEWOBJ_EX",
+    "BUILD",
+    "BINPERSID",
+)
 
 
 class _Table(dict):
@@ -162,13 +203,18 @@ def _counted(load):
 
 def _dispatch():
     own = {
-        "REDUCE": _Unpickler.load_reduce, "NEWOBJ": _Unpickler.load_reduce,
-        "NEWOBJ_EX": _Unpickler.load_newobj_ex, "BUILD": _Unpickler.load_build,
-        "SETITEM": _Unpickler.load_setitem, "SETITEMS": _Unpickler.load_setitems,
-        "APPEND": _Unpickler.load_append, "APPENDS": _Unpickler.load_appends,
-        "ADDITEMS": _Unpickler.load_appends, "FROZENSET": _Unpickler.load_frozenset,
+        "REDUCE": _Unpickler.load_reduce,
+        "NEWOBJ": _Unpickler.load_reduce,
+        "NEWOBJ_EX": _Unpickler.load_newobj_ex,
+        "BUILD": _Unpickler.load_build,
+        "SETITEM": _Unpickler.load_setitem,
+        "SETITEMS": _Unpickler.load_setitems,
+        "APPEND": _Unpickler.load_append,
+        "APPENDS": _Unpickler.load_appends,
+        "ADDITEMS": _Unpickler.load_appends,
+        "FROZENSET": _Unpickler.load_frozenset,
         "BINPERSID": _Unpickler.load_binpersid,
-    }  # fmt: skip
+    }
     table = _Table()
     for name in _OPERATIONS:
         code = getattr(pickle, name)[0]
@@ -187,10 +233,15 @@ def reader(skipped: set[str], sizes: dict[str, int]) -> SimpleNamespace:
 
     sizes: bytes of the stored tensors by key, from `archives.records`.
     """
-    unpickler = type("Unpickler", (_Unpickler,), {
-        "__init__": lambda self, file, **kwargs: _Unpickler.__init__(
-            self, file, skipped, sizes, **kwargs),
-    })  # fmt: skip
+    unpickler = type(
+        "Unpickler",
+        (_Unpickler,),
+        {
+            "__init__": lambda self, file, **kwargs: _Unpickler.__init__(
+                self, file, skipped, sizes, **kwargs
+            )
+        },
+    )
     return SimpleNamespace(
         Unpickler=unpickler,
         UnpicklingError=pickle.UnpicklingError,

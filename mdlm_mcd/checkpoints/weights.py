@@ -18,11 +18,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..borders import check_hub_cache, expanded
-from ..errors import CheckpointError
+from ..errors import CheckpointError, cause, shown
 from . import sanitize
-from .formats import Weights, first, read_file, told
-from .sanitize import shown
+from .files import check_hub_cache, expanded
+from .formats import Weights, first, read_file
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ def _download(repo: str, revision: str | None, source: str) -> str:
     except Exception as error:  # network, cache and Hub fail in many ways
         raise CheckpointError(
             f"{source} is neither on this disk nor could it be fetched from the "
-            f"Hugging Face Hub ({told(error)}): check the name and the network, or "
+            f"Hugging Face Hub ({cause(error)}): check the name and the network, or "
             "name a local copy."
         ) from error
     return folder
@@ -244,11 +243,16 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
 
 
 _SIZES = {
-    "hidden_size": "hidden_dim", "hidden_dim": "hidden_dim",
-    "length": "model_length", "model_length": "model_length",
-    "cond_dim": "cond_dim", "n_blocks": "n_blocks", "n_heads": "n_heads",
-    "dropout": "dropout", "time_conditioning": "time_conditioning",
-}  # fmt: skip
+    "hidden_size": "hidden_dim",
+    "hidden_dim": "hidden_dim",
+    "length": "model_length",
+    "model_length": "model_length",
+    "cond_dim": "cond_dim",
+    "n_blocks": "n_blocks",
+    "n_heads": "n_heads",
+    "dropout": "dropout",
+    "time_conditioning": "time_conditioning",
+}
 
 
 def model_sizes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,9 +43,7 @@ def check(file: str | os.PathLike | IO[bytes]) -> None:
     with open(file, "rb") as opened:
         start = opened.read(len(_OLD_TORCH))
     if start == _OLD_TORCH:
-        _refuse(
-            "it is in torch's format from before 1.6; save it again with a newer torch"
-        )
+        _refuse("it is in torch's format from before 1.6; save it again with a newer torch")
     if start[:1] == b"\x80":
         _refuse(
             "it is a bare pickle, not weights; if it is an integral cache of Duo's, "
@@ -70,9 +68,7 @@ def records(archive: zipfile.ZipFile) -> Records:
     if any(i.compress_type or i.flag_bits & 1 for i in held):
         _refuse("its archive is compressed or encrypted, which torch.save does not do")
     end = archive.fp.seek(0, os.SEEK_END)
-    if any(i.file_size != i.compress_size for i in held) or end < sum(
-        i.file_size for i in held
-    ):
+    if any(i.file_size != i.compress_size for i in held) or end < sum(i.file_size for i in held):
         _refuse("its archive declares more than it holds")
     sizes = {info.filename: info.file_size for info in held}
     found = [n for n in names if n.rpartition("/")[2] == "data.pkl"]
@@ -86,6 +82,5 @@ def records(archive: zipfile.ZipFile) -> Records:
         _refuse("its tensors are big-endian; save them again on a common machine")
     prefix = f"{folder}data/"
     return Records(
-        found[0],
-        {n.removeprefix(prefix): s for n, s in sizes.items() if n.startswith(prefix)},
+        found[0], {n.removeprefix(prefix): s for n, s in sizes.items() if n.startswith(prefix)}
     )

@@ -15,13 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .. import __version__, configs_dir, sampling
 from ..checkpoints.files import (
@@ -61,12 +55,7 @@ class Recipe:
     rounds: int = 5
     steps_per_round: int = 100
     seconds: dict[str, float] = field(
-        default_factory=lambda: {
-            "judge": 90,
-            "teacher": 345,
-            "mcd": 100,
-            "sample": 240,
-        }
+        default_factory=lambda: {"judge": 90, "teacher": 345, "mcd": 100, "sample": 240}
     )
 
 
@@ -114,9 +103,10 @@ class Demo:
             tick(steps, steps)
             return last
         where = [
-            f"checkpointing.resume_ckpt_path={last}" if last else
-            "checkpointing.resume_from_ckpt=false",
-        ]  # fmt: skip
+            f"checkpointing.resume_ckpt_path={last}"
+            if last
+            else "checkpointing.resume_from_ckpt=false"
+        ]
         said: list[str] = []
 
         def on_line(line: str) -> None:
@@ -159,10 +149,8 @@ class Demo:
         teacher, _ = newest_checkpoint(self.out / "teacher" / "checkpoints")
         rows = {
             "teacher": (teacher, 1.0),
-            f"teacher, T = {self.recipe.temperature:g}": (
-                teacher, self.recipe.temperature,
-            ),
-        }  # fmt: skip
+            f"teacher, T = {self.recipe.temperature:g}": (teacher, self.recipe.temperature),
+        }
         for k, name in enumerate(self.rounds):
             path = self.out / "mcd" / "checkpoints" / f"round-{k + 1}.ckpt"
             rows[name] = (path, 1.0)
@@ -220,9 +208,7 @@ class Demo:
                     "sha256": sha256(path),
                     "temperature": temperature,
                     "nelbo": cells[name]["nelbo"],
-                    "steps": {
-                        str(n): cells[f"{name} @ {n}"] for n in self.recipe.steps
-                    },
+                    "steps": {str(n): cells[f"{name} @ {n}"] for n in self.recipe.steps},
                 }
                 for name, (path, temperature) in self.checkpoints().items()
             },
@@ -269,7 +255,7 @@ class Demo:
         seconds = time.perf_counter() - start
         ppl, error = metrics.perplexity(drawn.tokens, judge)
         entropies = metrics.sample_entropy(drawn.tokens)
-        scores = metrics.Judge(judge, "judge").nll(drawn.tokens)
+        scores = metrics.CallableEvaluator(judge, "judge").nll(drawn.tokens)
         return {
             "perplexity": ppl,
             "perplexity_error": error,
@@ -290,9 +276,7 @@ class Demo:
     def claim(self) -> None:
         """Refuse a folder of other things or settings, and a seed of none."""
         if not 0 <= self.seed < 2**32:
-            raise ConfigError(
-                f"--seed {self.seed}: give a whole number from 0 to 2^32 - 1."
-            )
+            raise ConfigError(f"--seed {self.seed}: give a whole number from 0 to 2^32 - 1.")
         check_overwrite(f"--out {make_folder(self.out)}", self.out, lacks("demo.json"))
         path = self.out / "demo.json"
         mine = json.loads(json.dumps({**self.settings(), "version": __version__}))
@@ -334,28 +318,34 @@ class Demo:
 
                 def tick(done: int, total: int) -> None:
                     progress.update(task, completed=done / total)
-                    progress.update(
-                        whole, completed=before + recipe.seconds[name] * done / total
-                    )
+                    progress.update(whole, completed=before + recipe.seconds[name] * done / total)
 
                 return tick
 
             self.train(
-                "judge", "ar", recipe.judge_steps, "+recipe=laptop_judge",
+                "judge",
+                "ar",
+                recipe.judge_steps,
+                "+recipe=laptop_judge",
                 tick=stage("judge", "evaluator (AR)"),
-            )  # fmt: skip
+            )
             teacher = self.train(
-                "teacher", "mdlm", recipe.teacher_steps, "+recipe=laptop_teacher",
+                "teacher",
+                "mdlm",
+                recipe.teacher_steps,
+                "+recipe=laptop_teacher",
                 tick=stage("teacher", "teacher (MDLM)"),
-            )  # fmt: skip
+            )
             self.train(
-                "mcd", "mcd", recipe.rounds * recipe.steps_per_round,
+                "mcd",
+                "mcd",
+                recipe.rounds * recipe.steps_per_round,
                 "+recipe=mcd_laptop",
                 f"algo.teacher_path={teacher}",
                 f"algo.rounds={recipe.rounds}",
                 f"algo.steps_per_round={recipe.steps_per_round}",
                 tick=stage("mcd", f"MCD, {recipe.rounds} rounds"),
-            )  # fmt: skip
+            )
             results = self.compare(stage("sample", "sampling"))
             progress.update(whole, completed=expected)
         self.report(results)
@@ -368,9 +358,7 @@ class Demo:
         (self.out / "table.md").write_text(demo_tables.markdown(results), "utf-8")
         (self.out / "samples.txt").write_text(demo_tables.samples(results), "utf-8")
         demo_tables.perplexity_vs_steps(results, self.out / "perplexity_vs_steps.png")
-        lines = (
-            json.dumps(row, ensure_ascii=False) for row in demo_tables.rows(results)
-        )
+        lines = (json.dumps(row, ensure_ascii=False) for row in demo_tables.rows(results))
         path = self.out / "results.jsonl"
         path.write_text("\n".join(lines) + "\n", "utf-8")
         title = "MCD on a laptop"

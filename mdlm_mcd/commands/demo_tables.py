@@ -18,8 +18,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "The figure needs matplotlib, which is not installed: pip install "
-            "'mdlm-mcd[demo]'."
+            "The figure needs matplotlib, which is not installed: pip install 'mdlm-mcd[demo]'."
         ) from error
 
 
@@ -47,10 +46,7 @@ def _rows(results, between: str):
         yield (
             name,
             f"{model['nelbo']:.3f}",
-            *(
-                _figure(c["perplexity"]) + between + f"{c['entropy']:.2f}"
-                for c in cells
-            ),
+            *(_figure(c["perplexity"]) + between + f"{c['entropy']:.2f}" for c in cells),
         )
 
 
@@ -89,9 +85,12 @@ def at_entropy(curve: list[tuple[float, float]], entropy: float) -> float | None
 
 def _place(cell: dict) -> Place:
     return Place(
-        cell["entropy"], cell["perplexity"], cell["entropy_error"],
-        cell["perplexity_error"] / cell["perplexity"], cell["correlation"],
-    )  # fmt: skip
+        cell["entropy"],
+        cell["perplexity"],
+        cell["entropy_error"],
+        cell["perplexity_error"] / cell["perplexity"],
+        cell["correlation"],
+    )
 
 
 def _verdict(matched: float, student: dict, line: list[dict]) -> str:
@@ -111,8 +110,7 @@ def reading(results) -> str:
     teacher, student = models["teacher"], models[names[-1]]
     few = "8" if "8" in columns else columns[0]
     here = student["steps"][few]
-    faster = [n for n in columns if teacher["steps"][n]["perplexity"]
-              >= here["perplexity"]]  # fmt: skip
+    faster = [n for n in columns if teacher["steps"][n]["perplexity"] >= here["perplexity"]]
     said = []
     if faster and int(faster[-1]) > int(few):
         slow = teacher["steps"][faster[-1]]
@@ -162,8 +160,7 @@ def reading(results) -> str:
 def samples(results) -> str:
     """Two samples a model at the fewest, at 8 and at the most steps."""
     columns = _columns(results)
-    chosen = dict.fromkeys([columns[0], "8" if "8" in columns else columns[0],
-                            columns[-1]])  # fmt: skip
+    chosen = dict.fromkeys([columns[0], "8" if "8" in columns else columns[0], columns[-1]])
     out = []
     for name, model in results["models"].items():
         for n in chosen:
@@ -234,23 +231,22 @@ def _metrics(model, cell) -> dict:
     found = {
         "n_step_nelbo": cell.get("n_step_nelbo"),
         "nelbo": model["nelbo"],
-        "entropy": {
-            "value": entropy,
-            "low": entropy - spread,
-            "high": entropy + spread,
-        },
+        "entropy": {"value": entropy, "low": entropy - spread, "high": entropy + spread},
         "corpus_entropy": cell["pooled_entropy"],
     }
     return {
         **{
-            key: value if isinstance(value, dict)
-            else {"value": value, "low": None, "high": None}
+            key: value if isinstance(value, dict) else {"value": value, "low": None, "high": None}
             for key, value in found.items()
             if value is not None
         },
-        "perplexity": {"value": ppl, "low": ppl / error, "high": ppl * error,
-                       "correlation": cell["correlation"]},
-    }  # fmt: skip
+        "perplexity": {
+            "value": ppl,
+            "low": ppl / error,
+            "high": ppl * error,
+            "correlation": cell["correlation"],
+        },
+    }
 
 
 def perplexity_vs_steps(results, path: Path) -> None:
@@ -271,19 +267,23 @@ def perplexity_vs_steps(results, path: Path) -> None:
             style = dict(color=oranges(shade), marker="o")
         else:
             plain = model["temperature"] == 1.0
-            style = dict(color="#5b7083", marker="s" if plain else "v",
-                         linestyle="-" if plain else "--")  # fmt: skip
+            style = dict(
+                color="#5b7083", marker="s" if plain else "v", linestyle="-" if plain else "--"
+            )
         axes[0].errorbar(
-            steps, [c["perplexity"] for c in cells],
-            yerr=[c["perplexity_error"] for c in cells], label=name, capsize=2, **style,
-        )  # fmt: skip
+            steps,
+            [c["perplexity"] for c in cells],
+            yerr=[c["perplexity_error"] for c in cells],
+            label=name,
+            capsize=2,
+            **style,
+        )
         axes[1].plot(steps, [c["entropy"] for c in cells], label=name, **style)
     for axis, key, title in (
         (axes[0], "perplexity", "generative perplexity (evaluator: AR)"),
         (axes[1], "entropy", "unigram entropy of a sample (nats)"),
     ):
-        axis.axhline(results["corpus"][key], color="black", lw=1, ls=":",
-                     label="held-out text")  # fmt: skip
+        axis.axhline(results["corpus"][key], color="black", lw=1, ls=":", label="held-out text")
         axis.set_xscale("log", base=2)
         axis.set_xticks(steps, [str(n) for n in steps])
         axis.set_xlabel("sampling steps")

@@ -17,18 +17,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import __version__, configs_dir
-from ..borders import expanded
+from ..checkpoints.files import expanded
 from ..errors import MCDError
-from ..hosts import patches
-from ..hosts.specs import DUO, MDLM, Layout, of_folder, packages, takes_labels
+from ..hosts import patches, specs
+from ..hosts.specs import DUO, MDLM, HostSpec, of_folder, packages, takes_labels
 from ..hosts.stubs import standins
 
 OK, NOTE, STOP = "ok", "note", "STOP"
 
 PACKAGES = (
-    "torch", "lightning", "transformers", "hydra-core", "omegaconf", "torchmetrics",
-    "numpy", "datasets", "safetensors",
-)  # fmt: skip
+    "torch",
+    "lightning",
+    "transformers",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "numpy",
+    "datasets",
+    "safetensors",
+)
 
 
 class Finding(NamedTuple):
@@ -56,11 +63,11 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _host(folder: Path, layout: Layout) -> Finding:
+def _host(folder: Path, spec: HostSpec) -> Finding:
     kind = ""
-    if layout is DUO:
+    if spec is DUO:
         kind = " as on branch " + ("main" if takes_labels(folder) else "ch-1")
-    said = f"{layout.name}'s layout{kind} in {folder}"
+    said = f"{spec.name}'s spec{kind} in {folder}"
     if _git(folder, "rev-parse", "--show-toplevel") == str(folder):
         branch = _git(folder, "rev-parse", "--abbrev-ref", "HEAD")
         commit = _git(folder, "rev-parse", "--short", "HEAD")
@@ -76,26 +83,23 @@ def _host(folder: Path, layout: Layout) -> Finding:
 def _requirements(folder: Path) -> Finding:
     stood_in = set(standins.SENTENCES)
     missing = sorted(
-        name
-        for name in packages(folder) - stood_in
-        if importlib.util.find_spec(name) is None
+        name for name in packages(folder) - stood_in if importlib.util.find_spec(name) is None
     )
     if not missing:
         return Finding("packages", OK, "those the host imports are installed")
     return Finding(
         "packages",
         STOP,
-        f"the host imports {', '.join(missing)}, not installed here: install its own "
-        "requirements",
+        f"the host imports {', '.join(missing)}, not installed here: install its own requirements",
     )
 
 
-def _patch(folder: Path, layout: Layout) -> Finding:
-    hunks = patches.of(layout)
+def _patch(folder: Path, spec: HostSpec) -> Finding:
+    hunks = patches.of(spec)
     try:
         now, where = patches.state(patches.read(folder, hunks), hunks)
         if now == patches.CONFLICT:
-            raise patches.conflict(folder, layout, where)
+            raise patches.conflict(folder, spec, where)
     except MCDError as error:
         return Finding("patch", STOP, str(error))
     if now == patches.PATCHED:
@@ -130,9 +134,7 @@ def _plugin(folder: Path) -> Finding:
         return Finding("hydra", STOP, f"does not see the plugin: {why}")
     own = folder / "configs" / "algo" / "mcd.yaml"
     if own.exists():
-        return Finding(
-            "hydra", NOTE, f"sees the plugin, but {own} of the host wins over ours"
-        )
+        return Finding("hydra", NOTE, f"sees the plugin, but {own} of the host wins over ours")
     return Finding("hydra", OK, f"sees algo=mcd in {configs_dir()}")
 
 
@@ -149,33 +151,35 @@ def _devices() -> Iterator[Finding]:
     else:
         kind = "Apple GPU (mps)" if torch.backends.mps.is_available() else "CPU"
         yield Finding(
-            "devices", NOTE,
+            "devices",
+            NOTE,
             f"{kind}, no CUDA: start with `mdlm-mcd run`, which makes the host's "
             "device settings fit",
-        )  # fmt: skip
+        )
     real = importlib.util.find_spec("flash_attn")
     yield (
         Finding("flash-attn", OK, _version("flash-attn"))
         if real
         else Finding(
-            "flash-attn", NOTE,
+            "flash-attn",
+            NOTE,
             "missing, so python main.py cannot import its models: `mdlm-mcd run` "
             "supplies a stand-in",
         )
-    )  # fmt: skip
+    )
 
 
-def _fitted(layout: Layout, given: Sequence[str], patched: bool) -> list[str]:
+def _fitted(spec: HostSpec, given: Sequence[str], patched: bool) -> list[str]:
     """The overrides as the host's main.py would take them, with an algo of ours."""
     given = list(given)
     if not any(arg.lstrip("+").startswith("algo=") for arg in given):
         given.insert(0, "algo=mcd")
-    if layout is MDLM and not patched:
+    if spec is MDLM and not patched:
         given = ["+" + arg if arg.startswith("algo=") else arg for arg in given]
     return given
 
 
-def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
+def compose(folder: Path, spec: HostSpec, given: Sequence[str], patched: bool):
     """The host's config with the overrides, unresolved, as its main.py would see it."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -191,7 +195,7 @@ def compose(folder: Path, layout: Layout, given: Sequence[str], patched: bool):
         OmegaConf.register_new_resolver(name, resolver, replace=True)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(folder / "configs"), version_base=None):
-        given = _fitted(layout, given, patched)
+        given = _fitted(spec, given, patched)
         config = hydra.compose("config", overrides=given, return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # tells the checks which keys are known
     with open_dict(config):
@@ -203,23 +207,24 @@ def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
     from ..settings import hydra_errors
 
     if hydra_errors.is_hydras(error):
-        error = hydra_errors.told(error, given, folder / "configs")
+        error = hydra_errors.explain(error, given, folder / "configs")
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _sampling(config, folder: Path, layout: Layout) -> Finding:
+def _sampling(config, folder: Path, spec: HostSpec) -> Finding:
     from ..hosts.sampling import OURS
 
     wide = config.sampling.get("use_float64", True)
     if wide and config.sampling.predictor in OURS:
         return Finding("sampling", OK, "the plugin samples in float64")
-    if wide and layout is DUO and takes_labels(folder):
+    if wide and spec is DUO and takes_labels(folder):
         return Finding("sampling", OK, "the host samples in float64")
     return Finding(
-        "sampling", NOTE,
+        "sampling",
+        NOTE,
         "this model is sampled in float32, which lowers entropy and flatters "
         "generative perplexity: compare only figures of the same dtype",
-    )  # fmt: skip
+    )
 
 
 def _checked(topic: str, check, fine: str) -> Finding:
@@ -239,24 +244,24 @@ def _distiller(config):
     return getattr(distillers, name if name in distillers.__all__ else "MCD")
 
 
-def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
+def _settings(config, folder: Path, spec: HostSpec) -> Iterator[Finding]:
     """Whether the configured run fits its distiller, by the checks the run makes."""
     from omegaconf import OmegaConf
 
     from ..distillers.rng import check_schedule
     from ..evaluation import candidates
-    from ..hosts import check_marriage, sampling
+    from ..hosts import resolve_model_class, sampling
 
     mixin = _distiller(config)
     try:
-        check_marriage(mixin, layout)
+        resolve_model_class(mixin, spec)
     except MCDError as error:
         yield Finding("algo", STOP, str(error))
         return
-    adapter = importlib.import_module(f"{__package__}.{layout.adapter}")
+    adapter = importlib.import_module(f"{specs.__package__}.{spec.adapter}")
     masked = mixin.parameterization == "subs"
     kind, fits = adapter.Host.fitting(mixin.parameterization)
-    if layout is DUO and not takes_labels(folder):
+    if spec is DUO and not takes_labels(folder):
         # All that ch-1 lets through.
         fits = (*sampling.OURS, "ancestral_cache") if masked else ("ancestral",)
     predictor = config.sampling.predictor
@@ -269,7 +274,7 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
     def schedule():
         # Plain containers of the parts that say it.
         said = {"noise": OmegaConf.to_container(config.noise)}
-        if layout is MDLM:
+        if spec is MDLM:
             said["parameterization"] = config.parameterization
         alpha = candidates.schedule(said, "The host's config")
         check_schedule(alpha, config.noise.type, config.algo.name)
@@ -280,14 +285,13 @@ def _settings(config, folder: Path, layout: Layout) -> Iterator[Finding]:
     precision = str(config.trainer.precision)
     if precision in ("16-true", "bf16-true", "transformer-engine"):
         yield Finding(
-            "precision", STOP,
+            "precision",
+            STOP,
             f"trainer.precision={precision} keeps the weights in half precision, where "
             "steps of optim.lr vanish: use bf16 (or 32) instead",
-        )  # fmt: skip
-    else:
-        yield Finding(
-            "precision", OK, f"trainer.precision={precision}; the loss is in float32"
         )
+    else:
+        yield Finding("precision", OK, f"trainer.precision={precision}; the loss is in float32")
 
     # The student's class without its host: the same checks, in the same words.
     student = type("Student", (adapter.Host, mixin), {})
@@ -334,10 +338,10 @@ def _weights(config, folder: Path, asked: bool) -> Finding:
         said = f"{path} holds no EMA: set algo.init_from=raw"
         return Finding("checkpoint", STOP, said)
     return Finding(
-        "checkpoint", OK,
-        f"{path}: {len(weights.state_dict)} tensors, {average}, step "
-        f"{weights.global_step}",
-    )  # fmt: skip
+        "checkpoint",
+        OK,
+        f"{path}: {len(weights.state_dict)} tensors, {average}, step {weights.global_step}",
+    )
 
 
 def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
@@ -346,31 +350,32 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     versions = ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
     found = [
         Finding(
-            "versions", OK,
+            "versions",
+            OK,
             f"mdlm-mcd {__version__}, Python {platform.python_version()} on "
             f"{platform.system()}, {versions}",
         ),
         *_devices(),
         _plugin(folder),
-    ]  # fmt: skip
+    ]
     try:
-        layout = of_folder(folder)
+        spec = of_folder(folder)
     except MCDError as error:
         return [*found, Finding("host", STOP, str(error))]
-    patch = _patch(folder, layout)
-    found += [_host(folder, layout), _requirements(folder), patch]
+    patch = _patch(folder, spec)
+    found += [_host(folder, spec), _requirements(folder), patch]
     patched = patch.mark == OK
     try:
-        config = compose(folder, layout, overrides, patched)
+        config = compose(folder, spec, overrides, patched)
         if "mdlm_mcd" not in config.algo.get("_target_", ""):
             mark = OK if any("algo=" in arg for arg in overrides) else STOP
             said = f"algo.name={config.algo.get('name')} is none of ours"
             return [*found, Finding("algo", mark, said)]
-        found += _settings(config, folder, layout)
-        found.append(_sampling(config, folder, layout))
+        found += _settings(config, folder, spec)
+        found.append(_sampling(config, folder, spec))
         found.append(_weights(config, folder, asked=bool(overrides)))
     except Exception as error:  # whatever Hydra has against the overrides
-        said = _said(error, _fitted(layout, overrides, patched), folder)
+        said = _said(error, _fitted(spec, overrides, patched), folder)
         found.append(Finding("config", STOP, said))
     return found
 
@@ -383,15 +388,16 @@ def report(found: Sequence[Finding]) -> tuple[str, int]:
     for topic, mark, text in found:
         head = f"{mark:<4} {topic:<11}"
         lines += textwrap.wrap(
-            text, 88, initial_indent=head, subsequent_indent=" " * len(head),
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
+            text,
+            88,
+            initial_indent=head,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     stops = {f.topic for f in found if f.mark == STOP}
     lacks = {f.topic for f in found if f.mark == NOTE} & {"devices", "flash-attn"}
-    for way, reasons in (
-        ("python main.py", stops | lacks),
-        ("mdlm-mcd run", stops - {"patch"}),
-    ):
+    for way, reasons in (("python main.py", stops | lacks), ("mdlm-mcd run", stops - {"patch"})):
         said = f"would stop: {', '.join(sorted(reasons))}" if reasons else "ready"
         lines.append(f"{way:<15} {said}")
     return "\n".join(lines), int(bool(stops))

@@ -17,15 +17,15 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from .. import __version__
+from .. import __version__, errors
 from ..checkpoints import sanitize, weights
 from ..errors import ConfigError
 from ..evaluation import candidates
 from ..models import dit, vocabulary
 
 CODE = (
-    Path(__file__).parent / "hf" / "configuration_mdlm.py",
-    Path(__file__).parent / "hf" / "modeling_mdlm.py",
+    Path(dit.__file__).parent / "hf" / "configuration_mdlm.py",
+    Path(dit.__file__).parent / "hf" / "modeling_mdlm.py",
     Path(dit.__file__),
 )
 _AUTO_MAP = {
@@ -33,16 +33,23 @@ _AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
 }
 _WRITTEN = (
-    "model.safetensors", "config.json", "README.md",
+    "model.safetensors",
+    "config.json",
+    "README.md",
     # What tokenizers save.
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja",
-    "tokenizer.model", "spiece.model",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "spiece.model",
+)
 # What the distiller notes in its checkpoints, as far as it travels on.
-_NOTED = (
-    "algo", "loss", "round", "delta", "tau", "teacher_path", "settings", "training",
-)  # fmt: skip
+_NOTED = ("algo", "loss", "round", "delta", "tau", "teacher_path", "settings", "training")
 
 
 def export(
@@ -138,9 +145,7 @@ def _check_target(out: Path, overwrite: bool) -> None:
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() and not overwrite:
-        raise ConfigError(
-            f"OUT={out} exists: name a new folder, or replace it with --overwrite."
-        )
+        raise ConfigError(f"OUT={out} exists: name a new folder, or replace it with --overwrite.")
     if out.exists() and not _ours(out):
         raise ConfigError(
             f"OUT={out} holds other things than an exported model, so --overwrite does "
@@ -174,17 +179,13 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
 
     info = {k: held.mdlm_mcd[k] for k in _NOTED if k in held.mdlm_mcd}
     if info:
-        settings = candidates.section(info, "settings") or candidates.section(
-            held.config, "algo"
-        )
+        settings = candidates.section(info, "settings") or candidates.section(held.config, "algo")
         info["teacher_path"] = public(info.get("teacher_path"))
         info["settings"] = {**settings, "teacher_path": info["teacher_path"]}
     training = {
         "optim": held.config.get("optim"),
         "ema": candidates.section(held.config, "training").get("ema"),
-        "global_batch_size": candidates.section(held.config, "loader").get(
-            "global_batch_size"
-        ),
+        "global_batch_size": candidates.section(held.config, "loader").get("global_batch_size"),
     }
     if any(training.values()):
         info["training"] = training
@@ -205,9 +206,7 @@ def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
         if name in ("type", "eps", "sigma_min", "sigma_max")
         and isinstance(value, (str, int, float))
     }
-    return {"noise": noise} | (
-        {"parameterization": "subs"} if "parameterization" in config else {}
-    )
+    return {"noise": noise} | ({"parameterization": "subs"} if "parameterization" in config else {})
 
 
 _CARD = """---
@@ -248,7 +247,7 @@ def _told(value: Any) -> str:
         return ", ".join(f"{_told(k)}: {_told(v)}" for k, v in value.items())
     if isinstance(value, list):
         return ", ".join(map(_told, value))
-    text = sanitize.shown(value, 200)
+    text = errors.shown(value, 200)
     return "".join("\\" + c if c in "|<>[]`\\" else c for c in text)
 
 
@@ -273,8 +272,6 @@ def _card(name: str, config: dict[str, Any]) -> str:
         length=config["model_length"],
         vocab=config["vocab_size"],
         mask=config.get("mask_index", config["vocab_size"] - 1),
-        guess=""
-        if "mask_index" in config
-        else " (the last, unless the tokenizer has its own)",
+        guess="" if "mask_index" in config else " (the last, unless the tokenizer has its own)",
         rows="\n".join(f"| {k} | {_told(v)} |" for k, v in facts.items()),
     )

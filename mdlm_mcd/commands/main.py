@@ -90,21 +90,21 @@ def _sweep(args) -> None:
     from . import sweep
 
     points = grid(
-        args.steps, args.temperature, args.sampler.split(","), args.u_law,
-        args.dtype.split(","), args.top_p, args.stratified,
-    )  # fmt: skip
-    plan = Plan(
-        points, args.num_samples, args.batch_size, args.bound_rows, args.seed,
-        args.mauve,
-    )  # fmt: skip
+        args.steps,
+        args.temperature,
+        args.sampler.split(","),
+        args.u_law,
+        args.dtype.split(","),
+        args.top_p,
+        args.stratified,
+    )
+    plan = Plan(points, args.num_samples, args.batch_size, args.bound_rows, args.seed, args.mauve)
     plan.check()
     sources = [
         candidates.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
         for text in args.checkpoint
     ]
-    how = dict(
-        judge=args.evaluator, corpus=args.corpus, device=args.device, host=args.host
-    )
+    how = dict(judge=args.evaluator, corpus=args.corpus, device=args.device, host=args.host)
     if args.calibrate:
         sweep.calibrate(sources[0], plan, Path(args.out), **how)
     rows = sweep.sweep(sources, plan, Path(args.out), **how)
@@ -115,11 +115,7 @@ def _report(args) -> None:
     from ..evaluation import report
 
     found = report.write(
-        args.results,
-        args.out,
-        force=args.force,
-        reference=args.reference,
-        title=args.title,
+        args.results, args.out, force=args.force, reference=args.reference, title=args.title
     )
     for sentence in found.said:
         print(f"mdlm-mcd: {sentence}", file=sys.stderr)
@@ -157,16 +153,14 @@ def _folder(named: str) -> Path:
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="mdlm-mcd",
-        description="Masked Consistency Distillation for masked diffusion language "
-        "models.",
+        description="Masked Consistency Distillation for masked diffusion language models.",
     )
     root.add_argument("--version", action="version", version=__version__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = commands.add_parser(
         "demo",
-        help="train a teacher, distil it, compare them; about 15 minutes on 2 CPU "
-        "cores",
+        help="train a teacher, distil it, compare them; about 15 minutes on 2 CPU cores",
         description="Trains a small masked diffusion model on English text out of "
         "Python itself, distils it with MCD over five rounds, and samples teacher and "
         "students at 4 to 128 steps. Leaves report.html, table.md, "
@@ -237,9 +231,7 @@ def parser() -> argparse.ArgumentParser:
     unsaid = export.add_argument_group("where the checkpoint does not say it")
     unsaid.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
     unsaid.add_argument("--heads", type=int, metavar="N", help="attention heads")
-    unsaid.add_argument(
-        "--time-conditioning", action=argparse.BooleanOptionalAction, default=None
-    )
+    unsaid.add_argument("--time-conditioning", action=argparse.BooleanOptionalAction, default=None)
     export.set_defaults(call=_export)
     sweep = commands.add_parser(
         "sweep",
@@ -249,35 +241,40 @@ def parser() -> argparse.ArgumentParser:
         "One line of JSON a point; the same command goes on where it stopped.",
     )
     sweep.add_argument(
-        "checkpoint", nargs="+", metavar="[LABEL=]CKPT",
+        "checkpoint",
+        nargs="+",
+        metavar="[LABEL=]CKPT",
         help="of the embedded host, MDLM or Duo, an exported folder or a hub id",
-    )  # fmt: skip
-    sweep.add_argument(
-        "--steps", type=_numbers(int), default=[8, 16, 32], metavar="N,N"
     )
-    sweep.add_argument(
-        "--temperature", type=_numbers(float), default=[1.0], metavar="T,T"
-    )
+    sweep.add_argument("--steps", type=_numbers(int), default=[8, 16, 32], metavar="N,N")
+    sweep.add_argument("--temperature", type=_numbers(float), default=[1.0], metavar="T,T")
     sweep.add_argument("--sampler", default="sparse", metavar="NAME,NAME")
     sweep.add_argument(
-        "--u-law", type=_law, nargs="+", default=[("iid", None)], metavar="LAW[:STEP]",
+        "--u-law",
+        type=_law,
+        nargs="+",
+        default=[("iid", None)],
+        metavar="LAW[:STEP]",
         help="joint law of the masks: iid, lattice, lattice:1/8, lattice:auto, halton",
-    )  # fmt: skip
-    sweep.add_argument(
-        "--stratified", action="store_true", help="each step opens its exact share"
     )
+    sweep.add_argument("--stratified", action="store_true", help="each step opens its exact share")
     sweep.add_argument("--num-samples", type=int, default=1024)
     sweep.add_argument("--top-p", type=float, default=1.0)
     sweep.add_argument("--dtype", default="float64", help="of the draws")
     sweep.add_argument("--seed", type=int, default=1)
     sweep.add_argument(
-        "--evaluator", default="gpt2-large", metavar="NAME_OR_CKPT",
+        "--evaluator",
+        default="gpt2-large",
+        metavar="NAME_OR_CKPT",
         help="a causal LM of transformers, or a .ckpt of the embedded host's AR model",
-    )  # fmt: skip
+    )
     sweep.add_argument(
-        "--corpus", nargs="+", default=[], metavar="FILE",
+        "--corpus",
+        nargs="+",
+        default=[],
+        metavar="FILE",
         help="held-out text; default: the first checkpoint's own, where it is at hand",
-    )  # fmt: skip
+    )
     sweep.add_argument("--out", default="results.jsonl", metavar="FILE")
     sweep.add_argument("--weights", choices=("ema", "raw"), default="ema")
     sweep.add_argument("--tokenizer", metavar="NAME_OR_PATH")
@@ -287,10 +284,11 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument("--device", default="cpu")
     sweep.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
     sweep.add_argument(
-        "--calibrate", action="store_true",
+        "--calibrate",
+        action="store_true",
         help="first draw the first checkpoint's curve in float32 and float64, and hold "
         "both against the published one",
-    )  # fmt: skip
+    )
     sweep.set_defaults(call=_sweep)
 
     report = commands.add_parser(
@@ -352,10 +350,7 @@ def main(argv: list[str] | None = None) -> int:
         print(console.sentence(f"mdlm-mcd: {said}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
-            "\nmdlm-mcd: interrupted; the same command goes on from here.",
-            file=sys.stderr,
-        )
+        print("\nmdlm-mcd: interrupted; the same command goes on from here.", file=sys.stderr)
         return 130
 
 

@@ -13,20 +13,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from .. import __version__
 from ..errors import ConfigError
 from ..evaluation import calibration, candidates, embedded
 from ..evaluation.candidate import Candidate
-from ..evaluation.evaluators import CausalLM, Evaluator, Judge
+from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator
 from ..evaluation.report.paper import published
 from ..evaluation.sweep import Plan, Sweep, resumed
 
@@ -63,9 +57,8 @@ def commit(folder: str | Path | None) -> str | None:
         return None
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True, text=True,
-        )  # fmt: skip
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True
+        )
     except OSError:
         return None
     return done.stdout.strip() or None
@@ -106,10 +99,8 @@ def evaluator(
         )
     vocabularies = [
         {index: token for token, index in of.get_vocab().items() if index != mask}
-        for of, mask in (
-            (judge.tokenizer, judge.mask_index), (model.tokenizer, model.mask_index)
-        )
-    ]  # fmt: skip
+        for of, mask in ((judge.tokenizer, judge.mask_index), (model.tokenizer, model.mask_index))
+    ]
     if judge.vocab_size != model.vocab_size or vocabularies[0] != vocabularies[1]:
         raise ConfigError(
             f"--evaluator {name} has a vocabulary of {judge.vocab_size}, and the model "
@@ -122,7 +113,7 @@ def evaluator(
             f"and the samples of {model.label} have {model.length}: use one trained on "
             "that length."
         )
-    return Judge(embedded.judge(judge), evaluator_name(name), batch_size=batch_size)
+    return CallableEvaluator(embedded.judge(judge), evaluator_name(name), batch_size=batch_size)
 
 
 class HeldOut:
@@ -139,9 +130,7 @@ class HeldOut:
         same = fast and (fast.to_str(), str(tokenizer.special_tokens_map))
         key = (same or tokenizer, model.length, model.vocab_size, model.mask_index)
         if key not in self._texts:
-            self._texts[key] = candidates.held_out(
-                self.source, model, self.most, self.files
-            )
+            self._texts[key] = candidates.held_out(self.source, model, self.most, self.files)
         return self._texts[key]
 
 
@@ -164,8 +153,7 @@ def sweep(
     labels = [source.label for source in sources]
     if twice := {x for x in labels if labels.count(x) > 1}:
         raise ConfigError(
-            f"Two checkpoints are called {sorted(twice)[0]!r}: tell them apart with "
-            "LABEL=CKPT."
+            f"Two checkpoints are called {sorted(twice)[0]!r}: tell them apart with LABEL=CKPT."
         )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {device}: no CUDA device is there; use cpu.")
@@ -174,9 +162,7 @@ def sweep(
         torch.zeros(1, dtype=torch.float64, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         said = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"--device {device} cannot be used ({said}); use cpu."
-        ) from error
+        raise ConfigError(f"--device {device} cannot be used ({said}); use cpu.") from error
     if host is not None and not Path(host).is_dir():
         raise ConfigError(f"--host {host} is no folder: name a clone, or leave it out.")
     rows = max(2 * plan.num_samples, plan.bound_rows)
@@ -199,19 +185,11 @@ def sweep(
             plan,
             out,
             evaluator=partial(
-                evaluator,
-                judge,
-                device,
-                min(plan.batch_size, 16),
-                load=cache(load_evaluator),
+                evaluator, judge, device, min(plan.batch_size, 16), load=cache(load_evaluator)
             ),
             evaluator_name=evaluator_name(judge),
             held_out=HeldOut(sources[0], min(rows, MOST_ROWS), corpus),
-            facts={
-                "versions": versions(),
-                "machine": machine(device),
-                "commit": commit(host),
-            },
+            facts={"versions": versions(), "machine": machine(device), "commit": commit(host)},
             on_point=on_point,
         ).run([partial(candidates.open_model, source, device) for source in sources])
 

@@ -17,16 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from .. import __version__, head, losses
 from ..checkpoints.formats import unwrap
-from ..checkpoints.sanitize import shown
-from ..checkpoints.weights import (
-    Weights,
-    check_process,
-    load_weights,
-    model_sizes,
-    read_weights,
-)
+from ..checkpoints.weights import Weights, check_process, load_weights, model_sizes, read_weights
 from ..curriculum import Curriculum, Round
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from ..models.vocabulary import check_mask
 from . import loop_state, resume, settings, strategies, validate_run
 from .callbacks import batches
@@ -47,8 +40,8 @@ CHECKPOINT_KEY = "mdlm_mcd"
 class Distiller(CounterNoise, Processes):
     """Rounds of distillation from snapshots of the student itself.
 
-    Subclasses write `distil(stage, x0, valid, condition, micro)`, which answers a
-    `head.Supervision` whose `loss` is a sum over the tokens that `valid` marks.
+    Subclasses write `distil(round_, x0, valid, condition, micro)`, which answers a
+    `head.LossOutput` whose `loss` is a sum over the tokens that `valid` marks.
     """
 
     parameterization = "subs"  # of the models it is for: weights.PROCESSES
@@ -58,7 +51,7 @@ class Distiller(CounterNoise, Processes):
     # What an adapter answers ------------------------------------------------------
 
     @staticmethod
-    def host_setting(config: DictConfig, name: str) -> tuple[str, Any]:
+    def model_setting(config: DictConfig, name: str) -> tuple[str, Any]:
         """Where the host keeps a setting of the model, and its value."""
         raise NotImplementedError
 
@@ -78,11 +71,11 @@ class Distiller(CounterNoise, Processes):
         """Call `backbone` on z (batch, length) as the host would: raw logits."""
         raise NotImplementedError
 
-    def host_named_parameters(self):
+    def ema_parameters(self):
         """(name, parameter) pairs in the order of the host's EMA."""
         raise NotImplementedError
 
-    def host_forget_progress(self) -> None:
+    def reset_fast_forward(self) -> None:
         """Clear what loading the teacher's checkpoint left of its own run."""
         raise NotImplementedError
 
@@ -96,9 +89,7 @@ class Distiller(CounterNoise, Processes):
 
     # What a distiller answers -----------------------------------------------------
 
-    def distil(
-        self, stage: Round, x0, valid, condition, micro: int
-    ) -> head.Supervision:
+    def distil(self, round_: Round, x0, valid, condition, micro: int) -> head.LossOutput:
         raise NotImplementedError
 
     # Construction -----------------------------------------------------------------
@@ -116,7 +107,7 @@ class Distiller(CounterNoise, Processes):
     @classmethod
     def check_config(cls, config: DictConfig) -> Curriculum:
         """Refuse what cannot work; answers the curriculum the config describes."""
-        key, found = cls.host_setting(config, "parameterization")
+        key, found = cls.model_setting(config, "parameterization")
         return settings.check(
             config, key, found, cls.parameterization, cls.loss_kinds, cls.schedule
         )
@@ -167,27 +158,21 @@ class Distiller(CounterNoise, Processes):
             self._check_teacher(weights, source)
             self.teacher_sha256 = validate_run.sha256_of(weights, algo.init_from)
             taken = load_weights(
-                self.backbone,
-                self.host_named_parameters(),
-                weights,
-                algo.init_from,
-                source,
+                self.backbone, self.ema_parameters(), weights, algo.init_from, source
             )
             log.info("Distilling %s (%s).", path, taken)
-        self.host_forget_progress()
+        self.reset_fast_forward()
         if self.ema:
             # Opening a checkpoint brings its decay and count along; the student's
             # average starts over, with the decay configured for this run.
             self.ema = type(self.ema)(
-                (p for _, p in self.host_named_parameters()),
-                decay=self.config.training.ema,
+                (p for _, p in self.ema_parameters()), decay=self.config.training.ema
             )
             self.ema.move_shadow_params_to_device(self.device)
             # Under bf16-true a step of 1 - decay would vanish; the hosts' own average
             # was taken before the weights were converted.
             self.ema.shadow_params = [
-                p.to(torch.promote_types(p.dtype, torch.float32))
-                for p in self.ema.shadow_params
+                p.to(torch.promote_types(p.dtype, torch.float32)) for p in self.ema.shadow_params
             ]
 
     def _check_teacher(self, weights: Weights, source: str) -> None:
@@ -196,7 +181,7 @@ class Distiller(CounterNoise, Processes):
         validate_run.check_length(weights, source, self.config.model.length)
         validate_run.check_tokenizer(weights, source, self.config.data)
         told = model_sizes(weights.config).get("time_conditioning")
-        key, mine = self.host_setting(self.config, "time_conditioning")
+        key, mine = self.model_setting(self.config, "time_conditioning")
         if told is not None and bool(told) != bool(mine):
             raise CheckpointError(
                 f"{source} was trained with time_conditioning={bool(told)}, and this "
@@ -229,9 +214,7 @@ class Distiller(CounterNoise, Processes):
             "tau": done and done.tau,
             "guard": self.guard.running,
             "split": self.split,
-            "teacher": None
-            if self.teacher.round is None
-            else self.teacher.state_dict(),
+            "teacher": None if self.teacher.round is None else self.teacher.state_dict(),
         }
 
     @classmethod
@@ -248,10 +231,7 @@ class Distiller(CounterNoise, Processes):
         try:
             model = _lightnings_load(cls)(path, *args, config=config, **kwargs)
             if model.ema:
-                resume.check_average(
-                    model.ema.state_dict(),
-                    [p for _, p in model.host_named_parameters()],
-                )
+                resume.check_average(model.ema.state_dict(), [p for _, p in model.ema_parameters()])
             return model
         except Exception as error:
             if not resume.is_odd(error):
@@ -277,10 +257,8 @@ class Distiller(CounterNoise, Processes):
         path = trainer.ckpt_path
         self.check_resume(self.config, checkpoint, path)
         if not strategies.is_sharded(trainer):
-            parameters = [p for _, p in self.host_named_parameters()]
-            resume.check_shapes(
-                checkpoint, path, self.state_dict(), parameters, bool(self.ema)
-            )
+            parameters = [p for _, p in self.ema_parameters()]
+            resume.check_shapes(checkpoint, path, self.state_dict(), parameters, bool(self.ema))
         super().on_load_checkpoint(checkpoint)
         note, step = checkpoint[CHECKPOINT_KEY], checkpoint["global_step"]
         self.teacher_sha256 = note.get("teacher_sha256")
@@ -289,9 +267,9 @@ class Distiller(CounterNoise, Processes):
         if step >= self.curriculum.total_steps:
             _say("%s is finished at step %d; nothing to do.", path, step)
             return
-        stage = self.curriculum.at(step)
+        round_ = self.curriculum.at(step)
         kept = self.config.algo.snapshot == "fixed" and step > 0
-        if stage.is_first_step and not kept:
+        if round_.is_first_step and not kept:
             return  # a new teacher is about to be taken from the student
         last = (step - 1) // self.curriculum.steps_per_round
         if note["teacher"] is None or note["teacher"]["round"] != last:
@@ -306,14 +284,16 @@ class Distiller(CounterNoise, Processes):
         folder = self.checkpoints_folder
         rounds = RoundCheckpoints(folder, self.curriculum)
         algo = self.config.algo
-        health = Health(
-            algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy")
-        )
+        health = Health(algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy"))
         return [
             # Batches first, who know more of an end without any than rounds do.
-            *super().configure_callbacks(), batches.CountBatches(), health, rounds,
-            Preemption(folder), resume.Restoring(),
-        ]  # fmt: skip
+            *super().configure_callbacks(),
+            batches.CountBatches(),
+            health,
+            rounds,
+            Preemption(folder),
+            resume.Restoring(),
+        ]
 
     # One step ---------------------------------------------------------------------
 
@@ -322,7 +302,7 @@ class Distiller(CounterNoise, Processes):
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
     def training_step(self, batch, batch_idx):
-        stage = self.curriculum.at(self.global_step)
+        round_ = self.curriculum.at(self.global_step)
         micros = self.trainer.accumulate_grad_batches
         micro = batch_idx % micros
         self.seed_global("micro-batch", micro)
@@ -330,14 +310,14 @@ class Distiller(CounterNoise, Processes):
         x0, valid, condition = self.host_inputs(
             batch, lambda name: self.draw_uniform(count, micro, name)
         )
-        parts = self.distil(stage, x0, valid, condition, micro)
+        parts = self.distil(round_, x0, valid, condition, micro)
         tokens = valid.sum().clamp(min=1)
         loss = parts.loss / tokens
         # An epoch's end cuts a step short; the optimizer steps all the same.
         last = micro == micros - 1 or self.trainer.is_last_batch
-        self._watch(stage, parts, valid, first=micro == 0, last=last)
+        self._watch(round_, parts, valid, first=micro == 0, last=last)
         self.host_record(loss.detach() * tokens, tokens)
-        self._log_step(stage, parts, loss.detach(), tokens)
+        self._log_step(round_, parts, loss.detach(), tokens)
         return loss
 
     def on_validation_start(self) -> None:
@@ -349,20 +329,14 @@ class Distiller(CounterNoise, Processes):
         """The schedule of the views, told to the networks: t (batch,) -> alpha_t."""
         return self.host_alpha(t)
 
-    def encode(self, backbone, z, t, condition) -> head.Features:
+    def encode(self, backbone, z, t, condition) -> head.HiddenStates:
         """`backbone` on z (batch, length) at times t (batch,), short of its logits."""
         alpha_t = self.alpha(t)
-        return head.encode(
-            backbone, lambda net: self.host_denoise(net, z, alpha_t, condition)
-        )
+        return head.encode(backbone, lambda net: self.host_denoise(net, z, alpha_t, condition))
 
-    def _log_step(self, stage: Round, parts: head.Supervision, loss, tokens) -> None:
+    def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
         rows = max(1, parts.distil_rows + parts.reveal_rows)
-        shown = {
-            "round": float(stage.index + 1),
-            "delta": stage.delta,
-            "tau": stage.tau,
-        }
+        shown = {"round": float(round_.index + 1), "delta": round_.delta, "tau": round_.tau}
         quiet = {
             # Of the loss: kl + ce = trainer/loss.
             "kl": parts.distil / tokens,

@@ -12,11 +12,12 @@ class CD4LM(MCD):
 
     schedule = ("tau0", "tau_step")
 
-    def draw_times(self, stage: Round, count: int, micro: int):
+    def draw_times(self, round_: Round, count: int, micro: int):
         return self.share(
-            count, micro, "t",
+            count,
+            micro,
+            "t",
             lambda total, generator: coupling.sample_nested_times(
-                total, generator=generator,
-                antithetic=self.config.training.antithetic_sampling,
+                total, generator=generator, antithetic=self.config.training.antithetic_sampling
             ),
-        )  # fmt: skip
+        )

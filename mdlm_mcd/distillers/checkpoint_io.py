@@ -14,8 +14,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..checkpoints.files import damage
-from ..checkpoints.sanitize import shown
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from . import strategies
 
 log = logging.getLogger(__name__)
@@ -124,8 +123,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 def cannot_resume(said: str) -> CheckpointError:
     return CheckpointError(
-        f"{said}. Name another checkpoint, or start over with "
-        "checkpointing.resume_from_ckpt=false."
+        f"{said}. Name another checkpoint, or start over with checkpointing.resume_from_ckpt=false."
     )
 
 

@@ -40,17 +40,17 @@ class DCD(Distiller):
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
         return self.gaussian(t)
 
-    def distil(
-        self, stage: Round, x0, valid, condition, micro: int
-    ) -> head.Supervision:
+    def distil(self, round_: Round, x0, valid, condition, micro: int) -> head.LossOutput:
         algo, (count, length) = self.config.algo, x0.shape
-        t, s = self.draw_times(stage, count, micro)
+        t, s = self.draw_times(round_, count, micro)
         (other,) = self.share(
-            count, micro, "other token",
+            count,
+            micro,
+            "other token",
             lambda total, generator: (
                 gaussian.draw_other((total, length), self.vocab_size, generator),
             ),
-        )  # fmt: skip
+        )
         pair = gaussian.couple(
             x0, self.draw_u(x0.shape, micro), other, t, s, self.alpha, self.vocab_size
         )
@@ -58,6 +58,5 @@ class DCD(Distiller):
         with torch.no_grad():
             teacher = self.encode(self.teacher.backbone, pair.z_s, s, condition)
         return head.supervise_all(
-            algo.loss, student, teacher, valid > 0,
-            tau=stage.tau, chunk=algo.head_chunk,
-        )  # fmt: skip
+            algo.loss, student, teacher, valid > 0, tau=round_.tau, chunk=algo.head_chunk
+        )

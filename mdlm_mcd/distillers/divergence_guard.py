@@ -52,9 +52,7 @@ class LossGuard:
     def __init__(self, mode: str | bool, kind: str, vocab_size: int):
         mode = "off" if mode is False else mode  # YAML 1.1 reads a bare `off` so
         if mode not in MODES:
-            raise ConfigError(
-                f"algo.guard={mode} is unknown: choose one of {', '.join(MODES)}."
-            )
+            raise ConfigError(f"algo.guard={mode} is unknown: choose one of {', '.join(MODES)}.")
         self.mode, self.kind = mode, kind
         self.ceiling = TIMES_IGNORANCE * math.log(vocab_size)
         self.running: float | None = None
@@ -62,7 +60,7 @@ class LossGuard:
 
     def check(
         self,
-        stage: Round,
+        round_: Round,
         step: int,
         sums: StepSums,
         cause: Callable[[bool], str] = lambda finite: RATE,
@@ -85,18 +83,18 @@ class LossGuard:
             found = f"{token:.4g} nats per token", f"{bound:.4g}, 20 times its mean,"
         else:
             found = f"{learnt:.4g} nats per token learnt", f"{self.ceiling:.4g}"
-        message = self._message(stage, step, sums, cause, *found)
+        message = self._message(round_, step, sums, cause, *found)
         if self.mode == "stop":
             raise DivergenceError(message)
         self.warned = True
         log.warning(message)
 
-    def _message(self, stage, step, sums: StepSums, cause, value, bound) -> str:
+    def _message(self, round_, step, sums: StepSums, cause, value, bound) -> str:
         rows = sums.distil_rows + sums.reveal_rows
         total = sums.distil + sums.reveal
         said = (
             f"algo.loss={self.kind} is {value} at step {step} (round "
-            f"{stage.index + 1}, delta={stage.delta:g}, tau={stage.tau:g}), where at "
+            f"{round_.index + 1}, delta={round_.delta:g}, tau={round_.tau:g}), where at "
             f"most {bound} was to be expected"
         )
         if sums.reveal_rows:  # never where nothing is masked
@@ -132,9 +130,7 @@ def cause(module, finite: bool) -> str:
             "set trainer.precision=bf16 (or 32)"
         )
     if not _is_finite(module.backbone):
-        return (
-            "the student's weights are not finite since an earlier step: lower optim.lr"
-        )
+        return "the student's weights are not finite since an earlier step: lower optim.lr"
     if not _is_finite(module.teacher.backbone):
         return (
             f"the teacher's weights are not finite since round "

@@ -93,22 +93,14 @@ class UniformPair(NamedTuple):
 
 
 def draw_other(
-    shape: tuple[int, ...],
-    num_classes: int,
-    generator: torch.Generator | None = None,
+    shape: tuple[int, ...], num_classes: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Noise for j*: int64 of the given shape, uniform over 0 .. K - 2, for `couple`."""
     return torch.randint(num_classes - 1, shape, generator=generator)
 
 
 def couple(
-    x0: Tensor,
-    u: Tensor,
-    other: Tensor,
-    t: Tensor,
-    s: Tensor,
-    alpha: Alpha,
-    num_classes: int,
+    x0: Tensor, u: Tensor, other: Tensor, t: Tensor, s: Tensor, alpha: Alpha, num_classes: int
 ) -> UniformPair:
     """The views (z_t, z_s) of one path, at times s <= t.
 

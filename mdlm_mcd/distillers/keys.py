@@ -25,9 +25,7 @@ def check_keys(config: DictConfig) -> None:
     """
     check_groups(config)
     algo = config.algo
-    own = [
-        f for f in our_files("algo") if read(f).algo._target_ == algo.get("_target_")
-    ]
+    own = [f for f in our_files("algo") if read(f).algo._target_ == algo.get("_target_")]
     # What another class reads is not known here.
     known = of_files([*own, *our_files("layouts/*")], "algo") | _of_host("algo")
     for key in algo if own else ():
@@ -35,8 +33,7 @@ def check_keys(config: DictConfig) -> None:
             meant = nearest(key, known)
             raise ConfigError(
                 f"algo.{key}={algo._get_node(key)} is read neither by algo={algo.name} "
-                "nor by the host: "
-                + (f"did you mean algo.{meant}?" if meant else "take it out.")
+                "nor by the host: " + (f"did you mean algo.{meant}?" if meant else "take it out.")
             )
     sampling = config.get("sampling", {})
     ours = of_files(our_files("sampler"), "sampling")

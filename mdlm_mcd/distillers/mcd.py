@@ -17,11 +17,9 @@ class MCD(Distiller):
         coupling.check_coupling(config.algo.coupling)
         return super().check_config(config)
 
-    def distil(
-        self, stage: Round, x0, valid, condition, micro: int
-    ) -> head.Supervision:
+    def distil(self, round_: Round, x0, valid, condition, micro: int) -> head.LossOutput:
         algo = self.config.algo
-        t, s = self.draw_times(stage, x0.shape[0], micro)
+        t, s = self.draw_times(round_, x0.shape[0], micro)
         u = self.draw_u(x0.shape, micro)
         other = None
         if algo.coupling == "independent":
@@ -37,6 +35,13 @@ class MCD(Distiller):
                 time = t if algo.coupling == "none" else s
                 teacher = self.encode(self.teacher.backbone, pair.z_s, time, condition)
         return head.supervise(
-            algo.loss, student, teacher, x0, pair.masked_t & (valid > 0), pair.masked_s,
-            tau=stage.tau, mask_index=self.mask_index, chunk=algo.head_chunk,
-        )  # fmt: skip
+            algo.loss,
+            student,
+            teacher,
+            x0,
+            pair.masked_t & (valid > 0),
+            pair.masked_s,
+            tau=round_.tau,
+            mask_index=self.mask_index,
+            chunk=algo.head_chunk,
+        )

@@ -18,7 +18,7 @@ from .teacher import Teacher
 class Processes:
     """A step's gradient is that of its whole global batch, whoever computed it.
 
-    For a `LightningModule` with `backbone`, `ema` and `host_named_parameters`, before
+    For a `LightningModule` with `backbone`, `ema` and `ema_parameters`, before
     the host's class.
     """
 
@@ -113,7 +113,7 @@ class Processes:
         if kind == "fixed" and self.teacher.round is not None:
             self.teacher.keep(index)
         elif kind == "ema":
-            own = [p for _, p in self.host_named_parameters()]
+            own = [p for _, p in self.ema_parameters()]
             self.ema.store(own)
             self.ema.copy_to(own)
             self.teacher.snapshot(self.backbone, index)
@@ -140,9 +140,7 @@ class Processes:
 
     # One optimizer step -----------------------------------------------------------
 
-    def _watch(
-        self, stage: Round, parts: head.Supervision, valid, first: bool, last: bool
-    ) -> None:
+    def _watch(self, stage: Round, parts: head.LossOutput, valid, first: bool, last: bool) -> None:
         """Add up each optimizer step; let the guard see it as a whole."""
         tokens = valid.sum()
         self._nominal = self.config.loader.batch_size * valid.shape[1]
@@ -153,12 +151,9 @@ class Processes:
         sums = torch.stack(
             [
                 torch.as_tensor(x, device=self.device).float()
-                for x in (
-                    parts.distil, parts.reveal, parts.distil_rows, parts.reveal_rows,
-                    tokens,
-                )
+                for x in (parts.distil, parts.reveal, parts.distil_rows, parts.reveal_rows, tokens)
             ]
-        )  # fmt: skip
+        )
         fresh = first or self._step_sums is None
         self._step_sums = sums if fresh else self._step_sums + sums
         if not last:

@@ -16,9 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..checkpoints import identity
-from ..checkpoints.sanitize import shown
 from ..checkpoints.weights import misfit
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from . import validate_run
 from .checkpoint_io import cannot_resume
 from .loop_state import BATCHES
@@ -36,9 +35,7 @@ def is_odd(error: BaseException) -> bool:
 
 
 def does_not_fit(path: str, why: str) -> CheckpointError:
-    return cannot_resume(
-        f"checkpointing.resume_ckpt_path={path} does not fit this run ({why})"
-    )
+    return cannot_resume(f"checkpointing.resume_ckpt_path={path} does not fit this run ({why})")
 
 
 def check_run(
@@ -103,9 +100,7 @@ def _places(checkpoint: Mapping[str, Any]) -> str:
     for name in ("loops", "fit_loop", BATCHES):
         found = found.get(name) if _is_mapping(found) else None
     counts = [found.get(k) for k in ("total", "current")] if _is_mapping(found) else []
-    if not counts or not all(
-        _is_mapping(c) and all(map(_is_count, c.values())) for c in counts
-    ):
+    if not counts or not all(_is_mapping(c) and all(map(_is_count, c.values())) for c in counts):
         return f"its {BATCHES} counts no batches"
     return ""
 

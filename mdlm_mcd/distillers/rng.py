@@ -89,12 +89,16 @@ class CounterNoise:
     def draw_times(self, stage: Round, count: int, micro: int):
         """This micro-batch's share of the step's (t, s); each (count,) float64."""
         return self.share(
-            count, micro, "t",
+            count,
+            micro,
+            "t",
             lambda total, generator: coupling.sample_times(
-                total, stage.delta, generator=generator,
+                total,
+                stage.delta,
+                generator=generator,
                 antithetic=self.config.training.antithetic_sampling,
             ),
-        )  # fmt: skip
+        )
 
     def share(self, count: int, micro: int, name: str, draw):
         """This micro-batch's rows of each tensor that draw(total, generator) answers.
@@ -112,11 +116,7 @@ class CounterNoise:
         generator = coupling.counter_generator(self.config.seed, self.global_step, name)
         algo = self.config.algo
         u = coupling.draw_u(
-            total,
-            shape[1],
-            algo.u_law,
-            step=number(algo, "u_step"),
-            generator=generator,
+            total, shape[1], algo.u_law, step=number(algo, "u_step"), generator=generator
         )[places]
         if getattr(self, "ignore_bos", False):
             u[:, 0] = 0.0  # visible at every time
@@ -130,8 +130,4 @@ class CounterNoise:
 
     def _place(self, t: torch.Tensor) -> torch.Tensor:
         # Apple's GPUs have no float64.
-        return (
-            t.float().to(self.device)
-            if self.device.type == "mps"
-            else t.to(self.device)
-        )
+        return t.float().to(self.device) if self.device.type == "mps" else t.to(self.device)

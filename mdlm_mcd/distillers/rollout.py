@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from .. import losses
-from ..head import Features
+from ..head import HiddenStates
 
 
 def draw_tokens(
-    features: Features, index: Tensor, v: Tensor, tau: float, mask_index: int,
-    chunk: int = 1024,
-) -> Tensor:  # fmt: skip
+    features: HiddenStates, index: Tensor, v: Tensor, tau: float, mask_index: int, chunk: int = 1024
+) -> Tensor:
     """One token at each position `index` of the flattened batch, (rows,) ids.
 
     By inversion of the distribution function, in float64, under SUBS at temperature
@@ -41,7 +40,7 @@ def draw_tokens(
 
 
 def rollout(
-    encode: Callable[[Tensor, int], Features],
+    encode: Callable[[Tensor, int], HiddenStates],
     z_t: Tensor,
     opening: Sequence[Tensor],
     u: Sequence[Tensor],
@@ -50,7 +49,7 @@ def rollout(
     tau: float,
     mask_index: int,
     chunk: int = 1024,
-) -> tuple[Features, Tensor]:
+) -> tuple[HiddenStates, Tensor]:
     """The teacher's predictions along len(opening) + 1 ancestral steps from z_t.
 
     encode(z, k): what the teacher knows of state z (batch, length) at its k-th time.
@@ -72,4 +71,4 @@ def rollout(
         known = encode(z, k + 1)
         masked = (z == mask_index)[..., None]
         hidden = torch.where(masked, known.hidden, hidden)
-    return Features(hidden, known.linear, known.autocast), z
+    return HiddenStates(hidden, known.linear, known.autocast), z

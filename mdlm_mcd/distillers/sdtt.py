@@ -26,47 +26,57 @@ class SDTT(Distiller):
             )
         return super().check_config(config)
 
-    def distil(
-        self, stage: Round, x0, valid, condition, micro: int
-    ) -> head.Supervision:
+    def distil(self, round_: Round, x0, valid, condition, micro: int) -> head.LossOutput:
         algo = self.config.algo
         # s, the end of the teacher's last step, stays at or above 0.
-        t, _ = self.draw_times(stage, x0.shape[0], micro)
+        t, _ = self.draw_times(round_, x0.shape[0], micro)
         alpha_t = self.host_alpha(t).to(x0.device)
         masked = self.draw_u(x0.shape, micro) > alpha_t[:, None]
         z_t = torch.where(masked, self.mask_index, x0)
         student = self.encode(self.backbone, z_t, t, condition)
         with torch.no_grad():
-            teacher = self._roll(stage, z_t, t, condition, micro)
+            teacher = self._roll(round_, z_t, t, condition, micro)
         return head.supervise(
-            algo.loss, student, teacher, x0, masked & (valid > 0), masked,
-            tau=stage.tau, mask_index=self.mask_index, chunk=algo.head_chunk,
-        )  # fmt: skip
+            algo.loss,
+            student,
+            teacher,
+            x0,
+            masked & (valid > 0),
+            masked,
+            tau=round_.tau,
+            mask_index=self.mask_index,
+            chunk=algo.head_chunk,
+        )
 
-    def _roll(self, stage: Round, z_t, t, condition, micro: int) -> head.Features:
+    def _roll(self, round_: Round, z_t, t, condition, micro: int) -> head.HiddenStates:
         algo, steps = self.config.algo, self.config.algo.teacher_steps
-        times = [t - stage.delta * k / steps for k in range(steps)]
+        times = [t - round_.delta * k / steps for k in range(steps)]
         alphas = [self.host_alpha(time).to(z_t.device) for time in times]
         opening = [
-            (later - now) / (1 - now)
-            for now, later in zip(alphas, alphas[1:], strict=False)
+            (later - now) / (1 - now) for now, later in zip(alphas, alphas[1:], strict=False)
         ]
 
         def noise(name: str):
             return [
                 self.share(
-                    len(z_t), micro, f"{name} {k}",
+                    len(z_t),
+                    micro,
+                    f"{name} {k}",
                     lambda total, generator: (
-                        torch.rand(total, z_t.shape[1], generator=generator,
-                                   dtype=torch.float64),
+                        torch.rand(total, z_t.shape[1], generator=generator, dtype=torch.float64),
                     ),
                 )[0]
                 for k in range(steps - 1)
-            ]  # fmt: skip
+            ]
 
         features, _ = rollout(
             lambda z, k: self.encode(self.teacher.backbone, z, times[k], condition),
-            z_t, opening, noise("open"), noise("token"),
-            tau=stage.tau, mask_index=self.mask_index, chunk=algo.head_chunk,
-        )  # fmt: skip
+            z_t,
+            opening,
+            noise("open"),
+            noise("token"),
+            tau=round_.tau,
+            mask_index=self.mask_index,
+            chunk=algo.head_chunk,
+        )
         return features

@@ -25,9 +25,7 @@ SNAPSHOTS = ("raw", "ema", "fixed")
 def choice(key: str, value, known: Sequence[str], whose: str = "") -> None:
     """Raises ConfigError unless value is one of the known ones."""
     if value not in known:
-        raise ConfigError(
-            f"{key}={value} is unknown{whose}: choose one of {', '.join(known)}."
-        )
+        raise ConfigError(f"{key}={value} is unknown{whose}: choose one of {', '.join(known)}.")
 
 
 def check(
@@ -73,9 +71,7 @@ def check(
         )
     if "u_law" in algo:
         # A trial draw refuses what no law knows; the global generator is left alone.
-        coupling.draw_u(
-            1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator()
-        )
+        coupling.draw_u(1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator())
     LossGuard(algo.guard, algo.loss, vocab_size=2)
     numbers = {"delta0": None} | {name: number(algo, name) for name in schedule}
     for name in schedule:

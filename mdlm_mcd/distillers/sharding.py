@@ -7,12 +7,7 @@ import contextlib
 import torch.nn as nn
 from torch import Tensor
 
-INNER = "_fsdp_wrapped_module"  # under which FSDP keeps what it wraps
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Whether the module itself, not just a part of it, is one of FSDP's."""
-    return INNER in module._modules
+from ..head import FSDP_INNER, is_sharded
 
 
 def whole(module: nn.Module, write: bool = False):
@@ -35,4 +30,4 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 found[f"{prefix}.{name}" if prefix else name] = buffer
-    return {name.replace(f"{INNER}.", ""): tensor for name, tensor in found.items()}
+    return {name.replace(f"{FSDP_INNER}.", ""): tensor for name, tensor in found.items()}

@@ -14,12 +14,10 @@ import torch.nn as nn
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
-from ..borders import expanded
 from ..checkpoints import identity
-from ..checkpoints.files import check_writable
-from ..checkpoints.sanitize import shown
+from ..checkpoints.files import check_writable, expanded
 from ..checkpoints.weights import Weights, check_named, model_sizes, read_weights
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, shown
 from .checkpoint_io import LAST, PREVIOUS
 
 log = logging.getLogger(__name__)
@@ -192,10 +190,13 @@ def check_resume(config: DictConfig) -> None:
     found = _find(path, "checkpointing.resume_ckpt_path")
     raise ConfigError(
         f"checkpointing.resume_ckpt_path={path} is not there: "
-        + (f"hosts look from the run's folder, so name {found}" if found else "name a "
-           "checkpoint that is")
+        + (
+            f"hosts look from the run's folder, so name {found}"
+            if found
+            else "name a checkpoint that is"
+        )
         + ", or begin anew with checkpointing.resume_from_ckpt=false."
-    )  # fmt: skip
+    )
 
 
 def _find(path: str, key: str) -> str | None:
@@ -210,8 +211,7 @@ def find_evaluated(path: str) -> str:
     found = path if "://" in path else _find(path, "eval.checkpoint_path")
     if found is None:
         raise CheckpointError(
-            f"eval.checkpoint_path={path or '(empty)'} is no file: name the checkpoint "
-            "to open."
+            f"eval.checkpoint_path={path or '(empty)'} is no file: name the checkpoint to open."
         )
     return found
 
@@ -230,8 +230,11 @@ def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:
     # The embedded host trains its own on the text, so that other text is another one.
     keys = ["tokenizer_name_or_path"]
     if theirs[keys[0]] == "bpe":
-        keys += [k for k in ("train", "files", "valid_files", "separator", "max_chars",
-                             "vocab_size") if k in theirs]  # fmt: skip
+        keys += [
+            k
+            for k in ("train", "files", "valid_files", "separator", "max_chars", "vocab_size")
+            if k in theirs
+        ]
     mine = OmegaConf.to_container(data, resolve=True)
     for key in keys:
         if mine.get(key) != theirs[key]:
@@ -239,8 +242,11 @@ def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:
                 "%s was trained with data.%s=%s, and this run has %s: make sure that "
                 "both tokenize alike, or the same ids are other words to teacher and "
                 "student.",
-                source, key, shown(theirs[key]), mine.get(key),
-            )  # fmt: skip
+                source,
+                key,
+                shown(theirs[key]),
+                mine.get(key),
+            )
             return
 
 
@@ -262,5 +268,7 @@ def check_length(weights: Weights, source: str, length: int) -> None:
     log.warning(
         "%s was trained on rows of %d tokens, and this run has model.length=%d: a "
         "shorter student is not comparable with its teacher at full length.",
-        source, theirs, length,
-    )  # fmt: skip
+        source,
+        theirs,
+        length,
+    )

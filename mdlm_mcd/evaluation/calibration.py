@@ -46,17 +46,13 @@ def plan(of: Plan) -> Plan:
     return replace(of, points=tuple(points))
 
 
-def verdicts(
-    rows: Sequence[dict[str, Any]], published: dict[str, Any]
-) -> list[Verdict]:
+def verdicts(rows: Sequence[dict[str, Any]], published: dict[str, Any]) -> list[Verdict]:
     """The teacher's rows against published figures of its kind, by steps.
 
     published: as `report/published.json`. A figure is only held against rows of the
     same length and evaluator; else there is none.
     """
-    teacher = next(
-        r for r in published["rows"] if r["algo"] == "mdlm" and r["round"] is None
-    )
+    teacher = next(r for r in published["rows"] if r["algo"] == "mdlm" and r["round"] is None)
     out = []
     for steps in sorted({row["steps"] for row in rows}):
         of = {r["dtype"]: r for r in rows if r["steps"] == steps}
@@ -69,9 +65,7 @@ def verdicts(
         figure = known.get(steps) if alike else None
         measured = {d: r["metrics"]["perplexity"] for d, r in of.items()}
         matches = tuple(
-            d
-            for d, m in measured.items()
-            if figure is not None and m["low"] <= figure <= m["high"]
+            d for d, m in measured.items() if figure is not None and m["low"] <= figure <= m["high"]
         )
         entropy = {d: r["metrics"]["entropy"]["value"] for d, r in of.items()}
         out.append(Verdict(steps, measured, entropy, figure, matches))
@@ -90,8 +84,7 @@ def table(found: Sequence[Verdict]) -> Table:
             cells.append(
                 "-"
                 if m is None
-                else f"{m['value']:.1f} [{m['low']:.1f}, {m['high']:.1f}] / "
-                f"{v.entropy[dtype]:.3f}"
+                else f"{m['value']:.1f} [{m['low']:.1f}, {m['high']:.1f}] / {v.entropy[dtype]:.3f}"
             )
         figure = "-" if v.published is None else f"{v.published:.2f}"
         shown.add_row(str(v.steps), *cells, figure, v.said)

@@ -21,12 +21,10 @@ from torch import Tensor
 
 from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.checkpoint_config import section
-from ..checkpoints.sanitize import shown
-from ..errors import CheckpointError, ConfigError
-from ..hosts import sampling
+from ..errors import CheckpointError, ConfigError, shown
 from ..minihost import dataloader
-from ..minihost.errors import HostError
 from ..models import dit, vocabulary
+from ..sampling.denoiser import denoiser as sparse_denoiser
 from .candidate import Candidate
 
 # Sizes and weights ---------------------------------------------------------------
@@ -79,20 +77,12 @@ def _shape(tensors: Mapping[str, Tensor], name: str, source: str) -> tuple[int, 
     return tuple(found.shape)
 
 
-def build(
-    held: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str
-):
+def build(held: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str):
     """The network with the chosen weights, in float32, and the words for them."""
     model = {**sizes, "hidden_size": sizes["hidden_dim"]}
-    checkpoint_config.check_room(
-        model, sizes["vocab_size"], False, held.state_dict, source
-    )
-    backbone = dit.DIT(
-        {"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"]
-    )
-    taken = weights.load_weights(
-        backbone, backbone.named_parameters(), held, which, source, key
-    )
+    checkpoint_config.check_room(model, sizes["vocab_size"], False, held.state_dict, source)
+    backbone = dit.DIT({"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"])
+    taken = weights.load_weights(backbone, backbone.named_parameters(), held, which, source, key)
     return backbone, taken
 
 
@@ -210,10 +200,8 @@ def tokenizer_of(held: weights.Weights, source: Source):
     try:
         with checkpoint_config.used(f"CKPT={source.path}"):
             return dataloader.get_tokenizer(checkpoint_config.literal({"data": data}))
-    except HostError as error:
-        raise ConfigError(
-            f"CKPT={source.path}: {error} Or give --tokenizer."
-        ) from error
+    except ConfigError as error:
+        raise ConfigError(f"CKPT={source.path}: {error} Or give --tokenizer.") from error
 
 
 def given_tokenizer(name: str, config: Mapping[str, Any]):
@@ -228,16 +216,13 @@ def given_tokenizer(name: str, config: Mapping[str, Any]):
             "--tokenizer bpe is the embedded host's own, and the checkpoint is not of "
             "that host: give the folder or the Hub name of a tokenizer."
         )
-    data = {
-        **(checkpoint_config.data(config) if bpe else {}),
-        "tokenizer_name_or_path": name,
-    }
+    data = {**(checkpoint_config.data(config) if bpe else {}), "tokenizer_name_or_path": name}
     try:
         with checkpoint_config.used(f"--tokenizer {name}: the checkpoint"):
             return dataloader.get_tokenizer(
                 checkpoint_config.literal({"data": data}), key="--tokenizer "
             )
-    except HostError as error:
+    except ConfigError as error:
         raise ConfigError(str(error)) from error
 
 
@@ -291,10 +276,8 @@ def _last_part(path: Any) -> str | None:
 
 def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str):
     """`backbone` as a `sampling.Denoise`, called as the hosts call it."""
-    model = SimpleNamespace(
-        backbone=backbone, time_conditioning=time_conditioning, device=device
-    )
-    return sampling.denoiser(
+    model = SimpleNamespace(backbone=backbone, time_conditioning=time_conditioning, device=device)
+    return sparse_denoiser(
         model, lambda model, network, z, alpha_t, labels: network(z, -alpha_t.log())
     )
 
@@ -311,11 +294,17 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
     data = checkpoint_config.data(weights.read_weights(source.path, "CKPT").config)
     if files:
         data = {
-            "train": "textfile", "valid": "textfile", "files": list(files),
-            "valid_files": list(files), "separator": None, "wrap": True,
-            "streaming": False, "insert_train_eos": True, "insert_valid_eos": True,
+            "train": "textfile",
+            "valid": "textfile",
+            "files": list(files),
+            "valid_files": list(files),
+            "separator": None,
+            "wrap": True,
+            "streaming": False,
+            "insert_train_eos": True,
+            "insert_valid_eos": True,
             "cache_dir": data["cache_dir"],
-        }  # fmt: skip
+        }
     elif data.get("valid") not in dataloader.LOCAL:
         raise ConfigError(
             f"CKPT={source.path} does not name text that is at hand: give --corpus "
@@ -332,10 +321,13 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
     try:
         with checkpoint_config.used(f"CKPT={source.path}"):
             _, loader = dataloader.get_dataloaders(
-                config, model.tokenizer, skip_train=True,
-                size=model.vocab_size, mask_index=model.mask_index,
-            )  # fmt: skip
-    except HostError as error:
+                config,
+                model.tokenizer,
+                skip_train=True,
+                size=model.vocab_size,
+                mask_index=model.mask_index,
+            )
+    except ConfigError as error:
         raise ConfigError(f"--corpus: {error}") from error
     rows: list[Tensor] = []
     for batch in loader:
@@ -346,7 +338,5 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
             break
     found = torch.cat(rows)[:most]
     if not len(found):
-        raise ConfigError(
-            f"--corpus holds no row of {model.length} tokens: give more text."
-        )
+        raise ConfigError(f"--corpus holds no row of {model.length} tokens: give more text.")
     return found

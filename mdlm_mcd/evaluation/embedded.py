@@ -13,12 +13,11 @@ import torch
 
 from ..checkpoints import checkpoint_config, weights
 from ..errors import ConfigError
-from ..hosts import duo
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
 from ..minihost.corpus import existing_path
-from ..minihost.errors import HostError
 from ..models import vocabulary
+from ..sampling.denoiser import denoiser as sparse_denoiser
 
 ENTRY = "mdlm_mcd.minihost.main"
 
@@ -64,7 +63,7 @@ def ours():
     """The host's refusals as ours, which `mdlm-mcd` prints."""
     try:
         yield
-    except HostError as error:
+    except ConfigError as error:
         raise ConfigError(str(error)) from error
 
 
@@ -81,10 +80,7 @@ def open_model(path: str | Path, ema: bool = True):
     config = {**held.config, "data": checkpoint_config.data(held.config)}
     # The file does not choose what is run, or where a model is fetched from.
     config["algo"] = {**checkpoint_config.section(config, "algo"), "backbone": "dit"}
-    config["eval"] = {
-        **checkpoint_config.section(config, "eval"),
-        "checkpoint_path": "",
-    }
+    config["eval"] = {**checkpoint_config.section(config, "eval"), "checkpoint_path": ""}
     with checkpoint_config.used(source):
         config = checkpoint_config.literal(config)
         checkpoint_config.check_room(
@@ -130,4 +126,11 @@ def validation_tokens(model, tokenizer, most: int) -> torch.Tensor:
     return torch.cat(rows)[:most]
 
 
-denoiser = duo.denoiser
+def denoiser(model):
+    """A model of the embedded host as a `sampling.Denoise`."""
+    return sparse_denoiser(
+        model,
+        lambda model, net, z, alpha_t, labels: net(
+            z, model._process_sigma(model._sigma_from_alphat(alpha_t[:, None]))
+        ),
+    )

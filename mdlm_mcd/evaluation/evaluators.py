@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..borders import border, check_hub_cache
-from ..errors import ConfigError
+from ..checkpoints.files import check_hub_cache
+from ..errors import ConfigError, border
 from ..models.vocabulary import check_evaluator, check_tokens, context_of
 from .intervals import Scores, finite
 
@@ -66,16 +66,14 @@ def _check(samples: Tensor) -> Tensor:
     return samples
 
 
-class Judge:
+class CallableEvaluator:
     """A callable as an Evaluator, for instance the embedded host's AR model.
 
     eos: apply the hosts' convention with this id; None counts every token but the
     first.
     """
 
-    def __init__(
-        self, judge: NLL, name: str, *, eos: int | None = None, batch_size: int = 64
-    ):
+    def __init__(self, judge: NLL, name: str, *, eos: int | None = None, batch_size: int = 64):
         self.judge, self.name = judge, name
         self.eos, self.batch_size = eos, batch_size
 
@@ -153,12 +151,9 @@ class CausalLM:
         check_hub_cache(name)
         with border(
             f"evaluator={name} cannot be loaded",
-            "give the folder or the Hub name of a causal language model with its "
-            "tokenizer",
+            "give the folder or the Hub name of a causal language model with its tokenizer",
         ):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                name, trust_remote_code=False
-            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             check_tokens(tokenizer)
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 name, trust_remote_code=False, **weights
@@ -238,8 +233,7 @@ class CausalLM:
                 ids[row, : len(encoded[i])] = encoded[i]
                 real[row, : len(encoded[i])] = True
             for window, text in zip(
-                *(x.split(self.context or width, -1) for x in (ids, real)),
-                strict=True,
+                *(x.split(self.context or width, -1) for x in (ids, real)), strict=True
             ):
                 counts = counted(window, self.eos)
                 if self.eos is None or not self.count_pad:

@@ -13,9 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 
-def at_equal(
-    rows_x: Sequence[float], rows_y: Sequence[float], target: float
-) -> float | None:
+def at_equal(rows_x: Sequence[float], rows_y: Sequence[float], target: float) -> float | None:
     """y at x = target, log-linear in y > 0 between the neighbouring x.
 
     rows_x: say entropies, by temperature and in any order; rows_y: perplexities of the
@@ -104,11 +102,7 @@ def steps_to_reach(
 
 
 def speed_up(
-    steps: Sequence[float],
-    perplexities: Sequence[float],
-    *,
-    at: float,
-    perplexity: float,
+    steps: Sequence[float], perplexities: Sequence[float], *, at: float, perplexity: float
 ) -> float | None:
     """How many times the steps the curve needs for what a student does in `at`.
 

@@ -83,8 +83,7 @@ def _columns(columns: Sequence[Tensor]) -> Tensor:
         )
     if min(sizes) < 2:
         raise ConfigError(
-            f"an interval needs at least 2 samples and has {min(sizes)}: raise "
-            "num_samples."
+            f"an interval needs at least 2 samples and has {min(sizes)}: raise num_samples."
         )
     columns = [torch.as_tensor(column).double().cpu() for column in columns]
     return torch.stack([finite("The figure", column) for column in columns], -1)
@@ -127,10 +126,7 @@ def mean(values: Tensor, **how) -> Estimate:
 
 
 def paired(
-    statistic: Callable[..., Tensor],
-    a: Sequence[Tensor],
-    b: Sequence[Tensor],
-    **how,
+    statistic: Callable[..., Tensor], a: Sequence[Tensor], b: Sequence[Tensor], **how
 ) -> Estimate:
     """statistic(a) - statistic(b) where row i of both came from the same latent.
 
@@ -138,9 +134,7 @@ def paired(
     same rows are resampled on both sides, so what the latents share cancels.
     """
     k = len(a)
-    return bootstrap(
-        lambda *sums: statistic(*sums[:k]) - statistic(*sums[k:]), *a, *b, **how
-    )
+    return bootstrap(lambda *sums: statistic(*sums[:k]) - statistic(*sums[k:]), *a, *b, **how)
 
 
 def correlation(scores: Scores, values: Tensor) -> float:

@@ -22,16 +22,34 @@ from .diversity import (
     sample_entropy,
     self_bleu,
 )
-from .evaluators import NLL, CausalLM, Evaluator, Judge
+from .evaluators import NLL, CallableEvaluator, CausalLM, Evaluator
 from .intervals import Estimate, Scores, bootstrap, correlation, paired
 
 __all__ = [
-    "NLL", "CausalLM", "Estimate", "Evaluator", "Judge", "Scores", "bigram_entropy",
-    "bigram_tv", "bootstrap", "corpus_entropy", "corpus_reference", "correlation",
+    "NLL",
+    "CausalLM",
+    "Estimate",
+    "Evaluator",
+    "CallableEvaluator",
+    "Scores",
+    "bigram_entropy",
+    "bigram_tv",
+    "bootstrap",
+    "corpus_entropy",
+    "corpus_reference",
+    "correlation",
     "distinct",
-    "mauve", "measure", "n_step_nelbo", "nelbo", "nelbo_rows", "paired", "perplexity",
-    "pooled_entropy", "sample_entropy", "self_bleu",
-]  # fmt: skip
+    "mauve",
+    "measure",
+    "n_step_nelbo",
+    "nelbo",
+    "nelbo_rows",
+    "paired",
+    "perplexity",
+    "pooled_entropy",
+    "sample_entropy",
+    "self_bleu",
+]
 
 
 @torch.no_grad()

@@ -49,19 +49,14 @@ class Plan:
         for point in self.points:
             if point.dtype not in DTYPES:
                 raise ConfigError(
-                    f"--dtype {point.dtype} is unknown: choose one of "
-                    f"{', '.join(DTYPES)}."
+                    f"--dtype {point.dtype} is unknown: choose one of {', '.join(DTYPES)}."
                 )
             if point.sampler not in sampling.SAMPLERS:
                 raise ConfigError(
                     f"--sampler {point.sampler} is unknown: choose one of "
                     f"{', '.join(sampling.SAMPLERS)}."
                 )
-            if not (
-                point.steps >= 1
-                and 0 < point.temperature < math.inf
-                and 0 < point.top_p <= 1
-            ):
+            if not (point.steps >= 1 and 0 < point.temperature < math.inf and 0 < point.top_p <= 1):
                 raise ConfigError(
                     f"--steps {point.steps}, --temperature {point.temperature} and "
                     f"--top-p {point.top_p}: steps must be at least 1, the temperature "
@@ -69,13 +64,9 @@ class Plan:
                 )
             # A trial draw refuses what no law knows; `auto` is fitted later.
             step = None if point.u_step == "auto" else point.u_step
-            laws.draw_u(
-                1, 1, point.u_law, step=step, generator=torch.Generator(), prefix=""
-            )
+            laws.draw_u(1, 1, point.u_law, step=step, generator=torch.Generator(), prefix="")
         if self.bound_rows < 2:
-            raise ConfigError(
-                f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows."
-            )
+            raise ConfigError(f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows.")
         if self.mauve:
             diversity.require_mauve()
         if self.num_samples < 2 or self.batch_size < 1:

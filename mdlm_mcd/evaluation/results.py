@@ -14,29 +14,48 @@ from functools import cached_property
 from pathlib import Path
 
 from ..checkpoints import sanitize
-from ..checkpoints.sanitize import shown
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 
 SCHEMA = 1
 _NUMBER = (int, float)
 REQUIRED = {
-    "model": str, "steps": int, "temperature": _NUMBER, "sampler": str, "dtype": str,
-    "seed": int, "num_samples": int, "length": int, "metrics": dict,
-}  # fmt: skip
+    "model": str,
+    "steps": int,
+    "temperature": _NUMBER,
+    "sampler": str,
+    "dtype": str,
+    "seed": int,
+    "num_samples": int,
+    "length": int,
+    "metrics": dict,
+}
 OPTIONAL = {
-    "evaluator": str, "checkpoint": str, "sha256": str, "algo": str, "loss": str,
-    "round": int, "recipe": dict, "teacher": str, "host": str, "commit": str,
-    "versions": dict, "machine": dict, "u_law": str, "top_p": _NUMBER,
-    "seconds": _NUMBER, "evaluations": _NUMBER, "corpus": dict, "texts": list,
-    "corpus_sha256": str, "bound_rows": int, "batch_size": int,
-}  # fmt: skip
+    "evaluator": str,
+    "checkpoint": str,
+    "sha256": str,
+    "algo": str,
+    "loss": str,
+    "round": int,
+    "recipe": dict,
+    "teacher": str,
+    "host": str,
+    "commit": str,
+    "versions": dict,
+    "machine": dict,
+    "u_law": str,
+    "top_p": _NUMBER,
+    "seconds": _NUMBER,
+    "evaluations": _NUMBER,
+    "corpus": dict,
+    "texts": list,
+    "corpus_sha256": str,
+    "bound_rows": int,
+    "batch_size": int,
+}
 POSITIVE = ("steps", "temperature", "num_samples", "length")
 
 # What has to be equal for two figures to stand in one table.
-SETTINGS = (
-    "evaluator", "dtype", "num_samples", "length", "seed", "corpus_sha256",
-    "bound_rows",
-)  # fmt: skip
+SETTINGS = ("evaluator", "dtype", "num_samples", "length", "seed", "corpus_sha256", "bound_rows")
 # What makes another curve of the same model.
 VARIANT = ("sampler", "u_law", "u_step", "stratified", "top_p")
 _DEFAULT = {"u_law": "iid", "stratified": False, "top_p": 1.0}
@@ -165,14 +184,10 @@ def check(row, where: str) -> None:
         if key not in row:
             raise ConfigError(f"{where} has no {key!r}: it is no row of a sweep.")
         if not _is(row[key], kind):
-            raise ConfigError(
-                f"{where}: {key} = {_told(row[key])} is of the wrong kind."
-            )
+            raise ConfigError(f"{where}: {key} = {_told(row[key])} is of the wrong kind.")
     for key, kind in OPTIONAL.items():
         if row.get(key) is not None and not _is(row[key], kind):
-            raise ConfigError(
-                f"{where}: {key} = {_told(row[key])} is of the wrong kind."
-            )
+            raise ConfigError(f"{where}: {key} = {_told(row[key])} is of the wrong kind.")
     for key in POSITIVE:
         if not (_finite(row[key]) and row[key] > 0):
             raise ConfigError(f"{where}: {key} = {_told(row[key])} has to be above 0.")
@@ -192,8 +207,7 @@ def check(row, where: str) -> None:
                 )
             if name == "perplexity" and x is not None and x <= 0:
                 raise ConfigError(
-                    f"{where}: metrics.perplexity.{part} = {_told(x)} has to be above "
-                    "0."
+                    f"{where}: metrics.perplexity.{part} = {_told(x)} has to be above 0."
                 )
 
 
@@ -280,8 +294,7 @@ def _tell_apart(results: Results, force: bool) -> None:
     if changed and not force:
         model, hashes = next(iter(changed.items()))
         first, other = (
-            next(p for p in points if p.model == model and str(p.sha256) == h)
-            for h in hashes[:2]
+            next(p for p in points if p.model == model and str(p.sha256) == h) for h in hashes[:2]
         )
         raise ConfigError(
             f"{other.source} has another checkpoint under the name {_told(model)} "

@@ -38,16 +38,26 @@ TEXTS = 4  # samples kept as text
 
 
 IDENTITY = (
-    "sha256", "sampler", "u_law", "u_step", "stratified", "steps", "temperature",
-    "top_p", "dtype",
-    "seed", "num_samples", "length", "evaluator", "corpus_sha256", "bound_rows",
-)  # fmt: skip
+    "sha256",
+    "sampler",
+    "u_law",
+    "u_step",
+    "stratified",
+    "steps",
+    "temperature",
+    "top_p",
+    "dtype",
+    "seed",
+    "num_samples",
+    "length",
+    "evaluator",
+    "corpus_sha256",
+    "bound_rows",
+)
 
 
 # What a file has in common; one with more dtypes than one can be reported by parts.
-SETTINGS = (
-    "evaluator", "num_samples", "length", "seed", "corpus_sha256", "bound_rows",
-)  # fmt: skip
+SETTINGS = ("evaluator", "num_samples", "length", "seed", "corpus_sha256", "bound_rows")
 
 
 def sha256_of(tokens: Tensor) -> str:
@@ -259,9 +269,7 @@ class Sweep:
                 "what follows draws from other noise."
             ) from error
 
-    def _head(
-        self, model: Candidate, point: Point, evaluator: str, text: Tensor
-    ) -> dict:
+    def _head(self, model: Candidate, point: Point, evaluator: str, text: Tensor) -> dict:
         return {
             "schema": SCHEMA,
             "model": model.label,
@@ -327,16 +335,24 @@ class Sweep:
             how = dict(temperature=point.temperature, batch_size=self.plan.batch_size)
             # The same masks for every model.
             n_step = bounds.n_step_nelbo(
-                model.denoise, text[: self.plan.bound_rows], point.steps,
-                alpha=model.alpha, mask_index=model.mask_index, **_law(point),
+                model.denoise,
+                text[: self.plan.bound_rows],
+                point.steps,
+                alpha=model.alpha,
+                mask_index=model.mask_index,
+                **_law(point),
                 generator=counter_generator(self.plan.seed, "n-step", point.steps),
                 **how,
-            )  # fmt: skip
+            )
             # One pass a row and a noisy figure: of all rows that there are.
             endless = bounds.nelbo_rows(
-                model.denoise, model.noise, text, model.mask_index,
-                generator=counter_generator(self.plan.seed, "nelbo"), **how,
-            )  # fmt: skip
+                model.denoise,
+                model.noise,
+                text,
+                model.mask_index,
+                generator=counter_generator(self.plan.seed, "nelbo"),
+                **how,
+            )
             self._bounds[key] = {
                 name: scores.estimate(seed=self.plan.seed)._asdict()
                 for name, scores in (("n_step_nelbo", n_step), ("nelbo", endless))
@@ -368,12 +384,20 @@ def draw(model: Candidate, point: Point, plan: Plan) -> tuple[Tensor, int]:
             counter_generator(plan.seed, "sweep", point.steps, index).initial_seed()
         )
         drawn = sampling.sample(
-            point.sampler, model.denoise, count, model.length, point.steps,
-            alpha=model.alpha, mask_index=model.mask_index,
-            vocab_size=model.vocab_size, generator=generator,
-            dtype=DTYPES[point.dtype], temperature=point.temperature,
-            top_p=point.top_p, **options,
-        )  # fmt: skip
+            point.sampler,
+            model.denoise,
+            count,
+            model.length,
+            point.steps,
+            alpha=model.alpha,
+            mask_index=model.mask_index,
+            vocab_size=model.vocab_size,
+            generator=generator,
+            dtype=DTYPES[point.dtype],
+            temperature=point.temperature,
+            top_p=point.top_p,
+            **options,
+        )
         parts.append(drawn.tokens)
         evaluations = max(evaluations, drawn.evaluations)
     return torch.cat(parts), evaluations

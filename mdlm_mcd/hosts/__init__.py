@@ -13,29 +13,29 @@ import sys
 from types import ModuleType
 
 from ..errors import ConfigError
-from .specs import LAYOUTS, Layout
+from .specs import SPECS, HostSpec
 
 DISTILLERS = ("MCD", "SDTT", "CD4LM", "DCD")
 
 
-def detect() -> tuple[Layout, ModuleType]:
-    """The host's layout and its module of models, recognised by what it offers.
+def detect() -> tuple[HostSpec, ModuleType]:
+    """The host's spec and its module of models, recognised by what it offers.
 
     Raises ConfigError listing what was looked for.
     """
     # A clone's `main.py` runs from its own folder and imports its models by a plain
     # name. A real host goes before the embedded one, which our own code may have
     # loaded too.
-    candidates = [(layout, name) for layout in LAYOUTS for name in layout.modules]
+    candidates = [(spec, name) for spec in SPECS for name in spec.modules]
     said = []
-    for layout, name in sorted(candidates, key=lambda c: "." in c[1]):
+    for spec, name in sorted(candidates, key=lambda c: "." in c[1]):
         module = sys.modules.get(name)
         if module is None:
             said.append(f"no module `{name}` is loaded")
-        elif lacks := layout.lacks(module):
+        elif lacks := spec.missing_attributes(module):
             said.append(f"module `{name}` lacks {', '.join(lacks)}")
         else:
-            return layout, module
+            return spec, module
     raise ConfigError(
         "algo._target_ names a distiller, but no host it could train was found ("
         + "; ".join(said)
@@ -44,31 +44,31 @@ def detect() -> tuple[Layout, ModuleType]:
     )
 
 
-def check_marriage(mixin: type, layout: Layout) -> str:
+def resolve_model_class(mixin: type, spec: HostSpec) -> str:
     """The name of the host's class that a distiller of ours trains.
 
     Raises ConfigError for a host without such models.
     """
     from ..checkpoints.weights import PROCESSES
 
-    model = layout.models.get(mixin.parameterization)
+    model = spec.models.get(mixin.parameterization)
     if model is None:
         raise ConfigError(
             f"algo._target_={__name__}.{mixin.__name__} needs "
-            f"{PROCESSES[mixin.parameterization]}, and {layout.name}'s code has none: "
-            "use a host in Duo's layout, or algo=mcd."
+            f"{PROCESSES[mixin.parameterization]}, and {spec.name}'s code has none: "
+            "use a host in Duo's spec, or algo=mcd."
         )
     return model
 
 
 @functools.cache
-def distiller(name: str, layout: Layout, module: ModuleType) -> type:
+def distiller(name: str, spec: HostSpec, module: ModuleType) -> type:
     """A student class: the adapter's answers, the mixin's training, the host's rest."""
     from .. import distillers  # imports torch: `mdlm-mcd patch` does without
 
-    adapter = importlib.import_module(f"{__name__}.{layout.adapter}")
+    adapter = importlib.import_module(f"{__name__}.{spec.adapter}")
     mixin = getattr(distillers, name)
-    model = check_marriage(mixin, layout)
+    model = resolve_model_class(mixin, spec)
     return type(
         name,
         (adapter.Host, mixin, getattr(module, model)),

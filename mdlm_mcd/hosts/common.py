@@ -12,12 +12,10 @@ from .rows import Rows
 class LightningHost:
     """A `LightningModule` with `backbone`, `noise`, `ema` and fast-forward counters."""
 
-    def host_named_parameters(self):
-        return itertools.chain(
-            self.backbone.named_parameters(), self.noise.named_parameters()
-        )
+    def ema_parameters(self):
+        return itertools.chain(self.backbone.named_parameters(), self.noise.named_parameters())
 
-    def host_forget_progress(self):
+    def reset_fast_forward(self):
         self.fast_forward_epochs = self.fast_forward_batches = None
 
     def host_rewind(self, checkpoint, batches):

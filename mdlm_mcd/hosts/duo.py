@@ -1,10 +1,11 @@
-"""Adapter for the Duo layout: s-sahoo/duo and the embedded minihost."""
+"""Adapter for the Duo spec: s-sahoo/duo and the embedded minihost."""
 
 from __future__ import annotations
 
 import torch
 
 from ..errors import ConfigError
+from ..sampling.denoiser import denoiser as model_denoiser
 from . import sampling
 from .common import LightningHost, no_autocast
 from .specs import DUO
@@ -36,13 +37,11 @@ class Host(LightningHost, sampling.SamplingHost):
         self.sampler = named
 
     @staticmethod
-    def host_setting(config, name):
+    def model_setting(config, name):
         return f"algo.{name}", config.algo.get(name)
 
     def host_inputs(self, batch, uniform):
-        x0, _, valid = self._process_model_input(
-            batch["input_ids"], batch["attention_mask"]
-        )
+        x0, _, valid = self._process_model_input(batch["input_ids"], batch["attention_mask"])
         labels = batch.get("labels")
         conditional = getattr(self, "class_conditional", False)  # not on ch-1
         if conditional and labels is None:
@@ -76,9 +75,7 @@ class Host(LightningHost, sampling.SamplingHost):
         # Only where there are classes: older hosts do not take the argument.
         classes = {} if labels is None else {"labels": labels.to(self.device)}
         if self.sampler not in sampling.OURS:
-            return super().generate_samples(
-                num_samples, num_steps=num_steps, eps=eps, **classes
-            )
+            return super().generate_samples(num_samples, num_steps=num_steps, eps=eps, **classes)
         weight = self.config.sampling.get("guid_weight")
         if classes and weight:
             raise ConfigError(
@@ -93,4 +90,4 @@ def denoiser(model, labels=None):
 
     labels: (batch,) classes for models conditioned on them.
     """
-    return sampling.denoiser(model, denoise, labels)
+    return model_denoiser(model, denoise, labels)

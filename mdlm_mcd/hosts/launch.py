@@ -20,20 +20,20 @@ from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 from ..errors import ConfigError, MCDError
 from ..settings import console
 from . import patches, refusals, stubs
-from .specs import MDLM, Layout, of_folder
+from .specs import MDLM, HostSpec, of_folder
 
 
-def prepare(folder: Path) -> tuple[Layout, str, bool]:
-    """(layout, source of main.py, whether it was patched just now in memory).
+def prepare(folder: Path) -> tuple[HostSpec, str, bool]:
+    """(spec, source of main.py, whether it was patched just now in memory).
 
     Raises ConfigError for a folder that is no host, or that the patch does not fit.
     """
-    layout = of_folder(folder)
-    hunks = patches.of(layout)
+    spec = of_folder(folder)
+    hunks = patches.of(spec)
     files = patches.read(folder, hunks)
     now, where = patches.state(files, hunks)
     if now == patches.CONFLICT:
-        raise patches.conflict(folder, layout, where)
+        raise patches.conflict(folder, spec, where)
     if now == patches.PRISTINE:
         files = patches.changed(files, hunks)
     try:  # as the interpreter does: a byte order mark, a line that names the encoding
@@ -43,18 +43,15 @@ def prepare(folder: Path) -> tuple[Layout, str, bool]:
             f"{folder / 'main.py'} cannot be read as Python ({error}): restore the "
             "file, for example with `git checkout`."
         ) from error
-    return layout, source, now == patches.PRISTINE
+    return spec, source, now == patches.PRISTINE
 
 
-def overrides(layout: Layout, given: list[str], in_memory: bool) -> list[str]:
+def overrides(spec: HostSpec, given: list[str], in_memory: bool) -> list[str]:
     """The user's overrides, fitted to a host whose configs are as they were."""
     # The patch gives MDLM the entry `algo` in its defaults list; without it the group
     # has to be added, and with it, as in Duo, only then.
-    plus = "+" if layout is MDLM and in_memory else ""
-    given = [
-        plus + arg.removeprefix("+") if re.match(r"\+?algo=", arg) else arg
-        for arg in given
-    ]
+    plus = "+" if spec is MDLM and in_memory else ""
+    given = [plus + arg.removeprefix("+") if re.match(r"\+?algo=", arg) else arg for arg in given]
     # Beside the others: argparse, which Hydra uses, wants all of them in one place.
     at = next((i for i, arg in enumerate(given) if _is_override(arg)), len(given))
     return [*given[:at], *stubs.default_overrides(given), *given[at:]]
@@ -69,17 +66,16 @@ def main() -> None:
     folder = Path.cwd().resolve()
     try:
         console.check_arguments(sys.argv[1:])
-        layout, source, in_memory = prepare(folder)
+        spec, source, in_memory = prepare(folder)
     except MCDError as error:
         if console.wants_traceback():
             raise
         raise SystemExit(console.sentence(f"mdlm-mcd: {error}")) from None
     said = stubs.install(folder)
-    arguments = overrides(layout, sys.argv[1:], in_memory)
+    arguments = overrides(spec, sys.argv[1:], in_memory)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         how = "patched in memory" if in_memory else "patched on disk"
-        print(f"mdlm-mcd run: {layout.name}'s main.py, {how}", *said,
-              sep="\n  ", file=sys.stderr)  # fmt: skip
+        print(f"mdlm-mcd run: {spec.name}'s main.py, {how}", *said, sep="\n  ", file=sys.stderr)
     path = str(folder / "main.py")
     sys.argv = [path, *arguments]
     if str(folder) not in sys.path:  # PYTHONSAFEPATH
@@ -104,7 +100,7 @@ def run(path: str, code) -> None:
     1.
     """
     scope = sys.modules["__main__"].__dict__
-    told, given, folder = refusals.told, sys.argv[1:], os.path.dirname(path)
+    explain, given, folder = refusals.explain, sys.argv[1:], os.path.dirname(path)
     edges = console
     # Else Hydra prints a traceback of its own and ends the program.
     edges.hydra_raises()
@@ -114,7 +110,7 @@ def run(path: str, code) -> None:
     try:
         exec(code, scope)
     except Exception as error:
-        said = told(error, given, folder)
+        said = explain(error, given, folder)
         if said is None or edges.wants_traceback():
             raise
         raise SystemExit(edges.sentence(said)) from None

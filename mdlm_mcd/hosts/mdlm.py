@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from .. import sampling
-from . import sampling as samplers
+from ..sampling.denoiser import denoiser as model_denoiser
 from .common import LightningHost, no_autocast
+from .sampling import SamplingHost
 from .specs import MDLM
 
 
@@ -20,20 +21,18 @@ def denoise(model, backbone, z, alpha_t, labels=None):
         return backbone(z, sigma)
 
 
-class Host(LightningHost, samplers.SamplingHost):
+class Host(LightningHost, SamplingHost):
     """Answers the distillers' `host_` methods with MDLM's own."""
 
     predictors = (*sampling.SAMPLERS, *MDLM.predictors)
 
     @staticmethod
-    def host_setting(config, name):
+    def model_setting(config, name):
         return name, config.get(name)
 
     def host_inputs(self, batch, uniform):
         # Crops the long rows of `data=text8-crop`.
-        x0, _, valid = self._maybe_sub_sample(
-            batch["input_ids"], batch["attention_mask"]
-        )
+        x0, _, valid = self._maybe_sub_sample(batch["input_ids"], batch["attention_mask"])
         return x0, valid, None
 
     def host_alpha(self, t):
@@ -57,4 +56,4 @@ class Host(LightningHost, samplers.SamplingHost):
 
 def denoiser(model):
     """A host's model as a `sampling.Denoise`."""
-    return samplers.denoiser(model, denoise)
+    return model_denoiser(model, denoise)

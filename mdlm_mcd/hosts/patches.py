@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .. import patches_dir
 from ..errors import ConfigError
-from .specs import Layout
+from .specs import HostSpec
 
 PRISTINE, PATCHED, CONFLICT = "pristine", "patched", "conflict"
 
@@ -52,8 +52,8 @@ def parse(text: str) -> list[Hunk]:
     return hunks
 
 
-def of(layout: Layout) -> list[Hunk]:
-    return parse((patches_dir() / layout.patch).read_text(encoding="utf-8"))
+def of(spec: HostSpec) -> list[Hunk]:
+    return parse((patches_dir() / spec.patch).read_text(encoding="utf-8"))
 
 
 def read(folder: Path, hunks: list[Hunk]) -> dict[str, bytes]:
@@ -96,9 +96,7 @@ def state(files: dict[str, bytes], hunks: list[Hunk]) -> tuple[str, str]:
     return CONFLICT, f"{odd.file}, which is only partly patched"
 
 
-def changed(
-    files: dict[str, bytes], hunks: list[Hunk], revert: bool = False
-) -> dict[str, bytes]:
+def changed(files: dict[str, bytes], hunks: list[Hunk], revert: bool = False) -> dict[str, bytes]:
     """The files with every hunk applied (or reverted); they must be in that state."""
     files = dict(files)
     for hunk in hunks:
@@ -133,32 +131,32 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
         ) from error
 
 
-def conflict(folder: Path, layout: Layout, where: str) -> ConfigError:
+def conflict(folder: Path, spec: HostSpec, where: str) -> ConfigError:
     return ConfigError(
-        f"{folder} has local edits where {layout.patch} would go ({where}), and was "
-        f"not touched: make the change of {patches_dir() / layout.patch} by hand, or "
+        f"{folder} has local edits where {spec.patch} would go ({where}), and was "
+        f"not touched: make the change of {patches_dir() / spec.patch} by hand, or "
         "put the file back and try again."
     )
 
 
-def patch(folder: str | Path, layout: Layout, check=False, revert=False) -> str:
+def patch(folder: str | Path, spec: HostSpec, check=False, revert=False) -> str:
     """What `mdlm-mcd patch` does to a clone; answers what to tell the user.
 
     Raises ConfigError, with nothing written, where the patch does not fit.
     """
     folder = Path(folder)
-    hunks = of(layout)
+    hunks = of(spec)
     files = read(folder, hunks)
     now, where = state(files, hunks)
     if now == CONFLICT:
-        raise conflict(folder, layout, where)
+        raise conflict(folder, spec, where)
     names = " and ".join(dict.fromkeys(h.file for h in hunks))
     verb = "revert" if revert else "apply"
     if now == (PRISTINE if revert else PATCHED):
-        return f"{layout.name} host, {now}: nothing to {verb}."
+        return f"{spec.name} host, {now}: nothing to {verb}."
     if check:
-        return f"{layout.name} host, {now}: would {verb} {layout.patch} ({names})."
+        return f"{spec.name} host, {now}: would {verb} {spec.patch} ({names})."
     write(folder, changed(files, hunks, revert))
     done = "reverted" if revert else "applied"
     then = "" if revert else " Now: python main.py algo=mcd algo.teacher_path=..."
-    return f"{layout.name} host: {done} {layout.patch} ({names}).{then}"
+    return f"{spec.name} host: {done} {spec.patch} ({names}).{then}"

@@ -12,7 +12,7 @@ LIBRARIES = ("huggingface_hub", "requests", "httpx", "urllib3")
 WORDS = ("huggingface.co", "offline mode", "local_files_only")
 
 
-def told(error: Exception, given: Sequence[str], folder: str) -> str | None:
+def explain(error: Exception, given: Sequence[str], folder: str) -> str | None:
     """The sentence that an error ends in, or None for a bug, which has a traceback.
 
     given: the overrides; folder: the host's.
@@ -20,7 +20,7 @@ def told(error: Exception, given: Sequence[str], folder: str) -> str | None:
     if isinstance(error, MCDError):
         return f"mdlm-mcd: {error}"
     if hydra_errors.is_hydras(error):
-        return f"mdlm-mcd: {hydra_errors.told(error, given, os.path.join(folder, 'configs'))}"
+        return f"mdlm-mcd: {hydra_errors.explain(error, given, os.path.join(folder, 'configs'))}"
     found = hydra_errors.refusal(error) or unreachable(error)
     return found and f"mdlm-mcd: {found}"
 
@@ -36,9 +36,7 @@ def unreachable(error: BaseException) -> MCDError | None:
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         library = type(link).__module__.partition(".")[0] in LIBRARIES
-        told = isinstance(link, (OSError, ValueError)) and any(
-            word in str(link) for word in WORDS
-        )
+        told = isinstance(link, (OSError, ValueError)) and any(word in str(link) for word in WORDS)
         if library or told:
             said = str(error).strip().partition("\n")[0].rstrip(".")
             return CheckpointError(

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from .. import head, laws, sampling
+from .. import laws, sampling
 from ..distillers.rng import number
 from ..errors import ConfigError
 
@@ -19,42 +19,6 @@ OURS = tuple(name for name in sampling.SAMPLERS if name != "ancestral")
 OPTIONS = {key for own in sampling.OPTIONS.values() for key in own} - {"latent"}
 
 MOST_TOKENS = 500_000
-
-
-def denoiser(model, denoise, labels=None):
-    """A `sampling.Denoise` from a host's model; conditioned on time where that is.
-
-    denoise(model, backbone, z, alpha_t, labels): an adapter's. model: with `backbone`,
-    `device` and `time_conditioning`. labels: (batch,) classes, or None.
-
-    Raises ConfigError where the model is conditioned on time and alpha_t is missing.
-    """
-
-    def on_rows(z, rows, alpha_t=None):
-        if not model.time_conditioning:
-            alpha_t = torch.ones(len(z))
-        elif alpha_t is None:
-            raise ConfigError(
-                "denoise(z, rows) of a model with time_conditioning=True lacks alpha_t:"
-                " call denoise(z, rows, alpha_t), and give a function around it the "
-                "attribute time_conditioned = True."
-            )
-        # The hosts' precision; alpha_t = 0 would be an infinite sigma.
-        alpha_t = alpha_t.float().clamp(min=torch.finfo(torch.float32).tiny)
-        home = z.device
-        z, rows, alpha_t = (x.to(model.device) for x in (z, rows, alpha_t))
-        # At many steps most sequences open nothing: they are not run at all.
-        active = rows.any(-1)
-        z, rows, alpha_t = z[active], rows[active], alpha_t[active]
-        classes = None if labels is None else labels[active]
-        features = head.encode(
-            model.backbone, lambda net: denoise(model, net, z, alpha_t, classes)
-        )
-        index = rows.flatten().nonzero().squeeze(-1)
-        return features.logits(features.rows(index)).to(home)
-
-    on_rows.time_conditioned = bool(model.time_conditioning)
-    return on_rows
 
 
 def check_predictor(name: str, models: str, fits: tuple[str, ...]) -> None:
@@ -77,12 +41,21 @@ def _try_options(how) -> None:
     if isinstance(steps, int) and (schedule is None or isinstance(schedule, str)):
         steps = min(steps, 2)
     sampling.sample(
-        how.predictor, lambda z, rows: torch.zeros(int(rows.sum()), 3), 1, 2, steps,
-        alpha=lambda t: 1 - t, mask_index=2, vocab_size=3,
+        how.predictor,
+        lambda z, rows: torch.zeros(int(rows.sum()), 3),
+        1,
+        2,
+        steps,
+        alpha=lambda t: 1 - t,
+        mask_index=2,
+        vocab_size=3,
         generator=torch.Generator(),  # the global one is left alone
-        temperature=how.get("temperature", 1.0), top_p=how.get("p_nucleus", 1.0),
-        schedule=schedule, greedy_tail=how.get("greedy_tail", 0), **options,
-    )  # fmt: skip
+        temperature=how.get("temperature", 1.0),
+        top_p=how.get("p_nucleus", 1.0),
+        schedule=schedule,
+        greedy_tail=how.get("greedy_tail", 0),
+        **options,
+    )
 
 
 def _options(how) -> dict:
@@ -148,8 +121,10 @@ class SamplingHost:
         )
         log.info(
             "sampling.predictor=%s: %d network evaluations for %d sequences.",
-            self.sampler, drawn.evaluations, count,
-        )  # fmt: skip
+            self.sampler,
+            drawn.evaluations,
+            count,
+        )
         return drawn.tokens.to(self.device)
 
     def _u_step(self, how, steps: int) -> float | None:
@@ -164,9 +139,10 @@ class SamplingHost:
         if steps not in fitted:
             fitted[steps] = laws.fit_step(
                 laws.mutual_information(self._held_out(), generator=torch.Generator()),
-                self.config.model.length, steps,
+                self.config.model.length,
+                steps,
                 schedule=how.get("schedule") or "uniform",
-            )  # fmt: skip
+            )
             log.info("sampling.u_step=auto: %.6g for %d steps", fitted[steps], steps)
         return fitted[steps]
 
@@ -175,9 +151,7 @@ class SamplingHost:
         host = type(self).__bases__[-1].__module__
         package = host.rpartition(".")[0]
         loaders = sys.modules[f"{package}.dataloader" if package else "dataloader"]
-        _, loader = loaders.get_dataloaders(
-            self.config, self.tokenizer, skip_train=True
-        )
+        _, loader = loaders.get_dataloaders(self.config, self.tokenizer, skip_train=True)
         rows, count = [], 0
         for batch in loader:
             rows.append(batch["input_ids"][:, : self.config.model.length])

@@ -1,6 +1,6 @@
 """The families of hosts, told apart by what they offer.
 
-A family is described once, in `LAYOUTS`. A loaded module and a folder of sources
+A family is described once, in `SPECS`. A loaded module and a folder of sources
 are held against the same names, so what `mdlm-mcd patch` accepts is what the
 adapter can train. Light: no torch, no host module is imported here.
 """
@@ -16,7 +16,7 @@ from ..errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Layout:
+class HostSpec:
     """One family of host code bases.
 
     adapter: the module of ours that knows it; modules: the host's module of models,
@@ -44,14 +44,14 @@ class Layout:
         """Classes by the parameterization of what they train."""
         return {"subs": self.model, "mean": self.uniform_model}
 
-    def lacks(self, module: ModuleType) -> list[str]:
+    def missing_attributes(self, module: ModuleType) -> list[str]:
         """What a loaded module of models does not offer (empty: it fits)."""
         model = getattr(module, self.model, None)
         if model is None:
             return [self.model]
         return [f"{self.model}.{n}" for n in self.needed if not hasattr(model, n)]
 
-    def lacks_on_disk(self, folder: Path) -> list[str]:
+    def missing_on_disk(self, folder: Path) -> list[str]:
         """The same of a clone, whose sources are read and not run."""
         missing = [n for n in ("main.py", *self.sources) if not (folder / n).is_file()]
         if missing:
@@ -77,37 +77,38 @@ def _parse(path: Path) -> ast.AST:
         ) from error
 
 
-DUO = Layout(
+DUO = HostSpec(
     name="Duo",
     adapter="duo",
     modules=("algo", "mdlm_mcd.minihost.algo"),
     model="MDLM",
     needed=(
-        "_process_model_input", "_process_sigma", "_sigma_from_alphat",
-        "_get_parameters", "_loss", "nll",
+        "_process_model_input",
+        "_process_sigma",
+        "_sigma_from_alphat",
+        "_get_parameters",
+        "_loss",
+        "nll",
     ),
     sources=("algo.py", "trainer_base.py"),
     patch="duo.patch",
     predictors=("ancestral_cache", "analytic", "psi"),
     uniform_model="DUO_BASE",
     uniform_predictors=("ancestral", "psi"),
-)  # fmt: skip
+)
 
-MDLM = Layout(
+MDLM = HostSpec(
     name="MDLM",
     adapter="mdlm",
     modules=("diffusion",),
     model="Diffusion",
-    needed=(
-        "_maybe_sub_sample", "_process_sigma", "_subs_parameterization",
-        "_loss", "q_xt",
-    ),
+    needed=("_maybe_sub_sample", "_process_sigma", "_subs_parameterization", "_loss", "q_xt"),
     sources=("diffusion.py",),
     patch="mdlm.patch",
     predictors=("ddpm_cache", "ddpm", "analytic"),
-)  # fmt: skip
+)
 
-LAYOUTS = (DUO, MDLM)
+SPECS = (DUO, MDLM)
 
 
 def takes_labels(folder: Path) -> bool:
@@ -120,18 +121,18 @@ def takes_labels(folder: Path) -> bool:
     )
 
 
-def of_folder(folder: str | Path) -> Layout:
-    """The layout of a clone.
+def of_folder(folder: str | Path) -> HostSpec:
+    """The spec of a clone.
 
     Raises ConfigError listing what was looked for and not found.
     """
     folder = Path(folder)
     said = []
-    for layout in LAYOUTS:
-        lacks = layout.lacks_on_disk(folder)
+    for spec in SPECS:
+        lacks = spec.missing_on_disk(folder)
         if not lacks:
-            return layout
-        said.append(f"for {layout.name}'s layout it lacks {', '.join(lacks)}")
+            return spec
+        said.append(f"for {spec.name}'s spec it lacks {', '.join(lacks)}")
     raise ConfigError(
         f"{folder} holds no host this plugin knows ({'; '.join(said)}): name the "
         "folder of a clone of Duo or MDLM, where its main.py is."

@@ -2,9 +2,10 @@
 
 import torch
 
+from ..errors import ConfigError
 from ..models import vocabulary
 from . import trainer_base
-from .errors import HostError, check_choices
+from .checks import check_choices
 from .uniform import DUO_BASE
 
 __all__ = ["AR", "DUO_BASE", "MDLM"]
@@ -55,9 +56,8 @@ class AR(trainer_base.TrainerBase):
         vocab_size, self.mask_index = vocabulary.masked(tokenizer)
         super().__init__(config, tokenizer, vocab_size=vocab_size)
         if not config.algo.causal_attention:
-            raise HostError(
-                "algo.causal_attention=False lets an AR model see what it predicts: "
-                "set it to True."
+            raise ConfigError(
+                "algo.causal_attention=False lets an AR model see what it predicts: set it to True."
             )
 
     def _process_model_input(self, x0, valid_tokens):
@@ -71,17 +71,16 @@ class AR(trainer_base.TrainerBase):
         log_p[:, :, self.mask_index] += self.neg_infinity
         return log_p.log_softmax(-1)
 
-    def nll(self, input_tokens, labels, output_tokens,
-            current_accumulation_step=None, train_mode=False):  # fmt: skip
+    def nll(
+        self, input_tokens, labels, output_tokens, current_accumulation_step=None, train_mode=False
+    ):
         log_p = self.forward(input_tokens, None)
         return -log_p.gather(-1, output_tokens[..., None]).squeeze(-1)
 
     @torch.no_grad()
     def generate_samples(self, num_samples, labels=None, num_steps=None, eps=None):
         """Token ids (num_samples, model.length), drawn left to right."""
-        x = torch.full(
-            (num_samples, 1), self.tokenizer.bos_token_id, device=self.device
-        )
+        x = torch.full((num_samples, 1), self.tokenizer.bos_token_id, device=self.device)
         while x.shape[1] < self.num_tokens:
             log_p = self.forward(x, None)[:, -1]
             if self.config.sampling.use_float64:

@@ -2,10 +2,9 @@
 
 import transformers
 
-from ..borders import border
+from ..errors import ConfigError, border
 from ..models import dit
 from .corpus import existing_path
-from .errors import HostError
 
 
 def backbone(config, vocab_size: int):
@@ -13,26 +12,24 @@ def backbone(config, vocab_size: int):
 
     `dit` is built anew. `hf_dit` is the Hugging Face model at eval.checkpoint_path,
     as in the public hosts: the Python code beside its weights is run, so name only a
-    folder or a Hub model that you trust. Raises HostError for other names and for a
+    folder or a Hub model that you trust. Raises ConfigError for other names and for a
     model that cannot be opened or has another vocabulary.
     """
     name, path = config.algo.backbone, config.eval.checkpoint_path
     if name == "dit":
         return dit.DIT(config, vocab_size=vocab_size)
     if name != "hf_dit":
-        raise HostError(
-            f"algo.backbone={name} is not in this host: choose one of dit, hf_dit."
-        )
+        raise ConfigError(f"algo.backbone={name} is not in this host: choose one of dit, hf_dit.")
     with border(
         f"eval.checkpoint_path={path} cannot be opened as a Hugging Face model",
         "name a folder or a Hub model, or set algo.backbone=dit",
-        HostError,
+        ConfigError,
     ):
         model = transformers.AutoModelForMaskedLM.from_pretrained(
             existing_path(path, "eval.checkpoint_path"), trust_remote_code=True
         )
     if model.config.vocab_size != vocab_size:
-        raise HostError(
+        raise ConfigError(
             f"eval.checkpoint_path={path} has a vocabulary of "
             f"{model.config.vocab_size}, and data.tokenizer_name_or_path makes one of "
             f"{vocab_size}: use the tokenizer it was trained with."

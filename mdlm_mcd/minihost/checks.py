@@ -6,9 +6,10 @@ from numbers import Integral, Real
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..checkpoints.files import FULL, disk_full
+from ..errors import ConfigError
 from ..settings import hydra_errors
 from ..settings.hydra_errors import unusable
-from .errors import FULL, HostError, disk_full
 
 
 def _is(kind, value):
@@ -26,10 +27,7 @@ def whole(least, words=None):
 def number(low, high=math.inf, words="a number"):
     """A finite number of [low, high]."""
     upto = f"from {low} on" if high == math.inf else f"from {low} to {high}"
-    return (
-        lambda x: _is(Real, x) and math.isfinite(x) and low <= x <= high,
-        f"{words} {upto}",
-    )
+    return (lambda x: _is(Real, x) and math.isfinite(x) and low <= x <= high, f"{words} {upto}")
 
 
 def below(low, high):
@@ -51,8 +49,7 @@ SHARE = (lambda x: _is(Real, x) and math.isfinite(x) and x > 0, "a number above 
 
 # What others are computed from comes first.
 RULES = {
-    "seed": (lambda x: _is(Integral, x) and 0 <= x < 2**32,
-             "a whole number from 0 to 2^32 - 1"),
+    "seed": (lambda x: _is(Integral, x) and 0 <= x < 2**32, "a whole number from 0 to 2^32 - 1"),
     "trainer.devices": ONE_OR_MORE,
     "trainer.num_nodes": ONE_OR_MORE,
     "loader.global_batch_size": ONE_OR_MORE,
@@ -62,14 +59,15 @@ RULES = {
     "loader.num_workers": whole(0),
     "loader.pin_memory": TRUTH,
     "trainer.accumulate_grad_batches": ONE_OR_MORE,
-    "trainer.max_steps": (lambda x: _is(Integral, x) and (x > 0 or x == -1),
-                          "a whole number of at least 1, or -1 for no end"),
+    "trainer.max_steps": (
+        lambda x: _is(Integral, x) and (x > 0 or x == -1),
+        "a whole number of at least 1, or -1 for no end",
+    ),
     "trainer.gradient_clip_val": or_null(number(0)),
     "trainer.log_every_n_steps": whole(0),
     "trainer.num_sanity_val_steps": whole(-1),
     # Lightning takes a time as well.
-    "trainer.val_check_interval": (lambda x: not isinstance(x, Real) or SHARE[0](x),
-                                   SHARE[1]),
+    "trainer.val_check_interval": (lambda x: not isinstance(x, Real) or SHARE[0](x), SHARE[1]),
     "trainer.limit_train_batches": SHARE,
     "model.length": whole(3, "at least 3, for BOS, EOS and a token between them"),
     "model.hidden_size": ONE_OR_MORE,
@@ -80,10 +78,11 @@ RULES = {
     "model.tie_word_embeddings": (lambda x: x is False, "false, this host ties none"),
     "model.embed_std": or_null(number(0)),
     # Its trainer reserves memory for all of it.
-    "data.vocab_size": (lambda x: _is(Integral, x) and x <= 2**20,
-                        "a whole number up to 2^20"),
-    "data.separator": (lambda x: x is None or (isinstance(x, str) and bool(x.strip())),
-                       "a line of text, or null"),
+    "data.vocab_size": (lambda x: _is(Integral, x) and x <= 2**20, "a whole number up to 2^20"),
+    "data.separator": (
+        lambda x: x is None or (isinstance(x, str) and bool(x.strip())),
+        "a line of text, or null",
+    ),
     "data.max_chars": whole(0),
     "data.cache_dir": NAME,
     "data.wrap": TRUTH,
@@ -101,8 +100,7 @@ RULES = {
     "algo.causal_attention": TRUTH,
     "sampling.steps": ONE_OR_MORE,
     "sampling.num_sample_batches": ONE_OR_MORE,
-    "sampling.p_nucleus": (lambda x: _is(Real, x) and 0 < x <= 1,
-                           "a number above 0, up to 1"),
+    "sampling.p_nucleus": (lambda x: _is(Real, x) and 0 < x <= 1, "a number above 0, up to 1"),
     "sampling.use_float64": TRUTH,
     "eval.disable_ema": TRUTH,
     "eval.generate_samples": TRUTH,
@@ -111,28 +109,38 @@ RULES = {
     "eval.generated_samples_path": NAME,
     "checkpointing.save_dir": NAME,
     "checkpointing.resume_from_ckpt": TRUTH,
-}  # fmt: skip
+}
 
 
 def check(config) -> None:
-    """Raises HostError for the first setting that is of no use."""
+    """Raises ConfigError for the first setting that is of no use."""
     for key, (fits, words) in RULES.items():
         try:
             value = OmegaConf.select(config, key, default=...)
         except OmegaConfBaseException as error:
             raise unusable(error) from error
         if value is not ... and not fits(value):
-            raise HostError(f"{key}={value} is out of range: give {words}.")
+            raise ConfigError(f"{key}={value} is out of range: give {words}.")
     heads, size = config.model.n_heads, config.model.hidden_size
     if size % (2 * heads):
-        raise HostError(
+        raise ConfigError(
             f"model.hidden_size={size} is not shared evenly by model.n_heads={heads}: "
             f"take a multiple of {2 * heads}, as rotary positions turn pairs."
         )
 
 
-def told(error: Exception) -> Exception:
-    """A HostError for what OmegaConf, Hydra or Lightning refuse; else the error."""
+def check_choices(model: str, checks: dict):
+    """checks: {key: (value, allowed)}. Raises ConfigError for the first that is not."""
+    for key, (value, allowed) in checks.items():
+        if value not in allowed:
+            raise ConfigError(
+                f"{key}={value} does not work with {model}: choose one of "
+                f"{', '.join(map(str, sorted(allowed)))}."
+            )
+
+
+def explain(error: Exception) -> Exception:
+    """A ConfigError for what OmegaConf, Hydra or Lightning refuse; else the error."""
     if isinstance(error, OmegaConfBaseException):
         return unusable(error)
     if isinstance(error, OSError) and error.errno in FULL:

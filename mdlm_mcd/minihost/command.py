@@ -9,12 +9,12 @@ import uuid
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from ..errors import ConfigError
 from ..settings import console, hydra_errors
 from . import checks
-from .errors import HostError
 
 
-class JobFailed(HostError):
+class JobFailed(ConfigError):
     """A job of a multirun that did not end well; its own error is printed before."""
 
 
@@ -52,7 +52,7 @@ def perform(run, config, outcomes):
         try:
             return run(config)
         except Exception as error:
-            known = checks.told(error)
+            known = checks.explain(error)
             if not is_ours(known) or console.wants_traceback():
                 raise
             raise SystemExit(sentence(known)) from None
@@ -74,7 +74,7 @@ def _failure(run, config):
     try:
         run(config)
     except Exception as error:
-        known = checks.told(error)
+        known = checks.explain(error)
         if not is_ours(known) or console.wants_traceback():
             traceback.print_exception(error)
         return sentence(known)
@@ -102,7 +102,7 @@ def call(job, outcomes, config_dir):
     except Exception as error:
         known = error
         if hydra_errors.is_hydras(error) and not is_ours(error):
-            known = hydra_errors.told(error, sys.argv[1:], config_dir)
+            known = hydra_errors.explain(error, sys.argv[1:], config_dir)
         if not is_ours(known) or console.wants_traceback():
             raise
         said = sentence(known)

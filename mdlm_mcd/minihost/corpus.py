@@ -23,8 +23,8 @@ from pathlib import Path
 
 from hydra.utils import to_absolute_path
 
-from ..borders import border, expanded
-from .errors import HostError
+from ..checkpoints.files import expanded
+from ..errors import ConfigError, border
 
 log = logging.getLogger(__name__)
 
@@ -77,14 +77,14 @@ def cached(cache_dir, name, build, parse=str):
     half-made and processes may race: the last one wins, with the same text.
 
     Raises:
-        HostError: `cache_dir` cannot be written, or the file in it be read.
+        ConfigError: `cache_dir` cannot be written, or the file in it be read.
     """
     path = Path(local_path(cache_dir, "data.cache_dir"), name)
     if path.is_file():
         with border(
             f"data.cache_dir={cache_dir}: {path} cannot be read",
             "delete that file, which is then made anew",
-            HostError,
+            ConfigError,
         ):
             return parse(path.read_text(encoding="utf-8"))
     text = build()
@@ -98,7 +98,7 @@ def cached(cache_dir, name, build, parse=str):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise HostError(
+        raise ConfigError(
             f"data.cache_dir={cache_dir} cannot be written ({error.strerror}): name "
             "another folder, e.g. data.cache_dir=~/mdlm_mcd."
         ) from error
@@ -156,7 +156,7 @@ def stdlib_documents(cache_dir, max_chars):
     most `max_chars` characters together. Depends on the Python release.
 
     Raises:
-        HostError: `max_chars` leaves fewer than two documents.
+        ConfigError: `max_chars` leaves fewer than two documents.
     """
 
     def build():
@@ -174,7 +174,7 @@ def stdlib_documents(cache_dir, max_chars):
     key = digest(CACHE_VERSION, PYTHON, stdlib, max_chars)
     documents = cached(cache_dir, f"stdlib-{key[:16]}.json", build, json.loads)
     if len(documents) < 2:
-        raise HostError(
+        raise ConfigError(
             f"data.max_chars={max_chars} leaves {len(documents)} document(s) of the "
             "standard library: raise it, e.g. data.max_chars=6000000."
         )
@@ -185,7 +185,7 @@ def _expand(key, patterns):
     """Files that paths and globs name, each once, in a fixed order."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns or [])
     if not patterns:
-        raise HostError(
+        raise ConfigError(
             f"data.{key}=[] names no file: give at least one UTF-8 text file, e.g. "
             f"data.{key}=[corpus.txt]."
         )
@@ -196,7 +196,7 @@ def _expand(key, patterns):
         found = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
         found = sorted(name for name in found if os.path.isfile(name))
         if not found:
-            raise HostError(
+            raise ConfigError(
                 f"data.{key}: {pattern} matches no file: check the path; a relative "
                 "one starts at the folder the run is launched from."
             )
@@ -208,7 +208,7 @@ def _read(key, path):
     with border(
         f"data.{key}: {path} cannot be read as UTF-8",
         "name a file that can, or convert it, e.g. with iconv -t utf-8",
-        HostError,
+        ConfigError,
     ):
         # `utf-8-sig` also takes away the mark some editors put first.
         return Path(path).read_text(encoding="utf-8-sig")
@@ -229,7 +229,7 @@ def textfile_documents(key, patterns, separator=None):
     The end of a file always ends a document.
 
     Raises:
-        HostError: no file named or matched, one is not UTF-8, or there is no text.
+        ConfigError: no file named or matched, one is not UTF-8, or there is no text.
     """
     paths = _expand(key, patterns)
     texts = [_read(key, path) for path in paths]
@@ -243,9 +243,7 @@ def textfile_documents(key, patterns, separator=None):
         if len(documents) == 1:
             documents = _pieces(LINE_BREAK, texts)
     if not documents:
-        raise HostError(
-            f"data.{key}={paths} hold no text: give at least one file that does."
-        )
+        raise ConfigError(f"data.{key}={paths} hold no text: give at least one file that does.")
     return documents
 
 
@@ -276,7 +274,7 @@ def documents(data, mode):
         list[str], not empty, in a fixed order.
 
     Raises:
-        HostError: see `stdlib_documents`, `textfile_documents`; or one document has
+        ConfigError: see `stdlib_documents`, `textfile_documents`; or one document has
             to serve both splits.
     """
     if data[mode] == "stdlib":
@@ -292,7 +290,7 @@ def documents(data, mode):
     found = textfile_documents("files", data.files, separator)
     if not valid_files:
         if len(set(found)) < 2:
-            raise HostError(
+            raise ConfigError(
                 "data.files hold 1 distinct document, so training and validation "
                 "cannot both have one: part the text by blank lines or by "
                 "data.separator, or name data.valid_files."
@@ -300,14 +298,12 @@ def documents(data, mode):
         return split(found)[mode == "valid"]
     train = [text for text in found if text not in set(held_out)]
     if not train:
-        raise HostError(
-            "data.files hold only documents of data.valid_files: leave other text for "
-            "training."
+        raise ConfigError(
+            "data.files hold only documents of data.valid_files: leave other text for training."
         )
     if len(train) < len(found):
         log.warning(
-            "%d documents of data.files are also in data.valid_files: left out of "
-            "training.",
+            "%d documents of data.files are also in data.valid_files: left out of training.",
             len(found) - len(train),
         )
     return train
@@ -324,13 +320,13 @@ def huggingface_dataset(data, mode):
         is `data.text_key`.
 
     Raises:
-        HostError: the package datasets is missing, or what it is to read.
+        ConfigError: the package datasets is missing, or what it is to read.
     """
     name = data[mode]
     try:
         import datasets
     except ImportError as error:
-        raise HostError(
+        raise ConfigError(
             f"data.{mode}={name} takes the package datasets: install it with pip "
             "install mdlm-mcd[data], or use data=stdlib or data=textfile."
         ) from error
@@ -359,7 +355,7 @@ def huggingface_dataset(data, mode):
     key = data.text_key
     # A stream may not know its columns before the first row.
     if found.column_names and key not in found.column_names:
-        raise HostError(
+        raise ConfigError(
             f"data.text_key={key} is no column of data.{mode}={name}: choose one of "
             f"{', '.join(found.column_names)}."
         )
@@ -384,10 +380,9 @@ def _part(data, mode):
 def reading(data, mode):
     """The border to the package datasets, which reads a row when it is asked for."""
     return border(
-        f"{named(data, mode)} with data.{mode}_split={_part(data, mode)} cannot be "
-        "read",
+        f"{named(data, mode)} with data.{mode}_split={_part(data, mode)} cannot be read",
         "check name, split and network, and that files are whole, of the same columns",
-        HostError,
+        ConfigError,
     )
 
 

@@ -16,11 +16,11 @@ import transformers
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..borders import border, check_hub_cache
 from ..checkpoints import identity
+from ..checkpoints.files import check_hub_cache
+from ..errors import ConfigError, border
 from ..models import vocabulary
 from . import corpus, resumable_loader
-from .errors import HostError
 from .resumable_loader import RankSampler, ResumableLoader
 
 LOCAL = ("stdlib", "textfile")
@@ -50,12 +50,12 @@ def _bpe_tokenizer(data):
     vocab_size = data.get("vocab_size", 1024)
     least = 256 + len(SPECIALS)
     if vocab_size < least:
-        raise HostError(
+        raise ConfigError(
             f"data.vocab_size={vocab_size} is too small: a byte-level BPE takes at "
             f"least {least} (256 bytes and {len(SPECIALS)} special tokens)."
         )
     if data.train not in LOCAL:
-        raise HostError(
+        raise ConfigError(
             f"data.tokenizer_name_or_path=bpe is not trained on data.train={data.train}"
             ": name a pretrained tokenizer, e.g. data.tokenizer_name_or_path=gpt2, or "
             "set data.train to stdlib or textfile."
@@ -92,7 +92,7 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
         its own, a mask would get another id than in the public hosts.
 
     Raises:
-        HostError: the vocabulary is too small, the name cannot be loaded, or the
+        ConfigError: the vocabulary is too small, the name cannot be loaded, or the
             tokenizer has nothing to begin or to end a row with.
     """
     data = config.data
@@ -105,16 +105,14 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
         f"{key}{name} cannot be loaded",
         "check the network, give the folder or the Hub name of a tokenizer that the "
         "installed transformers and tokenizers read, or bpe to train one",
-        HostError,
+        ConfigError,
     ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path, trust_remote_code=False
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         vocabulary.check_tokens(tokenizer)
     for token, stand_in in (("bos", "cls"), ("eos", "sep")):
         if getattr(tokenizer, f"{token}_token_id") is None:
             if getattr(tokenizer, f"{stand_in}_token_id") is None:
-                raise HostError(
+                raise ConfigError(
                     f"{key}{name} has neither a {token} nor a {stand_in} token: "
                     "choose a tokenizer with one, e.g. gpt2, or bpe."
                 )
@@ -125,10 +123,9 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
 
 def _tokenize(tokenizer, texts):
     with border(
-        f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} cannot encode "
-        "the text",
+        f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} cannot encode the text",
         "choose another tokenizer",
-        HostError,
+        ConfigError,
     ):
         return tokenizer(
             texts,
@@ -157,15 +154,11 @@ def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index)
         tokens in front of the padding.
 
     Raises:
-        HostError: an id in front of the padding is none of the vocabulary, or the
+        ConfigError: an id in front of the padding is none of the vocabulary, or the
             mask's.
     """
     ids = _tokenize(tokenizer, texts)
-    bos, eos, pad = (
-        tokenizer.bos_token_id,
-        tokenizer.eos_token_id,
-        tokenizer.pad_token_id,
-    )
+    bos, eos, pad = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     room = length - 2
     if wrap:
         if insert_eos:
@@ -185,7 +178,7 @@ def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index)
             lengths[row] = len(filled)
     valid = None if wrap else _before(lengths, length)
     vocabulary.check_ids(
-        torch.from_numpy(tokens), size, mask_index, what, tokenizer, valid, HostError
+        torch.from_numpy(tokens), size, mask_index, what, tokenizer, valid, ConfigError
     )
     return tokens, lengths
 
@@ -220,7 +213,7 @@ def _map_rows(batch, numbers, layout, key):
     """`_to_rows` as `datasets` maps it over a batch of documents and their numbers."""
     for number, text in zip(numbers, batch[key], strict=True):
         if not isinstance(text, str):
-            raise HostError(
+            raise ConfigError(
                 f"{layout['what']}: row {number} (the first is 0) has {text!r:.80} for "
                 f"data.text_key={key}, which is no text: take such rows out, or name "
                 "another column."
@@ -256,11 +249,11 @@ class _StreamLoader(DataLoader):
             for batch in super().__iter__():
                 empty = False
                 yield batch
-        except HostError as error:
+        except ConfigError as error:
             # A worker puts its whole traceback before the sentence.
-            raise HostError(str(error).rpartition("HostError: ")[2].strip()) from error
+            raise ConfigError(str(error).rpartition("ConfigError: ")[2].strip()) from error
         if empty:
-            raise HostError(
+            raise ConfigError(
                 f"{corpus.named(rows.data, rows.mode)} is a stream without a row for "
                 f"process {rows.rank} of {rows.world}: give more text, or take a "
                 "smaller model.length or fewer trainer.devices."
@@ -279,11 +272,11 @@ def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
         `data.streaming`.
 
     Raises:
-        HostError: see `corpus`, `_to_rows` and `check_rows`.
+        ConfigError: see `corpus`, `_to_rows` and `check_rows`.
     """
     name, length = config.data[mode], config.model.length
     if length < 3:
-        raise HostError(
+        raise ConfigError(
             f"model.length={length} has no room between BOS and EOS: take at least 3."
         )
     if size is None and OmegaConf.select(config, "algo.parameterization") == "mean":
@@ -318,7 +311,7 @@ def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
 
 
 def check_rows(config, rows, mode):
-    """Raise HostError for a training split of less than a step, or one without a row.
+    """Raise ConfigError for a training split of less than a step, or one without a row.
 
     A stream is read as far as that.
     """
@@ -329,16 +322,14 @@ def check_rows(config, rows, mode):
     stream = isinstance(rows, _Stream)
     count = sum(1 for _ in itertools.islice(rows, wanted)) if stream else len(rows)
     if count < wanted:
-        raise HostError(
+        raise ConfigError(
             f"{corpus.named(config.data, mode)} has {count} rows of model.length="
             f"{config.model.length}, too few for {use}: give more text, or take a "
             "smaller model.length or batch."
         )
 
 
-def get_dataloaders(
-    config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None, **how
-):
+def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None, **how):
     """The training and the validation loader.
 
     Args:

@@ -19,10 +19,10 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ProgressBar
 
 from ..checkpoints import identity, sanitize
-from ..checkpoints.files import check_overwrite, write_text
+from ..checkpoints.files import check_overwrite, check_writable, write_text
+from ..errors import ConfigError, first_line
 from ..settings import console, groups
 from . import algo, checks, command, dataloader, paths
-from .errors import HostError, check_writable, first_line
 from .progress import Lines
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ def register_resolvers():
 def model_class(config):
     """The class that `algo._target_` names, else the host's own `algo.name`."""
     if not config.get("algo"):
-        raise HostError("algo is empty: name one, e.g. algo=mdlm.")
+        raise ConfigError("algo is empty: name one, e.g. algo=mdlm.")
     if config.algo.get("_target_"):
         return _named_class(config.algo._target_)
     if config.algo.name not in MODELS:
-        raise HostError(
+        raise ConfigError(
             f"algo.name={config.algo.name} is unknown: choose one of "
             f"{', '.join(MODELS)}, or name a class in algo._target_."
         )
@@ -63,12 +63,12 @@ def _named_class(target):
     except (ImportError, AttributeError, ValueError) as error:
         if isinstance(error, ValueError) and type(error) is not ValueError:
             raise  # of the class's own module, which has its sentence
-        raise HostError(
+        raise ConfigError(
             f"algo._target_={target} names no class ({first_line(error)}): take one "
             "of the configs of algo, or install what it is in."
         ) from error
     if not issubclass(found, L.LightningModule):
-        raise HostError(
+        raise ConfigError(
             f"algo._target_={target} is no LightningModule: name the class of a model."
         )
     return found
@@ -96,7 +96,7 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
             raise
         said = [line.strip() for line in str(error).splitlines()[1:3]]
         said = " ".join(said) or f"{type(error).__name__}: {first_line(error)}"
-        raise HostError(
+        raise ConfigError(
             f"{key}={path} does not fit this model ({said}): use the "
             "`model`, `data` and `algo` settings it was trained with."
         ) from error
@@ -108,20 +108,18 @@ def _exists(path):
     try:
         return get_filesystem(path).exists(path)
     except Exception as error:  # each protocol has its own
-        raise HostError(
+        raise ConfigError(
             f"{path} cannot be opened ({first_line(error)}): install what its protocol "
             "takes, or name a file of this machine."
         ) from error
 
 
 def check_file(key, path):
-    """Raises HostError where `key` names no file."""
+    """Raises ConfigError where `key` names no file."""
     if not path or not _exists(path):
-        raise HostError(
-            f"{key}={path or '(empty)'} is no file: name the checkpoint to open."
-        )
+        raise ConfigError(f"{key}={path or '(empty)'} is no file: name the checkpoint to open.")
     if os.path.isdir(path):
-        raise HostError(
+        raise ConfigError(
             f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
             "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
         )
@@ -131,7 +129,7 @@ def resume_path(config):
     """The checkpoint to go on from; None for a fresh start.
 
     A job that may be requeued names the run's own `last.ckpt` before there is one.
-    Raises HostError where any other is not there.
+    Raises ConfigError where any other is not there.
     """
     kept = config.checkpointing
     path = kept.resume_ckpt_path if kept.resume_from_ckpt else None
@@ -140,7 +138,7 @@ def resume_path(config):
     usual = os.path.join(kept.save_dir, "checkpoints", "last.ckpt")
     if os.path.realpath(path) == os.path.realpath(usual):
         return None
-    raise HostError(
+    raise ConfigError(
         f"checkpointing.resume_ckpt_path={path} is not there: name a checkpoint that "
         "is, or begin anew with checkpointing.resume_from_ckpt=false."
     )
@@ -161,7 +159,7 @@ def _check_plain(found, source):
         # Among torch's advice; torch 2.3 says it otherwise.
         named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         said = f"it names {named[1]}" if named else first_line(error)
-        raise HostError(
+        raise ConfigError(
             f"{source} does not open as tensors and plain values "
             f"({type(error).__name__}: {said[:200]}): it is spoilt, or not of this "
             "host; name another, or distil from it with algo.teacher_path."
@@ -170,15 +168,12 @@ def _check_plain(found, source):
 
 def make_trainer(config, **kwargs):
     callbacks = [
-        hydra.utils.instantiate(callback)
-        for callback in (config.get("callbacks") or {}).values()
+        hydra.utils.instantiate(callback) for callback in (config.get("callbacks") or {}).values()
     ]
     if any(isinstance(c, Lines) for c in callbacks) and not any(
         isinstance(c, ProgressBar) for c in callbacks
     ):  # else Lightning adds a bar of its own
-        kwargs.setdefault(
-            "enable_progress_bar", config.trainer.get("enable_progress_bar", False)
-        )
+        kwargs.setdefault("enable_progress_bar", config.trainer.get("enable_progress_bar", False))
     logger = config.get("logger")  # ~logger: without one
     return hydra.utils.instantiate(
         config.trainer,
@@ -197,7 +192,7 @@ def make_trainer(config, **kwargs):
 def train(cls, config, tokenizer):
     """Fit; resumes from `checkpointing.resume_ckpt_path` when that file exists."""
     folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
-    check_writable("checkpointing.save_dir", folder)
+    check_writable(f"checkpointing.save_dir={config.checkpointing.save_dir}", folder)
     resume = resume_path(config)
     finetune = config.training.finetune_path if resume is None else None
     if hasattr(cls, "check_start"):  # what a class of others refuses, before the data
@@ -211,9 +206,7 @@ def train(cls, config, tokenizer):
         log.info("%s is finished at step %d; nothing to do.", resume, step)
         return {}
     if finetune:
-        model = load_from_checkpoint(
-            cls, finetune, config, tokenizer, key="training.finetune_path"
-        )
+        model = load_from_checkpoint(cls, finetune, config, tokenizer, key="training.finetune_path")
     else:
         model = cls(config, tokenizer)
     if config.eval.generate_samples and config.eval.compute_generative_perplexity:
@@ -232,7 +225,7 @@ def _check_resume(cls, config, path):
     reads = hasattr(cls, "check_start")  # its own files, and those before damaged ones
     try:
         checkpoint = _check_plain(path, f"checkpointing.resume_ckpt_path={path}")
-    except HostError:
+    except ConfigError:
         if reads:
             return 0
         raise
@@ -248,9 +241,7 @@ def _check_resume(cls, config, path):
 def _check_settings(config, checkpoint, path):
     mine = omegaconf.OmegaConf.to_container(config, resolve=True)
     trainer = identity.config_of(checkpoint).get("trainer")
-    longer = isinstance(trainer, dict) and trainer.get("max_steps") != (
-        config.trainer.max_steps
-    )
+    longer = isinstance(trainer, dict) and trainer.get("max_steps") != (config.trainer.max_steps)
     # A model of the host's own may be trained longer, and its schedule follows.
     names = ("num_training_steps", "num_warmup_steps") if longer else ()
     identity.check(checkpoint, mine, path, {f"lr_scheduler.{name}" for name in names})
@@ -260,7 +251,7 @@ def sample_eval(cls, config, tokenizer):
     """Draw samples, say their entropy (and perplexity), write them as JSON."""
     path = config.eval.checkpoint_path
     out = Path(config.eval.generated_samples_path)
-    check_writable("eval.generated_samples_path", out.parent)
+    check_writable(f"eval.generated_samples_path={out}", out.parent)
     check_overwrite(f"eval.generated_samples_path={out}", out, _foreign)
     model = load_from_checkpoint(cls, path, config, tokenizer)
     if config.eval.disable_ema:
@@ -281,9 +272,7 @@ def sample_eval(cls, config, tokenizer):
         "steps": config.sampling.steps,
     }
     if config.eval.compute_generative_perplexity:
-        model.metrics.record_generative_perplexity(
-            texts, config.model.length, device=model.device
-        )
+        model.metrics.record_generative_perplexity(texts, config.model.length, device=model.device)
         result["generative_ppl"] = model.metrics.gen_ppl.compute().item()
     log.info("%s", result)
     write_text(out, json.dumps({**result, "generated_seqs": texts}, indent=1))
@@ -321,9 +310,7 @@ def run(config):
     target = str((config.get("algo") or {}).get("_target_") or "mdlm_mcd.")
     groups.check_groups(config, complete=target.startswith("mdlm_mcd."))
     if config.mode not in MODES:
-        raise HostError(
-            f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}."
-        )
+        raise ConfigError(f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}.")
     checks.check(config)
     paths.make_absolute(config)
     L.seed_everything(config.seed)

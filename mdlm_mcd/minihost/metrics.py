@@ -8,9 +8,9 @@ import torch.nn.functional as F
 import torchmetrics
 from torchmetrics.aggregation import MeanMetric
 
-from ..borders import border, check_hub_cache
+from ..checkpoints.files import check_hub_cache
+from ..errors import ConfigError, border
 from ..models.vocabulary import check_evaluator, check_tokens
-from .errors import HostError
 
 
 class NLL(MeanMetric):
@@ -48,9 +48,7 @@ class Metrics:
     """What one run measures. `gen_ppl` needs an evaluator, loaded on first use."""
 
     def __init__(self, gen_ppl_eval_model_name_or_path=None, eval_ppl_batch_size=8):
-        nlls = torchmetrics.MetricCollection(
-            {"nll": NLL(), "bpd": BPD(), "ppl": Perplexity()}
-        )
+        nlls = torchmetrics.MetricCollection({"nll": NLL(), "bpd": BPD(), "ppl": Perplexity()})
         nlls.set_dtype(torch.float64)
         self.train_nlls = nlls.clone(prefix="train/")
         self.valid_nlls = nlls.clone(prefix="val/")
@@ -90,7 +88,7 @@ class Metrics:
             self.sample_entropy.update(entropy.to(self.sample_entropy.device))
 
     def load_evaluator(self, device="cpu"):
-        """The evaluator and its tokenizer. Raises HostError when there is none."""
+        """The evaluator and its tokenizer. Raises ConfigError when there is none."""
         if self._evaluator is None:
             import transformers
 
@@ -101,7 +99,7 @@ class Metrics:
                 f"eval.gen_ppl_eval_model_name_or_path={name} cannot be loaded",
                 "check the network, or give the folder of a causal language model with "
                 "its tokenizer",
-                HostError,
+                ConfigError,
             ):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(
                     name, trust_remote_code=False
@@ -117,30 +115,29 @@ class Metrics:
         return tokenizer, model.to(device)
 
     @torch.no_grad()
-    def record_generative_perplexity(
-        self, text_samples, max_length, retokenize=True, device="cpu"
-    ):
+    def record_generative_perplexity(self, text_samples, max_length, retokenize=True, device="cpu"):
         """Perplexity of texts under a causal LM; of the EOS tokens the first counts.
 
         text_samples: strings, or the evaluator's own token ids (batch, length)
         with `retokenize=False`. Needs
         `eval.gen_ppl_eval_model_name_or_path`, a `transformers` model. Raises
-        HostError where that cannot read the samples.
+        ConfigError where that cannot read the samples.
         """
         tokenizer, model = self.load_evaluator(device)
         what = f"eval.gen_ppl_eval_model_name_or_path={model.name_or_path}"
         if retokenize:
-            with border(
-                f"{what} cannot encode the samples", "choose another", HostError
-            ):
+            with border(f"{what} cannot encode the samples", "choose another", ConfigError):
                 batch = tokenizer(
-                    list(text_samples), return_tensors="pt", padding=True,
-                    truncation=True, max_length=max_length,
-                )  # fmt: skip
+                    list(text_samples),
+                    return_tensors="pt",
+                    padding=True,
+                    truncation=True,
+                    max_length=max_length,
+                )
             ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         else:
             ids, attention_mask = text_samples, torch.ones_like(text_samples)
-        check_evaluator(what, model, ids, kind=HostError)
+        check_evaluator(what, model, ids, kind=ConfigError)
         ids, attention_mask = ids.to(device), attention_mask.to(device)
         chunks = zip(
             ids.split(self.eval_ppl_batch_size),

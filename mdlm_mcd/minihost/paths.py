@@ -8,20 +8,37 @@ from .corpus import existing_path, local_path
 
 # In this order: what is built on one of them follows it.
 PATHS = (
-    "checkpointing.save_dir", "checkpointing.resume_ckpt_path", "data.files",
-    "data.valid_files", "data.cache_dir", "eval.generated_samples_path",
-)  # fmt: skip
+    "checkpointing.save_dir",
+    "checkpointing.resume_ckpt_path",
+    "data.files",
+    "data.valid_files",
+    "data.cache_dir",
+    "eval.generated_samples_path",
+)
 # Paths where there is such a file or folder, else a name on the Hugging Face Hub.
 NAMES = (
-    "data.train", "data.valid", "data.data_files", "data.tokenizer_name_or_path",
-    "training.finetune_path", "algo.teacher_path", "eval.checkpoint_path",
+    "data.train",
+    "data.valid",
+    "data.data_files",
+    "data.tokenizer_name_or_path",
+    "training.finetune_path",
+    "algo.teacher_path",
+    "eval.checkpoint_path",
     "eval.gen_ppl_eval_model_name_or_path",
-)  # fmt: skip
+)
 # Never a path: this host's own, and the loaders of the package datasets.
 WORDS = (
-    "bpe", "stdlib", "textfile", "arrow", "csv", "json", "parquet", "text", "xml",
+    "bpe",
+    "stdlib",
+    "textfile",
+    "arrow",
+    "csv",
+    "json",
+    "parquet",
+    "text",
+    "xml",
     "webdataset",
-)  # fmt: skip
+)
 # Where Lightning's objects name their folders, as in `dirpath` and `save_dir`.
 SECTIONS = ("callbacks", "logger", "trainer")
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from .errors import HostError
+from ..errors import ConfigError
 
 
 def rank_and_world():
@@ -113,7 +113,7 @@ class EpochSampler(RankSampler):
         world = rank_and_world()[1]
         rows = len(self.dataset) // world
         if rows == 0:
-            raise HostError(
+            raise ConfigError(
                 f"data.train has {len(self.dataset)} rows for {world} processes: give "
                 "more text, or take fewer trainer.devices."
             )

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from ..checkpoints.formats import unwrap
+from ..errors import ConfigError
 from ..models import ema, vocabulary
 from ..models.noise import NOISES
 from . import metrics
 from .backbone import backbone
-from .errors import HostError
 
 LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
 
@@ -80,9 +80,8 @@ class TrainerBase(L.LightningModule):
 
         self.backbone = backbone(config, self.vocab_size)
         if config.noise.type not in NOISES:
-            raise HostError(
-                f"noise.type={config.noise.type} is unknown: choose one of "
-                f"{', '.join(NOISES)}."
+            raise ConfigError(
+                f"noise.type={config.noise.type} is unknown: choose one of {', '.join(NOISES)}."
             )
         self.noise = NOISES[config.noise.type](config.noise.eps)
         self.ema = None
@@ -91,8 +90,7 @@ class TrainerBase(L.LightningModule):
                 self._get_parameters(), decay=config.training.ema
             )
         self.metrics = metrics.Metrics(
-            config.eval.gen_ppl_eval_model_name_or_path,
-            config.eval.perplexity_batch_size,
+            config.eval.gen_ppl_eval_model_name_or_path, config.eval.perplexity_batch_size
         )
 
     # Parameters and their average ------------------------------------------
@@ -127,9 +125,8 @@ class TrainerBase(L.LightningModule):
         unwrap(checkpoint, self)
         if self.ema:
             if "ema" not in checkpoint:
-                raise HostError(
-                    "The checkpoint holds no EMA: set training.ema=0 to use its raw "
-                    "weights."
+                raise ConfigError(
+                    "The checkpoint holds no EMA: set training.ema=0 to use its raw weights."
                 )
             self.ema.load_state_dict(checkpoint["ema"])
             self.ema.move_shadow_params_to_device(self.device)
@@ -163,12 +160,8 @@ class TrainerBase(L.LightningModule):
             eps=optim.eps,
             weight_decay=optim.weight_decay,
         )
-        scheduler = hydra.utils.instantiate(
-            self.config.lr_scheduler, optimizer=optimizer
-        )
-        return [optimizer], [
-            {"scheduler": scheduler, "interval": "step", "name": "trainer/lr"}
-        ]
+        scheduler = hydra.utils.instantiate(self.config.lr_scheduler, optimizer=optimizer)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "trainer/lr"}]
 
     # The loss ---------------------------------------------------------------
 
@@ -188,13 +181,13 @@ class TrainerBase(L.LightningModule):
     def _process_model_input(self, x0, valid_tokens):
         raise NotImplementedError
 
-    def nll(self, input_tokens, labels, output_tokens,
-            current_accumulation_step=None, train_mode=False):  # fmt: skip
+    def nll(
+        self, input_tokens, labels, output_tokens, current_accumulation_step=None, train_mode=False
+    ):
         """Nats per token, (batch, length)."""
         raise NotImplementedError
 
-    def _loss(self, x0, labels, valid_tokens,
-              current_accumulation_step=None, train_mode=False):  # fmt: skip
+    def _loss(self, x0, labels, valid_tokens, current_accumulation_step=None, train_mode=False):
         inputs, outputs, valid_tokens = self._process_model_input(x0, valid_tokens)
         nll = self.nll(inputs, labels, outputs, current_accumulation_step, train_mode)
         nlls = (nll * valid_tokens).sum()
@@ -221,9 +214,7 @@ class TrainerBase(L.LightningModule):
         self._eval_mode()
 
     def validation_step(self, batch, batch_idx):
-        losses = self._loss(
-            batch["input_ids"], batch.get("labels"), batch["attention_mask"]
-        )
+        losses = self._loss(batch["input_ids"], batch.get("labels"), batch["attention_mask"])
         self.metrics.update_valid(losses.nlls, losses.prior_loss, losses.num_tokens)
         return losses.loss
 
@@ -246,9 +237,7 @@ class TrainerBase(L.LightningModule):
             self.metrics.record_entropy(samples)
             if self.config.eval.compute_generative_perplexity:
                 self.metrics.record_generative_perplexity(
-                    self.tokenizer.batch_decode(samples),
-                    self.num_tokens,
-                    device=self.device,
+                    self.tokenizer.batch_decode(samples), self.num_tokens, device=self.device
                 )
         self.log("val/sample_entropy", self.metrics.sample_entropy.compute().float())
         if self.config.eval.compute_generative_perplexity:
@@ -305,8 +294,7 @@ class Diffusion(TrainerBase):
     def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t, low_var=False):
         raise NotImplementedError
 
-    def nll(self, x0, labels, output_tokens,
-            current_accumulation_step=None, train_mode=False):  # fmt: skip
+    def nll(self, x0, labels, output_tokens, current_accumulation_step=None, train_mode=False):
         t = self._sample_t(x0.shape[0], current_accumulation_step)
         dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
         xt = self.q_xt(x0, alpha_t)
@@ -317,8 +305,7 @@ class Diffusion(TrainerBase):
     def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
         raise NotImplementedError
 
-    def _ancestral_update(self, x, t, labels, dt, p_x0=None,
-                          noise_removal_step=False):  # fmt: skip
+    def _ancestral_update(self, x, t, labels, dt, p_x0=None, noise_removal_step=False):
         """One step t -> t - dt (or t -> 0); answers (p_x0, x_s)."""
         alpha_t = self.noise(t)[1]
         alpha_s = torch.ones_like(t) if noise_removal_step else self.noise(t - dt)[1]
@@ -349,9 +336,7 @@ class Diffusion(TrainerBase):
             x = x_next
         t = torch.full((num_samples, 1), eps, device=self.device)
         if self.config.sampling.noise_removal == "ancestral":
-            _, x = self._ancestral_update(
-                x, t, labels, None, p_x0, noise_removal_step=True
-            )
+            _, x = self._ancestral_update(x, t, labels, None, p_x0, noise_removal_step=True)
         elif self.config.sampling.noise_removal == "greedy":
             sigma = self._sigma_from_alphat(self.noise(t)[1])
             x = self.forward(x, sigma, labels).argmax(-1)
@@ -381,6 +366,4 @@ class AbsorbingState(Diffusion):
         q_xs = open_now[..., None] * x0
         q_xs[..., self.mask_index] = 1 - open_now
         visible = xt != self.mask_index
-        return torch.where(
-            visible[..., None], F.one_hot(xt, self.vocab_size).to(x0.dtype), q_xs
-        )
+        return torch.where(visible[..., None], F.one_hot(xt, self.vocab_size).to(x0.dtype), q_xs)

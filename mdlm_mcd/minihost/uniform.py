@@ -4,7 +4,7 @@ import torch
 
 from ..models import vocabulary
 from . import trainer_base
-from .errors import check_choices
+from .checks import check_choices
 
 
 class UniformState(trainer_base.Diffusion):
@@ -36,9 +36,7 @@ class UniformState(trainer_base.Diffusion):
         """
         alpha_s, alpha_t = (a.to(x0.dtype)[..., None] for a in (alpha_s, alpha_t))
         stays = alpha_t / alpha_s
-        q_xs = (alpha_s * x0 + (1 - alpha_s) / self.vocab_size) * (
-            (1 - stays) / self.vocab_size
-        )
+        q_xs = (alpha_s * x0 + (1 - alpha_s) / self.vocab_size) * ((1 - stays) / self.vocab_size)
         here = xt[..., None]
         p_here = alpha_s * x0.gather(-1, here) + (1 - alpha_s) / self.vocab_size
         q_xs.scatter_add_(-1, here, stays * p_here)
@@ -98,8 +96,6 @@ class DUO_BASE(UniformState):
         of_clean = (noise + signal) / noise
         total = excess.sum(-1, keepdim=True)
         total = torch.where(
-            here == clean,
-            total / of_clean,
-            total + (of_clean - 1) * excess.gather(-1, clean),
+            here == clean, total / of_clean, total + (of_clean - 1) * excess.gather(-1, clean)
         )
         return total.squeeze(-1) * -dalpha_t / (size * alpha_t)

@@ -124,8 +124,7 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 class DDiTBlock(nn.Module):
     """Attention and MLP; modulated by the time when `cond_dim` is given."""
 
-    def __init__(self, dim, n_heads, cond_dim=None, mlp_ratio=4, dropout=0.1,
-                 causal=False):  # fmt: skip
+    def __init__(self, dim, n_heads, cond_dim=None, mlp_ratio=4, dropout=0.1, causal=False):
         super().__init__()
         self.n_heads, self.dropout, self.causal = n_heads, dropout, causal
         self.norm1 = LayerNorm(dim)
@@ -146,9 +145,9 @@ class DDiTBlock(nn.Module):
             scale_a = scale_m = 0.0
             gate_a = gate_m = 1.0
         else:
-            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(
-                c
-            )[:, None].chunk(6, dim=-1)
+            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c)[
+                :, None
+            ].chunk(6, dim=-1)
         h = fitting(self.norm1(x) * (1 + scale_a) + shift_a, self.attn_qkv)
         q, k, v = self.attn_qkv(h).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
         h = attention(rotate(q, *rotary), rotate(k, *rotary), v, self.causal)
@@ -217,17 +216,14 @@ class DIT(nn.Module):
         self.vocab_size = vocab_size
         dim = model.hidden_size
         cond_dim = None if self.causal else model.cond_dim
-        self.vocab_embed = EmbeddingLayer(
-            dim, vocab_size, getattr(model, "embed_std", None)
-        )
+        self.vocab_embed = EmbeddingLayer(dim, vocab_size, getattr(model, "embed_std", None))
         if not self.causal:
             self.sigma_map = TimestepEmbedder(cond_dim)
         self.rotary_emb = Rotary(dim // model.n_heads)
         self.blocks = nn.ModuleList(
-            DDiTBlock(dim, model.n_heads, cond_dim, dropout=model.dropout,
-                      causal=self.causal)
+            DDiTBlock(dim, model.n_heads, cond_dim, dropout=model.dropout, causal=self.causal)
             for _ in range(model.n_blocks)
-        )  # fmt: skip
+        )
         self.output_layer = DDiTFinalLayer(dim, vocab_size, cond_dim)
 
     def forward(self, x, sigma, class_cond=None, weights=None):

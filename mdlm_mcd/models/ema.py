@@ -2,7 +2,7 @@
 
 import torch
 
-from ..minihost.errors import HostError
+from ..errors import ConfigError
 
 
 class ExponentialMovingAverage:
@@ -16,9 +16,7 @@ class ExponentialMovingAverage:
 
     def __init__(self, parameters, decay: float, use_num_updates: bool = True):
         if not 0.0 <= decay <= 1.0:
-            raise HostError(
-                f"training.ema={decay} is no decay: choose a number from 0 to 1."
-            )
+            raise ConfigError(f"training.ema={decay} is no decay: choose a number from 0 to 1.")
         self.decay = decay
         self.num_updates = 0 if use_num_updates else None
         self.shadow_params = [p.detach().clone() for p in parameters if p.requires_grad]

@@ -60,9 +60,14 @@ def check_mask(name: str, tokenizer, index: int | None, size: int) -> None:
 
 
 def check_ids(
-    ids: Tensor, size: int, mask: int | None, what: str, tokenizer,
-    valid: Tensor | None = None, kind: type[Exception] = ConfigError,
-) -> None:  # fmt: skip
+    ids: Tensor,
+    size: int,
+    mask: int | None,
+    what: str,
+    tokenizer,
+    valid: Tensor | None = None,
+    kind: type[Exception] = ConfigError,
+) -> None:
     """Raise `kind` for an id that no model of `size` tokens can be trained on.
 
     That is one outside of the vocabulary, or the mask's (None: there is none). valid:
@@ -98,9 +103,12 @@ def context_of(model) -> int | None:
 
 
 def check_evaluator(
-    what: str, model, ids: Tensor | Sequence[Tensor], windows: bool | None = None,
+    what: str,
+    model,
+    ids: Tensor | Sequence[Tensor],
+    windows: bool | None = None,
     kind: type[Exception] = ConfigError,
-) -> None:  # fmt: skip
+) -> None:
     """Raise `kind` where a causal language model cannot read rows of ids.
 
     what: the model, for the message. windows: whether rows are cut into parts of its

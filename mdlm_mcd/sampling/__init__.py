@@ -31,20 +31,32 @@ from .latent import Latent
 from .samplers import ancestral, confidence, first_hitting, locked, sparse
 
 __all__ = [
-    "OPTIONS", "SAMPLERS", "Denoise", "Latent", "Sample", "Temperature", "ancestral",
-    "categorical", "confidence", "first_hitting", "locked", "probabilities", "sample",
+    "OPTIONS",
+    "SAMPLERS",
+    "Denoise",
+    "Latent",
+    "Sample",
+    "Temperature",
+    "ancestral",
+    "categorical",
+    "confidence",
+    "first_hitting",
+    "locked",
+    "probabilities",
+    "sample",
     "sparse",
-]  # fmt: skip
+]
 
 SAMPLERS = {
-    "ancestral": ancestral, "sparse": sparse, "first_hitting": first_hitting,
-    "locked": locked, "confidence": confidence,
-}  # fmt: skip
+    "ancestral": ancestral,
+    "sparse": sparse,
+    "first_hitting": first_hitting,
+    "locked": locked,
+    "confidence": confidence,
+}
 
 OPTIONS = {
-    name: {
-        p.name: p.default for p in list(inspect.signature(f).parameters.values())[2:]
-    }
+    name: {p.name: p.default for p in list(inspect.signature(f).parameters.values())[2:]}
     for name, f in SAMPLERS.items()
 }
 """Each sampler's own options and their defaults."""
@@ -97,9 +109,7 @@ def sample(
     range.
     """
     if name not in SAMPLERS:
-        raise ConfigError(
-            f"sampler={name} is unknown: choose one of {', '.join(SAMPLERS)}."
-        )
+        raise ConfigError(f"sampler={name} is unknown: choose one of {', '.join(SAMPLERS)}.")
     if steps is None and name != "first_hitting":
         raise ConfigError(f"steps=None means nothing to sampler={name}: give a number.")
     if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
@@ -107,9 +117,7 @@ def sample(
     if not (isinstance(top_p, Real) and 0 < top_p <= 1):
         raise ConfigError(f"top_p={top_p} must lie within (0, 1].")
     if not (isinstance(greedy_tail, Integral) and greedy_tail >= 0):
-        raise ConfigError(
-            f"greedy_tail={greedy_tail} must not be negative, and a whole number."
-        )
+        raise ConfigError(f"greedy_tail={greedy_tail} must not be negative, and a whole number.")
     if dtype not in (torch.float64, torch.float32):
         raise ConfigError(
             f"dtype={dtype} is no precision to draw in: choose torch.float64, or "
@@ -125,9 +133,17 @@ def sample(
         device = generator.device
     first = float(alpha(torch.ones(1, dtype=torch.float64)))
     chain = Chain(
-        denoise, first, _levels(alpha, schedule, steps or 1), mask_index, dtype,
-        temperature_path(temperature), top_p, greedy_tail, generator, callback,
-    )  # fmt: skip
+        denoise,
+        first,
+        _levels(alpha, schedule, steps or 1),
+        mask_index,
+        dtype,
+        temperature_path(temperature),
+        top_p,
+        greedy_tail,
+        generator,
+        callback,
+    )
     z = _start(prompt, (batch, length), mask_index, vocab_size, device)
     tokens = SAMPLERS[name](chain, z, **_known(name, options))
     return Sample(tokens, chain.evaluations)
@@ -142,14 +158,12 @@ def _known(name: str, options: dict) -> dict:
             continue
         if key not in everyone:
             raise ConfigError(
-                f"{key}={value} is no option of a sampler: choose among "
-                f"{', '.join(everyone)}."
+                f"{key}={value} is no option of a sampler: choose among {', '.join(everyone)}."
             )
         if value != everyone[key]:
             fits = ", ".join(n for n, theirs in OPTIONS.items() if key in theirs)
             raise ConfigError(
-                f"{key}={value} means nothing to sampler={name}: leave it out, or use "
-                f"{fits}."
+                f"{key}={value} means nothing to sampler={name}: leave it out, or use {fits}."
             )
     return {key: value for key, value in options.items() if key in own}
 

@@ -40,9 +40,7 @@ def is_time_conditioned(denoise: Denoise) -> bool:
     return getattr(denoise, "time_conditioned", False)
 
 
-def logits_at(
-    denoise: Denoise, z: Tensor, rows: Tensor, alpha_t: float | Tensor
-) -> Tensor:
+def logits_at(denoise: Denoise, z: Tensor, rows: Tensor, alpha_t: float | Tensor) -> Tensor:
     """`denoise`, given alpha_t (a number or (batch,)) if it is conditioned on time."""
     if not is_time_conditioned(denoise):
         return denoise(z, rows)
@@ -167,9 +165,8 @@ class Chain:
         if isinstance(temperature, Tensor) and temperature.ndim:
             temperature = temperature.to(logits.device)[:, None]
         return probabilities(
-            logits, self.mask_index, dtype=self.dtype, temperature=temperature,
-            top_p=self.top_p,
-        )  # fmt: skip
+            logits, self.mask_index, dtype=self.dtype, temperature=temperature, top_p=self.top_p
+        )
 
     def predict(self, z: Tensor, rows: Tensor, step: int) -> Tensor:
         """p(x0 | z) at rows, as drawn from in this step."""
@@ -188,9 +185,7 @@ class Chain:
         return categorical(p, self.generator)
 
     def uniform(self, *shape: int, device: torch.device) -> Tensor:
-        return torch.rand(
-            shape, generator=self.generator, dtype=torch.float64, device=device
-        )
+        return torch.rand(shape, generator=self.generator, dtype=torch.float64, device=device)
 
     def seen(self, step: int, z: Tensor) -> None:
         if self.callback is not None:

@@ -48,13 +48,18 @@ class Latent:
         return torch.cat(
             [
                 draw_u(
-                    1, length, self.u_law, step=self.u_step, prefix="",
-                    stratified=self.stratified, dtype=torch.float64,
+                    1,
+                    length,
+                    self.u_law,
+                    step=self.u_step,
+                    prefix="",
+                    stratified=self.stratified,
+                    dtype=torch.float64,
                     generator=counter_generator(self.seed, "u", self.first + i),
                 )
                 for i in range(batch)
             ]
-        )  # fmt: skip
+        )
 
     def race(self, rows: Tensor, vocab_size: int) -> Tensor:
         """-log of uniforms for the exponential race, (rows.sum(), vocab_size) float64.

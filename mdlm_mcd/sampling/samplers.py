@@ -53,9 +53,14 @@ def sparse(chain: Chain, z: Tensor, u_law="iid", u_step=None, stratified=False):
     if u_law != "iid" or u_step is not None or stratified:
         generator = torch.Generator().manual_seed(_seed(chain))
         u = draw_u(
-            *z.shape, u_law, step=u_step, stratified=stratified, prefix="",
-            generator=generator, dtype=torch.float64,
-        )  # fmt: skip
+            *z.shape,
+            u_law,
+            step=u_step,
+            stratified=stratified,
+            prefix="",
+            generator=generator,
+            dtype=torch.float64,
+        )
         return _opened_by(chain, z, u, lambda p, rows: chain.draw(p))
     for step, (before, after) in enumerate(itertools.pairwise(chain.levels)):
         coin = chain.uniform(*z.shape, device=z.device)
@@ -85,9 +90,11 @@ def locked(
             f"({latent.u_law}): name the law in Latent(...)."
         )
     return _opened_by(
-        chain, z, latent.u(*z.shape),
+        chain,
+        z,
+        latent.u(*z.shape),
         lambda p, rows: p.div_(latent.race(rows, p.shape[-1])).argmax(-1),
-    )  # fmt: skip
+    )
 
 
 def first_hitting(chain: Chain, z: Tensor) -> Tensor:
@@ -117,9 +124,7 @@ def first_hitting(chain: Chain, z: Tensor) -> Tensor:
         chain.seen(step, z)
 
 
-def confidence(
-    chain: Chain, z: Tensor, score="max", score_noise=0.0, threshold=None
-) -> Tensor:
+def confidence(chain: Chain, z: Tensor, score="max", score_noise=0.0, threshold=None) -> Tensor:
     """The most certain tokens first; not the law of `ancestral`, nor meant to be.
 
     score: what is certain: `max`, the largest probability; `margin`, its lead over the
@@ -132,8 +137,7 @@ def confidence(
         share of the tokens that were masked at the start.
     """
     if score not in SCORES:
-        raise ConfigError(f"score={score} is unknown: choose one of "
-                          f"{', '.join(SCORES)}.")  # fmt: skip
+        raise ConfigError(f"score={score} is unknown: choose one of {', '.join(SCORES)}.")
     if score_noise < 0 or (threshold is not None and not 0 < threshold <= 1):
         raise ConfigError(
             f"score_noise={score_noise} must not be negative and threshold={threshold} "
@@ -170,9 +174,7 @@ def confidence(
             place = tie.gather(-1, order).argsort(dim=-1)
             opens = rows & (place < count[:, None])
             if threshold is not None:
-                sure = torch.zeros_like(rows).masked_scatter(
-                    rows, p.amax(-1) >= threshold
-                )
+                sure = torch.zeros_like(rows).masked_scatter(rows, p.amax(-1) >= threshold)
                 opens |= sure
             z = torch.where(opens, z.masked_scatter(rows, drawn), z)
             del p

@@ -9,8 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 
-from ..checkpoints.sanitize import printable
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 ASKED = "MDLM_MCD_FULL_ERROR"  # the user's own, which child processes inherit

@@ -14,10 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from .. import configs_dir
 from ..errors import ConfigError
 
-REMEDY = (
-    "begin the file with the line `# @package _global_`, without a byte-order mark "
-    "before it"
-)
+REMEDY = "begin the file with the line `# @package _global_`, without a byte-order mark before it"
 
 
 def check_groups(config: DictConfig, complete: bool = False) -> None:
@@ -58,8 +55,7 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
         for key in set(sections[name]) - own if own else ():
             if meant := nearest(key, own):
                 raise ConfigError(
-                    f"{name}.{key} is a key that nothing reads: did you mean "
-                    f"{name}.{meant}?"
+                    f"{name}.{key} is a key that nothing reads: did you mean {name}.{meant}?"
                 )
 
 
@@ -155,9 +151,7 @@ def read_keys(section: str | None = None) -> set[str]:
         groups = {p.name for f in folders for p in f.iterdir() if p.is_dir()}
         groups -= {"recipe", "sampler"}  # whose files are for the root
         return groups | {key for path in [*whole, *ours] for key in read(path)}
-    plain = {
-        key for f in folders for p in f.glob(f"{section}/*.yaml") for key in read(p)
-    }
+    plain = {key for f in folders for p in f.glob(f"{section}/*.yaml") for key in read(p)}
     return plain | of_files([*whole, *ours], section)
 
 

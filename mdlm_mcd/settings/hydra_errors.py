@@ -20,8 +20,8 @@ from hydra.errors import (
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException
 
-from ..checkpoints.sanitize import printable
-from ..minihost.errors import FULL, HostError, disk_full, first_line
+from ..checkpoints.files import FULL, disk_full
+from ..errors import ConfigError, first_line, printable
 
 STUMBLED = (AssertionError, AttributeError, OSError, TypeError, ValueError)
 UNKNOWN = re.compile(r"Could not override '([^']+)'")
@@ -39,13 +39,11 @@ def raised_by(error, libraries, beside=()):
 def is_hydras(error):
     """Whether it is Hydra's refusal, or what Hydra stumbles over before a job."""
     beside = ("omegaconf", "yaml", "antlr4")
-    return isinstance(error, CompactHydraException) or raised_by(
-        error, {"hydra"}, beside
-    )
+    return isinstance(error, CompactHydraException) or raised_by(error, {"hydra"}, beside)
 
 
-def told(error, overrides, config_dir, config_name="config"):
-    """A HostError, the sentence for what ended Hydra before the program.
+def explain(error, overrides, config_dir, config_name="config"):
+    """A ConfigError, the sentence for what ended Hydra before the program.
 
     overrides: what the command line gave, options such as `-m` included.
     """
@@ -54,7 +52,7 @@ def told(error, overrides, config_dir, config_name="config"):
         return _group(error)
     if isinstance(error, OverrideParseException):
         said = first_line(error.__cause__ or error)
-        return HostError(
+        return ConfigError(
             f"{printable(error.override)} cannot be read as key=value ({said}): put a "
             "value with = , : or brackets in it into quotes that the shell leaves, "
             "'key=\"a=b.ckpt\"', and close what is opened."
@@ -62,7 +60,7 @@ def told(error, overrides, config_dir, config_name="config"):
     if isinstance(error, InstantiationException):
         # "Error in call to target 'x.Y':\nTypeError(...)\nfull_key: trainer"
         keys = re.findall(r"^full_key: (\S+)", str(error), re.MULTILINE)
-        return HostError(
+        return ConfigError(
             f"{keys[0] if keys else 'a part of the config'} cannot be made of its "
             f"settings ({first_line(error.__cause__ or error)}): change or leave out "
             "what that names."
@@ -75,22 +73,20 @@ def told(error, overrides, config_dir, config_name="config"):
     if not isinstance(error, ConfigCompositionException) or not found:
         cause = error.__cause__
         if re.search("appears more than once|Multiple values for", str(error)):
-            return HostError(
+            return ConfigError(
                 f"{first_line(error)}: a group that the config has already takes no "
                 "plus, and a recipe builds on one other at most; leave one out."
             )
         if cause and not str(error).strip():
             return unusable(cause)
         said = f"{first_line(error)} ({first_line(cause)})" if cause else str(error)
-        return HostError(said)
+        return ConfigError(said)
     key = found[1]
     given = next((o for o in overrides if _key(o) == key), key)
     meant = _nearest(key, _composed(overrides, config_dir, config_name))
     if meant:
-        return HostError(f"{given} names no key of the config: did you mean {meant}?")
-    return HostError(
-        f"{given} names no key of the config: a new one takes a plus, +{given}."
-    )
+        return ConfigError(f"{given} names no key of the config: did you mean {meant}?")
+    return ConfigError(f"{given} names no key of the config: a new one takes a plus, +{given}.")
 
 
 def _said(error):
@@ -108,20 +104,20 @@ def _bare(error):
         mark = getattr(error, "problem_mark", None)
         where += f", line {mark.line + 1}," if mark else ""
         said = getattr(error, "problem", None) or said
-        return HostError(f"{where} cannot be read as a config ({said}): mend it there.")
+        return ConfigError(f"{where} cannot be read as a config ({said}): mend it there.")
     if isinstance(error, OmegaConfBaseException):
         return unusable(error)
     if isinstance(error, OSError) and error.filename:
-        return HostError(
+        return ConfigError(
             f"hydra.run.dir, or hydra.sweep.dir: {error.filename} cannot be made "
             f"({error.strerror}): name a folder that can."
         )
     if "Config group override" in said:
-        return HostError(
+        return ConfigError(
             "Hydra cannot read these overrides: each takes a key before its =, and a "
             "group such as logger or data a name, not null (~logger leaves it out)."
         )
-    return HostError(
+    return ConfigError(
         f"Hydra cannot begin with these settings ({type(error).__name__}: {said}): "
         "change what that names; HYDRA_FULL_ERROR=1 shows where it fails."
     )
@@ -141,12 +137,12 @@ def unusable(error):
     """The sentence for a config that OmegaConf cannot read, say for its ${...}."""
     key = getattr(error, "full_key", None)
     if isinstance(error, ConfigAttributeError) and key:
-        return HostError(
+        return ConfigError(
             f"{key} is not in the config, and is read here: a ~ took it out, or a file "
             "of yours lacks it; put it back."
         )
     where = f"{key}: " if key else ""
-    return HostError(
+    return ConfigError(
         f"{where}the config cannot be read here ({first_line(error)}): look at that "
         "key, and at what its ${...} names."
     )
@@ -171,11 +167,11 @@ def lightnings(error):
 
 
 def refusal(error):
-    """A HostError for what Lightning or a part of it refuses; None for others."""
+    """A ConfigError for what Lightning or a part of it refuses; None for others."""
     if isinstance(error, InstantiationException):
-        return told(error, [], "")
+        return explain(error, [], "")
     if lightnings(error):
-        return HostError(
+        return ConfigError(
             f"Lightning refuses these settings ({_said(error)}): change the keys of "
             "trainer, strategy or callbacks that this names."
         )
@@ -185,12 +181,11 @@ def refusal(error):
 def _group(error):
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     if not group or not error.options:
-        return HostError(f"{first_line(error)}: name a config that is there.")
+        return ConfigError(f"{first_line(error)}: name a config that is there.")
     meant = difflib.get_close_matches(option, error.options, n=1)
     said = f"did you mean {group}={meant[0]}? " if meant else ""
-    return HostError(
-        f"{group}={option} is unknown: {said}Choose one of "
-        f"{', '.join(sorted(error.options))}."
+    return ConfigError(
+        f"{group}={option} is unknown: {said}Choose one of {', '.join(sorted(error.options))}."
     )
 
 

@@ -25,6 +25,10 @@ def test_every_part_is_a_line(tmp_path):
     assert all(0 < row["low"] <= row["ms"] <= row["high"] for row in steps.values())
     drawn = [(r["sampler"], r["steps"]) for r in rows if r["part"] == "samples"]
     assert drawn == [
-        ("sparse", 8), ("sparse", 32), ("sparse", 128), ("ancestral", 8),
-        ("ancestral", 32), ("locked", 32),
-    ]  # fmt: skip
+        ("sparse", 8),
+        ("sparse", 32),
+        ("sparse", 128),
+        ("ancestral", 8),
+        ("ancestral", 32),
+        ("locked", 32),
+    ]

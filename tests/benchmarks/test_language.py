@@ -67,16 +67,12 @@ def test_samples_follow_the_likelihood(language):
 def test_the_evaluator_counts_every_token(language):
     x = every_sequence()[:7]
     scores = language.nll(x)
-    assert scores.value == pytest.approx(
-        float(-language.log_prob(x).sum()) / (7 * LENGTH)
-    )
+    assert scores.value == pytest.approx(float(-language.log_prob(x).sum()) / (7 * LENGTH))
 
 
 def test_rows_are_sparse_and_everything_is_possible():
     language = Language(vocab=32, components=4, branches=4, floor=0.02)
-    torch.testing.assert_close(
-        language.step.sum(-1), torch.ones(4, 32, dtype=torch.float64)
-    )
+    torch.testing.assert_close(language.step.sum(-1), torch.ones(4, 32, dtype=torch.float64))
     assert int((language.step > 0.02 / 32 + 1e-12).sum(-1).max()) == 4
     x = torch.randint(32, (8, 64), generator=counter_generator("any"))
     assert language.log_prob(x).isfinite().all()
@@ -92,8 +88,7 @@ def test_the_oracle_answers_as_a_backbone(language):
     torch.testing.assert_close(
         oracle.denoise(z, rows)[:, :VOCAB].softmax(-1),
         logits[rows][:, :VOCAB].double().softmax(-1),
-        atol=1e-6, rtol=1e-5,
-    )  # fmt: skip
-    torch.testing.assert_close(
-        language.posterior(z)[rows], oracle.denoise(z, rows)[:, :VOCAB]
+        atol=1e-6,
+        rtol=1e-5,
     )
+    torch.testing.assert_close(language.posterior(z)[rows], oracle.denoise(z, rows)[:, :VOCAB])

@@ -83,9 +83,7 @@ def test_a_finished_run_measures_nothing_again(finished, monkeypatch):
 
 def test_a_killed_run_goes_on_without_training_again(finished, tmp_path, monkeypatch):
     _, folder, _ = finished
-    job = next(
-        j for j in jobs.plan(methods.METHODS, ["language"], "tiny") if j.what == "mcd"
-    )
+    job = next(j for j in jobs.plan(methods.METHODS, ["language"], "tiny") if j.what == "mcd")
     held = tmp_path / "language"
     held.mkdir()
     (held / "teacher.pt").write_bytes((folder / "language/teacher.pt").read_bytes())
@@ -127,10 +125,21 @@ def test_draws_are_paired_across_methods(finished):
 def test_the_command_itself_on_text(tmp_path):
     """Worker processes, and samples judged by a model that is trained first."""
     command = [
-        sys.executable, store.ROOT / "benchmarks" / "quality.py", "--size", "tiny",
-        "--part", "text", "--method", "mcd", "--jobs", "2", "--out", tmp_path,
-        "--docs", tmp_path / "docs.md",
-    ]  # fmt: skip
+        sys.executable,
+        store.ROOT / "benchmarks" / "quality.py",
+        "--size",
+        "tiny",
+        "--part",
+        "text",
+        "--method",
+        "mcd",
+        "--jobs",
+        "2",
+        "--out",
+        tmp_path,
+        "--docs",
+        tmp_path / "docs.md",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "with 2 processes" in done.stdout

@@ -19,30 +19,37 @@ NOISE = {1: -0.01, 2: 0.0, 3: 0.012}
 
 def row(method, seed, perplexity, entropy, bound=3.0, steps=8, law="iid", round=None):
     return {
-        "part": "language", "method": method, "seed": seed, "steps": steps, "law": law,
+        "part": "language",
+        "method": method,
+        "seed": seed,
+        "steps": steps,
+        "law": law,
         "round": round,
         "metrics": {
-            "perplexity": perplexity, "entropy": entropy, "corpus_entropy": entropy,
-            "bigram_entropy": entropy - 1, "n_step_nelbo": bound,
+            "perplexity": perplexity,
+            "entropy": entropy,
+            "corpus_entropy": entropy,
+            "bigram_entropy": entropy - 1,
+            "n_step_nelbo": bound,
         },
-    }  # fmt: skip
+    }
 
 
 def frontier(seeds=SEEDS, steps=8):
     """The teacher: log perplexity = 1 + entropy, entropy = 2 + T."""
     return [
         row(name, s, math.exp(3 + t + NOISE[s]), 2 + t, steps=steps)
-        for t, name in TEMPERED.items() for s in seeds
-    ]  # fmt: skip
+        for t, name in TEMPERED.items()
+        for s in seeds
+    ]
 
 
 def student(method, ratio, entropy=2.75, bound=3.0, spread=0.0, seeds=SEEDS):
     """`ratio` times the tempered teacher's perplexity at its own entropy."""
     return [
-        row(method, s,
-            ratio * math.exp(1 + entropy + NOISE[s] + spread * (s - 2)), entropy, bound)
+        row(method, s, ratio * math.exp(1 + entropy + NOISE[s] + spread * (s - 2)), entropy, bound)
         for s in seeds
-    ]  # fmt: skip
+    ]
 
 
 def figures(*rows):
@@ -105,18 +112,14 @@ EQUAL = "perplexity at equal entropy"
     [(0.9, 0.0, "loss"), (1.1, 0.0, "win"), (1.0, 0.05, "tie"), (1.03, 0.3, "tie")],
 )
 def test_a_verdict_is_whether_the_interval_excludes_zero(ratio, spread, said):
-    found = figures(
-        frontier(), student(MCD, 1.0), student("sdtt", ratio, 2.6, 3.0, spread)
-    )
+    found = figures(frontier(), student(MCD, 1.0), student("sdtt", ratio, 2.6, 3.0, spread))
     assert verdict_of(found, EQUAL, "sdtt", AT8) == said
     assert tally(found, EQUAL)[said]["sdtt"] == [AT8]
     assert verdict_of(found, EQUAL, MCD, AT8) == ""
 
 
 def test_a_lower_bound_is_better():
-    found = figures(
-        frontier(), student(MCD, 1.0, bound=3.0), student("sdtt", 1.0, bound=2.9)
-    )
+    found = figures(frontier(), student(MCD, 1.0, bound=3.0), student("sdtt", 1.0, bound=2.9))
     assert verdict_of(found, "n_step_nelbo", "sdtt", AT8) == "loss"
 
 
@@ -140,8 +143,7 @@ def test_no_sentence_is_made_of_what_supports_none(tmp_path):
     """In the generator and in the committed page, where nothing is called CD4LM."""
     rows = [*frontier(), *student(MCD, 1.2), *student("sdtt", 1.0)]
     parts = {
-        name: Figures([{**r, "part": name} for r in rows], name)
-        for name in ("language", "text")
+        name: Figures([{**r, "part": name} for r in rows], name) for name in ("language", "text")
     }
     page = results.page(tmp_path, "full", parts)
     committed = (ROOT / "docs" / "results.md").read_text("utf-8")

@@ -14,15 +14,30 @@ CONFIG = {
     "T": 0,
     "backbone": "dit",
     "algo": {
-        "name": "mcd", "loss": "hybrid", "coupling": "shared", "u_law": "iid",
-        "u_step": None, "rounds": 2, "steps_per_round": 4, "delta0": "1/512",
-        "tau0": 0.96, "snapshot": "raw", "teacher_path": "t.ckpt", "guard": "stop",
-        "head_chunk": 1024, "min_entropy": None, "teacher_placement": "replicated",
+        "name": "mcd",
+        "loss": "hybrid",
+        "coupling": "shared",
+        "u_law": "iid",
+        "u_step": None,
+        "rounds": 2,
+        "steps_per_round": 4,
+        "delta0": "1/512",
+        "tau0": 0.96,
+        "snapshot": "raw",
+        "teacher_path": "t.ckpt",
+        "guard": "stop",
+        "head_chunk": 1024,
+        "min_entropy": None,
+        "teacher_placement": "replicated",
     },
     "model": {"length": 16, "hidden_size": 32},
     "data": {
-        "train": "textfile", "files": ["a.txt"], "cache_dir": "x", "wrap": True,
-        "tokenizer_name_or_path": "bpe", "data_files": {"train": "a.jsonl"},
+        "train": "textfile",
+        "files": ["a.txt"],
+        "cache_dir": "x",
+        "wrap": True,
+        "tokenizer_name_or_path": "bpe",
+        "data_files": {"train": "a.jsonl"},
     },
     "noise": {"type": "log-linear", "eps": 1e-3},
     "optim": {"lr": 6e-5, "beta1": 0.9},
@@ -32,7 +47,7 @@ CONFIG = {
     "trainer": {"precision": "bf16", "gradient_clip_val": 1.0, "devices": 1},
     "eval": {"generate_samples": False},
     "sampling": {"steps": 8},
-}  # fmt: skip
+}
 
 
 def changed(key, value):
@@ -46,18 +61,37 @@ def changed(key, value):
 
 
 OTHER = {
-    "seed": 2, "T": 1000, "backbone": "ar", "algo.name": "sdtt", "algo.loss": "ce",
-    "algo.coupling": "none", "algo.u_law": "lattice", "algo.u_step": "1/8",
-    "algo.rounds": 3, "algo.steps_per_round": 5, "algo.delta0": "1/256",
-    "algo.tau0": 0.9, "algo.snapshot": "ema", "model.length": 32,
-    "data.files": ["b.txt"], "data.wrap": False, "data.data_files.train": "b.jsonl",
-    "data.tokenizer_name_or_path": "gpt2", "noise.type": "cosine", "noise.eps": 1e-4,
-    "optim.lr": "6e-4", "lr_scheduler._target_": "cosine",
-    "lr_scheduler.num_warmup_steps": 0, "training.ema": 0.9,
-    "training.antithetic_sampling": False, "training.finetune_path": "t.ckpt",
-    "loader.global_batch_size": 16, "trainer.precision": "32-true",
-    "trainer.gradient_clip_val": None, "trainer.gradient_clip_algorithm": "value",
-}  # fmt: skip
+    "seed": 2,
+    "T": 1000,
+    "backbone": "ar",
+    "algo.name": "sdtt",
+    "algo.loss": "ce",
+    "algo.coupling": "none",
+    "algo.u_law": "lattice",
+    "algo.u_step": "1/8",
+    "algo.rounds": 3,
+    "algo.steps_per_round": 5,
+    "algo.delta0": "1/256",
+    "algo.tau0": 0.9,
+    "algo.snapshot": "ema",
+    "model.length": 32,
+    "data.files": ["b.txt"],
+    "data.wrap": False,
+    "data.data_files.train": "b.jsonl",
+    "data.tokenizer_name_or_path": "gpt2",
+    "noise.type": "cosine",
+    "noise.eps": 1e-4,
+    "optim.lr": "6e-4",
+    "lr_scheduler._target_": "cosine",
+    "lr_scheduler.num_warmup_steps": 0,
+    "training.ema": 0.9,
+    "training.antithetic_sampling": False,
+    "training.finetune_path": "t.ckpt",
+    "loader.global_batch_size": 16,
+    "trainer.precision": "32-true",
+    "trainer.gradient_clip_val": None,
+    "trainer.gradient_clip_algorithm": "value",
+}
 
 
 @pytest.mark.parametrize("key", OTHER)
@@ -75,19 +109,32 @@ def test_what_changes_the_result(key):
 
 SAME = {
     # Written otherwise.
-    "algo.delta0": 0.001953125, "optim.lr": "6e-5", "noise.eps": "1/1000",
-    "trainer.precision": "bf16-mixed", "trainer.gradient_clip_algorithm": None,
+    "algo.delta0": 0.001953125,
+    "optim.lr": "6e-5",
+    "noise.eps": "1/1000",
+    "trainer.precision": "bf16-mixed",
+    "trainer.gradient_clip_algorithm": None,
     "model.hidden_size": 32.0,
     # Of no effect on the result.
-    "mode": "ppl_eval", "algo.guard": "off", "algo.head_chunk": 1,
-    "algo.min_entropy": 0.1, "algo.teacher_placement": "sharded",
-    "algo.teacher_path": "elsewhere.ckpt", "data.cache_dir": "y",
-    "loader.batch_size": 4, "loader.num_workers": 3, "trainer.devices": 2,
-    "trainer.max_steps": 9, "eval.generate_samples": True, "sampling.steps": 1,
+    "mode": "ppl_eval",
+    "algo.guard": "off",
+    "algo.head_chunk": 1,
+    "algo.min_entropy": 0.1,
+    "algo.teacher_placement": "sharded",
+    "algo.teacher_path": "elsewhere.ckpt",
+    "data.cache_dir": "y",
+    "loader.batch_size": 4,
+    "loader.num_workers": 3,
+    "trainer.devices": 2,
+    "trainer.max_steps": 9,
+    "eval.generate_samples": True,
+    "sampling.steps": 1,
     "training.ema": 0,  # none from here on
     # Only one of the two has it.
-    "algo.a_newer_key": 1, "optim.a_newer_key": 1, "data.rows_sha256": "abc",
-}  # fmt: skip
+    "algo.a_newer_key": 1,
+    "optim.a_newer_key": 1,
+    "data.rows_sha256": "abc",
+}
 
 
 @pytest.mark.parametrize("key", SAME)
@@ -119,10 +166,14 @@ def test_the_first_few_are_named():
 
 @pytest.mark.parametrize(
     "held",
-    [{}, {"hyper_parameters": 3}, {"hyper_parameters": {"config": [1]}},
-     {"hyper_parameters": {"config": {"algo": 5, "trainer": "a", "loader": None}}},
-     {"hyper_parameters": {"config": {"optim": {"lr": torch.ones(2)}}}}],
-)  # fmt: skip
+    [
+        {},
+        {"hyper_parameters": 3},
+        {"hyper_parameters": {"config": [1]}},
+        {"hyper_parameters": {"config": {"algo": 5, "trainer": "a", "loader": None}}},
+        {"hyper_parameters": {"config": {"optim": {"lr": torch.ones(2)}}}},
+    ],
+)
 def test_what_a_file_does_not_say_is_not_compared(held):
     mine = copy.deepcopy(CONFIG)
     del mine["optim"]

@@ -96,10 +96,7 @@ def distil(model, x0, valid, step):
     class Trainer:
         accumulate_grad_batches, world_size = 1, 1
 
-    cls, fakes = (
-        type(model),
-        {"trainer": Trainer, "global_step": step, "global_rank": 0},
-    )
+    cls, fakes = (type(model), {"trainer": Trainer, "global_step": step, "global_rank": 0})
     for name, value in fakes.items():
         setattr(cls, name, property(lambda self, value=value: value))
     try:

@@ -50,9 +50,13 @@ def _child(work: Callable, rank: int, world: int, port: int, folder: Path):
     faulthandler.enable()
     torch.set_num_threads(1)  # a fork has none of its parent's threads
     os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE=str(world),
-        RANK=str(rank), LOCAL_RANK=str(rank), NODE_RANK="0",
-    )  # fmt: skip
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE=str(world),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        NODE_RANK="0",
+    )
     torch.save(work(), folder / f"{rank}.pt")
 
 

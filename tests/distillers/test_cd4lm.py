@@ -18,9 +18,13 @@ CD4LM = hosts.distiller("CD4LM", specs.DUO, algo)
 def cd4lm(compose, teacher_path):
     def build(*overrides):
         return compose(
-            "algo=cd4lm", "algo.steps_per_round=12", "trainer.max_steps=12",
-            "optim.lr=1e-3", f"algo.teacher_path={teacher_path}", *overrides,
-        )  # fmt: skip
+            "algo=cd4lm",
+            "algo.steps_per_round=12",
+            "trainer.max_steps=12",
+            "optim.lr=1e-3",
+            f"algo.teacher_path={teacher_path}",
+            *overrides,
+        )
 
     return build
 
@@ -51,8 +55,7 @@ def test_contract_with_a_float64_computation_from_scratch(cd4lm):
         for net, z in ((student, pair.z_t), (target, pair.z_s))
     ]
     expected = torch.zeros((), dtype=torch.float64)
-    for p, q, masked in zip(*(x.flatten(0, 1) for x in logp),
-                            pair.masked_t.flatten(), strict=True):  # fmt: skip
+    for p, q, masked in zip(*(x.flatten(0, 1) for x in logp), pair.masked_t.flatten(), strict=True):
         if masked:
             expected = expected + (q.exp() * (q - p)).sum()
     torch.testing.assert_close(parts.loss, expected, rtol=1e-12, atol=1e-12)

@@ -77,9 +77,7 @@ def test_after_a_kill_anywhere_in_a_save(saved, monkeypatch, links):
     def refused(*args):
         raise OSError("links are refused")
 
-    for module, name in (
-        (os, "replace"), (os, "fsync"), (torch, "save"), (shutil, "copyfile"),
-    ):  # fmt: skip
+    for module, name in ((os, "replace"), (os, "fsync"), (torch, "save"), (shutil, "copyfile")):
         monkeypatch.setattr(module, name, dying(name, getattr(module, name)))
     link = os.link if links else refused
     monkeypatch.setattr(os, "link", dying("link", link))
@@ -188,10 +186,15 @@ def test_files_that_a_user_chose_are_left_to_him():
 def test_a_run_goes_on_from_the_checkpoint_before(compose, tmp_path, caplog):
     def config(*more):
         return compose(
-            "algo=mcd", "algo.init_from=scratch", "algo.rounds=1",
-            "algo.steps_per_round=6", "trainer.max_steps=6", "algo.delta0=1/16",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps=2", *more,
-        )  # fmt: skip
+            "algo=mcd",
+            "algo.init_from=scratch",
+            "algo.rounds=1",
+            "algo.steps_per_round=6",
+            "trainer.max_steps=6",
+            "algo.delta0=1/16",
+            "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
+            *more,
+        )
 
     whole, _ = fit(config(f"checkpointing.save_dir={tmp_path / 'whole'}"))
     folder = tmp_path / "whole" / "checkpoints"
@@ -221,8 +224,13 @@ def moved(tmp_path, monkeypatch):
     return launch
 
 
-ONE = ("algo=mcd", "algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=1",
-       "trainer.max_steps=1")  # fmt: skip
+ONE = (
+    "algo=mcd",
+    "algo.init_from=scratch",
+    "algo.rounds=1",
+    "algo.steps_per_round=1",
+    "trainer.max_steps=1",
+)
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,13 @@ def uniform_path(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     compose = request.getfixturevalue("module_compose")
     minihost.run(
-        compose("algo=duo_base", "trainer.max_steps=60", "optim.lr=1e-2",
-                f"checkpointing.save_dir={folder}")
-    )  # fmt: skip
+        compose(
+            "algo=duo_base",
+            "trainer.max_steps=60",
+            "optim.lr=1e-2",
+            f"checkpointing.save_dir={folder}",
+        )
+    )
     return folder / "checkpoints" / "last.ckpt"
 
 
@@ -36,10 +40,16 @@ def uniform_path(request, tmp_path_factory):
 def dcd(compose, uniform_path):
     def build(*overrides):
         return compose(
-            "algo=dcd", "algo.rounds=2", "algo.steps_per_round=6", "algo.gamma_max=1",
-            "algo.delta0=1/16", "trainer.max_steps=12", "optim.lr=1e-3",
-            f"algo.teacher_path={uniform_path}", *overrides,
-        )  # fmt: skip
+            "algo=dcd",
+            "algo.rounds=2",
+            "algo.steps_per_round=6",
+            "algo.gamma_max=1",
+            "algo.delta0=1/16",
+            "trainer.max_steps=12",
+            "optim.lr=1e-3",
+            f"algo.teacher_path={uniform_path}",
+            *overrides,
+        )
 
     return build
 
@@ -48,9 +58,7 @@ def dcd(compose, uniform_path):
 def test_two_rounds(dcd, kind, tmp_path):
     """The teacher, in eval mode, changes at round starts alone."""
     watch = Watch()
-    config = dcd(
-        f"algo.loss={kind}", "model.dropout=0.1", "trainer.val_check_interval=5"
-    )
+    config = dcd(f"algo.loss={kind}", "model.dropout=0.1", "trainer.val_check_interval=5")
     model, _ = fit(config, watch)
     assert isinstance(model, distillers.DCD) and isinstance(model, algo.DUO_BASE)
     assert watch.rounds == [0] * 6 + [1] * 6 and not any(watch.teacher_modes)
@@ -81,8 +89,17 @@ def test_a_student_that_agrees_at_both_times_is_a_fixed_point(dcd):
 
 def test_loss_falls(dcd):
     watch = Watch()
-    fit(dcd("algo.rounds=1", "algo.steps_per_round=60", "trainer.max_steps=60",
-            "algo.delta0=0.5", "optim.lr=3e-3", "algo.tau0=0.5"), watch)  # fmt: skip
+    fit(
+        dcd(
+            "algo.rounds=1",
+            "algo.steps_per_round=60",
+            "trainer.max_steps=60",
+            "algo.delta0=0.5",
+            "optim.lr=3e-3",
+            "algo.tau0=0.5",
+        ),
+        watch,
+    )
     assert sum(watch.losses[-15:]) < 0.7 * sum(watch.losses[:15])
 
 
@@ -102,8 +119,13 @@ def observed(model, x0, valid, step=8):
 @pytest.mark.parametrize("kind", DCD.loss_kinds)
 def test_contract_with_a_float64_computation_from_scratch(dcd, kind):
     """One step's loss and gradients, from Gaussian latents and the paper's text."""
-    config = dcd("algo.head_chunk=5", f"algo.loss={kind}", "algo.tau0=0.8",
-                 "algo.delta0=0.25", "loader.batch_size=4")  # fmt: skip
+    config = dcd(
+        "algo.head_chunk=5",
+        f"algo.loss={kind}",
+        "algo.tau0=0.8",
+        "algo.delta0=0.25",
+        "loader.batch_size=4",
+    )
     model = DCD(config, dataloader.get_tokenizer(config)).double()
     size, (student, target) = model.vocab_size, shaken(model, 1)
     x0 = torch.randint(0, size, (4, 16))
@@ -115,9 +137,7 @@ def test_contract_with_a_float64_computation_from_scratch(dcd, kind):
 
     t, s = sample_times(4, 0.5, generator=counter_generator(1, 8, "t"))
     u = draw_u(4, 16, generator=counter_generator(1, 8, "u"))
-    others = torch.randint(
-        size - 1, (4, 16), generator=counter_generator(1, 8, "other token")
-    )
+    others = torch.randint(size - 1, (4, 16), generator=counter_generator(1, 8, "other token"))
     # A vector of noise that has this u and this j*: the rest far below.
     gap, views = NoiseGap(size).icdf(u), []
     for time in (t, s):
@@ -163,8 +183,7 @@ def transform(gamma, size):
     def density(z):
         return stats.norm.pdf(z - ratio) * special.ndtr(z) ** (size - 1)
 
-    kept, _ = integrate.quad(density, -12, 12 + ratio, epsabs=1e-13, epsrel=1e-12,
-                             limit=500)  # fmt: skip
+    kept, _ = integrate.quad(density, -12, 12 + ratio, epsabs=1e-13, epsrel=1e-12, limit=500)
     return torch.tensor((size * kept - 1) / (size - 1), dtype=torch.float64)
 
 
@@ -197,8 +216,11 @@ def test_gradient_accumulation_computes_the_same_update(dcd):
 def test_the_hosts_own_algo_opens_the_student(dcd, compose, tmp_path):
     fit(dcd())
     path = tmp_path / "checkpoints" / "round-2.ckpt"
-    common = [f"eval.checkpoint_path={path}", "sampling.steps=4",
-              f"eval.generated_samples_path={tmp_path}/samples.json"]  # fmt: skip
+    common = [
+        f"eval.checkpoint_path={path}",
+        "sampling.steps=4",
+        f"eval.generated_samples_path={tmp_path}/samples.json",
+    ]
     sampled = minihost.run(compose("algo=duo_base", "mode=sample_eval", *common))
     assert sampled["entropy"] > 0 and sampled["sampling_dtype"] == "float64"
     plain = minihost.run(compose("algo=duo_base", "mode=ppl_eval", *common))
@@ -263,22 +285,26 @@ def test_bad_settings_are_refused_in_a_sentence(dcd, overrides, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_teachers_of_the_other_kind_are_refused(
-    dcd, compose, teacher_path, uniform_path
-):
+def test_teachers_of_the_other_kind_are_refused(dcd, compose, teacher_path, uniform_path):
     with pytest.raises(CheckpointError) as error:
         minihost.run(dcd(f"algo.teacher_path={teacher_path}"))
-    for word in (f"{teacher_path} was trained under parameterization=subs",
-                 "a uniform-state model (mean) is needed"):  # fmt: skip
+    for word in (
+        f"{teacher_path} was trained under parameterization=subs",
+        "a uniform-state model (mean) is needed",
+    ):
         assert word in str(error.value)
     for name in ("mcd", "sdtt", "cd4lm"):
         with pytest.raises(CheckpointError) as error:
             rounds = 1 if name == "cd4lm" else 2
             minihost.run(
-                compose(f"algo={name}", f"algo.rounds={rounds}", "trainer.max_steps=12",
-                        f"algo.steps_per_round={12 // rounds}",
-                        f"algo.teacher_path={uniform_path}")
-            )  # fmt: skip
+                compose(
+                    f"algo={name}",
+                    f"algo.rounds={rounds}",
+                    "trainer.max_steps=12",
+                    f"algo.steps_per_round={12 // rounds}",
+                    f"algo.teacher_path={uniform_path}",
+                )
+            )
         assert "trained under parameterization=mean, and a masked" in str(error.value)
 
 

@@ -15,9 +15,12 @@ from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 
 ROUNDS = (
-    "algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=4",
-    "trainer.max_steps=8", "trainer.num_sanity_val_steps=0",
-)  # fmt: skip
+    "algo.init_from=scratch",
+    "algo.rounds=2",
+    "algo.steps_per_round=4",
+    "trainer.max_steps=8",
+    "trainer.num_sanity_val_steps=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +66,13 @@ class Steps(L.Callback):
     "more, found",
     [
         (["+trainer.max_epochs=1", "trainer.limit_train_batches=3"], "after 3 of"),
-        (["+trainer.max_epochs=2", "trainer.limit_train_batches=3",
-          "loader.batch_size=4"], "after 4 of"),  # two batches a step, or the last
+        (
+            ["+trainer.max_epochs=2", "trainer.limit_train_batches=3", "loader.batch_size=4"],
+            "after 4 of",
+        ),  # two batches a step, or the last
         (["+trainer.max_epochs=7", "trainer.limit_train_batches=1"], "after 7 of"),
     ],
-)  # fmt: skip
+)
 def test_epochs_that_cannot_reach_the_last_round(config, algo, more, found):
     steps = Steps()
     with pytest.raises(ConfigError) as error:
@@ -87,12 +92,8 @@ def test_epochs_that_reach_it(config):
     "algo, value", [("mcd", "true"), ("sdtt", "3"), ("cd4lm", "true"), ("dcd", "1")]
 )
 def test_a_trial_run_of_lightnings(config, monkeypatch, algo, value):
-    monkeypatch.setattr(
-        dataloader, "get_dataloaders", lambda *args: pytest.fail("read the text")
-    )
-    with pytest.raises(
-        ConfigError, match="^trainer.fast_dev_run=(True|1|3) .*leave it"
-    ):
+    monkeypatch.setattr(dataloader, "get_dataloaders", lambda *args: pytest.fail("read the text"))
+    with pytest.raises(ConfigError, match="^trainer.fast_dev_run=(True|1|3) .*leave it"):
         minihost.run(config(f"+trainer.fast_dev_run={value}", algo=algo))
 
 
@@ -117,9 +118,12 @@ def test_a_callback_that_stops_the_trainer(config, tmp_path, algo, step):
 def test_early_stopping(config, tmp_path):
     stop = "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping"
     more = (
-        stop, "+callbacks.stop.monitor=val/nll", "+callbacks.stop.patience=1",
-        "+callbacks.stop.min_delta=100", "trainer.val_check_interval=2",
-    )  # fmt: skip
+        stop,
+        "+callbacks.stop.monitor=val/nll",
+        "+callbacks.stop.patience=1",
+        "+callbacks.stop.min_delta=100",
+        "trainer.val_check_interval=2",
+    )
     with pytest.raises(UnfinishedError, match="at step 4 of 8.*EarlyStopping"):
         minihost.run(config(*more))
     minihost.run(config())

@@ -67,9 +67,13 @@ def test_a_step_of_cross_entropy_alone_is_no_divergence():
 def test_kl_bwd_is_explained():
     with pytest.raises(DivergenceError) as error:
         guard(kind="kl_bwd").check(STAGE, 0, sums(100.0, reveal=5e6))
-    for words in ("round 1, delta=0.00195312", "sees 5 of the 505 masked rows (0.99%)",
-                  "which bring 100.00% of the loss", "one-hot",
-                  "algo.loss=hybrid"):  # fmt: skip
+    for words in (
+        "round 1, delta=0.00195312",
+        "sees 5 of the 505 masked rows (0.99%)",
+        "which bring 100.00% of the loss",
+        "one-hot",
+        "algo.loss=hybrid",
+    ):
         assert words in str(error.value), error.value
 
 
@@ -98,10 +102,15 @@ def config(module_compose):
     @functools.cache
     def base(algo):
         return module_compose(
-            f"algo={algo}", "algo.init_from=scratch", "algo.rounds=2",
-            "algo.steps_per_round=10", "trainer.max_steps=20", "optim.lr=1e-3",
-            "trainer.limit_val_batches=0", *EXTRA.get(algo, ()),
-        )  # fmt: skip
+            f"algo={algo}",
+            "algo.init_from=scratch",
+            "algo.rounds=2",
+            "algo.steps_per_round=10",
+            "trainer.max_steps=20",
+            "optim.lr=1e-3",
+            "trainer.limit_val_batches=0",
+            *EXTRA.get(algo, ()),
+        )
 
     return lambda *more, algo="mcd": changed(base(algo), *more)
 
@@ -137,8 +146,11 @@ def spike(module, batch):
 
 
 CAUSES = {
-    "precision": (["trainer.precision=16-true"], None,
-                  r"trainer.precision=16-true .*trainer.precision=bf16 \(or 32\)"),
+    "precision": (
+        ["trainer.precision=16-true"],
+        None,
+        r"trainer.precision=16-true .*trainer.precision=bf16 \(or 32\)",
+    ),
     "student": ([], At(3, student_nan), "student's weights are not finite.*optim.lr"),
     "teacher": ([], At(3, teacher_nan), "the teacher's weights are not finite"),
     "rate": (["optim.lr=1e4"], None, "lower optim.lr"),
@@ -147,14 +159,20 @@ CAUSES = {
     "finite": ([], At(3, spike), "lower optim.lr"),
     "start": (["algo.loss=ce"], At(0, spike), "no step was taken.*data"),
     "overflow at once": ([], At(0, far_away), "no step was taken.*algo.teacher_path"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
     "algo, cause",
-    [*(("mcd", cause) for cause in CAUSES), ("sdtt", "precision"), ("cd4lm", "start"),
-     ("sdtt", "rate"), ("dcd", "precision"), ("dcd", "student")],
-)  # fmt: skip
+    [
+        *(("mcd", cause) for cause in CAUSES),
+        ("sdtt", "precision"),
+        ("cd4lm", "start"),
+        ("sdtt", "rate"),
+        ("dcd", "precision"),
+        ("dcd", "student"),
+    ],
+)
 def test_the_true_cause_is_named(config, cause, algo):
     more, callback, words = CAUSES[cause]
     with pytest.raises(DivergenceError, match=words) as error:
@@ -162,9 +180,11 @@ def test_the_true_cause_is_named(config, cause, algo):
     said = str(error.value).partition("was to be expected")[2]
     keys = ("trainer.precision", "optim.lr", "teacher's", "teacher_path", "the data")
     alone = {
-        "precision": "trainer.precision", "teacher": "teacher's", "start": "the data",
+        "precision": "trainer.precision",
+        "teacher": "teacher's",
+        "start": "the data",
         "overflow at once": "teacher_path",
-    }  # fmt: skip
+    }
     assert {k for k in keys if k in said} == {alone.get(cause, "optim.lr")}, said
 
 

@@ -12,12 +12,7 @@ from runs import Watch, assert_same_gradients, distil, fit, resumed, shaken
 from mdlm_mcd import distillers, hosts, losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
 from mdlm_mcd.distillers.base import CHECKPOINT_KEY
-from mdlm_mcd.errors import (
-    CheckpointError,
-    ConfigError,
-    DivergenceError,
-    TeacherError,
-)
+from mdlm_mcd.errors import CheckpointError, ConfigError, DivergenceError, TeacherError
 from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
@@ -61,9 +56,7 @@ def test_two_rounds(mcd, tmp_path):
     # the snapshot. (Inside a step, `Watch` compares start and optimizer.)
     for after, before in zip(watch.after_step, watch.weights[1:], strict=False):
         assert torch.equal(after, before)
-    assert not any(
-        torch.equal(a, b) for a, b in zip(watch.weights, watch.after_step, strict=True)
-    )
+    assert not any(torch.equal(a, b) for a, b in zip(watch.weights, watch.after_step, strict=True))
     folder = tmp_path / "checkpoints"
     names = {p.name for p in folder.iterdir()}
     assert {"round-1.ckpt", "round-2.ckpt", "last.ckpt"} <= names
@@ -81,17 +74,23 @@ def test_loss_falls(mcd):
             self.losses.append(float(trainer.logged_metrics["mcd/kl"]))
 
     watch = Divergence()
-    fit(mcd("algo.rounds=1", "algo.steps_per_round=80", "trainer.max_steps=80",
-            "optim.lr=3e-3", "algo.tau0=0.5"), watch)  # fmt: skip
+    fit(
+        mcd(
+            "algo.rounds=1",
+            "algo.steps_per_round=80",
+            "trainer.max_steps=80",
+            "optim.lr=3e-3",
+            "algo.tau0=0.5",
+        ),
+        watch,
+    )
     assert sum(watch.losses[-15:]) < 0.7 * sum(watch.losses[:15])
 
 
 def test_starts_from_the_teachers_average(mcd, teacher_path):
     held = torch.load(teacher_path, weights_only=True)
     shadow = torch.cat([p.flatten() for p in held["ema"]["shadow_params"]])
-    raw = torch.cat(
-        [v.flatten() for k, v in held["state_dict"].items() if "inv_freq" not in k]
-    )
+    raw = torch.cat([v.flatten() for k, v in held["state_dict"].items() if "inv_freq" not in k])
     assert not torch.equal(shadow, raw)
     watch = Watch()
     model, _ = fit(mcd("training.ema=0.5"), watch)
@@ -105,9 +104,7 @@ def test_starts_from_the_teachers_average(mcd, teacher_path):
 
 def test_finetune_path_is_the_default_teacher(compose, teacher_path):
     """Hosts open that file first; what that would leave behind does not matter."""
-    config = compose(
-        *MCD_OVERRIDES, f"training.finetune_path={teacher_path}", "training.ema=0.25"
-    )
+    config = compose(*MCD_OVERRIDES, f"training.finetune_path={teacher_path}", "training.ema=0.25")
     tokenizer = dataloader.get_tokenizer(config)
     model = minihost.load_from_checkpoint(MCD, str(teacher_path), config, tokenizer)
     # It is not opened at all: torch refuses such files of the public hosts.
@@ -128,9 +125,7 @@ def test_the_teacher_is_no_part_of_the_module(mcd):
     assert not any("teacher" in k for k in model.state_dict())
     teacher = {p.data_ptr() for p in model.teacher.backbone.parameters()}
     (optimizer,) = trainer.optimizers
-    assert not teacher & {
-        p.data_ptr() for g in optimizer.param_groups for p in g["params"]
-    }
+    assert not teacher & {p.data_ptr() for g in optimizer.param_groups for p in g["params"]}
     assert not teacher & {p.data_ptr() for p in model.parameters()}
 
 
@@ -138,8 +133,11 @@ def test_the_hosts_own_algo_opens_the_student(mcd, compose, tmp_path):
     """Without the plugin: `algo=mdlm`, sampled and evaluated from round-2.ckpt."""
     fit(mcd())
     path = tmp_path / "checkpoints" / "round-2.ckpt"
-    common = [f"eval.checkpoint_path={path}", "sampling.steps=4",
-              f"eval.generated_samples_path={tmp_path}/samples.json"]  # fmt: skip
+    common = [
+        f"eval.checkpoint_path={path}",
+        "sampling.steps=4",
+        f"eval.generated_samples_path={tmp_path}/samples.json",
+    ]
     result = minihost.run(compose("algo=mdlm", "mode=sample_eval", *common))
     assert result["entropy"] > 0 and result["sampling_dtype"] == "float64"
     mdlm = minihost.run(compose("algo=mdlm", "mode=ppl_eval", *common))
@@ -155,9 +153,13 @@ def test_resume_is_exact(mcd, tmp_path, name, batch):
     stop = 6 if name == "round-1" else int(name.split("-")[1])
     micros = 8 // batch
     model, watch, other, again = resumed(
-        mcd, tmp_path, name, f"loader.batch_size={batch}", "model.dropout=0.2",
+        mcd,
+        tmp_path,
+        name,
+        f"loader.batch_size={batch}",
+        "model.dropout=0.2",
         "trainer.val_check_interval=4",
-    )  # fmt: skip
+    )
     assert again.losses == watch.losses[stop * micros :]
     assert torch.equal(again.weights[0], watch.weights[stop * micros])
     for a, b in zip(again.teachers, watch.teachers[stop * micros :], strict=True):
@@ -222,12 +224,24 @@ def test_two_processes_compute_the_update_of_one(compose, teacher_path, tmp_path
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         done = subprocess.run(
-            [sys.executable, "-m", "mdlm_mcd.minihost.main", *compose.tiny,
-             *MCD_OVERRIDES, path, "optim.eps=1e-3", f"hydra.run.dir={folder}",
-             f"checkpointing.save_dir={folder}", f"trainer.devices={processes}",
-             "strategy=ddp"],
-            cwd=tmp_path, text=True, capture_output=True, timeout=180,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "mdlm_mcd.minihost.main",
+                *compose.tiny,
+                *MCD_OVERRIDES,
+                path,
+                "optim.eps=1e-3",
+                f"hydra.run.dir={folder}",
+                f"checkpointing.save_dir={folder}",
+                f"trainer.devices={processes}",
+                "strategy=ddp",
+            ],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            timeout=180,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         held = torch.load(folder / "checkpoints" / "round-2.ckpt", weights_only=True)
         ends.append(held)
@@ -257,9 +271,7 @@ def test_contract_with_a_float64_computation_from_scratch(mcd):
     reference.backbone.load_state_dict(student.state_dict())
     log_student = reference(z_t, -torch.log(alpha[0]))
     with torch.no_grad():
-        log_teacher = losses.subs(
-            target(z_s, torch.zeros(8)) / stage.tau, z_s, model.mask_index
-        )
+        log_teacher = losses.subs(target(z_s, torch.zeros(8)) / stage.tau, z_s, model.mask_index)
     total = torch.zeros((), dtype=torch.float64)
     for b in range(8):
         for i in range(16):
@@ -389,8 +401,9 @@ def test_a_fixed_gap(mcd):
     assert trainer.progress_bar_metrics["mcd/delta"] == 1 / 16
 
 
-@pytest.mark.parametrize("kind", ["hybrid", "hybrid_fwd", "kl_fwd", "ce",
-                                  "hybrid_no_ce", "tvd", "mse"])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", ["hybrid", "hybrid_fwd", "kl_fwd", "ce", "hybrid_no_ce", "tvd", "mse"]
+)
 def test_the_guard_lets_good_losses_pass(mcd, kind):
     watch = Watch()
     fit(mcd(f"algo.loss={kind}"), watch)
@@ -400,16 +413,14 @@ def test_the_guard_lets_good_losses_pass(mcd, kind):
 def test_the_guard_stops_kl_bwd_and_explains(mcd):
     with pytest.raises(DivergenceError) as error:
         fit(mcd("algo.loss=kl_bwd"))
-    for words in ("algo.loss=kl_bwd", "step 0 (round 1", "% of the", "one-hot",
-                  "algo.loss=hybrid"):  # fmt: skip
+    for words in ("algo.loss=kl_bwd", "step 0 (round 1", "% of the", "one-hot", "algo.loss=hybrid"):
         assert words in str(error.value), error.value
 
 
 def test_the_guard_sees_steps_that_an_epoch_cuts_short(mcd):
     """Epochs of three micro-batches, four to a step: Lightning steps on the third."""
     with pytest.raises(DivergenceError, match="kl_bwd"):
-        fit(mcd("algo.loss=kl_bwd", "loader.batch_size=2",
-                "trainer.limit_train_batches=3"))  # fmt: skip
+        fit(mcd("algo.loss=kl_bwd", "loader.batch_size=2", "trainer.limit_train_batches=3"))
 
 
 def test_a_student_without_an_average_is_not_shown_with_a_random_one(mcd, tmp_path):
@@ -436,9 +447,7 @@ def test_the_guard_can_warn_or_look_away(mcd, caplog):
 
 
 @pytest.mark.parametrize("every, seen", [(100, 6), (4, 4)])
-def test_a_teacher_that_changes_in_mid_round_stops_the_run(
-    mcd, monkeypatch, every, seen
-):
+def test_a_teacher_that_changes_in_mid_round_stops_the_run(mcd, monkeypatch, every, seen):
     """At the round's end, and in a long round before it."""
     monkeypatch.setattr("mdlm_mcd.distillers.callbacks.monitor.CHECK_EVERY", every)
 
@@ -449,9 +458,7 @@ def test_a_teacher_that_changes_in_mid_round_stops_the_run(
                 bias = module.teacher.backbone.output_layer.linear.bias
                 bias.data[0] += 1e-7
 
-    with pytest.raises(
-        TeacherError, match=f"teacher of round 1 is not.*at step {seen}"
-    ):
+    with pytest.raises(TeacherError, match=f"teacher of round 1 is not.*at step {seen}"):
         fit(mcd(), Meddler())
 
 
@@ -578,19 +585,13 @@ def test_processes_and_micro_batches_draw_what_one_process_draws(mcd, micros):
         (["algo.guard=x"], ["algo.guard=x", "stop, warn, off"]),
         (["algo.init_from=x"], ["algo.init_from=x", "ema, raw, scratch"]),
         (["algo.snapshot=x"], ["algo.snapshot=x", "raw, ema, fixed"]),
-        (
-            ["algo.snapshot=ema", "training.ema=0"],
-            ["algo.snapshot=ema", "training.ema"],
-        ),
+        (["algo.snapshot=ema", "training.ema=0"], ["algo.snapshot=ema", "training.ema"]),
         (["algo.min_entropy=-1"], ["algo.min_entropy=-1", "null"]),
         (["algo.growth=0"], ["algo.growth=0", "positive"]),
         (["algo.delta0=1/0"], ["algo.delta0=1/0 is no number", "1/20"]),
         (["algo.tau0=warm"], ["algo.tau0=warm is no number"]),
         (["algo.head_chunk=0"], ["algo.head_chunk=0", "at least 1"]),
-        (
-            ["algo.parameterization=mean"],
-            ["algo.parameterization=mean", "a masked model"],
-        ),
+        (["algo.parameterization=mean"], ["algo.parameterization=mean", "a masked model"]),
         (["algo.delta0=0.9"], ["algo.delta0=0.9", "round 2"]),
         (["trainer.max_steps=13"], ["trainer.max_steps=13", "2 * 6 = 12"]),
         (["algo.teacher_path=''"], ["algo.teacher_path is empty", "scratch"]),
@@ -628,9 +629,8 @@ def test_resuming_with_other_rounds_is_refused(mcd, tmp_path):
     fit(mcd("callbacks.checkpoint_every_n_steps.every_n_train_steps=5"))
     path = next((tmp_path / "checkpoints").glob("step-10.ckpt"))
     config = mcd(
-        "algo.rounds=3", "algo.steps_per_round=4",
-        f"checkpointing.resume_ckpt_path={path}",
-    )  # fmt: skip
+        "algo.rounds=3", "algo.steps_per_round=4", f"checkpointing.resume_ckpt_path={path}"
+    )
     with pytest.raises(CheckpointError, match="steps_per_round=6, .*_per_round=4"):
         minihost.run(config)
 
@@ -646,9 +646,12 @@ def test_fractions_are_numbers_too(mcd):
 
 def test_a_teacher_without_an_average(mcd, compose, tmp_path):
     minihost.run(
-        compose("trainer.max_steps=2", "training.ema=0",
-                f"checkpointing.save_dir={tmp_path / 'teacher'}")
-    )  # fmt: skip
+        compose(
+            "trainer.max_steps=2",
+            "training.ema=0",
+            f"checkpointing.save_dir={tmp_path / 'teacher'}",
+        )
+    )
     # The run is shorter than the checkpoint interval: save on the last step.
     folder = tmp_path / "teacher" / "checkpoints"
     path = next(folder.glob("*.ckpt"))

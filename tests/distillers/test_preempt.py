@@ -6,20 +6,16 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 from pathlib import Path
 
 import lightning as L
 import pytest
+import stress
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from runs import Watch, fit
 
 from mdlm_mcd.distillers.callbacks import preemption
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import stress
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +24,18 @@ def config(module_compose, tmp_path_factory):
 
     def build(*more):
         return module_compose(
-            "algo=mcd", "algo.init_from=scratch", "algo.rounds=2",
-            "algo.steps_per_round=3", "trainer.max_steps=6", "algo.delta0=1/16",
-            "loader.batch_size=4", "model.dropout=0.2", "trainer.val_check_interval=3",
-            f"checkpointing.save_dir={tmp_path_factory.mktemp('run')}", *more,
-        )  # fmt: skip
+            "algo=mcd",
+            "algo.init_from=scratch",
+            "algo.rounds=2",
+            "algo.steps_per_round=3",
+            "trainer.max_steps=6",
+            "algo.delta0=1/16",
+            "loader.batch_size=4",
+            "model.dropout=0.2",
+            "trainer.val_check_interval=3",
+            f"checkpointing.save_dir={tmp_path_factory.mktemp('run')}",
+            *more,
+        )
 
     return build
 
@@ -185,9 +188,7 @@ def test_all_processes_leave_when_one_is_asked():
         callback.asked = asked
         callback.on_train_batch_end(trainer, None)
         leaves = asked or others
-        assert trainer.saved == (
-            os.path.join("folder", "last.ckpt") if leaves else None
-        )
+        assert trainer.saved == (os.path.join("folder", "last.ckpt") if leaves else None)
         if leaves:
             with pytest.raises(SIGTERMException):
                 callback.on_train_batch_start()

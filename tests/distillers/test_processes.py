@@ -15,12 +15,7 @@ from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.distillers import strategies
 from mdlm_mcd.distillers.base import CHECKPOINT_KEY
 from mdlm_mcd.distillers.teacher import checksum
-from mdlm_mcd.errors import (
-    CheckpointError,
-    ConfigError,
-    TeacherError,
-    UnfinishedError,
-)
+from mdlm_mcd.errors import CheckpointError, ConfigError, TeacherError, UnfinishedError
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 
@@ -41,9 +36,11 @@ RUN = [
 ]
 PADDED = ("data.wrap=false",)
 FSDP = (
-    "strategy=fsdp", "strategy._target_=several.Sharded", "trainer.precision=32-true",
+    "strategy=fsdp",
+    "strategy._target_=several.Sharded",
+    "trainer.precision=32-true",
     "training.ema=0",
-)  # fmt: skip
+)
 
 
 class Sums(Watch):
@@ -79,8 +76,7 @@ def work(config, watch=Sums, ckpt_path=None):
     assert trainer.world_size == config.trainer.devices
     return {
         "weights": Watch.flat(model),
-        "average": model.ema
-        and torch.cat([p.flatten() for p in model.ema.shadow_params]),
+        "average": model.ema and torch.cat([p.flatten() for p in model.ema.shadow_params]),
         "norms": seen.norms,
         "sums": seen.sums,
         "rounds": seen.rounds,
@@ -100,10 +96,13 @@ def teacher_path(module_compose, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     minihost.run(
         module_compose(
-            "trainer.max_steps=20", "optim.lr=1e-2", "model.length=48",
-            "trainer.limit_val_batches=0", f"checkpointing.save_dir={folder}",
+            "trainer.max_steps=20",
+            "optim.lr=1e-2",
+            "model.length=48",
+            "trainer.limit_val_batches=0",
+            f"checkpointing.save_dir={folder}",
         )
-    )  # fmt: skip
+    )
     return folder / "checkpoints" / "last.ckpt"
 
 
@@ -113,9 +112,12 @@ def configure(module_compose, teacher_path, tmp_path_factory):
 
     def build(processes, *overrides):
         return module_compose(
-            *RUN, f"algo.teacher_path={teacher_path}", f"trainer.devices={processes}",
-            f"checkpointing.save_dir={tmp_path_factory.mktemp('run')}", *overrides,
-        )  # fmt: skip
+            *RUN,
+            f"algo.teacher_path={teacher_path}",
+            f"trainer.devices={processes}",
+            f"checkpointing.save_dir={tmp_path_factory.mktemp('run')}",
+            *overrides,
+        )
 
     return build
 
@@ -138,10 +140,12 @@ def checkpoints(config):
 
 def with_checkpoints(configure, processes, *overrides):
     config = configure(
-        processes, *PADDED, *overrides,
+        processes,
+        *PADDED,
+        *overrides,
         "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
         "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-    )  # fmt: skip
+    )
     folder = checkpoints(config)
     return several.run(processes, lambda: work(config), folder / "answers"), folder
 
@@ -218,9 +222,7 @@ def test_another_global_batch_is_not_resumed(configure, one, tmp_path):
     config = configure(1, "loader.global_batch_size=9", *PADDED)
     path = str(one[1] / "step-4.ckpt")
     (said,) = several.run(
-        1,
-        lambda: refusal(config, CheckpointError, ckpt_path=path),
-        tmp_path / "answers",
+        1, lambda: refusal(config, CheckpointError, ckpt_path=path), tmp_path / "answers"
     )
     assert "loader.global_batch_size=8, and" in said
     assert "this one has loader.global_batch_size=9:" in said
@@ -229,9 +231,7 @@ def test_another_global_batch_is_not_resumed(configure, one, tmp_path):
 @pytest.mark.parametrize(
     "strategy", [(), pytest.param(FSDP, marks=several.fsdp)], ids=["ddp", "fsdp"]
 )
-def test_a_checkpoint_that_some_do_not_see_is_not_resumed(
-    configure, one, tmp_path, strategy
-):
+def test_a_checkpoint_that_some_do_not_see_is_not_resumed(configure, one, tmp_path, strategy):
     """As on a disk of one machine of several."""
     config = configure(2, *strategy)
 
@@ -247,9 +247,7 @@ def test_a_checkpoint_that_some_do_not_see_is_not_resumed(
 
 def test_weights_that_part_stop_all_processes(configure, tmp_path):
     config = configure(2)
-    for said in several.run(
-        2, lambda: refusal(config, TeacherError, Spoilt), tmp_path / "answers"
-    ):
+    for said in several.run(2, lambda: refusal(config, TeacherError, Spoilt), tmp_path / "answers"):
         assert "Round 2 begins with other weights on process 1 than" in said
 
 
@@ -259,10 +257,12 @@ def test_weights_that_part_stop_all_processes(configure, tmp_path):
 SHARDED = (*FSDP, "trainer.gradient_clip_val=null")
 WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP",)
 PARTS = (
-    "strategy.sharding_strategy=FULL_SHARD", "+strategy.parts=true",
-    "algo.teacher_placement=sharded", "trainer.limit_val_batches=1",
+    "strategy.sharding_strategy=FULL_SHARD",
+    "+strategy.parts=true",
+    "algo.teacher_placement=sharded",
+    "trainer.limit_val_batches=1",
     "trainer.val_check_interval=4",
-)  # fmt: skip
+)
 
 
 class Shards(Watch):
@@ -320,9 +320,7 @@ def test_sharded(configure, one, tmp_path, overrides, gathered):
 @several.fsdp
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [WHOLE, PARTS])
-def test_whole_and_sharded_go_on_as_each_other(
-    configure, one, tmp_path, monkeypatch, overrides
-):
+def test_whole_and_sharded_go_on_as_each_other(configure, one, tmp_path, monkeypatch, overrides):
     # All are in float64, which FSDP's own precision is not, and none clips.
     monkeypatch.setattr(identity, "TRAINER", {})
     sharded = configure(2, *PADDED, *SHARDED, *overrides)
@@ -363,9 +361,7 @@ def test_all_say_that_the_run_has_ended_early(configure, tmp_path, strategy):
 
 def test_fewer_rows_than_processes_are_refused_by_all(configure, tmp_path):
     config = configure(2, "loader.global_batch_size=1")
-    for said in several.run(
-        2, lambda: refusal(config, ConfigError), tmp_path / "answers"
-    ):
+    for said in several.run(2, lambda: refusal(config, ConfigError), tmp_path / "answers"):
         assert "is less than a row for each of 2 processes" in said
 
 
@@ -376,9 +372,7 @@ def test_sharded_gradients_are_clipped_as_whole_ones(configure, tmp_path):
     clipped = ("trainer.precision=32-true", "trainer.gradient_clip_val=1e-2")
     ends = []
     for processes, strategy in ((1, "ddp"), (2, "fsdp")):
-        config = configure(
-            processes, *PADDED, *clipped, f"strategy={strategy}", "training.ema=0"
-        )
+        config = configure(processes, *PADDED, *clipped, f"strategy={strategy}", "training.ema=0")
         several.run(processes, partial(train, config), tmp_path / strategy)
         held = torch.load(checkpoints(config) / "round-2.ckpt", weights_only=True)
         ends.append(held["state_dict"])
@@ -409,11 +403,7 @@ def train(config):
             ["algo.teacher_placement=sharded"],
             ["algo.teacher_placement=sharded", "set strategy=fsdp"],
         ),
-        (
-            "ModelParallelStrategy",
-            [],
-            ["strategy=ModelParallelStrategy", "strategy=ddp"],
-        ),
+        ("ModelParallelStrategy", [], ["strategy=ModelParallelStrategy", "strategy=ddp"]),
     ],
 )
 def test_strategies_that_cannot_work(configure, strategy, overrides, words):

@@ -3,30 +3,33 @@
 import os
 import shutil
 import signal
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import several
+import stress
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from runs import Watch, fit
 
 from mdlm_mcd.distillers import checkpoint_io
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import stress
-
 pytestmark = several.forks
 
 RUN = [
-    "algo=mcd", "algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=3",
-    "algo.delta0=1/16", "trainer.max_steps=6", "trainer.devices=2",
-    "loader.batch_size=2", "model.dropout=0.2", "trainer.val_check_interval=5",
+    "algo=mcd",
+    "algo.init_from=scratch",
+    "algo.rounds=2",
+    "algo.steps_per_round=3",
+    "algo.delta0=1/16",
+    "trainer.max_steps=6",
+    "trainer.devices=2",
+    "loader.batch_size=2",
+    "model.dropout=0.2",
+    "trainer.val_check_interval=5",
     "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
-]  # fmt: skip
+]
 STRATEGIES = {
     "ddp": ("strategy=ddp",),
     "fsdp": ("strategy=fsdp", "training.ema=0", "algo.teacher_placement=sharded"),
@@ -80,9 +83,7 @@ def stopped(config, watch):
 def configure(module_compose, tmp_path_factory):
     def build(strategy):
         folder = tmp_path_factory.mktemp("run")
-        return module_compose(
-            *RUN, *STRATEGIES[strategy], f"checkpointing.save_dir={folder}"
-        )
+        return module_compose(*RUN, *STRATEGIES[strategy], f"checkpointing.save_dir={folder}")
 
     return build
 
@@ -96,9 +97,7 @@ def whole(configure, tmp_path_factory):
         if strategy not in runs:
             config = configure(strategy)
             answers = tmp_path_factory.mktemp("whole") / "answers"
-            runs[strategy] = (
-                config, several.run(2, partial(train, config), answers)
-            )  # fmt: skip
+            runs[strategy] = (config, several.run(2, partial(train, config), answers))
         return runs[strategy]
 
     return answer
@@ -112,16 +111,14 @@ def go_on(config, whole, step, folder):
     assert answers == [x[MICRO_BATCHES * step :] for x in losses]
     for name in ("last.ckpt", "round-1.ckpt", "round-2.ckpt"):
         one, other = (
-            torch.load(last(c).with_name(name), weights_only=True)
-            for c in (reference, config)
+            torch.load(last(c).with_name(name), weights_only=True) for c in (reference, config)
         )
         for key in stress.COMPARED:
             assert stress.differs(one.get(key), other.get(key), key) is None, name
 
 
 @pytest.mark.parametrize(
-    "strategy, rank",
-    [("ddp", 1), pytest.param("fsdp", 0, marks=several.fsdp)],
+    "strategy, rank", [("ddp", 1), pytest.param("fsdp", 0, marks=several.fsdp)]
 )
 def test_all_leave_when_one_is_asked(configure, whole, tmp_path, strategy, rank):
     reference, losses = whole(strategy)

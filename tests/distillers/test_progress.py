@@ -9,27 +9,28 @@ from mdlm_mcd.distillers import loop_state
 
 
 def count(ready, completed):
-    return {"ready": ready, "started": ready, "processed": ready,
-            "completed": completed}  # fmt: skip
+    return {"ready": ready, "started": ready, "processed": ready, "completed": completed}
 
 
 def written(steps, total, current, last=False, completed=-1):
     """A checkpoint after `current` batches of the second epoch."""
     return {
         "global_step": steps,
-        "loops": {"fit_loop": {
-            loop_state.BATCHES: {
-                "total": count(total, total + completed),
-                "current": count(current, current + completed),
-                "is_last_batch": last,
-            },
-            loop_state.LOGGED: {"_batches_that_stepped": steps - 1},
-            "epoch_progress": {
-                "total": {**count(2, 1), "processed": 1},
-                "current": {**count(2, 1), "processed": 1},
-            },
-        }},
-    }  # fmt: skip
+        "loops": {
+            "fit_loop": {
+                loop_state.BATCHES: {
+                    "total": count(total, total + completed),
+                    "current": count(current, current + completed),
+                    "is_last_batch": last,
+                },
+                loop_state.LOGGED: {"_batches_that_stepped": steps - 1},
+                "epoch_progress": {
+                    "total": {**count(2, 1), "processed": 1},
+                    "current": {**count(2, 1), "processed": 1},
+                },
+            }
+        },
+    }
 
 
 def mended(monkeypatch, version, checkpoint, accumulate=4):
@@ -94,13 +95,18 @@ def test_other_micro_batches_end_an_epoch_with_its_rows(compose, tmp_path):
 
     def config(folder, batch):
         return compose(
-            "algo=mcd", "algo.init_from=scratch", "algo.rounds=2",
-            "algo.steps_per_round=4", "trainer.max_steps=8", "algo.delta0=1/16",
-            f"data.files=[{path}]", f"loader.batch_size={batch}",
+            "algo=mcd",
+            "algo.init_from=scratch",
+            "algo.rounds=2",
+            "algo.steps_per_round=4",
+            "trainer.max_steps=8",
+            "algo.delta0=1/16",
+            f"data.files=[{path}]",
+            f"loader.batch_size={batch}",
             f"checkpointing.save_dir={tmp_path / folder}",
             "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
             "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-        )  # fmt: skip
+        )
 
     _, trainer = fit(config("whole", 8), Watch())
     assert trainer.num_training_batches == 3

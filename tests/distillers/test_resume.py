@@ -8,9 +8,8 @@ from runs import fit
 
 from mdlm_mcd.distillers import resume
 from mdlm_mcd.distillers.loop_state import BATCHES
-from mdlm_mcd.errors import CheckpointError
+from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost.errors import HostError
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +19,17 @@ def written(module_compose, tmp_path_factory):
 
     def config(*more):
         return module_compose(
-            "algo=mcd", "algo.init_from=scratch", "algo.rounds=1",
-            "algo.steps_per_round=4", "trainer.max_steps=4", "algo.delta0=1/16",
+            "algo=mcd",
+            "algo.init_from=scratch",
+            "algo.rounds=1",
+            "algo.steps_per_round=4",
+            "trainer.max_steps=4",
+            "algo.delta0=1/16",
             f"checkpointing.save_dir={folder / 'run'}",
             "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
-            "callbacks.checkpoint_every_n_steps.save_top_k=-1", *more,
-        )  # fmt: skip
+            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+            *more,
+        )
 
     fit(config())
     path = folder / "run" / "checkpoints" / "step-2.ckpt"
@@ -66,13 +70,9 @@ CHANGES = {
     "is of another model": lambda x: x["optimizer_states"][0]["state"][0].update(
         exp_avg=torch.zeros(1, 1)
     ),
-    "optimizer's step is x": lambda x: x["optimizer_states"][0]["state"][0].update(
-        step="x"
-    ),
+    "optimizer's step is x": lambda x: x["optimizer_states"][0]["state"][0].update(step="x"),
     "epoch_loop.batch_progress counts": lambda x: x.pop("loops"),
-    "counts no batches": lambda x: x["loops"]["fit_loop"][BATCHES]["current"].update(
-        ready="x"
-    ),
+    "counts no batches": lambda x: x["loops"]["fit_loop"][BATCHES]["current"].update(ready="x"),
     # What is Lightning's, a host's or a callback's own.
     "KeyError: 'entropy'": lambda x: x["callbacks"].update(Health={"warned": 1}),
     "TypeError": lambda x: x.update(lr_schedulers=3),
@@ -124,7 +124,7 @@ SAMPLED = {
 }
 
 
-@pytest.mark.parametrize("algo, kind", [("mcd", CheckpointError), ("mdlm", HostError)])
+@pytest.mark.parametrize("algo, kind", [("mcd", CheckpointError), ("mdlm", ConfigError)])
 @pytest.mark.parametrize("words", SAMPLED)
 def test_what_is_evaluated(written, compose, algo, kind, words):
     path = written[1](SAMPLED[words])
@@ -132,7 +132,7 @@ def test_what_is_evaluated(written, compose, algo, kind, words):
     if words == "it fits":
         assert minihost.run(config)["val/nll"] > 0
         return
-    with pytest.raises((CheckpointError, HostError)) as error:
+    with pytest.raises((CheckpointError, ConfigError)) as error:
         minihost.run(config)
     said = str(error.value)
     assert said.startswith(f"eval.checkpoint_path={path} does not fit this model (")

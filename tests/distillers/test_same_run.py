@@ -16,9 +16,12 @@ from mdlm_mcd.minihost import main as minihost
 OURS = ("mcd", "sdtt", "cd4lm", "dcd")
 HOSTS = ("mdlm", "ar", "duo_base")
 ROUNDS = (
-    "algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=2",
-    "trainer.max_steps=4", "lr_scheduler.num_warmup_steps=3",
-)  # fmt: skip
+    "algo.init_from=scratch",
+    "algo.rounds=2",
+    "algo.steps_per_round=2",
+    "trainer.max_steps=4",
+    "lr_scheduler.num_warmup_steps=3",
+)
 EXTRA = {"mcd": ("algo.delta0=1/16",), "dcd": ("algo.gamma_max=1",)}
 EVERY = (
     "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
@@ -107,15 +110,20 @@ def test_other_settings_are_refused(runs, algo, name, key, value, was):
         minihost.run(how)
     said = str(error.value)
     assert said.startswith(f"checkpointing.resume_ckpt_path={path} was written by")
-    for words in (f"{key}={was}", f"{key}={value}", "hydra.run.dir",
-                  "checkpointing.resume_from_ckpt=false"):  # fmt: skip
+    for words in (
+        f"{key}={was}",
+        f"{key}={value}",
+        "hydra.run.dir",
+        "checkpointing.resume_from_ckpt=false",
+    ):
         assert words in said, said
     after = files(folder)
     assert {k: after[k] for k in before} == before
 
 
-@pytest.mark.parametrize("algo, other", [("mcd", "sdtt"), ("sdtt", "cd4lm"),
-                                         ("mdlm", "ar"), ("ar", "mdlm")])  # fmt: skip
+@pytest.mark.parametrize(
+    "algo, other", [("mcd", "sdtt"), ("sdtt", "cd4lm"), ("mdlm", "ar"), ("ar", "mdlm")]
+)
 def test_another_algo_is_refused(runs, algo, other):
     path = runs(algo)[0] / "checkpoints" / "step-2.ckpt"
     how = runs(other)[1](f"checkpointing.resume_ckpt_path={path}")
@@ -124,10 +132,15 @@ def test_another_algo_is_refused(runs, algo, other):
 
 
 FREE = (
-    "algo.guard=warn", "algo.head_chunk=7", "algo.min_entropy=0.001",
-    "loader.batch_size=4", "trainer.precision=32", "algo.delta0=0.0625",
-    "trainer.log_every_n_steps=3", "eval.perplexity_batch_size=2",
-)  # fmt: skip
+    "algo.guard=warn",
+    "algo.head_chunk=7",
+    "algo.min_entropy=0.001",
+    "loader.batch_size=4",
+    "trainer.precision=32",
+    "algo.delta0=0.0625",
+    "trainer.log_every_n_steps=3",
+    "eval.perplexity_batch_size=2",
+)
 
 
 def test_what_changes_no_result_may_change(runs, tmp_path):
@@ -182,9 +195,13 @@ def test_a_checkpoint_of_before_keys_and_digests_existed(runs, tmp_path):
 @pytest.fixture(scope="module")
 def base(module_compose):
     return module_compose(
-        "algo=mcd", "algo.rounds=1", "algo.steps_per_round=4", "trainer.max_steps=4",
-        "algo.delta0=1/16", *EVERY,
-    )  # fmt: skip
+        "algo=mcd",
+        "algo.rounds=1",
+        "algo.steps_per_round=4",
+        "trainer.max_steps=4",
+        "algo.delta0=1/16",
+        *EVERY,
+    )
 
 
 @pytest.fixture
@@ -195,10 +212,12 @@ def taught(base, teacher_path, tmp_path):
     def config(name="last", path=teacher, *more):
         at = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
         return changed(
-            base, f"algo.teacher_path={path}", *more,
+            base,
+            f"algo.teacher_path={path}",
+            *more,
             f"checkpointing.save_dir={tmp_path / 'run'}",
             f"checkpointing.resume_ckpt_path={at}",
-        )  # fmt: skip
+        )
 
     minihost.run(config())
     return config, teacher
@@ -269,9 +288,10 @@ def test_text_may_move_and_not_change(runs, corpus, tmp_path, algo):
     def config(path, at="step-2"):
         at = tmp_path / "run" / "checkpoints" / f"{at}.ckpt"
         return runs(algo)[1](
-            f"data.files=[{path}]", f"checkpointing.save_dir={tmp_path / 'run'}",
+            f"data.files=[{path}]",
+            f"checkpointing.save_dir={tmp_path / 'run'}",
             f"checkpointing.resume_ckpt_path={at}",
-        )  # fmt: skip
+        )
 
     minihost.run(config(text, at="last"))
     moved = text.rename(tmp_path / "moved.txt")
@@ -298,9 +318,7 @@ def test_what_is_exported_is_what_was_trained(taught, tmp_path):
     assert noted["teacher_path"] == str(teacher)
     export.export(str(path), tmp_path / "out")
     said = json.loads((tmp_path / "out" / "config.json").read_text())["mdlm_mcd"]
-    assert (said["loss"], said["teacher_path"], said["delta"]) == (
-        "hybrid", "t.ckpt", 1 / 16
-    )  # fmt: skip
+    assert (said["loss"], said["teacher_path"], said["delta"]) == ("hybrid", "t.ckpt", 1 / 16)
     assert said["settings"]["loss"] == "hybrid"
 
 

@@ -18,10 +18,15 @@ SDTT = hosts.distiller("SDTT", specs.DUO, algo)
 def sdtt(compose, teacher_path):
     def build(*overrides):
         return compose(
-            "algo=sdtt", "algo.rounds=2", "algo.steps_per_round=6",
-            "algo.delta0=0.125", "trainer.max_steps=12", "optim.lr=1e-3",
-            f"algo.teacher_path={teacher_path}", *overrides,
-        )  # fmt: skip
+            "algo=sdtt",
+            "algo.rounds=2",
+            "algo.steps_per_round=6",
+            "algo.delta0=0.125",
+            "trainer.max_steps=12",
+            "optim.lr=1e-3",
+            f"algo.teacher_path={teacher_path}",
+            *overrides,
+        )
 
     return build
 
@@ -39,8 +44,17 @@ def test_two_rounds(sdtt, kind):
 
 def test_loss_falls(sdtt):
     watch = Watch()
-    fit(sdtt("algo.rounds=1", "algo.steps_per_round=60", "trainer.max_steps=60",
-             "algo.delta0=0.5", "optim.lr=3e-3", "algo.tau0=0.5"), watch)  # fmt: skip
+    fit(
+        sdtt(
+            "algo.rounds=1",
+            "algo.steps_per_round=60",
+            "trainer.max_steps=60",
+            "algo.delta0=0.5",
+            "optim.lr=3e-3",
+            "algo.tau0=0.5",
+        ),
+        watch,
+    )
     assert sum(watch.losses[-15:]) < 0.7 * sum(watch.losses[:15])
 
 
@@ -49,9 +63,13 @@ def test_loss_falls(sdtt):
 def test_contract_with_a_float64_computation_from_scratch(sdtt, kind, teacher_steps):
     """One step's loss and gradients, token by token, from the paper's text."""
     config = sdtt(
-        "algo.head_chunk=5", f"algo.loss={kind}", "algo.tau0=0.8",
-        f"algo.teacher_steps={teacher_steps}", "algo.growth=2", "algo.delta0=0.25",
-    )  # fmt: skip
+        "algo.head_chunk=5",
+        f"algo.loss={kind}",
+        "algo.tau0=0.8",
+        f"algo.teacher_steps={teacher_steps}",
+        "algo.growth=2",
+        "algo.delta0=0.25",
+    )
     tokenizer = dataloader.get_tokenizer(config)
     model = SDTT(config, tokenizer).double()
     stage = model.curriculum.at(8)
@@ -75,12 +93,11 @@ def test_contract_with_a_float64_computation_from_scratch(sdtt, kind, teacher_st
     z_t = torch.where(u > keeps(t)[:, None], mask, x0)
     opens, values = (
         [
-            torch.rand(4, 16, generator=counter_generator(1, 8, f"{name} {k}"),
-                       dtype=torch.float64)
+            torch.rand(4, 16, generator=counter_generator(1, 8, f"{name} {k}"), dtype=torch.float64)
             for k in range(teacher_steps - 1)
         ]
         for name in ("open", "token")
-    )  # fmt: skip
+    )
     targets = [[None] * 16 for _ in range(4)]
     with torch.no_grad():
         for b in range(4):
@@ -102,9 +119,11 @@ def test_contract_with_a_float64_computation_from_scratch(sdtt, kind, teacher_st
                 z = following
     assert any(
         not torch.equal(targets[b][i], targets[b][j])
-        for b in range(4) for i in range(16) for j in range(i)
+        for b in range(4)
+        for i in range(16)
+        for j in range(i)
         if targets[b][i] is not None and targets[b][j] is not None
-    )  # fmt: skip
+    )
 
     log_student = losses.subs(student(z_t, torch.zeros(4)), z_t, mask)
     total = torch.zeros((), dtype=torch.float64)
@@ -126,9 +145,7 @@ def test_contract_with_a_float64_computation_from_scratch(sdtt, kind, teacher_st
             )
     expected = total / valid.sum()
     expected.backward()
-    torch.testing.assert_close(
-        parts.loss / valid.sum(), expected, rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(parts.loss / valid.sum(), expected, rtol=1e-12, atol=1e-12)
     assert_same_gradients(model.backbone, student)
 
 
@@ -150,9 +167,7 @@ def test_accumulation_and_the_order_of_rows_change_nothing(sdtt):
 def test_its_student_is_a_plain_masked_model(sdtt, compose, tmp_path):
     fit(sdtt())
     path = tmp_path / "checkpoints" / "round-2.ckpt"
-    result = minihost.run(
-        compose("algo=mdlm", "mode=ppl_eval", f"eval.checkpoint_path={path}")
-    )
+    result = minihost.run(compose("algo=mdlm", "mode=ppl_eval", f"eval.checkpoint_path={path}"))
     assert 0 < result["val/nll"] < 6
 
 

@@ -7,8 +7,13 @@ from runs import fit
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models.dit import DIT
 
-STEPS = ("algo.rounds=2", "algo.steps_per_round=2", "trainer.max_steps=4",
-         "algo.init_from=scratch", "trainer.num_sanity_val_steps=0")  # fmt: skip
+STEPS = (
+    "algo.rounds=2",
+    "algo.steps_per_round=2",
+    "trainer.max_steps=4",
+    "algo.init_from=scratch",
+    "trainer.num_sanity_val_steps=0",
+)
 
 
 @pytest.mark.parametrize(
@@ -24,22 +29,27 @@ STEPS = ("algo.rounds=2", "algo.steps_per_round=2", "trainer.max_steps=4",
 def test_students_and_teachers_times(compose, monkeypatch, name, overrides):
     seen, drawn = [], []
     config = compose(
-        f"algo={name}", *STEPS[name == "cd4lm" :], *overrides,
+        f"algo={name}",
+        *STEPS[name == "cd4lm" :],
+        *overrides,
         *(() if name == "dcd" else ("algo.time_conditioning=true",)),
-    )  # fmt: skip
+    )
     cls, forward = minihost.model_class(config), DIT.forward
     monkeypatch.setattr(
-        DIT, "forward",
+        DIT,
+        "forward",
         lambda self, x, sigma, *args, **kwargs: (
             seen.append(sigma) or forward(self, x, sigma, *args, **kwargs)
         ),
-    )  # fmt: skip
+    )
     times = cls.draw_times
     monkeypatch.setattr(
-        cls, "draw_times",
-        lambda self, stage, *args: drawn.append((stage, *times(self, stage, *args)))
-        or drawn[-1][1:],
-    )  # fmt: skip
+        cls,
+        "draw_times",
+        lambda self, stage, *args: (
+            drawn.append((stage, *times(self, stage, *args))) or drawn[-1][1:]
+        ),
+    )
     model, trainer = fit(config)
     assert trainer.global_step == len(drawn) == 4
     wanted = []

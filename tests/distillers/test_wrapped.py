@@ -24,22 +24,25 @@ def student(module_compose, teacher_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("student")
     minihost.run(
         module_compose(
-            *MCD, f"algo.teacher_path={teacher_path}", "trainer.max_steps=4",
+            *MCD,
+            f"algo.teacher_path={teacher_path}",
+            "trainer.max_steps=4",
             "callbacks.checkpoint_every_n_steps.every_n_train_steps=3",
             "callbacks.checkpoint_every_n_steps.save_top_k=-1",
             f"checkpointing.save_dir={folder}",
         )
-    )  # fmt: skip
+    )
     return folder / "checkpoints"
 
 
 def wrapped(path, how, folder):
     held = torch.load(path, weights_only=True)
     held["state_dict"] = {
-        WRAPPED[how].format(k) if "{" in WRAPPED[how]
+        WRAPPED[how].format(k)
+        if "{" in WRAPPED[how]
         else k.replace("backbone.", WRAPPED[how], 1): v
         for k, v in held["state_dict"].items()
-    }  # fmt: skip
+    }
     torch.save(held, folder / "wrapped.ckpt")
     return folder / "wrapped.ckpt"
 
@@ -53,9 +56,7 @@ def test_a_models_figures_are_the_same(compose, teacher_path, tmp_path, how):
     path = wrapped(teacher_path, how, tmp_path)
     for algo in ("mdlm", "mcd"):
         said = [
-            minihost.run(
-                compose(f"algo={algo}", "mode=ppl_eval", f"eval.checkpoint_path={p}")
-            )
+            minihost.run(compose(f"algo={algo}", "mode=ppl_eval", f"eval.checkpoint_path={p}"))
             for p in (teacher_path, path)
         ]
         assert said[0] == said[1]
@@ -75,10 +76,16 @@ def test_training_that_begins_with_one(compose, teacher_path, tmp_path, how):
     for i, start in enumerate(
         (
             ["algo=mdlm", f"training.finetune_path={path}", "trainer.max_steps=1"],
-            ["algo=mcd", f"algo.teacher_path={path}", "algo.init_from=raw",
-             "algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1"],
+            [
+                "algo=mcd",
+                f"algo.teacher_path={path}",
+                "algo.init_from=raw",
+                "algo.rounds=1",
+                "algo.steps_per_round=1",
+                "trainer.max_steps=1",
+            ],
         )
-    ):  # fmt: skip
+    ):
         where = f"checkpointing.save_dir={tmp_path / str(i)}"
         minihost.run(compose(*start, "optim.lr=0", where))
         found = weights(tmp_path / str(i) / "checkpoints" / "last.ckpt")
@@ -91,11 +98,13 @@ def test_a_run_goes_on_from_one(compose, student, teacher_path, tmp_path, how):
     path = wrapped(next(student.glob("*-3.ckpt")), how, tmp_path)
     minihost.run(
         compose(
-            *MCD, f"algo.teacher_path={teacher_path}", "trainer.max_steps=4",
+            *MCD,
+            f"algo.teacher_path={teacher_path}",
+            "trainer.max_steps=4",
             f"checkpointing.resume_ckpt_path={path}",
             f"checkpointing.save_dir={tmp_path}",
         )
-    )  # fmt: skip
+    )
     whole = weights(student / "last.ckpt")
     found = weights(tmp_path / "checkpoints" / "last.ckpt")
     assert all(torch.equal(found[k], whole[k]) for k in whole)
@@ -109,7 +118,8 @@ def test_two_tensors_of_one_name(compose, teacher_path, tmp_path):
         with pytest.raises(CheckpointError, match="holds backbone.* twice, with and"):
             minihost.run(
                 compose(
-                    f"algo={algo}", "mode=ppl_eval",
+                    f"algo={algo}",
+                    "mode=ppl_eval",
                     f"eval.checkpoint_path={tmp_path / 'twice.ckpt'}",
                 )
-            )  # fmt: skip
+            )

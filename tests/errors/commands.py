@@ -17,8 +17,13 @@ from mdlm_mcd.minihost import main as minihost
 
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 
-SHORT = ("algo=mcd", "algo.init_from=scratch", "algo.rounds=1",
-         "algo.steps_per_round=1", "trainer.max_steps=1")  # fmt: skip
+SHORT = (
+    "algo=mcd",
+    "algo.init_from=scratch",
+    "algo.rounds=1",
+    "algo.steps_per_round=1",
+    "trainer.max_steps=1",
+)
 
 
 class Meddler(L.Callback):
@@ -57,10 +62,20 @@ class Shell:
     def sweep(self, *argv) -> tuple[int, str]:
         """Two samples of the teacher at two steps, unless overridden."""
         return self.command(
-            "sweep", self.teacher, "--steps", "2", "--num-samples", "4",
-            "--bound-rows", "2", "--evaluator", self.judge,
-            "--out", self.folder / "r.jsonl", *argv,
-        )  # fmt: skip
+            "sweep",
+            self.teacher,
+            "--steps",
+            "2",
+            "--num-samples",
+            "4",
+            "--bound-rows",
+            "2",
+            "--evaluator",
+            self.judge,
+            "--out",
+            self.folder / "r.jsonl",
+            *argv,
+        )
 
     def _call(self, main) -> tuple[int, str]:
         said, status = io.StringIO(), 0

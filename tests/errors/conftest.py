@@ -1,17 +1,10 @@
 """A shell in which every command can be called, with a teacher at hand."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from commands import Shell
 
-HERE = Path(__file__).parent
-sys.path += [str(HERE.parent / "hosts"), str(HERE.parent / "evaluation")]
-
-from commands import Shell  # noqa: E402
-
-from mdlm_mcd.minihost import main as minihost  # noqa: E402
+from mdlm_mcd.minihost import main as minihost
 
 
 @pytest.fixture(scope="module")
@@ -31,5 +24,5 @@ def shell(models, compose, tmp_path, monkeypatch):
     """Offline and without CUDA, wherever the tests run."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.syspath_prepend(HERE)
+
     return Shell(compose.tiny, tmp_path, *models)

@@ -133,7 +133,9 @@ CASES = {
     "average-as-teacher": lambda s: s.mcd("algo.snapshot=ema", "training.ema=0"),
     "law-of-u": lambda s: s.mcd("algo.u_step=1/8"),
     "sampler-options": lambda s: s.host(
-        "algo=mcd", "mode=sample_eval", f"eval.checkpoint_path={s.teacher}",
+        "algo=mcd",
+        "mode=sample_eval",
+        f"eval.checkpoint_path={s.teacher}",
         "sampling.greedy_tail=-1",
     ),
     "precision": lambda s: doctor(s, "trainer.precision=bf16-true"),
@@ -151,16 +153,12 @@ CASES = {
     "other-shapes": lambda s: s.from_teacher(s.teacher, "model.hidden_size=16"),
     "no-average": lambda s: s.from_teacher(s.changed(lambda held: held.pop("ema"))),
     "other-process": lambda s: s.from_teacher(s.told("algo.parameterization", "mean")),
-    "other-conditioning": lambda s: s.from_teacher(
-        s.told("algo.time_conditioning", True)
-    ),
+    "other-conditioning": lambda s: s.from_teacher(s.told("algo.time_conditioning", True)),
     "other-length": lambda s: s.from_teacher(s.teacher, "model.length=20"),
     "too-little-text": lambda s: s.host("model.length=100000"),
     "text-files": lambda s: s.host("data.files=[nowhere.txt]"),
     "bpe": lambda s: s.host("data.vocab_size=10"),
-    "special-tokens": lambda s: s.host(
-        f"data.tokenizer_name_or_path={s.tokenizer(pad='_')}"
-    ),
+    "special-tokens": lambda s: s.host(f"data.tokenizer_name_or_path={s.tokenizer(pad='_')}"),
     "missing-package": without_mauve,
     "no-host": lambda s: s.command("patch", s.folder),
     "local-edits": lambda s: patch(
@@ -182,8 +180,7 @@ CASES = {
         "export", s.changed(lambda held: held.update(OTHER)), s.folder / "out"
     ),
     "other-tokenizer": lambda s: s.command(
-        "export", s.teacher, s.folder / "out",
-        "--tokenizer", s.tokenizer(bos="<", eos=">"),
+        "export", s.teacher, s.folder / "out", "--tokenizer", s.tokenizer(bos="<", eos=">")
     ),
     "grid": lambda s: s.sweep("--steps", "0"),
     "two-of-a-name": lambda s: s.command("sweep", s.teacher, s.teacher),
@@ -197,7 +194,7 @@ CASES = {
     "not-comparable": lambda s: report(s, {"evaluator": "one"}, {"evaluator": "two"}),
     "report-options": lambda s: report(s, {}, argv=["--reference", "nobody"]),
     "demo": two_demos,
-}  # fmt: skip
+}
 
 
 def test_no_entry_is_left_out():

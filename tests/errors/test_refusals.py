@@ -26,7 +26,6 @@ from mdlm_mcd.hosts import patches, refusals
 from mdlm_mcd.hosts.specs import DUO
 from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost.errors import HostError
 
 # Typos --------------------------------------------------------------------------------
 
@@ -101,12 +100,7 @@ MINE = "# @package _global_\ndefaults: [mcd]\nalgo: {name: mine, losss: ce}\n"
         ("algo/theirs.yaml", "name: theirs\nfork: 1\n", ["+algo.fork=2"], None),
         ("algo/theirs.yaml", "name: theirs\n", ["+algo.fork=2"], "algo.fork=2"),
         ("algo/x.yaml", "", ["+sampling.u_lwa=iid"], "is no key of a sampler: did you"),
-        (
-            "recipe/x.yaml",
-            "optim: {lr: 1}\n",
-            ["+recipe=x"],
-            "recipe=x changes nothing",
-        ),
+        ("recipe/x.yaml", "optim: {lr: 1}\n", ["+recipe=x"], "recipe=x changes nothing"),
     ],
 )
 def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
@@ -187,12 +181,13 @@ def test_a_folder_that_is_none_costs_no_training(shell):
     for status, said in (
         shell.host(f"checkpointing.save_dir={file}/x"),
         shell.host(
-            "mode=sample_eval", f"eval.checkpoint_path={shell.teacher}",
+            "mode=sample_eval",
+            f"eval.checkpoint_path={shell.teacher}",
             f"eval.generated_samples_path={file}/x.json",
         ),
         shell.sweep("--out", f"{file}/r.jsonl"),
         shell.sweep("--out", file.parent),
-    ):  # fmt: skip
+    ):
         assert status == 1 and "Traceback" not in said
         assert "cannot be" in said, said
 
@@ -219,8 +214,8 @@ def test_a_folder_that_may_not_be_written_costs_no_training(shell, monkeypatch, 
     for status, said in (shell.mcd(save_dir), shell.host(save_dir)):
         assert status == 1 and "Traceback" not in said
         assert said == (
-            f"HostError: checkpointing.save_dir: {folder}/checkpoints cannot be "
-            f"written ({os.strerror(why)}): name another."
+            f"ConfigError: checkpointing.save_dir={folder} cannot be written "
+            f"({os.strerror(why)}: {folder}/checkpoints): name a place that can."
         )
     assert list((folder / "checkpoints").iterdir()) == []
 
@@ -273,14 +268,21 @@ def test_an_evaluator_that_is_no_file(shell):
 @pytest.mark.parametrize(
     "given, words",
     [
-        (["data.tokenizer_name_or_path=nobody/nothing"],
-         "data.tokenizer_name_or_path=nobody/nothing cannot be loaded ("),
-        (["mode=sample_eval", "eval.checkpoint_path={teacher}",
-          "eval.compute_generative_perplexity=true",
-          "eval.gen_ppl_eval_model_name_or_path=nobody/nothing"],
-         "eval.gen_ppl_eval_model_name_or_path=nobody/nothing cannot be loaded ("),
+        (
+            ["data.tokenizer_name_or_path=nobody/nothing"],
+            "data.tokenizer_name_or_path=nobody/nothing cannot be loaded (",
+        ),
+        (
+            [
+                "mode=sample_eval",
+                "eval.checkpoint_path={teacher}",
+                "eval.compute_generative_perplexity=true",
+                "eval.gen_ppl_eval_model_name_or_path=nobody/nothing",
+            ],
+            "eval.gen_ppl_eval_model_name_or_path=nobody/nothing cannot be loaded (",
+        ),
     ],
-)  # fmt: skip
+)
 def test_unreachable_in_the_embedded_host(shell, given, words):
     status, said = shell.host(*(text.format(teacher=shell.teacher) for text in given))
     assert status == 1 and words in said and "check the network" in said
@@ -291,13 +293,14 @@ def test_the_evaluator_is_looked_for_before_samples_are_drawn(shell, monkeypatch
     monkeypatch.setattr(
         minihost.algo.MDLM, "generate_samples", lambda *args, **kw: pytest.fail("drew")
     )
-    with pytest.raises(HostError, match="nobody/nothing cannot be loaded"):
+    with pytest.raises(ConfigError, match="nobody/nothing cannot be loaded"):
         metrics.Metrics("nobody/nothing").load_evaluator()
     status, said = shell.host(
-        "mode=sample_eval", f"eval.checkpoint_path={shell.teacher}",
+        "mode=sample_eval",
+        f"eval.checkpoint_path={shell.teacher}",
         "eval.compute_generative_perplexity=true",
         "eval.gen_ppl_eval_model_name_or_path=nobody/nothing",
-    )  # fmt: skip
+    )
     assert status == 1 and "nobody/nothing cannot be loaded" in said
 
 
@@ -305,14 +308,14 @@ def test_unreachable_for_a_host_that_does_not_look(shell):
     """As the real ones: what transformers raises goes through their main.py."""
     with pytest.raises(OSError) as error:
         transformers.AutoTokenizer.from_pretrained("nobody/nothing")
-    said = refusals.told(error.value, [], ".")
+    said = refusals.explain(error.value, [], ".")
     assert said.startswith("mdlm-mcd: the host asked the Hugging Face Hub for")
     assert "\n" not in said and "check the network" in said
-    assert refusals.told(OSError("no such file"), [], ".") is None
-    assert refusals.told(KeyError("x"), [], ".") is None
+    assert refusals.explain(OSError("no such file"), [], ".") is None
+    assert refusals.explain(KeyError("x"), [], ".") is None
     wrapped = RuntimeError("data")
     wrapped.__cause__ = error.value
-    assert "Hugging Face Hub" in refusals.told(wrapped, [], ".")
+    assert "Hugging Face Hub" in refusals.explain(wrapped, [], ".")
 
 
 def test_short_is_a_whole_run(shell):

@@ -14,7 +14,6 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import refusals
 from mdlm_mcd.minihost import checks, dataloader
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost.errors import HostError
 
 WRONG = {
     "seed": ("abc", -1, None, 1.5),
@@ -59,7 +58,7 @@ def test_out_of_range(compose, key):
     for value in WRONG[key]:
         changed = config.copy()
         OmegaConf.update(changed, key, value, force_add=True)
-        with pytest.raises(HostError, match=rf"^model\.|^{key}=.*: give ") as error:
+        with pytest.raises(ConfigError, match=rf"^model\.|^{key}=.*: give ") as error:
             checks.check(changed)
         assert "\n" not in str(error.value)
 
@@ -83,7 +82,7 @@ def test_before_anything_is_loaded(shell, monkeypatch):
         ("=5", "Hydra cannot read these overrides"),
         ("+algo=mcd", "a group that the config has already takes no plus"),
         # What is made of the config.
-        ("trainer.accelerator=foo", "HostError: trainer cannot be made of its"),
+        ("trainer.accelerator=foo", "ConfigError: trainer cannot be made of its"),
         ("+trainer.foo=1", "unexpected keyword argument 'foo'"),
         ("lr_scheduler._target_=foo.bar", "lr_scheduler cannot be made of its settin"),
         ("+callbacks.x._target_=foo.Bar", "callbacks.x cannot be made of its setting"),
@@ -112,20 +111,20 @@ def test_a_run_without_a_logger(shell):
 
 def test_lightnings_refusals_while_it_runs(compose):
     refused = MisconfigurationException("no\nmore of it")
-    assert str(checks.told(refused)).startswith("Lightning refuses these settings (no)")
+    assert str(checks.explain(refused)).startswith("Lightning refuses these settings (no)")
     bug = KeyError("x")
-    assert checks.told(bug) is bug
+    assert checks.explain(bug) is bug
 
 
 def test_in_the_words_of_the_run_command():
     """A real host's own Trainer, made of settings that Lightning refuses."""
     with pytest.raises(hydra.errors.InstantiationException) as error:
         hydra.utils.instantiate({"_target_": "lightning.Trainer", "foo": 1})
-    said = refusals.told(error.value, [], ".")
+    said = refusals.explain(error.value, [], ".")
     assert said.startswith("mdlm-mcd: ") and "argument 'foo'" in said
     assert "\n" not in said
     # Those of a host's own code are its bugs.
-    assert refusals.told(InterpolationKeyError("x"), [], ".") is None
+    assert refusals.explain(InterpolationKeyError("x"), [], ".") is None
 
 
 def test_processes_are_counted_before_they_start(shell):
@@ -156,10 +155,10 @@ def test_minihost_errors_keep_their_class(monkeypatch):
     """A class whose module refuses to load says so in its own sentence."""
 
     def refuse(target):
-        raise HostError("own words")
+        raise ConfigError("own words")
 
     monkeypatch.setattr(minihost.hydra.utils, "get_class", refuse)
-    with pytest.raises(HostError, match="^own words$"):
+    with pytest.raises(ConfigError, match="^own words$"):
         minihost.model_class(OmegaConf.create({"algo": {"_target_": "x.Y"}}))
 
 
@@ -184,9 +183,7 @@ def test_minihost_errors_keep_their_class(monkeypatch):
 )
 def test_before_the_text_is_read(shell, monkeypatch, given, words):
     """Tokenizing a corpus takes hours, and a host does it first."""
-    monkeypatch.setattr(
-        dataloader, "get_dataloaders", lambda *args: pytest.fail("read the text")
-    )
+    monkeypatch.setattr(dataloader, "get_dataloaders", lambda *args: pytest.fail("read the text"))
     status, said = shell.mcd(*given)
     assert status == 1 and words in said and "Traceback" not in said, said
 
@@ -211,26 +208,29 @@ def test_the_trial_draw_leaves_the_global_generator_alone(shell, compose):
 def test_an_evaluator_for_samples_in_training_is_looked_for_first(shell, monkeypatch):
     monkeypatch.setattr(minihost, "make_trainer", lambda *a, **k: pytest.fail("ran"))
     status, said = shell.mcd(
-        "eval.generate_samples=true", "eval.compute_generative_perplexity=true",
+        "eval.generate_samples=true",
+        "eval.compute_generative_perplexity=true",
         "eval.gen_ppl_eval_model_name_or_path=nobody/nothing",
-    )  # fmt: skip
+    )
     assert status == 1 and "nobody/nothing cannot be loaded" in said
 
 
 def test_samples_are_not_drawn_for_a_folder(shell):
     status, said = shell.host(
-        "mode=sample_eval", f"eval.checkpoint_path={shell.teacher}",
+        "mode=sample_eval",
+        f"eval.checkpoint_path={shell.teacher}",
         f"eval.generated_samples_path={shell.folder}",
-    )  # fmt: skip
+    )
     assert status == 1 and "is a folder: name a file" in said
 
 
 def test_fewer_rows_than_a_batch(shell):
     text = shell.write("few.txt", "\n\n\n".join(["the cat sat on a mat"] * 2 + ["a"]))
     status, said = shell.mcd(
-        f"data.files=[{text}]", f"data.valid_files=[{shell.write('v.txt', 'a ' * 99)}]",
+        f"data.files=[{text}]",
+        f"data.valid_files=[{shell.write('v.txt', 'a ' * 99)}]",
         "loader.global_batch_size=64",
-    )  # fmt: skip
+    )
     assert status == 1 and "too few for a step of loader.global_batch_size=64" in said
 
 

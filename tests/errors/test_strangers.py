@@ -34,9 +34,7 @@ REFUSED = {
     ),
     "resume mcd": lambda s, path: s.mcd(f"checkpointing.resume_ckpt_path={path}"),
     "finetune": lambda s, path: s.host(f"training.finetune_path={path}"),
-    "sample": lambda s, path: s.host(
-        "mode=sample_eval", f"eval.checkpoint_path={path}"
-    ),
+    "sample": lambda s, path: s.host("mode=sample_eval", f"eval.checkpoint_path={path}"),
     "nelbo": lambda s, path: s.host("mode=ppl_eval", f"eval.checkpoint_path={path}"),
     "evaluator": lambda s, path: s.sweep("--evaluator", path),
 }

@@ -14,15 +14,31 @@ def row(model="teacher", steps=8, temperature=1.0, **changes):
     perplexity = (150 + 1400 / steps) * (1 - 0.09 * k) * 13.5 ** (temperature - 1)
     entropy = 3.92 - 0.55 * (1 - temperature) - 0.02 * k - 0.3 / steps
     made = {
-        "schema": 1, "model": model, "checkpoint": f"round-{k}.ckpt",
+        "schema": 1,
+        "model": model,
+        "checkpoint": f"round-{k}.ckpt",
         "sha256": hashlib.sha256(model.encode()).hexdigest(),
-        "algo": "mcd" if k else "mdlm", "loss": "hybrid" if k else None,
-        "round": k or None, "recipe": {"name": "laptop"},
-        "teacher": "teacher" if k else None, "host": "minihost", "commit": "abc1234",
-        "versions": {"torch": "2.13.0"}, "machine": {"device": "cpu"},
-        "sampler": "locked", "u_law": "iid", "u_step": None, "steps": steps,
-        "temperature": temperature, "top_p": 1.0, "dtype": "float64", "seed": 1,
-        "num_samples": 1024, "length": 64, "evaluator": "minihost AR", "seconds": 1.25,
+        "algo": "mcd" if k else "mdlm",
+        "loss": "hybrid" if k else None,
+        "round": k or None,
+        "recipe": {"name": "laptop"},
+        "teacher": "teacher" if k else None,
+        "host": "minihost",
+        "commit": "abc1234",
+        "versions": {"torch": "2.13.0"},
+        "machine": {"device": "cpu"},
+        "sampler": "locked",
+        "u_law": "iid",
+        "u_step": None,
+        "steps": steps,
+        "temperature": temperature,
+        "top_p": 1.0,
+        "dtype": "float64",
+        "seed": 1,
+        "num_samples": 1024,
+        "length": 64,
+        "evaluator": "minihost AR",
+        "seconds": 1.25,
         "evaluations": steps,
         "metrics": {
             "n_step_nelbo": estimate(3.9 + 3.2 / steps - 0.02 * k, 0.004),
@@ -36,16 +52,18 @@ def row(model="teacher", steps=8, temperature=1.0, **changes):
         },
         "corpus": {"perplexity": 57.4, "entropy": 3.73, "corpus_entropy": 5.56},
         "texts": [f"the first of {model} at {steps}", f"a second of {model}"],
-    }  # fmt: skip
+    }
     made.update(changes)
     return made
 
 
-def sweep(models=("teacher", "MCD round 1", "MCD round 2"), steps=(4, 8, 16),
-          temperatures=(1.0, 0.9, 0.8), **changes):  # fmt: skip
-    return [
-        row(m, n, t, **changes) for m in models for n in steps for t in temperatures
-    ]
+def sweep(
+    models=("teacher", "MCD round 1", "MCD round 2"),
+    steps=(4, 8, 16),
+    temperatures=(1.0, 0.9, 0.8),
+    **changes,
+):
+    return [row(m, n, t, **changes) for m in models for n in steps for t in temperatures]
 
 
 def write(path, rows, tail=""):

@@ -133,17 +133,23 @@ def test_one_step_is_exact_and_more_are_not():
 
 
 @pytest.mark.parametrize("law,step", LAWS)
-@pytest.mark.parametrize(
-    "steps,alpha", [(1, linear), (2, cosine), (4, linear), (3, hosts)]
-)
+@pytest.mark.parametrize("steps,alpha", [(1, linear), (2, cosine), (4, linear), (3, hosts)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_its_mean_is_the_sum_over_patterns(law, step, steps, alpha, temperature):
     logits, draws = table(), 3000
     found = bounds.n_step_nelbo(
-        denoiser(logits), torch.tensor(X0S), steps, alpha=alpha, mask_index=MASK,
-        u_law=law, u_step=step, generator=torch.Generator().manual_seed(3),
-        temperature=temperature, batch_size=5000, draws=draws,
-    )  # fmt: skip
+        denoiser(logits),
+        torch.tensor(X0S),
+        steps,
+        alpha=alpha,
+        mask_index=MASK,
+        u_law=law,
+        u_step=step,
+        generator=torch.Generator().manual_seed(3),
+        temperature=temperature,
+        batch_size=5000,
+        draws=draws,
+    )
     patterns = patterns_of(law, step, alpha, steps)
     for x0, nats in zip(X0S, found.nats.tolist(), strict=True):
         logs = {o: log_p(logits, x0, o, temperature) for o in patterns}
@@ -159,9 +165,16 @@ def test_p_n_is_what_the_samplers_draw(name, alpha):
     """The likelihood that the bound bounds is the frequency of the samplers' draws."""
     n, steps, logits = 60_000, 3, table()
     drawn = sampling.sample(
-        name, denoiser(logits), n, LENGTH, steps, alpha=alpha, mask_index=MASK,
-        vocab_size=VOCAB, generator=torch.Generator().manual_seed(0),
-    ).tokens  # fmt: skip
+        name,
+        denoiser(logits),
+        n,
+        LENGTH,
+        steps,
+        alpha=alpha,
+        mask_index=MASK,
+        vocab_size=VOCAB,
+        generator=torch.Generator().manual_seed(0),
+    ).tokens
     patterns = iid_patterns(alpha, steps)
     for x0 in X0S:
         p = math.exp(-exact(logits, x0, patterns)[0])
@@ -179,13 +192,23 @@ def test_it_converges_to_the_continuous_time_nelbo():
         assert 0.4 < fine / coarse < 0.6  # like 1/N
     tokens = torch.tensor([x0]).repeat(20_000, 1)
     many = bounds.n_step_nelbo(
-        denoiser(logits), tokens, 2000, alpha=linear, mask_index=MASK,
-        batch_size=20_000, generator=torch.Generator().manual_seed(1),
-    )  # fmt: skip
+        denoiser(logits),
+        tokens,
+        2000,
+        alpha=linear,
+        mask_index=MASK,
+        batch_size=20_000,
+        generator=torch.Generator().manual_seed(1),
+    )
     ever = bounds.nelbo_rows(
-        denoiser(logits), lambda t: (-torch.ones_like(t), 1 - t), tokens, MASK,
-        generator=torch.Generator().manual_seed(0), eps=1e-6, batch_size=20_000,
-    )  # fmt: skip
+        denoiser(logits),
+        lambda t: (-torch.ones_like(t), 1 - t),
+        tokens,
+        MASK,
+        generator=torch.Generator().manual_seed(0),
+        eps=1e-6,
+        batch_size=20_000,
+    )
     assert gaps[-1] / LENGTH > 0.02  # so what follows tells 32 steps from 2000
     assert many.value == pytest.approx(limit / LENGTH, abs=0.015)
     assert ever.value == pytest.approx(limit / LENGTH, abs=0.015)
@@ -217,10 +240,17 @@ def test_levels_and_temperatures_of_ones_own():
     """Shares by step, and a T that falls with them, against the sum over patterns."""
     logits, share, draws = table(), [0.5, 0.1, 0.4], 4000
     found = bounds.n_step_nelbo(
-        denoiser(logits), torch.tensor(X0S), 3, alpha=linear, mask_index=MASK,
-        levels=[0.0, 0.5, 0.6, 1.0], temperature=lambda f: 1.0 - f / 2,
-        draws=draws, batch_size=5000, generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+        denoiser(logits),
+        torch.tensor(X0S),
+        3,
+        alpha=linear,
+        mask_index=MASK,
+        levels=[0.0, 0.5, 0.6, 1.0],
+        temperature=lambda f: 1.0 - f / 2,
+        draws=draws,
+        batch_size=5000,
+        generator=torch.Generator().manual_seed(0),
+    )
     taus = [1.0, 1 - 0.5 / 0.6 / 2, 0.5]
     for x0, nats in zip(X0S, found.nats.tolist(), strict=True):
         logs = {
@@ -240,9 +270,8 @@ def test_passes_are_counted_and_batches_change_nothing():
         calls: list[int] = []
         how = dict(alpha=linear, mask_index=MASK, batch_size=batch_size)
         found = bounds.n_step_nelbo(
-            denoiser(table(), calls), tokens, 2, **how,
-            generator=torch.Generator().manual_seed(5),
-        )  # fmt: skip
+            denoiser(table(), calls), tokens, 2, **how, generator=torch.Generator().manual_seed(5)
+        )
         results.append(found.nats)
         assert sum(calls) <= 2 * len(tokens)
     assert torch.allclose(results[0], results[1], atol=1e-12)
@@ -258,23 +287,29 @@ def test_few_tokens_are_projected_at_once(monkeypatch):
         calls: list[int] = []
         how = dict(mask_index=MASK, batch_size=100)
         one = bounds.n_step_nelbo(
-            denoiser(table(), calls), tokens, 1, alpha=linear, **how,
+            denoiser(table(), calls),
+            tokens,
+            1,
+            alpha=linear,
+            **how,
             generator=torch.Generator().manual_seed(5),
-        )  # fmt: skip
+        )
         assert sum(calls) == len(tokens)
         two = bounds.nelbo_rows(
-            denoiser(table()), lambda t: (-torch.ones_like(t), 1 - t), tokens, MASK,
-            generator=torch.Generator().manual_seed(5), batch_size=100,
-        )  # fmt: skip
+            denoiser(table()),
+            lambda t: (-torch.ones_like(t), 1 - t),
+            tokens,
+            MASK,
+            generator=torch.Generator().manual_seed(5),
+            batch_size=100,
+        )
         found[most] = (one.nats, two.nats)
         assert (max(calls) * tokens.shape[1] <= 5) or most > 5 or max(calls) == 1
     for a, b in zip(*found.values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
     for counts in ([3, 3, 3], [9, 1, 4, 4], [0, 0], [5]):
         parts = bounds._parts(counts, 5)
-        assert [i for p in parts for i in range(len(counts))[p]] == [
-            *range(len(counts))
-        ]
+        assert [i for p in parts for i in range(len(counts))[p]] == [*range(len(counts))]
         assert all(sum(counts[p]) <= 5 or p.stop - p.start == 1 for p in parts)
 
 
@@ -300,9 +335,7 @@ def test_padding_does_not_count_and_is_not_projected():
     assert torch.equal(one.nats, again.nats)
     noise = lambda t: (-torch.ones_like(t), 1 - t)  # noqa: E731
     g = torch.Generator()
-    less = bounds.nelbo_rows(
-        denoise, noise, tokens, MASK, valid=valid, generator=g.manual_seed(1)
-    )
+    less = bounds.nelbo_rows(denoise, noise, tokens, MASK, valid=valid, generator=g.manual_seed(1))
     assert less.tokens.tolist() == [2.0] * len(tokens) and not any(asked)
 
 
@@ -316,9 +349,7 @@ def test_sharpening_the_truth_raises_it():
         return logits.repeat(int(rows.sum()), 1)
 
     values = [
-        bounds.n_step_nelbo(
-            denoise, tokens, 2, alpha=linear, mask_index=MASK, temperature=t
-        ).value
+        bounds.n_step_nelbo(denoise, tokens, 2, alpha=linear, mask_index=MASK, temperature=t).value
         for t in (0.6, 1.0, 1.6)
     ]
     assert values[1] < values[0] and values[1] < values[2]
@@ -335,9 +366,13 @@ def test_the_same_generator_shows_two_models_the_same_masks():
 
     for _ in range(2):
         bounds.n_step_nelbo(
-            denoise, torch.tensor(X0S), 3, alpha=linear, mask_index=MASK,
+            denoise,
+            torch.tensor(X0S),
+            3,
+            alpha=linear,
+            mask_index=MASK,
             generator=torch.Generator().manual_seed(9),
-        )  # fmt: skip
+        )
     half = len(seen) // 2
     assert half and all(map(torch.equal, seen[:half], seen[half:]))
 

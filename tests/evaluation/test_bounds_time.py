@@ -34,10 +34,19 @@ def test_each_step_is_asked_at_its_level(law, step, levels, temperature, monkeyp
     monkeypatch.setattr(bounds, "PROJECTED", 40)  # the parts of a batch keep their own
     draws = 2
     got = bounds.n_step_nelbo(
-        timed(), X0S, 3, alpha=hosts, mask_index=MASK, draws=draws, batch_size=20,
-        generator=torch.Generator().manual_seed(3), temperature=temperature,
-        u_law=law, u_step=step, levels=levels,
-    )  # fmt: skip
+        timed(),
+        X0S,
+        3,
+        alpha=hosts,
+        mask_index=MASK,
+        draws=draws,
+        batch_size=20,
+        generator=torch.Generator().manual_seed(3),
+        temperature=temperature,
+        u_law=law,
+        u_step=step,
+        levels=levels,
+    )
     levels = levels or [0, 1 / 3, 2 / 3, 1]
     generator = torch.Generator().manual_seed(3)
     u = coupling.draw_u(len(X0S) * draws, LENGTH, law, step=step, generator=generator)
@@ -66,16 +75,19 @@ def test_each_row_of_the_nelbo_is_asked_at_its_own_time(temperature, monkeypatch
     monkeypatch.setattr(bounds, "PROJECTED", 10)
     rows, generator = len(X0S), torch.Generator().manual_seed(4)
     got = bounds.nelbo_rows(
-        timed(), lambda t: (torch.full_like(t, -0.8), hosts(t)), X0S, MASK,
-        generator=torch.Generator().manual_seed(4), eps=0.01, batch_size=20,
+        timed(),
+        lambda t: (torch.full_like(t, -0.8), hosts(t)),
+        X0S,
+        MASK,
+        generator=torch.Generator().manual_seed(4),
+        eps=0.01,
+        batch_size=20,
         temperature=temperature,
-    )  # fmt: skip
+    )
     t = (torch.rand(rows, generator=generator) + torch.arange(rows)) / rows
     alphas = hosts(0.01 + 0.99 * t)
     masked = torch.rand(X0S.shape, generator=generator) > alphas[:, None]
-    for x0, m, a, found in zip(
-        *(x.tolist() for x in (X0S, masked, alphas, got.nats)), strict=True
-    ):
+    for x0, m, a, found in zip(*(x.tolist() for x in (X0S, masked, alphas, got.nats)), strict=True):
         wanted = nats(x0, m, m, a, temperature) * 0.8 / (1 - a)
         assert found == pytest.approx(wanted, rel=1e-5)
 
@@ -84,8 +96,6 @@ def test_levels_of_a_schedule_and_their_times_agree():
     """A list of shares means to the bound what it means to the sampler."""
     asked: list = []
     levels = laws.levels("cosine", 3)
-    bounds.n_step_nelbo(
-        timed(asked), X0S, 3, alpha=hosts, mask_index=MASK, levels=levels
-    )
+    bounds.n_step_nelbo(timed(asked), X0S, 3, alpha=hosts, mask_index=MASK, levels=levels)
     seen = torch.cat([alpha_t for alpha_t, _ in asked]).unique()
     assert seen.tolist() == pytest.approx([0.2 + 0.8 * x for x in levels[:-1]])

@@ -52,9 +52,7 @@ def naive_self_bleu(rows, order):
         for n in range(1, order + 1):
             mine = Counter(grams([row], n))
             others = [Counter(grams([r], n)) for j, r in enumerate(rows) if j != i]
-            matched = sum(
-                min(c, max(other[g] for other in others)) for g, c in mine.items()
-            )
+            matched = sum(min(c, max(other[g] for other in others)) for g, c in mine.items())
             logs += math.log((matched or 0.1) / sum(mine.values()))
         out.append(math.exp(logs / order))
     return out
@@ -62,10 +60,9 @@ def naive_self_bleu(rows, order):
 
 ROWS = st.integers(4, 9).flatmap(
     lambda length: st.lists(
-        st.lists(st.integers(0, 4), min_size=length, max_size=length),
-        min_size=2, max_size=7,
+        st.lists(st.integers(0, 4), min_size=length, max_size=length), min_size=2, max_size=7
     )
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -108,9 +105,7 @@ def test_intervals_leave_each_sample_out_once(rows, corpus):
     ]
     for found, naive in pairs:
         without = [naive(rows[:i] + rows[i + 1 :]) for i in range(len(rows))]
-        expected = intervals.jackknife(
-            naive(rows), torch.tensor(without, dtype=torch.float64)
-        )
+        expected = intervals.jackknife(naive(rows), torch.tensor(without, dtype=torch.float64))
         assert found == pytest.approx(expected, abs=1e-7)
 
 
@@ -168,9 +163,7 @@ def test_a_large_vocabulary_does_not_overflow():
     tokens = torch.randint(0, 200_000, (30, 60), generator=g) + 2**40
     tokens[1] = tokens[0]
     rows = tokens.tolist()
-    assert diversity.self_bleu(tokens).tolist() == pytest.approx(
-        naive_self_bleu(rows, 4)
-    )
+    assert diversity.self_bleu(tokens).tolist() == pytest.approx(naive_self_bleu(rows, 4))
     assert diversity.distinct(tokens, 3).value == naive_distinct(rows, 3)
     assert diversity.bigram_entropy(tokens % 200_000).value == pytest.approx(
         naive_bigram_entropy((tokens % 200_000).tolist())
@@ -219,9 +212,7 @@ def test_mauve_calls_the_package(monkeypatch, value):
             diversity.mauve(TEXTS, TEXTS)
         return
     assert diversity.mauve(TEXTS, TEXTS[::-1], device_id=3) == 0.75
-    assert asked == {
-        "p_text": TEXTS, "q_text": TEXTS[::-1], "verbose": False, "device_id": 3,
-    }  # fmt: skip
+    assert asked == {"p_text": TEXTS, "q_text": TEXTS[::-1], "verbose": False, "device_id": 3}
 
 
 def test_the_naive_bleu_is_bleu():

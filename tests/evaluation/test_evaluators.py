@@ -42,9 +42,7 @@ def by_byte():
 @pytest.fixture(scope="module")
 def gpt2():
     torch.manual_seed(0)
-    config = transformers.GPT2Config(
-        vocab_size=257, n_positions=64, n_embd=16, n_layer=2, n_head=2
-    )
+    config = transformers.GPT2Config(vocab_size=257, n_positions=64, n_embd=16, n_layer=2, n_head=2)
     model = transformers.GPT2LMHeadModel(config).eval()
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)
@@ -116,9 +114,7 @@ def test_the_first_pad_counts_as_the_hosts_do_and_can_be_left_out(gpt2):
     assert hosts.tokens.tolist() == [len(short), len(text[1]) - 1]
     assert own.tokens.tolist() == [len(short) - 1, len(text[1]) - 1]
     logits = gpt2(torch.tensor([short])).logits[0, -1].log_softmax(-1)
-    assert float(hosts.nats[0] - own.nats[0]) == pytest.approx(
-        -float(logits[0].detach()), rel=1e-4
-    )
+    assert float(hosts.nats[0] - own.nats[0]) == pytest.approx(-float(logits[0].detach()), rel=1e-4)
     assert float(hosts.nats[1]) == pytest.approx(float(own.nats[1]))
     # Without padding's token a sample's score is its own.
     alone = lm(gpt2, count_pad=False).nll(text[:1])
@@ -142,9 +138,9 @@ def test_markup_of_another_spelling_can_be_replaced(gpt2):
 def test_the_same_vocabulary_needs_no_retokenization(gpt2):
     byte = by_byte()
     ids = torch.tensor([byte("the cat sat")["input_ids"], [5] * 5 + [0] * 6])
-    direct = evaluators.CausalLM(
-        gpt2, byte, name="tiny", source=by_byte(), retokenize=False
-    ).nll(ids)
+    direct = evaluators.CausalLM(gpt2, byte, name="tiny", source=by_byte(), retokenize=False).nll(
+        ids
+    )
     expected = naive(gpt2, ids.tolist(), eos=0, context=11)
     assert direct.tokens.tolist() == [10, 5]
     assert direct.nats.tolist() == pytest.approx([n for n, _ in expected], rel=1e-4)
@@ -163,9 +159,8 @@ def test_another_vocabulary_is_refused_without_retokenization(gpt2):
 
 def test_a_vocabulary_too_small_is_refused(gpt2):
     small = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=50, n_positions=64, n_embd=8, n_layer=1,
-                                n_head=1)
-    )  # fmt: skip
+        transformers.GPT2Config(vocab_size=50, n_positions=64, n_embd=8, n_layer=1, n_head=1)
+    )
     with pytest.raises(ConfigError, match="vocabulary of 50 tokens and is given token"):
         lm(small).nll(["the cat"])
 
@@ -204,16 +199,13 @@ def test_a_folder_is_opened_by_name(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path)
     by_byte().save_pretrained(tmp_path)
     name = str(tmp_path)
-    opened = evaluators.CausalLM.load(name, source=by_word(), context=64,
-                                      max_length=1000)  # fmt: skip
+    opened = evaluators.CausalLM.load(name, source=by_word(), context=64, max_length=1000)
     assert opened.name == name
     expected = lm(gpt2, context=64).nll(SAMPLES)
     torch.testing.assert_close(opened.nll(SAMPLES).nats, expected.nats)
     half = evaluators.CausalLM.load(name, dtype=torch.bfloat16, device="cpu")
     assert half.model.dtype == torch.bfloat16
-    assert half.nll(["the cat"]).value == pytest.approx(
-        lm(gpt2).nll(["the cat"]).value, rel=0.1
-    )
+    assert half.nll(["the cat"]).value == pytest.approx(lm(gpt2).nll(["the cat"]).value, rel=0.1)
 
 
 def test_what_is_no_evaluator_is_refused(tmp_path, monkeypatch):
@@ -231,9 +223,9 @@ def uniform(tokens):
 
 def test_a_judge_counts_all_but_the_first_or_the_hosts_way():
     tokens = torch.tensor([[1, 7, 0, 3, 0], [0, 0, 2, 2, 2], [1, 1, 1, 1, 1]])
-    plain = evaluators.Judge(uniform, "AR", batch_size=2).nll(tokens)
+    plain = evaluators.CallableEvaluator(uniform, "AR", batch_size=2).nll(tokens)
     assert plain.tokens.tolist() == [4, 4, 4]
-    hosts = evaluators.Judge(uniform, "AR", eos=0, batch_size=2).nll(tokens)
+    hosts = evaluators.CallableEvaluator(uniform, "AR", eos=0, batch_size=2).nll(tokens)
     assert hosts.tokens.tolist() == [3, 3, 4]
     for scores in (plain, hosts):
         assert scores.perplexity == pytest.approx(50)
@@ -243,8 +235,8 @@ def test_a_judge_counts_all_but_the_first_or_the_hosts_way():
 
 def test_a_judges_nan_and_nothing_are_said():
     with pytest.raises(ConfigError, match="evaluator=AR finds no token"):
-        evaluators.Judge(uniform, "AR", eos=0).nll(torch.zeros(2, 4).long())
-    broken = evaluators.Judge(lambda t: uniform(t) * float("nan"), "AR")
+        evaluators.CallableEvaluator(uniform, "AR", eos=0).nll(torch.zeros(2, 4).long())
+    broken = evaluators.CallableEvaluator(lambda t: uniform(t) * float("nan"), "AR")
     with pytest.raises(ConfigError, match="2 of 2 samples are not finite"):
         broken.nll(torch.ones(2, 4).long())
 
@@ -254,7 +246,7 @@ def test_nan_where_nothing_counts_does_not_count():
         return uniform(tokens).where(tokens[:, 1:] != 0, float("nan"))
 
     tokens = torch.tensor([[0, 0, 2, 2, 2]])
-    assert evaluators.Judge(judge, "AR", eos=0).nll(tokens).tokens.tolist() == [3]
+    assert evaluators.CallableEvaluator(judge, "AR", eos=0).nll(tokens).tokens.tolist() == [3]
 
 
 def test_the_minihosts_ar_model_is_a_judge(compose):
@@ -264,7 +256,7 @@ def test_the_minihosts_ar_model_is_a_judge(compose):
     config = compose("algo=ar")
     model = algo.AR(config, dataloader.get_tokenizer(config)).eval()
     tokens = torch.randint(0, 250, (5, 16))
-    scores = evaluators.Judge(embedded.judge(model), "AR", batch_size=2).nll(tokens)
+    scores = evaluators.CallableEvaluator(embedded.judge(model), "AR", batch_size=2).nll(tokens)
     value, _ = metrics.perplexity(tokens, embedded.judge(model))
     assert scores.perplexity == pytest.approx(value, rel=1e-5)
     assert scores.tokens.tolist() == [15] * 5

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from mdlm_mcd.commands import demo_tables
 from mdlm_mcd.evaluation import frontier
 
-POINTS = st.lists(
-    st.tuples(st.floats(3.0, 6.0), st.floats(5.0, 5000.0)), min_size=1, max_size=8
-)
+POINTS = st.lists(st.tuples(st.floats(3.0, 6.0), st.floats(5.0, 5000.0)), min_size=1, max_size=8)
 
 
 def split(points):
@@ -86,9 +84,9 @@ def test_a_power_law_of_steps_is_inverted(power, steps):
     found = frontier.steps_to_reach(STEPS, curve, 1000 * steps**-power)
     assume(4.001 < steps < 127.9)
     assert found == pytest.approx(steps)
-    assert frontier.speed_up(
-        STEPS, curve, at=2, perplexity=1000 * steps**-power
-    ) == pytest.approx(steps / 2)
+    assert frontier.speed_up(STEPS, curve, at=2, perplexity=1000 * steps**-power) == pytest.approx(
+        steps / 2
+    )
 
 
 def test_steps_beyond_the_points_are_not_guessed():
@@ -107,23 +105,16 @@ def test_speed_up_at_equal_entropy_chooses_the_temperature_anew():
     frontiers = {
         n: (
             [h + 0.01 * n**0.1 for h in (3, 4, 5)],
-            [
-                math.exp(h + 0.01 * n**0.1) * 100 / n
-                for h in (3, 4, 5)
-            ],
+            [math.exp(h + 0.01 * n**0.1) * 100 / n for h in (3, 4, 5)],
         )
         for n in STEPS
-    }  # fmt: skip
+    }
     perplexity = math.exp(4.2) * 100 / 40
-    found = frontier.speed_up_at_equal(
-        frontiers, at=8, perplexity=perplexity, entropy=4.2
-    )
+    found = frontier.speed_up_at_equal(frontiers, at=8, perplexity=perplexity, entropy=4.2)
     assert found == pytest.approx(5.0)
     for entropy in (2.9, 5.5):
         assert not frontier.at_entropy(frontiers, entropy)
         assert (
-            frontier.speed_up_at_equal(
-                frontiers, at=8, perplexity=perplexity, entropy=entropy
-            )
+            frontier.speed_up_at_equal(frontiers, at=8, perplexity=perplexity, entropy=entropy)
             is None
         )

@@ -22,9 +22,12 @@ def test_a_ratio_is_resampled_jointly_as_scipy_does():
     theirs = scipy.stats.bootstrap(
         tuple(c.numpy() for c in SCORES),
         lambda nats, tokens, axis: np.exp(nats.sum(axis) / tokens.sum(axis)),
-        paired=True, n_resamples=20_000, method="percentile", vectorized=True,
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        vectorized=True,
         random_state=np.random.default_rng(0),  # `rng` from SciPy 1.15 on
-    ).confidence_interval  # fmt: skip
+    ).confidence_interval
     assert found.low == pytest.approx(theirs.low, rel=0.01)
     assert found.high == pytest.approx(theirs.high, rel=0.01)
 

@@ -9,8 +9,17 @@ import torch
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import evaluators, metrics
 
-NAMES = ["perplexity", "entropy", "corpus_entropy", "bigram_entropy", "bigram_tv",
-         "distinct_1", "distinct_2", "distinct_3", "self_bleu"]  # fmt: skip
+NAMES = [
+    "perplexity",
+    "entropy",
+    "corpus_entropy",
+    "bigram_entropy",
+    "bigram_tv",
+    "distinct_1",
+    "distinct_2",
+    "distinct_3",
+    "self_bleu",
+]
 
 
 def text(rows, seed=0, vocab=12):
@@ -25,7 +34,7 @@ def step_nats(tokens):
     return torch.where((step >= 1) & (step <= 3), math.log(3.0), math.log(100.0))
 
 
-AR = evaluators.Judge(step_nats, "walk")
+AR = evaluators.CallableEvaluator(step_nats, "walk")
 
 
 def test_a_row_has_the_schemas_names_and_is_json():
@@ -84,9 +93,7 @@ def test_sharper_samples_look_better_on_perplexity_alone():
     noisy = text(40).where(torch.rand(40, 16) < 0.9, 0)
     best = noisy[AR.nll(noisy).nats.argmin()].repeat(40, 1)
     corpus = text(200, seed=1)
-    honest, cheat = (
-        metrics.measure(t, evaluator=AR, corpus_tokens=corpus) for t in (noisy, best)
-    )
+    honest, cheat = (metrics.measure(t, evaluator=AR, corpus_tokens=corpus) for t in (noisy, best))
     assert cheat["perplexity"]["value"] < honest["perplexity"]["value"]
     for name in ("bigram_entropy", "distinct_2", "distinct_3"):
         assert cheat[name]["value"] < honest[name]["value"], name
@@ -112,9 +119,7 @@ def test_what_cannot_be_measured_is_refused(samples, change, said):
 
 
 def test_mauve_joins_the_row_when_texts_are_given(monkeypatch):
-    monkeypatch.setattr(
-        metrics, "mauve", lambda p, q: 0.5 if (p, q) == ("p", "q") else 0
-    )
+    monkeypatch.setattr(metrics, "mauve", lambda p, q: 0.5 if (p, q) == ("p", "q") else 0)
     row = metrics.measure(text(5), texts=("p", "q"))
     assert row["mauve"] == {"value": 0.5, "low": None, "high": None}
 
@@ -125,9 +130,7 @@ def test_the_bound_fits_into_a_row():
     def denoise(z, rows):
         return torch.zeros(int(rows.sum()), 13)
 
-    found = metrics.n_step_nelbo(
-        denoise, tokens, 4, alpha=lambda t: 1 - t, mask_index=12
-    )
+    found = metrics.n_step_nelbo(denoise, tokens, 4, alpha=lambda t: 1 - t, mask_index=12)
     figure = found.estimate()._asdict()
     assert figure["value"] == pytest.approx(math.log(12))
     assert figure["low"] == pytest.approx(figure["high"])

@@ -17,9 +17,7 @@ def test_sample_entropy():
 def test_pooled_entropy_sees_what_per_sample_entropy_hides():
     repeated = torch.tensor([[1, 2, 3, 4]]).repeat(8, 1)
     diverse = torch.arange(32).view(8, 4)
-    assert torch.equal(
-        metrics.sample_entropy(repeated), metrics.sample_entropy(diverse)
-    )
+    assert torch.equal(metrics.sample_entropy(repeated), metrics.sample_entropy(diverse))
     assert metrics.corpus_entropy(repeated) == pytest.approx(math.log(4))
     assert metrics.corpus_entropy(diverse) == pytest.approx(math.log(32))
 
@@ -54,9 +52,7 @@ def noise(t):
 
 def test_nelbo_of_knowing_nothing_is_log_vocab():
     tokens = torch.randint(0, 10, (20_000, 20))
-    value = metrics.nelbo(
-        lambda z, rows: torch.zeros(int(rows.sum()), 11), noise, tokens, 10
-    )
+    value = metrics.nelbo(lambda z, rows: torch.zeros(int(rows.sum()), 11), noise, tokens, 10)
     # One of the 11 is the mask, which never is the answer.
     assert value == pytest.approx(0.999 * math.log(10), rel=0.02)
 
@@ -69,9 +65,12 @@ def test_nelbo_agrees_with_the_hosts_own(random_mdlm):
     with torch.no_grad():
         theirs = float(model.nll(tokens, None, None).mean())
     ours = metrics.nelbo(
-        duo.denoiser(model), model.noise, tokens, model.mask_index,
+        duo.denoiser(model),
+        model.noise,
+        tokens,
+        model.mask_index,
         generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     assert ours == pytest.approx(theirs, rel=0.08)  # two noisy estimates
 
 

@@ -70,9 +70,16 @@ def test_sections_in_their_order(full):
     page = Page(full)
     sections = [a["id"] for a in page.all("section")]
     assert sections == [
-        "what", "figures", "paper", "steps", "frontier", "compared", "diversity",
-        "samples", "provenance",
-    ]  # fmt: skip
+        "what",
+        "figures",
+        "paper",
+        "steps",
+        "frontier",
+        "compared",
+        "diversity",
+        "samples",
+        "provenance",
+    ]
     linked = [a["href"] for a in page.all("a") if a["href"] != "#main"]
     assert linked == [f"#{s}" for s in sections]
 
@@ -269,21 +276,36 @@ def test_the_command_refuses_in_a_sentence(tmp_path, capsys):
 def test_a_demo_is_rows_of_the_schema(tmp_path):
     from mdlm_mcd.commands import demo_tables
 
-    cell = {"perplexity": 100.0, "perplexity_error": 2.0, "entropy": 3.9,
-            "entropy_error": 0.01, "correlation": 0.9,
-            "pooled_entropy": 5.0, "evaluations": 8, "seconds": 1.0,
-            "texts": ["a", "b"]}  # fmt: skip
+    cell = {
+        "perplexity": 100.0,
+        "perplexity_error": 2.0,
+        "entropy": 3.9,
+        "entropy_error": 0.01,
+        "correlation": 0.9,
+        "pooled_entropy": 5.0,
+        "evaluations": 8,
+        "seconds": 1.0,
+        "texts": ["a", "b"],
+    }
     models = {
         name: {"temperature": t, "nelbo": 4.0, "steps": {"8": cell}}
         for name, t in (("teacher", 1.0), ("teacher, T = 0.8", 0.8), ("MCD round 1", 1))
     }
     demo = {
-        "recipe": {"name": "quick", "seconds": {}}, "seed": 1, "versions": {},
-        "machine": {}, "models": models,
-        "sampling": {"sampler": "sparse", "dtype": "float64", "samples": 8,
-                     "length": 32, "judge": "AR"},
+        "recipe": {"name": "quick", "seconds": {}},
+        "seed": 1,
+        "versions": {},
+        "machine": {},
+        "models": models,
+        "sampling": {
+            "sampler": "sparse",
+            "dtype": "float64",
+            "samples": 8,
+            "length": 32,
+            "judge": "AR",
+        },
         "corpus": {"perplexity": 50.0, "entropy": 3.7, "pooled_entropy": 5.5},
-    }  # fmt: skip
+    }
     rows = demo_tables.rows(demo)
     path = write(tmp_path / "r.jsonl", json.loads(json.dumps(rows)))
     found = results.read([path])

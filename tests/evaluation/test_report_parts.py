@@ -30,8 +30,9 @@ def test_between_interpolates_log_linearly_and_never_beyond():
     assert compare.between(curve[:1], 4.1) is None
 
 
-@given(st.lists(st.tuples(st.floats(1, 5), st.floats(2, 1e4)), min_size=2, max_size=8),
-       st.floats(0, 6))  # fmt: skip
+@given(
+    st.lists(st.tuples(st.floats(1, 5), st.floats(2, 1e4)), min_size=2, max_size=8), st.floats(0, 6)
+)
 def test_between_stays_between(points, x):
     found = compare.between([(h, value(p)) for h, p in points], x)
     inside = min(h for h, _ in points) <= x <= max(h for h, _ in points)
@@ -107,9 +108,7 @@ def drawn(law, temperature, seed, samples=128, length=48):
     perplexity = scores.estimate(intervals.perplexity, **how)._asdict()
     perplexity["correlation"] = intervals.correlation(scores, entropies)
     entropy = intervals.mean(entropies, **how)._asdict()
-    return row(
-        "m", 8, temperature, metrics={"perplexity": perplexity, "entropy": entropy}
-    )
+    return row("m", 8, temperature, metrics={"perplexity": perplexity, "entropy": entropy})
 
 
 def test_the_correlation_of_samples_of_unequal_length():
@@ -137,8 +136,7 @@ def test_the_interval_at_equal_entropy_holds_the_truth():
     errors, spreads = [], []
     for seed in range(0, 300, 4):
         *curve, own = (
-            results.Point(drawn(law, t, seed + i), "")
-            for i, t in enumerate((0.7, 0.85, 1.0, 0.9))
+            results.Point(drawn(law, t, seed + i), "") for i, t in enumerate((0.7, 0.85, 1.0, 0.9))
         )
         at = [(p.metric("entropy").value, p.metric("perplexity")) for p in curve]
         other = compare.between(at, own.metric("entropy").value)
@@ -146,9 +144,7 @@ def test_the_interval_at_equal_entropy_holds_the_truth():
         spreads.append(compare.spread(own, curve))
     held = sum(abs(e) <= s for e, s in zip(errors, spreads, strict=True)) / len(errors)
     assert 0.88 <= held <= 0.99
-    assert statistics.mean(spreads) == pytest.approx(
-        1.96 * statistics.stdev(errors), rel=0.25
-    )
+    assert statistics.mean(spreads) == pytest.approx(1.96 * statistics.stdev(errors), rel=0.25)
 
 
 def test_without_a_correlation_there_is_no_verdict(tmp_path):
@@ -173,8 +169,7 @@ def test_labels_are_spread_without_overlap(wanted):
     ordered = sorted(places)
     assert all(b - a >= gap - 1e-6 for a, b in zip(ordered, ordered[1:], strict=False))
     pairs = sorted(zip(wanted, places, strict=True))
-    assert all(a[1] <= b[1] + 1e-6 for a, b in zip(pairs, pairs[1:], strict=False)
-               if a[0] < b[0])  # fmt: skip
+    assert all(a[1] <= b[1] + 1e-6 for a, b in zip(pairs, pairs[1:], strict=False) if a[0] < b[0])
 
 
 @settings(max_examples=200)
@@ -189,8 +184,7 @@ def test_axes_have_ticks_on_them_that_differ(low, factor, log):
 
 def luminance(colour):
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-              for c in parts]  # fmt: skip
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 

@@ -48,15 +48,18 @@ def test_of_two_rows_for_a_point_the_later_counts(tmp_path):
 
 @pytest.mark.parametrize(
     "key, other",
-    [("evaluator", "gpt2-large"), ("dtype", "float32"), ("num_samples", 96),
-     ("length", 128), ("seed", 2)],
-)  # fmt: skip
+    [
+        ("evaluator", "gpt2-large"),
+        ("dtype", "float32"),
+        ("num_samples", 96),
+        ("length", 128),
+        ("seed", 2),
+    ],
+)
 def test_what_does_not_compare_is_refused_unless_forced(tmp_path, key, other):
     rows = [row(), row("MCD round 1", **{key: other})]
     path = write(tmp_path / "r.jsonl", rows)
-    with pytest.raises(
-        ConfigError, match=rf"r.jsonl, line 2 has {key} {other} .*force"
-    ):
+    with pytest.raises(ConfigError, match=rf"r.jsonl, line 2 has {key} {other} .*force"):
         results.read([path])
     found = results.read([path], force=True)
     assert found.mixed == {key: [str(rows[0][key]), str(other)]}
@@ -77,9 +80,7 @@ def test_a_checkpoint_that_changed_under_its_name(tmp_path):
 def test_laws_and_samplers_are_curves_of_their_own(tmp_path):
     rows = [row(), row(u_law="golden"), row(u_law="lattice", u_step=0.125)]
     found = results.read([write(tmp_path / "r.jsonl", rows)])
-    assert found.names == [
-        "teacher", "teacher, u golden", "teacher, u lattice, step 0.125",
-    ]  # fmt: skip
+    assert found.names == ["teacher", "teacher, u golden", "teacher, u lattice, step 0.125"]
     assert not found.mixed
 
 
@@ -100,10 +101,7 @@ def without(key):
         (dict(row(), temperature=0), "line 2: temperature = 0 has to be above 0"),
         (dict(row(), texts="one"), "line 2: texts = 'one' is of the wrong kind"),
         (row(metrics={"perplexity": 3.0}), "line 2: metrics.perplexity = 3.0 has to"),
-        (
-            row(metrics={"perplexity": {"value": 0}}),
-            "perplexity.value = 0 has to",
-        ),
+        (row(metrics={"perplexity": {"value": 0}}), "perplexity.value = 0 has to"),
         (row(metrics={"entropy": {"value": "3"}}), "metrics.entropy.value = '3' is no"),
     ],
 )

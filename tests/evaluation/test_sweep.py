@@ -12,7 +12,7 @@ from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import bounds, calibration, results, sweep
 from mdlm_mcd.evaluation.candidate import Candidate
-from mdlm_mcd.evaluation.evaluators import Judge
+from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.evaluation.plan import Plan, grid
 from mdlm_mcd.evaluation.report.paper import published
 
@@ -40,13 +40,19 @@ def model(label="a", sha="1" * 64, scale=1.0, calls=None):
         return (table.expand(len(z), LENGTH, VOCAB) * (1 + visible))[rows].float()
 
     return Candidate(
-        label=label, denoise=denoise, alpha=alpha, mask_index=MASK, vocab_size=VOCAB,
-        length=LENGTH, tokenizer=Tokenizer(), provenance={"sha256": sha, "algo": "mcd"},
-    )  # fmt: skip
+        label=label,
+        denoise=denoise,
+        alpha=alpha,
+        mask_index=MASK,
+        vocab_size=VOCAB,
+        length=LENGTH,
+        tokenizer=Tokenizer(),
+        provenance={"sha256": sha, "algo": "mcd"},
+    )
 
 
 def evaluator(_):
-    return Judge(lambda tokens: torch.ones(len(tokens), LENGTH - 1), "even")
+    return CallableEvaluator(lambda tokens: torch.ones(len(tokens), LENGTH - 1), "even")
 
 
 def held_out(_):
@@ -60,9 +66,13 @@ def plan(**how):
 
 def run(out, *models, plan=None, **how):
     job = sweep.Sweep(
-        plan or globals()["plan"](), out, evaluator=evaluator, held_out=held_out,
-        facts={"commit": "c0ffee"}, **how,
-    )  # fmt: skip
+        plan or globals()["plan"](),
+        out,
+        evaluator=evaluator,
+        held_out=held_out,
+        facts={"commit": "c0ffee"},
+        **how,
+    )
     return job.run([lambda m=m: m for m in models])
 
 
@@ -73,9 +83,12 @@ def lines(path):
 def test_a_row_for_every_model_and_point(tmp_path):
     out, seen = tmp_path / "r.jsonl", []
     rows = run(
-        out, model(), model("b", "2" * 64), plan=plan(temperature=[1.0, 0.5]),
+        out,
+        model(),
+        model("b", "2" * 64),
+        plan=plan(temperature=[1.0, 0.5]),
         on_point=lambda *x: seen.append(x),
-    )  # fmt: skip
+    )
     assert rows == lines(out) and len(rows) == 8
     row = rows[0]
     assert (row["model"], row["steps"], row["temperature"]) == ("a", 2, 1.0)
@@ -86,9 +99,13 @@ def test_a_row_for_every_model_and_point(tmp_path):
     assert row["corpus"]["perplexity"] == pytest.approx(torch.e)
     # The bound is that of `bounds`, on the rows asked for.
     expected = bounds.n_step_nelbo(
-        model().denoise, held_out(None)[:16], 2, alpha=alpha, mask_index=MASK,
+        model().denoise,
+        held_out(None)[:16],
+        2,
+        alpha=alpha,
+        mask_index=MASK,
         generator=counter_generator(1, "n-step", 2),
-    )  # fmt: skip
+    )
     assert row["metrics"]["n_step_nelbo"]["value"] == pytest.approx(expected.value)
     assert seen[-1] == (24.0, 24.0, "done")
     # One law, two labels: the same noise gave the same samples.
@@ -124,9 +141,7 @@ def test_a_row_cut_anywhere_is_measured_again(tmp_path, whole, at):
     out.write_bytes(b"".join(kept[:whole]) + kept[whole][:at])
     if whole or at not in (1, 5):  # of which nobody could say whose they were
         assert [r["texts"] for r in run(out, model())] == [r["texts"] for r in rows]
-        assert [sweep.identity(r) for r in lines(out)] == [
-            sweep.identity(r) for r in rows
-        ]
+        assert [sweep.identity(r) for r in lines(out)] == [sweep.identity(r) for r in rows]
         return
     with pytest.raises(ConfigError, match="line 1 is no JSON"):
         run(out, model())
@@ -186,9 +201,10 @@ def test_another_held_out_text_is_another_measurement(tmp_path, monkeypatch):
         run(out, model("b", "2" * 64, calls=calls), plan=few)
     wider = run(tmp_path / "wider.jsonl", model(), plan=more)
     monkeypatch.setitem(
-        globals(), "held_out",
+        globals(),
+        "held_out",
         lambda _: torch.randint(0, MASK, (120, LENGTH), generator=counter_generator(7)),
-    )  # fmt: skip
+    )
     with pytest.raises(ConfigError, match="with corpus_sha256"):
         run(out, model(calls=calls))
     assert not calls and lines(out) == first  # before any work
@@ -252,9 +268,12 @@ def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path)
         opened.clear()
         models = [model(label, sha * 64) for label, sha in ("a1", "b2", "c3")]
         return sweep.Sweep(
-            plan(), out, evaluator=lambda m: opened.append(m.label) or evaluator(m),
-            held_out=held_out, evaluator_name=name,
-        ).run([lambda m=m: m for m in models])  # fmt: skip
+            plan(),
+            out,
+            evaluator=lambda m: opened.append(m.label) or evaluator(m),
+            held_out=held_out,
+            evaluator_name=name,
+        ).run([lambda m=m: m for m in models])
 
     rows = sweep_of("even")
     assert opened == ["a", "b", "c"]
@@ -267,8 +286,9 @@ def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path)
 
 
 def test_models_of_no_checkpoint_are_measured_each(tmp_path):
-    one, other = (replace(model(name, scale=s), provenance={})
-                  for name, s in (("a", 1.0), ("b", 5.0)))  # fmt: skip
+    one, other = (
+        replace(model(name, scale=s), provenance={}) for name, s in (("a", 1.0), ("b", 5.0))
+    )
     rows = run(tmp_path / "r.jsonl", one, other)
     assert rows[0]["texts"] != rows[2]["texts"]
     run(tmp_path / "r.jsonl", one, other)
@@ -316,9 +336,7 @@ def test_one_latent_for_all_numbers_of_steps(tmp_path):
 
 
 def test_a_fitted_step(tmp_path):
-    rows = run(
-        tmp_path / "r", model(), plan=plan(laws=[("lattice", "auto")], stratified=True)
-    )
+    rows = run(tmp_path / "r", model(), plan=plan(laws=[("lattice", "auto")], stratified=True))
     assert rows[0]["u_step"] == "auto" and 0 < rows[0]["u_step_fitted"] <= 1
     assert rows[0]["stratified"] is True
 
@@ -334,16 +352,23 @@ def test_which_precision_is_published():
     def row(steps, dtype, value, length=1024):
         figure = {"value": value, "low": value - 5, "high": value + 5}
         metrics = {"perplexity": figure, "entropy": {"value": 5.4}}
-        return {"steps": steps, "dtype": dtype, "length": length, "metrics": metrics,
-                "evaluator": "org/gpt2-large"}  # fmt: skip
+        return {
+            "steps": steps,
+            "dtype": dtype,
+            "length": length,
+            "metrics": metrics,
+            "evaluator": "org/gpt2-large",
+        }
 
     paper = published()
-    rows = [row(4, "float64", 700.0), row(32, "float32", 163.0),
-            row(32, "float64", 192.0), row(64, "float64", 300.0)]  # fmt: skip
+    rows = [
+        row(4, "float64", 700.0),
+        row(32, "float32", 163.0),
+        row(32, "float64", 192.0),
+        row(64, "float64", 300.0),
+    ]
     found = calibration.verdicts(rows, paper)
-    assert [v.said for v in found] == [
-        "no published figure", "matches float32", "matches neither",
-    ]  # fmt: skip
+    assert [v.said for v in found] == ["no published figure", "matches float32", "matches neither"]
     assert found[1].published == 163.27
     # Another length is another measurement.
     (other,) = calibration.verdicts([row(32, "float32", 163.0, length=64)], paper)
@@ -375,9 +400,7 @@ def test_samples_of_nothing_but_eos(tmp_path):
         eos_token_id = 5
 
     def only_eos(z, rows):
-        return torch.full((int(rows.sum()), VOCAB), -1e4).index_fill_(
-            1, torch.tensor([5]), 0.0
-        )
+        return torch.full((int(rows.sum()), VOCAB), -1e4).index_fill_(1, torch.tensor([5]), 0.0)
 
     with pytest.raises(ConfigError, match="nothing but EOS"):
         run(tmp_path / "r", replace(model(), denoise=only_eos, tokenizer=Ends()))

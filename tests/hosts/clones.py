@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts.specs import DUO, MDLM, Layout, of_folder, takes_labels
+from mdlm_mcd.hosts.specs import DUO, MDLM, HostSpec, of_folder, takes_labels
 
 HERE = Path(__file__).parent
 EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")
 LENGTH, VOCAB = 32, 300
 
 
-def name_of(folder: Path, layout: Layout) -> str:
-    if layout is MDLM:
+def name_of(folder: Path, spec: HostSpec) -> str:
+    if spec is MDLM:
         return "mdlm"
     return "duo (main)" if takes_labels(folder) else "duo (ch-1)"
 
@@ -34,10 +34,10 @@ def find() -> dict[str, Path]:
     for folder in (Path(where), *sorted(Path(where).iterdir())):
         if (folder / "main.py").is_file():
             try:
-                layout = of_folder(folder)
+                spec = of_folder(folder)
             except ConfigError:
                 continue
-            found.setdefault(name_of(folder, layout), folder.resolve())
+            found.setdefault(name_of(folder, spec), folder.resolve())
     return found
 
 
@@ -52,9 +52,11 @@ def make_assets(out: Path, texts: list[str]) -> None:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB, special_tokens=special, show_progress=False,
+        vocab_size=VOCAB,
+        special_tokens=special,
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
@@ -76,10 +78,14 @@ def make_assets(out: Path, texts: list[str]) -> None:
     torch.manual_seed(0)
     judge = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2,
-            bos_token_id=0, eos_token_id=1,
+            vocab_size=len(tokenizer),
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=1,
         )
-    )  # fmt: skip
+    )
     judge.save_pretrained(out / "gpt2")
     tokenizer.save_pretrained(out / "gpt2")
 
@@ -89,7 +95,7 @@ class Clone:
     """A copy of a clone, as it was or patched, and where its runs are kept."""
 
     name: str
-    layout: Layout
+    spec: HostSpec
     folder: Path
     assets: Path
     runs: Path
@@ -97,52 +103,71 @@ class Clone:
     @property
     def own(self) -> list[str]:
         """The host's own masked model."""
-        return ["algo=mdlm", "sampling.predictor=ancestral_cache"] * (
-            self.layout is DUO
-        )
+        return ["algo=mdlm", "sampling.predictor=ancestral_cache"] * (self.spec is DUO)
 
     def tiny(self) -> list[str]:
         return [
-            "~wandb", "model=tiny", "model.hidden_size=32", "model.n_blocks=1",
-            "model.n_heads=2", f"model.length={LENGTH}", "data=wikitext2",
-            "data.train=tiny", "data.valid=tiny",
+            "~wandb",
+            "model=tiny",
+            "model.hidden_size=32",
+            "model.n_blocks=1",
+            "model.n_heads=2",
+            f"model.length={LENGTH}",
+            "data=wikitext2",
+            "data.train=tiny",
+            "data.valid=tiny",
             f"data.tokenizer_name_or_path={self.assets}/tokenizer",
-            f"data.cache_dir={self.assets}/data", "loader.global_batch_size=8",
-            "loader.eval_global_batch_size=8", "loader.num_workers=1",
-            "loader.pin_memory=False", "trainer.accelerator=cpu", "trainer.devices=1",
-            "trainer.precision=32", "trainer.val_check_interval=6",
-            "++trainer.check_val_every_n_epoch=null", "trainer.limit_val_batches=2",
-            "++trainer.enable_progress_bar=False", "trainer.log_every_n_steps=1",
-            "lr_scheduler.num_warmup_steps=2", "optim.lr=1e-3", "training.ema=0.9",
+            f"data.cache_dir={self.assets}/data",
+            "loader.global_batch_size=8",
+            "loader.eval_global_batch_size=8",
+            "loader.num_workers=1",
+            "loader.pin_memory=False",
+            "trainer.accelerator=cpu",
+            "trainer.devices=1",
+            "trainer.precision=32",
+            "trainer.val_check_interval=6",
+            "++trainer.check_val_every_n_epoch=null",
+            "trainer.limit_val_batches=2",
+            "++trainer.enable_progress_bar=False",
+            "trainer.log_every_n_steps=1",
+            "lr_scheduler.num_warmup_steps=2",
+            "optim.lr=1e-3",
+            "training.ema=0.9",
             "callbacks.checkpoint_every_n_steps.every_n_train_steps=4",
-            "sampling.steps=8", "sampling.num_sample_batches=1",
-            "eval.generate_samples=False", "eval.compute_generative_perplexity=True",
+            "sampling.steps=8",
+            "sampling.num_sample_batches=1",
+            "eval.generate_samples=False",
+            "eval.compute_generative_perplexity=True",
             f"eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2",
-        ]  # fmt: skip
+        ]
 
     def start(self, command: list[str]) -> subprocess.CompletedProcess:
         # Where the tests' callbacks are found.
         path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
         env = {
-            **os.environ, "PYTHONPATH": os.pathsep.join(path),
-            "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-            "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1",
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path),
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "WANDB_MODE": "offline",
+            "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
-        }  # fmt: skip
+        }
         return subprocess.run(
-            [sys.executable, *command], cwd=self.folder, env=env, text=True,
-            capture_output=True, timeout=600,
-        )  # fmt: skip
+            [sys.executable, *command],
+            cwd=self.folder,
+            env=env,
+            text=True,
+            capture_output=True,
+            timeout=600,
+        )
 
     def run(self, name: str, *overrides: str, memory=False, fails=False, sweep=False):
         """One run in `runs/name`; answers (its folder, what it said)."""
         out = self.runs / name
-        how = (
-            ["-m", "mdlm_mcd.commands.main", "run"]
-            if memory
-            else [str(HERE / "plain.py")]
-        )
+        how = ["-m", "mdlm_mcd.commands.main", "run"] if memory else [str(HERE / "plain.py")]
         how += ["-m", f"hydra.sweep.dir={out}"] if sweep else []
         done = self.start([*how, *self.tiny(), f"hydra.run.dir={out}", *overrides])
         said = done.stdout + done.stderr

@@ -94,18 +94,14 @@ def run(config):
     model.teacher.snapshot(model.backbone, stage.index)
     shake(model.backbone, 0.05)
     model.eval()  # dropout would differ between the two computations
-    x0, valid, condition = model.host_inputs(
-        batch, lambda name: model.draw_uniform(ROWS, 0, name)
-    )
+    x0, valid, condition = model.host_inputs(batch, lambda name: model.draw_uniform(ROWS, 0, name))
     parts = model.distil(stage, x0, valid, condition, 0)
     loss = parts.loss / valid.sum()
     loss.backward()
     got = [p.grad for p in model.backbone.parameters()]
     model.zero_grad(set_to_none=True)
 
-    t, s = sample_times(
-        ROWS, stage.delta, generator=counter_generator(config.seed, STEP, "t")
-    )
+    t, s = sample_times(ROWS, stage.delta, generator=counter_generator(config.seed, STEP, "t"))
     u = draw_u(ROWS, length, generator=counter_generator(config.seed, STEP, "u"))
     alpha = [visible(config.noise, time)[:, None] for time in (t, s)]
     z_t, z_s = (torch.where(u > a, mask, x0) for a in alpha)

@@ -100,8 +100,7 @@ def minihost(config, tokenizer):
     sigma = -torch.log(alpha).float()
     with torch.no_grad():
         logs = [net(z, sigma).double() for net in (ours, theirs)]
-        both = [net.nll_per_token(logs[1], z, x0, alpha, slope)
-                for net in (ours, theirs)]  # fmt: skip
+        both = [net.nll_per_token(logs[1], z, x0, alpha, slope) for net in (ours, theirs)]
         name = "_posterior_from_x0"
         known = (z, theirs.noise(t - 0.01)[1], alpha)
         # Branch ch-1 calls it otherwise.

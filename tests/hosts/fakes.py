@@ -1,4 +1,4 @@
-"""A clone made of the minihost: Duo's layout on disk, not patched.
+"""A clone made of the minihost: Duo's spec on disk, not patched.
 
 Its main.py holds the lines that our patch changes, taken from the patch itself, so
 that everything about patching and launching runs without a real clone.
@@ -45,7 +45,10 @@ def duo(folder: Path) -> Path:
         text = text.replace("from .. import", "from mdlm_mcd import")
         text = text.replace("from . import trainer_base", "import trainer_base")
         text = text.replace("from . import", "from mdlm_mcd.minihost import")
-        text = text.replace("from .", "from mdlm_mcd.minihost.")
+        text = text.replace("from .. import", "from mdlm_mcd import")
+        text = text.replace("from ..", "from mdlm_mcd.").replace(
+            "from .", "from mdlm_mcd.minihost."
+        )
         (folder / name).write_text(text)
     (folder / "dataloader.py").write_text(
         "from mdlm_mcd.minihost.dataloader import *\n"
@@ -58,9 +61,7 @@ def duo(folder: Path) -> Path:
     )
     (hunk,) = patches.of(DUO)
     main = MAIN.format(lines=hunk.before.decode().rstrip())
-    main = main.replace(
-        "import hydra\n", "import hydra\nfrom omegaconf import OmegaConf\n"
-    )
+    main = main.replace("import hydra\n", "import hydra\nfrom omegaconf import OmegaConf\n")
     (folder / "main.py").write_text(main)
     for path in (source / "configs").rglob("*.yaml"):
         to = folder / "configs" / path.relative_to(source / "configs")
@@ -69,11 +70,11 @@ def duo(folder: Path) -> Path:
     return folder
 
 
-def patchable(folder: Path, layout, newline="\n") -> Path:
-    """Files in which the layout's patch fits, and little else."""
+def patchable(folder: Path, spec, newline="\n") -> Path:
+    """Files in which the spec's patch fits, and little else."""
     folder.mkdir(parents=True, exist_ok=True)
     texts: dict[str, str] = {}
-    for i, hunk in enumerate(patches.of(layout)):
+    for i, hunk in enumerate(patches.of(spec)):
         filler = f"# before {i}\n"
         texts[hunk.file] = texts.get(hunk.file, "") + filler + hunk.before.decode()
     for name, text in texts.items():

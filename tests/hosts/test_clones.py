@@ -29,15 +29,13 @@ if not FOUND:
 
 # What has to be there, by us: its absence is a failure, not a reason to skip.
 OURS = ("mdlm_mcd", "flash_attn", "mamba_ssm", "causal_conv1d")
-ROUNDS = ["algo.rounds=2", "algo.steps_per_round=6", "trainer.max_steps=12",
-          "algo.delta0=1/16"]  # fmt: skip
+ROUNDS = ["algo.rounds=2", "algo.steps_per_round=6", "trainer.max_steps=12", "algo.delta0=1/16"]
 
 
 def tree(folder):
     """A digest of every file in a folder."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest()
-            for p in files}  # fmt: skip
+    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
 
 
 def weights(path):
@@ -69,10 +67,10 @@ def host(request, assets, tmp_path_factory):
     clone = clones.copy(
         request.param, FOUND[request.param], folder / "clone", assets, folder / "runs"
     )
-    module = clone.layout.modules[0]
+    module = clone.spec.modules[0]
     code = (
-        "import sys, pathlib; from mdlm_mcd.hosts import shims; "
-        "shims.install(pathlib.Path.cwd()); sys.path.insert(0, ''); "
+        "import sys, pathlib; from mdlm_mcd.hosts import stubs; "
+        "stubs.install(pathlib.Path.cwd()); sys.path.insert(0, ''); "
         f"import {module}, main"
     )
     done = clone.start(["-c", code])
@@ -88,7 +86,7 @@ def patched(host):
     clone = clones.copy(
         host.name, host.folder, host.folder.parent / "patched", host.assets, host.runs
     )
-    patches.patch(clone.folder, clone.layout)
+    patches.patch(clone.folder, clone.spec)
     return clone
 
 
@@ -153,9 +151,7 @@ def test_the_losses(patched, teacher, student):
     hybrid, _ = weights(student / "round-2.ckpt")
     assert all(torch.isfinite(v).all() for v in forward.values())
     assert not same(forward, hybrid) and held["mdlm_mcd"]["loss"] == "kl_fwd"
-    _, said = patched.run(
-        "kl_bwd", "algo=mcd", *ROUNDS, path, "algo.loss=kl_bwd", fails=True
-    )
+    _, said = patched.run("kl_bwd", "algo=mcd", *ROUNDS, path, "algo.loss=kl_bwd", fails=True)
     for words in ("DivergenceError", "algo.loss=kl_bwd is", "use algo.loss=hybrid"):
         assert words in said
 
@@ -166,15 +162,11 @@ def test_the_baselines(host, patched, teacher, name):
     rounds = ROUNDS
     if name == "cd4lm":
         rounds = ["algo.steps_per_round=12", "trainer.max_steps=12"]
-    out, _ = patched.run(
-        name, f"algo={name}", *rounds, f"algo.teacher_path={teacher}"
-    )  # fmt: skip
+    out, _ = patched.run(name, f"algo={name}", *rounds, f"algo.teacher_path={teacher}")
     path = out / "checkpoints" / ("round-2.ckpt" if name == "sdtt" else "round-1.ckpt")
     _, held = weights(path)
     assert held["global_step"] == 12 and held["mdlm_mcd"]["algo"] == name
-    _, said = host.run(
-        f"{name} nelbo", *host.own, "mode=ppl_eval", f"eval.checkpoint_path={path}"
-    )
+    _, said = host.run(f"{name} nelbo", *host.own, "mode=ppl_eval", f"eval.checkpoint_path={path}")
     nll = re.search(r"val/nll\W+([0-9.]+)", said)
     assert nll and 0 < float(nll[1]) < 20
 
@@ -186,7 +178,7 @@ DCD = ["algo=dcd", *ROUNDS, "algo.gamma_max=1"]  # which suits so few tokens
 @pytest.fixture(scope="module")
 def uniform(host):
     """A uniform-state teacher, trained by the pristine host's own algo."""
-    if host.layout is MDLM:
+    if host.spec is MDLM:
         pytest.skip("mdlm has no uniform-state models")
     out, _ = host.run("uniform", *UNIFORM, "trainer.max_steps=12")
     return out / "checkpoints" / "last.ckpt"
@@ -236,26 +228,22 @@ def test_dcd_and_the_embedded_model_by_contract(patched, uniform, loss):
 def test_dcd_and_mcd_know_whose_checkpoint_it_is(patched, teacher, uniform):
     for name, algo, path, wanted in (
         ("dcd", DCD, teacher, "parameterization=subs, and a uniform-state model"),
-        ("mcd", ["algo=mcd", *ROUNDS], uniform,
-         "parameterization=mean, and a masked model"),
-    ):  # fmt: skip
+        ("mcd", ["algo=mcd", *ROUNDS], uniform, "parameterization=mean, and a masked model"),
+    ):
         path = f"algo.teacher_path={path}"
         _, said = patched.run(f"{name} refused", *algo, path, fails=True)
         assert wanted in said
 
 
 def test_dcd_in_a_host_without_uniform_state_models(patched):
-    if patched.layout is DUO:
+    if patched.spec is DUO:
         pytest.skip(f"{patched.name} has them")
     _, said = patched.run("dcd", "algo=dcd", "algo.teacher_path=x", fails=True)
     assert "needs a uniform-state model, and MDLM's code has none" in said
 
 
 # The hosts' samplers. Their `strategy=ddp` is distributed with one process, too.
-SAMPLERS = {
-    "distributed": [],
-    "random": ["+trainer.use_distributed_sampler=false"],
-}
+SAMPLERS = {"distributed": [], "random": ["+trainer.use_distributed_sampler=false"]}
 
 
 @pytest.fixture(scope="module")
@@ -268,11 +256,15 @@ def unstopped(patched, teacher):
     @functools.cache
     def run(sampler):
         overrides = [
-            "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}", "loader.batch_size=4",
-            "trainer.limit_train_batches=5", "model.dropout=0.1",
+            "algo=mcd",
+            *ROUNDS,
+            f"algo.teacher_path={teacher}",
+            "loader.batch_size=4",
+            "trainer.limit_train_batches=5",
+            "model.dropout=0.1",
             "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
             *SAMPLERS[sampler],
-        ]  # fmt: skip
+        ]
         out, _ = patched.run(f"unstopped {sampler}", *overrides)
         return out / "checkpoints", overrides
 
@@ -293,17 +285,15 @@ def ended_alike(a, b):
 # validates (after 12 and 18 batches).
 @pytest.mark.parametrize(
     "step, sampler",
-    [*((step, "distributed") for step in (5, 7, 9, 6, 11)), (7, "random"),
-     (9, "random")],
-)  # fmt: skip
+    [*((step, "distributed") for step in (5, 7, 9, 6, 11)), (7, "random"), (9, "random")],
+)
 def test_resume_is_exact(patched, unstopped, step, sampler):
     """The same rows, dropout and teacher: the same weights, bit for bit."""
     folder, overrides = unstopped(sampler)
     paths = {weights(p)[1]["global_step"]: p for p in folder.glob("*-*.ckpt")}
     out, _ = patched.run(
-        f"resumed at {step} {sampler}", *overrides,
-        f"checkpointing.resume_ckpt_path={paths[step]}",
-    )  # fmt: skip
+        f"resumed at {step} {sampler}", *overrides, f"checkpointing.resume_ckpt_path={paths[step]}"
+    )
     ended_alike(folder, out / "checkpoints")
     then, held = weights(paths[step])
     # The sampler was the one meant: only this one has a state of its own.
@@ -318,9 +308,11 @@ def test_sigterm_and_the_same_command_again(patched, unstopped):
     """Told in the middle of step 8, in mid-round: saved after it, gone on with."""
     folder, overrides = unstopped("distributed")
     overrides = [
-        *overrides, "+callbacks.told._target_=callbacks.Terminate",
-        "+callbacks.told.step=7", "+callbacks.told.batch=1",
-    ]  # fmt: skip
+        *overrides,
+        "+callbacks.told._target_=callbacks.Terminate",
+        "+callbacks.told.step=7",
+        "+callbacks.told.batch=1",
+    ]
     out, said = patched.run("terminated", *overrides)
     _, held = weights(out / "checkpoints" / "last.ckpt")
     assert held["global_step"] == 8 and held["mdlm_mcd"]["round"] == 2
@@ -333,10 +325,14 @@ def test_sigterm_and_the_same_command_again(patched, unstopped):
 def test_a_run_that_ends_early_goes_on_as_itself_alone(patched, teacher):
     run = ["ends", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}"]
     out, said = patched.run(
-        *run, "+callbacks.e._target_=lightning.pytorch.callbacks.EarlyStopping",
-        "+callbacks.e.monitor=trainer/loss", "+callbacks.e.min_delta=100",
-        "+callbacks.e.patience=0", "trainer.val_check_interval=3", fails=True,
-    )  # fmt: skip
+        *run,
+        "+callbacks.e._target_=lightning.pytorch.callbacks.EarlyStopping",
+        "+callbacks.e.monitor=trainer/loss",
+        "+callbacks.e.min_delta=100",
+        "+callbacks.e.patience=0",
+        "trainer.val_check_interval=3",
+        fails=True,
+    )
     assert "The run ended at step 6 of 12, in round 2 of 2, by an EarlyStop" in said
     _, said = patched.run(*run, "algo.loss=ce", fails=True)
     assert "with algo.loss=hybrid, and this one has algo.loss=ce:" in said
@@ -354,10 +350,15 @@ def test_two_processes(host, teacher):
     ends = []
     for devices in (1, 2):
         out, said = host.run(
-            f"{devices} processes", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}",
-            "model.dropout=0", f"trainer.devices={devices}",
-            "+callbacks.ends._target_=callbacks.Ends", memory=True,
-        )  # fmt: skip
+            f"{devices} processes",
+            "algo=mcd",
+            *ROUNDS,
+            f"algo.teacher_path={teacher}",
+            "model.dropout=0",
+            f"trainer.devices={devices}",
+            "+callbacks.ends._target_=callbacks.Ends",
+            memory=True,
+        )
         assert f"MEMBER: {devices}/{devices}" in said
         ends.append([torch.load(out / f"rank-{i}.pt") for i in range(devices)])
         _, held = weights(out / "checkpoints" / "round-2.ckpt")
@@ -385,7 +386,7 @@ def test_an_exported_student(host, student, tmp_path):
     path = student / "round-2.ckpt"
     export.export(str(path), out)
     # Duo asks for `algo.backbone`, MDLM for `backbone`.
-    key = "algo.backbone" if host.layout is DUO else "backbone"
+    key = "algo.backbone" if host.spec is DUO else "backbone"
     found = []
     for name, given in (
         ("ckpt", [f"eval.checkpoint_path={path}"]),
@@ -395,19 +396,21 @@ def test_an_exported_student(host, student, tmp_path):
         _, said = host.run(f"nelbo {name}", *host.own, "mode=ppl_eval", *given)
         found.append(re.search(r"val/nll\W+([0-9.]+)", said)[1])
     assert found[0] == found[1]
-    _, said = host.run(
-        "from export", "algo=mcd", *ROUNDS, f"algo.teacher_path={out}", memory=True
-    )
+    _, said = host.run("from export", "algo=mcd", *ROUNDS, f"algo.teacher_path={out}", memory=True)
     assert "the only weights of step 12" in said
 
 
 def test_the_student_by_our_samplers(patched, student):
     """`algo=mcd` opens it too, and draws in float64 whatever the host does."""
     _, said = patched.run(
-        "ours", "algo=mcd", "mode=sample_eval", "sampling.u_law=lattice",
-        "sampling.u_step=1/8", "sampling.stratified=true",
+        "ours",
+        "algo=mcd",
+        "mode=sample_eval",
+        "sampling.u_law=lattice",
+        "sampling.u_step=1/8",
+        "sampling.stratified=true",
         f"eval.checkpoint_path={student}/round-2.ckpt",
-    )  # fmt: skip
+    )
     assert re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", said)
     assert "sampling.predictor=sparse: 8 network evaluations for 8 sequences" in said
     assert "float32" not in said.partition("network evaluations")[2]
@@ -415,18 +418,21 @@ def test_the_student_by_our_samplers(patched, student):
 
 def test_a_sweep(host, teacher):
     out, _ = host.run(
-        "sweep", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}",
-        "algo.tau0=0.9,0.96", memory=True, sweep=True,
-    )  # fmt: skip
-    ends = [
-        weights(out / job / "checkpoints" / "round-2.ckpt")[0] for job in ("0", "1")
-    ]
+        "sweep",
+        "algo=mcd",
+        *ROUNDS,
+        f"algo.teacher_path={teacher}",
+        "algo.tau0=0.9,0.96",
+        memory=True,
+        sweep=True,
+    )
+    ends = [weights(out / job / "checkpoints" / "round-2.ckpt")[0] for job in ("0", "1")]
     assert not same(*ends)
 
 
 def test_an_unpatched_host_stops_with_the_remedy(host):
     """It would train plain MDLM, or end in a message about names."""
-    algo = "+algo=mcd" if host.layout is MDLM else "algo=mcd"
+    algo = "+algo=mcd" if host.spec is MDLM else "algo=mcd"
     out, said = host.run("unpatched", algo, "algo.teacher_path=x.ckpt", fails=True)
     assert "mdlm-mcd patch ." in said and "mdlm-mcd run" in said
     assert "Traceback" not in said and not (out / "checkpoints").exists()
@@ -441,12 +447,10 @@ def contract(clone, *overrides, of="mcd"):
     return json.loads(re.search(r"CONTRACT (.*)", done.stdout)[1])
 
 
-@pytest.mark.parametrize(
-    "loss, timed", [("hybrid", False), ("kl_fwd", False), ("hybrid", True)]
-)
+@pytest.mark.parametrize("loss, timed", [("hybrid", False), ("kl_fwd", False), ("hybrid", True)])
 def test_contract_with_a_float64_computation_from_scratch(patched, loss, timed):
     """And the times that our samplers and the host's own ask the network at."""
-    key = "algo.time_conditioning" if patched.layout is DUO else "time_conditioning"
+    key = "algo.time_conditioning" if patched.spec is DUO else "time_conditioning"
     got = contract(patched, *patched.tiny(), f"algo.loss={loss}", f"{key}={timed}")
     theirs, ours = got["times"]
     assert len(ours) == 5 and (ours[0] > 1) == timed
@@ -459,14 +463,25 @@ def test_classes_and_the_u_net(patched):
     """Duo main's images: labels reach both networks, some dropped for guidance."""
     if patched.name != "duo (main)":
         pytest.skip(f"{patched.name} knows no classes")
-    assert patched.layout is DUO
+    assert patched.spec is DUO
     got = contract(
-        patched, "data=cifar10", "model=unet", "algo.backbone=unet", "noise=cosine",
-        "data.size=64", "data.length=192", "model.ch=8", "model.ch_mult=[1,1]",
-        "model.num_scales=2", "model.num_res_blocks=1", "~wandb",
-        "training.class_dropout_p=0.5", "loader.global_batch_size=8",
-        "trainer.devices=1", "trainer.accelerator=cpu",
+        patched,
+        "data=cifar10",
+        "model=unet",
+        "algo.backbone=unet",
+        "noise=cosine",
+        "data.size=64",
+        "data.length=192",
+        "model.ch=8",
+        "model.ch_mult=[1,1]",
+        "model.num_scales=2",
+        "model.num_res_blocks=1",
+        "~wandb",
+        "training.class_dropout_p=0.5",
+        "loader.global_batch_size=8",
+        "trainer.devices=1",
+        "trainer.accelerator=cpu",
         f"eval.gen_ppl_eval_model_name_or_path={patched.assets}/gpt2",
-    )  # fmt: skip
+    )
     assert 0 < got["dropped"] < 8
     assert got["error"] < 1e-5 and got["gradient_error"] < 1e-4

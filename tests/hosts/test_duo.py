@@ -75,26 +75,40 @@ def test_the_documented_command_with_a_relative_path(compose, corpus, tmp_path):
     last.rename(tmp_path / "teacher.ckpt")
     done = subprocess.run(
         [
-            sys.executable, "-m", "mdlm_mcd.minihost.main", "algo=mcd",
-            "algo.teacher_path=teacher.ckpt", "algo.loss=kl_fwd", "algo.rounds=1",
-            "algo.steps_per_round=2", "trainer.max_steps=2", "data=textfile",
-            f"data.files=[{corpus}]", "data.vocab_size=300",
-            f"data.cache_dir={tmp_path}/cache", "model=laptop", "model.hidden_size=16",
-            "model.n_blocks=1", "model.n_heads=2", "model.cond_dim=16",
-            "model.length=16", "loader.global_batch_size=8", "trainer.accelerator=cpu",
+            sys.executable,
+            "-m",
+            "mdlm_mcd.minihost.main",
+            "algo=mcd",
+            "algo.teacher_path=teacher.ckpt",
+            "algo.loss=kl_fwd",
+            "algo.rounds=1",
+            "algo.steps_per_round=2",
+            "trainer.max_steps=2",
+            "data=textfile",
+            f"data.files=[{corpus}]",
+            "data.vocab_size=300",
+            f"data.cache_dir={tmp_path}/cache",
+            "model=laptop",
+            "model.hidden_size=16",
+            "model.n_blocks=1",
+            "model.n_heads=2",
+            "model.cond_dim=16",
+            "model.length=16",
+            "loader.global_batch_size=8",
+            "trainer.accelerator=cpu",
             "hydra.run.dir=student",
         ],
-        cwd=tmp_path, text=True, capture_output=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     student = tmp_path / "student" / "checkpoints" / "round-1.ckpt"
     # It opens as the masked model it is, with the averaged weights.
     model, tokenizer = embedded.open_model(student)
     assert type(model) is algo.MDLM and not model.training
     held = torch.load(student, weights_only=True)
-    for p, average in zip(
-        model.parameters(), held["ema"]["shadow_params"], strict=True
-    ):
+    for p, average in zip(model.parameters(), held["ema"]["shadow_params"], strict=True):
         assert torch.equal(p, average)
     assert held["mdlm_mcd"]["loss"] == "kl_fwd"
     shown = embedded.validation_tokens(model, tokenizer, 5)

@@ -130,9 +130,7 @@ def test_it_opens_with_its_time(timed, tmp_path):
     again = candidates.open_model(candidates.Source.parse(str(tmp_path / "out")))
     torch.testing.assert_close(again.denoise(z, rows, alpha_t), got)
     assert again.provenance["sha256"] == opened.provenance["sha256"]
-    model = AutoModelForMaskedLM.from_pretrained(
-        tmp_path / "out", trust_remote_code=True
-    )
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
     sigma = -alpha_t.log().float()
     with torch.no_grad():
         torch.testing.assert_close(model(z, sigma)[rows], got)
@@ -173,24 +171,48 @@ def test_the_cards_example_runs(timed, tmp_path, monkeypatch):
 def test_it_is_swept(timed, runs_ar, tmp_path):
     out = tmp_path / "r.jsonl"
     command = [
-        "sweep", f"a={timed}", "--steps", "3", "--num-samples", "4", "--batch-size",
-        "4", "--bound-rows", "4", "--evaluator", str(runs_ar), "--out", str(out),
-        "--sampler", "locked",
-    ]  # fmt: skip
+        "sweep",
+        f"a={timed}",
+        "--steps",
+        "3",
+        "--num-samples",
+        "4",
+        "--batch-size",
+        "4",
+        "--bound-rows",
+        "4",
+        "--evaluator",
+        str(runs_ar),
+        "--out",
+        str(out),
+        "--sampler",
+        "locked",
+    ]
     assert main.main(command) == 0
     (row,) = map(json.loads, out.read_text().splitlines())
     host, tokenizer = embedded.open_model(timed)
     seed, denoise = row["seed"], embedded.denoiser(host)
     drawn = sampling.sample(
-        "locked", denoise, 4, 16, 3, alpha=lambda t: host.noise(t)[1], mask_index=300,
-        vocab_size=301, latent=sampling.Latent(seed),
-    )  # fmt: skip
+        "locked",
+        denoise,
+        4,
+        16,
+        3,
+        alpha=lambda t: host.noise(t)[1],
+        mask_index=300,
+        vocab_size=301,
+        latent=sampling.Latent(seed),
+    )
     assert row["texts"] == tokenizer.batch_decode(drawn.tokens)
     text = embedded.validation_tokens(host, tokenizer, 4)
     bound = bounds.n_step_nelbo(
-        denoise, text, 3, alpha=lambda t: host.noise(t)[1], mask_index=300,
+        denoise,
+        text,
+        3,
+        alpha=lambda t: host.noise(t)[1],
+        mask_index=300,
         generator=counter_generator(seed, "n-step", 3),
-    )  # fmt: skip
+    )
     found = row["metrics"]["n_step_nelbo"]["value"]
     assert found == pytest.approx(bound.value, rel=1e-5)
 
@@ -210,8 +232,6 @@ def test_a_released_uniform_state_model_is_refused(timed, tmp_path, kind):
 def runs_ar(module_compose, tmp_path_factory):
     where = tmp_path_factory.mktemp("ar")
     minihost.run(
-        module_compose(
-            "trainer.max_steps=1", "algo=ar", f"checkpointing.save_dir={where}"
-        )
+        module_compose("trainer.max_steps=1", "algo=ar", f"checkpointing.save_dir={where}")
     )
     return where / "checkpoints" / "last.ckpt"

@@ -12,8 +12,14 @@ import torch
 from mdlm_mcd.hosts import launch, patches
 from mdlm_mcd.hosts.specs import DUO, MDLM
 
-MCD = ["algo=mcd", "algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=2",
-       "trainer.max_steps=4", "algo.delta0=1/16"]  # fmt: skip
+MCD = [
+    "algo=mcd",
+    "algo.init_from=scratch",
+    "algo.rounds=2",
+    "algo.steps_per_round=2",
+    "trainer.max_steps=4",
+    "algo.delta0=1/16",
+]
 
 
 def tree(folder):
@@ -25,11 +31,13 @@ def tree(folder):
 
 def start(folder, *command, **env):
     return subprocess.run(
-        [sys.executable, *map(str, command)], cwd=folder, text=True,
-        capture_output=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1",
-             **env},
-    )  # fmt: skip
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **env},
+    )
 
 
 @pytest.fixture
@@ -56,9 +64,13 @@ def test_in_memory_is_as_on_disk(host, compose, tmp_path):
             patches.patch(host, DUO)
         out = tmp_path / name
         done = start(
-            host, *command, *compose.tiny, *MCD, f"hydra.run.dir={out}",
+            host,
+            *command,
+            *compose.tiny,
+            *MCD,
+            f"hydra.run.dir={out}",
             f"checkpointing.save_dir={out}",
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         ends.append(student(out))
         if name == "memory":
@@ -71,10 +83,17 @@ def test_in_memory_is_as_on_disk(host, compose, tmp_path):
 def test_further_processes_come_through_the_launcher(host, compose, tmp_path):
     """Lightning starts them itself, from what it takes for the command."""
     done = start(
-        host, "-m", "mdlm_mcd.commands.main", "run", *compose.tiny, *MCD,
-        f"hydra.run.dir={tmp_path}/out", f"checkpointing.save_dir={tmp_path}/out",
-        "trainer.devices=2", "strategy=ddp",
-    )  # fmt: skip
+        host,
+        "-m",
+        "mdlm_mcd.commands.main",
+        "run",
+        *compose.tiny,
+        *MCD,
+        f"hydra.run.dir={tmp_path}/out",
+        f"checkpointing.save_dir={tmp_path}/out",
+        "trainer.devices=2",
+        "strategy=ddp",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "MEMBER: 2/2" in done.stderr
     assert student(tmp_path / "out")
@@ -94,9 +113,13 @@ def test_an_unpatched_host_stops_with_one_sentence(host, compose, tmp_path):
 def test_nor_with_its_configs_elsewhere(host, compose, tmp_path):
     (host / "configs").rename(tmp_path / "configs")
     done = start(
-        host, "main.py", f"--config-path={tmp_path}/configs", *compose.tiny, *MCD,
+        host,
+        "main.py",
+        f"--config-path={tmp_path}/configs",
+        *compose.tiny,
+        *MCD,
         f"hydra.run.dir={tmp_path}/out",
-    )  # fmt: skip
+    )
     assert done.returncode == 1 and "`mdlm-mcd patch .`" in done.stderr
 
 
@@ -109,14 +132,7 @@ def test_our_errors_are_one_sentence(host, compose, tmp_path):
         (["algo.losss=ce"], "mdlm-mcd: algo.losss=ce names no key of the config: did"),
     ):
         done = start(
-            host,
-            "-m",
-            "mdlm_mcd.commands.main",
-            "run",
-            *given,
-            *compose.tiny,
-            *MCD,
-            *where,
+            host, "-m", "mdlm_mcd.commands.main", "run", *given, *compose.tiny, *MCD, *where
         )
         assert done.returncode == 1 and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
@@ -133,19 +149,22 @@ def test_a_comment_is_no_patch(host, compose, tmp_path):
 
 def test_the_hosts_own_algo_needs_no_patch(host, compose, tmp_path):
     done = start(
-        host, "main.py", *compose.tiny, "algo=mdlm", "trainer.max_steps=1",
-        f"hydra.run.dir={tmp_path}/out", f"checkpointing.save_dir={tmp_path}/out",
-    )  # fmt: skip
+        host,
+        "main.py",
+        *compose.tiny,
+        "algo=mdlm",
+        "trainer.max_steps=1",
+        f"hydra.run.dir={tmp_path}/out",
+        f"checkpointing.save_dir={tmp_path}/out",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path):
     done = start(tmp_path, "-m", "mdlm_mcd.commands.main", "run", "algo=mcd")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "for Duo's layout it lacks main.py, algo.py" in done.stderr
-    done = start(
-        tmp_path, "-m", "mdlm_mcd.commands.main", "run", "a=1", HYDRA_FULL_ERROR="1"
-    )
+    assert "for Duo's spec it lacks main.py, algo.py" in done.stderr
+    done = start(tmp_path, "-m", "mdlm_mcd.commands.main", "run", "a=1", HYDRA_FULL_ERROR="1")
     assert done.returncode == 1 and "Traceback" in done.stderr
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
@@ -162,9 +181,15 @@ def test_errors_show_the_lines_that_ran(host, compose, tmp_path):
         )
     )
     done = start(
-        host, "-m", "mdlm_mcd.commands.main", "run", *compose.tiny, *MCD,
-        f"hydra.run.dir={tmp_path}/out", HYDRA_FULL_ERROR="1",
-    )  # fmt: skip
+        host,
+        "-m",
+        "mdlm_mcd.commands.main",
+        "run",
+        *compose.tiny,
+        *MCD,
+        f"hydra.run.dir={tmp_path}/out",
+        HYDRA_FULL_ERROR="1",
+    )
     assert done.returncode == 1
     assert "raise KeyError(config.mode)\n" in done.stderr
 
@@ -173,24 +198,22 @@ NEEDED = ["trainer.accelerator=cpu"]
 
 
 @pytest.mark.parametrize(
-    "layout, in_memory, given, expected",
+    "spec, in_memory, given, expected",
     [
         (DUO, True, ["algo=mcd", "a=1"], [*NEEDED, "algo=mcd", "a=1"]),
         (MDLM, False, ["algo=mcd"], [*NEEDED, "algo=mcd"]),
-        (MDLM, True, ["algo=mcd", "algo.loss=ce"],
-         [*NEEDED, "+algo=mcd", "algo.loss=ce"]),
+        (MDLM, True, ["algo=mcd", "algo.loss=ce"], [*NEEDED, "+algo=mcd", "algo.loss=ce"]),
         (MDLM, True, ["+algo=mcd"], [*NEEDED, "+algo=mcd"]),
         # Where the group is there already, Hydra refuses the plus.
         (MDLM, False, ["+algo=mcd"], [*NEEDED, "algo=mcd"]),
         (DUO, True, ["+algo=mcd", "+algo.x=1"], [*NEEDED, "algo=mcd", "+algo.x=1"]),
         # Hydra's parser wants all overrides in one place.
         (DUO, True, ["-m", "algo=mcd"], ["-m", *NEEDED, "algo=mcd"]),
-        (DUO, True, ["-cn", "config", "~wandb", "-m"],
-         ["-cn", "config", *NEEDED, "~wandb", "-m"]),
+        (DUO, True, ["-cn", "config", "~wandb", "-m"], ["-cn", "config", *NEEDED, "~wandb", "-m"]),
         (DUO, True, ["--cfg", "job"], ["--cfg", "job", *NEEDED]),
         (DUO, True, [], NEEDED),
     ],
-)  # fmt: skip
-def test_overrides(layout, in_memory, given, expected, monkeypatch):
-    monkeypatch.setattr(launch.shims, "default_overrides", lambda given: NEEDED)
-    assert launch.overrides(layout, given, in_memory) == expected
+)
+def test_overrides(spec, in_memory, given, expected, monkeypatch):
+    monkeypatch.setattr(launch.stubs, "default_overrides", lambda given: NEEDED)
+    assert launch.overrides(spec, given, in_memory) == expected

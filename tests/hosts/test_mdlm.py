@@ -99,9 +99,8 @@ def test_the_same_step_as_in_the_other_layout(module, compose, monkeypatch):
 @pytest.mark.parametrize("name", [*sampling.SAMPLERS, "ddpm_cache"])
 def test_samples_by_our_samplers_or_the_hosts_own(module, compose, name):
     config = compose(
-        *SCRATCH, "+parameterization=subs", f"sampling.predictor={name}",
-        "loader.eval_batch_size=7",
-    )  # fmt: skip
+        *SCRATCH, "+parameterization=subs", f"sampling.predictor={name}", "loader.eval_batch_size=7"
+    )
     model = hosts.MCD(config, dataloader.get_tokenizer(config)).eval()
     torch.nn.init.normal_(model.backbone.output_layer.linear.weight, std=0.3)
     torch.manual_seed(5)
@@ -111,9 +110,15 @@ def test_samples_by_our_samplers_or_the_hosts_own(module, compose, name):
         return
     torch.manual_seed(5)
     wanted = sampling.sample(
-        name, hosts.mdlm.denoiser(model), 7, 16, 4, mask_index=model.mask_index,
-        alpha=lambda t: torch.exp(-Schedule()(t)[0]), vocab_size=model.vocab_size,
-    )  # fmt: skip
+        name,
+        hosts.mdlm.denoiser(model),
+        7,
+        16,
+        4,
+        mask_index=model.mask_index,
+        alpha=lambda t: torch.exp(-Schedule()(t)[0]),
+        vocab_size=model.vocab_size,
+    )
     assert torch.equal(drawn, wanted.tokens) and (drawn != model.mask_index).all()
 
 
@@ -121,15 +126,19 @@ def test_samples_by_our_samplers_or_the_hosts_own(module, compose, name):
 def test_the_times_of_the_hosts_own_sampler(module, compose, monkeypatch, name):
     """`Diffusion._sample` of MDLM: sigma of `linspace(1, eps, steps + 1)`."""
     config = compose(
-        *SCRATCH, "+parameterization=subs", f"sampling.predictor={name}",
-        "algo.time_conditioning=true", "loader.eval_batch_size=16",
-    )  # fmt: skip
+        *SCRATCH,
+        "+parameterization=subs",
+        f"sampling.predictor={name}",
+        "algo.time_conditioning=true",
+        "loader.eval_batch_size=16",
+    )
     model = hosts.MCD(config, dataloader.get_tokenizer(config)).eval()
     seen, process = [], Diffusion._process_sigma
     monkeypatch.setattr(
-        Diffusion, "_process_sigma",
+        Diffusion,
+        "_process_sigma",
         lambda self, sigma: seen.append(process(self, sigma)) or seen[-1],
-    )  # fmt: skip
+    )
     model._sample(num_steps=4)
     wanted = Schedule()(torch.linspace(1, 1e-5, 5))[0][:-1]
     assert len(seen) == 4
@@ -138,9 +147,7 @@ def test_the_times_of_the_hosts_own_sampler(module, compose, monkeypatch, name):
 
 
 def test_a_predictor_that_the_host_would_take_for_another(module, compose):
-    config = compose(
-        *SCRATCH, "+parameterization=subs", "sampling.predictor=ancestral_cache"
-    )
+    config = compose(*SCRATCH, "+parameterization=subs", "sampling.predictor=ancestral_cache")
     with pytest.raises(ConfigError, match="sampling.predictor=ancestral_cache is not"):
         hosts.MCD(config, dataloader.get_tokenizer(config))
 

@@ -12,95 +12,90 @@ from mdlm_mcd import patches_dir
 from mdlm_mcd.commands import main as cli
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import patches, specs
-from mdlm_mcd.hosts.specs import DUO, LAYOUTS, MDLM
+from mdlm_mcd.hosts.specs import DUO, MDLM, SPECS
 
 FOUND = clones.find()
-each = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+each = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 
 def contents(folder):
-    return {
-        p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @each
-def test_a_patch_changes_a_few_lines_and_is_described(layout):
-    lines = (patches_dir() / layout.patch).read_text("utf-8").splitlines()
+def test_a_patch_changes_a_few_lines_and_is_described(spec):
+    lines = (patches_dir() / spec.patch).read_text("utf-8").splitlines()
     changed = [x for x in lines if x[:1] in "+-" and x[:3] not in ("+++", "---") and x]
     assert 0 < len(changed) <= 12
     # Generic: it could be offered upstream.
     assert "mcd" not in "".join(lines)
-    assert layout.patch in (patches_dir() / "README.md").read_text("utf-8")
+    assert spec.patch in (patches_dir() / "README.md").read_text("utf-8")
 
 
 @each
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
-def test_apply_and_revert_byte_for_byte(layout, newline, tmp_path):
-    host = fakes.patchable(tmp_path, layout, newline)
+def test_apply_and_revert_byte_for_byte(spec, newline, tmp_path):
+    host = fakes.patchable(tmp_path, spec, newline)
     os.chmod(host / "main.py", 0o754)
     before = contents(host)
-    assert "would apply" in patches.patch(host, layout, check=True)
+    assert "would apply" in patches.patch(host, spec, check=True)
     assert contents(host) == before
-    assert "applied" in patches.patch(host, layout)
+    assert "applied" in patches.patch(host, spec)
     after = contents(host)
     assert after != before and set(after) == set(before)
     assert b"_target_" in after[Path("main.py")]
     if newline == "\r\n":
         assert all(t.count(b"\n") == t.count(b"\r\n") for t in after.values())
     # Idempotent, both ways.
-    assert "nothing to apply" in patches.patch(host, layout)
-    assert "would revert" in patches.patch(host, layout, check=True, revert=True)
+    assert "nothing to apply" in patches.patch(host, spec)
+    assert "would revert" in patches.patch(host, spec, check=True, revert=True)
     assert contents(host) == after
-    assert "reverted" in patches.patch(host, layout, revert=True)
-    assert "nothing to revert" in patches.patch(host, layout, revert=True)
+    assert "reverted" in patches.patch(host, spec, revert=True)
+    assert "nothing to revert" in patches.patch(host, spec, revert=True)
     assert contents(host) == before
     assert (host / "main.py").stat().st_mode & 0o777 == 0o754
 
 
 @each
-def test_the_same_as_git(layout, tmp_path):
+def test_the_same_as_git(spec, tmp_path):
     ours, gits = tmp_path / "ours", tmp_path / "git"
     for folder in (ours, gits):
         folder.mkdir()
-        fakes.patchable(folder, layout)
-    patches.patch(ours, layout)
+        fakes.patchable(folder, spec)
+    patches.patch(ours, spec)
     # Line numbers of the fake differ: git finds the place by its context.
     subprocess.run(["git", "init", "-q"], cwd=gits, check=True)
-    subprocess.run(
-        ["git", "apply", str(patches_dir() / layout.patch)],
-        cwd=gits, check=True,
-    )  # fmt: skip
+    subprocess.run(["git", "apply", str(patches_dir() / spec.patch)], cwd=gits, check=True)
     for path, text in contents(ours).items():
         assert (gits / path).read_bytes() == text
 
 
 @each
-def test_edits_elsewhere_do_not_matter(layout, tmp_path):
-    host = fakes.patchable(tmp_path, layout)
+def test_edits_elsewhere_do_not_matter(spec, tmp_path):
+    host = fakes.patchable(tmp_path, spec)
     main = host / "main.py"
     main.write_bytes(b"# mine\n" * 5 + main.read_bytes() + b"\n# mine too\n")
     before = contents(host)
-    patches.patch(host, layout)
+    patches.patch(host, spec)
     assert main.read_bytes().startswith(b"# mine\n" * 5)
-    patches.patch(host, layout, revert=True)
+    patches.patch(host, spec, revert=True)
     assert contents(host) == before
 
 
 @each
-def test_conflicting_edits_are_left_alone(layout, tmp_path):
+def test_conflicting_edits_are_left_alone(spec, tmp_path):
     """Also when only the last file or block is the user's: nothing is half done."""
-    host = fakes.patchable(tmp_path, layout)
-    hunk = patches.of(layout)[-1]
+    host = fakes.patchable(tmp_path, spec)
+    hunk = patches.of(spec)[-1]
     line = hunk.before.splitlines()[2]
     path = host / hunk.file
     path.write_bytes(path.read_bytes().replace(line, line + b"  # mine"))
     before = contents(host)
     for options in ({}, {"check": True}, {"revert": True}):
         with pytest.raises(ConfigError) as error:
-            patches.patch(host, layout, **options)
+            patches.patch(host, spec, **options)
         assert "local edits" in str(error.value) and hunk.file in str(error.value)
-        assert str(patches_dir() / layout.patch) in str(error.value)
+        assert str(patches_dir() / spec.patch) in str(error.value)
     assert contents(host) == before
 
 
@@ -186,8 +181,8 @@ def test_the_command(tmp_path, capsys):
     (host / "trainer_base.py").unlink()
     assert cli.main(["patch", str(host)]) == 1
     said = capsys.readouterr().err
-    assert "for Duo's layout it lacks trainer_base.py" in said
-    assert "for MDLM's layout it lacks diffusion.py" in said
+    assert "for Duo's spec it lacks trainer_base.py" in said
+    assert "for MDLM's spec it lacks diffusion.py" in said
 
 
 def test_a_layout_is_what_it_offers(tmp_path):
@@ -215,12 +210,14 @@ def test_the_patches_fit_the_real_hosts(name, tmp_path):
         )
     host = clones.copy(name, FOUND[name], tmp_path / "host", tmp_path, tmp_path)
     before = contents(host.folder)
-    patches.patch(host.folder, host.layout)
+    patches.patch(host.folder, host.spec)
     after = contents(host.folder)
-    patches.patch(host.folder, host.layout, revert=True)
+    patches.patch(host.folder, host.spec, revert=True)
     assert contents(host.folder) == before
     subprocess.run(
-        ["git", "apply", str(patches_dir() / host.layout.patch)],
-        cwd=host.folder, check=True, env={**os.environ, "GIT_DIR": "/nonexistent"},
-    )  # fmt: skip
+        ["git", "apply", str(patches_dir() / host.spec.patch)],
+        cwd=host.folder,
+        check=True,
+        env={**os.environ, "GIT_DIR": "/nonexistent"},
+    )
     assert contents(host.folder) == after

@@ -36,9 +36,16 @@ def expected(model, name, count, steps, seed, **how):
     """The same by the library."""
     torch.manual_seed(seed)
     return sampling.sample(
-        name, hosts.duo.denoiser(model), count, 16, steps, mask_index=model.mask_index,
-        alpha=lambda t: 1 - (1 - 1e-3) * t, vocab_size=model.vocab_size, **how,
-    ).tokens  # fmt: skip
+        name,
+        hosts.duo.denoiser(model),
+        count,
+        16,
+        steps,
+        mask_index=model.mask_index,
+        alpha=lambda t: 1 - (1 - 1e-3) * t,
+        vocab_size=model.vocab_size,
+        **how,
+    ).tokens
 
 
 def test_sparse_is_the_default_and_its_keys_arrive(student, caplog):
@@ -50,15 +57,31 @@ def test_sparse_is_the_default_and_its_keys_arrive(student, caplog):
     assert torch.equal(drawn, expected(model, "sparse", 6, 4, 5))
     assert "sampling.predictor=sparse: 4 network evaluations" in caplog.text
     model = student(
-        "sampling.u_law=lattice", "sampling.u_step=1/4", "sampling.temperature=[1,0.5]",
-        "sampling.schedule=cosine", "sampling.p_nucleus=0.9", "sampling.greedy_tail=1",
-        "sampling.predictor=locked", "sampling.stratified=true", "sampling.steps=5",
-    )  # fmt: skip
+        "sampling.u_law=lattice",
+        "sampling.u_step=1/4",
+        "sampling.temperature=[1,0.5]",
+        "sampling.schedule=cosine",
+        "sampling.p_nucleus=0.9",
+        "sampling.greedy_tail=1",
+        "sampling.predictor=locked",
+        "sampling.stratified=true",
+        "sampling.steps=5",
+    )
     torch.manual_seed(5)
     wanted = expected(
-        model, "locked", 6, 5, 5, u_law="lattice", u_step=0.25, stratified=True,
-        temperature=(1, 0.5), schedule="cosine", top_p=0.9, greedy_tail=1,
-    )  # fmt: skip
+        model,
+        "locked",
+        6,
+        5,
+        5,
+        u_law="lattice",
+        u_step=0.25,
+        stratified=True,
+        temperature=(1, 0.5),
+        schedule="cosine",
+        top_p=0.9,
+        greedy_tail=1,
+    )
     torch.manual_seed(5)
     assert torch.equal(model.generate_samples(6), wanted)
 
@@ -92,20 +115,30 @@ def test_precision_is_the_hosts_key(student, monkeypatch, wide, dtype):
 
 def test_sample_eval_of_a_student(compose, tmp_path):
     """Trained, with samples at validation, then sampled by `algo=mcd` itself."""
-    short = ("algo.rounds=1", "algo.steps_per_round=2", "trainer.max_steps=2",
-             "trainer.val_check_interval=1", "eval.generate_samples=true",
-             "sampling.steps=3", "sampling.num_sample_batches=1",
-             "sampling.u_law=lattice", "sampling.u_step=auto")  # fmt: skip
+    short = (
+        "algo.rounds=1",
+        "algo.steps_per_round=2",
+        "trainer.max_steps=2",
+        "trainer.val_check_interval=1",
+        "eval.generate_samples=true",
+        "sampling.steps=3",
+        "sampling.num_sample_batches=1",
+        "sampling.u_law=lattice",
+        "sampling.u_step=auto",
+    )
     said = minihost.run(compose(*SCRATCH, *short))
     assert said["val/sample_entropy"] > 0
     path = tmp_path / "checkpoints" / "round-1.ckpt"
     out = tmp_path / "samples.json"
     minihost.run(
         compose(
-            "algo=mcd", *short, "mode=sample_eval", f"eval.checkpoint_path={path}",
+            "algo=mcd",
+            *short,
+            "mode=sample_eval",
+            f"eval.checkpoint_path={path}",
             f"eval.generated_samples_path={out}",
         )
-    )  # fmt: skip
+    )
     texts = json.loads(out.read_text("utf-8"))["generated_seqs"]
     assert len(texts) == 8
     # Its config names a sampler that a plain masked model does not know.
@@ -119,9 +152,7 @@ def test_a_step_fitted_to_the_validation_split(student, caplog):
         model.generate_samples(2, num_steps=4)
         model.generate_samples(2, num_steps=4)
     assert caplog.text.count("sampling.u_step=auto: ") == 1
-    _, loader = dataloader.get_dataloaders(
-        model.config, model.tokenizer, skip_train=True
-    )
+    _, loader = dataloader.get_dataloaders(model.config, model.tokenizer, skip_train=True)
     tokens = torch.cat([batch["input_ids"] for batch in loader])
     information = laws.mutual_information(tokens, generator=torch.Generator())
     assert model._fitted_steps == {4: laws.fit_step(information, 16, 4)}
@@ -131,15 +162,19 @@ def test_a_step_fitted_to_the_validation_split(student, caplog):
     "overrides,words",
     [
         (["sampling.u_law=grid"], "u_law=grid is unknown"),
-        (["sampling.predictor=sparce"],
-         "sampling.predictor=sparce is not for masked models here: choose one of spar"),
+        (
+            ["sampling.predictor=sparce"],
+            "sampling.predictor=sparce is not for masked models here: choose one of spar",
+        ),
         (["sampling.u_step=auto"], "sampling.u_step=auto fits a lattice"),
         (["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
-        (["sampling.predictor=first_hitting", "sampling.stratified=true"],
-         "stratified=True means nothing to sampler=first_hitting"),
+        (
+            ["sampling.predictor=first_hitting", "sampling.stratified=true"],
+            "stratified=True means nothing to sampler=first_hitting",
+        ),
         (["sampling.temperature=[1,0]"], "temperature="),
     ],
-)  # fmt: skip
+)
 def test_bad_keys_are_refused(student, overrides, words):
     with pytest.raises(ConfigError, match=words):
         student(*overrides).generate_samples(2, num_steps=2)

@@ -10,40 +10,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from mdlm_mcd import borders
+from mdlm_mcd import errors
 from mdlm_mcd.commands import export
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.evaluation.evaluators import CausalLM
 from mdlm_mcd.minihost import corpus, dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost.errors import HostError
 
 # The border itself --------------------------------------------------------------------
 
 
 def raised(error, kind=ConfigError):
-    with pytest.raises(BaseException) as found, borders.border("a=b fails", "do", kind):
+    with pytest.raises(BaseException) as found, errors.border("a=b fails", "do", kind):
         raise error
     return found.value
 
 
-@given(
-    st.sampled_from([Exception, KeyError, OSError, RuntimeError, StopIteration]),
-    st.text(),
-)
+@given(st.sampled_from([Exception, KeyError, OSError, RuntimeError, StopIteration]), st.text())
 def test_any_exception_is_one_line(kind, text):
     error = kind(text)
-    found = raised(error, HostError)
-    assert type(found) is HostError and found.__cause__ is error
+    found = raised(error, ConfigError)
+    assert type(found) is ConfigError and found.__cause__ is error
     assert str(found).startswith(f"a=b fails ({kind.__name__}")
     assert str(found).endswith("): do.")
     assert len(str(found).splitlines()) == 1 and str(found).isprintable()
 
 
 def test_what_passes():
-    for error in (ConfigError("x"), HostError("x"), CheckpointError("x"),
-                  MemoryError(), KeyboardInterrupt(), SystemExit(1)):  # fmt: skip
+    for error in (
+        ConfigError("x"),
+        ConfigError("x"),
+        CheckpointError("x"),
+        MemoryError(),
+        KeyboardInterrupt(),
+        SystemExit(1),
+    ):
         assert raised(error) is error
 
 
@@ -78,13 +80,17 @@ def hf(tmp_path):
         return OmegaConf.create(
             {
                 "data": {
-                    "train": name, "data_files": {"train": files}, "text_key": "text",
-                    "cache_dir": str(tmp_path / "cache"), "wrap": True, **data,
+                    "train": name,
+                    "data_files": {"train": files},
+                    "text_key": "text",
+                    "cache_dir": str(tmp_path / "cache"),
+                    "wrap": True,
+                    **data,
                 },
                 "loader": {"num_workers": 0},
                 "model": {"length": 8},
             }
-        )  # fmt: skip
+        )
 
     return make
 
@@ -106,7 +112,7 @@ def test_data_files(hf, bpe, tmp_path, kind, streaming):
     names = (kind,) if alone else ("fine", kind)
     files = [str(tmp_path / f"{name}.jsonl") for name in names]
     config = hf(files, streaming=streaming)
-    with pytest.raises(HostError) as error:
+    with pytest.raises(ConfigError) as error:
         rows = dataloader.get_dataset(config, bpe, "train")
         assert sum(1 for _ in rows) < 0  # a stream fails when it gets there
     said = str(error.value)
@@ -131,14 +137,11 @@ def test_a_text_column_is_text(hf, bpe, tmp_path):
         (("words.txt", "plain.txt"), "text"),
     ):
         one, other = (
-            list(dataloader.get_dataset(hf(str(tmp_path / n), loader), bpe, "train"))
-            for n in names
+            list(dataloader.get_dataset(hf(str(tmp_path / n), loader), bpe, "train")) for n in names
         )
         if loader == "text":  # the mark of a later line is the line's own
             one, other = one[:1], other[:1]
-        assert [x["input_ids"].tolist() for x in one] == [
-            x["input_ids"].tolist() for x in other
-        ]
+        assert [x["input_ids"].tolist() for x in one] == [x["input_ids"].tolist() for x in other]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_datasets_that_cannot_be_opened(hf, bpe, tmp_path, monkeypatch, name, wo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scripted").mkdir()
     (tmp_path / "scripted" / "scripted.py").write_text("# as older datasets had\n")
-    with pytest.raises(HostError, match=rf"^data\.train={name}.*{words}"):
+    with pytest.raises(ConfigError, match=rf"^data\.train={name}.*{words}"):
         dataloader.get_dataset(hf(None, name), bpe, "train")
 
 
@@ -171,7 +174,7 @@ def test_files_of_the_cache(compose, tmp_path, kind, text):
     (path,) = tmp_path.glob(f"{kind}-*.json")
     path.write_text(text)
     words = rf"data\.cache_dir=.*{kind}-.* cannot be read .*: delete that file"
-    with pytest.raises(HostError, match=words):
+    with pytest.raises(ConfigError, match=words):
         if kind == "bpe":
             dataloader.get_tokenizer(config)
         else:
@@ -218,10 +221,15 @@ def judge(bpe, tmp_path_factory):
     bpe.save_pretrained(folder)
     transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=300, n_positions=16, n_embd=16, n_layer=1, n_head=2,
-            bos_token_id=0, eos_token_id=1,
+            vocab_size=300,
+            n_positions=16,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=1,
         )
-    ).save_pretrained(folder)  # fmt: skip
+    ).save_pretrained(folder)
     return folder
 
 
@@ -238,13 +246,13 @@ def one_line(error, start):
 
 
 def test_broken_tokenizers(compose, broken):
-    with pytest.raises(HostError) as error:
+    with pytest.raises(ConfigError) as error:
         minihost.run(compose(f"data.tokenizer_name_or_path={broken}"))
     one_line(error, f"data.tokenizer_name_or_path={broken} cannot be loaded (")
 
 
 def test_broken_evaluators(broken):
-    with pytest.raises(HostError) as error:
+    with pytest.raises(ConfigError) as error:
         metrics.Metrics(str(broken)).load_evaluator()
     one_line(error, f"eval.gen_ppl_eval_model_name_or_path={broken} cannot be loaded (")
     with pytest.raises(ConfigError) as error:
@@ -259,7 +267,7 @@ def test_evaluators_with_a_broken_model(judge, tmp_path, name, text):
         return  # the class then follows from the name of the folder
     shutil.copytree(judge, tmp_path / "broken")
     (tmp_path / "broken" / name).write_text(text)
-    with pytest.raises(HostError, match="cannot be loaded"):
+    with pytest.raises(ConfigError, match="cannot be loaded"):
         metrics.Metrics(str(tmp_path / "broken")).load_evaluator()
     with pytest.raises(ConfigError, match="cannot be loaded"):
         CausalLM.load(str(tmp_path / "broken"))
@@ -294,7 +302,7 @@ def test_a_tokenizer_that_cannot_encode(compose, judge, tmp_path):
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, bos_token="<s>", eos_token="</s>"
     ).save_pretrained(name)
-    with pytest.raises(HostError) as error:
+    with pytest.raises(ConfigError) as error:
         minihost.run(compose(f"data.tokenizer_name_or_path={name}"))
     one_line(error, f"data.tokenizer_name_or_path={name} cannot encode the text (")
     shutil.copytree(judge, tmp_path / "judge")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import corpus
-from mdlm_mcd.minihost.errors import HostError
 
 CONFIGS = Path(corpus.__file__).parent / "configs" / "data"
 
@@ -83,7 +83,7 @@ def test_stdlib_is_cached_and_capped(stdlib, monkeypatch):
 
 
 def test_stdlib_with_too_small_a_cap(tmp_path):
-    with pytest.raises(HostError, match=r"data\.max_chars=10 leaves 0 document"):
+    with pytest.raises(ConfigError, match=r"data\.max_chars=10 leaves 0 document"):
         corpus.stdlib_documents(tmp_path, 10)
 
 
@@ -101,15 +101,8 @@ def test_normalise():
 
 
 def test_docstrings_come_in_source_order_and_survive_broken_sources():
-    source = (
-        b'"""m"""\nclass A:\n  """a"""\n  def f(): "f"\nasync def g(): """g\\d"""\n'
-    )
-    assert [text for text in corpus._docstrings(source) if text] == [
-        "m",
-        "a",
-        "f",
-        "g\\d",
-    ]
+    source = b'"""m"""\nclass A:\n  """a"""\n  def f(): "f"\nasync def g(): """g\\d"""\n'
+    assert [text for text in corpus._docstrings(source) if text] == ["m", "a", "f", "g\\d"]
     assert list(corpus._docstrings(b"def (")) == []
 
 
@@ -119,9 +112,7 @@ def test_docstrings_come_in_source_order_and_survive_broken_sources():
 def test_cached_builds_once(tmp_path):
     built = []
     for _ in range(2):
-        text = corpus.cached(
-            tmp_path / "a" / "b", "x.json", lambda: built.append(1) or "é"
-        )
+        text = corpus.cached(tmp_path / "a" / "b", "x.json", lambda: built.append(1) or "é")
         assert text == "é"
     assert built == [1]
     assert os.listdir(tmp_path / "a" / "b") == ["x.json"]
@@ -143,7 +134,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 def test_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(HostError, match=r"data\.cache_dir=.*file cannot be written"):
+    with pytest.raises(ConfigError, match=r"data\.cache_dir=.*file cannot be written"):
         corpus.cached(tmp_path / "file", "x.json", lambda: "text")
 
 
@@ -199,9 +190,9 @@ def test_byte_order_mark_is_taken_away(tmp_path):
 @pytest.mark.parametrize(
     "content, error, message",
     [
-        (None, HostError, r"data\.{key}: .*a\.txt matches no file"),
-        (b"ab\xff", HostError, r"data\.{key}: .*a\.txt cannot be read as UTF-8"),
-        (b" \n\n", HostError, r"data\.{key}=.*a\.txt.* hold no text"),
+        (None, ConfigError, r"data\.{key}: .*a\.txt matches no file"),
+        (b"ab\xff", ConfigError, r"data\.{key}: .*a\.txt cannot be read as UTF-8"),
+        (b" \n\n", ConfigError, r"data\.{key}=.*a\.txt.* hold no text"),
     ],
 )
 def test_unusable_files(tmp_path, key, content, error, message):
@@ -212,13 +203,13 @@ def test_unusable_files(tmp_path, key, content, error, message):
 
 
 def test_no_files(tmp_path):
-    with pytest.raises(HostError, match=r"data\.files=\[\] names no file: give"):
+    with pytest.raises(ConfigError, match=r"data\.files=\[\] names no file: give"):
         corpus.documents(data("textfile", tmp_path), "train")
 
 
 def test_a_single_document_cannot_be_split(tmp_path):
     file = write(tmp_path / "a.txt", ["same", "same"])
-    with pytest.raises(HostError, match=r"data\.files hold 1 distinct document"):
+    with pytest.raises(ConfigError, match=r"data\.files hold 1 distinct document"):
         corpus.documents(data("textfile", tmp_path, files=[file]), "valid")
 
 
@@ -241,7 +232,7 @@ def test_valid_files_are_kept_out_of_training(tmp_path, caplog):
     assert corpus.documents(config, "train") == paragraphs(40)
     assert "10 documents of data.files are also in data.valid_files" in caplog.text
     config.valid_files = config.files
-    with pytest.raises(HostError, match=r"data\.files hold only documents of"):
+    with pytest.raises(ConfigError, match=r"data\.files hold only documents of"):
         corpus.documents(config, "train")
 
 
@@ -291,21 +282,21 @@ def test_datasets_are_read_from_a_folder(tmp_path, hf):
         config = data("huggingface", tmp_path, train=str(tmp_path / name))
         config.text_key = "body"
         assert corpus.huggingface_dataset(config, "train")["body"][:] == ["a", "b"]
-        with pytest.raises(HostError, match=r"data\.valid_split=validation cannot be"):
+        with pytest.raises(ConfigError, match=r"data\.valid_split=validation cannot be"):
             corpus.huggingface_dataset(config, "valid")
     config.text_key = "text"
-    with pytest.raises(HostError, match=r"data\.text_key=text is no column .* body, n"):
+    with pytest.raises(ConfigError, match=r"data\.text_key=text is no column .* body, n"):
         corpus.huggingface_dataset(config, "train")
 
 
 def test_a_dataset_that_is_not_there(tmp_path, hf):
     config = data("huggingface", tmp_path, train=str(tmp_path / "nowhere"))
-    with pytest.raises(HostError, match=r"data\.train=.*nowhere .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"data\.train=.*nowhere .* cannot be read"):
         corpus.huggingface_dataset(config, "train")
 
 
 def test_without_the_package_datasets(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     config = data("huggingface", tmp_path)
-    with pytest.raises(HostError, match=r"pip install mdlm-mcd\[data\]"):
+    with pytest.raises(ConfigError, match=r"pip install mdlm-mcd\[data\]"):
         corpus.huggingface_dataset(config, "train")

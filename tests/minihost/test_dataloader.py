@@ -18,14 +18,10 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
+from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import corpus, dataloader
 from mdlm_mcd.minihost import resumable_loader as row_order
-from mdlm_mcd.minihost.errors import HostError
-from mdlm_mcd.minihost.resumable_loader import (
-    EpochSampler,
-    RankSampler,
-    ResumableLoader,
-)
+from mdlm_mcd.minihost.resumable_loader import EpochSampler, RankSampler, ResumableLoader
 
 CONFIGS = Path(dataloader.__file__).parent / "configs" / "data"
 
@@ -58,9 +54,7 @@ def text(tmp_path_factory):
     """A folder with a cache and a file of 400 documents of one to 30 words."""
     folder = tmp_path_factory.mktemp("text")
     rng = np.random.default_rng(0)
-    documents = [
-        f"{i} " + " ".join(rng.choice(WORDS, rng.integers(1, 30))) for i in range(400)
-    ]
+    documents = [f"{i} " + " ".join(rng.choice(WORDS, rng.integers(1, 30))) for i in range(400)]
     (folder / "a.txt").write_text("\n\n\n".join(documents), encoding="utf-8")
     return folder
 
@@ -117,13 +111,13 @@ def test_bpe_sees_the_training_documents_only(text, monkeypatch):
 
 
 def test_bpe_that_is_too_small(text):
-    with pytest.raises(HostError, match=r"data\.vocab_size=258 is too small: .* 259"):
+    with pytest.raises(ConfigError, match=r"data\.vocab_size=258 is too small: .* 259"):
         dataloader.get_tokenizer(textfile(text, vocab_size=258))
 
 
 def test_bpe_of_a_hub_dataset(text):
     config = textfile(text, train="lm1b")
-    with pytest.raises(HostError, match=r"=bpe is not trained on data\.train=lm1b"):
+    with pytest.raises(ConfigError, match=r"=bpe is not trained on data\.train=lm1b"):
         dataloader.get_tokenizer(config)
 
 
@@ -143,9 +137,7 @@ def test_pretrained_tokenizers_are_repaired(text, tmp_path):
     tokenizer = dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("[CLS]", "[SEP]")
     assert tokenizer.pad_token is None  # nothing is added to the vocabulary
-    name = pretrained(
-        tmp_path / "gpt", bos_token="<s>", eos_token="</s>", pad_token="_"
-    )
+    name = pretrained(tmp_path / "gpt", bos_token="<s>", eos_token="</s>", pad_token="_")
     tokenizer = dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
     assert tokenizer.pad_token == "_"
@@ -160,13 +152,13 @@ def test_pretrained_tokenizers_are_repaired(text, tmp_path):
 )
 def test_tokenizers_without_ends(text, tmp_path, specials, message):
     name = pretrained(tmp_path / "t", **specials)
-    with pytest.raises(HostError, match=message):
+    with pytest.raises(ConfigError, match=message):
         dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
 
 
 def test_a_tokenizer_that_is_not_there(text, tmp_path, monkeypatch):
     name = str(tmp_path / "nowhere")
-    with pytest.raises(HostError, match=r"data\.tokenizer_name_or_path=.*nowhere can"):
+    with pytest.raises(ConfigError, match=r"data\.tokenizer_name_or_path=.*nowhere can"):
         dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
 
 
@@ -237,14 +229,14 @@ def test_unwrapped_rows_are_padded_documents(text, bpe):
 def test_too_little_text_for_a_row(text, bpe, mode):
     config = textfile(text, length=10**6)
     message = rf"data\.{mode}=textfile .* has 0 rows of model\.length=1000000, too few"
-    with pytest.raises(HostError, match=message):
+    with pytest.raises(ConfigError, match=message):
         dataloader.get_dataloaders(
             config, bpe, skip_train=mode == "valid", skip_valid=mode == "train"
         )
 
 
 def test_rows_without_room(text, bpe):
-    with pytest.raises(HostError, match=r"model\.length=2 has no room"):
+    with pytest.raises(ConfigError, match=r"model\.length=2 has no room"):
         dataloader.get_dataloaders(textfile(text, length=2), bpe)
 
 
@@ -258,9 +250,7 @@ def test_validation_order(text, bpe):
     config = textfile(text)
 
     def rows(seed):
-        _, valid = dataloader.get_dataloaders(
-            config, bpe, skip_train=True, valid_seed=seed
-        )
+        _, valid = dataloader.get_dataloaders(config, bpe, skip_train=True, valid_seed=seed)
         passes = [torch.cat([b["input_ids"] for b in valid]).tolist() for _ in range(2)]
         assert passes[0] == passes[1]
         return passes[0], [row["input_ids"].tolist() for row in valid.dataset]
@@ -287,9 +277,7 @@ def hf(tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.utils.disable_progress_bar()
     for part, count in (("train", 120), ("validation", 20)):
-        lines = (
-            json.dumps({"text": " ".join(WORDS[: 1 + i % 14])}) for i in range(count)
-        )
+        lines = (json.dumps({"text": " ".join(WORDS[: 1 + i % 14])}) for i in range(count))
         (tmp_path / f"{part}.jsonl").write_text("\n".join(lines))
     files = {p: str(tmp_path / f"{p}.jsonl") for p in ("train", "validation")}
     name = pretrained(tmp_path / "bert", cls_token="[CLS]", sep_token="[SEP]")
@@ -334,9 +322,7 @@ def test_huggingface_rows(hf, wrap, streaming):
 def test_huggingface_with_too_little_text(hf):
     config = hf(length=5000)
     tokenizer = dataloader.get_tokenizer(config)
-    with pytest.raises(
-        HostError, match=r"data\.train=json .* has 0 rows of .* too few"
-    ):
+    with pytest.raises(ConfigError, match=r"data\.train=json .* has 0 rows of .* too few"):
         dataloader.get_dataloaders(config, tokenizer)
 
 
@@ -491,9 +477,7 @@ def test_processes_share_a_permutation(rows, batch_size, world):
         for rank in range(world):
             patch.setattr(row_order, "rank_and_world", lambda r=rank: (r, world))
             loader = ResumableLoader(Numbers(rows), batch_size, 5)
-            loader.load_state_dict(
-                {"epoch": 2, "batch": 0, "rows_per_batch": batch_size * world}
-            )
+            loader.load_state_dict({"epoch": 2, "batch": 0, "rows_per_batch": batch_size * world})
             dealt.append(sum(order(loader), []))
             valid = list(RankSampler(range(rows)))
             assert len(valid) == len(RankSampler(range(rows))) == -(-rows // world)
@@ -506,7 +490,7 @@ def test_processes_share_a_permutation(rows, batch_size, world):
 
 def test_more_processes_than_rows(monkeypatch):
     monkeypatch.setattr(row_order, "rank_and_world", lambda: (0, 8))
-    with pytest.raises(HostError, match=r"data\.train has 3 rows for 8 processes"):
+    with pytest.raises(ConfigError, match=r"data\.train has 3 rows for 8 processes"):
         len(ResumableLoader(Numbers(3), 1))
 
 
@@ -536,9 +520,7 @@ def fit(folder, ckpt_path=None, workers=0, save=None, **kwargs):
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     kwargs = {"max_epochs": -1, "limit_val_batches": 0, **kwargs}
     model = Recorder()
-    callbacks = (
-        [ModelCheckpoint(folder, "{step}", save_top_k=-1, **save)] if save else []
-    )
+    callbacks = [ModelCheckpoint(folder, "{step}", save_top_k=-1, **save)] if save else []
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,

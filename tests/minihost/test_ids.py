@@ -16,7 +16,6 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost.errors import HostError
 from mdlm_mcd.models import vocabulary
 
 WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
@@ -38,10 +37,16 @@ def made(folder, vocab=None, added=(), **specials):
 
 def config(name, files, length=6, **keys):
     data = {
-        "train": "textfile", "valid": "textfile", "files": files, "valid_files": files,
-        "separator": None, "tokenizer_name_or_path": str(name), "cache_dir": "",
-        "wrap": True, "text_key": "text",
-    }  # fmt: skip
+        "train": "textfile",
+        "valid": "textfile",
+        "files": files,
+        "valid_files": files,
+        "separator": None,
+        "tokenizer_name_or_path": str(name),
+        "cache_dir": "",
+        "wrap": True,
+        "text_key": "text",
+    }
     loader = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0}
     return OmegaConf.create(
         {
@@ -143,7 +148,7 @@ def test_rows_are_refused_or_fit_the_model(tmp_path_factory, case, wrap, process
     keys = {"data": {"wrap": wrap}, "algo": {"parameterization": process}}
     try:
         ids, valid = rows(tokenizer, config(folder, files, **keys))
-    except HostError as error:
+    except ConfigError as error:
         said = str(error)
         assert "data.valid=textfile (data.valid_files=[" in said
         assert "which is " in said or "too few for validation" in said
@@ -172,13 +177,16 @@ def test_the_mask_in_a_text(tmp_path, kind, mode, wrap):
         lines = "\n".join(json.dumps({"text": text}) for text in texts)
         (file,) = files = write(tmp_path / "rows.jsonl", lines)
         data |= {
-            "train": "json", "valid": "json", "data_files": file,
-            "valid_split": "train", "cache_dir": str(tmp_path),
+            "train": "json",
+            "valid": "json",
+            "data_files": file,
+            "valid_split": "train",
+            "cache_dir": str(tmp_path),
             "streaming": kind != "mapped",
-        }  # fmt: skip
+        }
     settings = config(tmp_path, files, data=data)
     words = rf"data\.{mode}=.* holds token 21 \('\[MASK\]'\), which is the model's mask"
-    with pytest.raises(HostError, match=words) as error:
+    with pytest.raises(ConfigError, match=words) as error:
         dataloader.get_dataset(settings, tokenizer, mode)
     assert "\n" not in str(error.value)
 
@@ -188,10 +196,11 @@ def test_a_run_with_added_tokens_learns(compose, tmp_path):
     made(tmp_path / "t", added=["cat sat", "old dog"], eos_token="<end>")
     found = minihost.run(
         compose(
-            f"data.tokenizer_name_or_path={tmp_path / 't'}", "trainer.max_steps=2",
+            f"data.tokenizer_name_or_path={tmp_path / 't'}",
+            "trainer.max_steps=2",
             "trainer.val_check_interval=2",
         )
-    )  # fmt: skip
+    )
     assert found["val/nll"] < 12
 
 
@@ -200,10 +209,11 @@ def test_held_out_text_of_a_sweep(compose, tmp_path):
     made(tmp_path / "t", mask_token="[MASK]", pad_token="[PAD]")
     minihost.run(
         compose(
-            f"data.tokenizer_name_or_path={tmp_path / 't'}", "trainer.max_steps=1",
+            f"data.tokenizer_name_or_path={tmp_path / 't'}",
+            "trainer.max_steps=1",
             f"checkpointing.save_dir={tmp_path}",
         )
-    )  # fmt: skip
+    )
     source = candidates.Source.parse(str(tmp_path / "checkpoints" / "last.ckpt"))
     model = candidates.open_model(source)
     fine, bad = (
@@ -218,8 +228,7 @@ def test_held_out_text_of_a_sweep(compose, tmp_path):
 # Under a distiller, whatever the host's loaders give ----------------------------------
 
 
-SHORT = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=1",
-         "trainer.max_steps=1")  # fmt: skip
+SHORT = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1")
 
 
 @pytest.fixture
@@ -282,10 +291,15 @@ def judge(tmp_path):
     tokenizer = made(tmp_path / "judge")
     model = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=len(tokenizer) - 2, n_positions=16, n_embd=16, n_layer=1,
-            n_head=2, bos_token_id=0, eos_token_id=1,
+            vocab_size=len(tokenizer) - 2,
+            n_positions=16,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=0,
+            eos_token_id=1,
         )
-    )  # fmt: skip
+    )
     model.save_pretrained(tmp_path / "judge")
     return str(tmp_path / "judge")
 
@@ -294,10 +308,7 @@ def judge(tmp_path):
     "samples, words",
     [
         (["the cat", "a house at dawn"], "has a vocabulary of 19 tokens and is given"),
-        (
-            torch.tensor([[3, 19]]),
-            "has a vocabulary of 19 tokens and is given token",
-        ),
+        (torch.tensor([[3, 19]]), "has a vocabulary of 19 tokens and is given token"),
         (["the cat sat " * 9], "has a context of 16 tokens and a sample 20: choose"),
         ([None], "cannot encode the samples"),
     ],
@@ -306,7 +317,7 @@ def test_the_hosts_evaluator_cannot_read_the_samples(judge, samples, words):
     measured = metrics.Metrics(judge)
     how = {"retokenize": not isinstance(samples, torch.Tensor)}
     measured.record_generative_perplexity(["the cat sat"], 20)
-    with pytest.raises(HostError, match=f"eval.gen_ppl_eval_model_.*judge {words}"):
+    with pytest.raises(ConfigError, match=f"eval.gen_ppl_eval_model_.*judge {words}"):
         measured.record_generative_perplexity(samples, 20, **how)
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mdlm_mcd import sampling
+from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import algo, dataloader, metrics, trainer_base
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost.errors import HostError
 
 
 @pytest.fixture
@@ -79,10 +79,16 @@ def test_the_hosts_sampler_has_the_law_of_the_reference(model):
     from mdlm_mcd.hosts import duo
 
     ours = sampling.sample(
-        "ancestral", duo.denoiser(net), n, 2, 3, alpha=lambda t: net.noise(t)[1],
-        mask_index=net.mask_index, vocab_size=net.vocab_size,
+        "ancestral",
+        duo.denoiser(net),
+        n,
+        2,
+        3,
+        alpha=lambda t: net.noise(t)[1],
+        mask_index=net.mask_index,
+        vocab_size=net.vocab_size,
         generator=torch.Generator().manual_seed(2),
-    ).tokens  # fmt: skip
+    ).tokens
     assert (hosts != net.mask_index).all()
     a, b = (torch.bincount(x[:, 0], minlength=net.vocab_size) for x in (hosts, ours))
     seen = a + b > 20
@@ -141,8 +147,13 @@ def test_ar_samples_start_with_bos_and_follow_the_model(model):
 
 @pytest.mark.parametrize("name", ["mdlm", "ar"])
 def test_training_learns_and_evaluation_agrees(compose, tmp_path, name):
-    config = compose(f"algo={name}", "trainer.max_steps=120", "optim.lr=1e-2",
-                     "trainer.val_check_interval=60", "training.ema=0.9")  # fmt: skip
+    config = compose(
+        f"algo={name}",
+        "trainer.max_steps=120",
+        "optim.lr=1e-2",
+        "trainer.val_check_interval=60",
+        "training.ema=0.9",
+    )
     trained = minihost.run(config)
     assert trained["val/nll"] < 3.5 < math.log(300)  # knowing nothing: 5.7
     path = tmp_path / "checkpoints" / "last.ckpt"
@@ -159,10 +170,14 @@ def test_sample_eval_says_dtype_and_entropy(compose, tmp_path):
     minihost.run(compose("trainer.max_steps=3"))
     out = tmp_path / "samples.json"
     minihost.run(
-        compose("mode=sample_eval", "sampling.steps=4", "sampling.num_sample_batches=1",
-                f"eval.checkpoint_path={tmp_path}/checkpoints/last.ckpt",
-                f"eval.generated_samples_path={out}")
-    )  # fmt: skip
+        compose(
+            "mode=sample_eval",
+            "sampling.steps=4",
+            "sampling.num_sample_batches=1",
+            f"eval.checkpoint_path={tmp_path}/checkpoints/last.ckpt",
+            f"eval.generated_samples_path={out}",
+        )
+    )
     held = json.loads(out.read_text())
     assert held["sampling_dtype"] == "float64" and held["entropy"] > 0
     assert len(held["generated_seqs"]) == 8
@@ -176,10 +191,15 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
     tokenizer = dataloader.get_tokenizer(config)
     judge = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            n_positions=64,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
-    ).eval()  # fmt: skip
+    ).eval()
     judge.save_pretrained(tmp_path / "judge")
     tokenizer.save_pretrained(tmp_path / "judge")
     measured = metrics.Metrics(str(tmp_path / "judge"), eval_ppl_batch_size=2)
@@ -196,9 +216,7 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
                 continue  # the second EOS of a sample does not count
             total -= float(log_p[b, i - 1, ids[b, i]])
             count += 1
-    assert float(measured.gen_ppl.compute()) == pytest.approx(
-        math.exp(total / count), rel=1e-4
-    )
+    assert float(measured.gen_ppl.compute()) == pytest.approx(math.exp(total / count), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +235,7 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(compose, overrides, words):
-    with pytest.raises(HostError) as error:
+    with pytest.raises(ConfigError) as error:
         minihost.run(compose(*overrides))
     assert all(word in str(error.value) for word in words), error.value
 
@@ -225,20 +243,20 @@ def test_bad_settings_are_refused_in_a_sentence(compose, overrides, words):
 def test_checkpoints_that_do_not_fit_are_refused_by_name(compose, tmp_path):
     minihost.run(compose("trainer.max_steps=1", "training.ema=0"))
     path = tmp_path / "checkpoints" / "last.ckpt"
-    with pytest.raises(HostError) as error:
-        minihost.run(
-            compose("mode=ppl_eval", f"eval.checkpoint_path={path}",
-                    "model.hidden_size=16", "training.ema=0")
-        )  # fmt: skip
-    assert f"eval.checkpoint_path={path} does not fit" in str(error.value)
-    with pytest.raises(HostError, match="holds no EMA: set training.ema=0"):
-        minihost.run(compose("mode=ppl_eval", f"eval.checkpoint_path={path}"))
-    with pytest.raises(HostError, match="training.finetune_path=/no is no file"):
+    with pytest.raises(ConfigError) as error:
         minihost.run(
             compose(
-                "training.finetune_path=/no", "checkpointing.resume_from_ckpt=false"
+                "mode=ppl_eval",
+                f"eval.checkpoint_path={path}",
+                "model.hidden_size=16",
+                "training.ema=0",
             )
         )
+    assert f"eval.checkpoint_path={path} does not fit" in str(error.value)
+    with pytest.raises(ConfigError, match="holds no EMA: set training.ema=0"):
+        minihost.run(compose("mode=ppl_eval", f"eval.checkpoint_path={path}"))
+    with pytest.raises(ConfigError, match="training.finetune_path=/no is no file"):
+        minihost.run(compose("training.finetune_path=/no", "checkpointing.resume_from_ckpt=false"))
 
 
 def test_times_are_dealt_to_any_batch_size(compose):
@@ -251,10 +269,21 @@ def test_times_are_dealt_to_any_batch_size(compose):
 def test_the_command_line_prints_refusals_without_a_traceback(tmp_path, corpus):
     def call(**env):
         return subprocess.run(
-            [sys.executable, "-m", "mdlm_mcd.minihost.main", "algo=mcd", "algo.loss=kl",
-             "data=textfile", f"data.files=[{corpus}]", f"data.cache_dir={tmp_path}"],
-            cwd=tmp_path, text=True, capture_output=True, env={**os.environ, **env},
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "mdlm_mcd.minihost.main",
+                "algo=mcd",
+                "algo.loss=kl",
+                "data=textfile",
+                f"data.files=[{corpus}]",
+                f"data.cache_dir={tmp_path}",
+            ],
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            env={**os.environ, **env},
+        )
 
     done = call()
     assert done.returncode == 1

@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-MCD = ("-m", "algo=mcd", "algo.init_from=scratch", "algo.rounds=1",
-       "algo.steps_per_round=1", "trainer.max_steps=1", "algo.delta0=1/2",
-       "hydra.sweep.dir=s")  # fmt: skip
+MCD = (
+    "-m",
+    "algo=mcd",
+    "algo.init_from=scratch",
+    "algo.rounds=1",
+    "algo.steps_per_round=1",
+    "trainer.max_steps=1",
+    "algo.delta0=1/2",
+    "hydra.sweep.dir=s",
+)
 
 
 def ended(folder):
@@ -63,15 +70,31 @@ def test_a_traceback_where_it_is_asked_for(host, monkeypatch):
 def test_in_processes_of_joblib(host):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     done = subprocess.run(
-        [sys.executable, "-m", "mdlm_mcd.minihost.main", "-m", *host.tiny, *MCD[1:],
-         "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
-         "+callbacks.x._target_=faulty.Bug", "+callbacks.x.on=1,0",
-         "algo.loss=nope,ce"],
-        cwd=host.folder, text=True, capture_output=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1",
-             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent),
-                                            os.environ.get("PYTHONPATH", "")])},
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "mdlm_mcd.minihost.main",
+            "-m",
+            *host.tiny,
+            *MCD[1:],
+            "hydra/launcher=joblib",
+            "hydra.launcher.n_jobs=2",
+            "+callbacks.x._target_=faulty.Bug",
+            "+callbacks.x.on=1,0",
+            "algo.loss=nope,ce",
+        ],
+        cwd=host.folder,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+            ),
+        },
+    )
     assert done.returncode == 1 and ended(host.folder) == ["3"], done.stderr[-3000:]
     # Those two before they had a trainer, and the bug in the third job.
     assert done.stderr.count("failed: ConfigError: algo.loss=nope is unknown") == 2

@@ -7,21 +7,29 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost import paths
-from mdlm_mcd.minihost.errors import HostError
 
 NAMED = {  # keys whose value may be another thing than a path
-    "data.train": "rows", "data.valid": "rows", "data.tokenizer_name_or_path": "words",
-    "eval.gen_ppl_eval_model_name_or_path": "judge", "eval.checkpoint_path": "t.ckpt",
-    "algo.teacher_path": "t.ckpt", "training.finetune_path": "t.ckpt",
-}  # fmt: skip
+    "data.train": "rows",
+    "data.valid": "rows",
+    "data.tokenizer_name_or_path": "words",
+    "eval.gen_ppl_eval_model_name_or_path": "judge",
+    "eval.checkpoint_path": "t.ckpt",
+    "algo.teacher_path": "t.ckpt",
+    "training.finetune_path": "t.ckpt",
+}
 PATHS = {
-    "data.cache_dir": "cache", "eval.generated_samples_path": "out/samples.json",
-    "checkpointing.save_dir": "run", "checkpointing.resume_ckpt_path": "old/last.ckpt",
-    "callbacks.checkpoint_monitor.dirpath": "kept", "logger.save_dir": "logs",
-    "trainer.default_root_dir": "root", "trainer.profiler.dirpath": "profile",
-}  # fmt: skip
+    "data.cache_dir": "cache",
+    "eval.generated_samples_path": "out/samples.json",
+    "checkpointing.save_dir": "run",
+    "checkpointing.resume_ckpt_path": "old/last.ckpt",
+    "callbacks.checkpoint_monitor.dirpath": "kept",
+    "logger.save_dir": "logs",
+    "trainer.default_root_dir": "root",
+    "trainer.profiler.dirpath": "profile",
+}
 
 
 @pytest.fixture
@@ -34,9 +42,7 @@ def launched(tmp_path, monkeypatch):
         (folder / name).mkdir() if "." not in name else (folder / name).touch()
     monkeypatch.chdir(tmp_path / "moved")
     monkeypatch.setenv("HOME", str(folder))
-    HydraConfig.instance().cfg = OmegaConf.create(
-        {"hydra": {"runtime": {"cwd": str(folder)}}}
-    )
+    HydraConfig.instance().cfg = OmegaConf.create({"hydra": {"runtime": {"cwd": str(folder)}}})
     return folder
 
 
@@ -115,17 +121,19 @@ def test_a_run_and_what_goes_on_from_it(host, caplog):
     config = held["hyper_parameters"]["config"]
     assert config["checkpointing"]["save_dir"] == f"{at}/one"
     status, said = host(
-        "hydra.run.dir=b", "trainer.max_steps=3",
-        f"checkpointing.resume_ckpt_path={checkpoint}",
-    )  # fmt: skip
+        "hydra.run.dir=b", "trainer.max_steps=3", f"checkpointing.resume_ckpt_path={checkpoint}"
+    )
     assert status == 0 and "Restored all states" in caplog.text, said
     # A fresh run of weights that are named.
     assert host("hydra.run.dir=c", f"training.finetune_path={checkpoint}")[0] == 0
     for mode in ("sample_eval", "ppl_eval"):
         status, said = host(
-            f"mode={mode}", f"eval.checkpoint_path={checkpoint}", "sampling.steps=2",
-            "eval.generated_samples_path=out.json", "sampling.num_sample_batches=1",
-        )  # fmt: skip
+            f"mode={mode}",
+            f"eval.checkpoint_path={checkpoint}",
+            "sampling.steps=2",
+            "eval.generated_samples_path=out.json",
+            "sampling.num_sample_batches=1",
+        )
         assert status == 0, said
     assert json.loads((at / "out.json").read_text())["steps"] == 2
 
@@ -133,9 +141,12 @@ def test_a_run_and_what_goes_on_from_it(host, caplog):
 def test_a_teacher_by_a_relative_path(host):
     assert host("hydra.run.dir=a")[0] == 0
     status, said = host(
-        "algo=mcd", "algo.teacher_path=a/checkpoints/last.ckpt", "algo.rounds=1",
-        "algo.steps_per_round=2", "hydra.run.dir=b",
-    )  # fmt: skip
+        "algo=mcd",
+        "algo.teacher_path=a/checkpoints/last.ckpt",
+        "algo.rounds=1",
+        "algo.steps_per_round=2",
+        "hydra.run.dir=b",
+    )
     assert status == 0, said
     held = torch.load(host.folder / "b/checkpoints/last.ckpt", weights_only=True)
     assert held["mdlm_mcd"]["teacher_path"] == f"{host.folder}/a/checkpoints/last.ckpt"
@@ -143,14 +154,11 @@ def test_a_teacher_by_a_relative_path(host):
 
 @pytest.mark.parametrize("algo", ["algo=mdlm", "algo=mcd"])
 @pytest.mark.parametrize(
-    "key", ["checkpointing.resume_ckpt_path", "training.finetune_path",
-            "eval.checkpoint_path"],
-)  # fmt: skip
+    "key", ["checkpointing.resume_ckpt_path", "training.finetune_path", "eval.checkpoint_path"]
+)
 def test_a_named_checkpoint_that_is_not_there(host, monkeypatch, algo, key):
     """Never a fresh start, and before the text is read."""
-    monkeypatch.setattr(
-        minihost.dataloader, "get_dataloaders", lambda *a, **k: pytest.fail("read")
-    )
+    monkeypatch.setattr(minihost.dataloader, "get_dataloaders", lambda *a, **k: pytest.fail("read"))
     more = ["mode=ppl_eval"] if key.startswith("eval") else []
     if algo == "algo=mcd":
         more += ["algo.rounds=1", "algo.steps_per_round=2"]
@@ -163,9 +171,8 @@ def test_the_usual_one_that_is_not_there_yet(host):
     """A job that may be requeued names it from its first start on."""
     for name in ("a/checkpoints/last.ckpt", "./a/checkpoints/../checkpoints/last.ckpt"):
         status, said = host(
-            "hydra.run.dir=a", f"checkpointing.resume_ckpt_path={name}",
-            "trainer.max_steps=1",
-        )  # fmt: skip
+            "hydra.run.dir=a", f"checkpointing.resume_ckpt_path={name}", "trainer.max_steps=1"
+        )
         assert status == 0, said
 
 
@@ -180,10 +187,8 @@ def test_a_run_on_another_file_system(host, tmp_path, caplog):
 
 
 def test_none_is_looked_for_where_none_is_asked_for(compose):
-    config = compose(
-        "checkpointing.resume_ckpt_path=gone", "checkpointing.resume_from_ckpt=false"
-    )
+    config = compose("checkpointing.resume_ckpt_path=gone", "checkpointing.resume_from_ckpt=false")
     assert minihost.resume_path(config) is None
     config.checkpointing.resume_from_ckpt = True
-    with pytest.raises(HostError, match="resume_ckpt_path=gone is not there: name"):
+    with pytest.raises(ConfigError, match="resume_ckpt_path=gone is not there: name"):
         minihost.resume_path(config)

@@ -12,7 +12,6 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.minihost import resumable_loader as row_order
-from mdlm_mcd.minihost.errors import HostError
 
 datasets = pytest.importorskip("datasets")
 
@@ -27,9 +26,7 @@ def settings(compose, tmp_path):
     dataloader.get_tokenizer(compose()).save_pretrained(name)
 
     def make(train, valid, *overrides, streaming=True, wrap=False):
-        config = compose(
-            "trainer.max_steps=3", "trainer.val_check_interval=3", *overrides
-        )
+        config = compose("trainer.max_steps=3", "trainer.val_check_interval=3", *overrides)
         files = {}
         for part, count in (("train", train), ("validation", valid)):
             path = tmp_path / f"{part}-{count}.jsonl"
@@ -38,10 +35,15 @@ def settings(compose, tmp_path):
             files[part] = str(path)
         OmegaConf.set_struct(config, False)
         config.data = {
-            "train": "json", "valid": "json", "data_files": files, "text_key": "text",
-            "streaming": streaming, "wrap": wrap, "tokenizer_name_or_path": name,
+            "train": "json",
+            "valid": "json",
+            "data_files": files,
+            "text_key": "text",
+            "streaming": streaming,
+            "wrap": wrap,
+            "tokenizer_name_or_path": name,
             "cache_dir": str(tmp_path),
-        }  # fmt: skip
+        }
         return config
 
     return make
@@ -55,19 +57,21 @@ def never(*args):
 @pytest.mark.parametrize(
     "train, valid, words",
     [
-        (7, 9, r"data\.train=json .* has 7 rows of .*=16, too few for a step of "
-               r"loader\.global_batch_size=8: give"),
+        (
+            7,
+            9,
+            r"data\.train=json .* has 7 rows of .*=16, too few for a step of "
+            r"loader\.global_batch_size=8: give",
+        ),
         (1, 9, r"data\.train=json .* has 1 rows"),
         (99, 0, r"data\.valid=json .* has 0 rows of .*=16, too few for validation"),
     ],
-)  # fmt: skip
-def test_refused_before_a_model_is_built(
-    settings, monkeypatch, streaming, train, valid, words
-):
+)
+def test_refused_before_a_model_is_built(settings, monkeypatch, streaming, train, valid, words):
     wrap = not valid  # an empty document is a row where documents are not joined
     config = settings(train, valid, streaming=streaming, wrap=wrap)
     monkeypatch.setattr(minihost.MODELS["mdlm"], "__init__", never)
-    with pytest.raises(HostError, match=words):
+    with pytest.raises(ConfigError, match=words):
         minihost.run(config)
 
 
@@ -79,7 +83,7 @@ def test_an_evaluation_without_a_row(settings, tmp_path):
     minihost.run(settings(8, 1))
     path = tmp_path / "checkpoints" / "last.ckpt"
     config = settings(8, 0, "mode=ppl_eval", f"eval.checkpoint_path={path}", wrap=True)
-    with pytest.raises(HostError, match=r"data\.valid=json .* has 0 rows"):
+    with pytest.raises(ConfigError, match=r"data\.valid=json .* has 0 rows"):
         minihost.run(config)
 
 
@@ -89,7 +93,7 @@ def test_a_process_that_gets_no_row(settings, monkeypatch):
     _, valid = dataloader.get_dataloaders(config, tokenizer, skip_train=True)
     monkeypatch.setattr(row_order, "rank_and_world", lambda: (1, 2))
     for _ in range(2):  # in every epoch
-        with pytest.raises(HostError, match=r"data\.valid=.*without a row for process"):
+        with pytest.raises(ConfigError, match=r"data\.valid=.*without a row for process"):
             list(valid)
     monkeypatch.setattr(row_order, "rank_and_world", lambda: (0, 2))
     assert len(list(valid)) == 1
@@ -103,14 +107,14 @@ def test_a_worker_tells_its_sentence_alone(settings, monkeypatch):
 
     def failing(loader):
         try:
-            raise HostError("data.train=json: it is odd: mend it.")
-        except HostError:
+            raise ConfigError("data.train=json: it is odd: mend it.")
+        except ConfigError:
             caught = ExceptionWrapper(where="in DataLoader worker process 0")
         yield from ()
         caught.reraise()
 
     monkeypatch.setattr(DataLoader, "__iter__", failing)
-    with pytest.raises(HostError) as error:
+    with pytest.raises(ConfigError) as error:
         list(train)
     assert str(error.value) == "data.train=json: it is odd: mend it."
 
@@ -128,8 +132,14 @@ class Passes(IterableDataset):
         yield from next(self.passes)
 
 
-MCD = ("algo=mcd", "algo.init_from=scratch", "algo.rounds=3", "algo.steps_per_round=1",
-       "trainer.max_steps=3", "trainer.val_check_interval=1")  # fmt: skip
+MCD = (
+    "algo=mcd",
+    "algo.init_from=scratch",
+    "algo.rounds=3",
+    "algo.steps_per_round=1",
+    "trainer.max_steps=3",
+    "trainer.val_check_interval=1",
+)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +174,11 @@ def test_a_hosts_loader_that_gives_no_batch(compose, train, valid, split, steps)
 
 def test_a_run_that_goes_on_at_an_epochs_end(compose, tmp_path):
     """Its first epoch has no batch left, which is none of the loaders' faults."""
-    config = compose(*MCD, "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-                     "callbacks.checkpoint_every_n_steps.save_top_k=-1")  # fmt: skip
+    config = compose(
+        *MCD,
+        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+        "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+    )
     tokenizer = dataloader.get_tokenizer(config)
     loader, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
     batches = list(itertools.islice(loader, 2))

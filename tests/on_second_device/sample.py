@@ -14,15 +14,21 @@ def draw(name, device, **how):
         return table.to(z.device)[rows.nonzero()[:, 1]]
 
     return sampling.sample(
-        name, denoise, 5, 12, 4, alpha=lambda t: 1 - t, mask_index=6, vocab_size=7,
-        device=device, **how,
-    ).tokens  # fmt: skip
+        name,
+        denoise,
+        5,
+        12,
+        4,
+        alpha=lambda t: 1 - t,
+        mask_index=6,
+        vocab_size=7,
+        device=device,
+        **how,
+    ).tokens
 
 
 for name in sys.argv[1:]:
-    laws = (
-        [{"u_law": "lattice", "u_step": 1 / 4}] if name in ("sparse", "locked") else []
-    )
+    laws = [{"u_law": "lattice", "u_step": 1 / 4}] if name in ("sparse", "locked") else []
     for how in (
         {},
         {"dtype": torch.float32},

@@ -9,9 +9,7 @@ from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.evaluation.plan import Plan, grid
 
 model, judge, out = sys.argv[1:]
-points = grid(
-    [2, 4], (1.0, 0.5), ("sparse", "locked"), (("iid", None), ("lattice", "auto"))
-)
+points = grid([2, 4], (1.0, 0.5), ("sparse", "locked"), (("iid", None), ("lattice", "auto")))
 plan = Plan(points, num_samples=6, batch_size=4, bound_rows=4)
 
 

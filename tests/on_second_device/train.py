@@ -52,11 +52,16 @@ train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
 model = minihost.model_class(config)(config, tokenizer)
 trainer = L.Trainer(
     strategy=SingleDeviceStrategy(device="gpu:0", accelerator=Stand()),
-    max_steps=config.trainer.max_steps, logger=False, enable_checkpointing=False,
+    max_steps=config.trainer.max_steps,
+    logger=False,
+    enable_checkpointing=False,
     accumulate_grad_batches=config.trainer.accumulate_grad_batches,
-    gradient_clip_val=1.0, limit_val_batches=1, val_check_interval=2,
-    enable_progress_bar=False, enable_model_summary=False,
-)  # fmt: skip
+    gradient_clip_val=1.0,
+    limit_val_batches=1,
+    val_check_interval=2,
+    enable_progress_bar=False,
+    enable_model_summary=False,
+)
 # What is written to a file has to be on the CPU first, as of no GPU either.
 model.configure_callbacks = lambda: []
 trainer.fit(model, train_ds, valid_ds)

@@ -104,9 +104,7 @@ def _latent_paths_alt(paths: list[data.LatentPath]) -> str:
 
 def _regimes_alt(cases: data.Regimes) -> str:
     words = {
-        case: ", ".join(
-            w for w, c in zip(cases.words, cases.regimes, strict=True) if c == case
-        )
+        case: ", ".join(w for w, c in zip(cases.words, cases.regimes, strict=True) if c == case)
         for case in data.REGIMES
     }
     return (
@@ -119,8 +117,7 @@ def _regimes_alt(cases: data.Regimes) -> str:
 
 def _calibration_alt(curves: list[data.Calibration]) -> str:
     half = ", ".join(
-        f"{abs(c.ratio[(c.alpha_t - 0.5).abs().argmin()].item()):.1f} for K = "
-        f"{c.num_classes:,}"
+        f"{abs(c.ratio[(c.alpha_t - 0.5).abs().argmin()].item()):.1f} for K = {c.num_classes:,}"
         for c in curves
     )
     return (
@@ -151,11 +148,15 @@ def _trajectory(source, built_in: bool, shown: data.Trajectories, seed: int):
         "words that open in the same step are drawn without knowing of one another. "
     )
     return (
-        Picture("trajectory", title, still,
-                how + of, lambda: stills.trajectory(shown)),
-        Picture("trajectory_animated", title, moving,
-                how + of, lambda: animation.trajectory(shown, title, moving)),
-    )  # fmt: skip
+        Picture("trajectory", title, still, how + of, lambda: stills.trajectory(shown)),
+        Picture(
+            "trajectory_animated",
+            title,
+            moving,
+            how + of,
+            lambda: animation.trajectory(shown, title, moving),
+        ),
+    )
 
 
 def _of_the_language(seed: int) -> str:
@@ -242,8 +243,5 @@ def page(drawn: list[Picture]) -> str:
         )
         for p in drawn
     ]
-    head = join([Markup('<meta charset="utf-8">'), el("title", style.MARK),
-                 el("style", _LOOK)])  # fmt: skip
-    return Markup("<!doctype html>\n") + el(
-        "html", el("head", head), el("body", *shown), lang="en"
-    )
+    head = join([Markup('<meta charset="utf-8">'), el("title", style.MARK), el("style", _LOOK)])
+    return Markup("<!doctype html>\n") + el("html", el("head", head), el("body", *shown), lang="en")

@@ -74,35 +74,50 @@ def _panel(shown: Trajectories, run: Trajectory, cells, top: float) -> Markup:
     other = shown.differs(run).tolist()
     parts = [
         el("text", f"{run.steps} steps", x=MARGIN, y=top + 16, class_="steps"),
-        el("text", f"{run.evaluations} network calls", x=MARGIN + 105, y=top + 16,
-           class_="note"),
-    ]  # fmt: skip
+        el("text", f"{run.evaluations} network calls", x=MARGIN + 105, y=top + 16, class_="note"),
+    ]
     for i, (x, line, width) in enumerate(cells):
         y = top + 30 + line * LINE
         box = dict(x=f"{x:.1f}", y=y, width=f"{width:.1f}", height=CELL, rx=3)
         parts += [
             el("rect", **box, fill=SHOWN),
-            el("text", run.words[i], x=f"{x + width / 2:.1f}", y=y + 20,
-               class_="word other" if other[i] else "word"),
-            el("rect", **box, class_="cover", fill="url(#hidden)",
-               style=f"animation-name: c{run.steps}-{run.opened[i]}"),
-        ]  # fmt: skip
+            el(
+                "text",
+                run.words[i],
+                x=f"{x + width / 2:.1f}",
+                y=y + 20,
+                class_="word other" if other[i] else "word",
+            ),
+            el(
+                "rect",
+                **box,
+                class_="cover",
+                fill="url(#hidden)",
+                style=f"animation-name: c{run.steps}-{run.opened[i]}",
+            ),
+        ]
     y = top + 30 + (cells[-1][1] + 1) * LINE + 8
     full = WIDTH - 2 * MARGIN
     parts += [
         el("rect", x=MARGIN, y=y, width=full, height=8, fill=RULE),
         el(
             "g",
-            el("rect", width=full, height=8, class_="bar",
-               style=f"animation-name: b{run.steps}"),
+            el("rect", width=full, height=8, class_="bar", style=f"animation-name: b{run.steps}"),
             transform=f"translate({MARGIN} {y})",
         ),
         *(
-            el("circle", cx=f"{MARGIN + full * u:.1f}", cy=y + 4, r=5, fill=PAPER,
-               stroke=INK, stroke_width=1.4)
+            el(
+                "circle",
+                cx=f"{MARGIN + full * u:.1f}",
+                cy=y + 4,
+                r=5,
+                fill=PAPER,
+                stroke=INK,
+                stroke_width=1.4,
+            )
             for u in shown.u.tolist()
         ),
-    ]  # fmt: skip
+    ]
     return join(parts)
 
 
@@ -110,16 +125,17 @@ def trajectory(shown: Trajectories, title: str, alt: str) -> str:
     """The animation as the text of an SVG file."""
     cells = places(shown)
     tall = 30 + (cells[-1][1] + 1) * LINE + 50
-    body = [
-        _panel(shown, run, cells, 62 + i * tall) for i, run in enumerate(shown.runs)
-    ]
+    body = [_panel(shown, run, cells, 62 + i * tall) for i, run in enumerate(shown.runs)]
     height = 62 + len(shown.runs) * tall + 26
     hatch = el(
         "pattern",
         el("rect", width=7, height=7, fill=HIDDEN),
         el("path", d="M0 0L7 7M7 0L0 7", stroke=INK, stroke_width=0.7),
-        id="hidden", width=7, height=7, patternUnits="userSpaceOnUse",
-    )  # fmt: skip
+        id="hidden",
+        width=7,
+        height=7,
+        patternUnits="userSpaceOnUse",
+    )
     style = Markup(STYLE + "\n".join(map(_fades, shown.runs)))
     most = shown.runs[-1].steps
     return el(
@@ -132,9 +148,18 @@ def trajectory(shown: Trajectories, title: str, alt: str) -> str:
         el("rect", width=WIDTH, height=height, fill=PAPER),
         el("text", title, x=MARGIN, y=38, class_="title"),
         *body,
-        el("text", "Circles: u of each word. A word opens when the bar, the share of "
-           f"the steps done, has passed its u. Underlined: not the word of {most} "
-           "steps.", x=MARGIN, y=height - 18, class_="note"),
-        xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {WIDTH} {height}",
-        width=WIDTH, height=height, role="img",
-    )  # fmt: skip
+        el(
+            "text",
+            "Circles: u of each word. A word opens when the bar, the share of "
+            f"the steps done, has passed its u. Underlined: not the word of {most} "
+            "steps.",
+            x=MARGIN,
+            y=height - 18,
+            class_="note",
+        ),
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {WIDTH} {height}",
+        width=WIDTH,
+        height=height,
+        role="img",
+    )

@@ -61,9 +61,7 @@ class LatentPath(NamedTuple):
     @property
     def rival(self) -> Tensor:
         """The largest of the others, (T,)."""
-        return torch.cat(
-            [self.w_t[:, : self.x0], self.w_t[:, self.x0 + 1 :]], dim=1
-        ).amax(1)
+        return torch.cat([self.w_t[:, : self.x0], self.w_t[:, self.x0 + 1 :]], dim=1).amax(1)
 
 
 def latent_path(eps: Tensor, x0: int, t: Tensor) -> LatentPath:
@@ -88,14 +86,15 @@ def latent_paths(
     return [
         latent_path(
             torch.randn(
-                num_classes, dtype=torch.float64,
+                num_classes,
+                dtype=torch.float64,
                 generator=coupling.counter_generator(seed, "latent path"),
             ),
             0,
             t,
         )
         for seed in seeds
-    ]  # fmt: skip
+    ]
 
 
 # Section 3.3: who sees a token, and what it costs -------------------------------------
@@ -119,9 +118,7 @@ class Regimes(NamedTuple):
     regimes: list[str]
 
 
-def regimes(
-    sentence: str = SENTENCE, t: float = 0.65, s: float = 0.35, seed: int = 1
-) -> Regimes:
+def regimes(sentence: str = SENTENCE, t: float = 0.65, s: float = 0.35, seed: int = 1) -> Regimes:
     """The three cases of Eq. 14 on a sentence, out of `coupling.couple`.
 
     KL where both views are masked, CE where the teacher's alone is open, none where
@@ -129,9 +126,8 @@ def regimes(
     """
     words = sentence.split()
     u = laws.draw_u(
-        1, len(words), dtype=torch.float64,
-        generator=coupling.counter_generator(seed, "regimes"),
-    )  # fmt: skip
+        1, len(words), dtype=torch.float64, generator=coupling.counter_generator(seed, "regimes")
+    )
     times = torch.tensor([t, s], dtype=torch.float64)
     alpha_t, alpha_s = log_linear(times).tolist()
     pair = coupling.couple(
@@ -168,11 +164,10 @@ def calibrations(
     t = torch.linspace(-12, 12, points, dtype=torch.float64).sigmoid()
     return [
         Calibration(
-            k, ratio, duality.NoiseGap(k).cdf(ratio), t,
-            duality.calibrate(log_linear(t), k)[0],
+            k, ratio, duality.NoiseGap(k).cdf(ratio), t, duality.calibrate(log_linear(t), k)[0]
         )
         for k in vocabularies
-    ]  # fmt: skip
+    ]
 
 
 # One latent, three clocks -------------------------------------------------------------
@@ -228,13 +223,21 @@ def trajectories(
             opened[(z[0] != model.mask_index).cpu() & (opened == 0)] = step + 1
 
         drawn = sample(
-            "locked", model.denoise, 1, length, count, alpha=model.alpha,
+            "locked",
+            model.denoise,
+            1,
+            length,
+            count,
+            alpha=model.alpha,
             # Then a step ends where as large a share of the tokens is open, and u,
             # which is a share, can be drawn on the same axis.
             schedule="uniform",
-            mask_index=model.mask_index, vocab_size=model.vocab_size,
-            device=model.device, latent=latent, callback=note,
-        )  # fmt: skip
+            mask_index=model.mask_index,
+            vocab_size=model.vocab_size,
+            device=model.device,
+            latent=latent,
+            callback=note,
+        )
         tokens = drawn.tokens[0].cpu()
         words = [legible(model.tokenizer.decode([i])) for i in tokens.tolist()]
         runs.append(Trajectory(count, tokens, words, opened, drawn.evaluations))

@@ -64,10 +64,14 @@ def denoise(z: Tensor, rows: Tensor) -> Tensor:
 def language() -> Candidate:
     """The language as a model: sampled and drawn like any other."""
     return Candidate(
-        label="eight sentences", denoise=denoise, alpha=log_linear,
-        mask_index=MASK_INDEX, vocab_size=len(WORDS) + 1, length=LENGTH,
+        label="eight sentences",
+        denoise=denoise,
+        alpha=log_linear,
+        mask_index=MASK_INDEX,
+        vocab_size=len(WORDS) + 1,
+        length=LENGTH,
         tokenizer=_Words(),
-    )  # fmt: skip
+    )
 
 
 def one_of_the_sentences(tokens: Tensor) -> Tensor:
@@ -81,9 +85,15 @@ def shares(steps=STEPS, batch: int = BATCH, seed: int = 0) -> dict[int, float]:
     found = {}
     for count in steps:
         drawn = sample(
-            "locked", model.denoise, batch, model.length, count, alpha=model.alpha,
-            mask_index=model.mask_index, vocab_size=model.vocab_size,
+            "locked",
+            model.denoise,
+            batch,
+            model.length,
+            count,
+            alpha=model.alpha,
+            mask_index=model.mask_index,
+            vocab_size=model.vocab_size,
             latent=Latent(seed),
-        )  # fmt: skip
+        )
         found[count] = one_of_the_sentences(drawn.tokens).double().mean().item()
     return found

@@ -10,8 +10,7 @@ from . import style
 from .data import Calibration, LatentPath, Regimes, Trajectories
 from .style import DISCRETE, HIDDEN, INK, LATENT, RULE, SHOWN, SOFT
 
-HALO = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none",
-        "alpha": 0.85}  # fmt: skip
+HALO = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 ARROW = {"arrowstyle": "->", "color": INK, "shrinkB": 4}
 TIME = "time $t$ (log-linear: $\\alpha_t = 1 - t$)"
 
@@ -35,14 +34,19 @@ def _crossing(axis, x: float, y: float) -> None:
 def latent_paths(paths: list[LatentPath]):
     """The Gaussian path, its projection, and the one scalar that decides."""
     figure = _figure(
-        5.5 * len(paths), 6.8,
+        5.5 * len(paths),
+        6.8,
         "A token is masked once its strongest rival in $w_t$ overtakes it, "
         "and that is once $\\alpha_t < u$",
-    )  # fmt: skip
+    )
     grid = figure.subplots(
-        3, len(paths), sharex=True, sharey="row", squeeze=False,
+        3,
+        len(paths),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
         gridspec_kw={"height_ratios": [5, 0.8, 2.8]},
-    )  # fmt: skip
+    )
     for i, path in enumerate(paths):
         gaussian, projected, scalar = grid[:, i]
         _gaussian(gaussian, path, path.overtaken)
@@ -55,10 +59,9 @@ def latent_paths(paths: list[LatentPath]):
     _explain_the_end(grid[0, -1], paths[-1])
     for axis, name in zip(
         grid[:, 0],
-        ("latent $w_t = \\tilde\\alpha_t x_0 + \\tilde\\sigma_t\\epsilon$",
-         "$P(w_t)$", "level"),
+        ("latent $w_t = \\tilde\\alpha_t x_0 + \\tilde\\sigma_t\\epsilon$", "$P(w_t)$", "level"),
         strict=True,
-    ):  # fmt: skip
+    ):
         axis.set_ylabel(name)
     figure.align_ylabels(grid[:, 0])
     return figure
@@ -98,15 +101,20 @@ def _explain(gaussian, scalar, path: LatentPath) -> None:
     """The names of the curves, on one column."""
     tenth = len(path.t) // 10
     gaussian.text(
-        0.04, path.token[tenth].item() + 0.3, "its own coordinate, \u201cmouse\u201d",
-        va="bottom", weight="bold",
-    )  # fmt: skip
+        0.04,
+        path.token[tenth].item() + 0.3,
+        "its own coordinate, \u201cmouse\u201d",
+        va="bottom",
+        weight="bold",
+    )
     rival = path.t[8 * tenth].item(), path.rival[8 * tenth].item()
-    gaussian.annotate("its strongest rival", rival, (0.62, 2.6), ha="right",
-                      va="center", arrowprops=ARROW)  # fmt: skip
+    gaussian.annotate(
+        "its strongest rival", rival, (0.62, 2.6), ha="right", va="center", arrowprops=ARROW
+    )
     low = path.w_t[3 * tenth].min().item()
-    gaussian.text(0.04, low - 0.35, f"the other {path.w_t.shape[1] - 2} coordinates",
-                  color=SOFT, va="top")  # fmt: skip
+    gaussian.text(
+        0.04, low - 0.35, f"the other {path.w_t.shape[1] - 2} coordinates", color=SOFT, va="top"
+    )
     scalar.text(0.16, 0.87, "$\\alpha_t$", color=DISCRETE, fontsize=12)
     scalar.text(0.04, path.u + 0.03, "$u$, fixed for the whole path", va="bottom")
 
@@ -115,11 +123,14 @@ def _explain_the_end(axis, path: LatentPath) -> None:
     turn = 1 - 1 / path.w_t.shape[1]
     here = path.token[(path.t - turn).abs().argmin()].item()
     axis.annotate(
-        "past $\\alpha_t = 1/K$ noise alone would show it\n"
-        "too often: there $\\tilde\\alpha_t < 0$",
-        (turn, here), (0.97, -2.0), ha="right", va="center", fontsize=9,
+        "past $\\alpha_t = 1/K$ noise alone would show it\ntoo often: there $\\tilde\\alpha_t < 0$",
+        (turn, here),
+        (0.97, -2.0),
+        ha="right",
+        va="center",
+        fontsize=9,
         arrowprops=ARROW,
-    )  # fmt: skip
+    )
 
 
 # Figure 2 ----------------------------------------------------------------------------
@@ -128,12 +139,8 @@ def _explain_the_end(axis, path: LatentPath) -> None:
 def regimes(shown: Regimes):
     """u of each word against two levels, the two views, and what Eq. 14 asks."""
     count = len(shown.words)
-    figure = _figure(
-        12, 6.2, "One $u$ a token decides who sees it, and so what it teaches"
-    )
-    levels, table = figure.subplots(
-        2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2.2]}
-    )
+    figure = _figure(12, 6.2, "One $u$ a token decides who sees it, and so what it teaches")
+    levels, table = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2.2]})
     right = count - 0.45
     edges = [0.0, shown.alpha_t, shown.alpha_s, 1.0]
     said = (
@@ -145,8 +152,7 @@ def regimes(shown: Regimes):
         low, high = edges[i], edges[i + 1]
         levels.axhspan(low, high, facecolor=style.TERMS[case], alpha=0.14, lw=0)
         levels.plot([right + 0.25], [(low + high) / 2], clip_on=False, **_marker(case))
-        levels.text(right + 0.45, (low + high) / 2, said[i], va="center",
-                    linespacing=1.4)  # fmt: skip
+        levels.text(right + 0.45, (low + high) / 2, said[i], va="center", linespacing=1.4)
     for i, (u, case) in enumerate(zip(shown.u.tolist(), shown.regimes, strict=True)):
         levels.plot([i, i], [0, u], color=SOFT, lw=1.2, zorder=2)
         levels.plot([i], [u], clip_on=False, zorder=3, **_marker(case))
@@ -155,9 +161,13 @@ def regimes(shown: Regimes):
     levels.set_ylim(0, 1)
     levels.set_yticks(
         edges,
-        ["0", f"student's $\\alpha_t$ = {shown.alpha_t:.2f}",
-         f"teacher's $\\alpha_s$ = {shown.alpha_s:.2f}", "1"],
-    )  # fmt: skip
+        [
+            "0",
+            f"student's $\\alpha_t$ = {shown.alpha_t:.2f}",
+            f"teacher's $\\alpha_s$ = {shown.alpha_s:.2f}",
+            "1",
+        ],
+    )
     for label in levels.get_yticklabels()[1:3]:
         label.set_color(DISCRETE)
     levels.set_ylabel("$u$ of the token")
@@ -168,8 +178,9 @@ def regimes(shown: Regimes):
 
 
 def _marker(case: str) -> dict:
-    return dict(marker=style.MARKERS[case], ms=11, mfc=style.TERMS[case], mec=INK,
-                mew=1.2, ls="none")  # fmt: skip
+    return dict(
+        marker=style.MARKERS[case], ms=11, mfc=style.TERMS[case], mec=INK, mew=1.2, ls="none"
+    )
 
 
 def _views(axis, shown: Regimes, right: float) -> None:
@@ -189,14 +200,20 @@ def _views(axis, shown: Regimes, right: float) -> None:
                 said = "–" if case == "none" else case
             elif masked is not None and masked[i]:
                 face, hatch, said = HIDDEN, "xxxx", ""
-            axis.bar(i, 0.76, 0.92, y - 0.38, color=face, edgecolor=INK, lw=0.8,
-                     hatch=hatch)  # fmt: skip
-            axis.text(i, y, said, ha="center", va="center", fontsize=9,
-                      parse_math=False, weight="bold" if row == last else "normal",
-                      bbox=HALO if hatch else None)  # fmt: skip
+            axis.bar(i, 0.76, 0.92, y - 0.38, color=face, edgecolor=INK, lw=0.8, hatch=hatch)
+            axis.text(
+                i,
+                y,
+                said,
+                ha="center",
+                va="center",
+                fontsize=9,
+                parse_math=False,
+                weight="bold" if row == last else "normal",
+                bbox=HALO if hatch else None,
+            )
         if masked is not None:
-            axis.text(right + 0.18, y, f"{int(masked.sum())} of {len(masked)} masked",
-                      va="center")  # fmt: skip
+            axis.text(right + 0.18, y, f"{int(masked.sum())} of {len(masked)} masked", va="center")
     axis.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
     axis.set_xticks([])
     axis.tick_params(length=0)
@@ -210,9 +227,7 @@ def _views(axis, shown: Regimes, right: float) -> None:
 
 def calibration(curves: list[Calibration]):
     """Lemma 3.1 for several vocabularies: over the ratio, and over time."""
-    figure = _figure(
-        11, 4.9, "The larger the vocabulary, the more signal a token needs to be seen"
-    )
+    figure = _figure(11, 4.9, "The larger the vocabulary, the more signal a token needs to be seen")
     left, right = figure.subplots(1, 2)
     for curve, (color, dash) in zip(curves, style.LINES, strict=True):
         line = dict(color=color, ls=dash, lw=2.4)
@@ -220,12 +235,14 @@ def calibration(curves: list[Calibration]):
         left.plot(ratio, alpha_t, label=f"K = {curve.num_classes:,}", **line)
         right.plot(t, alpha_tilde, **line)
     for axis, x, y, title in (
-        (left, "latent signal over noise, $\\tilde\\alpha_t / \\tilde\\sigma_t$",
-         "$\\alpha_t = F_Y(\\tilde\\alpha_t / \\tilde\\sigma_t)$",
-         "chance that a token is visible"),
-        (right, TIME, "$\\tilde\\alpha_t$",
-         "the Gaussian schedule behind $\\alpha_t = 1 - t$"),
-    ):  # fmt: skip
+        (
+            left,
+            "latent signal over noise, $\\tilde\\alpha_t / \\tilde\\sigma_t$",
+            "$\\alpha_t = F_Y(\\tilde\\alpha_t / \\tilde\\sigma_t)$",
+            "chance that a token is visible",
+        ),
+        (right, TIME, "$\\tilde\\alpha_t$", "the Gaussian schedule behind $\\alpha_t = 1 - t$"),
+    ):
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         axis.set_title(title)
@@ -233,8 +250,7 @@ def calibration(curves: list[Calibration]):
     right.axhline(0, color=SOFT, lw=0.8)
     left.set_xlim(ratio[0], ratio[-1])
     right.set_xlim(0, 1)
-    left.legend(frameon=True, edgecolor="none", framealpha=0.9, loc="lower right",
-                handlelength=3.4)  # fmt: skip
+    left.legend(frameon=True, edgecolor="none", framealpha=0.9, loc="lower right", handlelength=3.4)
     return figure
 
 
@@ -245,11 +261,12 @@ def trajectory(shown: Trajectories):
     """When each word opened at each number of steps, on paper."""
     count = len(shown.u)
     figure = _figure(
-        11.5, 1.7 + 0.27 * count,
+        11.5,
+        1.7 + 0.27 * count,
         "One latent, three clocks: the same $u$ and the same noise at "
         + ", ".join(str(run.steps) for run in shown.runs[:-1])
         + f" and {shown.runs[-1].steps} steps",
-    )  # fmt: skip
+    )
     axes = figure.subplots(1, len(shown.runs), sharey=True)
     for axis, run in zip(axes, shown.runs, strict=True):
         share = (run.opened.double() / run.steps).numpy()
@@ -259,9 +276,15 @@ def trajectory(shown: Trajectories):
         axis.plot(shown.u.numpy(), rows, "o", ms=6, mfc="white", mec=INK, mew=1.2)
         other = shown.differs(run).tolist()
         for i, word in enumerate(run.words):
-            axis.text(1.03, i, word + " *" * other[i], va="center", parse_math=False,
-                      weight="bold" if other[i] else "normal",
-                      color=style.RUST if other[i] else INK)  # fmt: skip
+            axis.text(
+                1.03,
+                i,
+                word + " *" * other[i],
+                va="center",
+                parse_math=False,
+                weight="bold" if other[i] else "normal",
+                color=style.RUST if other[i] else INK,
+            )
         axis.set_title(f"{run.steps} steps, {run.evaluations} network calls")
         axis.set_xlim(0, 1)
         axis.set_ylim(count - 0.4, -0.6)
@@ -270,6 +293,8 @@ def trajectory(shown: Trajectories):
     figure.supxlabel(
         "dark: masked, light: open; circle: the word's $u$; bold with *: not the word "
         f"drawn in {shown.runs[-1].steps} steps",
-        x=0.01, ha="left", fontsize=10,
-    )  # fmt: skip
+        x=0.01,
+        ha="left",
+        fontsize=10,
+    )
     return figure

@@ -26,17 +26,32 @@ MARKERS = {"KL": "D", "CE": "s", "none": "o"}
 LINES = ((SKY, ":"), (GREEN, "-."), (VERMILION, "--"), (BLUE, "-"))
 
 RC = {
-    "font.family": "DejaVu Sans", "font.size": 10, "mathtext.fontset": "dejavusans",
-    "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlecolor": INK,
-    "figure.titlesize": 13, "figure.titleweight": "bold",
-    "axes.labelcolor": INK, "axes.edgecolor": SOFT, "axes.linewidth": 0.8,
-    "axes.spines.top": False, "axes.spines.right": False,
-    "text.color": INK, "xtick.color": SOFT, "ytick.color": SOFT,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "hatch.linewidth": 0.6,
-    "figure.facecolor": PAPER, "savefig.facecolor": PAPER,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "mathtext.fontset": "dejavusans",
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "figure.titlesize": 13,
+    "figure.titleweight": "bold",
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "hatch.linewidth": 0.6,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
     # The same bytes in every run: no date, no random ids, letters as paths.
-    "svg.hashsalt": "mdlm-mcd", "svg.fonttype": "path", "path.simplify_threshold": 0.4,
-}  # fmt: skip
+    "svg.hashsalt": "mdlm-mcd",
+    "svg.fonttype": "path",
+    "path.simplify_threshold": 0.4,
+}
 
 
 @contextmanager
@@ -54,11 +69,7 @@ def save(figure, out: Path, name: str, title: str, alt: str) -> list[Path]:
     """`name`.svg and `name`.png in the folder `out`, the alt text inside both."""
     svg, png = out / f"{name}.svg", out / f"{name}.png"
     figure.savefig(
-        svg, metadata={"Date": None, "Creator": MARK, "Title": title,
-                       "Description": alt},
-    )  # fmt: skip
-    figure.savefig(
-        png, dpi=160,
-        metadata={"Software": MARK, "Title": title, "Description": alt},
-    )  # fmt: skip
+        svg, metadata={"Date": None, "Creator": MARK, "Title": title, "Description": alt}
+    )
+    figure.savefig(png, dpi=160, metadata={"Software": MARK, "Title": title, "Description": alt})
     return [svg, png]

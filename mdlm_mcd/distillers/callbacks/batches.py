@@ -24,11 +24,13 @@ def check_ids(module, batch) -> None:
         trainer = module.trainer
         validates = trainer.validating or trainer.sanity_checking
         vocabulary.check_ids(
-            batch["input_ids"], module.vocab_size,
+            batch["input_ids"],
+            module.vocab_size,
             module.mask_index if module.parameterization == "subs" else None,
-            _named(module, "valid" if validates else "train"), module.tokenizer,
+            _named(module, "valid" if validates else "train"),
+            module.tokenizer,
             batch.get("attention_mask"),
-        )  # fmt: skip
+        )
 
 
 class CountBatches(L.Callback):

@@ -91,5 +91,8 @@ class Health(L.Callback):
                 "learnt at step %d (round %d), below algo.min_entropy=%g: it may be "
                 "collapsing onto few tokens; raise algo.tau0, lower algo.tau_step, or "
                 "stop at an earlier round.",
-                self.entropy, step, index + 1, self.min_entropy,
-            )  # fmt: skip
+                self.entropy,
+                step,
+                index + 1,
+                self.min_entropy,
+            )

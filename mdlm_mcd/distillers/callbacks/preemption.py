@@ -75,8 +75,10 @@ class Preemption(L.Callback):
             _say(
                 "SIGTERM: the run stands at step %d of %d in %s and leaves; the same "
                 "command goes on from there.",
-                step, trainer.max_steps, self.dirpath,
-            )  # fmt: skip
+                step,
+                trainer.max_steps,
+                self.dirpath,
+            )
 
     # The step is logged by then, and other callbacks have had their turn.
 

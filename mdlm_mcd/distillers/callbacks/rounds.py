@@ -71,11 +71,7 @@ class RoundCheckpoints(L.Callback):
                 f"{without}{last if step else 'begins again'}."
             )
         for path in self._written:
-            if (
-                trainer.is_global_zero
-                and "://" not in path
-                and not os.path.exists(path)
-            ):
+            if trainer.is_global_zero and "://" not in path and not os.path.exists(path):
                 raise CheckpointError(
                     f"checkpointing.save_dir: {path} was written by this run and is "
                     "gone: distil again from a checkpoint of before that round, or "

@@ -22,9 +22,7 @@ def _section(key: str, title: str, *content) -> tuple[Markup, Markup]:
     """A link to a section, and the section."""
     link = el("li", el("a", title, href=f"#{key}"))
     named = f"{key}-h"
-    return link, el(
-        "section", el("h2", title, id=named), *content, id=key, aria_labelledby=named
-    )
+    return link, el("section", el("h2", title, id=named), *content, id=key, aria_labelledby=named)
 
 
 def page(results: Results, *, reference: str | None = None, title: str = "") -> str:
@@ -46,21 +44,27 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
     title = title or "Few-step samples, measured"
     mark = sections.forced(results)
     parts = [
-        _section("what", "What was measured", sections.headline(results, base),
-                 sections.notes(sections.caveats(results, base))),
-        _section("figures", "By sampling steps", mark,
-                 tables.main_table(results, shown),
-                 _more("Other temperatures", rest and tables.main_table(
-                     results, rest, "quality-rest"))),
+        _section(
+            "what",
+            "What was measured",
+            sections.headline(results, base),
+            sections.notes(sections.caveats(results, base)),
+        ),
+        _section(
+            "figures",
+            "By sampling steps",
+            mark,
+            tables.main_table(results, shown),
+            _more("Other temperatures", rest and tables.main_table(results, rest, "quality-rest")),
+        ),
         _section("paper", "The paper’s Table 1", mark, paper.section(results, base)),
         _section("steps", "Against steps", mark, figures.over_steps(results, base)),
-        _section("frontier", "Perplexity against entropy", mark,
-                 figures.frontier(results, base)),
+        _section("frontier", "Perplexity against entropy", mark, figures.frontier(results, base)),
         *_comparisons(results, base, shown, rest),
         *_diversity(results, shown, some),
         _section("samples", "Samples side by side", sections.samples(results, base)),
         _section("provenance", "Provenance", sections.provenance(results)),
-    ]  # fmt: skip
+    ]
     folder = files(__package__)
     return Template((folder / "page.html").read_text("utf-8")).substitute(
         title=text(title),
@@ -85,10 +89,13 @@ def _comparisons(results: Results, base: str, shown: tables.Lines, rest: tables.
         tables.speed_up(results, base, rest, "speed-rest"),
     )
     yield _section(
-        "compared", "At equal quality", sections.forced(results),
+        "compared",
+        "At equal quality",
+        sections.forced(results),
         tables.equal_entropy(results, base, shown),
-        tables.speed_up(results, base, shown), more or None,
-    )  # fmt: skip
+        tables.speed_up(results, base, shown),
+        more or None,
+    )
 
 
 def _diversity(results: Results, shown: tables.Lines, some: list[int]):

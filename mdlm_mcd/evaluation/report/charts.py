@@ -97,10 +97,21 @@ def marker(kind: int, x: float, y: float, style: str, r: float = 4.2) -> Markup:
         2: [(0, -1.2), (1.1, 0.85), (-1.1, 0.85)],
         3: [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
         4: [(0, 1.2), (1.1, -0.85), (-1.1, -0.85)],
-        5: [(-0.4, -1.2), (0.4, -1.2), (0.4, -0.4), (1.2, -0.4), (1.2, 0.4),
-            (0.4, 0.4), (0.4, 1.2), (-0.4, 1.2), (-0.4, 0.4), (-1.2, 0.4),
-            (-1.2, -0.4), (-0.4, -0.4)],
-    }[shape]  # fmt: skip
+        5: [
+            (-0.4, -1.2),
+            (0.4, -1.2),
+            (0.4, -0.4),
+            (1.2, -0.4),
+            (1.2, 0.4),
+            (0.4, 0.4),
+            (0.4, 1.2),
+            (-0.4, 1.2),
+            (-0.4, 0.4),
+            (-1.2, 0.4),
+            (-1.2, -0.4),
+            (-0.4, -0.4),
+        ],
+    }[shape]
     points = " ".join(f"{x + r * dx:.1f},{y + r * dy:.1f}" for dx, dy in corners)
     return el("polygon", points=points, class_=class_)
 
@@ -109,8 +120,15 @@ def swatch(curve: Curve) -> Markup:
     """A curve's line and marker, for a legend in the page."""
     line = el("line", x1=1, x2=31, y1=7, y2=7, class_=_line_class(curve))
     mark = marker(curve.marker, 16, 7, curve.style)
-    return el("svg", line, mark, viewBox="0 0 32 14", class_="swatch",
-              aria_hidden="true", focusable="false")  # fmt: skip
+    return el(
+        "svg",
+        line,
+        mark,
+        viewBox="0 0 32 14",
+        class_="swatch",
+        aria_hidden="true",
+        focusable="false",
+    )
 
 
 def _line_class(curve: Curve) -> str:
@@ -130,8 +148,10 @@ def labels(a: Axis) -> list[tuple[float, str]]:
     found = ticks(a)
     for places in range(9):
         shown = [f"{t:,.{places}f}" for t in found]
-        if all(abs(float(s.replace(",", "")) - t) <= 1e-9 * abs(t) + 1e-12
-               for s, t in zip(shown, found, strict=True)):  # fmt: skip
+        if all(
+            abs(float(s.replace(",", "")) - t) <= 1e-9 * abs(t) + 1e-12
+            for s, t in zip(shown, found, strict=True)
+        ):
             return list(zip(found, shown, strict=True))
     return [(t, f"{t:.3g}") for t in found]
 
@@ -181,9 +201,8 @@ def _short(name: str) -> str:
 
 
 def panel(
-    key: str, title: str, x: Axis, y: Axis, curves: Sequence[Curve], *,
-    reference=None, star=None,
-) -> Markup:  # fmt: skip
+    key: str, title: str, x: Axis, y: Axis, curves: Sequence[Curve], *, reference=None, star=None
+) -> Markup:
     """One panel: axes, curves with interval bars, a direct label at each curve.
 
     key: an id that no other panel of the page has. reference: (y, label) of a
@@ -202,9 +221,8 @@ def panel(
     if reference:
         level, label = reference
         parts.append(
-            el("line", x1=LEFT, x2=right, y1=_n(py(level)), y2=_n(py(level)),
-               class_="reference")
-        )  # fmt: skip
+            el("line", x1=LEFT, x2=right, y1=_n(py(level)), y2=_n(py(level)), class_="reference")
+        )
         tags.append((right, py(level), label, "plain"))
     for curve in curves:
         dots = [d for d in curve.dots if d.y.value > 0 or not y.log]
@@ -243,22 +261,15 @@ def _grid(x: Axis, y: Axis, px, py) -> Markup:
     for t, shown in labels(x):
         a = _n(px(t))
         parts.append(el("line", x1=a, x2=a, y1=TOP, y2=bottom, class_="grid"))
-        parts.append(
-            el("text", shown, x=a, y=bottom + 16, text_anchor="middle",
-               class_="tick")
-        )  # fmt: skip
+        parts.append(el("text", shown, x=a, y=bottom + 16, text_anchor="middle", class_="tick"))
     for t, shown in labels(y):
         b = _n(py(t))
         parts.append(el("line", x1=LEFT, x2=right, y1=b, y2=b, class_="grid"))
         parts.append(
-            el("text", shown, x=LEFT - 7, y=b, dy="0.35em", text_anchor="end",
-               class_="tick")
-        )  # fmt: skip
+            el("text", shown, x=LEFT - 7, y=b, dy="0.35em", text_anchor="end", class_="tick")
+        )
     middle = _n((LEFT + right) / 2)
-    parts.append(
-        el("text", x.title, x=middle, y=HEIGHT - 6, text_anchor="middle",
-           class_="axis")
-    )  # fmt: skip
+    parts.append(el("text", x.title, x=middle, y=HEIGHT - 6, text_anchor="middle", class_="axis"))
     return join(parts)
 
 
@@ -267,9 +278,7 @@ def _bars(dot: Dot, px, py, a: float, b: float, style: str) -> Markup:
     if dot.y.low is not None and dot.y.low > 0:
         top, end = py(dot.y.high), py(dot.y.low)
         d = f"M{a:.1f} {top:.1f}V{end:.1f}M{a - 3:.1f} {top:.1f}h6"
-        parts.append(
-            el("path", d=f"{d}M{a - 3:.1f} {end:.1f}h6", class_=f"bar {style}")
-        )
+        parts.append(el("path", d=f"{d}M{a - 3:.1f} {end:.1f}h6", class_=f"bar {style}"))
     if dot.x.low is not None:
         d = f"M{px(dot.x.low):.1f} {b:.1f}H{px(dot.x.high):.1f}"
         parts.append(el("path", d=d, class_=f"bar {style}"))
@@ -277,27 +286,41 @@ def _bars(dot: Dot, px, py, a: float, b: float, style: str) -> Markup:
 
 
 def _dot(curve: Curve, dot: Dot, x: Axis, y: Axis, a: float, b: float) -> Markup:
-    says = (
-        f"{curve.name}: {x.title} {number(dot.x.value)}, {y.title} "
-        f"{number(dot.y.value)}" + (f", {dot.note}" if dot.note else "")
+    says = f"{curve.name}: {x.title} {number(dot.x.value)}, {y.title} {number(dot.y.value)}" + (
+        f", {dot.note}" if dot.note else ""
     )
     # A title inside a mark is what a pointer sees when it rests there.
     mark = el("g", el("title", says), marker(curve.marker, a, b, curve.style))
     if not (dot.note and curve.noted):
         return mark
-    note = el("text", dot.note.removeprefix("T = "), x=_n(a - 6), y=_n(b - 6),
-              text_anchor="end", class_="note")  # fmt: skip
+    note = el(
+        "text",
+        dot.note.removeprefix("T = "),
+        x=_n(a - 6),
+        y=_n(b - 6),
+        text_anchor="end",
+        class_="note",
+    )
     return join([mark, note])
 
 
 def _star(a: float, b: float, label: str, right: float) -> Markup:
     arms = "M-6 0H6M0-6V6M-4.2-4.2L4.2 4.2M-4.2 4.2L4.2-4.2"
     left = a > (LEFT + right) / 2
-    return join([
-        el("path", d=arms, transform=f"translate({a:.1f} {b:.1f})", class_="star"),
-        el("text", label, x=_n(a - 10 if left else a + 10), y=_n(b), dy="0.35em",
-           text_anchor="end" if left else "start", class_="label plain"),
-    ])  # fmt: skip
+    return join(
+        [
+            el("path", d=arms, transform=f"translate({a:.1f} {b:.1f})", class_="star"),
+            el(
+                "text",
+                label,
+                x=_n(a - 10 if left else a + 10),
+                y=_n(b),
+                dy="0.35em",
+                text_anchor="end" if left else "start",
+                class_="label plain",
+            ),
+        ]
+    )
 
 
 def _tags(tags, right: float, bottom: float) -> Markup:
@@ -308,9 +331,16 @@ def _tags(tags, right: float, bottom: float) -> Markup:
         lead = f"M{a + 5:.1f} {b:.1f}L{right + 3:.1f} {b:.1f}L{right + 11} {y:.1f}"
         parts.append(el("path", d=lead, class_=f"lead {style}"))
         parts.append(
-            el("text", el("title", name), _short(name), x=right + 14, y=_n(y),
-               dy="0.35em", class_=f"label {style}")
-        )  # fmt: skip
+            el(
+                "text",
+                el("title", name),
+                _short(name),
+                x=right + 14,
+                y=_n(y),
+                dy="0.35em",
+                class_=f"label {style}",
+            )
+        )
     return join(parts)
 
 
@@ -321,8 +351,7 @@ def _told(x: Axis, y: Axis, curves: Sequence[Curve], reference) -> str:
         said.append(f"{reference[1]}: {number(reference[0])}.")
     for curve in curves:
         dots = ", ".join(
-            f"{number(d.y.value)} at {number(d.x.value)}"
-            + (f" ({d.note})" if d.note else "")
+            f"{number(d.y.value)} at {number(d.x.value)}" + (f" ({d.note})" if d.note else "")
             for d in curve.dots
         )
         said.append(f"{curve.name}: {dots}.")

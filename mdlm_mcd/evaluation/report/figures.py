@@ -43,11 +43,7 @@ def _shown(results: Results, reference: str) -> list[tuple[str, float]]:
 
 
 def _curve(results: Results, name: str, t: float, metric: str, look, reference):
-    dots = [
-        Dot(Estimate(p.steps), m)
-        for p in results.of(name, t)
-        if (m := p.metric(metric))
-    ]
+    dots = [Dot(Estimate(p.steps), m) for p in results.of(name, t) if (m := p.metric(metric))]
     label = tables.heading(name, t)
     return Curve(label, *look[name], dots, dashed=name == reference and t != 1)
 
@@ -82,11 +78,7 @@ def over_steps(results: Results, reference: str) -> Markup:
         y = axis(title, values, log=log)
         mark = (own, "held-out text") if own is not None else None
         drawn += curves
-        panels.append(
-            _framed(
-                panel(f"steps-{metric}", title, x, y, curves, reference=mark), title
-            )
-        )
+        panels.append(_framed(panel(f"steps-{metric}", title, x, y, curves, reference=mark), title))
     if not panels:
         return el("p", "No figure over steps: none was measured.")
     return el(
@@ -150,9 +142,7 @@ def frontier(results: Results, reference: str) -> Markup:
         if all(_air(b) < 1.5 * _air(a) for a, b in zip((x, y), wide, strict=True)):
             x, y = wide
         else:
-            outside = (
-                f" Held-out text lies outside: {number(star[1])} at {star[0]:.2f} nats."
-            )
+            outside = f" Held-out text lies outside: {number(star[1])} at {star[0]:.2f} nats."
             star = None
     panels = [
         _framed(_frontier_panel(n, x, y, found, star), f"{n} steps")

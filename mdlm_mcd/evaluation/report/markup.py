@@ -13,8 +13,7 @@ class Markup(str):
 # What no HTML text may hold (C0 and C1 but tab and newline, lone surrogates,
 # non-characters), and marks that would turn the direction of what follows.
 _UNFIT = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
-    "\u202a-\u202e\u2066-\u2069]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
 )
 
 

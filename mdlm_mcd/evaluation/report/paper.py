@@ -19,8 +19,7 @@ def published() -> dict:
 def comparable(results: Results, paper: dict) -> bool:
     """Whether the paper's figures were measured as these were."""
     return all(
-        p.length == paper["length"]
-        and str(p.evaluator or "").split("/")[-1] == paper["evaluator"]
+        p.length == paper["length"] and str(p.evaluator or "").split("/")[-1] == paper["evaluator"]
         for p in results.points
     )
 
@@ -36,18 +35,23 @@ def section(results: Results, reference: str) -> Markup:
         "another teacher, of unknown precision."
     )
     if beside:
-        return join([
-            table_one(results, reference, paper, True),
-            el("p", why, class_="grey"),
-        ])  # fmt: skip
-    return join([
-        table_one(results, reference, paper, False),
-        el("details",
-           el("summary", "The paper’s own figures: another model, text and evaluator"),
-           el("p", "They stand apart, since rows at hand with another length or "
-              f"evaluator do not compare with them. {why}", class_="grey"),
-           published_table(paper)),
-    ])  # fmt: skip
+        return join([table_one(results, reference, paper, True), el("p", why, class_="grey")])
+    return join(
+        [
+            table_one(results, reference, paper, False),
+            el(
+                "details",
+                el("summary", "The paper’s own figures: another model, text and evaluator"),
+                el(
+                    "p",
+                    "They stand apart, since rows at hand with another length or "
+                    f"evaluator do not compare with them. {why}",
+                    class_="grey",
+                ),
+                published_table(paper),
+            ),
+        ]
+    )
 
 
 def _family(point: Point) -> str:
@@ -79,9 +83,7 @@ def _published_rows(published: dict, steps: int):
     for algo, name in (("mcd", "MCD"), ("sdtt", "SDTT"), ("duo", "Duo")):
         of = [r for r in published["rows"] if r["algo"] == algo and r["round"]]
         base = "duo" if algo == "duo" else "mdlm"
-        teacher = next(
-            r for r in published["rows"] if r["algo"] == base and r["round"] is None
-        )
+        teacher = next(r for r in published["rows"] if r["algo"] == base and r["round"] is None)
         cells = [
             cell(f"{r['perplexity'][column]:.2f}")
             for r in (teacher, *sorted(of, key=lambda r: r["round"]))
@@ -90,9 +92,7 @@ def _published_rows(published: dict, steps: int):
         yield row(said, *cells, class_="published")
 
 
-def table_one(
-    results: Results, reference: str, published: dict, beside: bool
-) -> Markup:
+def table_one(results: Results, reference: str, published: dict, beside: bool) -> Markup:
     """The paper's Table 1 from the rows at hand; its own figures beside, in grey."""
     students = [
         p
@@ -111,9 +111,7 @@ def table_one(
     for n in steps:
         rows = []
         for family in families:
-            by_round = {
-                p.round: p for p in students if p.steps == n and _family(p) == family
-            }
+            by_round = {p.round: p for p in students if p.steps == n and _family(p) == family}
             if by_round:
                 cells = [_three(by_round.get(r)) for r in rounds]
                 teacher = results.at(reference, plain, n)
@@ -127,8 +125,7 @@ def table_one(
     if not any(bodies):
         return el("p", "No row at hand belongs to a round of distillation.")
     grey = (
-        f" In grey, without a NELBO or an entropy, since it gives none: "
-        f"{published['source']}."
+        f" In grey, without a NELBO or an entropy, since it gives none: {published['source']}."
         if beside
         else ""
     )
@@ -137,20 +134,14 @@ def table_one(
         f"Table 1 of the paper, re-made for {', '.join(families) or 'no student'}: "
         "N-step NELBO, perplexity and under it entropy, by round of distillation."
         f"{grey}",
-        [
-            "steps" if single_family else "method",
-            reference,
-            *(f"round {r}" for r in rounds),
-        ],
+        ["steps" if single_family else "method", reference, *(f"round {r}" for r in rounds)],
         *bodies,
     )
 
 
 def published_table(published: dict) -> Markup:
     """The paper's Table 1 as published."""
-    bodies = [
-        body(f"{n} steps", 7, _published_rows(published, n)) for n in published["steps"]
-    ]
+    bodies = [body(f"{n} steps", 7, _published_rows(published, n)) for n in published["steps"]]
     return table(
         "published",
         f"{published['source']}: {published['setting']}.",

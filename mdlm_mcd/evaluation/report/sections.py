@@ -46,20 +46,19 @@ def headline(results: Results, reference: str) -> Markup:
         "law of the opening times": _values(results, "u_law"),
         "evaluator": _values(results, "evaluator") or "none",
         "seed": _values(results, "seed"),
-        "host": _listed(
-            " at ".join(str(v) for v in (p.host, p.commit) if v) for p in points
-        ),
+        "host": _listed(" at ".join(str(v) for v in (p.host, p.commit) if v) for p in points),
         "machine": _listed(_flat(p.machine) for p in points),
         "versions": _listed(_flat(p.versions) for p in points),
         "compared with": reference,
     }
     terms = [join([el("dt", k), el("dd", v)]) for k, v in facts.items() if v]
-    return join([
-        el("p", said, class_="lead-in"),
-        el("ul", *(el("li", s) for s in findings(results, reference)),
-           class_="findings"),
-        el("dl", *terms, class_="facts"),
-    ])  # fmt: skip
+    return join(
+        [
+            el("p", said, class_="lead-in"),
+            el("ul", *(el("li", s) for s in findings(results, reference)), class_="findings"),
+            el("dl", *terms, class_="facts"),
+        ]
+    )
 
 
 def _each(results: Results, key: str) -> str:
@@ -69,11 +68,7 @@ def _each(results: Results, key: str) -> str:
 def _subject(results: Results, reference: str) -> str | None:
     """Who the sentences are about: the last round, or the last curve."""
     names = [n for n in results.names if n != reference]
-    return max(
-        names,
-        key=lambda n: (results.of(n)[0].round or 0, names.index(n)),
-        default=None,
-    )
+    return max(names, key=lambda n: (results.of(n)[0].round or 0, names.index(n)), default=None)
 
 
 def findings(results: Results, reference: str) -> list[str]:
@@ -173,8 +168,7 @@ def caveats(results: Results, reference: str) -> list[str]:
     single = [n for n in names if len(results.temperatures(n)) < 2]
     if single and len(results.temperatures(reference)) < 2:
         said.append(
-            f"{reference} was sampled at one temperature: nothing is compared at equal "
-            "entropy."
+            f"{reference} was sampled at one temperature: nothing is compared at equal entropy."
         )
     if any(p.host == "minihost" or p.length < 256 for p in points):
         said.append(
@@ -226,8 +220,7 @@ def samples(results: Results, reference: str, most: int = 2) -> Markup:
         return el("p", "The rows hold no texts.")
     locked = all(p.sampler == "locked" for p in results.points)
     how = (
-        "The sampler is locked: the same place is the same latent, so what differs is "
-        "the model's."
+        "The sampler is locked: the same place is the same latent, so what differs is the model's."
         if locked
         else "The same place has the same seed; only `locked` makes that the same "
         "latent token by token."
@@ -263,13 +256,29 @@ def _compact(value) -> str:
 def provenance(results: Results) -> Markup:
     """Every row: what was sampled, how, and where it was read."""
     columns = (
-        "steps", "temperature", "top_p", "sampler", "u_law", "u_step", "dtype", "seed",
-        "num_samples", "length", "evaluator", "evaluations", "seconds", "checkpoint",
-        "sha256", "algo", "loss", "round", "teacher", "host", "commit",
-    )  # fmt: skip
-    used = [
-        c for c in columns if any(getattr(p, c) is not None for p in results.points)
-    ]
+        "steps",
+        "temperature",
+        "top_p",
+        "sampler",
+        "u_law",
+        "u_step",
+        "dtype",
+        "seed",
+        "num_samples",
+        "length",
+        "evaluator",
+        "evaluations",
+        "seconds",
+        "checkpoint",
+        "sha256",
+        "algo",
+        "loss",
+        "round",
+        "teacher",
+        "host",
+        "commit",
+    )
+    used = [c for c in columns if any(getattr(p, c) is not None for p in results.points)]
 
     def shown(p: Point, column: str) -> Markup:
         value = getattr(p, column)
@@ -286,16 +295,15 @@ def provenance(results: Results) -> Markup:
         for p in results.points
     ]
     whole = tables.table(
-        "rows", "Every row of the results.", ["model", *used, "read from"],
-        el("tbody", *rows),
-    )  # fmt: skip
+        "rows", "Every row of the results.", ["model", *used, "read from"], el("tbody", *rows)
+    )
     recipes = {p.name: p.recipe for p in results.points if p.recipe}
-    terms = [
-        join([el("dt", n), el("dd", el("code", _compact(r)))])
-        for n, r in recipes.items()
-    ]
-    return join([
-        el("details", el("summary", f"{_plural(len(rows), 'row')}"), whole),
-        el("details", el("summary", "Recipes"), el("dl", *terms, class_="facts"))
-        if terms else None,
-    ])  # fmt: skip
+    terms = [join([el("dt", n), el("dd", el("code", _compact(r)))]) for n, r in recipes.items()]
+    return join(
+        [
+            el("details", el("summary", f"{_plural(len(rows), 'row')}"), whole),
+            el("details", el("summary", "Recipes"), el("dl", *terms, class_="facts"))
+            if terms
+            else None,
+        ]
+    )

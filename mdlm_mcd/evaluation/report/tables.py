@@ -20,8 +20,12 @@ DIVERSITY = {
     "self_bleu": "self-BLEU",
     "mauve": "MAUVE",
 }
-ABSENT = el("td", el("span", "–", aria_hidden="true"),
-            el("span", "not measured", class_="unseen"), class_="absent")  # fmt: skip
+ABSENT = el(
+    "td",
+    el("span", "–", aria_hidden="true"),
+    el("span", "not measured", class_="unseen"),
+    class_="absent",
+)
 
 
 def table(key: str, caption, head: Iterable, *bodies) -> Markup:
@@ -32,9 +36,7 @@ def table(key: str, caption, head: Iterable, *bodies) -> Markup:
         el("thead", el("tr", *(el("th", h, scope="col") for h in head))),
         *bodies,
     )
-    return el(
-        "div", content, class_="scroll", role="region", aria_labelledby=key, tabindex=0
-    )
+    return el("div", content, class_="scroll", role="region", aria_labelledby=key, tabindex=0)
 
 
 def body(title, columns: int, rows: Iterable) -> Markup | None:
@@ -84,11 +86,7 @@ def lines(results: Results) -> Lines:
 
 def plain(results: Results, reference: str) -> Lines:
     """Every curve at T = 1, or what is nearest; the reference at all of its own."""
-    return [
-        (n, t)
-        for n, t in lines(results)
-        if n == reference or t == results.temperatures(n)[0]
-    ]
+    return [(n, t) for n, t in lines(results) if n == reference or t == results.temperatures(n)[0]]
 
 
 def heading(name: str, temperature: float) -> str:
@@ -154,9 +152,7 @@ def main_table(results: Results, rows: Lines, key: str = "quality") -> Markup:
             )
             if v is not None
         )
-        quality.append(
-            row("held-out text", el("td", said, colspan=width - 1), class_="text")
-        )
+        quality.append(row("held-out text", el("td", said, colspan=width - 1), class_="text"))
     return table(
         key,
         "By sampling steps, with 95% intervals over samples. Bold: the column's lowest "
@@ -206,8 +202,7 @@ def _nelbo_difference(results: Results, name: str, t: float, reference: str, n: 
     a, b = (p and p.metric(NELBO) for p in pair)
     if not (a and b):
         return ABSENT
-    return cell(el("span", f"{a.value - b.value:+.3f}".replace("-", "−"),
-                   class_="value"))  # fmt: skip
+    return cell(el("span", f"{a.value - b.value:+.3f}".replace("-", "−"), class_="value"))
 
 
 def equal_entropy(results: Results, reference: str, rows: Lines, key="equal"):
@@ -224,10 +219,7 @@ def equal_entropy(results: Results, reference: str, rows: Lines, key="equal"):
             f"N-step NELBO minus that of {reference}, in nats: below 0 is better",
             width,
             (
-                row(
-                    heading(m, t),
-                    *(_nelbo_difference(results, m, t, reference, n) for n in steps),
-                )
+                row(heading(m, t), *(_nelbo_difference(results, m, t, reference, n) for n in steps))
                 for m, t in rows
             ),
         ),
@@ -252,9 +244,7 @@ def _reach_cell(found: compare.Reach | None, n: int) -> Markup:
     if found is None:
         return ABSENT
     if found.kind == "apart":
-        return cell(
-            el("span", "not reached", class_="not"), el("small", "no such entropy")
-        )
+        return cell(el("span", "not reached", class_="not"), el("small", "no such entropy"))
     ratio = f"{found.steps / n:.1f}×"
     if found.kind == "not":
         return cell(
@@ -266,9 +256,7 @@ def _reach_cell(found: compare.Reach | None, n: int) -> Markup:
             el("span", f"at most {ratio}", class_="value"),
             el("small", f"there at {found.steps:g} steps or fewer"),
         )
-    return cell(
-        el("span", ratio, class_="value"), el("small", f"{found.steps:.0f} steps")
-    )
+    return cell(el("span", ratio, class_="value"), el("small", f"{found.steps:.0f} steps"))
 
 
 def speed_up(results: Results, reference: str, rows: Lines, key="speed") -> Markup:
@@ -276,10 +264,7 @@ def speed_up(results: Results, reference: str, rows: Lines, key="speed") -> Mark
     steps = results.steps
     kinds = (
         ("At equal N-step NELBO", compare.steps_at_equal_nelbo),
-        (
-            "At equal perplexity, whatever the entropy",
-            compare.steps_at_equal_perplexity,
-        ),
+        ("At equal perplexity, whatever the entropy", compare.steps_at_equal_perplexity),
         ("At equal perplexity and entropy", compare.steps_at_equal_both),
     )
     bodies = []
@@ -310,17 +295,14 @@ def diversity(
     results: Results, rows: Lines, steps: Iterable[int], key: str = "diversity-few"
 ) -> Markup | None:
     """What per-sample entropy hides, beside the same of held-out text."""
-    present = [
-        m for m in DIVERSITY if any(p.metric(m) is not None for p in results.points)
-    ]
+    present = [m for m in DIVERSITY if any(p.metric(m) is not None for p in results.points)]
     if not present:
         return None
     columns = [NELBO, "entropy", *present]
     titles = ["N-step NELBO", "entropy of a sample", *(DIVERSITY[m] for m in present)]
     show = "{:.3f}".format
     own = [
-        ABSENT if (v := results.of_text(m)) is None else cell(el("span", show(v)))
-        for m in columns
+        ABSENT if (v := results.of_text(m)) is None else cell(el("span", show(v))) for m in columns
     ]
     bodies = [el("tbody", row("held-out text", *own, class_="text"))]
     for n in steps:

@@ -64,9 +64,7 @@ def apply_rotary_emb(
         refuse({"seqlen_offsets": "a tensor"})
     at = slice(seqlen_offsets, seqlen_offsets + x.shape[1])
     wide = torch.promote_types(x.dtype, torch.float32)
-    out = apply_rotary_emb_torch(
-        x.to(wide), cos[at].to(wide), sin[at].to(wide), interleaved
-    )
+    out = apply_rotary_emb_torch(x.to(wide), cos[at].to(wide), sin[at].to(wide), interleaved)
     return x.copy_(out) if inplace else out.to(x.dtype)
 
 

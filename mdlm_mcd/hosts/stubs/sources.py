@@ -37,8 +37,7 @@ class Folders:
         path = Path(path).resolve()
         return any(
             path.is_relative_to(root)
-            and not {"site-packages", "dist-packages"}
-            & set(path.relative_to(root).parts)
+            and not {"site-packages", "dist-packages"} & set(path.relative_to(root).parts)
             for root in self._roots
         )
 

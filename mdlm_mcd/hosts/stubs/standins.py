@@ -16,16 +16,9 @@ from importlib.machinery import ModuleSpec
 
 _ATTENTION = (
     "attention",
-    (
-        "flash_attn_func",
-        "flash_attn_qkvpacked_func",
-        "flash_attn_varlen_qkvpacked_func",
-    ),
+    ("flash_attn_func", "flash_attn_qkvpacked_func", "flash_attn_varlen_qkvpacked_func"),
 )
-_ROTARY = (
-    "rotary",
-    ("apply_rotary_emb", "apply_rotary_emb_qkv_", "apply_rotary_emb_torch"),
-)
+_ROTARY = ("rotary", ("apply_rotary_emb", "apply_rotary_emb_qkv_", "apply_rotary_emb_torch"))
 _EMPTY = ("absent", ())
 
 # Module: (ours that has its names, the names).
@@ -36,15 +29,9 @@ _MODULES = {
     "flash_attn.layers.rotary": _ROTARY,
     "mamba_ssm": _EMPTY,
     "mamba_ssm.ops": _EMPTY,
-    "mamba_ssm.ops.selective_scan_interface": (
-        "absent",
-        ("mamba_inner_fn", "selective_scan_fn"),
-    ),
+    "mamba_ssm.ops.selective_scan_interface": ("absent", ("mamba_inner_fn", "selective_scan_fn")),
     "mamba_ssm.ops.triton": _EMPTY,
-    "mamba_ssm.ops.triton.selective_state_update": (
-        "absent",
-        ("selective_state_update",),
-    ),
+    "mamba_ssm.ops.triton.selective_state_update": ("absent", ("selective_state_update",)),
     "causal_conv1d": ("absent", ("causal_conv1d_fn", "causal_conv1d_update")),
 }
 
@@ -52,8 +39,7 @@ SENTENCES = {
     "flash_attn": "flash-attn is not installed: attention and rotary embedding run in "
     "plain PyTorch.",
     "mamba_ssm": "mamba-ssm is not installed: its names can be imported, not called.",
-    "causal_conv1d": "causal-conv1d is not installed: its names can be imported, not "
-    "called.",
+    "causal_conv1d": "causal-conv1d is not installed: its names can be imported, not called.",
 }
 
 

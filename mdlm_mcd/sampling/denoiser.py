@@ -1,0 +1,42 @@
+"""Ask a host's model for logits at masked rows alone."""
+
+from __future__ import annotations
+
+import torch
+
+from .. import head
+from ..errors import ConfigError
+
+
+def denoiser(model, denoise, labels=None):
+    """A `sampling.Denoise` from a host's model; conditioned on time where that is.
+
+    denoise(model, backbone, z, alpha_t, labels): an adapter's. model: with `backbone`,
+    `device` and `time_conditioning`. labels: (batch,) classes, or None.
+
+    Raises ConfigError where the model is conditioned on time and alpha_t is missing.
+    """
+
+    def on_rows(z, rows, alpha_t=None):
+        if not model.time_conditioning:
+            alpha_t = torch.ones(len(z))
+        elif alpha_t is None:
+            raise ConfigError(
+                "denoise(z, rows) of a model with time_conditioning=True lacks alpha_t:"
+                " call denoise(z, rows, alpha_t), and give a function around it the "
+                "attribute time_conditioned = True."
+            )
+        # The hosts' precision; alpha_t = 0 would be an infinite sigma.
+        alpha_t = alpha_t.float().clamp(min=torch.finfo(torch.float32).tiny)
+        home = z.device
+        z, rows, alpha_t = (x.to(model.device) for x in (z, rows, alpha_t))
+        # At many steps most sequences open nothing: they are not run at all.
+        active = rows.any(-1)
+        z, rows, alpha_t = z[active], rows[active], alpha_t[active]
+        classes = None if labels is None else labels[active]
+        features = head.encode(model.backbone, lambda net: denoise(model, net, z, alpha_t, classes))
+        index = rows.flatten().nonzero().squeeze(-1)
+        return features.logits(features.rows(index)).to(home)
+
+    on_rows.time_conditioned = bool(model.time_conditioning)
+    return on_rows

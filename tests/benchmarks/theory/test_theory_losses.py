@@ -1,0 +1,221 @@
+"""Minima and gradients of the losses against their definitions, on enumerated views."""
+
+import math
+
+import pytest
+import torch
+from theory_lib import backward_kl, optimum, paths, shared_u, tiny
+
+from mdlm_mcd import duality, losses
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.losses import NEG_INFINITY
+
+DELTA, TAU = 0.2, 0.8
+
+
+def enumerated(w, delta):
+    """(x0, z_t, z_s rows, weight) of every sequence and pair of views."""
+    rows = []
+    masks = torch.cartesian_prod(*[torch.tensor([False, True])] * w.length)
+    weights = shared_u.pair_weights(w, masks, shared_u.shared, delta)
+    for x, p in zip(w.x, w.p, strict=True):
+        z = torch.where(masks, w.vocab, x)
+        for a, b in weights.nonzero().tolist():
+            rows.append((x, z[a], z[b], p * weights[a, b]))
+    x0, z_t, z_s, weight = (torch.stack(column) for column in zip(*rows, strict=True))
+    return x0, z_t, z_s, weight
+
+
+def cost(w, kind, logits, teacher, views):
+    """Eq. 14 or an ablation by `losses.per_token`, averaged over all views."""
+    x0, z_t, z_s, weight = views
+    student = losses.subs(logits[w.index(z_t)], z_t, w.vocab)
+    target = losses.subs(losses.temper(teacher[w.index(z_s)], TAU), z_s, w.vocab)
+    each = losses.per_token(kind, student, target, x0, z_t == w.vocab, z_s == w.vocab)
+    return (weight[:, None] * each).sum()
+
+
+def as_logits(table):
+    return torch.nn.functional.pad(table.log().clamp(min=-700.0), (0, 1))
+
+
+@pytest.fixture(scope="module")
+def views():
+    return enumerated(tiny.world(2), DELTA)
+
+
+def teacher_of(w):
+    """No calibrated one, so that no minimum is one by accident."""
+    noise = torch.randn(w.truth.shape, generator=torch.Generator().manual_seed(0))
+    table = (w.truth.log() + noise.double()).softmax(-1)
+    return torch.where(w.masked[..., None], table, w.truth)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "kl_fwd", "hybrid_fwd", "ce", "kl_bwd"])
+def test_a_minimum_has_no_slope_and_nothing_near_it_is_lower(kind, views):
+    w = tiny.world(2)
+    name = "kl_fwd" if kind == "hybrid_fwd" else kind
+    teacher = teacher_of(w)
+    table = optimum.student(w, name, teacher, TAU, w.views(DELTA))
+    best = as_logits(table).requires_grad_()
+    lowest = cost(w, kind, best, as_logits(teacher), views)
+    (slope,) = torch.autograd.grad(lowest, best)
+    scale = -NEG_INFINITY if kind == "kl_bwd" else 1.0
+    assert slope.abs().max() < 1e-9 * scale
+    g = torch.Generator().manual_seed(1)
+    for size in (0.01, 1.0):
+        # Greedy, the minimum of `kl_bwd` is flat for hundreds of nats around it.
+        moved = as_logits(table) * (0.002 if kind == "kl_bwd" else 1.0)
+        moved = moved + size * torch.randn(best.shape, generator=g).double()
+        assert cost(w, kind, moved, as_logits(teacher), views) > lowest
+
+
+def test_no_ce_is_the_minimum_where_both_are_masked(views):
+    w = tiny.world(2)
+    teacher = teacher_of(w)
+    table = optimum.student(w, "hybrid_no_ce", teacher, TAU, w.views(DELTA))
+    best = as_logits(table).requires_grad_()
+    lowest = cost(w, "hybrid_no_ce", best, as_logits(teacher), views)
+    (slope,) = torch.autograd.grad(lowest, best)
+    assert slope.abs().max() < 1e-12
+
+
+def test_forward_kl_leaves_the_exact_denoiser_and_the_others_do_not():
+    w = tiny.world(4)
+    for kind in ("kl_fwd", "ce"):
+        for table in optimum.rounds(w, kind, optimum.FLAT, 1 / 32):
+            assert abs(w.divergence(w.truth, table)) < 1e-12
+    (reverse,) = optimum.rounds(w, "hybrid", (1.0,), 0.25)
+    (blurred,) = optimum.rounds(w, "kl_fwd", (1.0,), 0.25, "independent")
+    assert w.divergence(w.truth, reverse) > 1e-4
+    assert w.divergence(w.truth, blurred) > 1e-4
+    assert w.entropy(reverse) < w.entropy(w.truth) < w.entropy(blurred)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "kl_fwd"])
+def test_tau_compounds_where_the_teacher_sees_the_same(kind):
+    w = tiny.world(3)
+    product = math.prod(optimum.TAUS)
+    assert product == pytest.approx(0.587, abs=5e-4)
+    last = optimum.rounds(w, kind, optimum.TAUS, 1 / 512, "none")[-1]
+    torch.testing.assert_close(last, w.tempered(w.truth, product))
+    assert optimum.fitted(w, last) == pytest.approx(product)
+    near = optimum.rounds(w, kind, optimum.TAUS, 1 / 4096)[-1]
+    assert optimum.fitted(w, near) == pytest.approx(product, abs=0.03)
+
+
+def test_the_temperature_of_equal_entropy():
+    w = tiny.world(3)
+    target = w.nats(w.drawn(w.tempered(w.truth, 0.7), 2))
+    assert optimum.at_entropy(w, 2, target) == pytest.approx(0.7)
+
+
+def test_a_one_hot_row_costs_a_million_times_the_error(views):
+    w = tiny.world(2)
+    q = teacher_of(w)
+    ce, backward = backward_kl.costs(w, q)
+    slopes = backward_kl.slopes(w, q)
+    for row, i in (w.masked).nonzero().tolist():
+        logits = q[row, i].log().requires_grad_()
+        found = torch.zeros(2, dtype=torch.float64)
+        lengths = torch.zeros(2, dtype=torch.float64)
+        for v, p in enumerate(w.truth[row, i]):
+            seen = losses.subs_visible(torch.tensor([v]), w.vocab, torch.float64)
+            for k, term in enumerate((losses.cross_entropy, losses.reverse_kl)):
+                value = term(logits.log_softmax(-1)[None], seen, torch.tensor([v]))
+                (slope,) = torch.autograd.grad(value.sum(), logits, retain_graph=True)
+                found[k] += p * value.item()
+                lengths[k] += p * slope.norm()
+        for k, (cost_, slope) in enumerate(zip((ce, backward), slopes, strict=True)):
+            assert float(cost_[row, i]) == pytest.approx(float(found[k]))
+            assert float(slope[row, i]) == pytest.approx(float(lengths[k]))
+
+
+def test_collapse_of_the_backward_kl_is_its_minimum():
+    w = tiny.world(3)
+    table = optimum.student(w, "kl_bwd", w.truth, 0.96, w.views(1 / 512))
+    clear = w.masked & (w.truth.topk(2).values.diff(dim=-1).abs()[..., 0] > 0.05)
+    best = table.gather(-1, w.truth.argmax(-1, keepdim=True))[..., 0]
+    assert (best[clear] > 0.999).all()
+
+
+def test_trained_by_clipped_adam_the_backward_kl_collapses_and_stays_finite():
+    w = tiny.world(3)
+    kept, left = w.entropy(w.truth), {}
+    for loss in ("hybrid", "kl_bwd"):
+        curve, table = backward_kl.train(w, loss, "adam", 1.0)
+        assert all(map(math.isfinite, curve)) and table.isfinite().all()
+        left[loss] = w.entropy(table) / kept
+        assert (max(curve) > 1e4) == (loss == "kl_bwd")
+        if loss == "kl_bwd":  # no divergence either
+            assert sum(curve[-100:]) < sum(curve[:100])
+    assert left["kl_bwd"] < 0.4 < 0.9 < left["hybrid"]
+
+
+@pytest.mark.parametrize("loss", ["hybrid", "kl_fwd"])
+def test_moments_of_the_gradient_against_one_by_one(loss):
+    w, delta = tiny.world(2), 0.3
+    torch.manual_seed(0)
+    model = shared_u.Student(w, 5).double()
+    masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 2)
+    weights = shared_u.pair_weights(w, masks, shared_u.shared, delta)
+    ((mean, variance, within),) = shared_u.spread(w, model, loss, TAU, [weights])
+    x0, z_t, z_s, share = enumerated(w, delta)
+    assert float(share.sum()) == pytest.approx(1.0)
+    gradients = []
+    for x, a, b in zip(x0, z_t, z_s, strict=True):
+        p = torch.nn.functional.pad(model(a)[None], (0, 1))
+        teacher = losses.temper(as_logits(w.truth)[w.index(b)][None], TAU)
+        each = losses.per_token(
+            loss,
+            losses.subs(p, a[None], w.vocab),
+            losses.subs(teacher, b[None], w.vocab),
+            x[None],
+            a[None] == w.vocab,
+            b[None] == w.vocab,
+        )
+        parts = torch.autograd.grad(each.sum(), list(model.parameters()))
+        gradients.append(torch.cat([part.flatten() for part in parts]))
+    g = torch.stack(gradients)
+    centre = (share[:, None] * g).sum(0)
+    assert mean == pytest.approx(float(centre.square().sum()))
+    total = (share * (g - centre).square().sum(-1)).sum()
+    assert variance == pytest.approx(float(total))
+    groups: dict = {}
+    for k, key in enumerate(zip(x0.tolist(), z_t.tolist(), strict=True)):
+        groups.setdefault(str(key), []).append(k)
+    inside = 0.0
+    for rows in groups.values():
+        here = share[rows] / share[rows].sum()
+        off = g[rows] - (here[:, None] * g[rows]).sum(0)
+        inside += float(share[rows].sum() * (here * off.square().sum(-1)).sum())
+    assert within == pytest.approx(inside)
+
+
+@pytest.mark.parametrize("num_classes, s, t", [(8, 0.8, 0.4), (64, 0.52, 0.5)])
+def test_how_often_the_sde_unmasks_again_against_latents_of_it(num_classes, s, t):
+    size = 40_000
+    g = torch.Generator().manual_seed(num_classes)
+    at_s, at_t = (duality.calibrate(alpha, num_classes) for alpha in (s, t))
+    eps_s, fresh = (
+        torch.randn(size, num_classes, generator=g, dtype=torch.float64) for _ in range(2)
+    )
+    x0 = torch.zeros(size, dtype=torch.long)
+    w_s = duality.latent(x0, eps_s, *at_s)
+    step = at_t[0] / at_s[0]  # the transition kernel of the variance-preserving SDE
+    w_t = step * w_s + (at_t[1] ** 2 - (step * at_s[1]) ** 2).sqrt() * fresh
+    seen_s, seen_t = (duality.project(w, x0, num_classes - 1) == x0 for w in (w_s, w_t))
+    share = (~seen_s & seen_t).double().mean().item()
+    expected = paths.again(num_classes, s, t)
+    assert abs(share - expected) < 4 * (expected / size) ** 0.5
+
+
+def test_the_sde_at_its_ends():
+    # Two classes at alpha_t = 1/2: no signal is left, nothing is remembered.
+    assert paths.again(2, 0.75, 0.5) == pytest.approx(0.5 * 0.25, abs=1e-12)
+    # s next to t: nothing happens between them.
+    assert paths.again(64, 0.5 + 1e-9, 0.5) < 1e-4
+    with pytest.raises(ConfigError, match="alpha_t=0.1 is below 1/8"):
+        paths.again(8, 0.5, 0.1)
+    orthant = 0.25 + math.asin(0.6) / (2 * math.pi)
+    assert paths.both_below(0.0, 0.0, 0.6) == pytest.approx(orthant, abs=1e-14)

@@ -1,0 +1,512 @@
+"""Weights read from files, folders and the Hub, running none of their code."""
+
+import collections
+import json
+import logging
+import os
+import pickle
+import sys
+import tarfile
+import types
+import zipfile
+
+import huggingface_hub
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+
+from mdlm_mcd.checkpoints import formats, unpickling, weights
+from mdlm_mcd.errors import CheckpointError
+from mdlm_mcd.models import dit
+
+MODEL = {"hidden_size": 16, "cond_dim": 8, "n_blocks": 2, "n_heads": 2, "dropout": 0.0}
+
+
+def net(**changes):
+    config = {"model": {**MODEL, **changes}, "algo": {"causal_attention": False}}
+    model = dit.DIT(config, vocab_size=11)
+    for p in model.parameters():  # away from the zero start, where all are alike
+        torch.nn.init.normal_(p)
+    return model
+
+
+def prefixed(model, prefix="backbone."):
+    return {prefix + k: v.clone() for k, v in model.state_dict().items()}
+
+
+def lightning_like(model, prefix="backbone.", **extra):
+    return {
+        "state_dict": prefixed(model, prefix),
+        "ema": {
+            "decay": 0.9,
+            "num_updates": 5,
+            "shadow_params": [p.detach() + 1 for p in model.parameters()],
+        },
+        "global_step": 17,
+        **extra,
+    }
+
+
+def load(path, which="ema", **changes):
+    """A fresh model filled from `path`, and what was taken."""
+    model = net(**changes)
+    held = weights.read_weights(str(path))
+    taken = weights.load_weights(
+        model, model.named_parameters(), held, which, f"algo.teacher_path={path}"
+    )
+    return model, taken
+
+
+def same(a, b, shift=0.0):
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return all(torch.equal(p, q + shift) for p, q in pairs)
+
+
+# Lightning checkpoints ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "backbone.",
+        "backbone.backbone.",
+        "backbone._orig_mod.",
+        "_orig_mod.backbone.",
+        "module.backbone.",
+        "backbone.module.",
+        "module._orig_mod.backbone.",
+        "module.",
+        "_orig_mod.module.backbone._orig_mod.backbone.module.",
+        "_orig_mod.",
+        "module.module.backbone._fsdp_wrapped_module.",
+    ],
+)
+def test_a_training_checkpoint_opens_by_either_weights(tmp_path, prefix):
+    """MDLM and Duo; SDTT on a Hugging Face model (nested); compiled, DDP, or both."""
+    model = net()
+    torch.save(lightning_like(model, prefix), tmp_path / "x.ckpt")
+    ema, taken = load(tmp_path / "x.ckpt")
+    assert same(ema, model, 1.0) and taken == "ema weights of step 17"
+    raw, taken = load(tmp_path / "x.ckpt", "raw")
+    assert same(raw, model) and taken == "raw weights of step 17"
+
+
+def test_what_is_not_the_backbone_is_skipped_and_named(tmp_path, caplog):
+    model = net()
+    held = lightning_like(model)
+    held["state_dict"] |= {
+        "noise.sigma": torch.ones(1),
+        "teacher.0.backbone.vocab_embed.embedding": torch.ones(1),
+        "backbone_extra": 3,
+    }
+    torch.save(held, tmp_path / "x.ckpt")
+    with caplog.at_level(logging.INFO, "mdlm_mcd"):
+        assert same(load(tmp_path / "x.ckpt", "raw")[0], model)
+    for name in ("noise.sigma", "teacher.0.backbone", "backbone_extra"):
+        assert name in caplog.text
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path):
+    held = lightning_like(net())
+    held["state_dict"] |= prefixed(net(), "module.backbone.")
+    torch.save(held, tmp_path / "x.ckpt")
+    said = "algo.teacher_path=.*x.ckpt holds backbone.* twice, .* another copy"
+    with pytest.raises(CheckpointError, match=said):
+        load(tmp_path / "x.ckpt")
+
+
+def test_words_within_a_name_stay():
+    names = ["module_list.0", "a.submodule.b", "a.modules.b", "a.module2", "module", ""]
+    named = dict.fromkeys(names, 1)
+    assert formats.unwrapped(named, "x") == named
+    # And parts of a model's own, whatever they are called.
+    own = ["a.module.b", "a.b", "module.c", "_orig_mod.d"]
+    found = formats.unwrapped(dict.fromkeys([*own[:2], "c", "module.d"]), "x", own)
+    assert list(found) == own
+
+
+def test_a_training_checkpoint_without_an_average_is_not_taken_for_one(tmp_path):
+    held = lightning_like(net())
+    del held["ema"]
+    torch.save(held, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="holds no EMA: set algo.init_from=raw"):
+        load(tmp_path / "x.ckpt")
+
+
+@pytest.fixture
+def gone():
+    """A tokenizer's class that is there when a file is written and never again."""
+    module = types.ModuleType("transformers.models.gone.tokenization_gone")
+    cls = type("GoneTokenizer", (), {"__module__": module.__name__})
+    module.GoneTokenizer = cls
+    sys.modules[module.__name__] = module
+    yield cls
+    sys.modules.pop(module.__name__, None)
+
+
+def test_pickled_configs_and_tokenizers_are_left_shut(tmp_path, caplog, gone):
+    model, path, tokenizer = net(), tmp_path / "host.ckpt", gone()
+    tokenizer.added = {"[PAD]": 1}
+    config = {"model": {"length": 8, "name": "x", "sizes": [1, {"a": 2.5}]}, "T": 0}
+    config["same"] = "${model.length}"
+    held = lightning_like(
+        model,
+        hyper_parameters={
+            "config": OmegaConf.create(config),
+            "tokenizer": tokenizer,
+            "odd": collections.Counter("aab"),
+        },
+    )
+    torch.save(held, path)
+    del sys.modules[gone.__module__]
+    with caplog.at_level(logging.INFO, "mdlm_mcd"):
+        read = weights.read_weights(str(path))
+    for name in ("omegaconf.dictconfig.DictConfig", "gone.GoneTokenizer"):
+        assert name in caplog.text
+    assert read.global_step == 17 and not read.is_final
+    assert read.state_dict.keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(read.state_dict[name], tensor)
+    # The config's plain values are there all the same.
+    assert read.config == config
+    # The plain unpickler needs the class.
+    with pytest.raises(ModuleNotFoundError):
+        torch.load(path, weights_only=False)
+
+
+class Bomb:
+    """Unpickled as intended, this would leave a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["evil.ckpt", "pytorch_model.bin"])
+def test_no_code_of_the_file_is_run(tmp_path, name):
+    canary, path = tmp_path / "canary", tmp_path / name
+    torch.save(lightning_like(net(), hyper_parameters=Bomb(str(canary))), path)
+    source = path if name.endswith("ckpt") else tmp_path
+    assert weights.read_weights(str(source)).global_step == 17
+    assert not canary.exists()
+    # The canary is alive: the plain unpickler sets it off.
+    torch.load(path, weights_only=False)
+    assert canary.exists()
+
+
+def test_plain_keeps_containers_and_nothing_else(tmp_path):
+    torch.save({"a": [1, ("b", None)], "c": Bomb("x"), 3: 4}, tmp_path / "x.pt")
+    held, skipped = unpickling.load(str(tmp_path / "x.pt"))
+    assert unpickling.plain(held) == {"a": [1, ["b", None]], "c": None}
+    assert skipped == {"posix.mkdir"}
+
+
+@pytest.mark.parametrize(
+    "content,words",
+    [
+        (None, ["is no file", "name a checkpoint"]),
+        (b"not a checkpoint", ["cannot be read", "truncated"]),
+        (pickle.dumps({"state_dict": {}}), ["cannot be read"]),
+    ],
+)
+def test_unreadable_files_are_refused_in_a_sentence(tmp_path, content, words):
+    path = tmp_path / "x.ckpt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        weights.read_weights(str(path))
+    assert str(path) in str(error.value) and "algo.teacher_path" in str(error.value)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+@pytest.mark.parametrize("held", [{"weights": 1}, [1, 2], {"state_dict": {}}])
+def test_files_without_weights_are_refused(tmp_path, held):
+    torch.save(held, tmp_path / "x.ckpt")
+    with pytest.raises(CheckpointError, match="holds no `state_dict`"):
+        weights.read_weights(str(tmp_path / "x.ckpt"))
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "x.ckpt"
+    torch.save(lightning_like(net()), path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CheckpointError, match="truncated"):
+        weights.read_weights(str(path))
+
+
+# One set of weights: safetensors, bare tensors, folders ---------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "backbone.backbone."])
+def test_safetensors_open_and_ema_is_what_they_hold(tmp_path, prefix, caplog):
+    model = net()
+    said = {"global_step": "40", "mdlm_mcd": '{"loss": "hybrid"}'}
+    save_file(prefixed(model, prefix), tmp_path / "x.safetensors", said)
+    with caplog.at_level(logging.INFO, "mdlm_mcd"):
+        read, taken = load(tmp_path / "x.safetensors")
+    assert same(read, model) and taken == "the only weights of step 40"
+    assert "one set of weights, with no EMA beside it" in caplog.text
+    held = weights.read_weights(str(tmp_path / "x.safetensors"))
+    assert held.mdlm_mcd == {"loss": "hybrid"} and held.is_final
+    caplog.clear()
+    assert same(load(tmp_path / "x.safetensors", "raw")[0], model)
+    assert "EMA" not in caplog.text
+
+
+def test_spoilt_safetensors_are_refused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file(prefixed(net()), path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(CheckpointError, match="read as safetensors.*another copy"):
+        weights.read_weights(str(path))
+    save_file({}, path)
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        weights.read_weights(str(path))
+
+
+def a_folder(path, kind, model):
+    path.mkdir()
+    tensors = prefixed(model)
+    if kind == "bin":
+        torch.save(tensors, path / "pytorch_model.bin")
+    elif kind == "one":
+        save_file(tensors, path / "model.safetensors")
+    else:
+        half = len(tensors) // 2
+        table = {}
+        for i, names in enumerate((list(tensors)[:half], list(tensors)[half:])):
+            name = f"model-0000{i + 1}-of-00002.safetensors"
+            save_file({k: tensors[k] for k in names}, path / name)
+            table |= dict.fromkeys(names, name)
+        text = json.dumps({"metadata": {}, "weight_map": table})
+        (path / "model.safetensors.index.json").write_text(text)
+    (path / "config.json").write_text('{"n_heads": 2, "hidden_dim": 16}')
+    return path
+
+
+@pytest.mark.parametrize("kind", ["one", "sharded", "bin"])
+def test_a_hugging_face_folder_opens(tmp_path, kind):
+    model = net()
+    folder = a_folder(tmp_path / "hf", kind, model)
+    read, taken = load(folder)
+    assert same(read, model) and taken == "the only weights"
+    assert weights.read_weights(str(folder)).config["n_heads"] == 2
+
+
+def test_spoilt_folders_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="a folder without model.safetensors"):
+        weights.read_weights(str(tmp_path))
+    folder = a_folder(tmp_path / "hf", "sharded", net())
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="lacks model-00002-of-00002"):
+        weights.read_weights(str(folder))
+    table = folder / "model.safetensors.index.json"
+    table.write_text('{"weight_map": {"a": "../../x.safetensors"}}')
+    with pytest.raises(CheckpointError, match="points out of its folder"):
+        weights.read_weights(str(folder))
+    table.write_text("{")
+    with pytest.raises(CheckpointError, match="is no JSON"):
+        weights.read_weights(str(folder))
+
+
+def test_rotary_frequencies_in_half_precision_are_the_models_own(tmp_path):
+    """A file cast to bfloat16 rounds them: a radian off at position 1,000."""
+    model = net()
+    folder = a_folder(tmp_path / "hf", "one", model)
+    tensors = {name: x.bfloat16() for name, x in prefixed(model).items()}
+    save_file(tensors, folder / "model.safetensors")
+    read, _ = load(folder)
+    assert torch.equal(read.rotary_emb.inv_freq, model.rotary_emb.inv_freq)
+
+
+def test_missing_rotary_frequencies_are_the_models_own(tmp_path, caplog):
+    """They are computed, and only they show the number of heads in a file."""
+    model = net()
+    folder = a_folder(tmp_path / "hf", "one", model)
+    tensors = prefixed(model)
+    own = tensors.pop("backbone.rotary_emb.inv_freq")
+    save_file(tensors, folder / "model.safetensors")
+    with caplog.at_level(logging.INFO, "mdlm_mcd"):
+        read, _ = load(folder)
+    assert same(read, model) and torch.equal(read.rotary_emb.inv_freq, own)
+    assert "holds no rotary_emb.inv_freq: computed for heads of 8" in caplog.text
+    with pytest.raises(CheckpointError, match="2 attention heads, and this model has 4"):
+        load(folder, n_heads=4)
+    del tensors["backbone.vocab_embed.embedding"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="it lacks vocab_embed.embedding"):
+        load(folder)
+
+
+def test_sizes_are_read_in_any_hosts_words():
+    hf = {"hidden_dim": 4, "model_length": 9, "time_conditioning": False, "model": "x"}
+    assert weights.model_sizes(hf) == {
+        "hidden_dim": 4,
+        "model_length": 9,
+        "time_conditioning": False,
+    }
+    mdlm = {"model": {"hidden_size": 4, "length": "${a}"}, "time_conditioning": True}
+    assert weights.model_sizes(mdlm) == {"hidden_dim": 4, "time_conditioning": True}
+    duo = {"model": {"length": 8}, "algo": {"time_conditioning": True}}
+    assert weights.model_sizes(duo) == {"model_length": 8, "time_conditioning": True}
+    assert weights.model_sizes({}) == {}
+
+
+# The Hub --------------------------------------------------------------------------
+
+
+def test_a_hub_model_is_fetched_without_its_code(tmp_path, monkeypatch):
+    model, asked = net(), []
+    folder = a_folder(tmp_path / "hf", "bin", model)
+
+    def fetch(repo, revision, allow_patterns):
+        asked.append((repo, revision, tuple(allow_patterns)))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert same(load("kuleshov-group/mdlm-owt")[0], model)
+    assert same(load("jdeschena/sdtt@baselines_kld_step_70000")[0], model)
+    assert asked[0][:2] == ("kuleshov-group/mdlm-owt", None)
+    assert asked[1][:2] == ("jdeschena/sdtt", "baselines_kld_step_70000")
+    patterns = {p for *_, patterns in asked for p in patterns}
+    assert "config.json" in patterns and "model.safetensors" in patterns
+    assert not any(p.endswith((".py", "*")) for p in patterns)
+
+
+def test_a_hub_model_in_safetensors_is_not_fetched_twice(tmp_path, monkeypatch):
+    folder, asked = a_folder(tmp_path / "hf", "one", net()), []
+
+    def fetch(repo, **kwargs):
+        asked.append(repo)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    weights.read_weights("a/b")
+    assert asked == ["a/b"]
+
+
+def test_the_disk_goes_before_the_hub(tmp_path, monkeypatch):
+    def fetch(*args, **kwargs):
+        raise AssertionError("the Hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    model = net()
+    a_folder(tmp_path / "org" / "name", "one", model)
+    assert same(load("org/name")[0], model)
+    # A mistyped path is a path.
+    with pytest.raises(CheckpointError, match="org/last.ckpt is no file"):
+        weights.read_weights("org/last.ckpt")
+
+
+def test_what_cannot_be_fetched_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError) as error:
+        weights.read_weights("no-such-org/no-such-model@v1")
+    said = str(error.value)
+    assert "algo.teacher_path=no-such-org/no-such-model@v1" in said
+    assert "neither on this disk nor" in said and "\n" not in said
+
+
+# Fitting --------------------------------------------------------------------------
+
+
+def test_strict_loading_names_the_first_keys():
+    held = net().state_dict()
+    held["extra"] = torch.zeros(1)
+    del held["blocks.0.norm1.weight"]
+    held["vocab_embed.embedding"] = torch.zeros(5, 4)
+    with pytest.raises(CheckpointError) as error:
+        weights.load_strictly(net(), held, "algo.teacher_path=a.ckpt")
+    for words in (
+        "a.ckpt",
+        "lacks blocks.0.norm1.weight",
+        "no place for extra",
+        "vocab_embed.embedding (5, 4)",
+    ):
+        assert words in str(error.value)
+
+
+def test_an_average_that_does_not_fit_is_refused():
+    model = net()
+    shadow = [p.detach() for p in model.parameters()]
+    count, last = len(shadow), list(model.named_parameters())[-1][0]
+    said = f"EMA of 3 tensors for a model of {count}"
+    with pytest.raises(CheckpointError, match=said):
+        weights.load_average(model.named_parameters(), shadow[:3], "a.ckpt")
+    with pytest.raises(CheckpointError, match=last):
+        weights.load_average(model.named_parameters(), [*shadow[:-1], torch.zeros(9)], "a.ckpt")
+
+
+# Files that would run or poison something ------------------------------------------
+
+
+class _Program(torch.nn.Module):
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def forward(self, x):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.path, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]):
+        self.path = state[0]
+        self.training = state[1]
+        torch.from_file(self.path, True, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
+def test_a_torchscript_program_is_not_opened(tmp_path):
+    """torch runs its `__setstate__` in `torch.load`, whatever the pickle module."""
+    canary = tmp_path / "canary"
+    for name in ("teacher.ckpt", "pytorch_model.bin"):
+        program = torch.jit.script(_Program(str(canary)))
+        torch.jit.save(program, str(tmp_path / name))
+    canary.unlink(missing_ok=True)
+    for path in (tmp_path / "teacher.ckpt", tmp_path):
+        with pytest.raises(CheckpointError, match="TorchScript program"):
+            weights.read_weights(str(path))
+    assert not canary.exists()
+
+
+def test_a_tar_archive_is_not_unpacked(tmp_path):
+    path = tmp_path / "old.ckpt"
+    with tarfile.open(path, "w") as file:
+        file.addfile(tarfile.TarInfo("../escaped"))
+    with pytest.raises(CheckpointError, match="tar archive"):
+        weights.read_weights(str(path))
+
+
+@pytest.mark.parametrize("name", ["torch UntypedStorage", "torch._utils _rebuild_tensor_v2"])
+def test_a_file_cannot_change_torch(tmp_path, name):
+    """BUILD sets attributes, and would do so on the classes the unpickler answers."""
+    stream = (
+        b"\x80\x02c" + name.replace(" ", "\n").encode() + b"\nN}X\x06\x00\x00\x00canaryK\x01s\x86b."
+    )
+    path = tmp_path / "x.ckpt"
+    torch.save({}, path)
+    with zipfile.ZipFile(path) as file:
+        held = {n: file.read(n) for n in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for member, data in held.items():
+            file.writestr(member, stream if member.endswith("data.pkl") else data)
+    with pytest.raises(CheckpointError, match="is not read"):
+        weights.read_weights(str(path))
+    assert not hasattr(torch.UntypedStorage, "canary")
+    assert not hasattr(torch._utils._rebuild_tensor_v2, "canary")
+
+
+def test_a_path_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
+    assert "a" in weights.read_weights("~/w.pt").state_dict

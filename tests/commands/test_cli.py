@@ -1,0 +1,175 @@
+"""The command: its words, its refusals, and the demo from end to end."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mdlm_mcd.commands import demo, demo_tables, main
+from mdlm_mcd.errors import ConfigError
+
+PRODUCTS = (
+    "report.html",
+    "results.jsonl",
+    "table.md",
+    "perplexity_vs_steps.png",
+    "samples.txt",
+    "results.json",
+)
+
+
+def command(*args, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, "-m", "mdlm_mcd.commands.main", *map(str, args)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
+    )
+
+
+@pytest.mark.slow
+def test_demo_goes_on_after_an_interruption(tmp_path):
+    """Stopped while the teacher trains; the same command ends with every product."""
+    out = tmp_path / "demo"
+    # A shell that starts the tests in its background has them ignore SIGINT, and with
+    # them whatever they start.
+    heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    first = command("demo", "--out", out, "--quick", preexec_fn=heeds)
+    log, deadline = out / "log.txt", time.time() + 120
+    while time.time() < deadline:
+        if log.exists() and "algo=mdlm" in log.read_text():
+            break
+        assert first.poll() is None, first.stderr.read()
+        time.sleep(0.2)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=60)
+    assert first.returncode == 130 and "same command goes on" in said
+    assert not (out / "results.json").exists()
+
+    second = command("demo", "--out", out, "--quick")
+    said, errors = second.communicate(timeout=300)
+    assert second.returncode == 0, errors + log.read_text()[-2000:]
+    # The judge stood already and was not trained again.
+    assert log.read_text().count("algo=ar") == 1
+    assert all((out / name).stat().st_size > 0 for name in PRODUCTS)
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["models"]) == ["teacher", "teacher, T = 0.8", "MCD round 1", "MCD round 2"]
+    assert results["sampling"]["dtype"] == "float64" and results["seed"] == 1
+    for model in results["models"].values():
+        assert model["nelbo"] > 0
+        for steps, cell in model["steps"].items():
+            assert cell["perplexity"] > 1 and 0 < cell["entropy"] < 4
+            assert cell["evaluations"] <= int(steps)
+    assert results["corpus"]["entropy"] > 0
+    plain, sharp = list(results["models"].values())[:2]
+    assert plain["nelbo"] != sharp["nelbo"]  # each at its own temperature
+    # Perplexity never stands without entropy, in the terminal and in the file.
+    for text in (said, (out / "table.md").read_text()):
+        assert "MCD round 2" in text and "entropy" in text and "float64" in text
+
+    # A third run finds all of it done, and says the same.
+    third = command("demo", "--out", out, "--quick")
+    third.communicate(timeout=120)
+    assert third.returncode == 0
+    assert json.loads((out / "results.json").read_text()) == results
+    assert log.read_text().count("algo=mcd") == 1
+
+    # With another seed the folder is refused before anything is touched.
+    other = command("demo", "--out", out, "--quick", "--seed", 2)
+    _, said = other.communicate(timeout=60)
+    assert other.returncode == 1 and "another seed" in said and "Traceback" not in said
+
+
+def test_a_stage_that_fails_says_where_and_why(tmp_path):
+    broken = demo.Recipe(overrides=("model.n_heads=3",), judge_steps=2)
+    with pytest.raises(demo.StageError) as error:
+        demo.run(tmp_path / "demo", recipe=broken)
+    assert "judge stopped at step 0 of 2" in str(error.value)
+    assert "log.txt" in str(error.value)
+
+
+def test_an_unusable_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main.main(["demo", "--out", str(tmp_path / "file")]) == 1
+    assert "is a file: name a folder" in capsys.readouterr().err
+    assert main.main(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_without_matplotlib_the_demo_says_so_first(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ConfigError, match=r"pip install 'mdlm-mcd\[demo\]'"):
+        demo.run(tmp_path / "demo")
+    assert not os.listdir(tmp_path)
+
+
+def made_up(**students):
+    """Results with the given (perplexity, entropy) at 8 and 64 steps."""
+
+    def model(temperature, nelbo, *cells):
+        return {
+            "temperature": temperature,
+            "nelbo": nelbo,
+            "steps": {
+                n: {
+                    "perplexity": p,
+                    "entropy": h,
+                    "perplexity_error": 1.0,
+                    "entropy_error": 0.005,
+                    "correlation": 0.9,
+                    "texts": ["one", "two"],
+                }
+                for n, (p, h) in zip(("8", "64"), cells, strict=True)
+            },
+        }
+
+    models = {
+        "teacher": model(1.0, 4.0, (100.0, 3.5), (60.0, 3.4)),
+        "teacher, T = 0.8": model(0.8, 4.0, (50.0, 3.1), (30.0, 3.0)),
+        **{k.replace("_", " "): model(1.0, 4.2, *v) for k, v in students.items()},
+    }
+    return {
+        "models": models,
+        "corpus": {"perplexity": 20.0, "entropy": 3.6},
+        "sampling": {"samples": 8, "length": 64, "dtype": "float64"},
+        "recipe": {"name": "made up"},
+        "seed": 1,
+        "versions": {"torch": "0"},
+        "machine": {"device": "cpu", "threads": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    "cells,words",
+    [
+        (
+            ((55.0, 3.3), (40.0, 3.2)),
+            [
+                "at or below the teacher at 64 (60.0)",
+                "scores 70.7 against",
+                "the student wins by 29%",
+            ],
+        ),
+        (((90.0, 3.3), (70.0, 3.2)), ["does not reach", "the tempered teacher wins by 21%"]),
+        (((72.0, 3.3), (40.0, 3.2)), ["a tie within two standard errors (-2%)"]),
+        (((40.0, 2.5), (30.0, 2.4)), ["not compared at equal entropy"]),
+    ],
+)
+def test_the_reading_follows_from_the_figures(cells, words):
+    said = demo_tables.reading(made_up(MCD_round_1=cells))
+    assert all(word in said for word in words), said
+    assert "from 4.000 (teacher) to 4.200" in said
+
+
+def test_the_figure_is_drawn(tmp_path):
+    results = made_up(MCD_round_1=((55.0, 3.3), (40.0, 3.2)))
+    demo_tables.perplexity_vs_steps(results, tmp_path / "f.png")
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    table = demo_tables.markdown(results)
+    assert table.count("\n| ") == 4 and "55.0 / 3.30" in table

@@ -1,0 +1,174 @@
+"""The doctor: what it finds, its remedies, its exit status."""
+
+import importlib.util
+import re
+
+import fakes
+import pytest
+import torch
+
+from mdlm_mcd.commands import doctor
+from mdlm_mcd.commands import main as cli
+from mdlm_mcd.hosts import patches
+from mdlm_mcd.hosts.specs import DUO
+from mdlm_mcd.minihost import algo, dataloader
+
+
+@pytest.fixture
+def host(tmp_path):
+    (tmp_path / "clone").mkdir()
+    return fakes.duo(tmp_path / "clone")
+
+
+@pytest.fixture
+def teacher(compose, tmp_path):
+    """A checkpoint as a host writes it, EMA and all."""
+    config = compose()
+    model = algo.MDLM(config, dataloader.get_tokenizer(config))
+    held = {"state_dict": model.state_dict(), "global_step": 7, "loops": {}}
+    held["ema"] = model.ema.state_dict()
+    torch.save(held, tmp_path / "teacher.ckpt")
+    return tmp_path / "teacher.ckpt"
+
+
+def found(*args):
+    return {f.topic: f for f in doctor.examine(*args)}
+
+
+def test_a_host_that_is_ready(host, teacher, capsys):
+    patches.patch(host, DUO)
+    assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}"]) == 0
+    said = capsys.readouterr().out
+    for words in (
+        "Duo's layout as on branch main",
+        "applied",
+        "sees algo=mcd",
+        "torch 2",
+        "step 7",
+        "samples in float64",
+        "sampling.predictor=sparse",
+        "noise.type=log-linear",
+        "5 rounds of 10000",
+        "mdlm-mcd run    ready",
+    ):
+        assert words in said, said
+    lines = said.splitlines()
+    wide = [x for x in lines if len(x) > 88 and str(host.parent) not in x]
+    assert len(lines) < 30 and not wide  # one screen, but for a path as long as it is
+
+
+def test_an_unpatched_host(host, capsys):
+    assert cli.main(["doctor", str(host)]) == 1
+    said = capsys.readouterr().out
+    assert "STOP patch" in said and "start with `mdlm-mcd run`" in " ".join(said.split())
+    # What else stops main.py depends on the machine.
+    assert re.search(r"python main\.py +would stop: [a-z, -]*patch", said)
+    assert re.search(r"mdlm-mcd run +ready", said)
+
+
+@pytest.mark.parametrize(
+    "override, topic, words",
+    [
+        ("sampling.predictor=ancestral", "predictor", "choose one of sparse, first_hit"),
+        ("trainer.precision=bf16-true", "precision", "use bf16"),
+        ("algo.rounds=2", "algo", "set trainer.max_steps=20000"),
+        ("algo.delta0=x", "algo", "algo.delta0=x is no number"),
+        ("algo.teacher_path=none.ckpt", "checkpoint", "none.ckpt"),
+        ("algo.teacher_path=123", "checkpoint", "algo.teacher_path=123 is no file"),
+        ("algo.loss=nope", "algo", "algo.loss=nope"),
+        ("algo.guard=xx", "algo", "algo.guard=xx is unknown"),
+        ("algo.init_from=foo", "algo", "algo.init_from=foo is unknown"),
+        ("algo.parameterization=mean", "algo", "set algo.parameterization=subs"),
+        ("mode=sample_eval", "checkpoint", "none named"),
+        ("training.finetune_path=x.ckpt", "checkpoint", "give an absolute path"),
+        ("~sampling", "config", "sampling"),
+        ("algo.nothing=1", "config", "nothing"),
+        ("algo=nothing", "config", "nothing"),
+    ],
+)
+def test_what_would_stop_a_run(host, override, topic, words):
+    patches.patch(host, DUO)
+    finding = found(host, [override])[topic]
+    assert finding.mark == doctor.STOP and words in finding.text
+    assert doctor.report([finding])[1] == 1
+
+
+@pytest.mark.parametrize("place", ["teacher.ckpt", "${cwd:}/teacher.ckpt"])
+def test_a_teacher_is_looked_for_from_the_hosts_folder(host, teacher, place):
+    patches.patch(host, DUO)
+    teacher.rename(host / "teacher.ckpt")
+    finding = found(host, [f"algo.teacher_path='{place}'"])["checkpoint"]
+    assert finding.mark == doctor.OK and "with EMA, step 7" in finding.text
+
+
+def test_a_teacher_of_another_kind(host, teacher):
+    patches.patch(host, DUO)
+    held = torch.load(teacher, weights_only=True)
+    held["hyper_parameters"] = {"config": {"algo": {"parameterization": "mean"}}}
+    torch.save(held, teacher)
+    finding = found(host, [f"algo.teacher_path={teacher}"])["checkpoint"]
+    assert finding.mark == doctor.STOP and "parameterization=mean" in finding.text
+
+
+def test_a_run_of_another_distiller(host, teacher):
+    """`algo=dcd` is held against what DCD needs, not MCD."""
+    patches.patch(host, DUO)
+    held = torch.load(teacher, weights_only=True)
+    held["hyper_parameters"] = {"config": {"algo": {"parameterization": "mean"}}}
+    torch.save(held, teacher)
+    given = ["algo=dcd", f"algo.teacher_path={teacher}"]
+    said = found(host, given)
+    assert {said[x].mark for x in ("predictor", "algo", "checkpoint")} == {doctor.OK}
+    assert "sampling.predictor=ancestral" in said["predictor"].text
+    assert "noise" not in said  # the method brings its own
+    finding = found(host, [*given, "sampling.predictor=sparse"])["predictor"]
+    assert finding.mark == doctor.STOP and "uniform-state models" in finding.text
+    assert found(host, [*given, "algo.loss=mse"])["algo"].mark == doctor.STOP
+
+
+def test_a_teacher_without_an_average(host, teacher):
+    patches.patch(host, DUO)
+    held = torch.load(teacher, weights_only=True)
+    del held["ema"]
+    torch.save(held, teacher)
+    given = [f"algo.teacher_path={teacher}"]
+    assert "algo.init_from=raw" in found(host, given)["checkpoint"].text
+    assert found(host, [*given, "algo.init_from=raw"])["checkpoint"].mark == doctor.OK
+
+
+def test_local_edits_and_no_host(host, tmp_path):
+    main = host / "main.py"
+    main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
+    assert "local edits" in found(host)["patch"].text
+    assert "it lacks main.py" in found(tmp_path)["host"].text
+
+
+def test_packages_the_host_needs(host):
+    """Found through its own modules; not those in `try` or in functions."""
+    (host / "utils.py").write_text(
+        (host / "utils.py").read_text()
+        + "import flash_attn.layers, unheard_of.part\nfrom helpers import one\n"
+        "try:\n    import optional_thing\nexcept ImportError:\n    pass\n"
+        "def f():\n    import late_thing\n"
+    )
+    (host / "helpers").mkdir()
+    (host / "helpers" / "__init__.py").write_text("from . import one\n")
+    (host / "helpers" / "one.py").write_text("import unheard_too\nimport algo\n")
+    finding = found(host)["packages"]
+    assert finding.mark == doctor.STOP
+    assert "imports unheard_of, unheard_too, not installed" in finding.text
+
+
+def test_a_hidden_plugin_and_a_host_that_wins(host, tmp_path, monkeypatch):
+    patches.patch(host, DUO)
+    (host / "configs" / "algo" / "mcd.yaml").write_text("name: the host's own\n")
+    assert "wins over ours" in found(host)["hydra"].text
+    assert found(host)["algo"].mark == doctor.STOP
+    from hydra.core.plugins import Plugins
+
+    monkeypatch.setattr(Plugins, "discover", lambda self, kind: [])
+    spec = importlib.util.spec_from_file_location("hydra_plugins", tmp_path / "x.py")
+    spec.submodule_search_locations = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    finding = found(host)["hydra"]
+    assert finding.mark == doctor.STOP and "delete that file" in finding.text

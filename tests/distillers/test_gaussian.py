@@ -1,0 +1,112 @@
+"""(u, j*) against the Gaussian construction itself: arg max of two latents, one eps."""
+
+import hypothesis.strategies as st
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+
+from mdlm_mcd import duality
+from mdlm_mcd.distillers import gaussian as uniform
+from mdlm_mcd.errors import ConfigError
+
+WIDE = {"gamma_min": -6.0, "gamma_max": 6.0}  # nearly all of (0, 1) for few tokens
+
+
+def gaussian(x0, eps, gamma):
+    """arg max of Eq. 7's latent for each token, by its definition."""
+    signal = torch.nn.functional.one_hot(x0, eps.shape[-1])
+    w = torch.sigmoid(-gamma).sqrt() * signal + torch.sigmoid(gamma).sqrt() * eps
+    return w.argmax(-1)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("times", [(0.55, 0.4), (0.7, 0.35)])
+def test_the_law_of_the_pair_is_the_gaussians(size, times):
+    """Two-sample chi-square over all (z_t, z_s), x0 = 1."""
+    n, schedule = 60_000, uniform.GaussianSchedule(size, **WIDE)
+    g = torch.Generator().manual_seed(size)
+    x0 = torch.ones(n, 1, dtype=torch.long)
+    eps = torch.randn(n, 1, size, generator=g, dtype=torch.float64)
+    direct = [gaussian(x0, eps, torch.tensor(-6 + 12 * time).double()) for time in times]
+    t, s = (torch.full((n,), time).double() for time in times)
+    u = torch.rand(n, 1, generator=g, dtype=torch.float64)
+    other = uniform.draw_other((n, 1), size, generator=g)
+    pair = uniform.couple(x0, u, other, t, s, schedule, size)
+    table = [
+        torch.bincount((z_t * size + z_s).flatten(), minlength=size**2).tolist()
+        for z_t, z_s in (direct, pair[:2])
+    ]
+    seen = [(a, b) for a, b in zip(*table, strict=True) if a + b]
+    # x0 twice, each other twice, or x0 before another: none changes to a third.
+    assert len(seen) == 2 * size - 1
+    assert scipy.stats.chi2_contingency(list(zip(*seen, strict=True))).pvalue > 1e-3
+
+
+@settings(max_examples=60)
+@given(st.integers(2, 9), st.floats(0, 1), st.floats(0, 1), st.integers(0, 999))
+def test_the_same_pair_from_the_noise_itself(size, one, two, seed):
+    """eps -> (F_Y(Y), j*) -> the pair, token for token what arg max shows."""
+    g = torch.Generator().manual_seed(seed)
+    x0 = torch.randint(size, (4, 6), generator=g)
+    eps = torch.randn(4, 6, size, generator=g, dtype=torch.float64)
+    t, s = max(one, two), min(one, two)
+    schedule = uniform.GaussianSchedule(size, **WIDE)
+    u = duality.to_uniform(eps, x0, size)
+    rivals = eps.scatter(-1, x0[..., None], -torch.inf).argmax(-1)
+    other = rivals - (rivals > x0).long()
+    times = (torch.full((4,), v).double() for v in (t, s))
+    pair = uniform.couple(x0, u, other, *times, schedule, size)
+    for z, kept, time in ((pair.z_t, pair.kept_t, t), (pair.z_s, pair.kept_s, s)):
+        expected = gaussian(x0, eps, torch.tensor(-6 + 12 * time).double())
+        assert torch.equal(z, expected)
+        assert torch.equal(kept, expected == x0)
+    assert (pair.kept_s | ~pair.kept_t).all()
+
+
+@pytest.mark.parametrize("size", [3, 300, 50_258])
+def test_schedule_and_marginals(size):
+    low, high = (uniform.gamma_of(a, size) for a in (0.999, 0.01))
+    schedule = uniform.GaussianSchedule(size, low, high)
+    t = torch.linspace(0, 1, 65)
+    alpha_t = schedule(t)
+    assert alpha_t.dtype == torch.float32 and (alpha_t.diff() < 0).all()
+    assert alpha_t[0].item() == pytest.approx(0.999, abs=1e-5)
+    assert alpha_t[-1].item() == pytest.approx(0.01, abs=1e-5)
+    # Each other token is as likely as the next.
+    n, alpha = 30_000, torch.tensor([0.3]).double()
+    x0 = torch.full((1, n), 1)
+    other = uniform.draw_other((1, n), size)
+    u, t = torch.rand(1, n).double(), torch.zeros(1)
+    pair = uniform.couple(x0, u, other, t, t, lambda _: alpha, size)
+    kept = scipy.stats.binomtest(int(pair.kept_t.sum()), n, 0.3 + 0.7 / size)
+    assert kept.pvalue > 1e-3
+    left = pair.z_t[~pair.kept_t]
+    assert (left != 1).all() and left.min() == 0 and left.max() < size
+    if size == 3:
+        counts = torch.bincount(left)[[0, 2]]
+        assert scipy.stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    "settings,words",
+    [
+        ({"gamma_min": -1.0, "gamma_max": -4.0}, ["gamma_min=-1.0", "in this order"]),
+        ({"gamma_max": float("nan")}, ["gamma_max=nan", "finite"]),
+        ({"gamma_min": -3.0}, ["gamma_min=-3 keeps alpha_t=", "gamma_min=-4.02"]),
+        ({"gamma_max": -2.5}, ["gamma_max=-2.5 keeps alpha_t=0.2", "gamma_max=-1.21"]),
+        ({"num_classes": 30}, ["gamma_max=-1 keeps", "a vocabulary of 30"]),
+        ({"num_classes": 1}, ["num_classes=1"]),
+    ],
+)
+def test_bad_settings_are_refused_in_a_sentence(settings, words):
+    with pytest.raises(ConfigError) as error:
+        uniform.GaussianSchedule(**({"num_classes": 50_258} | settings))
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_the_remedy_is_one():
+    with pytest.raises(ConfigError) as error:
+        uniform.GaussianSchedule(300)
+    value = str(error.value).rpartition("algo.gamma_max=")[2].rstrip(".")
+    assert uniform.GaussianSchedule(300, gamma_max=float(value)).num_classes == 300

@@ -1,0 +1,114 @@
+"""The teacher's steps of SDTT, against the ancestral chain summed over all paths."""
+
+import itertools
+
+import pytest
+import scipy.stats
+import torch
+from enumeration import EMPTY, LENGTH, MASK, VOCAB, alpha, chances, exact_law, table
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mdlm_mcd.distillers.rollout import draw_tokens, rollout
+from mdlm_mcd.head import HiddenStates
+
+MANY = 20_000
+
+
+def roll(logits, times, tau=1.0, n=MANY, start=EMPTY, chunk=1024, linear=None):
+    """Teacher steps between `times`; (what it knew, the last state, its own states)."""
+    g = torch.Generator().manual_seed(3)
+    states = []
+
+    def encode(z, k):
+        states.append(z)
+        known = logits[tuple(z.T)]
+        return HiddenStates(known) if linear is None else HiddenStates(known, linear)
+
+    alphas = [alpha(t) for t in times]
+    opening = [
+        torch.full((n,), (b - a) / (1 - a), dtype=torch.float64)
+        for a, b in itertools.pairwise(alphas[:-1])
+    ]
+    noise = torch.rand(2, len(opening), n, LENGTH, generator=g, dtype=torch.float64)
+    features, z = rollout(
+        encode,
+        torch.tensor(start).expand(n, LENGTH),
+        opening,
+        *noise,
+        tau=tau,
+        mask_index=MASK,
+        chunk=chunk,
+    )
+    return features, z, states
+
+
+@pytest.mark.parametrize("tau", [1.0, 0.6])
+@pytest.mark.parametrize("start", [EMPTY, (1, MASK, MASK)])
+def test_states_follow_the_ancestral_chain(tau, start):
+    """The state shown to the last step has the law of the teacher's own sampler."""
+    logits, times = table(), (0.9, 0.6, 0.2, 0.0)
+    _, z, states = roll(logits, times, tau, start=start)
+    # The enumeration's levels are shares of all that is masked at the start.
+    alphas = [alpha(t) for t in times[:-1]]
+    levels = [(a - alphas[0]) / (1 - alphas[0]) for a in alphas]
+    law = exact_law(logits, levels, start, lambda step: {"temperature": tau})
+    assert len(states) == 3 and torch.equal(states[-1], z)
+    assert sum(law.values()) == pytest.approx(1.0)
+    seen = [(z == torch.tensor(state)).all(-1).sum().item() for state in law]
+    assert sum(seen) == MANY
+    expected = [mass * MANY for mass in law.values()]
+    assert scipy.stats.chisquare(seen, expected).pvalue > 1e-3
+
+
+def test_targets_are_what_was_known_when_a_token_opened():
+    logits = table()
+    features, z, states = roll(logits, (0.9, 0.6, 0.2, 0.0), n=200)
+    for row in range(200):
+        for i in range(LENGTH):
+            opened = [k for k in (1, 2) if states[k][row, i] != MASK]
+            k = opened[0] - 1 if opened else 2  # the step at which it was predicted
+            known = logits[tuple(states[k][row].tolist())][i]
+            assert torch.equal(features.hidden[row, i], known)
+    assert (z != MASK).any() and (z == MASK).any()
+
+
+def test_tokens_seen_stay_and_one_step_is_a_prediction():
+    logits = table()
+    _, z, _ = roll(logits, (0.9, 0.5, 0.0), n=100, start=(2, MASK, 0))
+    assert (z[:, 0] == 2).all() and (z[:, 2] == 0).all()
+    features, z, states = roll(logits, (0.9, 0.0), n=5)
+    assert len(states) == 1 and (z == MASK).all()
+    assert torch.equal(features.hidden, logits[EMPTY].expand(5, LENGTH, VOCAB))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1024])
+def test_chunks_and_the_projection_change_nothing(chunk):
+    linear = torch.nn.Linear(VOCAB, VOCAB).double()
+    with torch.no_grad():
+        whole, z, _ = roll(table(), (0.9, 0.4, 0.0), n=50, linear=linear)
+        parts, again, _ = roll(table(), (0.9, 0.4, 0.0), n=50, linear=linear, chunk=chunk)
+    assert torch.equal(z, again) and torch.equal(whole.hidden, parts.hidden)
+    assert parts.linear is linear
+
+
+@given(v=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99))
+def test_a_token_is_the_inverse_of_the_distribution_function(v, seed):
+    logits = 3 * torch.randn(1, 1, VOCAB, generator=torch.Generator().manual_seed(seed))
+    point = torch.tensor([v], dtype=torch.float64)
+    drawn = draw_tokens(HiddenStates(logits), torch.tensor([0]), point, 0.7, MASK)
+    p = chances(logits[0, 0].double(), temperature=0.7)
+    below, token = 0.0, int(drawn)
+    below = sum(p[:token])
+    assert token < MASK and below <= v + 1e-12 and v <= below + p[token] + 1e-12
+
+
+def test_impossible_tokens_are_never_drawn():
+    """Not the mask, nor a token without probability, at either end of v."""
+    logits = torch.tensor([[[-1e9, 0.0, -1e9, 50.0]]])
+    for v in (0.0, 0.5, 1 - 2**-53):
+        point = torch.tensor([v], dtype=torch.float64)
+        drawn = draw_tokens(HiddenStates(logits), torch.tensor([0]), point, 1.0, MASK)
+        assert drawn.tolist() == [1]
+    empty = torch.zeros(0, dtype=torch.long)
+    assert draw_tokens(HiddenStates(logits), empty, torch.zeros(0), 1.0, MASK).shape == (0,)

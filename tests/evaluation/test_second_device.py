@@ -1,0 +1,88 @@
+"""Devices are kept apart: training, sampling and sweeps on a device that is no CPU.
+
+`tests/second_device.py` stands in for it, in a process of its own.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch.utils import backend_registration
+
+from mdlm_mcd import sampling
+
+TESTS = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason=f"torch {torch.__version__} lets no Python code be a device",
+)
+
+
+def run(script, *arguments, **environment):
+    return subprocess.run(
+        [
+            sys.executable,
+            str(TESTS / "second_device.py"),
+            str(TESTS / "on_second_device" / script),
+            *map(str, arguments),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def test_the_device_refuses_what_a_gpu_does():
+    done = run("refusals.py")
+    assert done.returncode == 0, done.stderr
+
+
+def test_samplers():
+    done = run("sample.py", *sampling.SAMPLERS)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_with_the_embedded_hosts_judge(runs, tmp_path):
+    done = run("sweep.py", runs["mdlm"], runs["ar"], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_device_without_float64_is_refused_in_a_sentence(runs, tmp_path):
+    done = run("sweep.py", runs["mdlm"], runs["ar"], tmp_path, DOUBLES="no")
+    assert done.returncode == 1
+    assert "--device gpu:0 cannot be used" in done.stderr and "use cpu" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (
+            "algo=mcd",
+            "algo.u_law=lattice",
+            "trainer.accumulate_grad_batches=2",
+            "loader.batch_size=4",
+            "loader.global_batch_size=8",
+            "algo.snapshot=ema",
+        ),
+        ("algo=sdtt",),
+        ("algo=dcd", "algo.gamma_max=2"),
+    ],
+)
+def test_two_rounds(compose, tmp_path, overrides):
+    config = compose(
+        *overrides,
+        "algo.init_from=scratch",
+        "algo.rounds=2",
+        "algo.steps_per_round=2",
+        "trainer.max_steps=4",
+    )
+    OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
+    done = run("train.py", tmp_path / "config.yaml")
+    assert done.returncode == 0, done.stderr

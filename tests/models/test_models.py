@@ -1,0 +1,240 @@
+"""The DiT in the public layout, and the EMA."""
+
+import copy
+import importlib
+import math
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from mdlm_mcd import minihost
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.models import dit, ema
+
+CONFIGS = Path(minihost.__file__).parent / "configs"
+
+
+def config(model="laptop", causal=False, **changes):
+    sizes = OmegaConf.load(CONFIGS / "model" / f"{model}.yaml")
+    return OmegaConf.create({"model": {**sizes, **changes}, "algo": {"causal_attention": causal}})
+
+
+def tiny(causal=False, dropout=0.0):
+    torch.manual_seed(0)
+    net = dit.DIT(
+        config(hidden_size=16, n_heads=2, n_blocks=2, cond_dim=8, dropout=dropout, causal=causal),
+        vocab_size=11,
+    )
+    for p in net.parameters():  # away from the zero start, where nothing shows
+        torch.nn.init.normal_(p, std=0.3)
+    return net
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_weights_in_bfloat16(causal):
+    """As `from_pretrained(..., dtype=torch.bfloat16)` opens an export."""
+    net, x = tiny(causal).eval(), torch.randint(0, 11, (3, 700))
+    half = copy.deepcopy(net).bfloat16()
+    cos, sin = half.rotary_emb(1024)
+    assert len(torch.cat((cos, sin), -1).unique(dim=0)) == 1024  # places not rounded
+    with torch.no_grad():
+        wanted, got = net(x, torch.zeros(3)), half(x, torch.zeros(3))
+    assert got.dtype == torch.bfloat16
+    assert (got - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_bfloat16_does_not_round_the_frequencies_for_good():
+    net = tiny()
+    exact = net.state_dict()["rotary_emb.inv_freq"]
+    half = copy.deepcopy(net).bfloat16()
+    saved = half.state_dict()
+    assert saved["blocks.0.attn_qkv.weight"].dtype == torch.bfloat16
+    torch.testing.assert_close(saved["rotary_emb.inv_freq"], exact, rtol=0, atol=0)
+    # A buffer that something cast without telling the module.
+    half.rotary_emb.inv_freq = exact.bfloat16()
+    wanted, got = net.rotary_emb(1024), half.rotary_emb(1024)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+    torch.testing.assert_close(half.float().rotary_emb(1024), wanted, rtol=0, atol=0)
+    assert tiny().double().rotary_emb(3)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    "name,millions", [("small", 169), ("medium", 424), ("large", 863), ("tiny", 34)]
+)
+def test_sizes_are_the_papers(name, millions):
+    """169M and 863M are the paper's; counted on the meta device, GPT-2's tokens."""
+    with torch.device("meta"):
+        net = dit.DIT(config(name), vocab_size=50_258)
+    count = sum(p.numel() for p in net.parameters())
+    assert count / 1e6 == pytest.approx(millions, abs=0.9)
+
+
+def test_parameter_names_are_the_public_ones():
+    block = (
+        "norm1.weight attn_qkv.weight attn_out.weight norm2.weight mlp.0.weight "
+        "mlp.0.bias mlp.2.weight mlp.2.bias adaLN_modulation.weight "
+        "adaLN_modulation.bias"
+    ).split()
+    expected = {
+        "vocab_embed.embedding",
+        "rotary_emb.inv_freq",
+        *(f"sigma_map.mlp.{i}.{k}" for i in (0, 2) for k in ("weight", "bias")),
+        *(f"blocks.{i}.{k}" for i in range(2) for k in block),
+        "output_layer.norm_final.weight",
+        *(
+            f"output_layer.{part}.{k}"
+            for part in ("linear", "adaLN_modulation")
+            for k in ("weight", "bias")
+        ),
+    }
+    assert set(tiny().state_dict()) == expected
+    causal = set(tiny(causal=True).state_dict())
+    assert causal == {k for k in expected if "adaLN" not in k and "sigma" not in k}
+
+
+def naive(net, x, sigma):
+    """The same transformer, written out with loops over heads and positions."""
+
+    def norm(h, weight):
+        centred = h - h.mean(-1, keepdim=True)
+        scale = (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+        return centred / scale * weight
+
+    def turn(h):  # (length, dim) of one head
+        half = h.shape[-1] // 2
+        out = torch.empty_like(h)
+        for i in range(len(h)):
+            for j in range(half):
+                angle = i * 10_000.0 ** (-2 * j / h.shape[-1])
+                a, b = h[i, j], h[i, j + half]
+                out[i, j] = a * math.cos(angle) - b * math.sin(angle)
+                out[i, j + half] = b * math.cos(angle) + a * math.sin(angle)
+        return out
+
+    half = 128
+    freqs = torch.exp(-math.log(10_000.0) * torch.arange(half).double() / half)
+    angles = sigma * freqs
+    c = net.sigma_map.mlp(torch.cat((angles.cos(), angles.sin())))
+    c = torch.nn.functional.silu(c)
+    h = net.vocab_embed.embedding[x]
+    for block in net.blocks:
+        parts = block.adaLN_modulation(c).chunk(6)
+        a = norm(h, block.norm1.weight) * (1 + parts[1]) + parts[0]
+        q, k, v = block.attn_qkv(a).chunk(3, dim=-1)
+        heads = []
+        for i in range(block.n_heads):
+            size = q.shape[-1] // block.n_heads
+            at = slice(i * size, (i + 1) * size)
+            scores = turn(q[:, at]) @ turn(k[:, at]).T / size**0.5
+            heads.append(scores.softmax(-1) @ v[:, at])
+        h = h + parts[2] * block.attn_out(torch.cat(heads, -1))
+        m = block.mlp(norm(h, block.norm2.weight) * (1 + parts[4]) + parts[3])
+        h = h + parts[5] * m
+    last = net.output_layer
+    shift, scale = last.adaLN_modulation(c).chunk(2)
+    return last.linear(norm(h, last.norm_final.weight) * (1 + scale) + shift)
+
+
+def test_forward_equals_a_naive_float64_reference():
+    net = tiny().double().eval()
+    x = torch.randint(0, 11, (2, 7))
+    sigma = torch.tensor([0.3, 2.0], dtype=torch.float64)
+    got = net(x, sigma)
+    for row in range(2):
+        # inv_freq is a float32 buffer in the public models, cast along here.
+        torch.testing.assert_close(got[row], naive(net, x[row], sigma[row]), rtol=1e-5, atol=1e-5)
+
+
+def test_causal_attention_does_not_look_ahead():
+    net = tiny(causal=True).eval()
+    x = torch.randint(0, 11, (1, 8))
+    other = x.clone()
+    other[0, 5:] = (other[0, 5:] + 1) % 11
+    a, b = net(x, None), net(other, None)
+    assert torch.equal(a[:, :5], b[:, :5]) and not torch.equal(a[:, 5:], b[:, 5:])
+    both = tiny().eval()
+    sigma = torch.zeros(1)
+    assert not torch.equal(both(x, sigma)[:, :5], both(other, sigma)[:, :5])
+
+
+def test_dropout_only_in_training():
+    net = tiny(dropout=0.5)
+    x, sigma = torch.randint(0, 11, (1, 8)), torch.zeros(1)
+    assert torch.equal(net.eval()(x, sigma), net(x, sigma))
+    assert not torch.equal(net.train()(x, sigma), net(x, sigma))
+
+
+def test_labels_and_weights_are_refused():
+    with pytest.raises(ValueError, match="class labels"):
+        tiny()(torch.zeros(1, 2, dtype=torch.long), torch.zeros(1), class_cond=1)
+
+
+@pytest.mark.hosts
+def test_duos_own_dit_has_the_same_weights_and_the_same_output(monkeypatch):
+    """Strictly loaded from the real class, with flash-attn's rotary in plain torch."""
+    where = os.environ.get("MDLM_MCD_HOSTS")
+    clones = sorted(Path(where).glob("*/models/dit.py")) if where else []
+    clones = [p for p in clones if (p.parents[1] / "trainer_base.py").exists()]
+    if not clones:
+        pytest.skip("no Duo clone found: set MDLM_MCD_HOSTS to a folder with clones")
+    rotary = types.ModuleType("flash_attn.layers.rotary")
+    rotary.apply_rotary_emb_torch = lambda x, cos, sin: dit.rotate(x, cos, sin)
+    layers = types.ModuleType("flash_attn.layers")
+    layers.rotary = rotary
+    flash = types.ModuleType("flash_attn")
+    flash.layers = layers
+    for name, module in (
+        ("flash_attn", flash),
+        ("flash_attn.layers", layers),
+        ("flash_attn.layers.rotary", rotary),
+    ):
+        monkeypatch.setitem(sys.modules, name, module)
+    for clone in clones:
+        spec = importlib.util.spec_from_file_location("duo_dit", clone)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        ours = tiny().eval()
+        theirs = module.DIT(
+            config(hidden_size=16, n_heads=2, n_blocks=2, cond_dim=8), vocab_size=11
+        ).eval()
+        theirs.load_state_dict(ours.state_dict(), strict=True)
+        ours.load_state_dict(theirs.state_dict(), strict=True)
+        x, sigma = torch.randint(0, 11, (3, 9)), torch.rand(3)
+        torch.testing.assert_close(ours(x, sigma), theirs(x, sigma))
+
+
+def test_ema_follows_the_warmed_up_decay():
+    p = torch.nn.Parameter(torch.zeros(3))
+    frozen = torch.nn.Parameter(torch.zeros(2), requires_grad=False)
+    average = ema.ExponentialMovingAverage([p, frozen], decay=0.5)
+    expected = torch.zeros(3)
+    for n in range(1, 30):
+        with torch.no_grad():
+            p.add_(1.0)
+        average.update([p, frozen])
+        decay = min(0.5, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * p.detach()
+    torch.testing.assert_close(average.shadow_params[0], expected)
+    assert len(average.shadow_params) == 1 and average.num_updates == 29
+
+
+def test_ema_is_lent_and_given_back():
+    p = torch.nn.Parameter(torch.ones(3))
+    average = ema.ExponentialMovingAverage([p], decay=0.9)
+    with torch.no_grad():
+        p.mul_(5)
+    average.store([p])
+    average.copy_to([p])
+    assert torch.equal(p.data, torch.ones(3))
+    average.restore([p])
+    assert torch.equal(p.data, torch.full((3,), 5.0))
+
+
+def test_impossible_decay_is_refused():
+    with pytest.raises(ConfigError, match=r"training.ema=1.5"):
+        ema.ExponentialMovingAverage([], decay=1.5)

@@ -1,0 +1,156 @@
+"""A chosen config file none of whose keys is read: refused with file and remedy."""
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+from test_recipes import ALGOS
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.settings import groups
+
+LINE = "# @package _global_\n"
+
+
+@pytest.fixture
+def composed(tmp_path):
+    """`composed(files, *overrides)`: a config as the minihost sees it."""
+    minihost.register_resolvers()
+
+    def compose(files, *overrides):
+        for name, text in files.items():
+            path = tmp_path / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        GlobalHydra.instance().clear()
+        given = [f"hydra.searchpath=[file://{tmp_path}]", *overrides]
+        with hydra.initialize_config_dir(minihost.CONFIGS, version_base=None):
+            config = hydra.compose("config", given, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    return compose
+
+
+def refused(config, *complete):
+    for whether in complete or (True, False):
+        with pytest.raises(ConfigError) as error:
+            groups.check_groups(config, whether)
+        assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, text, given",
+    [
+        ("recipe/x", "optim:\n  lr: 1\n", "+recipe=x"),
+        ("recipe/x", b"\xef\xbb\xbf# @package _global_\noptim:\n  lr: 1\n", "+recipe=x"),
+        ("recipe/x", "# package _global_\noptim:\n  lr: 1\n", "+recipe=x"),
+        ("recipe/x", "lr: 1\n", "+recipe=x"),
+        ("recipe/x", "optim:\n  lr: 1\n", "+recipe=[x,mcd_laptop]"),
+        ("recipe/mine/x", "optim:\n  lr: 1\n", "+recipe/mine=x"),
+        ("experiment/x", "seed: 5\n", "+experiment=x"),
+        ("sampler/x", "sampling:\n  steps: 5\n", "+sampler=x"),
+    ],
+)
+def test_without_a_package_line(composed, name, text, given):
+    said = refused(composed({name: text}, given))
+    group = name.partition("/")[0]
+    given = given.lstrip("+").replace("[x,mcd_laptop]", "x")
+    assert said.startswith(f"{given} changes nothing, since its keys are ")
+    assert f"under {group}, which" in said and "`# @package _global_`, without a b" in said
+
+
+@pytest.mark.parametrize(
+    "name, text, given, words",
+    [
+        ("model/x", "model:\n  length: 9\n", ["model=x"], "model.model is a section"),
+        ("data/x", "data:\n  wrap: false\n", ["data=x"], "data.data is a section"),
+        ("optim/x", "optim:\n  lr: 1\n", ["+optim=x"], "optim.optim is a section"),
+        (
+            "algo/x",
+            b"\xef\xbb\xbf" + LINE.encode() + b"algo: {name: mdlm}\n",
+            ["algo=x"],
+            "algo.algo is a section within another, where nothing reads it (of algo=x): a",
+        ),
+        (
+            "algo/x",
+            "name: mdlm\ntrainer: {max_steps: 1}\n",
+            ["algo=x"],
+            "algo.trainer is a section",
+        ),
+        ("recipe/x", LINE + "loader: {loader: {a: 1}}\n", ["+recipe=x"], "loader.loa"),
+    ],
+)
+def test_nested_once_more(composed, name, text, given, words):
+    said = refused(composed({name: text}, *given))
+    assert words in said and "`# @package _global_`" in said
+
+
+@pytest.mark.parametrize(
+    "text, given, words",
+    [
+        ("optm: {lr: 1}\n", ["+recipe=x"], "optm is a key that nothing reads: did you m"),
+        ("sed: 5\n", ["+recipe=x"], "sed is a key that nothing reads: did you mean see"),
+        ("optim: {lrr: 1}\n", ["+recipe=x"], "optim.lrr is a key that nothing reads: di"),
+        ("loader: {batchsize: 1}\n", ["+recipe=x"], "did you mean loader.batch_size?"),
+        ("", ["+trainr.max_steps=5"], "did you mean trainer?"),
+        ("", ["+wandb.project=x"], "wandb is a key that nothing reads: take it out."),
+        ("", ["+data.file=x"], "did you mean data.files?"),
+        ("", ["+algo.los_type=low_var"], "did you mean algo.loss_type?"),
+    ],
+)
+def test_what_only_looks_like_a_key(composed, text, given, words):
+    assert words in refused(composed({"recipe/x": LINE + text}, *given), True)
+
+
+@pytest.mark.parametrize(
+    "name, given",
+    [
+        ("model/laptop", []),
+        ("data/textfile", ["data=textfile"]),
+        ("callbacks/lines", ["callbacks=[progress,lines]"]),
+        ("recipe/mcd_laptop", ["+recipe=mcd_laptop"]),
+    ],
+)
+def test_a_file_that_another_of_its_name_hides(composed, tmp_path, name, given):
+    said = refused(composed({name: "a: 1\n"}, "algo=mcd", *given))
+    assert f"so {tmp_path}/{name}.yaml is never read: give that file another" in said
+
+
+@pytest.mark.parametrize(
+    "files, given",
+    [
+        ({}, ["+note=abc", "+owner=me", "+tags=[a,b]"]),  # of the user, to know the run by
+        ({"recipe/x": LINE + "optim: {lr: 1}\n"}, ["+recipe=x"]),
+        ({"recipe/x": "lr: 1\n"}, ["+recipe@optim=x"]),
+        ({"model/x": "length: 9\n", "model/tiny": "a: 1\n"}, ["model=x"]),
+        ({"optim/x": "lr: 1\n"}, ["+optim=x"]),
+        ({"callbacks/eval": "eval: {_target_: x.Y}\n"}, ["callbacks=[progress,eval]"]),
+        ({}, ["++trainer.strategy={a: 1}", "+trainer.max_epochs=1"]),
+        ({}, ["~logger", "~callbacks.progress"]),
+    ],
+)
+def test_what_is_read(composed, files, given):
+    for algo in ("mdlm", "mcd"):
+        groups.check_groups(composed(files, f"algo={algo}", *given), complete=True)
+
+
+@pytest.mark.parametrize("name", ALGOS)
+def test_our_own_files(composed, name):
+    config = composed({}, f"algo={ALGOS[name]}", f"+recipe={name}")
+    groups.check_groups(config, complete=True)
+
+
+def test_what_another_class_reads_is_not_known(composed):
+    config = composed({}, "+mine.own=1")
+    groups.check_groups(config)
+    assert "mine is a key that nothing reads: take it out" in refused(config, True)
+
+
+def test_without_an_application(compose):
+    groups.check_groups(compose("+wandb.x=1"), complete=True)

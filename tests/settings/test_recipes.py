@@ -1,0 +1,72 @@
+"""Every recipe composes, with the algo it is for, and says what it costs."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from mdlm_mcd.curriculum import Curriculum
+from mdlm_mcd.minihost import main as minihost
+
+RECIPES = Path(__file__).resolve().parents[2] / "configs" / "recipe"
+ALGOS = {
+    "mcd_paper": "mcd",
+    "mcd_laptop": "mcd",
+    "laptop_teacher": "mdlm",
+    "laptop_judge": "ar",
+    "distil_paper": "sdtt",
+    "owt": "mcd",
+    "owt_large": "mcd",
+    "owt_mcd": "mcd",
+    "owt_sdtt": "sdtt",
+    "owt_cd4lm": "cd4lm",
+    "owt_dcd": "dcd",
+    "owt_teacher": "mdlm",
+    "owt_mcd_large": "mcd",
+    "owt_sdtt_large": "sdtt",
+    "owt_teacher_large": "mdlm",
+}
+
+
+def compose(*overrides):
+    minihost.register_resolvers()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def test_no_recipe_is_forgotten():
+    assert {p.stem for p in RECIPES.glob("*.yaml")} == set(ALGOS)
+
+
+@pytest.mark.parametrize("name", list(ALGOS))
+def test_recipes_compose_and_state_their_cost(name):
+    config = compose(f"algo={ALGOS[name]}", f"+recipe={name}")
+    assert config.algo.name == ALGOS[name]
+    text = (RECIPES / f"{name}.yaml").read_text("utf-8")
+    assert "# Use:" in text and "# Cost:" in text and "# Expected" in text
+    if ALGOS[name] in ("mcd", "sdtt", "dcd"):
+        algo = config.algo
+        curriculum = Curriculum(
+            algo.rounds, algo.steps_per_round, algo.delta0, algo.tau0, algo.tau_step
+        )
+        curriculum.check_max_steps(config.trainer.max_steps)
+
+
+def test_the_papers_setting():
+    config = compose("algo=mcd", "+recipe=mcd_paper", "model=small")
+    assert (config.optim.lr, config.optim.beta2) == (6e-5, 0.999)
+    assert config.lr_scheduler.num_warmup_steps == 500
+    assert config.loader.global_batch_size == 128
+    assert config.training.ema == 0.999 and config.trainer.max_steps == 50_000
+    assert config.sampling.predictor == "sparse"
+    assert config.training.loss_precision == "float32" and config.sampling.use_float64
+
+
+def test_the_algo_alone_fits_its_own_rounds():
+    """`algo=mcd` needs no second override."""
+    config = compose("algo=mcd", "algo.teacher_path=teacher.ckpt", "algo.loss=kl_fwd")
+    Curriculum(config.algo.rounds, config.algo.steps_per_round).check_max_steps(
+        config.trainer.max_steps
+    )

@@ -1,0 +1,146 @@
+"""Byte order marks, line ends and encodings: read alike wherever text comes from."""
+
+import json
+import linecache
+import os
+import subprocess
+import sys
+import traceback
+
+import fakes
+import pytest
+import synthetic
+import torch
+from safetensors.torch import save_file
+
+from hydra_plugins import mdlm_mcd_searchpath as plugin
+from mdlm_mcd.checkpoints import files, sanitize, weights
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import results, sweep
+from mdlm_mcd.hosts import launch, stubs
+from mdlm_mcd.hosts.specs import DUO
+
+MARK = "\ufeff"
+
+
+def windows(text):
+    return (MARK + text.replace("\n", "\r\n")).encode()
+
+
+WAYS = {
+    "plain": str.encode,
+    "mark": lambda text: (MARK + text).encode(),
+    "windows": windows,
+    "joined": lambda text: b"".join(windows(x + "\n") for x in text.splitlines()),
+}
+
+
+one_file = pytest.mark.parametrize("way", list(WAYS.values())[:3])
+
+
+@pytest.mark.parametrize("way", WAYS.values())
+def test_results(tmp_path, way):
+    rows = [synthetic.row(steps=n) | {"texts": ["a\u2028b"]} for n in (4, 8)]
+    path = tmp_path / "r.jsonl"
+    path.write_bytes(way("\n".join(map(json.dumps, rows)) + "\n"))
+    found = results.read([path])
+    assert [p.row for p in found.points] == rows and not found.said
+    assert sweep.existing(path) == [row for row in rows if "sha256" in row]
+
+
+@one_file
+def test_json(tmp_path, way):
+    path = tmp_path / "x.json"
+    path.write_bytes(way(json.dumps({"a": [1]}, indent=1)))
+    assert sanitize.read_json(path) == files.read_json(path, None) == {"a": [1]}
+
+
+@one_file
+def test_configs_and_tables_of_weights(tmp_path, way):
+    save_file({"backbone.x": torch.ones(2)}, tmp_path / "part.safetensors")
+    table = {"weight_map": {"backbone.x": "part.safetensors"}}
+    for file, value in (("config.json", {"n_heads": 2}), ("model.safetensors.index.json", table)):
+        (tmp_path / file).write_bytes(way(json.dumps(value, indent=1)))
+    held = weights.read_weights(str(tmp_path))
+    assert held.config == {"n_heads": 2} and list(held.state_dict) == ["x"]
+
+
+@one_file
+@pytest.mark.parametrize("first", ["", "# a comment\n", "defaults: []\n"])
+def test_the_hosts_config(tmp_path, way, first):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(way(f"{first}parameterization: subs\nalgo: {{}}\n"))
+    assert plugin.layouts([], plugin.read(path)) == ["mdlm"]
+
+
+@one_file
+def test_a_commented_line_with_a_mark_is_no_patch(tmp_path, way):
+    path = tmp_path / "main.py"
+    path.write_bytes(way("# algo._target_\nimport hydra\n"))
+    assert not plugin.trains_ours(plugin.read(path))
+
+
+# main.py in memory --------------------------------------------------------------------
+
+HEAD = '"""A host\u2019s."""\n'
+LINES = 'NAME = "caf\xe9"\n\x0c\nSEPARATOR = "\x1c"\n\n\ndef fail():\n    1 / 0\n'
+
+
+@pytest.mark.parametrize(
+    "before, encoding, newline",
+    [
+        (HEAD, "utf-8", "\n"),
+        (HEAD, "utf-8-sig", "\n"),
+        (HEAD, "utf-8-sig", "\r\n"),
+        ("# -*- coding: latin-1 -*-\n", "latin-1", "\n"),
+        ("#!/usr/bin/python\n# vim: set fileencoding=cp1252 :\n", "cp1252", "\r\n"),
+    ],
+)
+@pytest.mark.parametrize("cuda", [False, True])
+def test_main_as_python_reads_it(tmp_path, monkeypatch, before, encoding, newline, cuda):
+    host = fakes.duo(tmp_path)
+    path = host / "main.py"
+    text = before + path.read_text() + LINES
+    path.write_bytes(text.replace("\n", newline).encode(encoding))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    layout, source, in_memory = launch.prepare(host)
+    assert layout is DUO and in_memory and "algo._target_" in source
+    name = str(tmp_path / "as_run.py")
+    scope = {"__name__": "host", "__file__": name}
+    monkeypatch.chdir(host)
+    monkeypatch.setattr(sys, "path", [str(host), *sys.path])
+    for module in ("algo", "dataloader", "trainer_base", "utils"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    launch.remember(name, source)
+    exec(stubs.compiled(name, source), scope)
+    assert scope["NAME"] == "caf\xe9"
+    with pytest.raises(ZeroDivisionError) as error:
+        scope["fail"]()
+    last = traceback.extract_tb(error.value.__traceback__)[-1]
+    assert last.line == "1 / 0"
+    linecache.cache.pop(name)
+    for module in ("algo", "dataloader", "trainer_base", "utils"):
+        sys.modules.pop(module, None)
+
+
+@pytest.mark.parametrize("text", [b"# coding: nobodys\n", b"x = '\xff'\n"])
+def test_main_that_python_does_not_read(tmp_path, text):
+    path = fakes.duo(tmp_path) / "main.py"
+    path.write_bytes(text + path.read_bytes())
+    with pytest.raises(ConfigError, match=r"main\.py cannot be read as Python"):
+        launch.prepare(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_host_starts(tmp_path):
+    """The whole command, in a folder whose main.py has a byte order mark."""
+    path = fakes.duo(tmp_path) / "main.py"
+    path.write_bytes(windows(path.read_text()))
+    done = subprocess.run(
+        [sys.executable, "-m", "mdlm_mcd.commands.main", "run", "algo=mcd", "--cfg", "job"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env={**os.environ},
+    )
+    assert done.returncode == 0 and "patched in memory" in done.stderr, done.stderr
