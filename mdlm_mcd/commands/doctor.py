@@ -248,7 +248,7 @@ def _settings(config, folder: Path, spec: HostSpec) -> Iterator[Finding]:
     """Whether the configured run fits its distiller, by the checks the run makes."""
     from omegaconf import OmegaConf
 
-    from ..distillers.rng import check_schedule
+    from ..distillers.settings import check_schedule
     from ..evaluation import candidates
     from ..hosts import resolve_model_class, sampling
 

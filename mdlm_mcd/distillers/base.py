@@ -1,78 +1,144 @@
-"""What every distiller shares: rounds, teacher, randomness, checkpoints, guard.
+"""Distil in rounds, each from a snapshot of the student itself.
 
-A distiller is a mixin placed before a host's model class. It knows no host by
-name; an adapter from `hosts` stands between the two and answers the methods
-that begin with `host_`.
+Algorithm 1 reads from here to `mcd.py`: `on_train_batch_start` begins a round with
+theta^- := theta, `training_step` takes delta and tau of the round and x0 of the data,
+and a distiller's `distil` draws u, t and s, makes the pair of views, and returns the
+loss. A distiller is a mixin before a host's model class; it knows no host by name, and
+an adapter from `hosts` implements the methods that begin with `host_`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
-import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from .. import __version__, head, losses
+from .. import head, losses
 from ..checkpoints.formats import unwrap
-from ..checkpoints.weights import Weights, check_process, load_weights, model_sizes, read_weights
 from ..curriculum import Curriculum, Round
 from ..errors import CheckpointError, shown
 from ..models.vocabulary import check_mask
-from . import loop_state, resume, settings, strategies, validate_run
+from . import loop_state, resume, settings, start, strategies, validate_run
 from .callbacks import batches
-from .callbacks.monitor import Health
+from .callbacks.global_batch import GlobalBatch
+from .callbacks.monitor import Monitor
 from .callbacks.preemption import Preemption
 from .callbacks.rounds import RoundCheckpoints
 from .checkpoint_io import use_safe_files
 from .divergence_guard import LossGuard
-from .processes import Processes
-from .rng import CounterNoise, check_schedule, number
-from .teacher import Teacher
-
-log = logging.getLogger(__name__)
-
-CHECKPOINT_KEY = "mdlm_mcd"
+from .rng import StepNoise, seed_global
+from .teacher import Teacher, whole
 
 
-class Distiller(CounterNoise, Processes):
-    """Rounds of distillation from snapshots of the student itself.
-
-    Subclasses write `distil(round_, x0, valid, condition, micro)`, which answers a
-    `head.LossOutput` whose `loss` is a sum over the tokens that `valid` marks.
-    """
+class Distiller:
+    """A LightningModule's part that distils; see `mcd.MCD` for a subclass."""
 
     parameterization = "subs"  # of the models it is for: weights.PROCESSES
     loss_kinds: tuple[str, ...] = tuple(losses.LOSSES)  # the values of algo.loss
-    schedule: tuple[str, ...] = ("delta0", "growth", "tau0", "tau_step")
+    schedule: tuple[str, ...] = ("delta0", "growth", "tau0", "tau_step")  # of `Curriculum`
 
-    # What an adapter answers ------------------------------------------------------
+    # Algorithm 1 ------------------------------------------------------------------
+
+    def on_train_batch_start(self, batch, batch_idx):
+        # Once a round: micro-batches of a step share the teacher, and validation, which
+        # swaps the average in, never gets here.
+        index = self.curriculum.at(self.global_step).index
+        if self.teacher.round != index:
+            with whole(self.trainer.strategy.model):
+                self.begin_round(index)
+        return super().on_train_batch_start(batch, batch_idx)
+
+    def begin_round(self, index: int) -> None:
+        """Take the round's teacher: theta^- := stopgrad(theta), or as algo.snapshot asks."""
+        kind = self.config.algo.snapshot
+        if kind == "fixed" and self.teacher.round is not None:
+            self.teacher.round = index
+        elif kind == "ema":
+            own = [p for _, p in self.ema_parameters()]
+            self.ema.store(own)
+            self.ema.copy_to(own)
+            self.teacher.snapshot(self.backbone, index)
+            self.ema.restore(own)
+        else:
+            self.teacher.snapshot(self.backbone, index)
+        if self.trainer.world_size > 1 and self.config.algo.teacher_placement == "replicated":
+            self.teacher.check_same(self)
+
+    def training_step(self, batch, batch_idx):
+        round_ = self.curriculum.at(self.global_step)  # its delta and tau
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        seed_global(self, "micro-batch", micro)
+        noise = StepNoise(self, len(batch["input_ids"]), micro)
+        x0, valid, condition = self.host_inputs(batch, noise.uniform)
+        parts = self.distil(round_, x0, valid, condition, noise)
+        tokens = valid.sum().clamp(min=1)
+        loss = parts.loss / tokens
+        weight = self.global_batch.weight(self, round_, parts, valid, micro)
+        self.host_record(loss.detach() * tokens, tokens)
+        self._log_step(round_, parts, loss.detach(), tokens)
+        return loss * weight
+
+    def distil(
+        self, round_: Round, x0: Tensor, valid: Tensor, condition: Any, noise: StepNoise
+    ) -> head.LossOutput:
+        """Return the loss of a micro-batch, a sum over the tokens that `valid` marks.
+
+        x0, valid: (batch, length), as `host_inputs` returns them, with its condition.
+        """
+        raise NotImplementedError
+
+    def encode(self, backbone, z: Tensor, t: Tensor, condition) -> head.HiddenStates:
+        """Run `backbone` on z (batch, length) at times t (batch,), short of its logits."""
+        alpha_t = self.alpha(t)
+        return head.encode(backbone, lambda net: self.host_denoise(net, z, alpha_t, condition))
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Return alpha_t (batch,) of the views, which the networks are given, at t (batch,)."""
+        return self.host_alpha(t)
+
+    def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
+        rows = max(1, parts.distil_rows + parts.reveal_rows)
+        on_bar = {"round": float(round_.index + 1), "delta": round_.delta, "tau": round_.tau}
+        others = {
+            # Of the loss: kl + ce = trainer/loss.
+            "kl": parts.distil / tokens,
+            "ce": parts.reveal / tokens,
+            "rows_distil": parts.distil_rows / tokens,
+            "rows_reveal": parts.reveal_rows / tokens,
+            "student_entropy": parts.entropy / rows,
+        }
+        for some, bar in ((on_bar, True), (others, False)):
+            some = {f"{self.config.algo.name}/{k}": v for k, v in some.items()}
+            self.log_dict(some, on_step=True, on_epoch=False, prog_bar=bar)
+        self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
+
+    # What an adapter implements ---------------------------------------------------
 
     @staticmethod
     def model_setting(config: DictConfig, name: str) -> tuple[str, Any]:
-        """Where the host keeps a setting of the model, and its value."""
+        """Return the key under which the host has a setting of the model, and its value."""
         raise NotImplementedError
 
-    def host_inputs(self, batch, uniform) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """A batch as the host would train on it: (x0, valid, condition).
+    def host_inputs(self, batch, uniform) -> tuple[Tensor, Tensor, Any]:
+        """Return a batch as the host would train on it: (x0, valid, condition).
 
         x0, valid: (batch, length). uniform(name): noise (batch,) that a resumed run
         draws again. condition is handed to `host_denoise` as it is.
         """
         raise NotImplementedError
 
-    def host_alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """The host's signal schedule: t (batch,) -> alpha_t (batch,)."""
+    def host_alpha(self, t: Tensor) -> Tensor:
+        """Return the host's signal schedule alpha_t (batch,) at t (batch,)."""
         raise NotImplementedError
 
-    def host_denoise(self, backbone, z, alpha_t, condition) -> torch.Tensor:
+    def host_denoise(self, backbone, z: Tensor, alpha_t: Tensor, condition) -> Tensor:
         """Call `backbone` on z (batch, length) as the host would: raw logits."""
         raise NotImplementedError
 
     def ema_parameters(self):
-        """(name, parameter) pairs in the order of the host's EMA."""
+        """Return (name, parameter) pairs in the order of the host's EMA."""
         raise NotImplementedError
 
     def reset_fast_forward(self) -> None:
@@ -83,13 +149,8 @@ class Distiller(CounterNoise, Processes):
         """Let a loader whose place is in the checkpoint deal `batches` again."""
         raise NotImplementedError
 
-    def host_record(self, loss_sum, num_tokens) -> None:
+    def host_record(self, loss_sum: Tensor, num_tokens: Tensor) -> None:
         """Enter a training loss into the host's metrics."""
-        raise NotImplementedError
-
-    # What a distiller answers -----------------------------------------------------
-
-    def distil(self, round_: Round, x0, valid, condition, micro: int) -> head.LossOutput:
         raise NotImplementedError
 
     # Construction -----------------------------------------------------------------
@@ -102,15 +163,13 @@ class Distiller(CounterNoise, Processes):
         self.teacher = Teacher()
         self.teacher_sha256: str | None = None  # of the weights that it began with
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
+        self.global_batch = GlobalBatch(self.guard)
         self.check_model()
 
     @classmethod
     def check_config(cls, config: DictConfig) -> Curriculum:
-        """Refuse what cannot work; answers the curriculum the config describes."""
-        key, found = cls.model_setting(config, "parameterization")
-        return settings.check(
-            config, key, found, cls.parameterization, cls.loss_kinds, cls.schedule
-        )
+        """Refuse what cannot work; return the curriculum that the config describes."""
+        return settings.check(config, cls)
 
     @classmethod
     def check_start(cls, config: DictConfig) -> None:
@@ -120,73 +179,93 @@ class Distiller(CounterNoise, Processes):
         """
         cls.check_config(config).check_max_steps(config.trainer.max_steps)
         if config.algo.init_from != "scratch" and not validate_run.resumes(config):
-            validate_run.find_teacher(config)
+            start.find_teacher(config)
 
     @classmethod
     def check_resume(cls, config: DictConfig, checkpoint, path: str) -> None:
         """Refuse a checkpoint that another run wrote, or that is none of a run."""
-        steps = cls.check_config(config).total_steps
-        resume.check_run(config, checkpoint, path, steps)
+        resume.check_run(config, checkpoint, path, cls.check_config(config).total_steps)
 
     def check_model(self) -> None:
         """Refuse a host's model that the method cannot train."""
         name = self.config.data.tokenizer_name_or_path
         check_mask(name, self.tokenizer, self.mask_index, self.vocab_size)
-        check_schedule(self.host_alpha, self.config.noise.type, self.config.algo.name)
+        settings.check_schedule(self.host_alpha, self.config.noise.type, self.config.algo.name)
 
-    # Start and resume -------------------------------------------------------------
+    # A fit ------------------------------------------------------------------------
 
     @property
     def teacher_path(self) -> str:
-        """`algo.teacher_path`, or the host's `training.finetune_path`."""
-        return validate_run.teacher_path(self.config)
+        return start.teacher_path(self.config)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            validate_run.check_same_start(self.config, self.trainer.strategy)
+            strategies.check(self.trainer, self.config)
             self.curriculum.check_max_steps(self.trainer.max_steps)
+            validate_run.check_run(self)
             use_safe_files(self.trainer.strategy)
-            validate_run.check_run(self.config, self.trainer, self.backbone)
+            if strategies.is_sharded(self.trainer):
+                # From here on no process has all of the weights.
+                self.teacher_sha256 = start.load_teacher(self)
+                self.teacher.prepare(self.backbone)
 
-    def _start(self) -> None:
-        """Take the teacher's weights, and nothing else of its run."""
-        algo, path = self.config.algo, self.teacher_path
-        if algo.init_from != "scratch":
-            found = validate_run.find_teacher(self.config)
-            source = f"algo.teacher_path={path}"
-            weights = read_weights(found)
-            self._check_teacher(weights, source)
-            self.teacher_sha256 = validate_run.sha256_of(weights, algo.init_from)
-            taken = load_weights(
-                self.backbone, self.ema_parameters(), weights, algo.init_from, source
-            )
-            log.info("Distilling %s (%s).", path, taken)
-        self.reset_fast_forward()
-        if self.ema:
-            # Opening a checkpoint brings its decay and count along; the student's
-            # average starts over, with the decay configured for this run.
-            self.ema = type(self.ema)(
-                (p for _, p in self.ema_parameters()), decay=self.config.training.ema
-            )
-            self.ema.move_shadow_params_to_device(self.device)
-            # Under bf16-true a step of 1 - decay would vanish; the hosts' own average
-            # was taken before the weights were converted.
-            self.ema.shadow_params = [
-                p.to(torch.promote_types(p.dtype, torch.float32)) for p in self.ema.shadow_params
-            ]
+    def configure_callbacks(self):
+        algo, folder = self.config.algo, self.checkpoints_folder
+        return [
+            # Batches first, who know more of an end without any than rounds do.
+            *super().configure_callbacks(),
+            batches.CountBatches(),
+            self.global_batch,
+            Monitor(algo.name, settings.number(algo, "min_entropy")),
+            RoundCheckpoints(folder, self.curriculum),
+            Preemption(folder),
+            resume.Restoring(),
+        ]
 
-    def _check_teacher(self, weights: Weights, source: str) -> None:
-        """Refuse what fits by its shapes alone."""
-        check_process(weights, source, self.parameterization)
-        validate_run.check_length(weights, source, self.config.model.length)
-        validate_run.check_tokenizer(weights, source, self.config.data)
-        told = model_sizes(weights.config).get("time_conditioning")
-        key, mine = self.model_setting(self.config, "time_conditioning")
-        if told is not None and bool(told) != bool(mine):
-            raise CheckpointError(
-                f"{source} was trained with time_conditioning={bool(told)}, and this "
-                f"run has {key}={mine}: set {key}={bool(told)}."
+    @property
+    def checkpoints_folder(self) -> str:
+        return os.path.join(self.config.checkpointing.save_dir, "checkpoints")
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        sharded = strategies.is_sharded(self.trainer)
+        if not sharded and self.trainer.ckpt_path is None:
+            self.teacher_sha256 = start.load_teacher(self)
+        if sharded or self.teacher.round is not None:
+            # As the student was by now: some precisions convert it.
+            self.teacher.to(self.device, next(self.backbone.parameters()).dtype)
+        else:
+            self.teacher.to(self.device)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.config.algo.teacher_placement == "sharded":
+            self.teacher.shard(lambda network: strategies.shard(self.trainer, network))
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        batches.check_ids(self, batch)
+        return super().on_before_batch_transfer(batch, dataloader_idx)
+
+    def on_validation_start(self) -> None:
+        super().on_validation_start()
+        if self.trainer.state.fn == "fit":
+            seed_global(self, "validation")
+
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+    ):
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        if gradient_clip_val and by_norm and strategies.is_sharded(self.trainer):
+            # Each process has a part of the norm, and Lightning refuses.
+            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
+        else:
+            super().configure_gradient_clipping(
+                optimizer, gradient_clip_val, gradient_clip_algorithm
             )
+
+    # Checkpoints ------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint) -> None:
         counted = loop_state.counts(checkpoint)
@@ -200,29 +279,32 @@ class Distiller(CounterNoise, Processes):
         }
         # A slice of `trainer.max_time` has its own time, and not that of all before it.
         checkpoint.get("callbacks", {}).pop("Timer", None)
-        algo = self.config.algo
-        step = checkpoint["global_step"]
-        done = self.curriculum.at(step - 1) if step else None  # of the last step
-        checkpoint[CHECKPOINT_KEY] = {
-            "version": __version__,
-            "algo": algo.name,
-            "loss": algo.loss,
-            "teacher_path": str(self.teacher_path),
-            "teacher_sha256": self.teacher_sha256,
-            "round": done and done.index + 1,
-            "delta": done and done.delta,
-            "tau": done and done.tau,
-            "guard": self.guard.running,
-            "split": self.split,
-            "teacher": None if self.teacher.round is None else self.teacher.state_dict(),
-        }
+        checkpoint[resume.KEY] = resume.note(self, checkpoint["global_step"])
+
+    def on_load_checkpoint(self, checkpoint) -> None:
+        trainer = getattr(self, "_trainer", None)
+        unwrap(checkpoint, self)
+        if self.ema and "ema" not in checkpoint:
+            raise CheckpointError(
+                "The checkpoint holds no EMA, and this model would show that of its "
+                "random start: set training.ema=0 to use the raw weights."
+            )
+        # Without a trainer that fits, the file is opened for its weights alone.
+        fits = trainer is not None and trainer.state.fn == "fit"
+        if fits:
+            self.check_resume(self.config, checkpoint, trainer.ckpt_path)
+            if self.ema:
+                resume.check_average(checkpoint["ema"], [p for _, p in self.ema_parameters()])
+        super().on_load_checkpoint(checkpoint)
+        if fits:
+            resume.restore(self, checkpoint, trainer.ckpt_path)
 
     @classmethod
     def load_from_checkpoint(cls, path, *args, config=None, **kwargs):
-        """Lightning's, but for what a host opens before it trains.
+        """As Lightning's, but for what a host opens before it trains.
 
-        That is its `training.finetune_path`, a file which torch may refuse. `_start`
-        reads it, and no more of it than weights.
+        That is its `training.finetune_path`, a file which torch may refuse.
+        `start.load_teacher` reads it, and no more of it than weights.
         """
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])
@@ -241,117 +323,6 @@ class Distiller(CounterNoise, Processes):
                 f"({type(error).__name__}: {shown(error, 200)}): use the `model`, "
                 "`data` and `algo` settings it was trained with."
             ) from error
-
-    def on_load_checkpoint(self, checkpoint) -> None:
-        trainer = getattr(self, "_trainer", None)
-        unwrap(checkpoint, self)
-        if self.ema and "ema" not in checkpoint:
-            raise CheckpointError(
-                "The checkpoint holds no EMA, and this model would show that of its "
-                "random start: set training.ema=0 to use the raw weights."
-            )
-        # Without a trainer that fits, somebody opens the file to look or to sample.
-        if trainer is None or trainer.state.fn != "fit":
-            super().on_load_checkpoint(checkpoint)
-            return
-        path = trainer.ckpt_path
-        self.check_resume(self.config, checkpoint, path)
-        if not strategies.is_sharded(trainer):
-            parameters = [p for _, p in self.ema_parameters()]
-            resume.check_shapes(checkpoint, path, self.state_dict(), parameters, bool(self.ema))
-        super().on_load_checkpoint(checkpoint)
-        note, step = checkpoint[CHECKPOINT_KEY], checkpoint["global_step"]
-        self.teacher_sha256 = note.get("teacher_sha256")
-        self.resplit(checkpoint, note.get("split"))
-        self.guard.running = note.get("guard")
-        if step >= self.curriculum.total_steps:
-            _say("%s is finished at step %d; nothing to do.", path, step)
-            return
-        round_ = self.curriculum.at(step)
-        kept = self.config.algo.snapshot == "fixed" and step > 0
-        if round_.is_first_step and not kept:
-            return  # a new teacher is about to be taken from the student
-        last = (step - 1) // self.curriculum.steps_per_round
-        if note["teacher"] is None or note["teacher"]["round"] != last:
-            raise resume.does_not_fit(path, f"it has no teacher of round {last + 1}")
-        self.teacher.load_state_dict(note["teacher"], like=self.backbone)
-
-    @property
-    def checkpoints_folder(self) -> str:
-        return os.path.join(self.config.checkpointing.save_dir, "checkpoints")
-
-    def configure_callbacks(self):
-        folder = self.checkpoints_folder
-        rounds = RoundCheckpoints(folder, self.curriculum)
-        algo = self.config.algo
-        health = Health(algo.name, self.curriculum.steps_per_round, number(algo, "min_entropy"))
-        return [
-            # Batches first, who know more of an end without any than rounds do.
-            *super().configure_callbacks(),
-            batches.CountBatches(),
-            health,
-            rounds,
-            Preemption(folder),
-            resume.Restoring(),
-        ]
-
-    # One step ---------------------------------------------------------------------
-
-    def on_before_batch_transfer(self, batch, dataloader_idx):
-        batches.check_ids(self, batch)
-        return super().on_before_batch_transfer(batch, dataloader_idx)
-
-    def training_step(self, batch, batch_idx):
-        round_ = self.curriculum.at(self.global_step)
-        micros = self.trainer.accumulate_grad_batches
-        micro = batch_idx % micros
-        self.seed_global("micro-batch", micro)
-        count = len(batch["input_ids"])
-        x0, valid, condition = self.host_inputs(
-            batch, lambda name: self.draw_uniform(count, micro, name)
-        )
-        parts = self.distil(round_, x0, valid, condition, micro)
-        tokens = valid.sum().clamp(min=1)
-        loss = parts.loss / tokens
-        # An epoch's end cuts a step short; the optimizer steps all the same.
-        last = micro == micros - 1 or self.trainer.is_last_batch
-        self._watch(round_, parts, valid, first=micro == 0, last=last)
-        self.host_record(loss.detach() * tokens, tokens)
-        self._log_step(round_, parts, loss.detach(), tokens)
-        return loss
-
-    def on_validation_start(self) -> None:
-        super().on_validation_start()
-        if self.trainer.state.fn == "fit":
-            self.seed_global("validation")
-
-    def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        """The schedule of the views, told to the networks: t (batch,) -> alpha_t."""
-        return self.host_alpha(t)
-
-    def encode(self, backbone, z, t, condition) -> head.HiddenStates:
-        """`backbone` on z (batch, length) at times t (batch,), short of its logits."""
-        alpha_t = self.alpha(t)
-        return head.encode(backbone, lambda net: self.host_denoise(net, z, alpha_t, condition))
-
-    def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
-        rows = max(1, parts.distil_rows + parts.reveal_rows)
-        shown = {"round": float(round_.index + 1), "delta": round_.delta, "tau": round_.tau}
-        quiet = {
-            # Of the loss: kl + ce = trainer/loss.
-            "kl": parts.distil / tokens,
-            "ce": parts.reveal / tokens,
-            "rows_distil": parts.distil_rows / tokens,
-            "rows_reveal": parts.reveal_rows / tokens,
-            "student_entropy": parts.entropy / rows,
-        }
-        for some, bar in ((shown, True), (quiet, False)):
-            some = {f"{self.config.algo.name}/{k}": v for k, v in some.items()}
-            self.log_dict(some, on_step=True, on_epoch=False, prog_bar=bar)
-        self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
-
-
-_say = rank_zero_only(log.info)
 
 
 def _lightnings_load(cls: type[Distiller]):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .. import coupling
 from ..curriculum import Round
 from .mcd import MCD
+from .rng import StepNoise
 
 
 class CD4LM(MCD):
@@ -12,12 +12,6 @@ class CD4LM(MCD):
 
     schedule = ("tau0", "tau_step")
 
-    def draw_times(self, round_: Round, count: int, micro: int):
-        return self.share(
-            count,
-            micro,
-            "t",
-            lambda total, generator: coupling.sample_nested_times(
-                total, generator=generator, antithetic=self.config.training.antithetic_sampling
-            ),
-        )
+    def times(self, round_: Round, noise: StepNoise):
+        """Return t ~ U(0, 1] and s ~ U(0, t], each (batch,)."""
+        return noise.nested_times()

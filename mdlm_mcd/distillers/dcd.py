@@ -1,23 +1,49 @@
-"""Discrete consistency distillation (arXiv 2506.10892) as a Lightning mixin."""
+"""Discrete consistency distillation (DCD; Duo, arXiv 2506.10892) as a Lightning mixin.
+
+Section 4.2 couples the views (z_t, z_s) of a uniform-state model: it follows a token
+along the deterministic path of a Gaussian diffusion over the K tokens,
+w_t = alpha_tilde x0 + sigma_tilde eps with one eps for all times, and shows
+z_t = arg max w_t. The signal goes to coordinate x0 alone, and the others share a
+scale. So z_t is x0 or the token j* = arg max_{j != x0} eps_j, the same j* at all
+times, and it is x0 exactly where Y = max_{j != x0} eps_j - eps_x0 stays below
+alpha_tilde / sigma_tilde.
+
+The coordinates are exchangeable: j* is uniform over the K - 1 other tokens and
+independent of Y. With u = F_Y(Y), a uniform number, the K numbers of eps come down to
+the pair (u, j*): z_t = x0 where u <= F_Y(alpha_tilde / sigma_tilde), else j*. That is
+the locking of Theorem 3.3 with j* in the place of the mask, and MCD's pair is the
+image of this one under j* -> mask.
+
+What is left of the Gaussian is a schedule. F_Y(alpha_tilde / sigma_tilde) is
+alpha_t + (1 - alpha_t) / K, the chance of x0 in Cat(alpha_t x0 + (1 - alpha_t) / K),
+where alpha_t = T(alpha_tilde) is Duo's Eq. 10 (`duality.duo_transform`).
+"""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from .. import head
+from ..coupling import Alpha
 from ..curriculum import Curriculum, Round
+from ..duality import NoiseGap, duo_transform
 from ..errors import ConfigError
-from . import gaussian
 from .base import Distiller
-from .rng import number
+from .rng import StepNoise
+from .settings import number
 
 
 class DCD(Distiller):
-    """A uniform-state student on z_t learns from the teacher on z_s, at every token.
+    """Distil the teacher on z_s into a uniform-state student on z_t, at every token.
 
     The two views lie on one deterministic path of the underlying Gaussian diffusion
-    (`uniform`), and each network is told its own alpha = T(alpha_tilde).
+    (`couple`), and each network is given its own alpha = T(alpha_tilde).
     """
 
     parameterization = "mean"
@@ -33,30 +59,109 @@ class DCD(Distiller):
 
     def check_model(self) -> None:
         algo = self.config.algo
-        self.gaussian = gaussian.GaussianSchedule(
+        self.gaussian = GaussianSchedule(
             self.vocab_size, number(algo, "gamma_min"), number(algo, "gamma_max")
         )
 
     def alpha(self, t: torch.Tensor) -> torch.Tensor:
         return self.gaussian(t)
 
-    def distil(self, round_: Round, x0, valid, condition, micro: int) -> head.LossOutput:
-        algo, (count, length) = self.config.algo, x0.shape
-        t, s = self.draw_times(round_, count, micro)
-        (other,) = self.share(
-            count,
-            micro,
+    def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
+        algo, length = self.config.algo, x0.shape[1]
+        t, s = noise.times(round_.delta)
+        (other,) = noise.share(
             "other token",
-            lambda total, generator: (
-                gaussian.draw_other((total, length), self.vocab_size, generator),
-            ),
+            lambda total, generator: (draw_other((total, length), self.vocab_size, generator),),
         )
-        pair = gaussian.couple(
-            x0, self.draw_u(x0.shape, micro), other, t, s, self.alpha, self.vocab_size
-        )
+        pair = couple(x0, noise.u(length), other, t, s, self.alpha, self.vocab_size)
         student = self.encode(self.backbone, pair.z_t, t, condition)
         with torch.no_grad():
             teacher = self.encode(self.teacher.backbone, pair.z_s, s, condition)
         return head.supervise_all(
             algo.loss, student, teacher, valid > 0, tau=round_.tau, chunk=algo.head_chunk
         )
+
+
+@dataclass(frozen=True)
+class GaussianSchedule:
+    """t -> alpha_t = T(alpha_tilde), for alpha_tilde^2 = sigmoid(-gamma) of Duo.
+
+    gamma goes straight from gamma_min at t = 0 to gamma_max at t = 1. num_classes: K.
+    Called with t in [0, 1] of any shape, it returns that shape, dtype and device.
+    Raises ConfigError, with a remedy that fits K, unless alpha_t falls from about 1 to
+    about 0.
+    """
+
+    num_classes: int
+    gamma_min: float = -4.0
+    gamma_max: float = -1.0
+
+    def __post_init__(self):
+        low, high = self.gamma_min, self.gamma_max
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ConfigError(
+                f"algo.gamma_min={low} and algo.gamma_max={high} must be finite "
+                "numbers in this order: gamma grows with the noise."
+            )
+        ends = self(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        for key, end, fits, wanted in (
+            ("gamma_min", 0, ends[0] >= 0.9, 0.999),
+            ("gamma_max", 1, ends[1] <= 0.1, 0.01),
+        ):
+            if not fits:
+                raise ConfigError(
+                    f"algo.{key}={getattr(self, key):g} keeps alpha_t={ends[end]:.3g} "
+                    f"at t={end} with a vocabulary of {self.num_classes}, and it has "
+                    "to fall from about 1 to about 0: set "
+                    f"algo.{key}={gamma_of(wanted, self.num_classes):.2f}."
+                )
+
+    def __call__(self, t: Tensor) -> Tensor:
+        # On the CPU: some devices have no float64.
+        gamma = self.gamma_min + t.cpu().double() * (self.gamma_max - self.gamma_min)
+        alpha_tilde = torch.sigmoid(-gamma).sqrt()
+        return duo_transform(alpha_tilde, self.num_classes).to(t)
+
+
+def gamma_of(alpha_t: float, num_classes: int) -> float:
+    """The gamma at which T(alpha_tilde) is alpha_t, in (0, 1)."""
+    kept = alpha_t + (1 - alpha_t) / num_classes
+    return -2 * math.log(NoiseGap(num_classes).icdf(kept).item())
+
+
+class UniformPair(NamedTuple):
+    """Two views of one batch of sequences; each (batch, length).
+
+    Where `kept_t`, z_t shows x0; `kept_t` implies `kept_s` when s <= t.
+    """
+
+    z_t: Tensor
+    z_s: Tensor
+    kept_t: Tensor
+    kept_s: Tensor
+
+
+def draw_other(
+    shape: tuple[int, ...], num_classes: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Noise for j*: int64 of the given shape, uniform over 0 .. K - 2, for `couple`."""
+    return torch.randint(num_classes - 1, shape, generator=generator)
+
+
+def couple(
+    x0: Tensor, u: Tensor, other: Tensor, t: Tensor, s: Tensor, alpha: Alpha, num_classes: int
+) -> UniformPair:
+    """The views (z_t, z_s) of one path, at times s <= t.
+
+    x0, u: (batch, length), u uniform in [0, 1]; other: (batch, length) of `draw_other`,
+    the place of j* among the tokens that are not x0; t, s: (batch,); alpha: any
+    uniform-state schedule, such as a `GaussianSchedule`.
+    """
+    other = other.to(x0)
+    j = other + (other >= x0)
+    kept = []
+    for time in (t, s):
+        alpha_t = alpha(time).to(u.device)[:, None]
+        kept.append(u <= alpha_t + (1 - alpha_t) / num_classes)
+    z_t, z_s = (torch.where(k, x0, j) for k in kept)
+    return UniformPair(z_t, z_s, *kept)

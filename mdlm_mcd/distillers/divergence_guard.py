@@ -39,8 +39,16 @@ class StepSums(NamedTuple):
     tokens: float  # the host's count, masked or not
 
 
+def guard_mode(value: str | bool) -> str:
+    """Return `algo.guard`, checked. Raises ConfigError."""
+    mode = "off" if value is False else value  # YAML 1.1 reads a bare `off` so
+    if mode not in MODES:
+        raise ConfigError(f"algo.guard={mode} is unknown: choose one of {', '.join(MODES)}.")
+    return mode
+
+
 class LossGuard:
-    """Watches whole optimizer steps.
+    """Watch the loss of whole optimizer steps.
 
     A step, not a micro-batch: with stratified times the last micro-batch has the
     smallest t, hardly a masked token, and almost only cross-entropy in its loss.
@@ -50,10 +58,7 @@ class LossGuard:
     """
 
     def __init__(self, mode: str | bool, kind: str, vocab_size: int):
-        mode = "off" if mode is False else mode  # YAML 1.1 reads a bare `off` so
-        if mode not in MODES:
-            raise ConfigError(f"algo.guard={mode} is unknown: choose one of {', '.join(MODES)}.")
-        self.mode, self.kind = mode, kind
+        self.mode, self.kind = guard_mode(mode), kind
         self.ceiling = TIMES_IGNORANCE * math.log(vocab_size)
         self.running: float | None = None
         self.warned = False

@@ -1,4 +1,4 @@
-"""Lightning's counts of batches in a checkpoint, as it will want to find them.
+"""Correct Lightning's counts of batches in a checkpoint.
 
 Hosts rewrite them by a formula of Lightning 2.0's time, which rests on every epoch
 being a whole number of optimizer steps. And Lightning also writes checkpoints between
@@ -9,15 +9,19 @@ run), whose gradients no file holds.
 from __future__ import annotations
 
 import copy
+import logging
 
 import lightning as L
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+say = rank_zero_only(logging.getLogger(__name__).info)
 
 LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
 BATCHES, LOGGED = "epoch_loop.batch_progress", "epoch_loop.state_dict"
 
 
 def counts(checkpoint) -> dict:
-    """What Lightning itself has written, to be kept while a host rewrites it."""
+    """Return what Lightning itself has written, before a host rewrites it."""
     loop = checkpoint.get("loops", {}).get("fit_loop", {})
     return copy.deepcopy({k: loop[k] for k in (BATCHES, LOGGED) if k in loop})
 
@@ -25,7 +29,7 @@ def counts(checkpoint) -> dict:
 def mend(checkpoint, counted: dict, accumulate: int) -> int:
     """Put `counted` back, as it was after the last optimizer step.
 
-    Answers the number of batches since then, which a resumed run takes again. Nothing
+    Return the number of batches since then, which a resumed run takes again. Nothing
     else in a checkpoint changes within a step.
     """
     if BATCHES not in counted:
@@ -55,8 +59,24 @@ def mend(checkpoint, counted: dict, accumulate: int) -> int:
     return ahead
 
 
+def resplit(checkpoint, was: dict[str, int] | None, now: dict[str, int]) -> None:
+    """Let a run whose global batch was split otherwise go on; rows and noise know no split.
+
+    was, now: see `resume.split`.
+    """
+    if was is None or was == now:
+        return
+    # Lightning counts micro-batches, and tells by them where a step ends.
+    batches = checkpoint["loops"]["fit_loop"][BATCHES]
+    for counts in (batches["total"], batches["current"]):
+        uncounted = counts["processed"] - counts["completed"]  # as it is written
+        for name, count in counts.items():
+            counts[name] = count * now["micro_batches"] // was["micro_batches"]
+        counts["completed"] = counts["processed"] - uncounted
+
+
 def _mend_old(loop: dict, steps: int) -> None:
-    """What Lightning before 2.5 leaves out.
+    """Add what Lightning before 2.5 leaves out.
 
     It counts a batch after its checkpoint. Resumed, it would take that index again;
     after the last batch of an epoch it would make another epoch of one batch; and it

@@ -7,33 +7,41 @@ import torch
 from .. import coupling, head, losses
 from ..curriculum import Curriculum, Round
 from .base import Distiller
+from .rng import StepNoise
 
 
 class MCD(Distiller):
-    """The student on z_t learns from the teacher on z_s, two views of one u."""
+    """Distil the teacher on z_s into the student on z_t, two views of one u.
+
+    The inner loop of Algorithm 1; the outer one, over rounds, is `Distiller`'s.
+    """
 
     @classmethod
     def check_config(cls, config) -> Curriculum:
         coupling.check_coupling(config.algo.coupling)
         return super().check_config(config)
 
-    def distil(self, round_: Round, x0, valid, condition, micro: int) -> head.LossOutput:
-        algo = self.config.algo
-        t, s = self.draw_times(round_, x0.shape[0], micro)
-        u = self.draw_u(x0.shape, micro)
-        other = None
-        if algo.coupling == "independent":
-            other = self.draw_u(x0.shape, micro, "u of the teacher")
+    def times(self, round_: Round, noise: StepNoise):
+        """Return t ~ U(delta, 1] and s = t - delta, each (batch,)."""
+        return noise.times(round_.delta)
+
+    def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
+        algo, length = self.config.algo, x0.shape[1]
+        u = noise.u(length)
+        t, s = self.times(round_, noise)
+        other = noise.u(length, "u of the teacher") if algo.coupling == "independent" else None
+        # Eq. 13: a token is masked at t where u > alpha_t, and at s where u > alpha_s.
         pair = coupling.couple_as(
             algo.coupling, x0, u, other, t, s, self.host_alpha, self.mask_index
         )
         student = self.encode(self.backbone, pair.z_t, t, condition)
         teacher = None
         if losses.get(algo.loss).needs_teacher:
+            # coupling=none shows the teacher the student's own view, at its time.
+            time = t if algo.coupling == "none" else s
             with torch.no_grad():
-                # With the student's own view the teacher is also told its time.
-                time = t if algo.coupling == "none" else s
                 teacher = self.encode(self.teacher.backbone, pair.z_s, time, condition)
+        # Eq. 14, on the rows that it reads.
         return head.supervise(
             algo.loss,
             student,

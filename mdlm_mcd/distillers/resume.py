@@ -1,12 +1,7 @@
-"""A checkpoint to go on from, held against the run that opens it.
-
-What does not fit is told before the first step. The weights of an evaluation are not
-looked at here.
-"""
+"""Write into a checkpoint what a distillation needs, and go on from it."""
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,22 +10,19 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from .. import __version__
 from ..checkpoints import identity
-from ..checkpoints.weights import misfit
 from ..errors import CheckpointError, shown
-from . import validate_run
+from . import loop_state, start
 from .checkpoint_io import cannot_resume
-from .loop_state import BATCHES
 
+KEY = "mdlm_mcd"  # of a checkpoint
 # What a value of another kind than expected ends in.
 ODD = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
-ADAMS = {"exp_avg", "exp_avg_sq"}  # the shape of their parameter
-
-
 def is_odd(error: BaseException) -> bool:
-    """Whether `error` is Python's own, and nobody's sentence."""
+    """Return whether `error` is one of Python's own, without a sentence for the user."""
     return type(error) in ODD
 
 
@@ -45,7 +37,7 @@ def check_run(
 
     total_steps: of this run. Raises CheckpointError.
     """
-    note = checkpoint.get("mdlm_mcd")
+    note = checkpoint.get(KEY)
     if note is None:
         raise CheckpointError(
             f"checkpointing.resume_ckpt_path={path} was not written by "
@@ -53,147 +45,81 @@ def check_run(
             "to distil from it set algo.teacher_path to it, and "
             "checkpointing.resume_from_ckpt=false or another run folder."
         )
-    if why := _places(checkpoint) or _distillation(note):
-        raise does_not_fit(path, why)
+    step = checkpoint.get("global_step")
+    try:
+        counted = checkpoint["loops"]["fit_loop"][loop_state.BATCHES]["current"]["processed"]
+    except (KeyError, TypeError):
+        counted = None
+    # Without its place Lightning would begin at the first batch, and not say so.
+    if not all(type(n) is int and n >= 0 for n in (step, counted)) or not isinstance(note, Mapping):
+        raise does_not_fit(path, "it counts no steps or no batches")
     free = {"training.finetune_path"}  # a name of the teacher
     # More rounds change nothing in those before them.
-    if checkpoint["global_step"] <= total_steps:
+    if step <= total_steps:
         free.add("algo.rounds")
-    mine = OmegaConf.to_container(config, resolve=True)
-    identity.check(checkpoint, mine, path, free)
-    validate_run.check_same_teacher(config, note, path)
+    identity.check(checkpoint, OmegaConf.to_container(config, resolve=True), path, free)
+    start.check_same_teacher(config, note, path)
 
 
-def check_shapes(
-    checkpoint: Mapping[str, Any],
-    path: str,
-    weights: Mapping[str, Tensor],
-    parameters: Sequence[Tensor],
-    has_ema: bool,
-) -> None:
-    """Raises CheckpointError where tensors are of other shapes than this run's.
-
-    weights: the model's `state_dict`. parameters: those that are trained, in the order
-    of optimizer and average. Not for FSDP, which reads both by itself.
-    """
-    why = (
-        _weights(checkpoint.get("state_dict"), weights)
-        or _optimizers(checkpoint.get("optimizer_states"), parameters)
-        or (_average(checkpoint.get("ema"), parameters) if has_ema else "")
-    )
-    if why:
-        raise does_not_fit(path, why)
+def check_average(state: Any, parameters: Sequence[Tensor]) -> None:
+    """Raise ValueError for an EMA that is not one of `parameters`; hosts cut it to fit."""
+    try:
+        shapes = [p.shape for p in state["shadow_params"]]
+        fits = shapes == [p.shape for p in parameters] and 0 <= state["decay"] <= 1
+    except (AttributeError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ValueError("its ema is of another model")
 
 
-def check_average(held: Any, parameters: Sequence[Tensor]) -> None:
-    """Raises ValueError for an EMA that is not one of `parameters`."""
-    if why := _average(held, parameters):
-        raise ValueError(why)
+def note(module, step: int) -> dict[str, Any]:
+    """Return what a checkpoint at optimizer step `step` says of the distillation."""
+    algo, guard, teacher = module.config.algo, module.guard, module.teacher
+    done = module.curriculum.at(step - 1) if step else None  # of the last step
+    return {
+        "version": __version__,
+        "algo": algo.name,
+        "loss": algo.loss,
+        "teacher_path": str(module.teacher_path),
+        "teacher_sha256": module.teacher_sha256,
+        "round": done and done.index + 1,
+        "delta": done and done.delta,
+        "tau": done and done.tau,
+        "guard": guard.running,
+        "split": split(module),
+        "teacher": None if teacher.round is None else teacher.state_dict(),
+    }
 
 
-def _places(checkpoint: Mapping[str, Any]) -> str:
-    for name in ("global_step", "epoch"):
-        if not _is_count(checkpoint.get(name)):
-            return f"its {name} is {shown(checkpoint.get(name))}"
-    # Without it Lightning would begin at the first batch, and not say so.
-    found: Any = checkpoint
-    for name in ("loops", "fit_loop", BATCHES):
-        found = found.get(name) if _is_mapping(found) else None
-    counts = [found.get(k) for k in ("total", "current")] if _is_mapping(found) else []
-    if not counts or not all(_is_mapping(c) and all(map(_is_count, c.values())) for c in counts):
-        return f"its {BATCHES} counts no batches"
-    return ""
+def split(module) -> dict[str, int]:
+    """Return processes, rows of a micro-batch, micro-batches: their product is a step."""
+    return {
+        "processes": module.trainer.world_size,
+        "rows": module.config.loader.batch_size,
+        "micro_batches": module.trainer.accumulate_grad_batches,
+    }
 
 
-def _weights(held: Any, own: Mapping[str, Tensor]) -> str:
-    if not _is_named_tensors(held):
-        return "its state_dict is not one of tensors"
-    return misfit(own, held)
-
-
-def _average(held: Any, parameters: Sequence[Tensor]) -> str:
-    if not _is_mapping(held):
-        return f"its ema is {shown(held)}"
-    decay, count = held.get("decay"), held.get("num_updates")
-    if not _is_number(decay) or not 0 <= decay <= 1:
-        return f"its ema has a decay of {shown(decay)}"
-    if count is not None and not _is_count(count):
-        return f"its ema has num_updates {shown(count)}"
-    shadow = held.get("shadow_params")
-    if not isinstance(shadow, list) or not all(isinstance(x, Tensor) for x in shadow):
-        return "its ema has no list of shadow_params"
-    shapes = [x.shape for x in shadow], [p.shape for p in parameters]
-    return "" if shapes[0] == shapes[1] else "its ema is of another model"
-
-
-def _optimizers(held: Any, parameters: Sequence[Tensor]) -> str:
-    if not isinstance(held, list) or not held:
-        return "it has no optimizer_states"
-    for one in held:
-        state = one.get("state") if _is_mapping(one) else None
-        if not _is_mapping(state) or not isinstance(one.get("param_groups"), list):
-            return "its optimizer_states are not an optimizer's"
-        for place, of_one in state.items():
-            known = _is_count(place) and place < len(parameters)
-            if not known or not _is_mapping(of_one):
-                return f"its optimizer_states are of no parameter, at {shown(place)}"
-            for name in ADAMS & of_one.keys():  # other optimizers keep what they will
-                shape = getattr(of_one[name], "shape", None)
-                if shape != parameters[place].shape:
-                    return f"its optimizer's {name} is of another model"
-            step = of_one.get("step", 0)
-            if not (isinstance(step, Tensor) or _is_number(step)):
-                return f"its optimizer's step is {shown(step)}"
-    return ""
-
-
-def _distillation(held: Any) -> str:
-    if not _is_mapping(held):
-        return f"its mdlm_mcd is {shown(held)}"
-    guard, split, teacher = (held.get(k) for k in ("guard", "split", "teacher"))
-    for name in ("teacher_path", "teacher_sha256"):
-        if not isinstance(held.get(name), str | None):
-            return f"its {name} is {shown(held[name])}"
-    if guard is not None and not (_is_number(guard) and math.isfinite(guard)):
-        return f"its guard is {shown(guard)}"
-    if split is not None and not (
-        _is_mapping(split)
-        and sorted(map(str, split)) == ["micro_batches", "processes", "rows"]
-        and all(_is_count(x) and x for x in split.values())
-    ):
-        return f"its split is {shown(split)}"
-    if teacher is not None and not (
-        _is_mapping(teacher)
-        and _is_count(teacher.get("round"))
-        and _is_named_tensors(teacher.get("backbone"))
-    ):
-        return "its teacher has no round or no weights"
-    return ""
-
-
-def _is_mapping(x: Any) -> bool:
-    return isinstance(x, Mapping)
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool)
-
-
-def _is_count(x: Any) -> bool:
-    return type(x) is int and x >= 0
-
-
-def _is_named_tensors(x: Any) -> bool:
-    return _is_mapping(x) and all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in x.items()
-    )
+def restore(module, checkpoint, path: str) -> None:
+    """Take the guard, and a teacher in the middle of its round, out of a checkpoint."""
+    found, step = checkpoint[KEY], checkpoint["global_step"]
+    module.teacher_sha256 = found.get("teacher_sha256")
+    module.guard.running = found.get("guard")
+    loop_state.resplit(checkpoint, found.get("split"), split(module))
+    if step >= module.curriculum.total_steps:
+        loop_state.say("%s is finished at step %d; nothing to do.", path, step)
+        return
+    kept = module.config.algo.snapshot == "fixed" and step > 0
+    if module.curriculum.at(step).is_first_step and not kept:
+        return  # a new teacher is about to be taken from the student
+    last = (step - 1) // module.curriculum.steps_per_round
+    if found["teacher"] is None or found["teacher"]["round"] != last:
+        raise does_not_fit(path, f"it has no teacher of round {last + 1}")
+    module.teacher.load_state_dict(found["teacher"], like=module.backbone)
 
 
 class Restoring(L.Callback):
-    """What Lightning, hosts or callbacks cannot take from a checkpoint, in a sentence.
-
-    Theirs is most of the file, and they do not look at it first.
-    """
+    """Put into a sentence what Lightning, hosts or callbacks cannot take from a file."""
 
     def on_exception(self, trainer, module, exception):
         if is_odd(exception) and _is_restoring(exception):

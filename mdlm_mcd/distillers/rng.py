@@ -1,133 +1,104 @@
-"""The random numbers of a step: looked up by where they belong, not carried along."""
+"""Draw the random numbers of a step by where they belong, with no state to carry."""
 
 from __future__ import annotations
 
 import random
-from fractions import Fraction
-from numbers import Real
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from .. import coupling
-from ..curriculum import Round
-from ..errors import ConfigError
+from .settings import number
 
 
-def number(config: DictConfig, key: str, group: str = "algo") -> float | None:
-    """config[key], where the command line may also say a fraction such as 1/512.
+class StepNoise:
+    """The noise of one micro-batch, as a function of seed, step, name and row.
 
-    Raises ConfigError for anything that is no number.
-    """
-    value = config[key]
-    if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
-        return value
-    try:
-        if not isinstance(value, str):
-            raise ValueError
-        return float(Fraction(value))
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise ConfigError(
-            f"{group}.{key}={value} is no number: write it like 0.05 or 1/20."
-        ) from error
+    A row is named by its place in the global batch, so one process and several, with
+    or without gradient accumulation, draw the same noise for the same sequence, and a
+    resumed run draws what the interrupted one would have drawn.
 
-
-@torch.no_grad()
-def check_schedule(alpha: coupling.Alpha, noise_type: str, algo_name: str) -> None:
-    """Raises ConfigError unless alpha_t falls all the way from about 1 to about 0."""
-    t = torch.linspace(0, 1, 65, dtype=torch.float64)
-    alpha_t = alpha(t).double()
-    rises = ~(alpha_t.diff() < 0)
-    if alpha_t[0] >= 0.9 and alpha_t[-1] <= 0.1 and rises.any():
-        i = int(rises.nonzero()[0])
-        raise ConfigError(
-            f"noise.type={noise_type} keeps a token visible with a chance of "
-            f"{alpha_t[i]:.3g} at t={t[i]:.3g} and {alpha_t[i + 1]:.3g} at "
-            f"t={t[i + 1]:.3g}, but algo={algo_name} needs it to fall all the way: use "
-            "the schedule the teacher was trained with, for example the log-linear one."
-        )
-    if not (alpha_t[0] >= 0.9 and alpha_t[-1] <= 0.1):
-        raise ConfigError(
-            f"noise.type={noise_type} keeps a token visible with a chance from "
-            f"{alpha_t[0]:.3g} at t=0 to {alpha_t[-1]:.3g} at t=1, but algo="
-            f"{algo_name} needs it to fall from about 1 to about 0: use the schedule "
-            "the teacher was trained with, for example the log-linear one."
-        )
-
-
-class CounterNoise:
-    """Noise as a function of seed, global step and a row's place in the global batch.
-
-    For a `LightningModule` with a `trainer` and the host's `config`.
+    module: a `LightningModule` with a `trainer` and the host's `config`; count: rows of
+    this micro-batch; micro: its index within the optimizer step.
     """
 
-    def _rows(self, count: int, micro: int) -> tuple[torch.Tensor, int]:
-        """Places of this micro-batch's rows in the global batch, and its size.
+    def __init__(self, module, count: int, micro: int):
+        self.config: DictConfig = module.config
+        self.step, self.rank, self.micro = module.global_step, module.global_rank, micro
+        self.device = module.device
+        self.ignore_bos = getattr(module, "ignore_bos", False)
+        # Row i of the batch that a sampler deals to rank r sits at i * world + r.
+        world = module.trainer.world_size
+        rows = max(self.config.loader.batch_size, count)
+        self.places = (micro * rows + torch.arange(count)) * world + self.rank
+        self.total = rows * module.trainer.accumulate_grad_batches * world
 
-        Row i of the batch that a sampler deals to rank r sits at i * world + r, so
-        one process and several draw the same noise for the same sequence.
+    def share(
+        self, name: str, draw: Callable[[int, torch.Generator], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """Return this micro-batch's rows of each tensor that `draw` returns.
+
+        draw(total, generator): tensors of `total` rows, those of the whole global batch.
+        name: tells one noise of a step from another.
         """
-        world, rank = self.trainer.world_size, self.global_rank
-        nominal = max(self.config.loader.batch_size, count)
-        places = (micro * nominal + torch.arange(count)) * world + rank
-        return places, nominal * self.trainer.accumulate_grad_batches * world
+        generator = coupling.counter_generator(self.config.seed, self.step, name)
+        return tuple(self._place(x[self.places]) for x in draw(self.total, generator))
 
-    def seed_global(self, *counters: int | str) -> None:
-        """Seed what is not ours to draw: dropout, the host's noise. All devices.
-
-        By seed, step, process and `counters`; NumPy's and Python's generators as well.
-        """
-        generator = coupling.counter_generator(
-            self.config.seed, self.global_step, self.global_rank, *counters
-        )
-        seed = generator.initial_seed()
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-
-    def draw_times(self, stage: Round, count: int, micro: int):
-        """This micro-batch's share of the step's (t, s); each (count,) float64."""
+    def times(self, delta: float) -> tuple[Tensor, Tensor]:
+        """Return t ~ U(delta, 1] and s = t - delta, each (batch,) float64."""
         return self.share(
-            count,
-            micro,
             "t",
             lambda total, generator: coupling.sample_times(
-                total,
-                stage.delta,
-                generator=generator,
-                antithetic=self.config.training.antithetic_sampling,
+                total, delta, generator=generator, antithetic=self._antithetic
             ),
         )
 
-    def share(self, count: int, micro: int, name: str, draw):
-        """This micro-batch's rows of each tensor that draw(total, generator) answers.
+    def nested_times(self) -> tuple[Tensor, Tensor]:
+        """Return t ~ U(0, 1] and s ~ U(0, t], each (batch,) float64."""
+        return self.share(
+            "t",
+            lambda total, generator: coupling.sample_nested_times(
+                total, generator=generator, antithetic=self._antithetic
+            ),
+        )
 
-        `draw` is asked for the whole global batch; name tells one noise of a step
-        from another.
-        """
-        places, total = self._rows(count, micro)
-        generator = coupling.counter_generator(self.config.seed, self.global_step, name)
-        return tuple(self._place(x[places]) for x in draw(total, generator))
-
-    def draw_u(self, shape, micro: int, name: str = "u") -> torch.Tensor:
-        """This micro-batch's trajectory noise, (batch, length)."""
-        places, total = self._rows(shape[0], micro)
-        generator = coupling.counter_generator(self.config.seed, self.global_step, name)
+    def u(self, length: int, name: str = "u") -> Tensor:
+        """Return the noise u of the coupling, (batch, length), under `algo.u_law`."""
         algo = self.config.algo
+        generator = coupling.counter_generator(self.config.seed, self.step, name)
         u = coupling.draw_u(
-            total, shape[1], algo.u_law, step=number(algo, "u_step"), generator=generator
-        )[places]
-        if getattr(self, "ignore_bos", False):
+            self.total, length, algo.u_law, step=number(algo, "u_step"), generator=generator
+        )[self.places]
+        if self.ignore_bos:
             u[:, 0] = 0.0  # visible at every time
         return u.to(self.device)
 
-    def draw_uniform(self, count: int, micro: int, name: str) -> torch.Tensor:
-        """One number of [0, 1) for each row of this micro-batch, (count,) float32."""
-        places, total = self._rows(count, micro)
-        generator = coupling.counter_generator(self.config.seed, self.global_step, name)
-        return torch.rand(total, generator=generator)[places]
+    def uniform(self, name: str) -> Tensor:
+        """Return a number of [0, 1) for each row, (batch,) float32 on the CPU."""
+        generator = coupling.counter_generator(self.config.seed, self.step, name)
+        return torch.rand(self.total, generator=generator)[self.places]
 
-    def _place(self, t: torch.Tensor) -> torch.Tensor:
+    @property
+    def _antithetic(self) -> bool:
+        return self.config.training.antithetic_sampling
+
+    def _place(self, x: Tensor) -> Tensor:
         # Apple's GPUs have no float64.
-        return t.float().to(self.device) if self.device.type == "mps" else t.to(self.device)
+        return x.float().to(self.device) if self.device.type == "mps" else x.to(self.device)
+
+
+def seed_global(module, *counters: int | str) -> None:
+    """Seed what is not ours to draw: dropout, the host's noise; torch, NumPy, Python.
+
+    By the run's seed, step and process, and by `counters`.
+    """
+    generator = coupling.counter_generator(
+        module.config.seed, module.global_step, module.global_rank, *counters
+    )
+    seed = generator.initial_seed()
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

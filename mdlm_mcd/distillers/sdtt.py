@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable, Sequence
 
-from .. import head
+import torch
+from torch import Tensor
+
+from .. import head, losses
 from ..curriculum import Curriculum, Round
 from ..errors import ConfigError
 from .base import Distiller
-from .rollout import rollout
+from .rng import StepNoise
 
 
 class SDTT(Distiller):
-    """The student on z_t learns what the teacher predicts over its next few steps."""
+    """Distil what the teacher predicts over its next few steps into one step on z_t.
+
+    Those steps are a short stretch of ancestral sampling from the student's state.
+    """
 
     loss_kinds = ("kl_bwd", "kl_fwd", "mse", "tvd")
 
@@ -26,16 +32,16 @@ class SDTT(Distiller):
             )
         return super().check_config(config)
 
-    def distil(self, round_: Round, x0, valid, condition, micro: int) -> head.LossOutput:
+    def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
         algo = self.config.algo
         # s, the end of the teacher's last step, stays at or above 0.
-        t, _ = self.draw_times(round_, x0.shape[0], micro)
+        t, _ = noise.times(round_.delta)
         alpha_t = self.host_alpha(t).to(x0.device)
-        masked = self.draw_u(x0.shape, micro) > alpha_t[:, None]
+        masked = noise.u(x0.shape[1]) > alpha_t[:, None]
         z_t = torch.where(masked, self.mask_index, x0)
         student = self.encode(self.backbone, z_t, t, condition)
         with torch.no_grad():
-            teacher = self._roll(round_, z_t, t, condition, micro)
+            teacher = self._roll(round_, z_t, t, condition, noise)
         return head.supervise(
             algo.loss,
             student,
@@ -48,35 +54,87 @@ class SDTT(Distiller):
             chunk=algo.head_chunk,
         )
 
-    def _roll(self, round_: Round, z_t, t, condition, micro: int) -> head.HiddenStates:
+    def _roll(self, round_: Round, z_t, t, condition, noise: StepNoise) -> head.HiddenStates:
         algo, steps = self.config.algo, self.config.algo.teacher_steps
         times = [t - round_.delta * k / steps for k in range(steps)]
         alphas = [self.host_alpha(time).to(z_t.device) for time in times]
-        opening = [
-            (later - now) / (1 - now) for now, later in zip(alphas, alphas[1:], strict=False)
-        ]
 
-        def noise(name: str):
-            return [
-                self.share(
-                    len(z_t),
-                    micro,
-                    f"{name} {k}",
-                    lambda total, generator: (
-                        torch.rand(total, z_t.shape[1], generator=generator, dtype=torch.float64),
-                    ),
-                )[0]
-                for k in range(steps - 1)
-            ]
+        def draw(total, generator):
+            shape = (total, z_t.shape[1])
+            return (torch.rand(shape, generator=generator, dtype=torch.float64),)
 
         features, _ = rollout(
             lambda z, k: self.encode(self.teacher.backbone, z, times[k], condition),
             z_t,
-            opening,
-            noise("open"),
-            noise("token"),
+            [(later - now) / (1 - now) for now, later in zip(alphas, alphas[1:], strict=False)],
+            [noise.share(f"open {k}", draw)[0] for k in range(steps - 1)],
+            [noise.share(f"token {k}", draw)[0] for k in range(steps - 1)],
             tau=round_.tau,
             mask_index=self.mask_index,
             chunk=algo.head_chunk,
         )
         return features
+
+
+def draw_tokens(
+    features: head.HiddenStates,
+    index: Tensor,
+    v: Tensor,
+    tau: float,
+    mask_index: int,
+    chunk: int = 1024,
+) -> Tensor:
+    """Draw a token at each position `index` of the flattened batch, (rows,) ids.
+
+    By inversion of the distribution function, in float64, under SUBS at temperature
+    tau: v (rows,), uniform on [0, 1), decides alone, whatever device or chunk.
+    """
+    drawn = [index.new_zeros(0)]
+    for rows, uniform in zip(index.split(chunk), v.split(chunk), strict=True):
+        logits = features.logits(features.rows(rows))
+        if logits.device.type != "mps":  # which knows no float64
+            logits = logits.double()
+        p = losses.subs_masked(losses.temper(logits, tau), mask_index).exp()
+        reached = p.cumsum(-1)
+        # A token of probability zero is never the first to lie beyond the point.
+        point = uniform[:, None].to(p) * reached[:, -1:]
+        token = torch.searchsorted(reached, point, right=True).squeeze(-1)
+        # Rounding may take the point to the very end of the row.
+        drawn.append(token.where(token < p.shape[-1], p.argmax(-1)))
+    return torch.cat(drawn)
+
+
+def rollout(
+    encode: Callable[[Tensor, int], head.HiddenStates],
+    z_t: Tensor,
+    opening: Sequence[Tensor],
+    u: Sequence[Tensor],
+    v: Sequence[Tensor],
+    *,
+    tau: float,
+    mask_index: int,
+    chunk: int = 1024,
+) -> tuple[head.HiddenStates, Tensor]:
+    """Collect the teacher's predictions along len(opening) + 1 ancestral steps.
+
+    z_t: (batch, length), where the teacher starts. encode(z, k): its hidden states on
+    z (batch, length) at its k-th time.
+    opening: for each step but the last, the chance (batch,) that a masked token opens,
+    (alpha_s - alpha_t) / (1 - alpha_t); u, v: for each of them, (batch, length)
+    uniforms that decide which tokens open and what they become.
+
+    Return what the teacher knew of each token at the step in which it opened, or at
+    the last step for those still masked there, and the state that it was shown last.
+    What the last step would draw is not needed: its predictions are taken either way.
+    """
+    z, known = z_t, encode(z_t, 0)
+    hidden = known.hidden
+    for k, (chance, u_k, v_k) in enumerate(zip(opening, u, v, strict=True)):
+        opens = (z == mask_index) & (u_k < chance[:, None])
+        index = opens.flatten().nonzero().squeeze(-1)
+        tokens = draw_tokens(known, index, v_k.flatten()[index], tau, mask_index, chunk)
+        z = z.flatten().index_copy(0, index, tokens).view_as(z)
+        known = encode(z, k + 1)
+        masked = (z == mask_index)[..., None]
+        hidden = torch.where(masked, known.hidden, hidden)
+    return head.HiddenStates(hidden, known.linear, known.autocast), z

@@ -1,82 +1,171 @@
-"""What every distiller asks of its settings, before a model is built."""
+"""Check a distiller's settings, before a model is built."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from fractions import Fraction
+from numbers import Real
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from .. import coupling
 from ..checkpoints.weights import PROCESSES
 from ..curriculum import Curriculum
 from ..errors import ConfigError
-from .divergence_guard import LossGuard
-from .keys import check_keys
-from .rng import number
-from .strategies import PLACEMENTS
-from .validate_run import check_processes, check_whole
+from ..settings.groups import (
+    check_groups,
+    keys_of,
+    main_folders,
+    nearest,
+    of_files,
+    our_files,
+    read,
+)
+from . import strategies
+from .divergence_guard import guard_mode
+from .validate_run import check_processes
 
 INIT_FROM = ("ema", "raw", "scratch")
 SNAPSHOTS = ("raw", "ema", "fixed")
 
 
-def choice(key: str, value, known: Sequence[str], whose: str = "") -> None:
-    """Raises ConfigError unless value is one of the known ones."""
-    if value not in known:
-        raise ConfigError(f"{key}={value} is unknown{whose}: choose one of {', '.join(known)}.")
+def number(config: DictConfig, key: str, group: str = "algo") -> float | None:
+    """Return config[key], where the command line may also give a fraction like 1/512.
 
-
-def check(
-    config: DictConfig,
-    key: str,
-    found: str,
-    wanted: str,
-    losses: Sequence[str],
-    schedule: Sequence[str],
-) -> Curriculum:
-    """Refuse what cannot work; answers the curriculum the config describes.
-
-    key, found: where the host keeps the parameterization, and its value; wanted: the
-    distiller's; losses: the values of algo.loss that it knows; schedule: the numbers
-    of `Curriculum` that it reads. Raises ConfigError.
+    Raises ConfigError for anything that is no number.
     """
-    algo = config.algo
+    value = config[key]
+    if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
+        return value
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        return float(Fraction(value))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise ConfigError(
+            f"{group}.{key}={value} is no number: write it like 0.05 or 1/20."
+        ) from error
+
+
+def check(config: DictConfig, distiller: type) -> Curriculum:
+    """Refuse what cannot work; return the curriculum that the config describes.
+
+    distiller: a `base.Distiller`. Raises ConfigError.
+    """
+    algo, trains = config.algo, config.get("mode", "train") == "train"
     check_keys(config)
-    if found != wanted:
-        raise ConfigError(
-            f"{key}={found} does not fit algo={algo.name}, which needs "
-            f"{PROCESSES[wanted]}: set {key}={wanted}."
-        )
-    choice("algo.loss", algo.loss, losses, whose=f" to algo={algo.name}")
-    choice("algo.init_from", algo.init_from, INIT_FROM)
-    choice("algo.snapshot", algo.snapshot, SNAPSHOTS)
-    choice("algo.teacher_placement", algo.teacher_placement, PLACEMENTS)
-    if algo.snapshot == "ema" and not config.training.ema:
-        raise ConfigError(
+    parameterization, found = distiller.model_setting(config, "parameterization")
+    for key, value, known in (
+        ("algo.loss", algo.loss, distiller.loss_kinds),
+        ("algo.init_from", algo.init_from, INIT_FROM),
+        ("algo.snapshot", algo.snapshot, SNAPSHOTS),
+        ("algo.teacher_placement", algo.teacher_placement, strategies.PLACEMENTS),
+    ):
+        if value not in known:
+            raise ConfigError(
+                f"{key}={value} is unknown to algo={algo.name}: choose one of {', '.join(known)}."
+            )
+    numbers = {name: number(algo, name) for name in distiller.schedule}
+    least, wanted = number(algo, "min_entropy"), distiller.parameterization
+    short = config.get("trainer", {}).get("fast_dev_run")
+    for wrong, sentence in (
+        (
+            found != wanted,
+            f"{parameterization}={found} does not fit algo={algo.name}, which needs "
+            f"{PROCESSES[wanted]}: set {parameterization}={wanted}.",
+        ),
+        (
+            algo.snapshot == "ema" and not config.training.ema,
             "algo.snapshot=ema takes the student's average for a teacher, and "
-            "training.ema=0 keeps none: set training.ema, or algo.snapshot=raw."
-        )
-    least = number(algo, "min_entropy")
-    if least is not None and not 0 <= least < math.inf:
-        raise ConfigError(
+            "training.ema=0 keeps none: set training.ema, or algo.snapshot=raw.",
+        ),
+        (
+            least is not None and not 0 <= least < math.inf,
             f"algo.min_entropy={least} must be a number of nats from 0 on, below which "
-            "to warn, or null."
-        )
-    if type(algo.head_chunk) is not int or algo.head_chunk < 1:
-        raise ConfigError(
-            f"algo.head_chunk={algo.head_chunk} must be at least 1: it is the "
-            "number of rows projected onto the vocabulary at a time."
-        )
+            "to warn, or null.",
+        ),
+        (
+            type(algo.head_chunk) is not int or algo.head_chunk < 1,
+            f"algo.head_chunk={algo.head_chunk} must be at least 1: it is the number of "
+            "rows projected onto the vocabulary at a time.",
+        ),
+        (
+            trains and short,
+            f"trainer.fast_dev_run={short} ends a run after its first steps and keeps "
+            "nothing: leave it out; algo.rounds=1 algo.steps_per_round=2 "
+            "trainer.max_steps=2 makes a whole run that is short.",
+        ),
+        *((n is None, f"algo.{k}=None must be a finite number.") for k, n in numbers.items()),
+    ):
+        if wrong:
+            raise ConfigError(sentence)
     if "u_law" in algo:
         # A trial draw refuses what no law knows; the global generator is left alone.
         coupling.draw_u(1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator())
-    LossGuard(algo.guard, algo.loss, vocab_size=2)
-    numbers = {"delta0": None} | {name: number(algo, name) for name in schedule}
-    for name in schedule:
-        if numbers[name] is None:
-            raise ConfigError(f"algo.{name}=None must be a finite number.")
-    check_processes(config)
-    check_whole(config)
-    return Curriculum(algo.rounds, algo.steps_per_round, **numbers)
+    guard_mode(algo.guard)
+    if trains:
+        check_processes(config)
+    return Curriculum(algo.rounds, algo.steps_per_round, **{"delta0": None, **numbers})
+
+
+@torch.no_grad()
+def check_schedule(alpha: coupling.Alpha, noise_type: str, algo_name: str) -> None:
+    """Raise ConfigError unless alpha_t falls all the way from about 1 to about 0."""
+    t = torch.linspace(0, 1, 65, dtype=torch.float64)
+    alpha_t = alpha(t).double()
+    rises = (~(alpha_t.diff() < 0)).nonzero().flatten().tolist()
+    if not (alpha_t[0] >= 0.9 and alpha_t[-1] <= 0.1):
+        i, k, wanted = 0, len(t) - 1, "from about 1 to about 0"
+    elif rises:
+        i, k, wanted = rises[0], rises[0] + 1, "all the way"
+    else:
+        return
+    raise ConfigError(
+        f"noise.type={noise_type} keeps a token visible with a chance of {alpha_t[i]:.3g} at "
+        f"t={t[i]:.3g} and {alpha_t[k]:.3g} at t={t[k]:.3g}, but algo={algo_name} needs it to "
+        f"fall {wanted}: use the schedule the teacher was trained with, for example the "
+        "log-linear one."
+    )
+
+
+def check_keys(config: DictConfig) -> None:
+    """Raise ConfigError for keys of `algo` that neither we nor the host read.
+
+    Hydra refuses a key that is nowhere, but not with a plus, nor in a file of the
+    user's. Of `sampling`, which is the host's, only what looks like a key of ours.
+    """
+    check_groups(config)
+    algo = config.algo
+    own = [f for f in our_files("algo") if read(f).algo._target_ == algo.get("_target_")]
+    # What another class reads is not known here.
+    known = of_files([*own, *our_files("layouts/*")], "algo") | _of_host("algo")
+    for key in algo if own else ():
+        if key not in known and not key.startswith("_"):
+            meant = nearest(key, known)
+            raise ConfigError(
+                f"algo.{key}={algo._get_node(key)} is read neither by algo={algo.name} "
+                "nor by the host: " + (f"did you mean algo.{meant}?" if meant else "take it out.")
+            )
+    sampling = config.get("sampling", {})
+    ours = of_files(our_files("sampler"), "sampling")
+    for key in sorted(set(sampling) - ours - _of_host("sampling")):
+        if meant := nearest(key, ours):
+            raise ConfigError(
+                f"sampling.{key}={sampling._get_node(key)} is no key of a sampler: did "
+                f"you mean sampling.{meant}?"
+            )
+
+
+def _of_host(group: str) -> set[str]:
+    """Return keys of a group in the files of the application that is running.
+
+    Not in the one chosen, which may be the user's and have the typo.
+    """
+    folders = main_folders()
+    chosen = HydraConfig.get().runtime.choices.get(group) if folders else None
+    named = [p for f in folders for p in f.glob(f"{group}/*.yaml") if p.stem != chosen]
+    plain = {key for path in named for key in keys_of(read(path))}
+    whole = [p for f in folders for p in f.glob("config.yaml")]
+    return plain | of_files([*named, *whole], group)

@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from ..checkpoints.weights import load_strictly
-from .sharding import tensors, whole
+from ..errors import TeacherError
+from ..head import FSDP_INNER, is_sharded
 
 _AT_ONCE = 1 << 22
-_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def checksum(module: nn.Module) -> int:
-    """A number that changes with any bit of the parameters, equal on all devices.
-
-    Bit patterns as integers, each weighed by its place, summed modulo 2^64.
-    """
-    total, count = 0, 0
-    for p in module.parameters():
-        whole = p.detach().contiguous().view(-1).view(_WHOLE[p.element_size()])
-        for part in whole.split(_AT_ONCE):
-            place = torch.arange(count + 1, count + len(part) + 1, device=part.device)
-            total += int((part * place).sum(dtype=torch.int64))
-            count += len(part)
-    return total % 2**64
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Teacher:
     """theta^- of Algorithm 1: the student as it was when the round began.
 
-    Not an `nn.Module`, so that a module may hold one as an attribute without its
+    Not an `nn.Module`, so that a module may have one as an attribute without its
     optimizer, DDP or `state_dict` seeing it.
     """
 
     def __init__(self):
         self.backbone: nn.Module | None = None
         self.round: int | None = None
-        self.sum: int | None = None  # checksum of the snapshot
 
     def prepare(self, student: nn.Module) -> None:
         """Copy the network, in eval mode (no dropout); it is no teacher yet.
@@ -54,9 +41,9 @@ class Teacher:
 
     @torch.no_grad()
     def snapshot(self, student: nn.Module, round_index: int) -> None:
-        """stopgrad(theta): copy the student's weights.
+        """Take stopgrad(theta), the student's weights.
 
-        Of a sharded student inside of `sharding.whole`, and in all processes.
+        Of a sharded student inside of `whole`, and in all processes.
         """
         if self.backbone is None:
             self.prepare(student)
@@ -67,31 +54,23 @@ class Teacher:
                     own.copy_(weights[name])
         self.backbone.eval()
         self.round = round_index
-        self.sum = checksum(self.backbone)
 
     def shard(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Spread the weights over the processes by wrap(backbone)."""
         self.backbone = wrap(self.backbone)
-        self.sum = checksum(self.backbone)  # of this process's part, from now on
-
-    def keep(self, round_index: int) -> None:
-        """Serve another round unchanged."""
-        self.round = round_index
 
     def to(self, *args) -> None:
         """As `nn.Module.to`: a device, a dtype, or both."""
         if self.backbone is not None:
             self.backbone.to(*args)
-            self.sum = checksum(self.backbone)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and a number only: opens with `torch.load(weights_only=True)`.
+        """Return tensors and a number only: `torch.load(weights_only=True)` opens them.
 
         Of a sharded teacher in all processes, and whole in each.
         """
         with whole(self.backbone):
-            held = tensors(self.backbone)
-            weights = {name: x.detach().clone() for name, x in held.items()}
+            weights = {name: x.detach().clone() for name, x in tensors(self.backbone).items()}
         return {"round": self.round, "backbone": weights}
 
     def load_state_dict(self, state: dict[str, Any], like: nn.Module) -> None:
@@ -103,8 +82,56 @@ class Teacher:
             self.prepare(like)
         load_strictly(self.backbone, state["backbone"], "the checkpoint's teacher")
         self.round = state["round"]
-        self.sum = checksum(self.backbone)
 
-    def is_as_taken(self) -> bool:
-        """Whether the weights are those of the snapshot, to the bit."""
-        return self.backbone is not None and checksum(self.backbone) == self.sum
+    def check_same(self, module) -> None:
+        """Raise TeacherError where processes have taken different weights."""
+        # A checksum is a number below 2^64, and tensors hold signed ones.
+        own = torch.tensor(checksum(self.backbone) - 2**63, device=module.device)
+        sums = module.all_gather(own).flatten().tolist()
+        if odd := [rank for rank, other in enumerate(sums) if other != sums[0]]:
+            raise TeacherError(
+                f"Round {self.round + 1} begins with other weights on process "
+                f"{', '.join(map(str, odd))} than on process 0 (checksums differ): a "
+                "callback changes them on some processes alone, their gradients are "
+                "not averaged, or devices of several kinds round otherwise; take that "
+                "out, use strategy=ddp on devices of one kind, and resume from the "
+                "last checkpoint."
+            )
+
+
+def checksum(module: nn.Module) -> int:
+    """Return a number that changes with any bit of the parameters, equal on all devices.
+
+    Bit patterns as integers, each weighed by its place, summed modulo 2^64.
+    """
+    total, count = 0, 0
+    for p in module.parameters():
+        bits = p.detach().contiguous().view(-1).view(_INTEGERS[p.element_size()])
+        for part in bits.split(_AT_ONCE):
+            place = torch.arange(count + 1, count + len(part) + 1, device=part.device)
+            total += int((part * place).sum(dtype=torch.int64))
+            count += len(part)
+    return total % 2**64
+
+
+def whole(module: nn.Module, write: bool = False):
+    """Return a context in which a sharded module's parameters are whole everywhere.
+
+    All processes enter it together. write: keep what is written to them meanwhile.
+    Modules that FSDP has not wrapped stay as they are.
+    """
+    if not is_sharded(module):
+        return contextlib.nullcontext()
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel.summon_full_params(module, writeback=write)
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return what `state_dict` holds, by the names that it has without FSDP."""
+    found = dict(module.named_parameters(remove_duplicate=False))
+    for prefix, part in module.named_modules():
+        for name, buffer in part._buffers.items():
+            if buffer is not None and name not in part._non_persistent_buffers_set:
+                found[f"{prefix}.{name}" if prefix else name] = buffer
+    return {name.replace(f"{FSDP_INNER}.", ""): tensor for name, tensor in found.items()}

@@ -8,7 +8,7 @@ import sys
 import torch
 
 from .. import laws, sampling
-from ..distillers.rng import number
+from ..distillers.settings import number
 from ..errors import ConfigError
 
 log = logging.getLogger(__name__)

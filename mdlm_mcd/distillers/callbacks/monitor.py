@@ -1,4 +1,4 @@
-"""Looks after a run: gradient norm, a teacher that stays, a student that collapses."""
+"""Log the gradient's norm, and warn of a student whose predictions collapse."""
 
 from __future__ import annotations
 
@@ -7,27 +7,24 @@ import logging
 import lightning as L
 import torch
 
-from ...errors import TeacherError
 from .. import strategies
 
 log = logging.getLogger(__name__)
 
-# Reading all of the teacher's weights costs less than one part in a thousand then.
-CHECK_EVERY = 100
 DECAY = 0.9  # of the running mean of the student's entropy
 
 
-class Health(L.Callback):
-    """Logs `NAME/grad_norm`, before clipping, and watches over teacher and student.
+class Monitor(L.Callback):
+    """Log `NAME/grad_norm`, before clipping, and watch the student's entropy.
 
-    name: of the algo; steps_per_round: the teacher is checked at each round's end
-    too; min_entropy: nats per token learnt under which the student's own predictions
-    raise a warning, once a round; None: never.
+    name: of the algo; min_entropy: nats per token learnt under which the student's own
+    predictions raise a warning, once a round; None: never.
     """
 
-    def __init__(self, name: str, steps_per_round: int, min_entropy: float | None):
-        self.name, self.steps_per_round = name, steps_per_round
-        self.min_entropy = min_entropy
+    state_key = "Health"  # its name in checkpoints of 0.1.0
+
+    def __init__(self, name: str, min_entropy: float | None):
+        self.name, self.min_entropy = name, min_entropy
         self.entropy: float | None = None
         self._warned: int | None = None  # in which round
         self._last: int | None = None
@@ -40,18 +37,9 @@ class Health(L.Callback):
         self.entropy = None if entropy is None else float(entropy)
         self._warned = None if warned is None else int(warned)
 
-    def on_save_checkpoint(self, trainer, module, checkpoint):
-        # No file keeps a teacher that is none: a resumed run could not tell.
-        if module.teacher.round is not None:
-            self._check_teacher(trainer, module.teacher, trainer.global_step)
-
     def on_before_optimizer_step(self, trainer, module, optimizer):
-        grads = [
-            p.grad
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p.grad is not None
-        ]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        grads = [p.grad for p in parameters if p.grad is not None]
         if grads:
             norms = torch.stack([torch.linalg.vector_norm(g.float()) for g in grads])
             norm = torch.linalg.vector_norm(norms)
@@ -61,36 +49,19 @@ class Health(L.Callback):
 
     def on_train_batch_end(self, trainer, module, *args):
         step = trainer.global_step
-        if step == self._last:
-            return  # within gradient accumulation
-        self._last = step
-        if step % CHECK_EVERY == 0 or step % self.steps_per_round == 0:
-            self._check_teacher(trainer, module.teacher, step)
-        if self.min_entropy is not None:
-            self._check_entropy(trainer, module.teacher.round, step)
-
-    def _check_teacher(self, trainer, teacher, step: int) -> None:
-        # All processes stop, whichever of them saw it.
-        if trainer.strategy.reduce_boolean_decision(teacher.is_as_taken()):
+        if self.min_entropy is None or step == self._last:  # within gradient accumulation
             return
-        raise TeacherError(
-            f"The teacher of round {teacher.round + 1} is not what it was when the "
-            f"round began (seen at step {step}): something writes to "
-            "`module.teacher.backbone`, a callback or a shared tensor; take that out "
-            "and start the same command again: no checkpoint holds the change."
-        )
-
-    def _check_entropy(self, trainer, index: int, step: int) -> None:
+        self._last = step
         now = float(trainer.callback_metrics[f"{self.name}/student_entropy"])
         past = now if self.entropy is None else self.entropy
         self.entropy = DECAY * past + (1 - DECAY) * now
+        index = module.teacher.round
         if self.entropy < self.min_entropy and self._warned != index:
             self._warned = index
             log.warning(
-                "The student's predictions have an entropy of %.3g nats per token "
-                "learnt at step %d (round %d), below algo.min_entropy=%g: it may be "
-                "collapsing onto few tokens; raise algo.tau0, lower algo.tau_step, or "
-                "stop at an earlier round.",
+                "The student's predictions have an entropy of %.3g nats per token learnt at "
+                "step %d (round %d), below algo.min_entropy=%g: it may be collapsing onto few "
+                "tokens; raise algo.tau0, lower algo.tau_step, or stop at an earlier round.",
                 self.entropy,
                 step,
                 index + 1,

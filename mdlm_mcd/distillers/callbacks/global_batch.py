@@ -1,0 +1,62 @@
+"""Make a step's gradient that of its whole global batch, and guard its loss."""
+
+from __future__ import annotations
+
+import functools
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ...curriculum import Round
+from ...head import LossOutput
+from ..divergence_guard import LossGuard, StepSums, cause
+
+
+class GlobalBatch(L.Callback):
+    """Compute the update of one process and one micro-batch, however a step is split.
+
+    A micro-batch's loss is a mean over its own tokens, and Lightning averages over
+    micro-batches and processes: with padding, a mean of means. How many tokens the step
+    has is known at its end, so a common number stands in until then, and the gradient
+    is corrected before its norm is taken and clipped.
+    """
+
+    def __init__(self, guard: LossGuard):
+        self.guard = guard
+        self._sums: Tensor | None = None  # of the step in progress
+        self._correction: float | None = None  # known with the last micro-batch
+
+    def weight(self, module, round_: Round, parts: LossOutput, valid: Tensor, micro: int):
+        """Return the factor of a micro-batch's mean loss, after guarding a whole step.
+
+        valid: (batch, length), the tokens that count. Raises DivergenceError, in all
+        processes or in none.
+        """
+        trainer, tokens = module.trainer, valid.sum()
+        shares = trainer.world_size * trainer.accumulate_grad_batches
+        self._correction = None
+        if self.guard.mode == "off" and shares == 1:
+            return 1.0
+        named = (parts.distil, parts.reveal, parts.distil_rows, parts.reveal_rows, tokens)
+        sums = torch.stack([torch.as_tensor(x, device=module.device).float() for x in named])
+        self._sums = sums if micro == 0 or self._sums is None else self._sums + sums
+        nominal = module.config.loader.batch_size * valid.shape[1]
+        # An epoch's end cuts a step short; the optimizer steps all the same.
+        if micro == trainer.accumulate_grad_batches - 1 or trainer.is_last_batch:
+            sums = self._sums
+            if trainer.world_size > 1:
+                sums = module.all_gather(sums).sum(0)
+            step = StepSums(*sums.tolist())
+            self.guard.check(round_, module.global_step, step, functools.partial(cause, module))
+            self._correction = nominal * shares / max(step.tokens, 1.0)
+        return 1.0 if shares == 1 else tokens.to(parts.loss.dtype) / nominal
+
+    def on_after_backward(self, trainer, module):
+        shares = trainer.world_size * trainer.accumulate_grad_batches
+        # Without padding the correction is 1.
+        if shares > 1 and self._correction not in (None, 1.0):
+            for p in module.parameters():
+                if p.grad is not None:
+                    p.grad.mul_(self._correction)
+        self._correction = None

@@ -1,0 +1,169 @@
+"""Start a distillation: find the teacher that the user names, and load it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ..checkpoints import identity
+from ..checkpoints.weights import (
+    Weights,
+    check_named,
+    check_process,
+    load_weights,
+    model_sizes,
+    read_weights,
+)
+from ..errors import CheckpointError, ConfigError, shown
+from .validate_run import find
+
+log = logging.getLogger(__name__)
+
+# Settings that make the embedded host's own tokenizer, which it trains on the text.
+BPE = ("train", "files", "valid_files", "separator", "max_chars", "vocab_size")
+
+
+def teacher_path(config: DictConfig) -> str:
+    """Return `algo.teacher_path`, or the host's `training.finetune_path`; or ''."""
+    training = config.get("training", {})
+    return config.algo.teacher_path or training.get("finetune_path") or ""
+
+
+def find_teacher(config: DictConfig) -> str:
+    """Return where the teacher is: a path that exists, or what may be a name on the Hub.
+
+    Raises ConfigError where none is named, and CheckpointError.
+    """
+    path, algo = teacher_path(config), config.algo
+    if not path:
+        raise ConfigError(
+            f"algo.teacher_path is empty, and algo={algo.name} starts from a trained "
+            "model: name its checkpoint (or set algo.init_from=scratch to distil from "
+            "random weights)."
+        )
+    if not isinstance(path, str):
+        raise ConfigError(
+            f"algo.teacher_path={path} is no path: name one checkpoint, in quotes "
+            "where its name is a number."
+        )
+    found = find(path, "algo.teacher_path") or path
+    check_named(found, f"algo.teacher_path={path}")
+    return found
+
+
+def load_teacher(module) -> str | None:
+    """Load the teacher's weights into the student, and nothing else of its run.
+
+    Return their SHA-256; None for algo.init_from=scratch. Raises ConfigError and
+    CheckpointError for a teacher that is not there or does not fit.
+    """
+    algo, path, sha256 = module.config.algo, module.teacher_path, None
+    if algo.init_from != "scratch":
+        weights, source = read_weights(find_teacher(module.config)), f"algo.teacher_path={path}"
+        check_teacher(module, weights, source)
+        sha256 = sha256_of(weights, algo.init_from)
+        parameters = module.ema_parameters()
+        taken = load_weights(module.backbone, parameters, weights, algo.init_from, source)
+        log.info("Distilling %s (%s).", path, taken)
+    module.reset_fast_forward()
+    if module.ema:
+        # Opening a checkpoint brings its decay and count along; the student's average
+        # starts over, with the decay configured for this run.
+        parameters = (p for _, p in module.ema_parameters())
+        module.ema = type(module.ema)(parameters, decay=module.config.training.ema)
+        module.ema.move_shadow_params_to_device(module.device)
+        # Under bf16-true a step of 1 - decay would vanish; the hosts' own average was
+        # taken before the weights were converted.
+        module.ema.shadow_params = [
+            p.to(torch.promote_types(p.dtype, torch.float32)) for p in module.ema.shadow_params
+        ]
+    return sha256
+
+
+def check_teacher(module, weights: Weights, source: str) -> None:
+    """Refuse a teacher that fits the student by its shapes alone."""
+    config = module.config
+    check_process(weights, source, module.parameterization)
+    check_length(weights, source, config.model.length)
+    check_tokenizer(weights, source, config.data)
+    theirs = model_sizes(weights.config).get("time_conditioning")
+    key, mine = module.model_setting(config, "time_conditioning")
+    if theirs is not None and bool(theirs) != bool(mine):
+        raise CheckpointError(
+            f"{source} was trained with time_conditioning={bool(theirs)}, and this "
+            f"run has {key}={mine}: set {key}={bool(theirs)}."
+        )
+
+
+def check_length(weights: Weights, source: str, length: int) -> None:
+    """Refuse a student longer than its teacher's rows; warn where it is shorter.
+
+    Rotary positions run at any length, but of distances it never saw a teacher
+    predicts nothing worth learning. Raises CheckpointError.
+    """
+    theirs = model_sizes(weights.config).get("model_length")
+    if theirs is None or theirs == length:
+        return
+    differ = f"{source} was trained on rows of {theirs} tokens, and this run has model.length="
+    if length > theirs:
+        raise CheckpointError(
+            f"{differ}{length}: set model.length={theirs}, or train the teacher further "
+            "at that length."
+        )
+    log.warning(
+        "%s%d: a shorter student is not comparable with its teacher at full length.",
+        differ,
+        length,
+    )
+
+
+def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:
+    """Warn where the teacher's tokens may differ: ids fit whatever they stand for."""
+    theirs = weights.config.get("data")
+    if not isinstance(theirs, dict) or not theirs.get("tokenizer_name_or_path"):
+        return
+    own = theirs["tokenizer_name_or_path"] == "bpe"
+    keys = ["tokenizer_name_or_path", *(k for k in BPE if own and k in theirs)]
+    mine = OmegaConf.to_container(data, resolve=True)
+    if differ := next((k for k in keys if mine.get(k) != theirs[k]), None):
+        log.warning(
+            "%s was trained with data.%s=%s, and this run has %s: make sure that both "
+            "tokenize alike, or the same ids are other words to teacher and student.",
+            source,
+            differ,
+            shown(theirs[differ]),
+            mine.get(differ),
+        )
+
+
+def sha256_of(weights: Weights, init_from: str) -> str:
+    """Return the SHA-256 of the weights that `algo.init_from` takes."""
+    average = weights.shadow_params if init_from == "ema" else None
+    if average is None:
+        return identity.sha256(weights.state_dict)
+    return identity.sha256({str(i): p for i, p in enumerate(average)})
+
+
+def check_same_teacher(config: DictConfig, note: Mapping[str, Any], at: str) -> None:
+    """Refuse to go on with another teacher than the one that the run began with.
+
+    note: what the checkpoint `at` notes of the distillation. A teacher that is not on
+    the disk is known by its name: the checkpoint has the student, and nothing is
+    fetched. Raises CheckpointError.
+    """
+    path, was = str(teacher_path(config)), note.get("teacher_path")
+    if config.algo.init_from == "scratch" or was is None:
+        return
+    sha256, found = note.get("teacher_sha256"), find(path, "algo.teacher_path")
+    named = [was, path]
+    if sha256 and found:
+        mine = sha256_of(read_weights(found), config.algo.init_from)
+        named = [f"{was} (SHA-256 {sha256[:12]})", f"{path} (SHA-256 {mine[:12]})"]
+        if mine == sha256:
+            return
+    if not identity.is_same(*named):
+        identity.refuse(at, [("algo.teacher_path", *named)])
