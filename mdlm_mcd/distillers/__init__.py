@@ -1,4 +1,4 @@
-"""Lightning mixins that turn a host's model into a student."""
+"""Lightning mixins that make a student of a host's model."""
 
 from .cd4lm import CD4LM
 from .dcd import DCD

@@ -75,10 +75,10 @@ class Distiller:
         parts = self.distil(round_, x0, valid, condition, noise)
         tokens = valid.sum().clamp(min=1)
         loss = parts.loss / tokens
-        weight = self.global_batch.weight(self, round_, parts, valid, micro)
+        self.global_batch.add(self, round_, parts, valid, micro)
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(round_, parts, loss.detach(), tokens)
-        return loss * weight
+        return loss
 
     def distil(
         self, round_: Round, x0: Tensor, valid: Tensor, condition: Any, noise: StepNoise
@@ -252,6 +252,9 @@ class Distiller:
         super().on_validation_start()
         if self.trainer.state.fn == "fit":
             seed_global(self, "validation")
+
+    def backward(self, loss, *args, **kwargs):
+        super().backward(loss * self.global_batch.weight, *args, **kwargs)
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None

@@ -1,4 +1,4 @@
-"""Checkpoints that no kill can spoil: written aside, kept in twos, read with care."""
+"""Write checkpoints atomically and keep one backup."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAST, PREVIOUS, PART = "last.ckpt", "last.previous.ckpt", ".part"
 
 
 def use_safe_files(strategy) -> None:
-    """Give a Lightning strategy our files; what a user put in himself is left alone."""
+    """Have a Lightning strategy write by `SafeCheckpointIO`, unless the user set another."""
     if type(strategy.checkpoint_io) is not TorchCheckpointIO:
         return
     strategy.checkpoint_io = files = SafeCheckpointIO()
@@ -93,7 +93,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return super().load_checkpoint(self.sound(path), *args, **kwargs)
 
     def sound(self, path: str | Path) -> str | Path:
-        """`path`; in place of a damaged `last.ckpt` the one before it.
+        """Return `path`; in place of a damaged `last.ckpt` the one before it.
 
         Raises CheckpointError where there is none to go on from.
         """
@@ -110,28 +110,28 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return path.exists() and (path in self._sound or damage(path) is None)
 
     def _before(self, path: Path, harm: str) -> Path:
-        said = f"checkpointing.resume_ckpt_path={path} cannot be read: {harm}"
+        why = f"checkpointing.resume_ckpt_path={path} cannot be read: {harm}"
         previous = path.with_name(PREVIOUS)
         if path.name == LAST and previous.exists():
             worse = damage(previous)
             if worse is None:
-                _warn(f"{said}. The run goes on from {previous}, the one before it.")
+                _warn(f"{why}. The run goes on from {previous}, the one before it.")
                 return previous
-            said += f"; nor can {previous}, the one before it: {worse}"
-        raise cannot_resume(said)
+            why += f"; nor can {previous}, the one before it: {worse}"
+        raise cannot_resume(why)
 
 
-def cannot_resume(said: str) -> CheckpointError:
+def cannot_resume(why: str) -> CheckpointError:
     return CheckpointError(
-        f"{said}. Name another checkpoint, or start over with checkpointing.resume_from_ckpt=false."
+        f"{why}. Name another checkpoint, or start over with checkpointing.resume_from_ckpt=false."
     )
 
 
 def _check_plain(path: Path) -> None:
-    """Refuse what is no file of ours: older versions would run what a pickle names."""
+    """Refuse a file with more than tensors and plain values: it could run code."""
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a spoilt file fails in many ways
+    except Exception as error:  # a damaged file fails in many ways
         # Among torch's advice; torch 2.3 says it otherwise.
         named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
         why = f"it names {shown(named[1])}" if named else shown(error, 200)
@@ -145,20 +145,20 @@ _warn = rank_zero_only(log.warning)
 
 
 def write(checkpoint, path: Path) -> None:
-    """`torch.save`, down to the disk. Raises OSError."""
+    """Save with `torch.save` and flush to the disk. Raises OSError."""
     with path.open("wb") as file:
-        held = Recorded(file)
+        recorded = Recorded(file)
         try:
-            torch.save(checkpoint, held)
+            torch.save(checkpoint, recorded)
         except RuntimeError as error:
-            # torch tells of a failed write in its own words, after its own.
-            raise held.error or error from error
+            # torch raises its own error after a failed write.
+            raise recorded.error or error from error
         file.flush()
         os.fsync(file.fileno())
 
 
 class Recorded:
-    """A file for `torch.save` that remembers what the system said."""
+    """A file for `torch.save` that keeps the system's error."""
 
     def __init__(self, file):
         self.file, self.error, self.flush = file, None, file.flush
@@ -172,7 +172,7 @@ class Recorded:
 
 
 def keep(target: Path, previous: Path) -> None:
-    """A second name for `target`, in one move; a copy where links are refused."""
+    """Give `target` a second name, atomically; copy it where links are refused."""
     part = previous.with_name(previous.name + PART)
     try:
         os.link(target, part)
@@ -184,7 +184,7 @@ def keep(target: Path, previous: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Names, too, reach the disk, where the system can be asked for it."""
+    """Flush a folder's names to the disk, where the system offers it."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

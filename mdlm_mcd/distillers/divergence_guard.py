@@ -1,4 +1,4 @@
-"""Stops a run whose loss has left its scale, and says why."""
+"""Stop a run whose loss has left its scale, and name the cause."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LossGuard:
     A step, not a micro-batch: with stratified times the last micro-batch has the
     smallest t, hardly a masked token, and almost only cross-entropy in its loss.
 
-    mode: `stop` raises DivergenceError, `warn` logs once, `off` looks away.
+    mode: `stop` raises DivergenceError, `warn` logs once, `off` checks nothing.
     `running` is the loss's scale, nats per token; it belongs into the checkpoint.
     """
 

@@ -1,4 +1,4 @@
-"""What a strategy of Lightning does to the weights: nothing (DDP), or sharding."""
+"""Tell Lightning strategies that shard the weights (FSDP) from those that do not."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def is_fsdp(strategy) -> bool:
 
 
 def is_sharded(trainer) -> bool:
-    """Whether the student's weights are spread over the processes."""
+    """Return whether the student's weights are spread over the processes."""
     return is_fsdp(trainer.strategy)
 
 
 def check(trainer, config: DictConfig) -> None:
-    """Raises ConfigError for a strategy with which a distillation would go wrong."""
+    """Raise ConfigError for a strategy with which a distillation would go wrong."""
     names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
     for name in REFUSED:
         if name in names:
@@ -43,7 +43,7 @@ def check(trainer, config: DictConfig) -> None:
     if config.strategy.get("state_dict_type", "full") != "full":
         raise ConfigError(
             "strategy.state_dict_type=sharded writes a checkpoint as a folder, part by "
-            "part over the one before it, and a kill in between would spoil both: "
+            "part over the one before it, and a kill in between would damage both: "
             "leave it out; checkpoints are then whole, in one file."
         )
     if config.training.ema:
@@ -60,7 +60,7 @@ def check(trainer, config: DictConfig) -> None:
 
 
 def shard(trainer, module):
-    """`module` sharded by itself, as the trainer's strategy shards its model."""
+    """Shard `module` by itself, as the trainer's strategy shards its model."""
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     strategy = trainer.strategy
@@ -75,7 +75,7 @@ def shard(trainer, module):
 
 
 def total_norm(trainer, norm: torch.Tensor) -> torch.Tensor:
-    """Of a gradient of which each process knows the norm of its shards."""
+    """Return a gradient's norm from the norm of each process's shards."""
     square = norm.square()
     # With FSDP's hybrid strategies a group of processes has all shards.
     torch.distributed.all_reduce(square, group=trainer.strategy.model.process_group)

@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from omegaconf import OmegaConf
 
+from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 
@@ -100,7 +101,9 @@ def distil(model, x0, valid, step):
     for name, value in fakes.items():
         setattr(cls, name, property(lambda self, value=value: value))
     try:
-        return model.distil(model.curriculum.at(step), x0, valid, None, 0)
+        return model.distil(
+            model.curriculum.at(step), x0, valid, None, StepNoise(model, len(x0), 0)
+        )
     finally:
         for name in fakes:
             delattr(cls, name)

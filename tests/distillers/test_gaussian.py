@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 
 from mdlm_mcd import duality
-from mdlm_mcd.distillers import gaussian as uniform
+from mdlm_mcd.distillers import dcd as uniform
 from mdlm_mcd.errors import ConfigError
 
 WIDE = {"gamma_min": -6.0, "gamma_max": 6.0}  # nearly all of (0, 1) for few tokens

@@ -13,7 +13,7 @@ from runs import Watch, fit
 
 from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.distillers import strategies
-from mdlm_mcd.distillers.base import CHECKPOINT_KEY
+from mdlm_mcd.distillers.resume import KEY as CHECKPOINT_KEY
 from mdlm_mcd.distillers.teacher import checksum
 from mdlm_mcd.errors import CheckpointError, ConfigError, TeacherError, UnfinishedError
 from mdlm_mcd.minihost import dataloader

@@ -8,8 +8,8 @@ import torch
 from enumeration import EMPTY, LENGTH, MASK, VOCAB, alpha, chances, exact_law, table
 from hypothesis import given
 from hypothesis import strategies as st
-from mdlm_mcd.distillers.rollout import draw_tokens, rollout
 
+from mdlm_mcd.distillers.sdtt import draw_tokens, rollout
 from mdlm_mcd.head import HiddenStates
 
 MANY = 20_000

@@ -4,7 +4,7 @@ import pytest
 import torch
 from runs import fit
 
-from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.models.dit import DIT
 
 STEPS = (
@@ -34,7 +34,7 @@ def test_students_and_teachers_times(compose, monkeypatch, name, overrides):
         *overrides,
         *(() if name == "dcd" else ("algo.time_conditioning=true",)),
     )
-    cls, forward = minihost.model_class(config), DIT.forward
+    forward = DIT.forward
     monkeypatch.setattr(
         DIT,
         "forward",
@@ -42,21 +42,20 @@ def test_students_and_teachers_times(compose, monkeypatch, name, overrides):
             seen.append(sigma) or forward(self, x, sigma, *args, **kwargs)
         ),
     )
-    times = cls.draw_times
-    monkeypatch.setattr(
-        cls,
-        "draw_times",
-        lambda self, stage, *args: (
-            drawn.append((stage, *times(self, stage, *args))) or drawn[-1][1:]
-        ),
-    )
+    for kind in ("times", "nested_times"):
+        times = getattr(StepNoise, kind)
+        monkeypatch.setattr(
+            StepNoise,
+            kind,
+            lambda self, *delta, times=times: drawn.append(times(self, *delta)) or drawn[-1],
+        )
     model, trainer = fit(config)
     assert trainer.global_step == len(drawn) == 4
     wanted = []
-    for stage, t, s in drawn:
+    for step, (t, s) in enumerate(drawn):
         teacher = [s]
         if name == "sdtt":
-            teacher = [t - stage.delta * k / 3 for k in range(3)]
+            teacher = [t - model.curriculum.at(step).delta * k / 3 for k in range(3)]
         elif "algo.coupling=none" in overrides:
             teacher = [t]
         wanted += [-model.alpha(time).log() for time in (t, *teacher)]

@@ -15,6 +15,7 @@ import torch
 
 from mdlm_mcd import hosts
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
+from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.hosts import stubs
 
 STEP, ROWS = 8, 8  # ROWS is loader.batch_size, for which noise is drawn
@@ -94,8 +95,9 @@ def run(config):
     model.teacher.snapshot(model.backbone, stage.index)
     shake(model.backbone, 0.05)
     model.eval()  # dropout would differ between the two computations
-    x0, valid, condition = model.host_inputs(batch, lambda name: model.draw_uniform(ROWS, 0, name))
-    parts = model.distil(stage, x0, valid, condition, 0)
+    noise = StepNoise(model, ROWS, 0)
+    x0, valid, condition = model.host_inputs(batch, noise.uniform)
+    parts = model.distil(stage, x0, valid, condition, noise)
     loss = parts.loss / valid.sum()
     loss.backward()
     got = [p.grad for p in model.backbone.parameters()]

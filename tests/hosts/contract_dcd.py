@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from mdlm_mcd import hosts
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_times
+from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.duality import duo_transform
 from mdlm_mcd.hosts import stubs
 
@@ -41,7 +42,7 @@ def dcd(config, tokenizer):
     model.teacher.snapshot(model.backbone, stage.index)
     contract.shake(model.backbone, 0.05)
     model.eval()  # dropout would differ between the two computations
-    parts = model.distil(stage, x0, valid, None, 0)
+    parts = model.distil(stage, x0, valid, None, StepNoise(model, ROWS, 0))
     (parts.loss / valid.sum()).backward()
     got = [p.grad for p in model.backbone.parameters()]
     model.zero_grad(set_to_none=True)

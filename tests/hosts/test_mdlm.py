@@ -9,6 +9,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from mdlm_mcd import distillers, hosts, sampling
+from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import specs
 from mdlm_mcd.hosts.specs import MDLM
@@ -71,8 +72,8 @@ def step(cls, config, monkeypatch, batch):
     model = cls(config, dataloader.get_tokenizer(config))
     torch.nn.init.normal_(model.backbone.output_layer.linear.weight, std=0.3)
     model.teacher.snapshot(model.backbone, 0)
-    inputs = model.host_inputs(batch, lambda name: model.draw_uniform(8, 0, name))
-    parts = model.distil(model.curriculum.at(0), *inputs, 0)
+    noise = StepNoise(model, 8, 0)
+    parts = model.distil(model.curriculum.at(0), *model.host_inputs(batch, noise.uniform), noise)
     parts.loss.backward()
     return parts, [p.grad for p in model.backbone.parameters()]
 

@@ -1,4 +1,4 @@
-"""Check what a host's loaders give: some batches, of ids that fit the model."""
+"""Check that a host's loaders give batches, of ids that fit the model."""
 
 from __future__ import annotations
 

@@ -24,20 +24,21 @@ class GlobalBatch(L.Callback):
 
     def __init__(self, guard: LossGuard):
         self.guard = guard
+        self.weight: Tensor | float = 1.0  # of the present micro-batch's loss
         self._sums: Tensor | None = None  # of the step in progress
         self._correction: float | None = None  # known with the last micro-batch
 
-    def weight(self, module, round_: Round, parts: LossOutput, valid: Tensor, micro: int):
-        """Return the factor of a micro-batch's mean loss, after guarding a whole step.
+    def add(self, module, round_: Round, parts: LossOutput, valid: Tensor, micro: int) -> None:
+        """Add a micro-batch to its step; guard the loss of a whole one.
 
         valid: (batch, length), the tokens that count. Raises DivergenceError, in all
         processes or in none.
         """
         trainer, tokens = module.trainer, valid.sum()
         shares = trainer.world_size * trainer.accumulate_grad_batches
-        self._correction = None
+        self.weight, self._correction = 1.0, None
         if self.guard.mode == "off" and shares == 1:
-            return 1.0
+            return
         named = (parts.distil, parts.reveal, parts.distil_rows, parts.reveal_rows, tokens)
         sums = torch.stack([torch.as_tensor(x, device=module.device).float() for x in named])
         self._sums = sums if micro == 0 or self._sums is None else self._sums + sums
@@ -50,7 +51,8 @@ class GlobalBatch(L.Callback):
             step = StepSums(*sums.tolist())
             self.guard.check(round_, module.global_step, step, functools.partial(cause, module))
             self._correction = nominal * shares / max(step.tokens, 1.0)
-        return 1.0 if shares == 1 else tokens.to(parts.loss.dtype) / nominal
+        if shares > 1:
+            self.weight = tokens.to(parts.loss.dtype) / nominal
 
     def on_after_backward(self, trainer, module):
         shares = trainer.world_size * trainer.accumulate_grad_batches

@@ -1,4 +1,4 @@
-"""SIGTERM: save at the next optimizer step and leave, so that the same command goes on.
+"""Save at the next optimizer step after SIGTERM and leave; the same command goes on.
 
 SLURM sends it before it takes a machine back (preemption, the end of the time limit).
 """
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Preemption(L.Callback):
-    """Writes `dirpath/last.ckpt` and ends the process with status 0.
+    """Write `dirpath/last.ckpt` and end the process with status 0.
 
     Lightning, left alone, leaves without saving, and in the middle of an accumulation.
     Its handlers of other signals (SLURM's requeueing) are not touched.
@@ -42,9 +42,8 @@ class Preemption(L.Callback):
     def on_exception(self, *args):
         _running.discard(self)
 
-    # As soon as Lightning's handler is in place: of several processes, one that is told
-    # alone would talk to the others in the middle of what they are talking about. When
-    # a run ends, however it ends, Lightning puts back what it has found before its own.
+    # As soon as Lightning's handler is in place, which would leave in the middle of a
+    # step. When a run ends, Lightning restores the handlers from before its own.
 
     def on_sanity_check_start(self, *args):
         self._listen()
@@ -98,8 +97,8 @@ class Preemption(L.Callback):
 
 _say = rank_zero_only(log.warning)
 
-# Told with the whole group, as torchrun does, a data loader's worker would die, and the
-# step with it. It ends when its process does.
+# torchrun signals the whole group: a data loader's worker would die, and the step with
+# it. The worker ends when its process does.
 _running: set[Preemption] = set()
 
 

@@ -1,4 +1,4 @@
-"""Keeps the student of each round, and says where a run ends before its last."""
+"""Keep the student of each round, and report a run that ends before its last."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..checkpoint_io import LAST, save_last
 
 
 class RoundCheckpoints(L.Callback):
-    """Writes `round-K.ckpt` after the last optimizer step of round K (from 1).
+    """Write `round-K.ckpt` after the last optimizer step of round K (from 1).
 
     A fit that ends without an error before the last round leaves `last.ckpt` and
     raises UnfinishedError. SIGTERM, after which a run goes on, is `Preemption`'s.
@@ -80,7 +80,7 @@ class RoundCheckpoints(L.Callback):
 
 
 def _ended_by(trainer, config: DictConfig) -> tuple[str, str]:
-    """What ended a fit before its last step, and how to go on."""
+    """Return what ended a fit before its last step, and how to go on."""
     loop, stops = trainer.fit_loop, trainer.should_stop
     if any(isinstance(c, Timer) and _is_over(c) for c in trainer.callbacks):
         time = config.get("max_time")  # of a slice: the next one goes on as it is
