@@ -1,4 +1,4 @@
-"""Files that an interruption cannot spoil, and finding those that it did not."""
+"""Write files as a whole, and find the checkpoints that are whole."""
 
 from __future__ import annotations
 
@@ -13,20 +13,28 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint as a file; None for a sound one.
+def damage(path: str | os.PathLike) -> str | None:
+    """Return what is wrong with the archive that is a checkpoint; None if nothing is.
 
-    Every byte is read and its checksum compared, which `torch.load` does not do.
+    Every byte is read and its checksum compared, which `torch.load` does not do. Refused
+    are also TorchScript programs, which torch may run, and archives that may unpack to
+    any size.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            names = {part.filename for part in parts}
+            if any(name.endswith("constants.pkl") for name in names):
+                return "it is a TorchScript program"
+            if len(names) < len(parts) or any(part.compress_type for part in parts):
+                return "torch.save compresses nothing and writes each name once"
             bad = archive.testzip()
     except Exception:  # half a file fails in many ways, none of them of use
         return "it is no whole file"
-    return bad and f"the checksum of {bad} in it is wrong"
+    return bad and f"the checksum of {shown(bad)} in it is wrong"
 
 
 def make_folder(path: Path, flag: str = "--out") -> Path:
