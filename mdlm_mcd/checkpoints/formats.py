@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..errors import CheckpointError, cause, shown
+from ..errors import CheckpointError, shown
 from . import sanitize, unpickling
 
 log = logging.getLogger(__name__)
@@ -58,11 +58,8 @@ def _read_checkpoint(path: str, source: str) -> Weights:
         config = unpickling.plain(entries(content.get("hyper_parameters")).get("config"))
         notes = unpickling.plain(content.get("mdlm_mcd"))
     except Exception as error:  # a damaged file fails in many ways
-        # torch puts several lines of advice before its reason.
-        reason = str(error).partition("WeightsUnpickler error: ")[2]
         raise CheckpointError(
-            f"{source} cannot be read as a PyTorch checkpoint "
-            f"({shown(reason, 200) if reason else cause(error)}): it may "
+            f"{source} cannot be read as a PyTorch checkpoint ({unpickling.reason(error)}): it may "
             "be truncated; use another copy."
         ) from error
     if left_out:

@@ -20,10 +20,11 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from ..errors import cause, shown
 from . import sanitize
 from .files import damage
 
-MOST_NAMES = 1000  # classes in one file; torch takes time quadratic in their number
+MOST_NAMES = 250  # classes in one file; torch takes time quadratic in their number
 
 
 class Inert:
@@ -160,6 +161,14 @@ def load(path: str) -> tuple[Any, set[str]]:
     reader = type("Reader", (_Unpickler,), {"names": set()})
     module = SimpleNamespace(Unpickler=reader, __name__=__name__)
     return torch.load(path, weights_only=False, pickle_module=module, **how), reader.names
+
+
+def reason(error: Exception) -> str:
+    """Return what an exception of `load` says, on one line, without torch's advice."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if str(error).startswith("Weights only load failed") and len(lines) > 2:
+        return shown(lines[-2].strip().removeprefix("WeightsUnpickler error: "), 200)
+    return cause(error)
 
 
 def plain(value: Any) -> Any:
