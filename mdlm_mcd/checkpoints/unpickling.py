@@ -7,6 +7,7 @@ torch does not know: it keeps the state that was pickled and does nothing with i
 
 from __future__ import annotations
 
+import codecs
 import collections
 import os
 import pickle
@@ -77,13 +78,25 @@ _STAND_INS = {
     "numpy.core.multiarray.scalar": _Scalar,
     "numpy._core.multiarray.scalar": _Scalar,
 }
-# Each torch knows some of these itself.
-_BUILTINS = {f"builtins.{c.__name__}": c for c in (set, frozenset, bytes, bytearray, complex)}
+# Every release of torch knows some of these itself.
+_KNOWN = {
+    f"{known.__module__}.{known.__qualname__}": known
+    for known in (
+        set,
+        frozenset,
+        bytes,
+        bytearray,
+        complex,
+        codecs.encode,  # how bytes are pickled
+        collections.Counter,
+        torch.device,
+    )
+} | {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
-def _stand_in(full: str) -> type:
-    if full in _BUILTINS:
-        return _BUILTINS[full]
+def _stand_in(full: str) -> Any:
+    if full in _KNOWN:
+        return _KNOWN[full]
     module, _, name = full.rpartition(".")
     bases = (_STAND_INS.get(full, Inert),)
     # torch finds a safe class by these two attributes.
@@ -106,7 +119,7 @@ def stand_ins(file: str | os.PathLike | IO[bytes]) -> Iterator[set[str]]:
         if len(names) > MOST_NAMES:
             raise pickle.UnpicklingError(f"it names {len(names)} classes")
         torch_own.add_safe_globals([_stand_in(name) for name in names])
-        yield names
+        yield names - _KNOWN.keys()
     finally:
         torch_own.clear_safe_globals()
         torch_own.add_safe_globals(declared)
@@ -122,7 +135,8 @@ class _Unpickler(pickle._Unpickler):
         known = torch._weights_only_unpickler._get_allowed_globals()
         if full in known:
             return known[full]
-        self.names.add(full)
+        if full not in _KNOWN:
+            self.names.add(full)
         return _stand_in(full)
 
     def load_build(self):

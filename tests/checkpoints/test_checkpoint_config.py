@@ -175,12 +175,12 @@ def test_our_configs_call_no_eval():
 
 
 def test_remote_code_is_run_for_hf_dit_alone():
-    said = [
+    found = [
         str(path.relative_to(ROOT / "mdlm_mcd"))
         for path in (ROOT / "mdlm_mcd").rglob("*.py")
         if re.search(r"(?<!\{name!r\}, )trust_remote_code=True", path.read_text("utf-8"))
     ]
-    assert said == ["minihost/backbone.py"]
+    assert found == ["minihost/backbone.py"]
 
 
 def test_a_model_card_escapes_what_the_file_says(content, tmp_path):

@@ -139,8 +139,8 @@ def test_lightning_opens_and_resumes_a_hosts_checkpoint(checkpoint, patched, cap
         trainer(path.parents[1] / "again", 4).fit(resumed, data(), ckpt_path=path)
     assert resumed.steps == 2
     assert torch.equal(resumed.net.weight, whole.net.weight)  # Adam's state, the rate
-    said = [r.getMessage() for r in caplog.records if r.name == loading.__name__]
-    assert len(said) == 1 and str(path) in said[0] and "tokenizer" in said[0]
+    messages = [r.getMessage() for r in caplog.records if r.name == loading.__name__]
+    assert len(messages) == 1 and str(path) in messages[0] and "tokenizer" in messages[0]
     # And what is saved next opens like the first.
     again = path.parents[1] / "again" / "last.ckpt"
     assert Host.load_from_checkpoint(again, config=given, tokenizer=0).tokenizer == 0
@@ -150,10 +150,10 @@ def test_lightning_opens_and_resumes_a_hosts_checkpoint(checkpoint, patched, cap
 def test_checkpoints_of_older_lightnings(checkpoint, patched):
     """Their hyperparameters were an AttributeDict; their spec is migrated."""
     path, half, _ = checkpoint
-    held = torch.load(path)
-    held["hyper_parameters"] = AttributeDict(config=config(), tokenizer=1)
-    held["pytorch-lightning_version"] = "2.0.0"
-    torch.save(held, path)
+    content = torch.load(path)
+    content["hyper_parameters"] = AttributeDict(config=config(), tokenizer=1)
+    content["pytorch-lightning_version"] = "2.0.0"
+    torch.save(content, path)
     read = torch.load(path)["hyper_parameters"]
     assert isinstance(read, dict) and read["tokenizer"] == 1
     model = Host.load_from_checkpoint(path, config=config(), tokenizer=2)
@@ -181,10 +181,10 @@ def test_no_code_is_run_and_plain_values_survive(tmp_path, patched, gone):
     path = tmp_path / "x.ckpt"
     torch.save({**plain, "bomb": Bomb(str(canary)), "old": gone}, path)
     forget()
-    held = torch.load(path)
+    content = torch.load(path)
     assert not canary.exists()
-    assert {name: held[name] for name in plain} == plain
-    assert type(held["double"]) is np.float64 and type(held["int"]) is np.int32
+    assert {name: content[name] for name in plain} == plain
+    assert type(content["double"]) is np.float64 and type(content["int"]) is np.int32
     assert torch.load(path, map_location="cpu", mmap=True)["int"] == -3
     assert torch.load(io.BytesIO(path.read_bytes()))["set"] == {1, 2}
     with path.open("rb") as file:
