@@ -231,16 +231,17 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
     return {**weights.state_dict, ROTARY: own}
 
 
-_SIZES = {
-    "hidden_size": "hidden_dim",
-    "hidden_dim": "hidden_dim",
-    "length": "model_length",
-    "model_length": "model_length",
-    "cond_dim": "cond_dim",
-    "n_blocks": "n_blocks",
-    "n_heads": "n_heads",
-    "dropout": "dropout",
-    "time_conditioning": "time_conditioning",
+_SIZES = {"hidden_size": "hidden_dim", "length": "model_length"} | {
+    name: name
+    for name in (
+        "hidden_dim",
+        "cond_dim",
+        "n_blocks",
+        "n_heads",
+        "model_length",
+        "dropout",
+        "time_conditioning",
+    )
 }
 
 
