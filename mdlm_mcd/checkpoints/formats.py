@@ -84,10 +84,11 @@ def _read_checkpoint(path: str, source: str) -> Weights:
             )
     # A view may repeat one stored number without end; tied weights stand twice.
     asked = sum(t.numel() * t.element_size() for t in [*tensors.values(), *(shadow or ())])
-    if asked > 4 * os.path.getsize(path):
+    stored = os.path.getsize(path)
+    if asked > 4 * stored:
         raise CheckpointError(
-            f"{source} makes {asked} bytes of weights out of a file of "
-            f"{os.path.getsize(path)}: use a copy from a source you trust."
+            f"{source} makes {asked} bytes of weights out of {stored} stored ones: use "
+            "a copy from a source you trust."
         )
     step = content.get("global_step")
     return Weights(

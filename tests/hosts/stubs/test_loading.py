@@ -162,33 +162,20 @@ def test_checkpoints_of_older_lightnings(checkpoint, patched):
 
 @refuses
 def test_no_code_is_run_and_plain_values_survive(tmp_path, patched, gone):
-    canary = tmp_path / "canary"
-    plain = {
-        "set": {1, 2},
-        "frozen": frozenset("ab"),
-        "bytes": b"\x00\xff",
-        "none": b"",
-        "complex": 1j,
-        "counts": collections.OrderedDict(a=1),
-        "size": torch.Size([2]),
-        "double": np.float64(0.1),
-        "int": np.int32(-3),
-        "truth": np.bool_(True),
-        "default": collections.defaultdict(list, a=[1]),
-        "dtype": torch.bfloat16,
-        "device": torch.device("cpu"),
-    }
-    path = tmp_path / "x.ckpt"
+    canary, path = tmp_path / "canary", tmp_path / "x.ckpt"
+    plain = {"set": {1, 2}, "counts": collections.defaultdict(list, a=[1]), "rate": np.float64(0.1)}
     torch.save({**plain, "bomb": Bomb(str(canary)), "old": gone}, path)
     forget()
-    content = torch.load(path)
-    assert not canary.exists()
-    assert {name: content[name] for name in plain} == plain
-    assert type(content["double"]) is np.float64 and type(content["int"]) is np.int32
-    assert torch.load(path, map_location="cpu", mmap=True)["int"] == -3
-    assert torch.load(io.BytesIO(path.read_bytes()))["set"] == {1, 2}
     with path.open("rb") as file:
-        assert torch.load(file)["set"] == {1, 2}
+        for content in (
+            torch.load(path),
+            torch.load(path, map_location="cpu", mmap=True),
+            torch.load(io.BytesIO(path.read_bytes())),
+            torch.load(file),
+        ):
+            assert {name: content[name] for name in plain} == plain
+            assert type(content["rate"]) is np.float64
+    assert not canary.exists()
 
 
 @refuses
