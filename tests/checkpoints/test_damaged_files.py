@@ -22,7 +22,7 @@ from mdlm_mcd.checkpoints import weights
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.models import dit
 
-SECONDS = 20  # of a machine that does much else; a case takes milliseconds
+SECONDS = 20  # of the processor; a case takes milliseconds
 MARKER = "marker"
 CONFIG = {"model": {"hidden_size": 8, "cond_dim": 4, "n_blocks": 1, "n_heads": 1, "dropout": 0.0}}
 
@@ -77,7 +77,7 @@ def is_opened(folder: Path, files: dict[str, bytes]) -> bool:
     for name, data in files.items():
         (folder / name).write_bytes(data)
     path = folder / next(iter(files)) if len(files) == 1 else folder
-    started, model = time.monotonic(), network()
+    started, model = time.process_time(), network()
     try:
         found = weights.read_weights(str(path))
         json.dumps([found.config, found.mdlm_mcd, found.global_step])
@@ -89,7 +89,7 @@ def is_opened(folder: Path, files: dict[str, bytes]) -> bool:
         assert "\n" not in str(refused) and str(refused).isprintable()
         return False
     finally:
-        assert time.monotonic() - started < SECONDS
+        assert time.process_time() - started < SECONDS
         # No file but those, neither there nor in the current folder.
         assert {path.name for path in folder.iterdir()} == set(files)
         assert not os.path.exists(MARKER)
