@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test test-all demo bench bench-quality stress longrun fuzz lint clean
+.PHONY: setup test test-all demo bench bench-quality stress longrun lint clean
 
 setup: $(VENV)/installed
 
@@ -38,10 +38,6 @@ stress: setup
 # Memory, tensors, open files and logs over 2,400 steps: a few minutes.
 longrun: setup
 	$(BIN)/python benchmarks/longrun.py $(ARGS)
-
-# 10,000 spoilt and evil files in 16 minutes of one core: files_from_strangers.md.
-fuzz: setup
-	$(BIN)/python benchmarks/fuzz.py $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

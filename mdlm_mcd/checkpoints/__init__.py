@@ -1,1 +1,1 @@
-"""What checkpoints say of the run that wrote them."""
+"""Open checkpoints safely, compare them, and write files as a whole."""

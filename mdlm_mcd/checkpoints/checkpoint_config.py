@@ -1,15 +1,15 @@
-"""What the config inside a checkpoint may decide: sizes, a schedule, a tokenizer.
+"""Read the config inside a checkpoint, as far as it may decide anything.
 
-A checkpoint may come from a stranger. Its config names no code to run, no folder to
-write to and no variable of the environment, and a size is believed only where the
-tensors beside it are as large.
+A checkpoint may come from anybody. Its config names no code to run, no folder to write
+to and no variable of the environment, and a size counts only where the tensors beside
+it are as large.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError, cause, shown
+from ..errors import CheckpointError, border, shown
 from ..models import dit
 from .weights import MOST
 
@@ -40,7 +40,7 @@ _DATA = {
 
 
 def literal(value: Any) -> DictConfig:
-    """A config out of plain containers, in which `${...}` is text and no resolver."""
+    """Return a config of plain containers, in which `${...}` is text and no resolver."""
 
     def escaped(value):
         if isinstance(value, dict):
@@ -53,12 +53,13 @@ def literal(value: Any) -> DictConfig:
 
 
 def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a config; an empty one where there is none."""
     found = config.get(name)
     return found if isinstance(found, dict) else {}
 
 
 def data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Its `data` section, as far as it is one; the cache is the user's own."""
+    """Return the usable part of a config's `data` section, with a cache of the user's own."""
     found = {
         key: value
         for key, value in section(config, "data").items()
@@ -70,7 +71,7 @@ def data(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cache_of(folder: Any) -> str:
-    """The folder that a checkpoint names, where it is a cache of ours already."""
+    """Return the folder that a checkpoint names if it is a cache already, else CACHE."""
     if isinstance(folder, str) and "\0" not in folder:
         path = Path(os.path.expanduser(folder))
         if any(any(path.glob(f"{kind}-*.json")) for kind in ("bpe", "stdlib")):
@@ -78,26 +79,20 @@ def cache_of(folder: Any) -> str:
     return CACHE
 
 
-@contextmanager
-def used(source: str):
-    """Turns what a config that makes no sense does to the embedded host into a word.
+def used(source: str) -> AbstractContextManager[None]:
+    """Raise CheckpointError for what a config without sense does to the embedded host.
 
-    Raises CheckpointError; lets this package's own errors pass, and ConfigErrors, which
-    say what is wrong themselves.
+    This package's own errors pass.
     """
-    try:
-        yield
-    except (CheckpointError, ConfigError):
-        raise
-    except Exception as error:  # each missing or odd setting fails in its own way
-        raise CheckpointError(
-            f"{source} holds a config that cannot be used ({cause(error)}): use another "
-            "copy, or one that the embedded host or `mdlm-mcd export` wrote."
-        ) from error
+    return border(
+        f"{source} holds a config that cannot be used",
+        "use another copy, or one that the embedded host or `mdlm-mcd export` wrote",
+        CheckpointError,
+    )
 
 
 def check_sizes(sizes: Mapping[str, Any], source: str) -> None:
-    """Raises CheckpointError for sizes of which no DiT can be made."""
+    """Raise CheckpointError for sizes of which no DiT can be made."""
     for name in ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length"):
         if type(sizes[name]) is not int or not 0 < sizes[name] <= MOST:
             raise CheckpointError(
@@ -113,12 +108,16 @@ def check_sizes(sizes: Mapping[str, Any], source: str) -> None:
 
 
 def check_room(
-    model: Mapping[str, Any], vocab_size: int, causal: bool, tensors: Mapping[str, Any], source: str
+    model: Mapping[str, Any],
+    vocab_size: int,
+    causal: bool,
+    tensors: Mapping[str, Tensor],
+    source: str,
 ) -> None:
-    """Raises CheckpointError where a model would be larger than the file's tensors.
+    """Raise CheckpointError where a model would be larger than the file's tensors.
 
-    Before anything is allocated: one block of it is made without memory. model: the
-    host's `model` section.
+    model: the host's `model` section. One block is made, on the meta device, so that
+    nothing is allocated.
     """
     with torch.device("meta"):
         small = dit.DIT(
@@ -127,9 +126,9 @@ def check_room(
     block = sum(p.numel() for p in small.blocks.parameters())
     asked = sum(p.numel() for p in small.parameters())
     asked += (model["n_blocks"] - 1) * block
-    held = sum(t.numel() for t in tensors.values() if isinstance(t, Tensor))
-    if asked > held:
+    found = sum(t.numel() for t in tensors.values())
+    if asked > found:
         raise CheckpointError(
-            f"{source} describes a model of {asked} parameters and holds {held}: it is "
+            f"{source} describes a model of {asked} parameters and holds {found}: it is "
             "no whole model of that kind; use another copy."
         )

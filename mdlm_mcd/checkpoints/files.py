@@ -1,4 +1,4 @@
-"""Files that an interruption cannot spoil, and finding those that it did not."""
+"""Write files as a whole, and find the checkpoints that are whole."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint as a file; None for a sound one.
+def damage(path: str | os.PathLike) -> str | None:
+    """Return what is wrong with the archive that is a checkpoint; None if nothing is.
 
-    Every byte is read and its checksum compared, which `torch.load` does not do.
+    Every byte is read and its checksum compared, which `torch.load` does not do. Refused
+    are also TorchScript programs, which torch may run, and archives that may unpack to
+    any size.
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            names = {part.filename for part in parts}
+            if any(name.endswith("constants.pkl") for name in names):
+                return "it is a TorchScript program"
+            if len(names) < len(parts) or any(part.compress_type for part in parts):
+                return "torch.save compresses nothing and writes each name once"
             bad = archive.testzip()
     except Exception:  # half a file fails in many ways, none of them of use
         return "it is no whole file"
-    return bad and f"the checksum of {bad} in it is wrong"
+    return bad and f"the checksum of {shown(bad)} in it is wrong"
 
 
 def make_folder(path: Path, flag: str = "--out") -> Path:
-    """The folder that a command's flag names, made where it is not there.
+    """Make the folder that a command's flag names, and return its absolute path.
 
     Raises ConfigError for a file, and where it cannot be made.
     """
@@ -46,10 +54,7 @@ def make_folder(path: Path, flag: str = "--out") -> Path:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """The readable checkpoint of the highest step, and that step (None, 0 without).
-
-    An interruption may cut a file short; such a one is passed over.
-    """
+    """Return the whole checkpoint of the highest step, and that step; else (None, 0)."""
     best, most = None, 0
     for path in sorted(folder.glob("*.ckpt")):
         if damage(path):
@@ -65,9 +70,10 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
 
 
 def check_writable(setting: str, folder: Path | str) -> None:
-    """Make the folder. Raises ConfigError where no file can be written into it.
+    """Make a folder, and refuse one into which no file can be written.
 
-    setting: what named it, as in `--out x/y.jsonl`. A URL is left to Lightning.
+    setting: what named it, as in `--out x/y.jsonl`. A URL is left to Lightning. Raises
+    ConfigError.
     """
     if "://" in str(folder):
         return
@@ -116,7 +122,7 @@ FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)
 
 
 def disk_full(error: OSError) -> ConfigError:
-    """The sentence for a write that the disk refused, with an errno of FULL."""
+    """Return the error for a write that the disk refused, with an errno of FULL."""
     where = f" to {error.filename}" if error.filename else ""
     return ConfigError(
         f"The disk takes no more{where} ({error.strerror}): free some space or name "
@@ -126,7 +132,7 @@ def disk_full(error: OSError) -> ConfigError:
 
 
 def sha256(path: Path) -> str:
-    """Of the file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(1 << 20):
@@ -135,7 +141,7 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path, default):
-    """What `path` holds; `default` when it is missing or was cut short."""
+    """Return what a JSON file contains; `default` when it is missing or was cut short."""
     try:
         return json.loads(path.read_text("utf-8-sig"))
     except (FileNotFoundError, ValueError, RecursionError):
@@ -158,7 +164,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def expanded(path: str | os.PathLike, key: str) -> str:
-    """`path` with a leading `~` replaced by the home folder.
+    """Return `path` with a leading `~` replaced by the home folder.
 
     key: the setting that names it, for the message. Raises ConfigError where no such
     folder is known: as it stands, the path would be a folder called `~` here.

@@ -1,16 +1,18 @@
-"""One file of weights: a PyTorch checkpoint or safetensors, of any host."""
+"""Read one file of weights: a PyTorch checkpoint or safetensors, of any host."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..errors import CheckpointError, cause, shown
+from ..errors import CheckpointError, shown
 from . import sanitize, unpickling
 
 log = logging.getLogger(__name__)
@@ -20,8 +22,8 @@ class Weights(NamedTuple):
     """One backbone's tensors and what their source says about them.
 
     state_dict: names as in the backbone, without a prefix. shadow_params: an EMA's
-    list in the order of the backbone's parameters; None where a source keeps none.
-    is_final: the source holds one set of weights by its nature (safetensors, bare
+    list in the order of the backbone's parameters; None where a source has none.
+    is_final: the source has one set of weights by its nature (safetensors, bare
     tensors), so `ema` asks no more of it. config: plain containers, empty when
     there are none; mdlm_mcd: what this package noted of the distillation.
     """
@@ -34,10 +36,15 @@ class Weights(NamedTuple):
     mdlm_mcd: Mapping[str, Any] = {}
 
 
-def read_file(path: str, source: str) -> Weights:
-    """The weights in the file `path`, which messages call `source`.
+def entries(value: Any) -> dict[Any, Any]:
+    """Return a copy of a dict, without the attributes a file gave it; else an empty one."""
+    return dict(dict.items(value)) if isinstance(value, dict) else {}
 
-    Raises CheckpointError when it cannot be read or holds no weights.
+
+def read_file(path: str, source: str) -> Weights:
+    """Read the weights in the file `path`, which messages call `source`.
+
+    Raises CheckpointError when it cannot be read or has no weights.
     """
     if path.endswith(".safetensors"):
         return _read_safetensors(path, source)
@@ -46,62 +53,59 @@ def read_file(path: str, source: str) -> Weights:
 
 def _read_checkpoint(path: str, source: str) -> Weights:
     try:
-        held, foreign = unpickling.load(path)
-        held = held if isinstance(held, dict) else {}
-        hyper = held.get("hyper_parameters")
-        config = hyper.get("config") if isinstance(hyper, dict) else None
-        config, noted = unpickling.plain(config), unpickling.plain(held.get("mdlm_mcd"))
-    except Exception as error:  # a spoilt file fails in many ways
+        content, left_out = unpickling.load(path)
+        content = entries(content)
+        config = unpickling.plain(entries(content.get("hyper_parameters")).get("config"))
+        notes = unpickling.plain(content.get("mdlm_mcd"))
+    except Exception as error:  # a damaged file fails in many ways
         raise CheckpointError(
-            f"{source} cannot be read as a PyTorch checkpoint ({cause(error)}): it may "
+            f"{source} cannot be read as a PyTorch checkpoint ({unpickling.reason(error)}): it may "
             "be truncated; use another copy."
         ) from error
-    if foreign:
-        log.info("Skipped in %s what is not weights: %s.", path, first(foreign, 20))
-    bare = "state_dict" not in held
-    named = held if bare else held["state_dict"]
-    if not isinstance(named, dict) or not any(_is_named(*kv) for kv in named.items()):
-        kind = getattr(named, "kind", type(named).__name__)  # a placeholder's own
+    if left_out:
+        log.info("Skipped in %s what is not weights: %s.", path, first(left_out, 20))
+    bare = "state_dict" not in content
+    named = content if bare else entries(content["state_dict"])
+    tensors = {
+        k: t for k, v in named.items() if isinstance(k, str) and (t := _tensor(v)) is not None
+    }
+    if not tensors:
         raise CheckpointError(
-            f"{source} holds no `state_dict` (a {shown(kind)} without tensors): it "
+            f"{source} holds no `state_dict` with tensors: it "
             "must be a checkpoint that Lightning wrote while one of the hosts trained, "
             "or a file of tensors by name."
         )
-    _check_shared(list(filter(_is_tensor, named.values())), source)
-    average, step = held.get("ema"), held.get("global_step")
-    shadow = average.get("shadow_params") if isinstance(average, dict) else None
-    if not isinstance(shadow, (list, tuple, type(None))) or not all(map(_is_tensor, shadow or ())):
+    shadow = entries(content.get("ema")).get("shadow_params")
+    if shadow is not None:
+        shadow = [_tensor(v) for v in shadow] if isinstance(shadow, (list, tuple)) else [None]
+        if any(tensor is None for tensor in shadow):
+            raise CheckpointError(
+                f"{source} holds an EMA that is no list of tensors: use another copy."
+            )
+    # A view may repeat one stored number without end; tied weights stand twice.
+    asked = sum(t.numel() * t.element_size() for t in [*tensors.values(), *(shadow or ())])
+    stored = os.path.getsize(path)
+    if asked > 4 * stored:
         raise CheckpointError(
-            f"{source} holds an EMA that is no list of tensors: use another copy."
+            f"{source} makes {asked} bytes of weights out of {stored} stored ones: use "
+            "a copy from a source you trust."
         )
+    step = content.get("global_step")
     return Weights(
-        _backbone(named, path, source),
+        _backbone(tensors, named.keys() - tensors.keys(), path, source),
         shadow,
         step if type(step) is int and 0 <= step < 2**63 else None,
         is_final=bare,
         config=config if isinstance(config, dict) else {},
-        mdlm_mcd=noted if isinstance(noted, dict) else {},
+        mdlm_mcd=notes if isinstance(notes, dict) else {},
     )
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
-
-
-def _is_named(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and _is_tensor(value)
-
-
-def _check_shared(tensors: list[Tensor], source: str) -> None:
-    """Refuse few stored numbers that stand for many: loading would multiply them."""
-    stored = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
-    held = sum(storage.nbytes() for storage in stored.values())
-    asked = sum(t.numel() * t.element_size() for t in tensors)
-    if asked > 4 * held:  # tied weights stand twice
-        raise CheckpointError(
-            f"{source} makes {asked} bytes of weights out of {held} stored ones: use "
-            "a copy from a source you trust."
-        )
+def _tensor(value: Any) -> Tensor | None:
+    """Return an ordinary tensor without the attributes a file gave it; else None."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        return None
+    return Tensor.detach(value) if value.device.type == "cpu" else None
 
 
 def _read_safetensors(path: str, source: str) -> Weights:
@@ -110,7 +114,7 @@ def _read_safetensors(path: str, source: str) -> Weights:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            said = file.metadata() or {}
+            metadata = file.metadata() or {}
     except Exception as error:  # SafetensorError, and torch's for a type it lacks
         raise CheckpointError(
             f"{source} cannot be read as safetensors ({shown(error, 200)}): it may be "
@@ -119,15 +123,15 @@ def _read_safetensors(path: str, source: str) -> Weights:
     if not tensors:
         raise CheckpointError(f"{source} holds no tensors: use another file.")
     try:
-        noted = sanitize.loads(said.get("mdlm_mcd", "{}"))
+        notes = sanitize.loads(metadata.get("mdlm_mcd", "{}"))
     except ValueError:
-        noted = {}
-    step = said.get("global_step", "")
+        notes = {}
+    step = metadata.get("global_step", "")
     return Weights(
-        _backbone(tensors, path, source),
+        _backbone(tensors, (), path, source),
         global_step=int(step) if re.fullmatch("[0-9]{1,18}", step) else None,
         is_final=True,
-        mdlm_mcd=noted if isinstance(noted, dict) else {},
+        mdlm_mcd=notes if isinstance(notes, dict) else {},
     )
 
 
@@ -165,20 +169,22 @@ def unwrap(checkpoint: dict[str, Any], module: nn.Module) -> None:
 
     Under FSDP it has done so before, and there is nothing left.
     """
-    held = checkpoint.get("state_dict")
-    if isinstance(held, dict):
-        found = unwrapped(held, "The checkpoint", module.state_dict())
-        if found.keys() != held.keys():
+    named = checkpoint.get("state_dict")
+    if isinstance(named, dict):
+        found = unwrapped(named, "The checkpoint", module.state_dict())
+        if found.keys() != named.keys():
             checkpoint["state_dict"] = found
 
 
-def _backbone(named: dict[str, Any], path: str, source: str) -> dict[str, Tensor]:
-    """The backbone's entries under its own names; the log says what else there was.
+def _backbone(
+    tensors: dict[str, Tensor], others: Iterable[Any], path: str, source: str
+) -> dict[str, Tensor]:
+    """Return the backbone's tensors under its own names; the log names what else there was.
 
     `backbone.` may stand twice (SDTT from a Hugging Face model) or not at all.
     """
-    own = unwrapped({k: v for k, v in named.items() if _is_named(k, v)}, source)
-    skipped = {str(k) for k, v in named.items() if not _is_named(k, v)}
+    own = unwrapped(tensors, source)
+    skipped = {name if isinstance(name, str) else type(name).__name__ for name in others}
     for _ in range(2):
         if not any(k.startswith("backbone.") for k in own):
             break
@@ -190,7 +196,7 @@ def _backbone(named: dict[str, Any], path: str, source: str) -> dict[str, Tensor
 
 
 def first(names: Iterable[str], most: int = 3) -> str:
-    """The first few names in order, as text for a message, and how many more."""
+    """Return the first few names in order, as text for a message, and how many more."""
     names = [shown(name) for name in sorted(names)]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import errors
 from ..errors import CheckpointError
 from . import sanitize
+from .checkpoint_config import section
 
 # Every setting of these sections changes the result, but for FREE.
 SECTIONS = ("algo", "model", "data", "noise", "optim", "lr_scheduler", "training")
@@ -68,7 +69,7 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
 def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the config inside a checkpoint; empty where there is none."""
     try:
-        return sanitize.copy(_section(_section(checkpoint, "hyper_parameters"), "config"))
+        return sanitize.copy(section(section(checkpoint, "hyper_parameters"), "config"))
     except ValueError:  # nested beyond reason
         return {}
 
@@ -115,22 +116,15 @@ def differences(
     ]
 
 
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = config.get(name)
-    return found if isinstance(found, Mapping) else {}
-
-
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name in SECTIONS:
-        yield from _flat(name, _section(config, name))
+        yield from _flat(name, section(config, name))
     for key in SINGLE:
-        *sections, last = key.split(".")
-        found = config
-        for name in sections:
-            found = _section(found, name)
+        name, _, last = key.rpartition(".")
+        found = section(config, name) if name else config
         if last in found:
             yield key, found[last]
-    if trainer := _section(config, "trainer"):
+    if trainer := section(config, "trainer"):
         for name, default in TRAINER.items():
             value = trainer.get(name)
             value = default if value is None else value

@@ -1,4 +1,4 @@
-"""Weights of masked diffusion models, from wherever they are kept.
+"""Read the weights of masked diffusion models, and fill a model with them.
 
 A Lightning checkpoint of MDLM, Duo or SDTT, a bare file of tensors, a
 `.safetensors` file, a Hugging Face folder or the name of one on the Hub: all end as
@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..errors import CheckpointError, cause, shown
+from ..errors import CheckpointError, border, shown
 from . import sanitize
 from .files import check_hub_cache, expanded
 from .formats import Weights, first, read_file
@@ -39,25 +39,24 @@ MOST = 1 << 24  # a length, a width or a number of blocks beyond it is a mistake
 
 
 def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
-    """The weights that `path` names: a file, a folder, or `org/name[@revision]`.
+    """Read the weights that `path` names: a file, a folder, or `org/name[@revision]`.
 
-    What is there on the disk goes before the Hub. key: the setting that named it,
-    for messages. Raises CheckpointError, a sentence, when it is missing, cannot be
-    read, or holds no weights. Says in the log what was skipped.
+    A path that exists goes before the Hub. key: the setting that named it, for
+    messages. Raises CheckpointError when it is missing, cannot be read, or has no
+    weights. The log says what was skipped.
     """
     source = f"{key}={path}"
     path = expanded(path, key)
-    if os.path.isdir(path):
-        return _read_folder(path, source)
     if os.path.isfile(path):
         return read_file(path, source)
-    check_named(path, source)
-    hub = HUB_ID.fullmatch(path)
-    return _read_folder(_download(hub["repo"], hub["revision"], source), source)
+    if not os.path.isdir(path):
+        check_named(path, source)
+        path = _download(path, source)
+    return _read_folder(path, source)
 
 
 def check_named(path: str, source: str) -> None:
-    """Raises CheckpointError unless path is a file, a folder, or may be on the Hub."""
+    """Raise CheckpointError unless path is a file, a folder, or may be on the Hub."""
     if os.path.isdir(path) or os.path.isfile(path):
         return
     if HUB_ID.fullmatch(path) is None or _FILE.fullmatch(path):
@@ -67,35 +66,31 @@ def check_named(path: str, source: str) -> None:
         )
 
 
-def _download(repo: str, revision: str | None, source: str) -> str:
-    """A local folder with the weights and the config of a Hub model, no code."""
+def _download(name: str, source: str) -> str:
+    """Return a local folder with the weights and the config of a Hub model, no code."""
     import huggingface_hub
 
-    check_hub_cache(repo)
-    tries = (
-        ["model.safetensors", "model-*.safetensors", TABLES[0]],
-        ["pytorch_model.bin", "pytorch_model-*.bin", TABLES[1]],
-    )
-    try:
-        for patterns in tries:
+    found = HUB_ID.fullmatch(name)
+    check_hub_cache(found["repo"])
+    for patterns in (
+        ["model.safetensors", "model-*.safetensors", TABLES[0], CONFIG],
+        ["pytorch_model.bin", "pytorch_model-*.bin", TABLES[1], CONFIG],
+    ):
+        with border(
+            f"{source} is neither on this disk nor could it be fetched from the Hugging Face Hub",
+            "check the name and the network, or name a local copy",
+            CheckpointError,
+        ):
             folder = huggingface_hub.snapshot_download(
-                repo, revision=revision, allow_patterns=[*patterns, CONFIG]
+                found["repo"], revision=found["revision"], allow_patterns=patterns
             )
-            if _weight_files(folder, source):
-                break
-    except CheckpointError:
-        raise
-    except Exception as error:  # network, cache and Hub fail in many ways
-        raise CheckpointError(
-            f"{source} is neither on this disk nor could it be fetched from the "
-            f"Hugging Face Hub ({cause(error)}): check the name and the network, or "
-            "name a local copy."
-        ) from error
+        if _weight_files(folder, source):
+            break
     return folder
 
 
 def _weight_files(folder: str, source: str) -> list[str]:
-    """The files that make up a folder's weights, by its table if it has one."""
+    """Return the files that make up a folder's weights, by its table if it has one."""
     for name in TABLES:
         table = _json(os.path.join(folder, name), source).get("weight_map")
         if not table:
@@ -111,9 +106,9 @@ def _weight_files(folder: str, source: str) -> list[str]:
 
 
 def _json(path: str, source: str) -> dict[str, Any]:
-    """The object in a JSON file; empty when there is no file."""
+    """Return the object in a JSON file; an empty one when there is no file."""
     try:
-        held = sanitize.read_json(path)
+        found = sanitize.read_json(path)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
@@ -121,7 +116,7 @@ def _json(path: str, source: str) -> dict[str, Any]:
             f"{source} has a {os.path.basename(path)} that is no JSON "
             f"({shown(error, 200)}): use another copy."
         ) from error
-    return held if isinstance(held, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read_folder(folder: str, source: str) -> Weights:
@@ -142,11 +137,11 @@ def _read_folder(folder: str, source: str) -> Weights:
         parts.append(read_file(path, source))
         tensors |= parts[-1].state_dict
     config = _json(os.path.join(folder, CONFIG), source)
-    noted = config.get("mdlm_mcd")
+    notes = config.get("mdlm_mcd")
     return parts[0]._replace(
         state_dict=tensors,
         config=config or parts[0].config,
-        mdlm_mcd=noted if isinstance(noted, dict) else parts[0].mdlm_mcd,
+        mdlm_mcd=notes if isinstance(notes, dict) else parts[0].mdlm_mcd,
     )
 
 
@@ -158,19 +153,19 @@ UNIFORM = ("duo", "udlm")  # model_type of released folders
 
 
 def check_process(weights: Weights, source: str, wanted: str = "subs") -> None:
-    """Raises CheckpointError where a config beside the weights says another model.
+    """Raise CheckpointError where a config beside the weights says another model.
 
     wanted: the parameterization that is needed, one of PROCESSES.
     """
     algo = weights.config.get("algo")
     algo = algo if isinstance(algo, dict) else {}
     # MDLM's key, and Duo's; in SDTT's config it is a section.
-    said = weights.config.get("parameterization", algo.get("parameterization"))
+    found = weights.config.get("parameterization", algo.get("parameterization"))
     if str(weights.config.get("model_type")).lower() in UNIFORM:
-        said = "mean"
-    if isinstance(said, str) and said != wanted:
+        found = "mean"
+    if isinstance(found, str) and found != wanted:
         raise CheckpointError(
-            f"{source} was trained under parameterization={shown(said)}, and "
+            f"{source} was trained under parameterization={shown(found)}, and "
             f"{PROCESSES[wanted]} ({wanted}) is needed: name another checkpoint."
         )
 
@@ -183,52 +178,46 @@ def load_weights(
     source: str,
     key: str = "algo.init_from",
 ) -> str:
-    """Fill `module` strictly with the `ema` or `raw` weights; answers what it took.
+    """Fill `module` strictly with the `ema` or `raw` weights; return which it took.
 
     parameters: (name, parameter) in the order of the EMA, which may cover more than
-    `module`. A source of one set of weights answers `ema` with that set; a training
+    `module`. For `ema`, a source of one set of weights gives that set; a training
     checkpoint without an EMA is refused. Raises CheckpointError for what does not
     fit; key is the setting that chose, for messages.
     """
     # A Hugging Face wrapper (`algo.backbone=hf_dit`) keeps the network inside.
     module = getattr(module, "backbone", module)
     load_strictly(module, _with_rotary(module, weights, source), source)
-    step = weights.global_step
-    of_step = "" if step is None else f" of step {step}"
     if weights.is_final:
         if which == "ema":
             log.info("%s holds one set of weights, with no EMA beside it.", source)
-        _check_finite(module, source)
-        return "the only weights" + of_step
-    if which == "ema":
+        which = "the only"
+    elif which == "ema":
         if weights.shadow_params is None:
             raise CheckpointError(
                 f"{source} holds no EMA: set {key}=raw to start from its raw weights."
             )
         load_average(parameters, weights.shadow_params, source, f"{key}=raw")
-    _check_finite(module, source)
-    return f"{which} weights" + of_step
-
-
-def _check_finite(module: nn.Module, source: str) -> None:
     if not all(bool(p.isfinite().all()) for p in module.parameters()):
         raise CheckpointError(
             f"{source} holds weights that are not finite: its training diverged; use "
             "an earlier checkpoint of it."
         )
+    step = weights.global_step
+    return f"{which} weights" + ("" if step is None else f" of step {step}")
 
 
 def _with_rotary(module: nn.Module, weights: Weights, source: str):
-    """The rotary frequencies, which some files leave out, are the model's own.
+    """Return the weights with the model's own rotary frequencies where the file's lack.
 
-    They follow from the number of heads, and only they show it in the weights; so
-    a config beside them has the say. Those of a file cast to half precision are
+    Some files leave them out. They follow from the number of heads, which nothing else
+    in the weights shows, so a config beside them decides. In half precision they are
     rounded: a radian off at position 1,000.
     """
-    own, held = module.state_dict().get(ROTARY), weights.state_dict.get(ROTARY)
-    if held is not None and own is not None and held.dtype.itemsize < 4:
-        return weights.state_dict | ({ROTARY: own} if held.shape == own.shape else {})
-    if own is None or held is not None:
+    own, given = module.state_dict().get(ROTARY), weights.state_dict.get(ROTARY)
+    if given is not None and own is not None and given.dtype.itemsize < 4:
+        return weights.state_dict | ({ROTARY: own} if given.shape == own.shape else {})
+    if own is None or given is not None:
         return weights.state_dict
     sizes = model_sizes(weights.config)
     if {"n_heads", "hidden_dim"} <= sizes.keys():
@@ -242,70 +231,68 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
     return {**weights.state_dict, ROTARY: own}
 
 
-_SIZES = {
-    "hidden_size": "hidden_dim",
-    "hidden_dim": "hidden_dim",
-    "length": "model_length",
-    "model_length": "model_length",
-    "cond_dim": "cond_dim",
-    "n_blocks": "n_blocks",
-    "n_heads": "n_heads",
-    "dropout": "dropout",
-    "time_conditioning": "time_conditioning",
+_SIZES = {"hidden_size": "hidden_dim", "length": "model_length"} | {
+    name: name
+    for name in (
+        "hidden_dim",
+        "cond_dim",
+        "n_blocks",
+        "n_heads",
+        "model_length",
+        "dropout",
+        "time_conditioning",
+    )
 }
 
 
 def model_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a host's config or a config.json says of the model, in MDLMConfig's words.
+    """Return what a host's config or a config.json says of the model, in MDLMConfig's words.
 
     Keys among hidden_dim, cond_dim, n_blocks, n_heads, model_length, dropout and
-    time_conditioning; those that are missing or cannot be are left out.
+    time_conditioning; those that are missing or of no use are left out.
     """
     found = {}
     for part in (config, config.get("model"), config.get("algo")):
         for name, value in (part if isinstance(part, dict) else {}).items():
-            if name in _SIZES and _can_be(_SIZES[name], value):
+            if name == "time_conditioning":
+                usable = isinstance(value, (bool, int))
+            elif name == "dropout":
+                usable = isinstance(value, (int, float)) and 0 <= value < 1
+            else:
+                usable = type(value) is int and 0 < value <= MOST
+            if name in _SIZES and usable:
                 found[_SIZES[name]] = value
     return found
 
 
-def _can_be(name: str, value: Any) -> bool:
-    """Whether a model of any use may have that size."""
-    if name == "time_conditioning":
-        return isinstance(value, (bool, int))
-    if name == "dropout":
-        return isinstance(value, (int, float)) and 0 <= value < 1
-    return type(value) is int and 0 < value <= MOST
-
-
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """`load_state_dict` where every key and every shape must fit.
+    """Apply `load_state_dict` where every key and every shape must fit.
 
     Raises CheckpointError naming the first keys that do not.
     """
-    if said := misfit(module.state_dict(), weights):
+    if difference := misfit(module.state_dict(), weights):
         raise CheckpointError(
-            f"{source} does not fit this model: {said}. Train with the teacher's own "
+            f"{source} does not fit this model: {difference}. Train with the teacher's own "
             "`model`, `data` (vocabulary) and `algo` settings."
         )
     module.load_state_dict(weights)
 
 
-def misfit(own: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> str:
-    """The first names and shapes of `held` that are not a model's own; or nothing."""
-    said = []
-    if missing := own.keys() - held.keys():
-        said.append(f"it lacks {first(missing)}")
-    if surplus := held.keys() - own.keys():
-        said.append(f"it has no place for {first(surplus)}")
+def misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Return the first names and shapes of `given` that are not a model's own, as text."""
+    found = []
+    if missing := own.keys() - given.keys():
+        found.append(f"it lacks {first(missing)}")
+    if surplus := given.keys() - own.keys():
+        found.append(f"it has no place for {first(surplus)}")
     shapes = [
-        f"{name} {tuple(held[name].shape)} instead of {tuple(tensor.shape)}"
+        f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
         for name, tensor in own.items()
-        if name in held and held[name].shape != tensor.shape
+        if name in given and given[name].shape != tensor.shape
     ]
     if shapes:
-        said.append(f"shapes differ: {first(shapes)}")
-    return "; ".join(said)
+        found.append(f"shapes differ: {first(shapes)}")
+    return "; ".join(found)
 
 
 @torch.no_grad()

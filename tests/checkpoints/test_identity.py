@@ -98,12 +98,12 @@ OTHER = {
 def test_what_changes_the_result(key):
     ((found, was, now),) = identity.differences(CONFIG, changed(key, OTHER[key]))
     assert found == key and was != now
-    held = {"hyper_parameters": {"config": CONFIG}}
+    content = {"hyper_parameters": {"config": CONFIG}}
     with pytest.raises(CheckpointError) as error:
-        identity.check(held, changed(key, OTHER[key]), "x.ckpt")
-    said = str(error.value)
+        identity.check(content, changed(key, OTHER[key]), "x.ckpt")
+    message = str(error.value)
     for words in (f" with {key}=", f"this one has {key}=", "hydra.run.dir"):
-        assert words in said
+        assert words in message
     assert not identity.differences(CONFIG, changed(key, OTHER[key]), free={key})
 
 
@@ -159,13 +159,13 @@ def test_the_first_few_are_named():
     mine["seed"] = 9
     with pytest.raises(CheckpointError) as error:
         identity.check({"hyper_parameters": {"config": CONFIG}}, mine, "x.ckpt")
-    said = str(error.value)
-    assert "algo.loss=hybrid, algo.u_law=iid, algo.delta0=1/512, algo.tau0=0.96" in said
-    assert "algo.tau0=1 (1 more differ" in said
+    message = str(error.value)
+    assert "algo.loss=hybrid, algo.u_law=iid, algo.delta0=1/512, algo.tau0=0.96" in message
+    assert "algo.tau0=1 (1 more differ" in message
 
 
 @pytest.mark.parametrize(
-    "held",
+    "content",
     [
         {},
         {"hyper_parameters": 3},
@@ -174,10 +174,10 @@ def test_the_first_few_are_named():
         {"hyper_parameters": {"config": {"optim": {"lr": torch.ones(2)}}}},
     ],
 )
-def test_what_a_file_does_not_say_is_not_compared(held):
+def test_what_a_file_does_not_say_is_not_compared(content):
     mine = copy.deepcopy(CONFIG)
     del mine["optim"]
-    identity.check(held, mine, "x.ckpt")
+    identity.check(content, mine, "x.ckpt")
 
 
 def test_digests_know_names_kinds_shapes_and_bytes():

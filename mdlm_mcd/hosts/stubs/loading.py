@@ -1,4 +1,4 @@
-"""Checkpoints that torch refuses because they hold more than tensors."""
+"""Let the hosts' `torch.load` open checkpoints that torch refuses."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import functools
 import logging
 import os
 import pickle
-import zipfile
 
 import torch
 
-from ...checkpoints import unpickling, zip_checks
+from ...checkpoints import unpickling
 
 log = logging.getLogger(__name__)
 
@@ -18,18 +17,18 @@ _FORCED = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 
 def tolerant(load):
-    """`torch.load` that reads what it refuses, without the classes it refuses it for.
+    """Return a `torch.load` that opens what `load` refuses, without the refused classes.
 
-    Tried first as asked. Only a file refused under the default of `weights_only` is
-    read again, by the unpickler of `mdlm_mcd.checkpoints.unpickling`: tensors and plain containers,
-    an inert placeholder for all else, no code of the file. Who asks for
-    `weights_only` or a `pickle_module` of their own gets what they ask for. Raises
-    what `load` raises; its refusal, when the second reading fails too.
+    Only a file that is refused under the default of `weights_only` is read again, with
+    inert stand-ins for the classes that torch does not know. A caller who gives
+    `weights_only` or a `pickle_module` gets what they ask for. Raises what `load`
+    raises; its first refusal, when the second reading fails too.
     """
-    said = []
+    logged = False
 
     @functools.wraps(load)
     def wrapper(f, map_location=None, pickle_module=None, **kwargs):
+        nonlocal logged
         asked = kwargs.get("weights_only") is not None or pickle_module is not None
         if asked or any(os.environ.get(name) for name in _FORCED):
             return load(f, map_location, pickle_module, **kwargs)
@@ -37,35 +36,25 @@ def tolerant(load):
         try:
             return load(f, map_location, **kwargs)
         except pickle.UnpicklingError as refused:
-            kwargs["weights_only"] = False
             try:
-                sizes = _sizes(f, start)
-                reader = unpickling.reader(set(), sizes)
-                held = load(f, map_location, reader, **kwargs)
+                if start is not None:
+                    f.seek(start)
+                with unpickling.stand_ins(f):
+                    if start is not None:
+                        f.seek(start)
+                    loaded = load(f, map_location, **{**kwargs, "weights_only": True})
             except Exception:
                 raise refused from None
-        if not said:
-            said.append(True)
+        if not logged:
+            logged = True
             log.info(
                 "%s holds objects beside tensors (a config, a tokenizer): they were "
                 "left out, and none of their code was run. So for all such files.",
                 getattr(f, "name", f),
             )
-        return held
+        return loaded
 
     return wrapper
-
-
-def _sizes(f, start) -> dict[str, int]:
-    """Of the stored tensors, which the unpickler holds the pickle to; rewinds `f`."""
-    if start is not None:
-        f.seek(start)
-    zip_checks.check(f)
-    with zipfile.ZipFile(f) as archive:
-        sizes = zip_checks.records(archive).sizes
-    if start is not None:
-        f.seek(start)
-    return sizes
 
 
 def supply() -> list[str]:

@@ -3,7 +3,6 @@
 import collections
 import io
 import logging
-import os
 import pickle
 import sys
 import types
@@ -16,7 +15,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models
 
-from mdlm_mcd.checkpoints import safe_globals
 from mdlm_mcd.hosts.stubs import loading
 
 try:
@@ -67,7 +65,7 @@ class Bomb:
         self.path = path
 
     def __reduce__(self):
-        return os.mkdir, (self.path,)
+        return eval, (f"open({self.path!r}, 'w').close()",)
 
 
 @pytest.fixture
@@ -141,8 +139,8 @@ def test_lightning_opens_and_resumes_a_hosts_checkpoint(checkpoint, patched, cap
         trainer(path.parents[1] / "again", 4).fit(resumed, data(), ckpt_path=path)
     assert resumed.steps == 2
     assert torch.equal(resumed.net.weight, whole.net.weight)  # Adam's state, the rate
-    said = [r.getMessage() for r in caplog.records if r.name == loading.__name__]
-    assert len(said) == 1 and str(path) in said[0] and "tokenizer" in said[0]
+    messages = [r.getMessage() for r in caplog.records if r.name == loading.__name__]
+    assert len(messages) == 1 and str(path) in messages[0] and "tokenizer" in messages[0]
     # And what is saved next opens like the first.
     again = path.parents[1] / "again" / "last.ckpt"
     assert Host.load_from_checkpoint(again, config=given, tokenizer=0).tokenizer == 0
@@ -152,10 +150,10 @@ def test_lightning_opens_and_resumes_a_hosts_checkpoint(checkpoint, patched, cap
 def test_checkpoints_of_older_lightnings(checkpoint, patched):
     """Their hyperparameters were an AttributeDict; their spec is migrated."""
     path, half, _ = checkpoint
-    held = torch.load(path)
-    held["hyper_parameters"] = AttributeDict(config=config(), tokenizer=1)
-    held["pytorch-lightning_version"] = "2.0.0"
-    torch.save(held, path)
+    content = torch.load(path)
+    content["hyper_parameters"] = AttributeDict(config=config(), tokenizer=1)
+    content["pytorch-lightning_version"] = "2.0.0"
+    torch.save(content, path)
     read = torch.load(path)["hyper_parameters"]
     assert isinstance(read, dict) and read["tokenizer"] == 1
     model = Host.load_from_checkpoint(path, config=config(), tokenizer=2)
@@ -164,33 +162,20 @@ def test_checkpoints_of_older_lightnings(checkpoint, patched):
 
 @refuses
 def test_no_code_is_run_and_plain_values_survive(tmp_path, patched, gone):
-    canary = tmp_path / "canary"
-    plain = {
-        "set": {1, 2},
-        "frozen": frozenset("ab"),
-        "bytes": b"\x00\xff",
-        "none": b"",
-        "complex": 1j,
-        "counts": collections.OrderedDict(a=1),
-        "size": torch.Size([2]),
-        "double": np.float64(0.1),
-        "int": np.int32(-3),
-        "truth": np.bool_(True),
-        "default": collections.defaultdict(list, a=[1]),
-        "dtype": torch.bfloat16,
-        "device": torch.device("cpu"),
-    }
-    path = tmp_path / "x.ckpt"
+    canary, path = tmp_path / "canary", tmp_path / "x.ckpt"
+    plain = {"set": {1, 2}, "counts": collections.defaultdict(list, a=[1]), "rate": np.float64(0.1)}
     torch.save({**plain, "bomb": Bomb(str(canary)), "old": gone}, path)
     forget()
-    held = torch.load(path)
-    assert not canary.exists()
-    assert {name: held[name] for name in plain} == plain
-    assert type(held["double"]) is np.float64 and type(held["int"]) is np.int32
-    assert torch.load(path, map_location="cpu", mmap=True)["int"] == -3
-    assert torch.load(io.BytesIO(path.read_bytes()))["set"] == {1, 2}
     with path.open("rb") as file:
-        assert torch.load(file)["set"] == {1, 2}
+        for content in (
+            torch.load(path),
+            torch.load(path, map_location="cpu", mmap=True),
+            torch.load(io.BytesIO(path.read_bytes())),
+            torch.load(file),
+        ):
+            assert {name: content[name] for name in plain} == plain
+            assert type(content["rate"]) is np.float64
+    assert not canary.exists()
 
 
 @refuses
@@ -227,10 +212,3 @@ def test_older_torch_is_left_alone(monkeypatch, version, wraps):
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(torch, "load", REAL)
     assert bool(loading.supply()) is wraps is (torch.load is not REAL)
-
-
-def test_odd_encodings_and_objects_in_numpy_scalars_are_refused(tmp_path):
-    with pytest.raises(pickle.UnpicklingError, match="rot13"):
-        safe_globals.latin_bytes("abc", "rot13")
-    with pytest.raises(ValueError):
-        safe_globals.numpy_scalar(safe_globals.DType("O8"), b"\0" * 8)

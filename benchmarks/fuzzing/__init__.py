@@ -1,1 +1,0 @@
-"""Mutated files against everything here that reads files; `benchmarks/fuzz.py`."""

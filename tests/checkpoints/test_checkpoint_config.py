@@ -1,0 +1,209 @@
+"""What the config inside a checkpoint may decide, and what it may not."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import mdlm_mcd
+from mdlm_mcd import errors
+from mdlm_mcd.checkpoints import checkpoint_config, sanitize
+from mdlm_mcd.commands import export
+from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.evaluation import candidates, embedded
+from mdlm_mcd.minihost import algo, dataloader
+
+ROOT = Path(mdlm_mcd.__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def content(random_mdlm):
+    """A checkpoint as the embedded host writes it."""
+    return {
+        "state_dict": random_mdlm.state_dict(),
+        "hyper_parameters": dict(random_mdlm.hparams),
+        "global_step": 3,
+        "pytorch-lightning_version": "2.2.0",
+    }
+
+
+def saved(content, tmp_path):
+    torch.save(content, tmp_path / "x.ckpt")
+    return tmp_path / "x.ckpt"
+
+
+def opened(path):
+    return candidates.open_model(candidates.Source("x", str(path), which="raw"))
+
+
+def test_an_evaluator_does_not_choose_its_code(content, tmp_path, monkeypatch):
+    """`algo.backbone=hf_dit` in its config had the host run a Hub model's Python."""
+    import transformers
+
+    def never(*args, **kwargs):
+        raise AssertionError("a model was fetched, and its code run")
+
+    monkeypatch.setattr(transformers.AutoModelForMaskedLM, "from_pretrained", never)
+    config = content["hyper_parameters"]["config"]
+    config["algo"]["backbone"] = "hf_dit"
+    config["eval"]["checkpoint_path"] = "attacker/model"
+    config["training"]["ema"] = 0
+    model, _ = embedded.open_model(saved(content, tmp_path))
+    assert type(model) is algo.MDLM and type(model.backbone).__name__ == "DIT"
+
+
+def test_its_interpolations_are_text(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cret")
+    asked = []
+
+    def ask(name, **kwargs):
+        asked.append((name, kwargs))
+        raise OSError
+
+    monkeypatch.setattr(dataloader.transformers.AutoTokenizer, "from_pretrained", ask)
+    data = content["hyper_parameters"]["config"]["data"]
+    data["tokenizer_name_or_path"] = "attacker/${oc.env:SECRET}"
+    with pytest.raises(ConfigError):
+        opened(saved(content, tmp_path))
+    ((name, how),) = asked
+    assert "s3cret" not in name and how["trust_remote_code"] is False
+
+
+def test_it_names_no_folder_to_write_to(content, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    data = content["hyper_parameters"]["config"]["data"]
+    mine, theirs = data["cache_dir"], tmp_path / "ssh"
+    theirs.mkdir()
+    for folder in (theirs, tmp_path / "new"):
+        data["cache_dir"] = str(folder)
+        opened(saved(content, tmp_path))
+        assert not folder.exists() or not os.listdir(folder)
+    assert os.listdir(tmp_path / "home" / ".cache" / "mdlm_mcd")
+    # A cache that is one already is used: tokenizers take minutes to train.
+    assert checkpoint_config.cache_of(str(mine)) == str(mine)
+    assert (
+        checkpoint_config.cache_of(5)
+        == checkpoint_config.cache_of("a\0b")
+        == checkpoint_config.CACHE
+    )
+
+
+@pytest.mark.parametrize(
+    "key,value,words",
+    [
+        ("hidden_size", 10**9, None),  # the tensors have the say
+        ("n_heads", 10**9, None),
+        ("length", 10**30, "does not say its model_length"),
+        ("length", "x", "does not say its model_length"),
+    ],
+)
+def test_sizes_are_those_of_the_tensors(content, tmp_path, key, value, words):
+    config = content["hyper_parameters"]["config"]
+    config["model"][key] = value
+    path = saved(content, tmp_path)
+    if words is None:
+        assert opened(path).vocab_size
+        return
+    with pytest.raises(ConfigError, match=words):
+        opened(path)
+
+
+def test_no_model_is_made_that_the_file_does_not_hold(content, tmp_path):
+    state = content["state_dict"]
+    vocab = len(state["backbone.vocab_embed.embedding"])
+    state["backbone.vocab_embed.embedding"] = torch.zeros(0, 1 << 40)
+    with pytest.raises(CheckpointError, match="vocab_size = 0, of which no model"):
+        opened(saved(content, tmp_path))
+    state["backbone.vocab_embed.embedding"] = torch.zeros(vocab, 1 << 12)
+    with pytest.raises(CheckpointError, match="model of .* parameters and holds"):
+        opened(saved(content, tmp_path))
+    state["backbone.vocab_embed.embedding"] = torch.zeros(vocab)
+    with pytest.raises(CheckpointError, match="no vocab_embed.embedding of two dim"):
+        opened(saved(content, tmp_path))
+
+
+def test_an_evaluators_sizes_are_those_of_its_tensors(content, tmp_path):
+    content["hyper_parameters"]["config"]["model"]["n_blocks"] = 10**6
+    with pytest.raises(CheckpointError, match="describes a model of"):
+        embedded.open_model(saved(content, tmp_path))
+    del content["hyper_parameters"]["config"]["model"]
+    with pytest.raises(CheckpointError, match="a config that cannot be used"):
+        embedded.open_model(saved(content, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        {"type": ["x"]},
+        {"type": "log-linear", "eps": "${oc.env:HOME}"},
+        {"type": "log-linear", "eps": float("nan")},
+        {"type": "cosine", "eps": -9},
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(noise):
+    with pytest.raises(ConfigError, match="noise.type"):
+        candidates.schedule({"noise": noise}, "CKPT=x")
+
+
+def test_our_configs_call_no_eval():
+    """The hosts register a resolver `eval`; in our configs it would run their text."""
+    folders = (ROOT / "configs", ROOT / "mdlm_mcd" / "minihost" / "configs")
+    found = [path for folder in folders for path in folder.rglob("*.yaml")]
+    called = {
+        name
+        for path in found
+        for name in re.findall(r"\$\{\s*([\w.]+)\s*:", path.read_text("utf-8"))
+    }
+    allowed = {
+        "cwd",
+        "device_count",
+        "div_up",
+        "mul",
+        "oc.select",
+        "now",
+        "hydra",
+        "mdlm_mcd_unpatched_host",
+    }
+    assert len(found) > 40 and called and called <= allowed
+    registered = re.compile(r"new_resolver\(\s*[\"']eval")
+    for folder in ("mdlm_mcd", "hydra_plugins"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not registered.search(path.read_text("utf-8")), path
+
+
+def test_remote_code_is_run_for_hf_dit_alone():
+    found = [
+        str(path.relative_to(ROOT / "mdlm_mcd"))
+        for path in (ROOT / "mdlm_mcd").rglob("*.py")
+        if re.search(r"(?<!\{name!r\}, )trust_remote_code=True", path.read_text("utf-8"))
+    ]
+    assert found == ["minihost/backbone.py"]
+
+
+def test_a_model_card_escapes_what_the_file_says(content, tmp_path):
+    evil = "x\n---\n<script>|[a](http://b)\ud800"
+    content["mdlm_mcd"] = {"loss": evil, "round": [evil], "teacher_path": 5, "settings": 7}
+    export.export(str(saved(content, tmp_path)), tmp_path / "out", "raw")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert card.splitlines().count("---") == 2 and "<script>" not in card
+    noted = json.loads((tmp_path / "out" / "config.json").read_text())["mdlm_mcd"]
+    assert noted["teacher_path"] is None
+
+
+def test_copies_are_plain_and_bounded():
+    value = {"a": (1, "\ud800"), 5: 1, "b": {2}, "c": 2**63, "d": [True, 0.5, None]}
+    assert sanitize.copy(value) == {"a": [1, "?"], "b": None, "c": None, "d": [True, 0.5, None]}
+    wide = [0]
+    for _ in range(40):
+        wide = [wide] * 10
+    with pytest.raises(ValueError, match="repeats itself"):
+        sanitize.copy(wide)
+
+
+def test_values_are_shown_on_one_line():
+    assert errors.shown("a\nb") == "a" and errors.shown(10**5000) == "a int"
+    assert errors.shown("x" * 99) == "x" * 79 + "\u2026"
+    assert errors.shown("\x1b[31m\r") == "\\x1b[31m"
