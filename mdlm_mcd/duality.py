@@ -33,6 +33,7 @@ def latent(x0: Tensor, eps: Tensor, alpha_tilde, sigma_tilde) -> Tensor:
     such as time, come first in the result. Returns (..., K) in the dtype of eps.
     """
     alpha, sigma = (_float64(x).to(eps.device) for x in (alpha_tilde, sigma_tilde))
+    x0 = torch.as_tensor(x0, device=eps.device)
     alpha, sigma, x0 = torch.broadcast_tensors(alpha, sigma, x0)
     w_t = sigma[..., None] * eps
     return w_t.scatter_add(-1, x0[..., None], alpha[..., None]).to(eps.dtype)

@@ -100,7 +100,7 @@ def test_noise_alone_keeps_one_token_in_num_classes(num_classes):
 
 
 def test_quantiles_invert_probabilities():
-    u = torch.rand(3000, generator=seeded(), dtype=torch.float64).view(3, 1000)
+    u = torch.rand(1500, generator=seeded(), dtype=torch.float64).view(3, 500)
     for num_classes in (2, 5, 50258):
         law = NoiseGap(num_classes)
         torch.testing.assert_close(law.cdf(law.icdf(u)), u, rtol=1e-11, atol=1e-14)
@@ -319,7 +319,7 @@ def test_duo_transform_is_flat_where_the_signal_is_whole(num_classes):
 def test_duo_transform_is_its_integral(num_classes):
     alpha = float64(0, 0.2, 0.6, 0.85, 0.97, 1)
     got = duo_transform(alpha, num_classes)
-    assert got[0].item() == pytest.approx(0, abs=1e-14) and got[-1] == 1
+    assert got[[0, -1]].tolist() == pytest.approx([0, 1], abs=1e-14)
     for a, value in zip(alpha[1:-1].tolist(), got[1:-1].tolist(), strict=True):
         integral = reference(num_classes, a / math.sqrt(1 - a * a), "cdf")
         expected = num_classes / (num_classes - 1) * (integral - 1 / num_classes)
