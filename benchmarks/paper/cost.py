@@ -25,7 +25,7 @@ A100 = 312e12  # bfloat16, dense, by its data sheet
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where hours are reckoned: devices x FLOP/s of each x the share that is used."""
+    """The machine for which hours are computed: devices x FLOP/s of each x share used."""
 
     devices: int = 2
     peak: float = A100
@@ -54,7 +54,7 @@ class Counted:
     head_trained: int
 
     def step(self, batch: int, method: Method) -> float:
-        """FLOPs of an optimizer step: student both ways, teacher forward."""
+        """Return the FLOPs of an optimizer step: student both ways, teacher forward."""
         rows = method.head_rows
         student = self.trunk_trained + rows * self.head_trained
         teacher = 0.0
@@ -63,17 +63,19 @@ class Counted:
         return batch * (student + teacher)
 
     def sample(self, steps: int, uniform: bool = False) -> float:
-        """FLOPs of one sequence: each row is projected once, or, in a uniform-state
-        model, at every step."""
+        """Return the FLOPs of drawing one sequence.
+
+        Each row is projected once, or, in a uniform-state model, at every step.
+        """
         return steps * self.trunk + self.head * (steps if uniform else 1)
 
     def bound(self, steps: int) -> float:
-        """FLOPs of one row's N-step NELBO: half of the rows are masked on average."""
+        """Return the FLOPs of one row's N-step NELBO: half of the rows are masked on average."""
         return steps * (self.trunk + 0.5 * self.head)
 
 
 def judged(evaluator: str, length: int) -> float:
-    """FLOPs of scoring one sample: twice the parameters a token; 0 if unknown."""
+    """Return the FLOPs of scoring one sample: twice the parameters a token; 0 if unknown."""
     return 2.0 * PARAMETERS.get(evaluator, 0) * length
 
 

@@ -106,12 +106,13 @@ def test_more_rounds_go_on_from_those_that_stand(paper, ran, tmp_path):
         inside = Inside()
         chain = paper.chain.Chain(
             paper.experiments.table(name),
-            paper.chain.Setting.tiny(tmp_path),
+            paper.chain.Setting(tmp_path).tiny(),
             start=inside,
             say=lambda said: None,
         )
+        chain.begin()
         found = chain.distil(paper.experiments.RUNS["mcd"], teacher)
-        assert [row for row, _ in found] == [f"MCD round {k}" for k in range(1, rounds + 1)]
+        assert list(found) == [f"MCD round {k}" for k in range(1, rounds + 1)]
         if resumed == 2:  # nothing is left to do
             assert inside.calls == []
             continue
@@ -125,7 +126,7 @@ def test_a_folder_of_other_settings_is_refused(paper, ran, capsys):
     out = ran["table1"].out
     flags = ["--smoke", "--out", str(out), "--methods", "mcd", "--seed", "2"]
     assert paper.command.main("table1", flags, start=Inside()) == 1
-    assert "holds a run with another overrides" in capsys.readouterr().err
+    assert "has a run with another overrides" in capsys.readouterr().err
 
 
 def test_a_training_that_fails_says_where_and_why(paper, tmp_path, capsys):

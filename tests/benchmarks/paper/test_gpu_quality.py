@@ -128,7 +128,7 @@ def test_sampling_out_of_time_goes_on_and_never_in_circles(paper, tmp_path):
     with pytest.raises(paper.stages.StageError, match="--slice 2 is too short for one"):
         quality.sweep({"teacher": "t.ckpt"}, "judge.ckpt", (1.0,))
     quality.stages.trained = True  # this slice has done something
-    with pytest.raises(paper.stages.OutOfTime, match="stands at 2 steps"):
+    with pytest.raises(paper.stages.OutOfTime, match="is at 2 steps"):
         quality.sweep({"teacher": "t.ckpt"}, "judge.ckpt", (1.0,))
 
 
