@@ -1,4 +1,4 @@
-"""First figures of a machine: ceilings, marked tests, training steps, samples.
+"""Measure a machine: ceilings, marked tests, training steps, samples.
 
     python benchmarks/gpu/run.py --out DIR [--device cuda] [--tiny] [--seconds 330]
 
@@ -30,13 +30,7 @@ from mdlm_mcd.minihost import main as entry
 
 ROOT = Path(__file__).resolve().parents[2]
 ALGOS = ("mcd", "mdlm", "sdtt", "cd4lm", "dcd")
-TINY = [
-    "model=laptop",
-    "model.hidden_size=32",
-    "model.n_blocks=2",
-    "model.n_heads=2",
-    "model.cond_dim=16",
-]
+TINY = "model=laptop model.hidden_size=32 model.n_blocks=2 model.n_heads=2 model.cond_dim=16"
 
 
 class Enough(Exception):
@@ -118,23 +112,11 @@ class Run:
         self.write(part="ceilings", **rates, device=device, torch=torch.__version__)
 
     def tests(self):
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-m",
-                "gpu",
-                "tests/test_gpu.py",
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        command = [
+            sys.executable,
+            *"-m pytest -q -p no:cacheprovider -m gpu tests/test_gpu.py".split(),
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
         self.write(part="tests", status=done.returncode, tail=done.stdout[-400:])
 
     def inputs(self):
@@ -163,7 +145,7 @@ class Run:
             f"data.files=[{self.work}/text.txt]",
             f"data.tokenizer_name_or_path={self.work}/tokenizer",
             f"data.cache_dir={self.work}/cache",
-            *(TINY if self.args.tiny else ["model=small"]),
+            *(TINY if self.args.tiny else "model=small").split(),
             f"model.length={self.length}",
             f"loader.global_batch_size={self.batch}",
             f"checkpointing.save_dir={self.work}/run",
@@ -171,12 +153,8 @@ class Run:
             "trainer.max_steps=100",
         ]
         if algo != "mdlm":
-            given += [
-                "algo.init_from=scratch",
-                "algo.rounds=1",
-                "algo.steps_per_round=100",
-                "algo.guard=off",
-            ]
+            own = "algo.init_from=scratch algo.rounds=1 algo.steps_per_round=100 algo.guard=off"
+            given += own.split()
         if algo == "dcd" and self.args.tiny:
             given.append("algo.gamma_max=2")  # a small vocabulary needs more noise
         with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
@@ -266,14 +244,9 @@ class Run:
         for algo in ALGOS:
             self.part(f"step {algo}", 25, self.step, algo)
         few, many = (2, 2) if self.args.tiny else (8, 64)
-        for sampler, steps, batch in (
-            ("sparse", 8, many),
-            ("sparse", 32, many),
-            ("sparse", 128, many),
-            ("ancestral", 8, few),
-            ("ancestral", 32, few),
-            ("locked", 32, many),
-        ):
+        drawn = [("sparse", n, many) for n in (8, 32, 128)]
+        drawn += [("ancestral", n, few) for n in (8, 32)]
+        for sampler, steps, batch in (*drawn, ("locked", 32, many)):
             self.part(f"samples {sampler}", 25, self.samples, sampler, steps, batch)
 
 

@@ -1,4 +1,4 @@
-"""What a table learns in the end: the minimiser of each loss, state by state.
+"""The minimiser of each loss over tables of probabilities, state by state.
 
 A table has parameters of its own for each state z_t, so the minimum of Eq. 14 over
 all of them is a minimum at each. With, for a token masked in z_t,
@@ -8,7 +8,7 @@ all of them is a minimum at each. With, for a token masked in z_t,
     p = the language's own p(x_i | z_t),
 
 the losses are, up to constants, functions of q = p_student(. | z_t) with the minima
-below. Masks know nothing of tokens, so b-tokens are distributed as p.
+below. Masks are independent of tokens, so b-tokens are distributed as p.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def hybrid(x: Given) -> Tensor:
 
 
 def scipy_(part: str):
-    """`scipy.<part>`; raises ConfigError with the remedy where scipy is missing."""
+    """Import `scipy.<part>`. Raises ConfigError where scipy is missing."""
     try:
         return importlib.import_module(f"scipy.{part}")
     except ImportError as error:
@@ -112,7 +112,7 @@ OPTIMA: dict[str, Callable[[Given], Tensor]] = {
 
 
 def student(world: Tiny, loss: str, teacher: Tensor, tau: float, views: Tensor) -> Tensor:
-    """The table that minimises `loss` against `teacher`; visible tokens one-hot."""
+    """Return the table that minimises `loss` against `teacher`; visible tokens one-hot."""
     q = OPTIMA[loss](given(world, teacher, tau, views))
     return torch.where(world.masked[..., None], q, world.truth)
 
@@ -120,7 +120,7 @@ def student(world: Tiny, loss: str, teacher: Tensor, tau: float, views: Tensor) 
 def rounds(
     world: Tiny, loss: str, taus: Sequence[float], delta0: float, coupling="shared"
 ) -> list[Tensor]:
-    """Algorithm 1 from the exact denoiser: the student of every round.
+    """Run Algorithm 1 from the exact denoiser; return the student of every round.
 
     Each is the next one's teacher, and delta doubles. coupling: `shared`,
     `independent`, or `none` (the teacher is given z_t), as in `coupling.couple_as`.
@@ -140,7 +140,7 @@ def rounds(
 
 
 def at_entropy(world: Tiny, steps: int, nats: float) -> float:
-    """The temperature at which the exact denoiser's samples have this entropy."""
+    """Return the temperature at which the exact denoiser's samples have this entropy."""
 
     def above(t):
         law = world.drawn(world.tempered(world.truth, t), steps)
@@ -150,7 +150,7 @@ def at_entropy(world: Tiny, steps: int, nats: float) -> float:
 
 
 def fitted(world: Tiny, table: Tensor) -> float:
-    """The temperature T of the exact denoiser p that is nearest to a table q.
+    """Return the temperature T of the exact denoiser p that is nearest to a table q.
 
     KL(q || p^(1/T)) is convex in 1/T, with slope E_(p^(1/T)) log p - E_q log p.
     """

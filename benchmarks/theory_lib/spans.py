@@ -11,7 +11,7 @@ from torch import Tensor
 from mdlm_mcd import coupling
 
 from . import optimum
-from .pages import Outcome, Table, shown
+from .pages import Table
 from .shared_u import Student
 from .tiny import Tiny, world
 
@@ -168,7 +168,7 @@ def _counts(length: int) -> Tensor:
     return (keys & 1).sum(-1).double()
 
 
-def exact() -> Outcome:
+def exact() -> list[Table]:
     w = world(5)
     rows = [(name, *training(w, list(law(5)), 1 / 8)) for name, law in LAWS.items()]
     learned = Table(
@@ -196,17 +196,7 @@ def exact() -> Outcome:
         ("", "N = 2", "N = 3", "N = 4"),
         drawn,
     )
-    worst = max(abs(row[3]) for row in rows)
-    says = (
-        "For: any law with uniform marginals keeps the masked share and the fixed "
-        f"point (KL {shown(worst)}). Against spans: what a view adds at tokens "
-        f"masked for both falls from {rows[0][5]:.4f} nats (iid) to {rows[2][5]:.4f} "
-        f"(blocks of 2), mirrored pairs raise it to {rows[4][5]:.4f}; and sampled in "
-        f"blocks of 2 the exact denoiser loses {drawn[2][1]:.4f} nats a token at 2 "
-        f"steps, iid {drawn[0][1]:.4f}, mirrored {drawn[4][1]:.4f}, the lattice "
-        f"{drawn[5][1]:.4f}."
-    )
-    return Outcome([learned, samples], says)
+    return [learned, samples]
 
 
 # Trained --------------------------------------------------------------------------
@@ -229,7 +219,7 @@ def taught(w: Tiny, parts: Parts, width: int, seed: int = 0, steps: int = 800) -
     return torch.where(w.masked[..., None], table, w.truth)
 
 
-def measured() -> Outcome:
+def measured() -> list[Table]:
     w = world(5)
     names = ("iid (the paper)", "blocks of 2", "mirrored pairs")
     sampled = {name: sampler(w, list(LAWS[name](5)), 2) for name in names}
@@ -254,24 +244,4 @@ def measured() -> Outcome:
         ("", *(f"sampled: {name}" for name in names)),
         rows,
     )
-    return Outcome([table], reading(found))
-
-
-def reading(found: dict[str, dict[str, list[float]]]) -> str:
-    """found: KL by the law of training, the law of sampling and the seed."""
-    iid_, *others = found
-    told, wins = [], []
-    for name in others:
-        mine, other = found[name][name], found[iid_][name]
-        wins.append(sum(a < b for a, b in zip(mine, other, strict=True)))
-        told.append(
-            f"{name} {sum(mine) / len(mine):.4f} against {sum(other) / len(other):.4f} "
-            f"(lower in {wins[-1]} of {len(mine)} seeds)"
-        )
-    agreed = all(won > len(SEEDS) / 2 for won in wins)
-    return (
-        ("For, if little: " if agreed else "Open: ")
-        + "sampled under a law of its own, a network trained under that law against "
-        + f"one trained on iid: {', '.join(told)}. Which law it is sampled by matters "
-        + "more than which it was trained under."
-    )
+    return [table]
