@@ -7,9 +7,10 @@ what `duality.duo_transform` takes. One thread; medians.
 """
 
 import argparse
+import statistics
+import timeit
 
 import torch
-from torch.utils.benchmark import Timer
 
 from mdlm_mcd.duality import NoiseGap
 
@@ -20,16 +21,16 @@ def measure(num_classes: int, points: int, repeats: int) -> list[float]:
     """Return milliseconds of cdf, pdf and icdf; u in the middle of equal parts of (0, 1)."""
     law = NoiseGap(num_classes)
     u = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    names = {"law": law, "u": u, "y": law.icdf(u)}
-    calls = ("law.cdf(y)", "law.pdf(y)", "law.icdf(u)")
-    timers = [Timer(call, globals=names) for call in calls]
-    return [1000 * torch.tensor(t.repeat(1, repeats)).median().item() for t in timers]
+    y = law.icdf(u)
+    calls = (lambda: law.cdf(y), lambda: law.pdf(y), lambda: law.icdf(u))
+    return [1000 * statistics.median(timeit.repeat(f, number=1, repeat=repeats)) for f in calls]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
+    torch.set_num_threads(1)
     print(f"milliseconds, one thread; median of {args.repeats}")
     print(f"{'classes':>9}{'points':>8}{'cdf':>8}{'pdf':>8}{'icdf':>8}")
     for num_classes in CLASSES:

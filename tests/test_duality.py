@@ -116,6 +116,7 @@ def test_ends_and_outside_of_the_range():
     near = law.icdf(float64(1e-300, 1e-16, 1 - 1e-14, 1 - 1e-16))
     assert near.isfinite().all() and (near.diff() >= 0).all()
     assert repr(law) == "NoiseGap(num_classes=64)"
+    assert calibrate(0.5, 3)[1].dtype == torch.float64  # of a plain number
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3, 5)])
@@ -139,11 +140,6 @@ def test_shape_and_dtype_are_kept_and_the_computation_is_in_float64(shape, dtype
         got, wide = call(*values), call(*(v.double() for v in values))
         assert got.shape == wide.shape and got.shape[: len(shape)] == shape
         assert got.dtype == dtype and torch.equal(got, wide.to(dtype))
-
-
-def test_plain_numbers_are_float64():
-    for value in (NoiseGap(3).cdf(0), calibrate(0.5, 3)[1], duo_transform(1, 3)):
-        assert value.dtype == torch.float64 and value.shape == ()
 
 
 # Derivatives
@@ -276,33 +272,6 @@ def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes):
         deviation = (counts / total - alpha_t).abs()
         bound = 4 * (alpha_t * (1 - alpha_t) / total).sqrt() + 1 / total
         assert (deviation <= bound).all(), name
-
-
-def test_sde_path_shares_the_marginals_but_unmasks_again():
-    # Along the SDE, noise of time t is noise of time s diluted to correlation
-    # SNR_t / SNR_s. Same marginals, another joint law: it is the fixed noise of the
-    # deterministic path that makes masking absorbing.
-    num_classes, total, mask = 8, 100_000, 7
-    generator = seeded(2)
-    x0, eps_s = draw(num_classes, total, generator)
-    fresh = torch.randn(eps_s.shape, generator=generator, dtype=torch.float64)
-    alpha_s, alpha_t = 0.8, 0.4
-    at_s, at_t = calibrate(alpha_s, num_classes), calibrate(alpha_t, num_classes)
-    dilution = at_t[0] / at_t[1] * at_s[1] / at_s[0]
-    eps_t = dilution * eps_s + (1 - dilution**2).sqrt() * fresh
-    # The transition kernel of the variance-preserving SDE agrees.
-    step = at_t[0] / at_s[0]
-    w_s = latent(x0, eps_s, *at_s)
-    w_t = step * w_s + (at_t[1] ** 2 - (step * at_s[1]) ** 2).sqrt() * fresh
-    torch.testing.assert_close(w_t, latent(x0, eps_t, *at_t))
-
-    visible_s = project(w_s, x0, mask) == x0
-    visible_t = project(w_t, x0, mask) == x0
-    assert visible_s.double().mean().item() == pytest.approx(alpha_s, abs=0.006)
-    assert visible_t.double().mean().item() == pytest.approx(alpha_t, abs=0.006)
-    assert (visible_t & ~visible_s).double().mean() > 0.02
-    kept = project(latent(x0, eps_s, *at_t), x0, mask) == x0
-    assert not (kept & ~visible_s).any()
 
 
 # Duo's transformation

@@ -1,4 +1,4 @@
-"""Measure a machine: ceilings, marked tests, training steps, samples.
+"""Measure a machine: ceilings, training steps, samples.
 
     python benchmarks/gpu/run.py --out DIR [--device cuda] [--tiny] [--seconds 330]
 
@@ -11,8 +11,6 @@ the 169M DiT, 1,024 tokens, a vocabulary of 50,258, random weights and text. Wit
 import argparse
 import json
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +26,6 @@ from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as entry
 
-ROOT = Path(__file__).resolve().parents[2]
 ALGOS = ("mcd", "mdlm", "sdtt", "cd4lm", "dcd")
 TINY = "model=laptop model.hidden_size=32 model.n_blocks=2 model.n_heads=2 model.cond_dim=16"
 
@@ -110,14 +107,6 @@ class Run:
             rates[name] = round(20e-12 * work / (time.perf_counter() - start), 2)
         device = torch.cuda.get_device_name()
         self.write(part="ceilings", **rates, device=device, torch=torch.__version__)
-
-    def tests(self):
-        command = [
-            sys.executable,
-            *"-m pytest -q -p no:cacheprovider -m gpu tests/test_gpu.py".split(),
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-        self.write(part="tests", status=done.returncode, tail=done.stdout[-400:])
 
     def inputs(self):
         """A word-level tokenizer of the vocabulary's size, and random text."""
@@ -238,8 +227,6 @@ class Run:
 
     def all(self):
         self.part("ceilings", 10, self.ceilings)
-        if self.cuda:
-            self.part("tests", 40, self.tests)
         self.inputs()
         for algo in ALGOS:
             self.part(f"step {algo}", 25, self.step, algo)

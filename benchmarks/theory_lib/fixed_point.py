@@ -84,7 +84,7 @@ def gain(w: Tiny, steps: int) -> Table:
         own = (w.perplexity(law), w.nats(law), w.missing(law))
         rows.append((label, *own, t, ratio, w.missing(same)))
     return Table(
-        f"{steps} steps, exactly, delta0 = 1/64 unless told: perplexity and entropy of "
+        f"{steps} steps, exactly, delta0 = 1/64 unless stated: perplexity and entropy of "
         "samples, KL from the language, all a token; and the exact denoiser at the "
         "temperature of equal entropy",
         ("", "perplexity", "entropy", "KL", "T", "perplexity over its", "its KL"),

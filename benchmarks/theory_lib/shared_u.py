@@ -135,29 +135,24 @@ def exact() -> list[Table]:
 class Student(nn.Module):
     """z (length,) -> logits (length, vocab); shares its weights between states."""
 
-    def __init__(self, w: Tiny, width: int = 24):
+    def __init__(self, w: Tiny, width: int):
         super().__init__()
         self.length, self.vocab = w.length, w.vocab
         kinds = w.length * (w.vocab + 1)
-        self.layers = nn.Sequential(
-            nn.Linear(kinds, width),
-            nn.Tanh(),
-            nn.Linear(width, width),
-            nn.Tanh(),
-            nn.Linear(width, w.length * w.vocab),
-        )
+        hidden = nn.Linear(kinds, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh()
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, w.length * w.vocab))
 
     def forward(self, z: Tensor) -> Tensor:
         hot = (z[..., None] == torch.arange(self.vocab + 1)).double().flatten(-2)
         return self.layers(hot).unflatten(-1, (self.length, self.vocab))
 
 
-def calibrated(w: Tiny, steps: int = 1500) -> Student:
-    """A student taught by the exact denoiser: where a distillation begins."""
-    torch.manual_seed(0)
-    model = Student(w).double()
+def trained(w: Tiny, visited: Tensor, width: int, steps: int, seed: int = 0) -> Student:
+    """Train a student on the exact denoiser, states weighted by `visited` (S,)."""
+    torch.manual_seed(seed)
+    model = Student(w, width).double()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    weight = (w.visited[:, None] * w.masked)[..., None] * w.truth
+    weight = (visited[:, None] * w.masked)[..., None] * w.truth
     for _ in range(steps):
         optimizer.zero_grad()
         (-(weight * model(w.z).log_softmax(-1)).sum()).backward()
@@ -178,8 +173,8 @@ def pair_weights(w: Tiny, masks: Tensor, law, delta: float) -> Tensor:
 def spread(w: Tiny, model: Student, loss: str, tau: float, settings) -> list[tuple]:
     """Exact moments of one sequence's gradient, all views and sequences enumerated.
 
-    settings: weights (patterns, patterns), each. Answers for each (|mean|^2, variance,
-    the part of it that z_s brings once x0 and z_t are given).
+    settings: weights (patterns, patterns), each. Returns for each (|mean|^2, variance, the part
+    of it that z_s brings once x0 and z_t are given).
     """
     masks = torch.tensor(list(itertools.product((False, True), repeat=w.length)))
     views = torch.where(masks, w.vocab, w.x[:, None])  # (X, patterns, length)
@@ -216,7 +211,7 @@ def spread(w: Tiny, model: Student, loss: str, tau: float, settings) -> list[tup
 
 def measured() -> list[Table]:
     w = world(4)
-    model = calibrated(w)
+    model = trained(w, w.visited, width=24, steps=1500)  # where a distillation begins
     student = torch.where(w.masked[..., None], model(w.z).softmax(-1).detach(), w.truth)
     masks = torch.tensor(list(itertools.product((False, True), repeat=w.length)))
     deltas = DELTAS[1:]

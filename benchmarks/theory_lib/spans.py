@@ -12,7 +12,7 @@ from mdlm_mcd import coupling
 
 from . import optimum
 from .pages import Table
-from .shared_u import Student
+from .shared_u import trained
 from .tiny import Tiny, world
 
 Parts = Iterable[tuple[float, list[int], list[bool]]]
@@ -62,18 +62,6 @@ LAWS: dict[str, Callable[[int], Parts]] = {
     "blocks of 5": blocks(5),
     "mirrored pairs": blocks(2, mirror=True),
 }
-
-
-def draw(parts: Parts, batch: int, generator: torch.Generator) -> Tensor:
-    """(batch, length) u of such a law, float64, for `coupling.couple`."""
-    weight, group, mirror = zip(*parts, strict=True)
-    weight = torch.tensor(weight, dtype=torch.float64)
-    which = torch.multinomial(weight, batch, replacement=True, generator=generator)
-    group, mirror = torch.tensor(group)[which], torch.tensor(mirror)[which]
-    width = int(group.max()) + 1
-    v = torch.rand(batch, width, generator=generator, dtype=torch.float64)
-    u = v.gather(1, group)
-    return torch.where(mirror, 1 - u, u)
 
 
 def cells(parts: Parts, cuts: list[float]) -> tuple[Tensor, Tensor]:
@@ -139,6 +127,7 @@ def training(w: Tiny, parts: Parts, delta: float) -> tuple:
         t = delta + (1 - delta) * middle
         joint = joint + pattern_law(parts, w.length, t, t - delta) / len(TIMES)
     keys = (w.masked * 2 ** torch.arange(w.length)).sum(-1)
+    bits = (torch.arange(len(joint))[:, None] >> torch.arange(w.length) & 1).sum(-1)
     of_t = joint.sum(-1)
     given = torch.where(of_t[:, None] > 0, joint / of_t[:, None], 0.0)
     views = given[keys][:, keys] * w.refines * w.mass / w.mass[:, None]
@@ -155,17 +144,12 @@ def training(w: Tiny, parts: Parts, delta: float) -> tuple:
     after = (views @ (both * entropy)) * w.masked
     shared = (visited[:, None] * (views @ both) * w.masked).sum()
     return (
-        float((of_t @ _counts(w.length)) / w.length),
+        float(of_t @ bits.double() / w.length),
         float((of_t > 0).double().mean()),
         float((weight[..., None] * apart).sum() / weight.sum()),
         float((weight * entropy).sum() / weight.sum()),
         float((visited[:, None] * (before - after)).sum() / shared),
     )
-
-
-def _counts(length: int) -> Tensor:
-    keys = torch.arange(2**length)[:, None] >> torch.arange(length)
-    return (keys & 1).sum(-1).double()
 
 
 def exact() -> list[Table]:
@@ -203,18 +187,10 @@ def exact() -> list[Table]:
 
 
 def taught(w: Tiny, parts: Parts, width: int, seed: int = 0, steps: int = 800) -> Tensor:
-    """A small network's table, taught the truth on the states of a law of u."""
+    """Return a small network's table, taught the truth on the states of a law of u."""
     of_t = sum(pattern_law(parts, w.length, t, t).sum(-1) for t in TIMES)
     keys = (w.masked * 2 ** torch.arange(w.length)).sum(-1)
-    visited = of_t[keys] / len(TIMES) * w.mass
-    weight = (visited[:, None] * w.masked)[..., None] * w.truth
-    torch.manual_seed(seed)
-    model = Student(w, width).double()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (-(weight * model(w.z).log_softmax(-1)).sum()).backward()
-        optimizer.step()
+    model = trained(w, of_t[keys] / len(TIMES) * w.mass, width, steps, seed)
     table = model(w.z).detach().softmax(-1)
     return torch.where(w.masked[..., None], table, w.truth)
 
@@ -222,21 +198,15 @@ def taught(w: Tiny, parts: Parts, width: int, seed: int = 0, steps: int = 800) -
 def measured() -> list[Table]:
     w = world(5)
     names = ("iid (the paper)", "blocks of 2", "mirrored pairs")
-    sampled = {name: sampler(w, list(LAWS[name](5)), 2) for name in names}
-    found = {}
+    sampled = [sampler(w, list(LAWS[name](5)), 2) for name in names]
+    rows = []
     for name in names:
         parts = list(LAWS[name](5))
         each = [w.by_order(taught(w, parts, 6, seed)) for seed in SEEDS]
-        found[name] = {
-            other: [w.missing(law @ by_order) for by_order in each]
-            for other, law in sampled.items()
-        }
-    rows = [
-        (f"trained: {name}", *(sum(each) / len(each) for each in found[name].values()))
-        for name in names
-    ]
-    exact_by_order = w.by_order(w.truth)
-    rows.append(("exact denoiser", *(w.missing(o @ exact_by_order) for o in sampled.values())))
+        means = (sum(w.missing(law @ x) for x in each) / len(each) for law in sampled)
+        rows.append((f"trained: {name}", *means))
+    by_order = w.by_order(w.truth)
+    rows.append(("exact denoiser", *(w.missing(law @ by_order) for law in sampled)))
     table = Table(
         "A network of width 6, too small for the language, trained under one law and "
         "sampled in 2 steps under another: KL from the language, nats a token, mean of "

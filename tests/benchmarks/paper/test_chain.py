@@ -17,18 +17,10 @@ METHODS = {
 }
 # What is trained where the tables before have left their trainings in the same folder.
 TRAINED = {
-    "table1": [
-        "algo=mdlm",
-        "algo=duo_base",
-        "algo=mcd",
-        "algo=sdtt",
-        "algo=dcd",
-        "algo=cd4lm",
-        "algo=ar",
-    ],
-    "table2": ["algo=mcd", "algo=mcd"],
-    "table3": ["algo=mdlm", "algo=mcd", "algo=sdtt"],
-    "figure3": [],
+    "table1": "mdlm duo_base mcd sdtt dcd cd4lm ar",
+    "table2": "mcd mcd",
+    "table3": "mdlm mcd sdtt",
+    "figure3": "",
 }
 
 
@@ -56,8 +48,8 @@ def ran(run):
 def test_a_tables_chain(paper, ran, name):
     done, folder = ran[name], ran[name].out / name
     assert done.status == 0, done.said + (done.out / "log.txt").read_text("utf-8")
-    trained = [x for x in done.stages if x.startswith("algo=")]
-    assert sorted(trained) == sorted(TRAINED[name])
+    trained = [x.removeprefix("algo=") for x in done.stages if x.startswith("algo=")]
+    assert sorted(trained) == sorted(TRAINED[name].split())
     assert [x for x in done.stages if "=" not in x] == ["sweep", "report"]
 
     table = paper.chain.smaller(paper.experiments.table(name).chosen(METHODS[name]))
