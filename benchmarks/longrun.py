@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import statistics
 import sys
@@ -134,6 +135,8 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--warm-up", type=int, default=600)
     args = parser.parse_args()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         readings = run(Path(folder), args.steps, args.every)
     print(f"{'step':>6}{'memory MiB':>12}{'tensors':>9}{'files':>7}{'log KiB':>9}")

@@ -17,19 +17,19 @@ STEPS, BATCH, TRAINED_DELTA = 600, 128, 1 / 32
 
 
 def revealed(w: Tiny, views: Tensor) -> Tensor:
-    """P(the teacher sees a token that is masked in z_t | z_t), (S, length)."""
+    """Return P(the teacher sees a token that is masked in z_t | z_t), (S, length)."""
     return 1 - views @ w.masked.double()
 
 
 def costs(w: Tiny, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of a revealed token's cost over the truth, (S, length): CE, reverse KL."""
+    """Return the mean of a revealed token's cost over the truth, (S, length): CE, reverse KL."""
     ce = -torch.where(w.truth > 0, torch.xlogy(w.truth, q), 0.0).sum(-1)
     wrong = 1 - (w.truth * q).sum(-1)
     return ce, -torch.special.entr(q).sum(-1) - NEG_INFINITY * wrong
 
 
 def slopes(w: Tiny, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean length of the gradient by a revealed token's logits, (S, length)."""
+    """Return the mean length of the gradient by a revealed token's logits, (S, length)."""
     away = torch.eye(w.vocab, dtype=torch.float64) - q[..., None, :]  # (.., x0, v)
     ce = away.norm(dim=-1)
     surprise = q.log().clamp(min=NEG_INFINITY)

@@ -65,7 +65,7 @@ def of_tokens(setting, tokens: torch.Tensor) -> dict:
 
 
 def students(setting, teacher) -> dict[str, list]:
-    """The last round's weights of every student, by seed."""
+    """Return the last round's weights of every student, by seed."""
     known = {method.name: method for method in methods.METHODS}
     found = {}
     for name in STUDENTS:
@@ -87,7 +87,7 @@ def mean(rows: list[dict]) -> dict:
 
 
 def at_equal(curve: list[dict], key: str, value: float) -> dict | None:
-    """The tempered teacher where its `key` is `value`, between two temperatures."""
+    """Return the tempered teacher where its `key` is `value`, between two temperatures."""
     curve = sorted(curve, key=lambda row: row[key])
     for low, high in zip(curve, curve[1:], strict=False):
         if low[key] <= value <= high[key]:

@@ -39,7 +39,7 @@ def one_round(w: Tiny) -> Table:
 
 
 def compounding(w: Tiny) -> Table:
-    """The temperature of the exact denoiser that is nearest to each student."""
+    """Return the temperature of the exact denoiser that is nearest to each student."""
     ways = (
         ("hybrid, the teacher sees z_t", "hybrid", 1 / 512, "none"),
         ("kl_fwd, delta0 = 1/512", "kl_fwd", 1 / 512, "shared"),

@@ -13,14 +13,13 @@ below. Masks are independent of tokens, so b-tokens are distributed as p.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from scipy import optimize, special
 from torch import Tensor
 
-from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.losses import NEG_INFINITY
 
 from .tiny import Tiny
@@ -73,13 +72,12 @@ def hybrid(x: Given) -> Tensor:
     r + log r = log(b p / a) - g + l / a, so r is Wright's omega function; the one
     number l makes the sum 1.
     """
-    omega = scipy_("special").wrightomega
     a, b = x.a.clamp(min=1e-300), (1 - x.a).clamp(min=0.0)
     known = (b * x.p / a).log() - x.g
 
     def q(shift):
         # q = (b p / a) / omega(c) = exp(g - shift + omega(c)), without 0 / 0.
-        r = torch.from_numpy(omega((known + shift).numpy()))
+        r = torch.from_numpy(special.wrightomega((known + shift).numpy()))
         return (x.g - shift + r).exp()
 
     low = torch.full_like(a, -50.0)
@@ -90,16 +88,6 @@ def hybrid(x: Given) -> Tensor:
         low, high = torch.where(large, middle, low), torch.where(large, high, middle)
     out = q((low + high) / 2)
     return out / out.sum(-1, keepdim=True)
-
-
-def scipy_(part: str):
-    """Import `scipy.<part>`. Raises ConfigError where scipy is missing."""
-    try:
-        return importlib.import_module(f"scipy.{part}")
-    except ImportError as error:
-        raise ConfigError(
-            "benchmarks/theory.py needs scipy: pip install 'mdlm-mcd[test]'."
-        ) from error
 
 
 OPTIMA: dict[str, Callable[[Given], Tensor]] = {
@@ -146,7 +134,7 @@ def at_entropy(world: Tiny, steps: int, nats: float) -> float:
         law = world.drawn(world.tempered(world.truth, t), steps)
         return world.nats(law) - nats
 
-    return scipy_("optimize").brentq(above, 0.05, 2.0, xtol=1e-9)
+    return optimize.brentq(above, 0.05, 2.0, xtol=1e-9)
 
 
 def fitted(world: Tiny, table: Tensor) -> float:
@@ -160,7 +148,7 @@ def fitted(world: Tiny, table: Tensor) -> float:
         p = world.tempered(world.truth, 1 / beta)
         return world.mean(((p - table) * logs).sum(-1))
 
-    return 1 / scipy_("optimize").brentq(slope, 0.1, 20.0, xtol=1e-12)
+    return 1 / optimize.brentq(slope, 0.1, 20.0, xtol=1e-12)
 
 
 TAUS = (0.96, 0.93, 0.90, 0.87, 0.84)

@@ -24,7 +24,7 @@ VOCABULARIES = (3, 64, 50258)
 
 
 def shared(t: float, delta: float) -> Tensor:
-    """P(masked_t, masked_s) of a token under one u, (2, 2): Eq. 13 twice."""
+    """Return P(masked_t, masked_s) of a token under one u, (2, 2): Eq. 13 twice."""
     s = t - delta
     # u <= alpha_t: both see it; alpha_t < u <= alpha_s: the teacher does.
     return torch.tensor([[1 - t, 0.0], [t - s, s]], dtype=torch.float64)
@@ -44,7 +44,7 @@ def independent(t: float, delta: float) -> Tensor:
 
 
 def apart(one: Tensor, other: Tensor, tokens: int) -> float:
-    """Total variation of two pair laws of `tokens` independent tokens."""
+    """Return the total variation of two pair laws of `tokens` independent tokens."""
     laws = []
     for law in (one, other):
         whole = torch.ones(1, dtype=torch.float64)
@@ -55,9 +55,8 @@ def apart(one: Tensor, other: Tensor, tokens: int) -> float:
 
 
 def views_sampled(w: Tiny, teacher: Tensor, delta: float) -> Tensor:
-    """P(z_s | z_t) where the teacher draws what opens, (S, S): SDTT's step."""
-    more = w.count[:, None] - w.count
-    chance = w.opened(delta)[w.count[:, None], more.clamp(min=0)]
+    """Return P(z_s | z_t) where the teacher draws what opens, (S, S): SDTT's step."""
+    chance = w.chance(delta)
     for i in range(w.length):
         drawn = teacher[:, i][:, w.z[:, i].clamp(max=w.vocab - 1)]  # (S, S)
         opens = w.masked[:, i, None] & ~w.masked[None, :, i]
@@ -161,7 +160,7 @@ def trained(w: Tiny, visited: Tensor, width: int, steps: int, seed: int = 0) -> 
 
 
 def pair_weights(w: Tiny, masks: Tensor, law, delta: float) -> Tensor:
-    """The mean over t ~ U(delta, 1] of a pair law, (patterns of t, patterns of s)."""
+    """Return the mean over t ~ U(delta, 1] of a pair law, (patterns of t, patterns of s)."""
     out = 0.0
     bits = masks.long()
     for t, weight in zip(*quadrature(delta, 1.0, w.length + 1), strict=True):
@@ -171,7 +170,7 @@ def pair_weights(w: Tiny, masks: Tensor, law, delta: float) -> Tensor:
 
 
 def spread(w: Tiny, model: Student, loss: str, tau: float, settings) -> list[tuple]:
-    """Exact moments of one sequence's gradient, all views and sequences enumerated.
+    """Return the exact moments of one sequence's gradient, all views and sequences enumerated.
 
     settings: weights (patterns, patterns), each. Returns for each (|mean|^2, variance, the part
     of it that z_s brings once x0 and z_t are given).

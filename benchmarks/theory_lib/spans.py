@@ -86,7 +86,7 @@ def cells(parts: Parts, cuts: list[float]) -> tuple[Tensor, Tensor]:
 
 
 def pattern_law(parts: Parts, length: int, t: float, s: float) -> Tensor:
-    """P(masks of z_t, masks of z_s) by `couple`: (2^length, 2^length)."""
+    """Return P(masks of z_t, masks of z_s) by `couple`: (2^length, 2^length)."""
     u, weight = cells(parts, [1 - t, 1 - s])
     x0 = torch.zeros(len(u), length, dtype=torch.long)
     times = (torch.full((len(u),), value, dtype=torch.float64) for value in (t, s))
@@ -98,13 +98,13 @@ def pattern_law(parts: Parts, length: int, t: float, s: float) -> Tensor:
 
 
 def sampler(w: Tiny, parts: Parts, steps: int) -> Tensor:
-    """The law of the order of opening, (O,): step n opens u in [n/N, (n+1)/N)."""
+    """Return the law of the order of opening, (O,): step n opens u in [n/N, (n+1)/N)."""
     u, weight = cells(parts, [n / steps for n in range(1, steps)])
     return w.order_law((u * steps).floor().long(), weight)
 
 
 def lattice(w: Tiny, steps: int) -> Tensor:
-    """The same under `laws`' lattice of step 1/N: u_i = frac(u_0 + i/N), or 1 - u_i."""
+    """Return the same under `laws`' lattice of step 1/N: u_i = frac(u_0 + i/N), or 1 - u_i."""
     i = torch.arange(w.length)
     first = torch.arange(steps)[:, None]
     forward = (first + i) % steps
