@@ -129,29 +129,22 @@ class Quality:
 
     def overrides(self, algo: str, steps: int) -> list[str]:
         """Return what every training is given."""
-        recipe = self.recipe
-        text = [override("data.files", self.data)] if self.data else []
+        recipe, accelerator = self.recipe, "cpu" if self.device == "cpu" else "gpu"
         validate = recipe.validate_every * recipe.batch // recipe.micro_batch
-        return [
-            f"algo={algo}",
-            f"data={'textfile' if self.data else 'stdlib'}",
-            *text,
-            *recipe.overrides,
-            f"model.length={recipe.length}",
-            f"data.vocab_size={recipe.vocab_size}",
-            override("data.cache_dir", self.out / "cache"),
-            f"loader.global_batch_size={recipe.batch}",
-            f"loader.batch_size={recipe.micro_batch}",
-            f"trainer.accelerator={'cpu' if self.device == 'cpu' else 'gpu'}",
-            "trainer.devices=1",
-            f"trainer.val_check_interval={validate}",
-            "callbacks=[checkpoint_every_n_steps,checkpoint_monitor,lines]",
-            f"callbacks.checkpoint_every_n_steps.every_n_train_steps={recipe.checkpoint_every}",
-            "+trainer.enable_progress_bar=false",
-            "+trainer.enable_model_summary=false",
-            f"lr_scheduler.num_warmup_steps={max(1, steps // 50)}",
-            f"seed={self.seed}",
-        ]
+        words = f"""
+            algo={algo} data={"textfile" if self.data else "stdlib"} seed={self.seed}
+            model.length={recipe.length} data.vocab_size={recipe.vocab_size}
+            loader.global_batch_size={recipe.batch} loader.batch_size={recipe.micro_batch}
+            lr_scheduler.num_warmup_steps={max(1, steps // 50)}
+            trainer.accelerator={accelerator} trainer.devices=1
+            trainer.val_check_interval={validate}
+            callbacks=[checkpoint_every_n_steps,checkpoint_monitor,lines]
+            callbacks.checkpoint_every_n_steps.every_n_train_steps={recipe.checkpoint_every}
+            +trainer.enable_progress_bar=false +trainer.enable_model_summary=false
+        """
+        files = [override("data.files", self.data)] if self.data else []
+        cache = override("data.cache_dir", self.out / "cache")
+        return [*recipe.overrides, *words.split(), *files, cache]
 
     def train(self, name: str, overrides: list[str], steps: int, target="last.ckpt"):
         folder, seconds = self.out / "runs" / name, self.clock.left()

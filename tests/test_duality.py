@@ -249,14 +249,6 @@ def test_projected_latent_is_masking_by_the_scalar(num_classes):
 
 
 @pytest.mark.parametrize("num_classes", CLASSES)
-def test_scalar_is_uniform(num_classes):
-    total = min(20_000, 25_000_000 // num_classes)
-    u = torch.cat([to_uniform(e, k, num_classes) for k, e in chunks(num_classes, total)])
-    assert len(u) == total
-    assert stats.kstest(u.numpy(), "uniform").pvalue > 0.01
-
-
-@pytest.mark.parametrize("num_classes", CLASSES)
 def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes):
     total, mask = min(20_000, 12_000_000 // num_classes), num_classes - 1
     for name, schedule in SCHEDULES.items():
@@ -277,13 +269,6 @@ def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes):
 # Duo's transformation
 
 
-@pytest.mark.parametrize("num_classes", [2, 50258])
-def test_duo_transform_is_flat_where_the_signal_is_whole(num_classes):
-    alpha = float64(0.5, 1 - 1e-6, 1).requires_grad_()
-    (slope,) = torch.autograd.grad(duo_transform(alpha, num_classes).sum(), alpha)
-    assert slope[0] > 0 and slope[1:].tolist() == [0, 0]
-
-
 @pytest.mark.parametrize("num_classes", [2, 3, 64, 30_000])
 def test_duo_transform_is_its_integral(num_classes):
     alpha = float64(0, 0.2, 0.6, 0.85, 0.97, 1)
@@ -300,6 +285,9 @@ def test_duo_transform_undoes_the_calibration():
     uniform_state = duo_transform(calibrate(alpha_t, num_classes)[0], num_classes)
     expected = (num_classes * alpha_t - 1) / (num_classes - 1)
     torch.testing.assert_close(uniform_state, expected, rtol=1e-10, atol=0)
+    whole = float64(0.5, 1 - 1e-6, 1).requires_grad_()
+    (slope,) = torch.autograd.grad(duo_transform(whole, num_classes).sum(), whole)
+    assert slope[0] > 0 and slope[1:].tolist() == [0, 0]  # not 0 * inf
     # Duo, Section 4.1.2: [0.85, 1] nearly spans the schedule at 30K classes.
     assert 0 < duo_transform(0.85, num_classes) < 0.02
 

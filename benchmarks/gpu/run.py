@@ -128,19 +128,13 @@ class Run:
 
     def config(self, algo: str):
         GlobalHydra.instance().clear()
-        given = [
-            f"algo={algo}",
-            "data=textfile",
-            f"data.files=[{self.work}/text.txt]",
-            f"data.tokenizer_name_or_path={self.work}/tokenizer",
-            f"data.cache_dir={self.work}/cache",
-            *(TINY if self.args.tiny else "model=small").split(),
-            f"model.length={self.length}",
-            f"loader.global_batch_size={self.batch}",
-            f"checkpointing.save_dir={self.work}/run",
-            "trainer.devices=1",
-            "trainer.max_steps=100",
-        ]
+        given = f"""
+            algo={algo} data=textfile data.files=[{self.work}/text.txt]
+            data.tokenizer_name_or_path={self.work}/tokenizer data.cache_dir={self.work}/cache
+            {TINY if self.args.tiny else "model=small"} model.length={self.length}
+            loader.global_batch_size={self.batch} checkpointing.save_dir={self.work}/run
+            trainer.devices=1 trainer.max_steps=100
+        """.split()
         if algo != "mdlm":
             own = "algo.init_from=scratch algo.rounds=1 algo.steps_per_round=100 algo.guard=off"
             given += own.split()
