@@ -30,8 +30,10 @@ def latent(x0: Tensor, eps: Tensor, alpha_tilde, sigma_tilde) -> Tensor:
 
     x0: (...) int64 ids in [0, K); their one-hot is never built. eps: (..., K). alpha_tilde,
     sigma_tilde: numbers, or tensors that broadcast with (...); further leading dimensions,
-    such as time, come first in the result. Returns (..., K) in the dtype of eps.
+    such as time, come first in the result. Returns (..., K) in the dtype of eps. Raises
+    ConfigError, as all functions of noise here do, where it is not finite.
     """
+    _check_noise(eps)
     alpha, sigma = (_float64(x).to(eps.device) for x in (alpha_tilde, sigma_tilde))
     x0 = torch.as_tensor(x0, device=eps.device)
     alpha, sigma, x0 = torch.broadcast_tensors(alpha, sigma, x0)
@@ -183,6 +185,7 @@ def _mean(function, y) -> Tensor:
 
 def _gap(values: Tensor, k) -> Tensor:
     """max_{j != k} values_j - values_k: (..., K), (...) -> (...) in float64."""
+    _check_noise(values)
     k = torch.as_tensor(k, device=values.device).expand(values.shape[:-1])[..., None]
     rival = values.scatter(-1, k, -math.inf).amax(-1)
     return rival.double() - values.gather(-1, k)[..., 0].double()
@@ -195,6 +198,14 @@ def _float64(value) -> Tensor:
 def _dtype(value) -> torch.dtype:
     floating = isinstance(value, Tensor) and value.is_floating_point()
     return value.dtype if floating else torch.float64
+
+
+def _check_noise(noise: Tensor) -> None:
+    if not (noise.is_floating_point() and noise.isfinite().all()):
+        raise ConfigError(
+            f"The noise, of dtype {noise.dtype}, is not finite floating-point numbers: draw it "
+            "with torch.randn."
+        )
 
 
 def _check_range(name: str, value: Tensor, inside: Tensor, interval: str, remedy: str) -> None:

@@ -326,6 +326,20 @@ def test_law_of_other_num_classes_than_the_noise():
             to_uniform(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), law)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, torch.int64])
+def test_noise_that_is_not_finite_numbers(bad):
+    eps, x0 = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
+    eps = eps.to(bad) if bad is torch.int64 else eps.fill_(bad)
+    for call in (
+        lambda: latent(x0, eps, 0.6, 0.8),
+        lambda: project(eps, x0, 4),
+        lambda: noise_gap(eps, x0),
+        lambda: to_uniform(eps, x0, 5),
+    ):
+        with pytest.raises(ConfigError, match="The noise, of dtype .* is not finite"):
+            call()
+
+
 @pytest.mark.parametrize("index", [5, -1])
 def test_an_id_outside_of_the_classes_is_refused_by_torch(index):
     eps, x0 = torch.zeros(2, 5), torch.full((2,), index)
