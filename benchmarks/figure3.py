@@ -1,10 +1,6 @@
 """Figure 3: the teacher and five rounds of MCD, from 8 to 512 steps.
 
-    python benchmarks/figure3.py --dry-run
-    python benchmarks/figure3.py --out runs --teacher mdlm.ckpt --held-out held_out.txt
-
-`--help` lists the rest; docs/paper_setting.md says what it needs. The experiments are
-data, in paper/experiments.py.
+See `--help` and docs/paper_setting.md.
 """
 
 import sys

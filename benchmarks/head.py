@@ -21,7 +21,7 @@ WAYS = ("dense", "gathered 128", "gathered 1024", "gathered 4096")
 
 
 def step(way, args):
-    """One way, measured in this process: JSON on stdout."""
+    """Measure one way in this process; print JSON."""
     import torch
 
     from mdlm_mcd import coupling, head, losses
@@ -60,35 +60,25 @@ def step(way, args):
             chunk=chunk,
         ).loss
 
-    seconds, loss = [], None
+    seconds = []
     for _ in range(args.repeats):
         start = time.perf_counter()
         loss = dense() if way == "dense" else gathered(int(way.split()[1]))
         loss.backward()
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        json.dumps(
-            {
-                "seconds": statistics.median(seconds),
-                "gib": peak,
-                "loss": float(loss.detach()),
-                "masked": float(pair.masked_t.float().mean()),
-            }
-        )
-    )
+    found = {
+        "seconds": statistics.median(seconds),
+        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "loss": float(loss.detach()),
+        "masked": float(pair.masked_t.float().mean()),
+    }
+    print(json.dumps(found))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (
-        ("batch", 4),
-        ("length", 512),
-        ("width", 768),
-        ("vocab", 50_258),
-        ("threads", 1),
-        ("repeats", 3),
-    ):
+    sizes = dict(batch=4, length=512, width=768, vocab=50_258, threads=1, repeats=3)
+    for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -97,14 +87,9 @@ def main():
         return
     results = {}
     for way in WAYS:
-        done = subprocess.run(
-            [sys.executable, __file__, *sys.argv[1:], "--way", way],
-            check=True,
-            text=True,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": str(args.threads)},
-        )
-        results[way] = json.loads(done.stdout)
+        command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
+        env = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+        results[way] = json.loads(subprocess.check_output(command, text=True, env=env))
     base = results["dense"]
     print(
         f"batch {args.batch} x {args.length}, width {args.width}, vocabulary "

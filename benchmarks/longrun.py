@@ -1,4 +1,4 @@
-"""A long run that holds on to nothing: memory, tensors, open files and logs.
+"""Find leaks of a long run: memory, tensors, open files and logs.
 
     python benchmarks/longrun.py [--steps 2400] [--every 100] [--warm-up 600]
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import statistics
 import sys
@@ -19,10 +20,12 @@ import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import lightning as L
+import tiny_run
 import torch
-from bench.train import Silence, compose
+from paper.compose import embedded
 
 from mdlm_mcd.minihost import main as minihost
 
@@ -31,7 +34,7 @@ ROUNDS, SLACK = 3, 0.01
 
 @dataclass
 class Reading:
-    """What a process holds after some optimizer steps; memory and logs in bytes."""
+    """Resources of a process after some optimizer steps; memory and logs in bytes."""
 
     step: int
     memory: int
@@ -43,24 +46,20 @@ class Reading:
 class Meter(L.Callback):
     """Reads every `every` optimizer steps, after the garbage is gone."""
 
-    readings: list[Reading] = []
-
-    def __init__(self, every: int, folder: str):
-        self.every, self.folder, self._last = every, Path(folder), 0
-        self.readings.clear()
+    def __init__(self, every: int, folder: Path):
+        self.every, self.folder, self.readings = every, folder, []
 
     def on_train_batch_end(self, trainer, *args):
         step = trainer.global_step
-        if step == self._last or step % self.every:
+        if step % self.every or (self.readings and self.readings[-1].step == step):
             return
-        self._last = step
         trainer.logger.save()
         self.readings.append(read(step, self.folder))
 
 
 def read(step: int, folder: Path) -> Reading:
     gc.collect()
-    with warnings.catch_warnings():  # some objects warn when they are looked at
+    with warnings.catch_warnings():  # some objects warn when their class is asked for
         warnings.simplefilter("ignore")
         tensors = sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects())
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -74,53 +73,38 @@ def read(step: int, folder: Path) -> Reading:
     )
 
 
-def run(folder: Path, steps: int, every: int, *overrides: str) -> list[Reading]:
-    """Readings of one run of `steps` optimizer steps, its files in `folder`."""
+def run(folder: Path, steps: int, every: int) -> list[Reading]:
+    """Return the readings of one run of `steps` optimizer steps, its files in `folder`."""
     if steps % ROUNDS:
         raise ValueError(f"steps={steps} do not divide into {ROUNDS} rounds.")
     per_round = steps // ROUNDS
-    words = "the cat sat on a mat and saw one old dog run by its red house".split()
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(words), (400, 24), generator=generator).tolist()
-    text = folder / "corpus.txt"
-    text.write_text("\n\n\n".join(" ".join(words[i] for i in row) for row in drawn))
-    config = compose(
-        "algo=mcd",
-        "algo.init_from=scratch",
-        f"algo.rounds={ROUNDS}",
-        f"algo.steps_per_round={per_round}",
-        "algo.delta0=0.0625",
-        f"trainer.max_steps={steps}",
-        "trainer.limit_val_batches=2",
-        f"trainer.val_check_interval={max(1, per_round // 4)}",
-        "trainer.log_every_n_steps=1",
-        "data=textfile",
-        f"data.files=[{text}]",
-        f"data.cache_dir={folder / 'cache'}",
-        "data.vocab_size=300",
-        "model=laptop",
-        "model.hidden_size=32",
-        "model.n_blocks=2",
-        "model.n_heads=2",
-        "model.cond_dim=16",
-        "model.length=16",
-        "loader.global_batch_size=8",
-        "~callbacks.progress",
-        f"callbacks.checkpoint_every_n_steps.every_n_train_steps={per_round // 4}",
-        f"checkpointing.save_dir={folder}",
-        f"+callbacks.meter={{_target_: longrun.Meter, every: {every}, folder: {folder}}}",
-        *overrides,
+    config = embedded(
+        [
+            *tiny_run.overrides(folder, folder / "corpus.txt", ROUNDS, per_round),
+            "logger=csv",
+            "trainer.devices=1",
+            f"trainer.val_check_interval={max(1, per_round // 4)}",
+            f"callbacks.checkpoint_every_n_steps.every_n_train_steps={per_round // 4}",
+        ]
     )
-    with Silence():
+    meter, make = Meter(every, folder), minihost.make_trainer
+
+    def make_trainer(*args, **kwargs):
+        trainer = make(*args, **kwargs)
+        trainer.callbacks.append(meter)
+        return trainer
+
+    with mock.patch.object(minihost, "make_trainer", make_trainer), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         minihost.run(config)
-    return list(sys.modules["longrun"].Meter.readings)
+    return meter.readings
 
 
 def verdict(readings: list[Reading], warm_up: int) -> list[str]:
-    """What grew after `warm_up` steps, in words; empty if nothing did.
+    """Return what grew after `warm_up` steps, in words; empty if nothing did.
 
-    Each half of the readings after the warm-up speaks through its median, since memory
-    breathes; the log is judged by its bytes per step.
+    Each half of the readings after the warm-up is represented by its median, since memory
+    varies; the log is judged by its bytes per step.
     """
     after = [r for r in readings if r.step > warm_up]
     if len(after) < 4:
@@ -151,6 +135,8 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--warm-up", type=int, default=600)
     args = parser.parse_args()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         readings = run(Path(folder), args.steps, args.every)
     print(f"{'step':>6}{'memory MiB':>12}{'tensors':>9}{'files':>7}{'log KiB':>9}")
@@ -164,5 +150,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.modules.setdefault("longrun", sys.modules["__main__"])
     sys.exit(main())

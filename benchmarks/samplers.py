@@ -27,8 +27,23 @@ def alpha(t):
     return 1 - (1 - 1e-3) * t
 
 
+def draw(name, denoise, batch, length, steps, vocab, generator, **how):
+    return sample(
+        name,
+        denoise,
+        batch,
+        length,
+        steps,
+        alpha=alpha,
+        mask_index=vocab - 1,
+        vocab_size=vocab,
+        generator=generator,
+        **how,
+    )
+
+
 def head(args):
-    """Seconds and projected rows of one sequence's head, each way."""
+    """Print seconds and projected rows of one sequence's head, each way."""
     g = counter_generator(0)
     hidden = torch.randn(1, args.length, args.width, generator=g)
     weight = torch.randn(args.vocab, args.width, generator=g) / args.width**0.5
@@ -46,17 +61,7 @@ def head(args):
             return hidden[rows] @ weight.T
 
         start = time.perf_counter()
-        drawn = sample(
-            name,
-            denoise,
-            1,
-            args.length,
-            args.steps,
-            alpha=alpha,
-            mask_index=args.vocab - 1,
-            vocab_size=args.vocab,
-            generator=counter_generator(1),
-        )
+        drawn = draw(name, denoise, 1, args.length, args.steps, args.vocab, counter_generator(1))
         seconds = time.perf_counter() - start
         first = first or seconds
         print(
@@ -107,6 +112,7 @@ class Language:
         return (first + rest) / LENGTH
 
     def information(self):
+        """Return the mutual information by lag, as `laws.mutual_information` estimates it."""
         mi = torch.zeros(LENGTH - 1, dtype=torch.float64)
         for k in range(1, (LENGTH - 1) // self.lag + 1):
             joint = self.start[:, None] * self.left[k].exp()
@@ -114,20 +120,16 @@ class Language:
             mi[k * self.lag - 1] = (joint * ratio).sum()
         return mi
 
+    def entropy(self):
+        """Return the entropy in nats a token, the first of a sequence included."""
+        step = self.start @ torch.special.entr(self.p).sum(-1)
+        first = torch.special.entr(self.start).sum()
+        return float((first + (LENGTH - 1) * step) / LENGTH)
 
-def tokens(language, name, steps, batch=BATCH, **how):
+
+def tokens(language, name, steps, **how):
     how = {"generator": counter_generator(3)} | how
-    return sample(
-        name,
-        language.denoise,
-        batch,
-        LENGTH,
-        steps,
-        alpha=alpha,
-        mask_index=KINDS,
-        vocab_size=KINDS + 1,
-        **how,
-    )
+    return draw(name, language.denoise, BATCH, LENGTH, steps, KINDS + 1, **how).tokens
 
 
 def entropy(x):
@@ -157,18 +159,16 @@ def of_laws(steps=4):
     def line(label, name, n, **how):
         cells = []
         for language in (near, table):
-            if how.get("u_step") == "auto":
-                given = how | {"u_step": fitted[id(language)]}
-            else:
-                given = how
-            x = tokens(language, name, n, **given).tokens
+            auto = how.get("u_step") == "auto"
+            given = how | {"u_step": fitted[id(language)]} if auto else how
+            x = tokens(language, name, n, **given)
             cells.append(f"{language.nll(x).mean().exp():.2f} / {entropy(x):.3f}")
         print(f"{label:<30}{cells[0]:>16}{cells[1]:>20}", flush=True)
 
     for label, how in ways.items():
         line(label, "sparse", steps, **how)
-    line("iid, T 1.1 -> 0.7", "sparse", steps, temperature=(1.1, 0.7))
-    line("iid, T 0.7 -> 1.1", "sparse", steps, temperature=(0.7, 1.1))
+    for ends in ((1.1, 0.7), (0.7, 1.1)):
+        line(f"iid, T {ends[0]} -> {ends[1]}", "sparse", steps, temperature=ends)
     line("confidence, max", "confidence", steps)
     line("confidence, max, noise 1", "confidence", steps, score_noise=1.0)
     line("first_hitting (64 evaluations)", "first_hitting", None)
@@ -176,7 +176,7 @@ def of_laws(steps=4):
 
 
 def of_a_latent(steps=8):
-    """Variance of the difference of two models' nats a token, sequence by sequence."""
+    """Print the variance of the difference of two models' nats a token, by sequence."""
     truth, other = Language(), Language(sharpness=1.1)
     print(
         f"\nvariance of a difference in nats a token, {BATCH} sequences, by what the "
@@ -196,8 +196,8 @@ def of_a_latent(steps=8):
             [dict(latent=Latent(3)) for _ in range(2)],
         ):
             name = "locked" if "latent" in how[0] else "sparse"
-            a = tokens(one, name, few, **how[0]).tokens
-            b = tokens(two, name, many, **how[1]).tokens
+            a = tokens(one, name, few, **how[0])
+            b = tokens(two, name, many, **how[1])
             spread.append(float((truth.nll(a) - truth.nll(b)).var()))
         print(
             f"{label:<30}{spread[0]:>10.4f}{spread[1]:>11.4f}{spread[2]:>9.4f}"
@@ -208,27 +208,15 @@ def of_a_latent(steps=8):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, default in (
-        ("vocab", 50257),
-        ("length", 256),
-        ("width", 256),
-        ("steps", 16),
-        ("threads", 1),
-    ):
+    sizes = dict(vocab=50257, length=256, width=256, steps=16, threads=1)
+    for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     head(args)
     of_laws()
     of_a_latent()
-    print(f"\nthe language itself: perplexity {math.exp(rate(Language())):.2f}")
-
-
-def rate(language):
-    """Entropy of the language in nats a token, the first of a sequence included."""
-    step = language.start @ torch.special.entr(language.p).sum(-1)
-    first = torch.special.entr(language.start).sum()
-    return float((first + (LENGTH - 1) * step) / LENGTH)
+    print(f"\nthe language itself: perplexity {math.exp(Language().entropy()):.2f}")
 
 
 if __name__ == "__main__":

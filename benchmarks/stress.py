@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import tiny_run
 import torch
 from stressed import PAUSE, child, trace_of
 
@@ -42,69 +43,21 @@ PHASES = {
     "validation": "in a validation",
 }
 SIGNALS = ("KILL", "TERM", "TERM, KILL")  # the last: no patience with the saving
-PATIENCE = 60  # seconds until the others have to know that a process has died
-COMPARED = (
-    "global_step",
-    "epoch",
-    "state_dict",
-    "ema",
-    "optimizer_states",
-    "lr_schedulers",
-    "mdlm_mcd",
-)
+PATIENCE = 60  # seconds until the others have to notice that a process has died
+COMPARED = "global_step epoch state_dict ema optimizer_states lr_schedulers mdlm_mcd".split()
 
 
-def overrides(folder: Path, shared: Path, rounds: int, steps: int, devices: int):
-    return [
-        f"trainer.devices={devices}",
-        f"loader.batch_size={4 // devices}",
-        f"strategy={'ddp' if devices > 1 else 'auto'}",
-        "algo=mcd",
-        "algo.init_from=scratch",
-        f"algo.rounds={rounds}",
-        f"algo.steps_per_round={steps}",
-        f"trainer.max_steps={rounds * steps}",
-        "algo.delta0=1/16",
-        "optim.lr=1e-2",
-        "data=textfile",
-        f"data.files=[{shared}/corpus.txt]",
-        f"data.cache_dir={shared}/cache",
-        "data.vocab_size=300",
-        "model=laptop",
-        "model.hidden_size=32",
-        "model.n_blocks=2",
-        "model.n_heads=2",
-        "model.cond_dim=16",
-        "model.length=16",
-        "model.dropout=0.2",
-        "training.ema=0.9",
-        "loader.global_batch_size=8",
-        "trainer.accelerator=cpu",
-        # Seven batches an epoch: three optimizer steps of two, and one of one.
-        "trainer.limit_train_batches=7",
-        "trainer.limit_val_batches=2",
-        "trainer.val_check_interval=5",
-        "trainer.log_every_n_steps=1",
-        "callbacks.checkpoint_every_n_steps.every_n_train_steps=2",
-        "~callbacks.progress",
-        "+trainer.enable_progress_bar=false",
-        "+trainer.enable_model_summary=false",
-        "lr_scheduler.num_warmup_steps=5",
-        f"hydra.run.dir={folder}",
-        f"checkpointing.save_dir={folder}",
-    ]
-
-
-def make_corpus(path: Path) -> None:
-    words = "the cat sat on a mat and saw one old dog run by its red house".split()
-    draw = random.Random(0)
-    rows = (" ".join(draw.choices(words, k=20)) for _ in range(300))
-    path.write_text("\n\n\n".join(rows), encoding="utf-8")
+# Seven batches an epoch: three optimizer steps of two, and one of one.
+OVERRIDES = """
+    optim.lr=1e-2 model.dropout=0.2 training.ema=0.9 lr_scheduler.num_warmup_steps=5
+    trainer.limit_train_batches=7 trainer.val_check_interval=5
+    callbacks.checkpoint_every_n_steps.every_n_train_steps=2
+"""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Where a signal fell, and how the processes ended (0, or minus a signal)."""
+    """Where a signal fell, and the exit statuses of the processes (0, or minus a signal)."""
 
     phase: str
     signal: str
@@ -121,14 +74,8 @@ class Start:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         for rank in range(devices):
-            joined = {
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-                "NODE_RANK": 0,
-                "WORLD_SIZE": devices,
-                "RANK": rank,
-                "LOCAL_RANK": rank,
-            }
+            joined = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, NODE_RANK=0)
+            joined |= dict(WORLD_SIZE=devices, RANK=rank, LOCAL_RANK=rank)
             joined = {key: str(value) for key, value in joined.items()}
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=child, args=(there, *args, joined))
@@ -138,7 +85,7 @@ class Start:
             self.processes.append(process)
 
     def phases(self, patience: float = PATIENCE):
-        """What they tell until all have ended; those who wait in vain are killed."""
+        """Yield the phases they report until all have ended; those that hang are killed."""
         pipes, end = list(self.pipes), None
         while pipes:
             for pipe in wait(pipes, timeout=1):
@@ -171,7 +118,6 @@ class Stress:
         self.rounds, self.steps, self.devices = rounds, steps, devices
         self.shared = self.out / "shared"
         self.shared.mkdir(parents=True)
-        make_corpus(self.shared / "corpus.txt")
         # Each process comes from one that has only imported: seconds saved.
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["stressed", "mdlm_mcd.evaluation.embedded"])
@@ -179,8 +125,14 @@ class Stress:
     def start(self, name: str) -> Start:
         """The command that begins run `name`, or goes on with it."""
         folder = self.out / name
-        sizes = (self.rounds, self.steps, self.devices)
-        command = overrides(folder, self.shared, *sizes)
+        command = [
+            *tiny_run.overrides(folder, self.shared / "corpus.txt", self.rounds, self.steps),
+            *OVERRIDES.split(),
+            f"trainer.devices={self.devices}",
+            f"loader.batch_size={4 // self.devices}",
+            f"strategy={'ddp' if self.devices > 1 else 'auto'}",
+            f"hydra.run.dir={folder}",
+        ]
         return Start(self.context, self.devices, str(folder), command, self.steps)
 
     def finish(self, name: str) -> None:
@@ -190,7 +142,7 @@ class Stress:
         self.require(not any(start.statuses()), name, "did not finish")
 
     def once(self, name: str, wanted: str, kind: str, draw) -> Kill | None:
-        """Start, and kill at a moment drawn; None where the run was faster."""
+        """Start, and kill at a random moment; return None where the run was faster."""
         number, killed = draw.randint(1, 3), None
         ranks = everyone = tuple(range(self.devices))
         if self.devices > 1:
@@ -200,7 +152,7 @@ class Stress:
             time.sleep(draw.uniform(0, 1))
             killed = wanted
             start.send(ranks, kind)
-        # Who was not joined yet waits for that, half an hour long.
+        # A process that was not joined yet would wait for half an hour.
         for phase in start.phases(1 if killed else PATIENCE):
             if killed is None and phase == wanted:
                 number -= 1
@@ -215,7 +167,7 @@ class Stress:
         return Kill(killed, kind, ranks, statuses) if killed else None
 
     def check(self, name: str, ranks, statuses, killed: str | None) -> None:
-        """Those killed ended by the signal or well; the others well if they did."""
+        """Require that those killed ended by the signal or well, the others well if they did."""
         for rank, status in enumerate(statuses):
             good = [0, -signal.SIGKILL, -signal.SIGTERM]
             if rank not in ranks and killed != "start":
@@ -228,11 +180,10 @@ class Stress:
         path = self.out / name / "checkpoints" / "last.ckpt"
         if not path.exists():
             return False
-        held = torch.load(path, weights_only=True)
-        return held["global_step"] == self.rounds * self.steps
+        return torch.load(path, weights_only=True)["global_step"] == self.rounds * self.steps
 
     def compare(self, name: str) -> int:
-        """Raises SystemExit unless run `name` is `whole`; the number of losses read."""
+        """Raise SystemExit unless run `name` equals `whole`; return the number of losses read."""
         for k in range(1, self.rounds + 1):
             self.same(name, f"round-{k}.ckpt")
         self.same(name, "last.ckpt")
@@ -246,14 +197,14 @@ class Stress:
         return len(again)
 
     def trace(self, name: str) -> dict:
-        """(what, number, process) -> the set of what it noted, equal if run again."""
-        held = collections.defaultdict(set)
+        """Return what was noted by (what, number, process): a set, since steps are run again."""
+        noted = collections.defaultdict(set)
         for rank in range(self.devices):
             lines = trace_of(self.out / name, rank).read_text("utf-8").splitlines()
             for line in lines:
                 (what, number), *rest = json.loads(line).items()
-                held[what, number, rank].add(tuple(rest))
-        return held
+                noted[what, number, rank].add(tuple(rest))
+        return noted
 
     def same(self, name: str, file: str) -> None:
         one, other = (
@@ -270,7 +221,7 @@ class Stress:
 
 
 def differs(a, b, where: str) -> str | None:
-    """The first place in which two nested containers are not the same, bit for bit."""
+    """Return the first place in which two nested containers differ, bit for bit."""
     if isinstance(a, torch.Tensor):
         return None if torch.equal(a, b) else where
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():

@@ -1,4 +1,4 @@
-"""The process that `stress.py` kills: a run which tells where it is."""
+"""The process that `stress.py` kills: a run that reports its phase."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def trace_of(folder: Path | str, rank: int | str) -> Path:
 
 
 class Watch(L.Callback):
-    """Notes losses, and tells the parent where the run is."""
+    """Note losses, and report to the parent where the run is."""
 
     def __init__(self, tell, trace, steps_per_round: int):
         self.tell, self.trace, self.steps_per_round = tell, trace, steps_per_round
@@ -34,7 +34,9 @@ class Watch(L.Callback):
         self.trace.flush()
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        # Of the teacher, too, that is about to be taken.
+        self.tell_step(trainer)
+
+    def tell_step(self, trainer):
         at_round = trainer.global_step % self.steps_per_round == 0
         self.tell("round" if at_round else "step")
 
@@ -45,8 +47,7 @@ class Watch(L.Callback):
             round=module.teacher.round,
             loss=float(outputs["loss"]).hex(),
         )
-        at_round = trainer.global_step % self.steps_per_round == 0
-        self.tell("round" if at_round else "step")
+        self.tell_step(trainer)
 
     def on_validation_batch_start(self, trainer, *args):
         if not trainer.sanity_checking:

@@ -1,10 +1,6 @@
 """Table 2: the losses hybrid, kl_fwd and kl_bwd after one round, at 32 steps.
 
-    python benchmarks/table2.py --dry-run
-    python benchmarks/table2.py --out runs --teacher mdlm.ckpt --held-out held_out.txt
-
-`--help` lists the rest; docs/paper_setting.md says what it needs. The experiments are
-data, in paper/experiments.py.
+See `--help` and docs/paper_setting.md.
 """
 
 import sys

@@ -1,10 +1,6 @@
 """Table 3: 863M parameters, one round, Llama 3 8B as evaluator.
 
-    python benchmarks/table3.py --dry-run
-    python benchmarks/table3.py --out runs --teacher mdlm.ckpt --held-out held_out.txt
-
-`--help` lists the rest; docs/paper_setting.md says what it needs. The experiments are
-data, in paper/experiments.py.
+See `--help` and docs/paper_setting.md.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""First figures of a machine: ceilings, marked tests, training steps, samples.
+"""Measure a machine: ceilings, training steps, samples.
 
     python benchmarks/gpu/run.py --out DIR [--device cuda] [--tiny] [--seconds 330]
 
@@ -11,8 +11,6 @@ the 169M DiT, 1,024 tokens, a vocabulary of 50,258, random weights and text. Wit
 import argparse
 import json
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,15 +26,8 @@ from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as entry
 
-ROOT = Path(__file__).resolve().parents[2]
 ALGOS = ("mcd", "mdlm", "sdtt", "cd4lm", "dcd")
-TINY = [
-    "model=laptop",
-    "model.hidden_size=32",
-    "model.n_blocks=2",
-    "model.n_heads=2",
-    "model.cond_dim=16",
-]
+TINY = "model=laptop model.hidden_size=32 model.n_blocks=2 model.n_heads=2 model.cond_dim=16"
 
 
 class Enough(Exception):
@@ -117,26 +108,6 @@ class Run:
         device = torch.cuda.get_device_name()
         self.write(part="ceilings", **rates, device=device, torch=torch.__version__)
 
-    def tests(self):
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                "-m",
-                "gpu",
-                "tests/test_gpu.py",
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        self.write(part="tests", status=done.returncode, tail=done.stdout[-400:])
-
     def inputs(self):
         """A word-level tokenizer of the vocabulary's size, and random text."""
         import tokenizers
@@ -157,26 +128,16 @@ class Run:
 
     def config(self, algo: str):
         GlobalHydra.instance().clear()
-        given = [
-            f"algo={algo}",
-            "data=textfile",
-            f"data.files=[{self.work}/text.txt]",
-            f"data.tokenizer_name_or_path={self.work}/tokenizer",
-            f"data.cache_dir={self.work}/cache",
-            *(TINY if self.args.tiny else ["model=small"]),
-            f"model.length={self.length}",
-            f"loader.global_batch_size={self.batch}",
-            f"checkpointing.save_dir={self.work}/run",
-            "trainer.devices=1",
-            "trainer.max_steps=100",
-        ]
+        given = f"""
+            algo={algo} data=textfile data.files=[{self.work}/text.txt]
+            data.tokenizer_name_or_path={self.work}/tokenizer data.cache_dir={self.work}/cache
+            {TINY if self.args.tiny else "model=small"} model.length={self.length}
+            loader.global_batch_size={self.batch} checkpointing.save_dir={self.work}/run
+            trainer.devices=1 trainer.max_steps=100
+        """.split()
         if algo != "mdlm":
-            given += [
-                "algo.init_from=scratch",
-                "algo.rounds=1",
-                "algo.steps_per_round=100",
-                "algo.guard=off",
-            ]
+            own = "algo.init_from=scratch algo.rounds=1 algo.steps_per_round=100 algo.guard=off"
+            given += own.split()
         if algo == "dcd" and self.args.tiny:
             given.append("algo.gamma_max=2")  # a small vocabulary needs more noise
         with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
@@ -260,20 +221,13 @@ class Run:
 
     def all(self):
         self.part("ceilings", 10, self.ceilings)
-        if self.cuda:
-            self.part("tests", 40, self.tests)
         self.inputs()
         for algo in ALGOS:
             self.part(f"step {algo}", 25, self.step, algo)
         few, many = (2, 2) if self.args.tiny else (8, 64)
-        for sampler, steps, batch in (
-            ("sparse", 8, many),
-            ("sparse", 32, many),
-            ("sparse", 128, many),
-            ("ancestral", 8, few),
-            ("ancestral", 32, few),
-            ("locked", 32, many),
-        ):
+        drawn = [("sparse", n, many) for n in (8, 32, 128)]
+        drawn += [("ancestral", n, few) for n in (8, 32)]
+        for sampler, steps, batch in (*drawn, ("locked", 32, many)):
             self.part(f"samples {sampler}", 25, self.samples, sampler, steps, batch)
 
 

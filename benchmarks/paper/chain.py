@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -11,61 +10,40 @@ from mdlm_mcd.checkpoints.files import check_overwrite, make_folder, read_json
 from mdlm_mcd.evaluation.sweep import existing
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
-from .stages import CLONE, COMMAND, MINIHOST, Stages, claim, override, start
+from .stages import CLONE, MINIHOST, Stages, claim, override, start
 
 STEPS_PER_ROUND = 10_000
 TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
 TRAIN = "train"  # in place of a checkpoint: make one
 
-# Where and in which parts a run is computed, not what.
+# Where and in which parts a run is computed, which changes neither noise nor data.
 HOW = (
-    "trainer.devices=",
-    "trainer.accelerator=",
-    "strategy=",
-    "loader.batch_size=",
-    "loader.eval_batch_size=",
-    "loader.num_workers=",
-    "data.cache_dir=",
-)
-UNIFORM_NOTE = (
-    "Uniform-state models are drawn and scored by the host's own sample_eval, the "
-    "others by `mdlm-mcd sweep`."
-)
+    "trainer.devices= trainer.accelerator= strategy= loader.batch_size= loader.eval_batch_size= "
+    "loader.num_workers= data.cache_dir="
+).split()
 
-# Every part of the chain in seconds, on text that is always there. Figures of such a
-# run mean nothing.
-SMOKE = (
-    "data=stdlib",
-    "data.max_chars=60000",
-    "data.vocab_size=300",
-    "data.valid=stdlib",
-    "data.tokenizer_name_or_path=bpe",
-    "model.hidden_size=32",
-    "model.n_blocks=1",
-    "model.n_heads=2",
-    "model.cond_dim=16",
-    "model.length=16",
-    "loader.global_batch_size=8",
-    "loader.eval_global_batch_size=8",
-    "trainer.accelerator=cpu",
-    "trainer.limit_val_batches=1",
-    "callbacks=[checkpoint_every_n_steps,lines]",
-    "logger=csv",
-    "lr_scheduler.num_warmup_steps=1",
-    "+trainer.enable_progress_bar=false",
-    "+trainer.enable_model_summary=false",
-)
+# Every part of the chain in seconds, on text that is always there. Figures of such a run are
+# not meaningful.
+SMOKE = """
+    data=stdlib data.max_chars=60000 data.vocab_size=300 data.valid=stdlib
+    data.tokenizer_name_or_path=bpe
+    model.hidden_size=32 model.n_blocks=1 model.n_heads=2 model.cond_dim=16 model.length=16
+    loader.global_batch_size=8 loader.eval_global_batch_size=8
+    trainer.accelerator=cpu trainer.limit_val_batches=1
+    callbacks=[checkpoint_every_n_steps,lines] logger=csv lr_scheduler.num_warmup_steps=1
+    +trainer.enable_progress_bar=false +trainer.enable_model_summary=false
+""".split()
 SMOKE_STEPS = 2
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a user says beside the table; `command.py` documents each.
+    """What a user gives beside the table; `command.py` documents each.
 
     host: a clone; None: the embedded host. data: text files in place of OpenWebText.
     """
 
-    out: Path
+    out: Path | None
     teacher: str | None = None
     duo_teacher: str | None = None
     host: Path | None = None
@@ -82,14 +60,13 @@ class Setting:
     smoke: bool = False
     overrides: tuple[str, ...] = ()
 
-    @classmethod
-    def tiny(cls, out: Path, **told) -> Setting:
-        """A smoke run: the same chain in seconds, on a CPU, with all of it made here.
+    def tiny(self) -> Setting:
+        """Return a smoke run: the same chain in seconds, on a CPU, with models of its own.
 
-        told: what takes effect in a smoke run, too (seed, overrides).
+        Of what was given, `out`, `seed` and `overrides` stay.
         """
-        return cls(
-            out,
+        return Setting(
+            self.out,
             TRAIN,
             TRAIN,
             evaluator=TRAIN,
@@ -98,13 +75,14 @@ class Setting:
             batch_size=2,
             device="cpu",
             devices=1,
+            seed=self.seed,
             smoke=True,
-            **told,
+            overrides=self.overrides,
         )
 
 
 def smaller(table: Table) -> Table:
-    """What a smoke run makes of a table: fewer rounds and steps, all of its methods."""
+    """Return the table of a smoke run: fewer rounds and steps, all methods."""
     return replace(table, rounds=table.rounds[:2], steps=(2, 4))
 
 
@@ -113,49 +91,30 @@ class Chain:
 
     def __init__(self, table: Table, setting: Setting, *, start=start, say=print):
         self.table = smaller(table) if setting.smoke else table
-        self.setting, self.say = setting, say
-        self.out = make_folder(setting.out)
-        self.results = make_folder(self.out / table.name)
-        path = self.results / "table.md"
-        check_overwrite(f"--out: {path}", path, self.foreign)
-        self.stages = Stages(self.out, start, say)
+        self.setting, self.start, self.say = setting, start, say
+        self.out = Path(setting.out or "OUT").resolve()
+        self.results = self.out / table.name / "results.jsonl"
         self.per_round = SMOKE_STEPS if setting.smoke else STEPS_PER_ROUND
-
-    def foreign(self, path: Path) -> str:
-        ours = path.read_bytes().startswith(f"# {self.table.title}\n".encode())
-        return "" if ours else "it is not this table"
+        self.host = setting.host
 
     # Overrides --------------------------------------------------------------------
 
-    def data(self) -> list[str]:
-        """Where text, caches and devices are."""
-        told = self.setting
-        if told.smoke:
-            return [override("data.cache_dir", self.out / "cache")]
-        found = [override("data.cache_dir", told.cache)] if told.cache else []
-        if told.data:
-            found += [
-                "data=textfile",
-                override("data.files", told.data),
-                "data.tokenizer_name_or_path=gpt2",
-            ]
-        if told.host is None and told.devices > 1:
-            found.append("strategy=ddp")
-        return found
-
     def common(self) -> list[str]:
-        """What every training is given last."""
-        tiny = SMOKE if self.setting.smoke else ()
-        return [
-            *self.data(),
-            f"trainer.devices={self.setting.devices}",
-            f"seed={self.setting.seed}",
-            *tiny,
-            *self.setting.overrides,
-        ]
+        """Return what every training is given last."""
+        given = self.setting
+        if given.smoke:
+            own = [override("data.cache_dir", self.out / "cache"), *SMOKE]
+        else:
+            own = [override("data.cache_dir", given.cache)] if given.cache else []
+            if given.data:
+                own += ["data=textfile", override("data.files", given.data)]
+                own.append("data.tokenizer_name_or_path=gpt2")
+            if given.host is None and given.devices > 1:
+                own.append("strategy=ddp")
+        return [*own, f"trainer.devices={given.devices}", f"seed={given.seed}", *given.overrides]
 
     def overrides(self, run: Run, teacher: str | Path) -> list[str]:
-        """Of a distillation, but for its number of rounds and steps."""
+        """Return those of a distillation, but for its number of rounds and steps."""
         return [
             f"algo={run.algo}",
             f"+recipe={run.recipe}",
@@ -165,7 +124,7 @@ class Chain:
         ]
 
     def length(self, run: Run) -> list[str]:
-        """As many rounds as the table needs; subset consistency has one, a long one."""
+        """Return as many rounds as the table needs; subset consistency has one, a long one."""
         rounds, steps = self.table.rounds[-1], self.per_round
         if run.algo == "cd4lm":
             return ["algo.rounds=1", f"algo.steps_per_round={rounds * steps}"]
@@ -179,143 +138,116 @@ class Chain:
     def max_steps(self) -> int:
         return self.table.rounds[-1] * self.per_round
 
+    def rounds(self, run: Run) -> tuple[int, ...]:
+        """Return the rounds of a run that the table shows."""
+        return (1,) if run.algo == "cd4lm" else self.table.rounds
+
     # Stages -----------------------------------------------------------------------
 
     def run(self) -> str:
-        """Everything, from wherever it stands; answers the table's text."""
-        teachers = {False: self.teacher(TEACHER, self.setting.teacher, "mdlm")}
+        """Run everything, from wherever it stands; return the table's text."""
+        self.begin()
+        given = self.setting
+        rows = {TEACHER: self.teacher(TEACHER, given.teacher, "mdlm")}
+        uniform = {}
         if any(run.method.uniform for run in self.table.trained):
-            told = self.setting.duo_teacher
-            teachers[True] = self.teacher(DUO_TEACHER, told, "duo_base")
-        rows: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
-        rows[False].append((TEACHER, str(teachers[False])))
-        if True in teachers:
-            rows[True].append((DUO_TEACHER, str(teachers[True])))
+            uniform[DUO_TEACHER] = self.teacher(DUO_TEACHER, given.duo_teacher, "duo_base")
         for run in self.table.trained:
-            uniform = run.method.uniform
-            rows[uniform] += self.distil(run, teachers[uniform])
-        self.sweep(rows[False])
-        for name, path in rows[True]:
+            if run.method.uniform:
+                uniform |= self.distil(run, uniform[DUO_TEACHER])
+            else:
+                rows |= self.distil(run, rows[TEACHER])
+        self.say(f"sampling {len(rows)} models at {len(self.table.steps)} step counts")
+        self.stages.sweep(rows, self.measuring())
+        for name, path in uniform.items():
             self.sample_uniform(name, path)
-        self.report()
+        title = self.table.title + (" (smoke run)" if given.smoke else "")
+        self.stages.report(self.results, title)
         text = self.text()
-        (self.results / "table.md").write_text(text + "\n", "utf-8")
+        self.results.with_name("table.md").write_text(text + "\n", "utf-8")
         return text
 
-    def teacher(self, name: str, told: str | None, algo: str) -> str | Path:
-        """The checkpoint that was named, or one trained here."""
-        if told != TRAIN:
-            return told
+    def begin(self) -> None:
+        """Make the folders. Raises ConfigError where another command's table.md is there."""
+        path = make_folder(self.results.parent) / "table.md"
+
+        def foreign(path: Path) -> str:
+            ours = path.read_bytes().startswith(f"# {self.table.title}\n".encode())
+            return "" if ours else "it is not this table"
+
+        check_overwrite(f"--out: {path}", path, foreign)
+        self.stages = Stages(self.out, self.start, self.say)
+
+    def fit(self, label, name, overrides, steps, *, more=(), host=None, **how) -> Path | None:
+        """Train in OUT/runs/NAME. Raises ConfigError where it has a run of other settings."""
+        folder = self.out / "runs" / name
+        claim(folder, {"overrides": [x for x in overrides if not x.startswith(tuple(HOW))]})
+        return self.stages.train(label, folder, [*overrides, *more], steps, host=host, **how)
+
+    def teacher(self, name: str, given: str | None, algo: str) -> str | Path:
+        """Return the checkpoint that was named, or train one."""
+        if given != TRAIN:
+            return given
         recipe = self.table.teacher_recipe
-        folder = self.out / "runs" / f"{recipe}-{algo}"
         steps = SMOKE_STEPS if self.setting.smoke else TEACHER_STEPS[recipe]
         overrides = [f"algo={algo}", f"+recipe={recipe}", *self.common()]
-        self.claim(folder, overrides)
-        return self.stages.train(
-            name, folder, overrides, steps, module=self.module, host=self.setting.host
-        )
+        return self.fit(name, f"{recipe}-{algo}", overrides, steps, host=self.host)
 
-    def claim(self, folder: Path, overrides: Sequence[str]) -> None:
-        """How a batch is divided changes neither noise nor data, so it may change.
-
-        Raises ConfigError where a folder holds a run with other settings.
-        """
-        claim(folder, {"overrides": [x for x in overrides if not x.startswith(HOW)]})
-
-    def judge(self) -> str:
-        """The evaluator's name, or the checkpoint of a smoke run's own."""
-        if self.setting.evaluator != TRAIN:
-            return self.setting.evaluator or self.table.evaluator
-        folder = self.out / "runs" / "judge"
-        overrides = ["algo=ar", *self.common()]
-        self.claim(folder, overrides)
-        return str(self.stages.train("evaluator", folder, overrides, SMOKE_STEPS))
-
-    @property
-    def module(self) -> str:
-        return CLONE if self.setting.host else MINIHOST
-
-    def distil(self, run: Run, teacher: str | Path) -> list[tuple[str, str]]:
-        """(row's name, checkpoint) of each round that the table shows."""
-        folder = self.out / "runs" / run.name
+    def distil(self, run: Run, teacher: str | Path) -> dict[str, Path]:
+        """Return the checkpoint of each round that the table shows, by row's name."""
+        last = self.rounds(run)[-1]
+        checkpoints = self.out / "runs" / run.name / "checkpoints"
+        # More rounds than are needed here may stand, made for another table.
+        target = f"round-{last}.ckpt"
         overrides = self.overrides(run, teacher)
-        self.claim(folder, overrides)
-        last = 1 if run.algo == "cd4lm" else self.table.rounds[-1]
-        checkpoints = folder / "checkpoints"
-        if not (checkpoints / f"round-{last}.ckpt").exists():
-            found = self.stages.train(
-                run.label,
-                folder,
-                [*overrides, *self.length(run)],
-                self.max_steps,
-                target=f"round-{last}.ckpt",
-                module=self.module,
-                host=self.setting.host,
-                diverges=run.diverges,
-            )
-            if found is None:
-                self.say(f"{run.label}: diverged, as the paper's did")
-        rounds = (1,) if run.algo == "cd4lm" else self.table.rounds
-        paths = [(run.key(k), checkpoints / f"round-{k}.ckpt") for k in rounds]
-        return [(name, str(path)) for name, path in paths if path.exists()]
-
-    def tokenizer(self) -> str:
-        """GPT-2's, unless an override names another."""
-        key, found = "data.tokenizer_name_or_path=", "gpt2"
-        for given in self.setting.overrides:
-            found = given[len(key) :] if given.startswith(key) else found
-        return found
-
-    def sweep(self, rows: Sequence[tuple[str, str]]) -> None:
-        told = self.setting
-        tokenizer = [] if told.smoke else ["--tokenizer", self.tokenizer()]
-        host = ["--host", str(told.host)] if told.host else []
-        corpus = ["--corpus", *told.held_out] if told.held_out else []
-        self.say(f"sampling {len(rows)} models at {len(self.table.steps)} step counts")
-        self.stages.must(
-            "sweep",
-            COMMAND,
-            [
-                "sweep",
-                *(f"{name}={path}" for name, path in rows),
-                "--steps",
-                ",".join(map(str, self.table.steps)),
-                "--num-samples",
-                str(told.num_samples),
-                "--bound-rows",
-                str(told.bound_rows),
-                "--batch-size",
-                str(told.batch_size),
-                "--seed",
-                str(told.seed),
-                "--evaluator",
-                self.judge(),
-                "--device",
-                told.device,
-                "--out",
-                str(self.results / "results.jsonl"),
-                *corpus,
-                *tokenizer,
-                *host,
-            ],
+        steps = 0 if (checkpoints / target).exists() else self.max_steps
+        found = self.fit(
+            run.label,
+            run.name,
+            overrides,
+            steps,
+            more=self.length(run),
+            host=self.host,
+            target=target,
+            diverges=run.diverges,
         )
+        if found is None:
+            self.say(f"{run.label}: diverged, as the paper's did")
+        paths = {run.key(k): checkpoints / f"round-{k}.ckpt" for k in self.rounds(run)}
+        return {name: path for name, path in paths.items() if path.exists()}
 
-    def sample_uniform(self, name: str, checkpoint: str) -> None:
-        """A uniform-state model, drawn and scored by the host's own `sample_eval`.
+    def measuring(self) -> dict[str, object]:
+        """Return the flags of `mdlm-mcd sweep`."""
+        given, evaluator = self.setting, self.setting.evaluator or self.table.evaluator
+        if given.evaluator == TRAIN:
+            evaluator = self.fit("evaluator", "judge", ["algo=ar", *self.common()], SMOKE_STEPS)
+        key, tokenizer = "data.tokenizer_name_or_path=", "gpt2"
+        for x in given.overrides:
+            tokenizer = x.removeprefix(key) if x.startswith(key) else tokenizer
+        return {
+            "--steps": ",".join(map(str, self.table.steps)),
+            "--num-samples": given.num_samples,
+            "--bound-rows": given.bound_rows,
+            "--batch-size": given.batch_size,
+            "--seed": given.seed,
+            "--evaluator": evaluator,
+            "--device": given.device,
+            "--out": self.results,
+            "--corpus": given.held_out,
+            "--tokenizer": None if given.smoke else tokenizer,
+            "--host": given.host,
+        }
+
+    def sample_uniform(self, name: str, checkpoint: str | Path) -> None:
+        """Draw and score a uniform-state model by the host's own `sample_eval`.
 
         The samplers of `mdlm-mcd sweep` are for masked models.
         """
-        told = self.setting
+        given = self.setting
         if not Path(checkpoint).is_file():
             self.say(f"{name}: {checkpoint} is no file, so the host cannot sample it")
             return
-        batches = -(-told.num_samples // told.batch_size)
-        scored = [
-            f"eval.compute_generative_perplexity={not told.smoke}",
-            override(
-                "eval.gen_ppl_eval_model_name_or_path", told.evaluator or self.table.evaluator
-            ),
-        ]
+        evaluator = given.evaluator or self.table.evaluator
         for n in self.table.steps:
             path = self.uniform(name, n)
             if read_json(path, None) is not None:
@@ -324,103 +256,80 @@ class Chain:
             make_folder(path.parent)
             self.stages.must(
                 f"{name} at {n} steps",
-                self.module,
+                CLONE if self.host else MINIHOST,
                 [
-                    "mode=sample_eval",
-                    "algo=duo_base",
-                    "+recipe=owt",
+                    *"mode=sample_eval algo=duo_base +recipe=owt".split(),
                     *self.common(),
-                    override("eval.checkpoint_path", checkpoint),
                     f"sampling.steps={n}",
-                    f"sampling.num_sample_batches={batches}",
-                    f"loader.eval_batch_size={told.batch_size}",
-                    *scored,
+                    f"sampling.num_sample_batches={-(-given.num_samples // given.batch_size)}",
+                    f"loader.eval_batch_size={given.batch_size}",
+                    f"eval.compute_generative_perplexity={not given.smoke}",
+                    override("eval.checkpoint_path", checkpoint),
+                    override("eval.gen_ppl_eval_model_name_or_path", evaluator),
                     override("eval.generated_samples_path", path),
                     override("hydra.run.dir", path.parent),
                 ],
-                folder=told.host,
+                folder=self.host,
             )
 
     def uniform(self, name: str, steps: int) -> Path:
-        """Samples and score of a uniform-state model, as its host writes them."""
+        """Return the file of a uniform-state model's samples and score, written by its host."""
         slug = name.replace(" ", "-")
-        return self.results / "uniform" / f"{slug}-{steps}.json"
+        return self.results.parent / "uniform" / f"{slug}-{steps}.json"
 
-    def report(self) -> None:
-        title = self.table.title + (" (smoke run)" if self.setting.smoke else "")
-        self.stages.must(
-            "report",
-            COMMAND,
-            [
-                "report",
-                str(self.results / "results.jsonl"),
-                "--reference",
-                TEACHER,
-                "--title",
-                title,
-                "--out",
-                str(self.results / "report.html"),
-            ],
-        )
-
-    # What came out ----------------------------------------------------------------
+    # The table --------------------------------------------------------------------
 
     def measured(self) -> dict[tuple[str, int], str]:
-        """Perplexity and entropy of each row at hand, by (name, steps)."""
+        """Return perplexity and entropy of each measured row, by (name, steps)."""
         found = {}
-        for row in existing(self.results / "results.jsonl"):
-            metrics = row["metrics"]
-            found[row["model"], row["steps"]] = (
-                f"{metrics['perplexity']['value']:.2f} / {metrics['entropy']['value']:.2f}"
-            )
+        for row in existing(self.results):
+            value = {k: row["metrics"][k]["value"] for k in ("perplexity", "entropy")}
+            found[row["model"], row["steps"]] = "{perplexity:.2f} / {entropy:.2f}".format(**value)
         for name, n in product(self.names(), self.table.steps):
-            if held := read_json(self.uniform(name, n), None):
-                score = held.get("generative_ppl")
+            if drawn := read_json(self.uniform(name, n), None):
+                score = drawn.get("generative_ppl")
                 score = "-" if score is None else f"{score:.2f}"
-                found[name, n] = f"{score} / {held['entropy']:.2f}"
+                found[name, n] = f"{score} / {drawn['entropy']:.2f}"
         for run in self.table.trained:
             if (self.out / "runs" / run.name / "diverged.txt").exists():
-                for n in self.table.steps:
-                    found[run.key(1), n] = "FAILED"
+                found |= {(run.key(1), n): "FAILED" for n in self.table.steps}
         return found
 
     def names(self) -> list[str]:
-        """The table's rows, teachers before their students."""
+        """Return the table's rows, teachers before their students."""
         found = [TEACHER]
         for run in self.table.trained:
             found += [DUO_TEACHER] if run.method.uniform else []
-            rounds = (1,) if run.algo == "cd4lm" else self.table.rounds
-            found += map(run.key, rounds)
+            found += map(run.key, self.rounds(run))
         return found
 
     def text(self) -> str:
-        """Measured and published, side by side, as Markdown."""
+        """Return measured and published figures side by side, as Markdown."""
         table, measured = self.table, self.measured()
-        uniform = any(run.method.uniform for run in table.trained)
-        lines = [
-            f"# {table.title}",
-            "",
-            "Perplexity / unigram entropy in nats, measured here; in brackets the "
-            "perplexity that the paper (arXiv 2602.00792) publishes, which this "
-            "project has not reproduced.",
-            *([f"\n{table.note}"] if table.note else []),
-            *([f"\n{UNIFORM_NOTE}"] if uniform else []),
-            *(["\nA smoke run: its figures mean nothing."] * self.setting.smoke),
-            "",
-            "| model | " + " | ".join(f"{n} steps" for n in table.steps) + " |",
-            "| --- " * (len(table.steps) + 1) + "|",
+        notes = [
+            "Perplexity / unigram entropy in nats, measured here; in brackets the perplexity that "
+            "the paper (arXiv 2602.00792) publishes, which this project has not reproduced.",
+            table.note,
+            "Uniform-state models are drawn and scored by the host's own sample_eval, the others "
+            "by `mdlm-mcd sweep`." * any(run.method.uniform for run in table.trained),
+            "A smoke run: its figures mean nothing." * self.setting.smoke,
         ]
+        lines = ["\n\n".join([f"# {table.title}", *filter(None, notes)]), ""]
+        lines.append(row("model", *(f"{n} steps" for n in table.steps)))
+        lines.append("| --- " * (len(table.steps) + 1) + "|")
         for name in self.names():
-            cells = [
+            cells = (
                 f"{measured.get((name, n), '-')} [{published(table, name, n)}]" for n in table.steps
-            ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            )
+            lines.append(row(name, *cells))
         return "\n".join(lines)
 
 
+def row(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
 def published(table: Table, name: str, steps: int) -> str:
-    """The paper's figure as text: FAILED where training did, - where it gives none."""
-    if (name, steps) not in table.published:
-        return "-"
-    value = table.published[name, steps]
-    return "FAILED" if value is None else f"{value:.2f}"
+    """Return the paper's figure: FAILED where training did, - where it gives none."""
+    value = table.published.get((name, steps), "-")
+    return "FAILED" if value is None else value if value == "-" else f"{value:.2f}"

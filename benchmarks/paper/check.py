@@ -1,4 +1,4 @@
-"""What would stop a table hours after its start, found before it."""
+"""Find what would stop a table hours after its start, before it starts."""
 
 from __future__ import annotations
 
@@ -18,30 +18,28 @@ from .experiments import Table
 FILES = (".ckpt", ".pt", ".pth", ".bin", ".safetensors")
 
 
-def ready(table: Table, told: Setting) -> None:
-    """Raises ConfigError, one sentence that says what is missing and the remedy."""
-    if told.out is None:
+def ready(table: Table, given: Setting) -> None:
+    """Raise ConfigError: one sentence that says what is missing, and the remedy."""
+    if given.out is None:
         raise ConfigError("--out is missing: name the folder that results go to.")
-    if told.smoke:
+    if given.smoke:
         return
-    host(table, told)
-    uniform = [run.name for run in table.trained if run.method.uniform]
-    checkpoint("--teacher", told.teacher, "the masked model that is distilled")
+    uniform = next((run.name for run in table.trained if run.method.uniform), None)
+    if given.host:
+        host(given, uniform)
+    checkpoint("--teacher", given.teacher, "the masked model that is distilled")
     if uniform:
-        checkpoint(
-            "--duo-teacher",
-            told.duo_teacher,
-            f"the uniform-state model that {uniform[0]} distils (or leave it out with --methods)",
-        )
-        if told.host is None:
-            plain(told.duo_teacher)
-    text(told)
-    if told.device.startswith("cuda") and not torch.cuda.is_available():
+        what = f"the uniform-state model that {uniform} distils (or leave it out with --methods)"
+        checkpoint("--duo-teacher", given.duo_teacher, what)
+        if given.host is None:
+            plain(given.duo_teacher)
+    text(given)
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
-            f"--device {told.device}: no CUDA device is there, and at this size a CPU "
-            "would take years; --dry-run counts, --smoke tries the chain."
+            f"--device {given.device}: no CUDA device is there, and at this size a CPU would take "
+            "years; --dry-run counts, --smoke tries the chain."
         )
-    evaluator(told.evaluator or table.evaluator)
+    evaluator(given.evaluator or table.evaluator)
 
 
 def checkpoint(flag: str, path: str | None, what: str) -> None:
@@ -50,8 +48,8 @@ def checkpoint(flag: str, path: str | None, what: str) -> None:
     named = HUB_ID.fullmatch(path) and not path.endswith(FILES)
     if path != TRAIN and not named and not Path(path).exists():
         raise ConfigError(
-            f"{flag} {path} is not there: name a checkpoint, a folder or a model on "
-            f"the Hub of {what}."
+            f"{flag} {path} is not there: name a checkpoint, a folder or a model on the Hub of "
+            f"{what}."
         )
 
 
@@ -61,75 +59,68 @@ def plain(path: str) -> None:
         return
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # what a file holds that is none of ours
+    except Exception as error:  # anything may be in a file of others
         raise ConfigError(
-            f"--duo-teacher {path} holds more than tensors and plain values, and the "
-            "embedded host samples only such a file: name one of its own "
-            "algo=duo_base, or give --host a clone of Duo."
+            f"--duo-teacher {path} holds more than tensors and plain values, and the embedded "
+            "host samples only such a file: name one of its own algo=duo_base, or give --host a "
+            "clone of Duo."
         ) from error
 
 
-def host(table: Table, told: Setting) -> None:
-    if told.host is None:
-        return
-    if not told.host.is_dir():
-        raise ConfigError(
-            f"--host {told.host} is no folder: name a clone of Duo or MDLM, or leave "
-            "it out for the embedded host."
-        )
-    layout = of_folder(told.host)
-    if layout is MDLM and any(run.method.uniform for run in table.trained):
-        raise ConfigError(
-            f"--host {told.host} is a clone of MDLM, which has no uniform-state "
-            "models: use a clone of Duo, or --methods without dcd."
-        )
-    if layout is MDLM and told.teacher == TRAIN:
-        raise ConfigError(
-            f"--teacher {TRAIN} goes through `algo=mdlm`, which a clone of MDLM has "
-            "not: train it by its own scripts/train_owt_mdlm.sh and name the "
-            "checkpoint."
-        )
-    if told.data:
+def host(given: Setting, uniform: str | None) -> None:
+    where = f"--host {given.host}"
+    if not given.host.is_dir():
+        raise ConfigError(f"{where} is no folder: name a clone of Duo or MDLM, or leave it out.")
+    if of_folder(given.host) is MDLM:
+        if uniform:
+            raise ConfigError(
+                f"{where} is a clone of MDLM, which has no uniform-state models: use a clone of "
+                f"Duo, or --methods without {uniform}."
+            )
+        if given.teacher == TRAIN:
+            raise ConfigError(
+                f"--teacher {TRAIN} needs `algo=mdlm`, which a clone of MDLM does not have: train "
+                "it by its own scripts/train_owt_mdlm.sh and name the checkpoint."
+            )
+    if given.data:
         raise ConfigError(
             "--data is for the embedded host: give a clone its data by an override, data=NAME."
         )
-    if not told.cache:
+    if not given.cache:
         raise ConfigError(
-            f"--cache is missing: {told.host} names a folder of its authors' cluster, "
-            "so say where data is to be kept."
+            f"--cache is missing: the config of {given.host} names a folder of its authors' "
+            "cluster, so say where data is to be kept."
         )
 
 
-def text(told: Setting) -> None:
-    for flag, paths in (("--data", told.data), ("--held-out", told.held_out)):
-        for path in paths:
-            if not glob.glob(path, recursive=True):
-                raise ConfigError(f"{flag} {path} is not there: name a text file.")
-    if not told.data and not told.held_out:
+def text(given: Setting) -> None:
+    for flag, paths in (("--data", given.data), ("--held-out", given.held_out)):
+        missing = [path for path in paths if not glob.glob(path, recursive=True)]
+        if missing:
+            raise ConfigError(f"{flag} {missing[0]} is not there: name a text file.")
+    if not given.data and not given.held_out:
         raise ConfigError(
-            "--held-out is missing: name files of text that no model has seen, for "
-            "example the end of OpenWebText (docs/paper_setting.md has the command)."
+            "--held-out is missing: name files of text that no model has seen, for example the "
+            "end of OpenWebText (docs/paper_setting.md has the command)."
         )
-    needs = told.host is None and not told.data
-    if needs and importlib.util.find_spec("datasets") is None:
+    if not given.data and given.host is None and importlib.util.find_spec("datasets") is None:
         raise ConfigError(
-            "OpenWebText is read with the package datasets, which is not installed: "
-            "`pip install 'mdlm-mcd[data]'`, or name text files with --data."
+            "OpenWebText is read with the package datasets, which is not installed: `pip install "
+            "'mdlm-mcd[data]'`, or name text files with --data."
         )
 
 
 def evaluator(name: str) -> None:
-    """Its config and tokenizer, a few megabytes: who has them may have the rest."""
+    """Fetch its config and tokenizer, a few megabytes: who has them may have the rest."""
     import transformers
 
     try:
         transformers.AutoConfig.from_pretrained(name)
         transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        gated = "llama" in name.lower()
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        licence = "accept its licence on the Hub and log in (`hf auth login`), or "
         raise ConfigError(
-            f"--evaluator {name} is not reachable ({said.rstrip('.')}): "
-            + ("accept its licence on the Hub and log in (`hf auth login`), or " * gated)
-            + "name a local folder with the model and its tokenizer."
+            f"--evaluator {name} is not reachable ({why}): {licence * ('llama' in name.lower())}"
+            "name a local folder with the model and its tokenizer."
         ) from error

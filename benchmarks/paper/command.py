@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from mdlm_mcd.checkpoints.files import expanded
@@ -20,112 +21,75 @@ from .stages import start
 def parser(of: Table) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog=f"{of.name}.py",
-        description=f"{of.title}, as in arXiv 2602.00792: distils "
-        f"{', '.join(of.runs)}, sweeps over sampling steps, writes results.jsonl, "
-        f"report.html and table.md to OUT/{of.name}. The same command goes on where it "
-        "stopped; trainings in OUT/runs are shared with the other tables. See "
-        "docs/paper_setting.md.",
+        description=f"{of.title}, as in arXiv 2602.00792: distils {', '.join(of.runs)}, sweeps "
+        "over sampling steps, writes results.jsonl, report.html and table.md to "
+        f"OUT/{of.name}. The same command goes on where it stopped; trainings in OUT/runs are "
+        "shared with the other tables. See docs/paper_setting.md.",
     )
-    p.add_argument(
+    known = ", ".join((*of.runs, *of.optional))
+
+    def add(group, name, help, **how):
+        group.add_argument(name, help=help, **how)
+
+    add(
+        p,
         "overrides",
+        "of Hydra, for every training: loader.batch_size=16",
         nargs="*",
         metavar="OVERRIDE",
-        help="of Hydra, for every training: loader.batch_size=16",
     )
-    p.add_argument("--out", type=Path, metavar="DIR", help="where everything goes")
-    models = p.add_argument_group("what is distilled")
-    models.add_argument(
-        "--teacher",
-        metavar="CKPT",
-        help=f"what algo.teacher_path takes; {TRAIN}: with +recipe={of.teacher_recipe}",
-    )
-    models.add_argument(
-        "--duo-teacher", metavar="CKPT", help="the uniform-state model that dcd starts from"
-    )
-    models.add_argument(
-        "--methods",
-        metavar="NAME,NAME",
-        help=f"of {', '.join((*of.runs, *of.optional))}; default: {','.join(of.runs)}",
-    )
-    places = p.add_argument_group("where things are")
-    places.add_argument(
-        "--host",
-        type=Path,
-        metavar="DIR",
-        help="a clone of Duo or MDLM; default: the embedded host",
-    )
-    places.add_argument("--cache", metavar="DIR", help="data.cache_dir")
-    places.add_argument(
-        "--data",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="text in place of OpenWebText (embedded host)",
-    )
-    places.add_argument(
-        "--held-out",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="text that no model has seen, for the bounds",
-    )
-    places.add_argument("--device", default="cuda", help="of sampling")
-    places.add_argument("--devices", type=int, default=2, help="of training")
-    measure = p.add_argument_group("measuring")
-    measure.add_argument("--evaluator", metavar="NAME_OR_DIR", help=f"default: {of.evaluator}")
-    measure.add_argument(
-        "--num-samples", type=int, default=1024, help="of each point; the paper does not say"
-    )
-    measure.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
-    measure.add_argument("--batch-size", type=int, default=32)
-    measure.add_argument("--seed", type=int, default=1)
-    only = p.add_argument_group("instead of running it")
-    only.add_argument(
-        "--dry-run", action="store_true", help="compose every config, count parameters and FLOPs"
-    )
-    only.add_argument("--mfu", type=float, default=0.4, help="assumed by --dry-run")
-    only.add_argument("--peak", type=float, default=A100, help="FLOP/s of a device")
-    only.add_argument(
-        "--smoke",
-        action="store_true",
-        help="the whole chain, tiny, with teachers and evaluator of its own, on a CPU",
-    )
+    add(p, "--out", "where everything goes", type=Path, metavar="DIR")
+    group = p.add_argument_group("what is distilled")
+    takes = f"what algo.teacher_path takes; {TRAIN}: with +recipe={of.teacher_recipe}"
+    add(group, "--teacher", takes, metavar="CKPT")
+    add(group, "--duo-teacher", "the uniform-state model that dcd starts from", metavar="CKPT")
+    add(group, "--methods", f"of {known}; default: {','.join(of.runs)}", metavar="NAME,NAME")
+    group = p.add_argument_group("where things are")
+    clone = "a clone of Duo or MDLM; default: the embedded host"
+    add(group, "--host", clone, type=Path, metavar="DIR")
+    add(group, "--cache", "data.cache_dir", metavar="DIR")
+    files = dict(nargs="+", default=[], metavar="FILE")
+    add(group, "--data", "text in place of OpenWebText (embedded host)", **files)
+    add(group, "--held-out", "text that no model has seen, for the bounds", **files)
+    add(group, "--device", "of sampling", default="cuda")
+    add(group, "--devices", "of training", type=int, default=2)
+    group = p.add_argument_group("measuring")
+    add(group, "--evaluator", f"default: {of.evaluator}", metavar="NAME_OR_DIR")
+    add(group, "--num-samples", "of each point; the paper does not say", type=int, default=1024)
+    add(group, "--bound-rows", "held-out rows", type=int, default=256)
+    add(group, "--batch-size", "of sampling", type=int, default=32)
+    add(group, "--seed", "of training and sampling", type=int, default=1)
+    group = p.add_argument_group("instead of running it")
+    counts = "compose every config, count parameters and FLOPs"
+    add(group, "--dry-run", counts, action="store_true")
+    add(group, "--mfu", "assumed by --dry-run", type=float, default=0.4)
+    add(group, "--peak", "FLOP/s of a device", type=float, default=A100)
+    tiny = "the whole chain, tiny, with teachers and evaluator of its own, on a CPU"
+    add(group, "--smoke", tiny, action="store_true")
     return p
 
 
 def setting(args: argparse.Namespace) -> Setting:
-    """What the flags say."""
-    overrides = tuple(args.overrides)
-    if args.smoke:
-        return Setting.tiny(args.out, seed=args.seed, overrides=overrides)
-    return Setting(
-        args.out,
-        there(args.teacher),
-        there(args.duo_teacher),
-        args.host and args.host.resolve(),
-        absolute(args.cache),
-        tuple(map(absolute, args.data)),
-        tuple(args.held_out),
-        there(args.evaluator),
-        args.num_samples,
-        args.bound_rows,
-        args.batch_size,
-        args.device,
-        args.devices,
-        args.seed,
-        overrides=overrides,
+    """Return what the flags say, with absolute paths: trainings run in folders of their own."""
+    given = {field.name: getattr(args, field.name) for field in fields(Setting)}
+    for name in ("teacher", "duo_teacher", "evaluator"):
+        path = absolute(given[name])  # a name on the Hub stays one
+        given[name] = path if path and Path(path).exists() else given[name]
+    found = Setting(
+        **given
+        | {
+            "host": args.host and args.host.resolve(),
+            "cache": absolute(args.cache),
+            "data": tuple(map(absolute, args.data)),
+            "held_out": tuple(args.held_out),
+            "overrides": tuple(args.overrides),
+        }
     )
+    return found.tiny() if args.smoke else found
 
 
 def absolute(path: str | None) -> str | None:
-    """Runs have folders of their own; a glob stays one."""
     return path and str(Path(expanded(path, "path")).absolute())
-
-
-def there(name: str | None) -> str | None:
-    """The absolute path of what is on the disk; a name on the Hub stays one."""
-    path = absolute(name)
-    return path if path and Path(path).exists() else name
 
 
 def main(name: str, argv: Sequence[str] | None = None, start=start) -> int:
@@ -133,14 +97,12 @@ def main(name: str, argv: Sequence[str] | None = None, start=start) -> int:
     try:
         of = table(name)
         args = parser(of).parse_args(argv)
-        of = of.chosen(args.methods)
+        of, given = of.chosen(args.methods), setting(args)
         if args.dry_run:
-            hardware = Hardware(args.devices, args.peak, args.mfu)
-            print(dry.text(of, setting(args), hardware))
+            print(dry.text(of, given, Hardware(args.devices, args.peak, args.mfu)))
             return 0
-        told = setting(args)
-        check.ready(of, told)
-        print(Chain(of, told, start=start).run())
+        check.ready(of, given)
+        print(Chain(of, given, start=start).run())
     except MCDError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

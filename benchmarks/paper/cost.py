@@ -25,7 +25,7 @@ A100 = 312e12  # bfloat16, dense, by its data sheet
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where hours are reckoned: devices x FLOP/s of each x the share that is used."""
+    """The machine for which hours are computed: devices x FLOP/s of each x share used."""
 
     devices: int = 2
     peak: float = A100
@@ -40,47 +40,38 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Counted:
-    """One sequence through a network.
+    """One sequence through a network: FLOPs of a forward pass.
 
-    trunk and head: FLOPs of a forward pass up to the output projection, and of that
-    projection on every row. trunk_trained, head_trained: forward and backward.
+    trunk: up to the output projection. head: that projection, of every row. A backward pass
+    costs twice the forward.
     """
 
     parameters: int
     length: int
     trunk: int
     head: int
-    trunk_trained: int
-    head_trained: int
 
     def step(self, batch: int, method: Method) -> float:
-        """FLOPs of an optimizer step: student both ways, teacher forward."""
-        rows = method.head_rows
-        student = self.trunk_trained + rows * self.head_trained
-        teacher = 0.0
-        if method.teacher_passes:  # whose rows are projected once, in one of them
-            teacher = method.teacher_passes * self.trunk + rows * self.head
-        return batch * (student + teacher)
+        """Return the FLOPs of an optimizer step: student both ways, teacher forward."""
+        heads = 3 + bool(method.teacher_passes)  # the teacher's rows are projected once
+        trunks = 3 + method.teacher_passes
+        return batch * (trunks * self.trunk + method.head_rows * heads * self.head)
 
     def sample(self, steps: int, uniform: bool = False) -> float:
-        """FLOPs of one sequence: each row is projected once, or, in a uniform-state
-        model, at every step."""
+        """Return the FLOPs of drawing one sequence.
+
+        Each row is projected once, or, in a uniform-state model, at every step.
+        """
         return steps * self.trunk + self.head * (steps if uniform else 1)
 
     def bound(self, steps: int) -> float:
-        """FLOPs of one row's N-step NELBO: half of the rows are masked on average."""
+        """Return the FLOPs of one row's N-step NELBO: half of the rows are masked on average."""
         return steps * (self.trunk + 0.5 * self.head)
 
 
 def judged(evaluator: str, length: int) -> float:
-    """FLOPs of scoring one sample: twice the parameters a token; 0 if unknown."""
+    """Return the FLOPs of scoring one sample: twice the parameters a token; 0 if unknown."""
     return 2.0 * PARAMETERS.get(evaluator, 0) * length
-
-
-def _flops(call) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
 
 
 def count(model: Mapping, *, uniform: bool = False) -> Counted:
@@ -88,31 +79,21 @@ def count(model: Mapping, *, uniform: bool = False) -> Counted:
 
     A masked model has one token more than GPT-2, its mask; a uniform-state one has not.
     """
-    sizes = tuple(model[key] for key in SIZES)
-    return _count(sizes, model["length"], GPT2_TOKENS + (not uniform))
-
-
-SIZES = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout")
+    sizes = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout", "length")
+    return _count(tuple((key, model[key]) for key in sizes), GPT2_TOKENS + (not uniform))
 
 
 @cache
-def _count(sizes: tuple, length: int, vocab: int) -> Counted:
-    model = dict(zip(SIZES, sizes, strict=True))
+def _count(sizes: tuple, vocab: int) -> Counted:
+    model = dict(sizes)
     with torch.device("meta"):
         network = DIT({"model": model, "algo": {"causal_attention": False}}, vocab)
-        tokens = torch.zeros(1, length, dtype=torch.long)
-        sigma = torch.zeros(1)
-        hidden = torch.zeros(1, length, model["hidden_size"], requires_grad=True)
-    head = network.output_layer.linear
-    whole = _flops(lambda: network(tokens, sigma))
-    whole_trained = _flops(lambda: network(tokens, sigma).sum().backward())
-    head_alone = _flops(lambda: head(hidden))
-    head_trained = _flops(lambda: head(hidden).sum().backward())
-    return Counted(
-        parameters=sum(p.numel() for p in network.parameters()),
-        length=length,
-        trunk=whole - head_alone,
-        head=head_alone,
-        trunk_trained=whole_trained - head_trained,
-        head_trained=head_trained,
-    )
+        tokens = torch.zeros(1, model["length"], dtype=torch.long)
+        sigma, hidden = torch.zeros(1), torch.zeros(1, model["length"], model["hidden_size"])
+    with FlopCounterMode(display=False) as counter:
+        network.output_layer.linear(hidden)
+        head = counter.get_total_flops()
+        network(tokens, sigma)
+        trunk = counter.get_total_flops() - 2 * head
+    parameters = sum(p.numel() for p in network.parameters())
+    return Counted(parameters, model["length"], trunk, head)

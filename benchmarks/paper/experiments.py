@@ -6,7 +6,7 @@ Every perplexity in this file is the paper's. None was measured by this project.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation.report.paper import published
@@ -14,7 +14,7 @@ from mdlm_mcd.evaluation.report.paper import published
 
 @dataclass(frozen=True)
 class Method:
-    """What a distiller computes in a training step, beside the student's own pass.
+    """The work of a distiller in a training step, beside the student's own pass.
 
     teacher_passes: forward passes of the teacher. head_rows: the share of a sequence's
     rows that are projected onto the vocabulary: for masked models those that are
@@ -55,7 +55,7 @@ class Run:
         return METHODS[self.algo]
 
     def key(self, round: int) -> str:
-        """The row's name in results files and reports."""
+        """Return the row's name in results files and reports."""
         return f"{self.label} round {round}"
 
 
@@ -99,11 +99,9 @@ class Table:
     teacher_recipe: str = "owt_teacher"
     optional: tuple[str, ...] = ()
     note: str = ""
-    sampled_teacher: bool = True
-    extra: tuple[str, ...] = field(default=())  # overrides, those of a smoke run
 
     def chosen(self, names: str | None) -> Table:
-        """Only the runs that `--methods NAME,NAME` names. Raises ConfigError."""
+        """Keep only the runs that `--methods NAME,NAME` names. Raises ConfigError."""
         if names is None:
             return self
         known = (*self.runs, *self.optional)
@@ -126,36 +124,21 @@ STEPS = (32, 64, 128, 256, 512)
 
 def _table1() -> dict[tuple[str, int], float | None]:
     """As the report shows it: `published.json` keeps Table 1 for both."""
-    held = published()
+    table = published()
     names = {"mdlm": TEACHER, "duo": "Duo", "mcd": "MCD", "sdtt": "SDTT"}
     found = {}
-    for row in held["rows"]:
+    for row in table["rows"]:
         name = names[row["algo"]]
         if row["round"]:
             name += f" round {row['round']}"
         elif name != TEACHER:
             name = DUO_TEACHER
-        found |= {
-            (name, n): value for n, value in zip(held["steps"], row["perplexity"], strict=True)
-        }
+        found |= by_steps(name, row["perplexity"], table["steps"])
     return found
 
 
-def _table3() -> dict[tuple[str, int], float | None]:
-    rows = {
-        TEACHER: (260.17, 155.23, 100.49, 75.68, 62.92),
-        "SDTT round 1": (228.06, 136.71, 88.86, 67.43, 55.57),
-        "MCD round 1": (204.10, 121.01, 77.31, 58.06, 48.54),
-    }
-    return {
-        (name, n): value
-        for name, values in rows.items()
-        for n, value in zip(STEPS, values, strict=True)
-    }
-
-
-def _only(rows, *names: str) -> dict[tuple[str, int], float | None]:
-    return {key: value for key, value in rows.items() if key[0].startswith(names)}
+def by_steps(name: str, values, steps=STEPS) -> dict[tuple[str, int], float | None]:
+    return {(name, n): value for n, value in zip(steps, values, strict=True)}
 
 
 TABLES = {
@@ -191,7 +174,11 @@ TABLES = {
             ("mcd-large", "sdtt-large"),
             (1,),
             STEPS,
-            _table3(),
+            {
+                **by_steps(TEACHER, (260.17, 155.23, 100.49, 75.68, 62.92)),
+                **by_steps("SDTT round 1", (228.06, 136.71, 88.86, 67.43, 55.57)),
+                **by_steps("MCD round 1", (204.10, 121.01, 77.31, 58.06, 48.54)),
+            },
             evaluator=LLAMA,
             teacher_recipe="owt_teacher_large",
         ),
@@ -201,7 +188,8 @@ TABLES = {
             ("mcd",),
             (1, 2, 3, 4, 5),
             (8, 16, *STEPS),
-            {**_only(_table1(), TEACHER, "MCD"), ("MCD round 5", 8): 118.1},
+            {key: x for key, x in _table1().items() if key[0].startswith((TEACHER, "MCD"))}
+            | {("MCD round 5", 8): 118.1},
             note="Section 4.2 gives 118.1 at 8 steps and no round; the last is "
             "assumed. At 16 steps the figure has no number.",
         ),
@@ -210,7 +198,7 @@ TABLES = {
 
 
 def table(name: str) -> Table:
-    """Raises ConfigError for a table the paper does not have."""
+    """Return a table. Raises ConfigError for one that the paper does not have."""
     if name not in TABLES:
         raise ConfigError(f"{name} is unknown: choose one of {', '.join(TABLES)}.")
     return TABLES[name]

@@ -1,8 +1,8 @@
-"""Stages of a long chain: each leaves its result on disk and is skipped when it stands.
+"""Stages of a long plan: each leaves its result on disk and is skipped when it is there.
 
-Trainings run as a user would run them, by the command line of the embedded host or of a
-clone; sampling and report by `mdlm-mcd`. A stage that was stopped, or that ran out of
-its time, goes on from its newest readable checkpoint.
+Trainings are started as a user would start them, by the command line of the embedded host or
+of a clone; sampling and report by `mdlm-mcd`. A stage that was stopped, or ran out of its time,
+goes on from its newest readable checkpoint.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -30,18 +29,16 @@ from mdlm_mcd.checkpoints.files import (
 )
 from mdlm_mcd.errors import ConfigError, MCDError
 
-MINIHOST, CLONE, COMMAND = (
-    "mdlm_mcd.minihost.main",
-    "mdlm_mcd.hosts.launch",
-    "mdlm_mcd.commands.main",
-)
+MINIHOST, CLONE = "mdlm_mcd.minihost.main", "mdlm_mcd.hosts.launch"
+COMMAND = "mdlm_mcd.commands.main"
 # What the guard says of a loss that has left its scale (distillers/divergence_guard.py).
 DIVERGED = "was to be expected"
 UNFINISHED = "The run ended at step"
+GRACE = 60.0  # seconds beyond its limit that a child may take to start, save and end
 
 
 class StageError(MCDError, RuntimeError):
-    """A part of the chain that did not finish."""
+    """A stage that did not finish."""
 
 
 class OutOfTime(MCDError):
@@ -49,41 +46,35 @@ class OutOfTime(MCDError):
 
 
 def override(key: str, value: str | Path | Sequence[str]) -> str:
-    """`key=value` in Hydra's grammar, which wants a path like epoch=1.ckpt quoted."""
-    if not isinstance(value, str | Path):
-        return f"{key}=[{','.join(map(_quoted, value))}]"
-    return f"{key}={_quoted(str(value))}"
+    """Write `key=value` in Hydra's grammar, which wants a path like epoch=1.ckpt quoted."""
+
+    def quoted(text: str) -> str:
+        plain = re.fullmatch(r"[\w./:@~+-]+", text)
+        return text if plain else "'" + text.replace("'", r"\'") + "'"
+
+    if isinstance(value, str | Path):
+        return f"{key}={quoted(str(value))}"
+    return f"{key}=[{','.join(map(quoted, value))}]"
 
 
-def _quoted(text: str) -> str:
-    if re.fullmatch(r"[\w./:@~+-]+", text):
-        return text
-    return "'" + text.replace("'", r"\'") + "'"
+def options(values: Mapping[str, object]) -> list[str]:
+    """Write flags of a command line: lists as several words, nothing for None and ()."""
+    words = []
+    for flag, value in values.items():
+        if value is not None and value != ():
+            words += [flag, *map(str, value if isinstance(value, list | tuple) else [value])]
+    return words
 
 
-class Start(Protocol):
-    """`python -m module arguments` in `folder`; None when `seconds` were not enough."""
+def start(module, arguments, log, *, folder=None, seconds=None) -> int | None:
+    """Run `python -m module arguments` in `folder`; return its exit status.
 
-    def __call__(
-        self,
-        module: str,
-        arguments: Sequence[str],
-        log: Path,
-        *,
-        folder: Path | None = None,
-        seconds: float | None = None,
-    ) -> int | None: ...
-
-
-def start(module, arguments, log, *, folder=None, seconds=None):
-    """The exit status of a child process; what it says is appended to `log`.
-
-    Out of time it is terminated, and so it is when we are.
+    Its output is appended to `log`. None when `seconds` were not enough; it is then terminated,
+    and so it is when this process ends.
     """
-    command = [sys.executable, "-m", module, *arguments]
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", module, *arguments],
             cwd=folder,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -105,39 +96,31 @@ def last_lines(text: str, count: int = 5) -> str:
 
 
 def claim(folder: Path, settings: dict) -> None:
-    """Note what a folder is for. Raises ConfigError where it holds something else."""
+    """Note the settings of a folder. Raises ConfigError where it has a run with others."""
     check_overwrite(f"--out: {make_folder(folder)}", folder, lacks("settings.json"))
     path = folder / "settings.json"
     mine = json.loads(json.dumps({**settings, "version": __version__}))
-    held = read_json(path, None)
-    if held is None:
+    found = read_json(path, None)
+    if found is None:
         write_json(path, mine)
-    elif held != mine:
-        differ = sorted(k for k in {*mine, *held} if held.get(k) != mine.get(k))
+    elif found != mine:
+        differ = sorted(k for k in {*mine, *found} if found.get(k) != mine.get(k))
         raise ConfigError(
-            f"{folder} holds a run with another {', '.join(differ)} (see {path.name} "
-            "in it): name another --out, or delete that folder."
+            f"{folder} has a run with another {', '.join(differ)} (see {path.name} in it): name "
+            "another --out, or delete that folder."
         )
 
 
 class Stages:
-    """Runs stages in `out`, one log for all of them; `say` gets a line of each."""
+    """Run stages in the folder `out`, with one log; `say` gets a line of each."""
 
-    def __init__(self, out: Path, start: Start = start, say=print):
-        self.out, self.start, self.say = out, start, say
-        self.log = out / "log.txt"
-        self.trained = False  # whether a training came on
+    def __init__(self, out: Path, start=start, say=print):
+        self.out, self.start, self.say = make_folder(out), start, say
+        self.log = self.out / "log.txt"
+        self.trained = False  # whether a training advanced
 
-    def call(
-        self,
-        stage: str,
-        module: str,
-        arguments: Sequence[str],
-        *,
-        folder=None,
-        seconds: float | None = None,
-    ) -> tuple[int | None, str]:
-        """(exit status, the end of what was said)."""
+    def call(self, stage, module, arguments, *, folder=None, seconds=None):
+        """Run a stage: (exit status, the end of its output)."""
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"$ {stage}: python -m {module} {' '.join(arguments)}\n")
         since = self.log.stat().st_size
@@ -145,19 +128,31 @@ class Stages:
         text = self.log.read_bytes()[since:].decode("utf-8", errors="replace")
         return status, text[-8_000:]
 
-    def must(self, stage: str, module: str, arguments: Sequence[str], **how) -> None:
-        """Raises StageError, with what was said, unless it ends well."""
+    def must(self, stage, module, arguments, **how) -> None:
+        """Run a stage. Raises OutOfTime, or StageError with the end of its output."""
         status, said = self.call(stage, module, arguments, **how)
         if status is None:
-            raise OutOfTime(f"{stage} is not finished: the same command goes on.")
+            raise OutOfTime(f"{stage} is not finished.")
         if status != 0:
             raise self.failed(stage, status, said)
 
     def failed(self, stage: str, status: int, said: str, where: str = "") -> StageError:
         return StageError(
-            f"{stage} stopped{where} (exit status {status}; log: {self.log}). It said: "
+            f"{stage} stopped{where} (exit status {status}; log: {self.log}). Its last lines: "
             f"{last_lines(said)}"
         )
+
+    def sweep(self, rows: Mapping[str, Path | str], flags: Mapping, seconds=None) -> None:
+        """Run `mdlm-mcd sweep` of models by their row's name."""
+        models = [f"{name}={path}" for name, path in rows.items()]
+        self.must("sweep", COMMAND, ["sweep", *models, *options(flags)], seconds=seconds)
+
+    def report(self, results: Path, title: str) -> Path:
+        """Run `mdlm-mcd report` beside the results file; return the page."""
+        page = results.with_name("report.html")
+        flags = options({"--reference": "teacher", "--title": title, "--out": page})
+        self.must("report", COMMAND, ["report", str(results), *flags])
+        return page
 
     def train(
         self,
@@ -167,16 +162,15 @@ class Stages:
         steps: int,
         *,
         target: str = "last.ckpt",
-        module: str = MINIHOST,
         host: Path | None = None,
         diverges: bool = False,
         seconds: float | None = None,
     ) -> Path | None:
-        """Train in `folder` to `steps` steps, from wherever it stands: its checkpoint.
+        """Train in `folder` to `steps` steps, from wherever it stands; return its checkpoint.
 
-        target: the file of `checkpoints/` that is wanted. None when the loss diverged
-        and `diverges` says that this is a result. seconds: of this call; raises
-        OutOfTime when they were not enough, after a checkpoint.
+        target: the wanted file of `checkpoints/`. host: a clone in place of the embedded host.
+        Returns None when the loss diverged and `diverges` says that this is a result. seconds:
+        of this call; raises OutOfTime when they were not enough, after a checkpoint.
         """
         checkpoints = folder / "checkpoints"
         failure = folder / "diverged.txt"
@@ -185,15 +179,18 @@ class Stages:
         last, step = newest_checkpoint(checkpoints)
         if step >= steps and (checkpoints / target).exists():
             return checkpoints / target
-        self.say(f"{stage}: {'from step ' + format(step, ',') if step else 'begins'}")
+        self.say(f"{stage}: {f'from step {step:,}' if step else 'begins'}")
+        resume = ["checkpointing.resume_from_ckpt=false"]
+        if last:  # which is known to be whole
+            resume = [override("checkpointing.resume_ckpt_path", last)]
         status, said = self.call(
             stage,
-            module,
+            CLONE if host else MINIHOST,
             [
                 override("hydra.run.dir", folder),
                 *overrides,
                 f"trainer.max_steps={steps}",
-                *resume(last),
+                *resume,
                 *limit(last, seconds),
             ],
             folder=host,
@@ -209,32 +206,21 @@ class Stages:
             return checkpoints / target
         stopped = status in (0, None) or UNFINISHED in said
         if seconds is not None and stopped and step > before:
-            raise OutOfTime(f"{stage} stands at step {step:,} of {steps:,}.")
+            raise OutOfTime(f"{stage} is at step {step:,} of {steps:,}.")
         raise self.failed(stage, status, said, f" at step {step:,} of {steps:,}")
 
 
-# Seconds that a child may take beyond its limit: start, last checkpoint, end.
-GRACE = 60.0
-
-
-def resume(last: Path | None) -> list[str]:
-    """Go on from a file that is known to be whole."""
-    if last is None:
-        return ["checkpointing.resume_from_ckpt=false"]
-    return [override("checkpointing.resume_ckpt_path", last)]
-
-
 def spent(last: Path | None) -> float:
-    """Seconds of training behind a checkpoint, as Lightning's Timer counts them."""
+    """Return the seconds of training behind a checkpoint, as Lightning's Timer counts them."""
     if last is None:
         return 0.0
-    held = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-    timer = held.get("callbacks", {}).get("Timer", {})
+    state = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
+    timer = state.get("callbacks", {}).get("Timer", {})
     return float(timer.get("time_elapsed", {}).get("train", 0.0))
 
 
 def limit(last: Path | None, seconds: float | None) -> list[str]:
-    """`trainer.max_time` for a run that has `seconds` more.
+    """Return `trainer.max_time` for a run that has `seconds` more.
 
     A resumed Timer counts on from what its checkpoint says, so that is added.
     """
@@ -243,5 +229,4 @@ def limit(last: Path | None, seconds: float | None) -> list[str]:
     minutes, seconds = divmod(math.ceil(spent(last) + seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    time = ":".join(f"{x:02d}" for x in (days, hours, minutes, seconds))
-    return [f"+trainer.max_time='{time}'"]
+    return [f"+trainer.max_time='{days:02d}:{hours:02d}:{minutes:02d}:{seconds:02d}'"]

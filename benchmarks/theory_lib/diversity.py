@@ -13,7 +13,7 @@ from bench.sizes import LANGUAGE
 
 from mdlm_mcd.evaluation import metrics
 
-from .pages import Outcome, Table, shown
+from .pages import Table, shown
 
 PART = replace(
     LANGUAGE,
@@ -35,8 +35,7 @@ STEPS, SEEDS = 8, (1, 2, 3, 4)
 MANY = ("mcd", "sdtt")  # these have all seeds, the others two
 TEMPERATURES = (1.1, 0.9, 0.8, 0.7, 0.6)
 STUDENTS = ("mcd", "sdtt", "sdtt, tau falling", "mcd, kl_fwd", "mcd, tau 1")
-TOLD = ("bigram_entropy", "distinct_3", "self_bleu")
-SEEN = ("perplexity", *TOLD)
+SEEN = ("perplexity", "bigram_entropy", "distinct_3", "self_bleu")
 COMPARED = ("perplexity", "corpus_entropy", "distinct_3", "self_bleu", "bigram_tv")
 FIGURES = (
     "perplexity",
@@ -66,7 +65,7 @@ def of_tokens(setting, tokens: torch.Tensor) -> dict:
 
 
 def students(setting, teacher) -> dict[str, list]:
-    """The last round's weights of every student, by seed."""
+    """Return the last round's weights of every student, by seed."""
     known = {method.name: method for method in methods.METHODS}
     found = {}
     for name in STUDENTS:
@@ -88,7 +87,7 @@ def mean(rows: list[dict]) -> dict:
 
 
 def at_equal(curve: list[dict], key: str, value: float) -> dict | None:
-    """The tempered teacher where its `key` is `value`, between two temperatures."""
+    """Return the tempered teacher where its `key` is `value`, between two temperatures."""
     curve = sorted(curve, key=lambda row: row[key])
     for low, high in zip(curve, curve[1:], strict=False):
         if low[key] <= value <= high[key]:
@@ -97,7 +96,7 @@ def at_equal(curve: list[dict], key: str, value: float) -> dict | None:
     return None
 
 
-def measured(part=PART) -> Outcome:
+def measured(part=PART) -> list[Table]:
     with tempfile.TemporaryDirectory() as folder:
         setting = ExactLanguage(part, Path(folder))
         teacher = setting.prepare("teacher")
@@ -117,7 +116,7 @@ def measured(part=PART) -> Outcome:
     return report(language, curve, each)
 
 
-def report(language: dict, curve: list[dict], each: dict[str, list[dict]]) -> Outcome:
+def report(language: dict, curve: list[dict], each: dict[str, list[dict]]) -> list[Table]:
     """each: the figures of every student, a dict a seed."""
     names = ["teacher", *(f"teacher, T = {t:g}" for t in TEMPERATURES)]
     named = {"the language": language} | dict(zip(names, curve, strict=True))
@@ -147,7 +146,7 @@ def report(language: dict, curve: list[dict], each: dict[str, list[dict]]) -> Ou
             ),
         )
     )
-    return Outcome([whole, seeds, equal], reading(named, apart, ratios))
+    return [whole, seeds, equal]
 
 
 def extremes(by_seed: list[dict]) -> dict[str, tuple[float, float]]:
@@ -167,35 +166,3 @@ def beside(curve: list[dict], by_seed: list[dict]) -> dict[str, tuple[float, flo
 
 def ranged(pair) -> str:
     return "" if pair is None else f"{shown(pair[0])} to {shown(pair[1])}"
-
-
-def reading(named: dict, apart: dict, ratios: dict) -> str:
-    """What the three tables say; it asks for nothing that they do not show."""
-
-    def told(row):
-        return ", ".join(shown(row[f]) for f in TOLD)
-
-    def over(name):
-        found = ", ".join(f"{ranged(ratios[name][f])} in {f}" for f in COMPARED)
-        return f"{name.upper()} has {found}"
-
-    mine, theirs = (apart[name]["bigram_entropy"] for name in MANY)
-    overlap = mine[0] <= theirs[1] and theirs[0] <= mine[1]
-    teacher = named["teacher"]
-    lost = mine[1] < teacher["bigram_entropy"]
-    return (
-        ("Against MCD's diversity: " if lost else "No verdict on MCD's diversity: ")
-        + f"bigram entropy, distinct-3 and self-BLEU are {told(teacher)} for the "
-        f"teacher, and for MCD {', '.join(ranged(apart['mcd'][f]) for f in TOLD)} by "
-        f"seed. SDTT's bigram entropy is {ranged(theirs)}: "
-        + (
-            "the seeds overlap, so neither is shown to lose more. "
-            if overlap
-            else f"it loses {'less' if theirs[0] > mine[1] else 'more'}. "
-        )
-        + "SDTT under MCD's tau is left with "
-        f"{ranged(apart['sdtt, tau falling']['bigram_entropy'])}. The language itself "
-        f"has {told(named['the language'])}: few steps are too diverse, not too "
-        f"little. Over a teacher that is only tempered, to the same bigram entropy, "
-        f"{'; '.join(over(name) for name in MANY if ratios.get(name))}."
-    )

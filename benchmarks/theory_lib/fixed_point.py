@@ -6,7 +6,7 @@ import math
 
 from . import optimum
 from .optimum import FLAT, TAUS
-from .pages import Outcome, Table, shown
+from .pages import Table
 from .tiny import Tiny, world
 
 DELTA0 = 1 / 64
@@ -38,8 +38,8 @@ def one_round(w: Tiny) -> Table:
     )
 
 
-def compounding(w: Tiny) -> tuple[Table, dict[str, float]]:
-    """The temperature of the exact denoiser that is nearest to each student."""
+def compounding(w: Tiny) -> Table:
+    """Return the temperature of the exact denoiser that is nearest to each student."""
     ways = (
         ("hybrid, the teacher sees z_t", "hybrid", 1 / 512, "none"),
         ("kl_fwd, delta0 = 1/512", "kl_fwd", 1 / 512, "shared"),
@@ -47,7 +47,7 @@ def compounding(w: Tiny) -> tuple[Table, dict[str, float]]:
         ("kl_fwd, delta0 = 1/64", "kl_fwd", DELTA0, "shared"),
         ("hybrid, delta0 = 1/64", "hybrid", DELTA0, "shared"),
     )
-    rows, last = [], {}
+    rows = []
     products = [math.prod(TAUS[: k + 1]) for k in range(len(TAUS))]
     rows.append(("product of tau", *products, ""))
     for label, loss, delta0, coupling in ways:
@@ -55,16 +55,15 @@ def compounding(w: Tiny) -> tuple[Table, dict[str, float]]:
         found = [optimum.fitted(w, table) for table in tables]
         exact = w.tempered(w.truth, found[-1])
         rows.append((label, *found, w.divergence(tables[-1], exact)))
-        last[label] = found[-1]
     return Table(
         "The temperature of the exact denoiser nearest to the student of each round, "
         "and how far it is in the end (KL, nats a masked token)",
         ("", *(f"round {k + 1}" for k in range(len(TAUS))), "apart"),
         rows,
-    ), last
+    )
 
 
-def gain(w: Tiny, steps: int) -> tuple[Table, dict[str, tuple]]:
+def gain(w: Tiny, steps: int) -> Table:
     """Students after five rounds beside the exact denoiser at their entropy."""
     tables = {
         "exact denoiser": w.truth,
@@ -76,46 +75,23 @@ def gain(w: Tiny, steps: int) -> tuple[Table, dict[str, tuple]]:
         "kl_fwd, tau = 1": optimum.rounds(w, "kl_fwd", FLAT, DELTA0)[-1],
         "hybrid_no_ce": optimum.rounds(w, "hybrid_no_ce", TAUS, DELTA0)[-1],
     }
-    rows, found = [], {}
+    rows = []
     for label, table in tables.items():
         law = w.drawn(table, steps)
         t = optimum.at_entropy(w, steps, w.nats(law))
         same = w.drawn(w.tempered(w.truth, t), steps)
-        figures = (
-            w.perplexity(law),
-            w.nats(law),
-            w.missing(law),
-            t,
-            w.perplexity(law) / w.perplexity(same),
-            w.missing(same),
-        )
-        rows.append((label, *figures))
-        found[label] = figures
+        ratio = w.perplexity(law) / w.perplexity(same)
+        own = (w.perplexity(law), w.nats(law), w.missing(law))
+        rows.append((label, *own, t, ratio, w.missing(same)))
     return Table(
-        f"{steps} steps, exactly, delta0 = 1/64 unless told: perplexity and entropy of "
+        f"{steps} steps, exactly, delta0 = 1/64 unless stated: perplexity and entropy of "
         "samples, KL from the language, all a token; and the exact denoiser at the "
         "temperature of equal entropy",
         ("", "perplexity", "entropy", "KL", "T", "perplexity over its", "its KL"),
         rows,
-    ), found
-
-
-def exact() -> Outcome:
-    w = world(5)
-    first, (second, last), (third, found) = one_round(w), compounding(w), gain(w, 4)
-    teacher, mine = found["exact denoiser"], found["hybrid"]
-    says = (
-        "For the tower property: at tau = 1 forward KL leaves the exact denoiser "
-        f"unchanged ({shown(first.rows[0][3])} nats at delta = 1/4). Reverse KL does "
-        f"not ({first.rows[2][3]:.4f}), so tau is not the only source. tau compounds "
-        f"to {PRODUCT:.3f} where the teacher sees z_t "
-        f"({last['hybrid, the teacher sees z_t']:.3f}), and cross-entropy takes part "
-        f"of it back: hybrid ends at T = {last['hybrid, delta0 = 1/512']:.3f} for "
-        f"delta0 = 1/512 and {last['hybrid, delta0 = 1/64']:.3f} for 1/64. The gain at "
-        f"4 steps, {teacher[0]:.3f} to {mine[0]:.3f} in perplexity, is sharpness: at "
-        f"equal entropy the ratio to the exact denoiser is {mine[4]:.4f}. But "
-        "sharpness is a gain in likelihood, too: KL from the language falls from "
-        f"{teacher[2]:.4f} to {mine[2]:.4f}, and for the exact denoiser at that "
-        f"entropy to {mine[5]:.4f}."
     )
-    return Outcome([first, second, third], says)
+
+
+def exact() -> list[Table]:
+    w = world(5)
+    return [one_round(w), compounding(w), gain(w, 4)]

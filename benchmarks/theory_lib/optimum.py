@@ -1,4 +1,4 @@
-"""What a table learns in the end: the minimiser of each loss, state by state.
+"""The minimiser of each loss over tables of probabilities, state by state.
 
 A table has parameters of its own for each state z_t, so the minimum of Eq. 14 over
 all of them is a minimum at each. With, for a token masked in z_t,
@@ -8,19 +8,18 @@ all of them is a minimum at each. With, for a token masked in z_t,
     p = the language's own p(x_i | z_t),
 
 the losses are, up to constants, functions of q = p_student(. | z_t) with the minima
-below. Masks know nothing of tokens, so b-tokens are distributed as p.
+below. Masks are independent of tokens, so b-tokens are distributed as p.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from scipy import optimize, special
 from torch import Tensor
 
-from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.losses import NEG_INFINITY
 
 from .tiny import Tiny
@@ -73,13 +72,12 @@ def hybrid(x: Given) -> Tensor:
     r + log r = log(b p / a) - g + l / a, so r is Wright's omega function; the one
     number l makes the sum 1.
     """
-    omega = scipy_("special").wrightomega
     a, b = x.a.clamp(min=1e-300), (1 - x.a).clamp(min=0.0)
     known = (b * x.p / a).log() - x.g
 
     def q(shift):
         # q = (b p / a) / omega(c) = exp(g - shift + omega(c)), without 0 / 0.
-        r = torch.from_numpy(omega((known + shift).numpy()))
+        r = torch.from_numpy(special.wrightomega((known + shift).numpy()))
         return (x.g - shift + r).exp()
 
     low = torch.full_like(a, -50.0)
@@ -92,16 +90,6 @@ def hybrid(x: Given) -> Tensor:
     return out / out.sum(-1, keepdim=True)
 
 
-def scipy_(part: str):
-    """`scipy.<part>`; raises ConfigError with the remedy where scipy is missing."""
-    try:
-        return importlib.import_module(f"scipy.{part}")
-    except ImportError as error:
-        raise ConfigError(
-            "benchmarks/theory.py needs scipy: pip install 'mdlm-mcd[test]'."
-        ) from error
-
-
 OPTIMA: dict[str, Callable[[Given], Tensor]] = {
     "hybrid": hybrid,
     "kl_fwd": kl_fwd,
@@ -112,7 +100,7 @@ OPTIMA: dict[str, Callable[[Given], Tensor]] = {
 
 
 def student(world: Tiny, loss: str, teacher: Tensor, tau: float, views: Tensor) -> Tensor:
-    """The table that minimises `loss` against `teacher`; visible tokens one-hot."""
+    """Return the table that minimises `loss` against `teacher`; visible tokens one-hot."""
     q = OPTIMA[loss](given(world, teacher, tau, views))
     return torch.where(world.masked[..., None], q, world.truth)
 
@@ -120,7 +108,7 @@ def student(world: Tiny, loss: str, teacher: Tensor, tau: float, views: Tensor) 
 def rounds(
     world: Tiny, loss: str, taus: Sequence[float], delta0: float, coupling="shared"
 ) -> list[Tensor]:
-    """Algorithm 1 from the exact denoiser: the student of every round.
+    """Run Algorithm 1 from the exact denoiser; return the student of every round.
 
     Each is the next one's teacher, and delta doubles. coupling: `shared`,
     `independent`, or `none` (the teacher is given z_t), as in `coupling.couple_as`.
@@ -140,17 +128,17 @@ def rounds(
 
 
 def at_entropy(world: Tiny, steps: int, nats: float) -> float:
-    """The temperature at which the exact denoiser's samples have this entropy."""
+    """Return the temperature at which the exact denoiser's samples have this entropy."""
 
     def above(t):
         law = world.drawn(world.tempered(world.truth, t), steps)
         return world.nats(law) - nats
 
-    return scipy_("optimize").brentq(above, 0.05, 2.0, xtol=1e-9)
+    return optimize.brentq(above, 0.05, 2.0, xtol=1e-9)
 
 
 def fitted(world: Tiny, table: Tensor) -> float:
-    """The temperature T of the exact denoiser p that is nearest to a table q.
+    """Return the temperature T of the exact denoiser p that is nearest to a table q.
 
     KL(q || p^(1/T)) is convex in 1/T, with slope E_(p^(1/T)) log p - E_q log p.
     """
@@ -160,7 +148,7 @@ def fitted(world: Tiny, table: Tensor) -> float:
         p = world.tempered(world.truth, 1 / beta)
         return world.mean(((p - table) * logs).sum(-1))
 
-    return 1 / scipy_("optimize").brentq(slope, 0.1, 20.0, xtol=1e-12)
+    return 1 / optimize.brentq(slope, 0.1, 20.0, xtol=1e-12)
 
 
 TAUS = (0.96, 0.93, 0.90, 0.87, 0.84)

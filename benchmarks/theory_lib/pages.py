@@ -1,4 +1,4 @@
-"""Tables and sentences of a question, on the terminal and in its page."""
+"""Tables of a question, on the terminal and in its page."""
 
 from __future__ import annotations
 
@@ -27,16 +27,8 @@ class Table:
         return "\n".join([f"*{self.caption}*", "", *lines])
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What an experiment found: tables, and what they say, for or against."""
-
-    tables: Sequence[Table]
-    says: str
-
-    def markdown(self) -> str:
-        parts = [table.markdown() for table in self.tables]
-        return "\n\n".join([*parts, f"**{self.says}**"])
+def markdown(tables: Sequence[Table]) -> str:
+    return "\n\n".join(table.markdown() for table in tables)
 
 
 def shown(cell) -> str:
@@ -51,30 +43,30 @@ def shown(cell) -> str:
     return f"{cell:.2e}"
 
 
-def block(page: str, kind: str) -> re.Pattern:
-    """The place of `kind`'s tables in a page, the markers included.
+def block(page: str, kind: str) -> re.Match:
+    """Find the tables of `kind` in a page, the markers included.
 
     Raises ConfigError where the page has none, or more than one.
     """
     begin, end = f"<!-- {kind} -->", f"<!-- end of {kind} -->"
-    found = re.compile(re.escape(begin) + r"\n(.*?)" + re.escape(end), re.DOTALL)
-    if len(found.findall(page)) != 1:
+    pattern = re.escape(begin) + r"\n(.*?)\n" + re.escape(end)
+    found = list(re.finditer(pattern, page, re.DOTALL))
+    if len(found) != 1:
         raise ConfigError(
             f"a page of docs/questions needs '{begin}' and '{end}' once each, where "
             "benchmarks/theory.py writes its tables."
         )
-    return found
+    return found[0]
 
 
-def held(name: str, kind: str, folder: Path = FOLDER) -> str:
-    """What the page of a question holds of `kind`."""
-    page = (folder / f"{name}.md").read_text("utf-8")
-    return block(page, kind).search(page)[1].strip()
+def read(name: str, kind: str, folder: Path = FOLDER) -> str:
+    """Return the tables of `kind` in the page of a question."""
+    return block((folder / f"{name}.md").read_text("utf-8"), kind)[1]
 
 
-def write(name: str, kind: str, outcome: Outcome, folder: Path = FOLDER) -> None:
-    """Put an outcome between its markers; all other text stays."""
+def write(name: str, kind: str, text: str, folder: Path = FOLDER) -> None:
+    """Put tables between their markers; all other text stays."""
     path = folder / f"{name}.md"
     page = path.read_text("utf-8")
-    text = f"<!-- {kind} -->\n{outcome.markdown()}\n<!-- end of {kind} -->"
-    path.write_text(block(page, kind).sub(lambda _: text, page), "utf-8")
+    start, end = block(page, kind).span(1)
+    path.write_text(page[:start] + text + page[end:], "utf-8")

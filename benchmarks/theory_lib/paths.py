@@ -10,17 +10,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import special
 
 from mdlm_mcd.duality import NoiseGap
 from mdlm_mcd.errors import ConfigError
-
-from .optimum import scipy_
 
 STEP, REACH = 1 / 16, 8.5
 
 
 def again(num_classes: int, alpha_s: float, alpha_t: float) -> float:
-    """P(masked at s, visible at t) of a token along the SDE, s < t; 0 along DDIM.
+    """Return P(masked at s, visible at t) of a token along the SDE, s < t; 0 along DDIM.
 
     By quadrature over the token's own two noises, given which its K - 1 rivals are
     independent, each below both thresholds with a bivariate normal probability. Raises
@@ -40,8 +39,7 @@ def again(num_classes: int, alpha_s: float, alpha_t: float) -> float:
 
 
 def both_below(h: np.ndarray, k: np.ndarray, rho: float) -> np.ndarray:
-    """P(X < h, Y < k) of normals with correlation rho in [0, 1), by Owen's T."""
-    special = scipy_("special")
+    """Return P(X < h, Y < k) of normals with correlation rho in [0, 1), by Owen's T."""
     h, k = np.broadcast_arrays(h, k)
     h, k = (np.where(x == 0, 1e-300, x) for x in (h, k))
     root = math.sqrt(1 - rho**2)

@@ -1,9 +1,9 @@
-"""A world so small that it is enumerated: sequences, states, views, sampler laws.
+"""A language so small that it is enumerated: sequences, states, views, sampler laws.
 
-The language is `bench.language.Language` with its two chains written by hand: a
-sequence counts up or counts down (modulo vocab), which is not said, and slips now and
-then. A denoiser is a table of probabilities, one row for each state and position, so a
-student has no error but its loss's. Time is log-linear, alpha_t = 1 - t. All float64.
+The language is `bench.language.Language` with its two chains written by hand: a sequence counts
+up or counts down (modulo vocab), which is hidden, and slips now and then. A denoiser is a table of
+probabilities, one row for each state and position, so a student has no error but its loss's.
+Time is log-linear, alpha_t = 1 - t. All float64.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Tiny:
         self.truth = self.language.posterior(self.z).exp()
 
     def index(self, z: Tensor) -> Tensor:
-        """States (..., length) -> their rows (...)."""
+        """Map states (..., length) -> their rows (...)."""
         return z @ (self.vocab + 1) ** torch.arange(self.length - 1, -1, -1)
 
     def finer(self, a: Tensor, b: Tensor) -> Tensor:
@@ -72,13 +72,13 @@ class Tiny:
     # Views ------------------------------------------------------------------------
 
     def at(self, t: float) -> Tensor:
-        """The law of z_t, (S,): Eq. 5 for each token, x0 from the language."""
+        """Return the law of z_t, (S,): Eq. 5 for each token, x0 from the language."""
         hidden = t**self.count * (1 - t) ** (self.length - self.count)
         return hidden * self.mass
 
     @cached_property
     def visited(self) -> Tensor:
-        """The law of z_t for t ~ U(0, 1), (S,)."""
+        """Return the law of z_t for t ~ U(0, 1), (S,)."""
         nodes, weights = quadrature(0.0, 1.0, self.length)
         return sum(w * self.at(t) for t, w in zip(nodes, weights, strict=True))
 
@@ -99,14 +99,17 @@ class Tiny:
 
     @lru_cache(maxsize=12)  # noqa: B019
     def views(self, delta: float) -> Tensor:
-        """P(z_s | z_t) under one shared u, (S, S): what the teacher sees."""
+        """Return P(z_s | z_t) under one shared u, (S, S): what the teacher sees."""
+        return torch.where(self.refines, self.chance(delta) * self.mass / self.mass[:, None], 0.0)
+
+    def chance(self, delta: float) -> Tensor:
+        """Return P(the tokens that z_s shows beyond z_t are those | z_t), (S, S)."""
         more = self.count[:, None] - self.count
-        chance = self.opened(delta)[self.count[:, None], more.clamp(min=0)]
-        return torch.where(self.refines, chance * self.mass / self.mass[:, None], 0.0)
+        return self.opened(delta)[self.count[:, None], more.clamp(min=0)]
 
     @lru_cache(maxsize=4)  # noqa: B019
     def views_apart(self, delta: float) -> Tensor:
-        """P(z_s | z_t) where z_s has masks of its own: coupling `independent`."""
+        """Return P(z_s | z_t) where z_s has masks of its own: coupling `independent`."""
         nodes, weights = quadrature(delta, 1.0, 2 * self.length)
         given = self.fits * self.p / self.mass[:, None]  # P(x0 | z_t)
         out, total = 0.0, 0.0
@@ -125,16 +128,16 @@ class Tiny:
         return (table.log() / tau).softmax(-1)
 
     def mean(self, values: Tensor) -> float:
-        """The mean of (S, length) over masked tokens of z_t, t ~ U(0, 1)."""
+        """Return the mean of (S, length) over masked tokens of z_t, t ~ U(0, 1)."""
         weight = self.visited[:, None] * self.masked
         return float(torch.where(self.masked, weight * values, 0.0).sum() / weight.sum())
 
     def entropy(self, table: Tensor) -> float:
-        """Mean entropy of the table's predictions, in nats a masked token."""
+        """Return the mean entropy of the table's predictions, in nats a masked token."""
         return self.mean(torch.special.entr(table).sum(-1))
 
     def divergence(self, one: Tensor, other: Tensor) -> float:
-        """Mean KL(one || other) of predictions, in nats a masked token."""
+        """Return the mean KL(one || other) of predictions, in nats a masked token."""
         apart = torch.xlogy(one, one) - torch.xlogy(one, other)
         return self.mean(torch.where(one > 0, apart, 0.0).sum(-1))
 
@@ -142,13 +145,13 @@ class Tiny:
 
     @cached_property
     def orders(self) -> Tensor:
-        """Every order of opening with its ties, (O, length) int64 from 0 on."""
+        """Return every order of opening with its ties, (O, length) int64 from 0 on."""
         n = self.length
         ranks = torch.tensor(list(itertools.product(range(n), repeat=n)))
         return dense(ranks).unique(dim=0)
 
     def by_order(self, table: Tensor) -> Tensor:
-        """P(x | order), (O, X): tokens that open together are drawn independently."""
+        """Return P(x | order), (O, X): tokens that open together are drawn independently."""
         out = torch.ones(len(self.orders), len(self.x), dtype=torch.float64)
         place = (self.vocab + 1) ** torch.arange(self.length - 1, -1, -1)
         for i in range(self.length):
@@ -159,7 +162,7 @@ class Tiny:
         return out
 
     def order_law(self, steps: Tensor, weight: Tensor) -> Tensor:
-        """Opening steps (W, length), weight (W,) -> the law of `orders`, (O,)."""
+        """Map opening steps (W, length), weight (W,) -> the law of `orders`, (O,)."""
         keys = {tuple(o): i for i, o in enumerate(self.orders.tolist())}
         rows = torch.tensor([keys[tuple(o)] for o in dense(steps).tolist()])
         law = torch.zeros(len(self.orders), dtype=torch.float64)
@@ -167,19 +170,19 @@ class Tiny:
 
     @lru_cache(maxsize=16)  # noqa: B019, worlds stay
     def iid(self, steps: int) -> Tensor:
-        """The law of `orders` for `steps` equal steps and iid u (the paper's)."""
+        """Return the law of `orders` for `steps` equal steps and iid u (the paper's)."""
         each = torch.tensor(list(itertools.product(range(steps), repeat=self.length)))
         weight = torch.full((len(each),), 1 / len(each), dtype=torch.float64)
         return self.order_law(each, weight)
 
     def drawn(self, table: Tensor, steps: int) -> Tensor:
-        """The law of the N-step sampler's samples, (X,)."""
+        """Return the law of the N-step sampler's samples, (X,)."""
         return self.iid(steps) @ self.by_order(table)
 
     # Laws of sequences ------------------------------------------------------------
 
     def missing(self, law: Tensor) -> float:
-        """KL(language || law) in nats a token."""
+        """Return KL(language || law) in nats a token."""
         apart = torch.xlogy(self.p, self.p) - torch.xlogy(self.p, law)
         return float(apart.sum() / self.length)
 
@@ -188,7 +191,7 @@ class Tiny:
         return float((-(law * self.p.log()).sum() / self.length).exp())
 
     def nats(self, law: Tensor) -> float:
-        """Entropy of whole sequences in nats a token."""
+        """Return entropy of whole sequences in nats a token."""
         return float(torch.special.entr(law).sum() / self.length)
 
 
@@ -198,7 +201,7 @@ def world(length: int = 5) -> Tiny:
 
 
 def dense(ranks: Tensor) -> Tensor:
-    """Ranks (W, length) renumbered 0, 1, ... without gaps, ties kept."""
+    """Renumber ranks (W, length) as 0, 1, ... without gaps, ties kept."""
     below = ranks[:, None, :] < ranks[:, :, None]  # (W, i, j): j before i
     first = ranks[:, :, None] == ranks[:, None, :]
     leads = ~torch.tril(first, -1).any(-1)  # first of its rank

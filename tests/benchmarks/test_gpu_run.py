@@ -24,11 +24,5 @@ def test_every_part_is_a_line(tmp_path):
     assert set(steps) == {"mcd", "mdlm", "sdtt", "cd4lm", "dcd"}
     assert all(0 < row["low"] <= row["ms"] <= row["high"] for row in steps.values())
     drawn = [(r["sampler"], r["steps"]) for r in rows if r["part"] == "samples"]
-    assert drawn == [
-        ("sparse", 8),
-        ("sparse", 32),
-        ("sparse", 128),
-        ("ancestral", 8),
-        ("ancestral", 32),
-        ("locked", 32),
-    ]
+    sparse = [("sparse", n) for n in (8, 32, 128)]
+    assert drawn == [*sparse, ("ancestral", 8), ("ancestral", 32), ("locked", 32)]

@@ -9,6 +9,6 @@ def test_each_call_is_timed(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["noise_gap.py", "--repeats", "1"])
     noise_gap.main()
     _, head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["classes", "points", "build", "cdf", "pdf", "icdf"]
+    assert head.split() == ["classes", "points", "cdf", "pdf", "icdf"]
     assert [row.split()[:2] for row in rows] == [["2", "5"], ["7", "5"]]
     assert all(0 <= float(x) < 10_000 for row in rows for x in row.split()[2:])

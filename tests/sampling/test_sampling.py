@@ -341,7 +341,7 @@ def test_the_same_generator_gives_the_same_sample(name):
         (dict(schedule=[1.0]), "does not share the tokens between 2 steps"),
         (dict(u_law="lattice"), "u_law=lattice means nothing to sampler=ancestral"),
         (dict(name="sparse", u_law="grid"), "^u_law=grid is unknown: choose one of"),
-        (dict(name="sparse", u_step=0.5), "^u_step=0.5 means nothing to u_law=iid"),
+        (dict(name="sparse", u_step=0.5), "^u_step=0.5 is not supported with u_law=iid"),
         (dict(name="locked", u_law="lattice", u_step="auto"), "^u_step=auto is fitted"),
         (dict(name="locked", u_law="halton", u_step=1.5), "u_step=1.5 is no base"),
         (dict(name="locked", latent=Latent(1), stratified=True), "beside a latent"),

@@ -11,16 +11,8 @@ def paper():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         import gpu_quality
-        from paper import chain, check, command, compose, cost, dry, experiments, stages
+        from paper import chain, check, command, compose, cost, experiments, stages
 
-        yield SimpleNamespace(
-            chain=chain,
-            check=check,
-            command=command,
-            compose=compose,
-            cost=cost,
-            dry=dry,
-            experiments=experiments,
-            stages=stages,
-            quality=gpu_quality,
-        )
+        modules = dict(chain=chain, check=check, command=command, compose=compose, cost=cost)
+        modules |= dict(experiments=experiments, stages=stages, quality=gpu_quality)
+        yield SimpleNamespace(**modules)

@@ -38,7 +38,7 @@ def test_a_chain_through_a_clone(paper, name, assets, corpus, tmp_path, monkeypa
         folder, _ = clone.run("duo", *own, memory=True)
         teachers["duo_teacher"] = str(folder / "checkpoints" / "last.ckpt")
         methods += ",dcd"
-    told = paper.chain.Setting(
+    given = paper.chain.Setting(
         tmp_path / "out",
         host=clone.folder,
         cache=f"{assets}/data",
@@ -58,11 +58,11 @@ def test_a_chain_through_a_clone(paper, name, assets, corpus, tmp_path, monkeypa
     small = replace(dcd, overrides=(*dcd.overrides, "++algo.gamma_max=2"))
     monkeypatch.setitem(paper.experiments.RUNS, "dcd", small)
     table = replace(table, rounds=(1, 2), steps=(2,))
-    paper.check.ready(table, told)
-    chain = paper.chain.Chain(table, told)
+    paper.check.ready(table, given)
+    chain = paper.chain.Chain(table, given)
     chain.per_round = 2
     text = chain.run()
-    rows = [json.loads(x) for x in (chain.results / "results.jsonl").open()]
+    rows = [json.loads(x) for x in chain.results.open()]
     assert {(r["model"], r["steps"]) for r in rows} == {
         (model, n)
         for model in ("teacher", *(f"{m} round {k}" for m in ("MCD", "SDTT") for k in (1, 2)))
@@ -71,8 +71,8 @@ def test_a_chain_through_a_clone(paper, name, assets, corpus, tmp_path, monkeypa
     if "dcd" in methods:
         line = next(x for x in text.splitlines() if x.startswith("| Duo round 2 |"))
         assert line.count(" / ") == 1
-    before = (chain.results / "results.jsonl").stat().st_mtime_ns
-    again = paper.chain.Chain(table, told)
+    before = chain.results.stat().st_mtime_ns
+    again = paper.chain.Chain(table, given)
     again.per_round = 2
     assert again.run() == text
-    assert (chain.results / "results.jsonl").stat().st_mtime_ns == before
+    assert chain.results.stat().st_mtime_ns == before
