@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from .errors import ConfigError
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-def _cells(rank: Tensor, generator: torch.Generator | None) -> Tensor:
+def _cells(rank: Tensor, generator) -> Tensor:
     """One u in each of `length` equal cells: cell `rank` + one offset a sequence.
 
     rank: (batch, length) permutations. Any interval of width w then holds floor(w *
@@ -38,46 +37,34 @@ def _rank(keys: Tensor) -> Tensor:
     return keys.sort(dim=-1, stable=True).indices.argsort(dim=-1)
 
 
-class _Draw(NamedTuple):
-    """The arguments of `draw_u`, as its laws read them."""
-
-    batch: int
-    length: int
-    step: float | None
-    stratified: bool
-    generator: torch.Generator | None
-    dtype: torch.dtype
-    prefix: str
-
-
-def _iid(d: _Draw) -> Tensor:
-    if d.step is not None:
+def _iid(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
+    if step is not None:
         raise ConfigError(
-            f"{d.prefix}u_step={d.step} is not supported with {d.prefix}u_law=iid: leave it "
-            f"null or set {d.prefix}u_law=lattice."
+            f"{prefix}u_step={step} means nothing to {prefix}u_law=iid: leave it null "
+            f"or set {prefix}u_law=lattice."
         )
-    u = torch.rand(d.batch, d.length, generator=d.generator, dtype=d.dtype)
-    return _cells(_rank(u), d.generator) if d.stratified else u
+    u = torch.rand(batch, length, generator=generator, dtype=dtype)
+    return _cells(_rank(u), generator) if stratified else u
 
 
-def _lattice(d: _Draw) -> Tensor:
-    step = GOLDEN if d.step is None else d.step
+def _lattice(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
+    step = GOLDEN if step is None else step
     if isinstance(step, str) or not math.isfinite(step):
-        raise ConfigError(f"{d.prefix}u_step={step} is no step: give a finite number, say 1/8.")
-    shift, coin = torch.rand(2, d.batch, 1, generator=d.generator, dtype=torch.float64)
-    point = torch.arange(d.length, dtype=torch.float64) * (step % 1.0)
-    if d.stratified:
+        raise ConfigError(f"{prefix}u_step={step} is no step: give a finite number, say 1/8.")
+    shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
+    point = torch.arange(length, dtype=torch.float64) * (step % 1.0)
+    if stratified:
         # Rounded, so that 1/49 has its ties; those open from left to right, and an
         # interval cuts a comb between tokens that are far apart.
         grid = 2.0**40
-        point = _rank((torch.frac(point) * grid).round()[None] % grid) / d.length
+        point = _rank((torch.frac(point) * grid).round()[None] % grid) / length
     u = torch.frac(shift + point)
     # Reflection keeps the marginal and makes both directions equally likely.
     # float32 may round up to 1.0, which is still within the closed interval.
     return torch.where(coin < 0.5, u, 1 - u)
 
 
-def _base(step: float | None, prefix: str) -> int:
+def _base(step, prefix: str) -> int:
     step = 2 if step is None else step
     if isinstance(step, str) or step != int(step) or step < 2:
         raise ConfigError(
@@ -117,27 +104,27 @@ def dilated_levels(length: int, base: int = 2) -> Tensor:
     return level.clamp(min=0)
 
 
-def _shifted(order: Tensor, batch: int, generator: torch.Generator | None) -> Tensor:
+def _shifted(order: Tensor, batch: int, generator) -> Tensor:
     """`order` (length,) begun at a random place in each sequence: (batch, length)."""
     length = len(order)
     shift = torch.randint(length, (batch, 1), generator=generator)
     return order[(torch.arange(length) + shift) % length]
 
 
-def _halton(d: _Draw) -> Tensor:
-    order = halton_order(d.length, _base(d.step, d.prefix))
-    return _cells(_shifted(order, d.batch, d.generator), d.generator)
+def _halton(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
+    order = halton_order(length, _base(step, prefix))
+    return _cells(_shifted(order, batch, generator), generator)
 
 
-def _dilated(d: _Draw) -> Tensor:
-    level = dilated_levels(d.length, _base(d.step, d.prefix))
-    level = _shifted(level, d.batch, d.generator)
+def _dilated(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
+    level = dilated_levels(length, _base(step, prefix))
+    level = _shifted(level, batch, generator)
     # A round that one step does not open whole is split at random.
-    tie = torch.rand(d.batch, d.length, generator=d.generator, dtype=torch.float64)
-    return _cells(_rank(level + tie), d.generator)
+    tie = torch.rand(batch, length, generator=generator, dtype=torch.float64)
+    return _cells(_rank(level + tie), generator)
 
 
-U_LAWS: dict[str, Callable[[_Draw], Tensor]] = {
+U_LAWS: dict[str, Callable[..., Tensor]] = {
     "iid": _iid,
     "lattice": _lattice,
     "halton": _halton,
@@ -178,7 +165,7 @@ def draw_u(
     generator: a CPU generator; draws are then reproducible on every device.
     prefix: of the keys in messages.
 
-    Raises ConfigError for an unknown law, or a step that it does not support.
+    Raises ConfigError for an unknown law, or a step that means nothing to it.
     """
     if law not in U_LAWS:
         raise ConfigError(f"{prefix}u_law={law} is unknown: choose one of {', '.join(U_LAWS)}.")
@@ -187,8 +174,7 @@ def draw_u(
             f"{prefix}u_step=auto is fitted to a corpus and a number of steps, which "
             "are not known here: give the number that laws.fit_step answers."
         )
-    draw = _Draw(batch, length, step, stratified, generator, dtype, prefix)
-    return U_LAWS[law](draw).to(dtype)
+    return U_LAWS[law](batch, length, step, stratified, generator, dtype, prefix).to(dtype)
 
 
 # Shares of the steps --------------------------------------------------------------
@@ -256,11 +242,11 @@ def mutual_information(
     ids = _rank(-counts).clamp(max=kept)[ids]
     kinds = int(ids.max()) + 1
 
-    def entropy(x: Tensor) -> Tensor:
+    def entropy(x):
         n = x.bincount().double()
         return (torch.special.entr(n / n.sum())).sum()
 
-    def plug_in(a: Tensor, b: Tensor) -> Tensor:
+    def plug_in(a, b):
         return entropy(a) + entropy(b) - entropy(a * kinds + b)
 
     information = []
@@ -326,7 +312,7 @@ def fit_step(
     candidates += [(k + 1) / (2 * grid) for k in range(grid)]
     shares = [torch.tensor(levels(schedule, n)).double().diff() for n in counts]
 
-    def cost(step: float) -> float:
+    def cost(step):
         each = [expected_information(step, information, length, s) for s in shares]
         return sum(each) / len(each)
 
