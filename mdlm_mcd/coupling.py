@@ -1,13 +1,12 @@
 """The coupled pair (z_t, z_s): Eq. 13 and the sampling half of Algorithm 1.
 
-One scalar u per token locks the token's whole trajectory (Theorem 3.3): it is
-masked at time t iff u > alpha_t, where alpha_t, the paper's gamma_t, is the
-chance that a token is still visible. Two times that share u are two views of
-one trajectory, and the earlier shows a superset of the later.
+One scalar u per token locks the token's whole trajectory (Theorem 3.3): it is masked at time t
+iff u > alpha_t, where alpha_t, the paper's gamma_t, is the chance that a token is still
+visible. Two times that share u are two views of one trajectory, and the earlier shows a
+superset of the later.
 
-The paper draws each u independently. Only the marginal of each u enters the
-masking probability, so how the u of a sequence depend on one another is free;
-`draw_u` (of `laws`) makes that joint law an argument.
+The paper draws each u independently. Only the marginal of each u enters the masking
+probability, so the joint law of a sequence's u is free; `laws.draw_u` makes it an argument.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ __all__ = [
 ]
 
 Alpha = Callable[[Tensor], Tensor]
-"""A signal schedule: t in [0, 1] -> alpha_t in [0, 1], falling in t."""
+"""A signal schedule: t in [0, 1] -> alpha_t in [0, 1], decreasing in t."""
 
 
 class CoupledPair(NamedTuple):
@@ -55,11 +54,11 @@ class CoupledPair(NamedTuple):
 
 
 def counter_generator(*counters: int | str) -> torch.Generator:
-    """A CPU generator whose stream is a pure function of its counters.
+    """Return a CPU generator whose stream is a pure function of its counters.
 
-    Randomness that is looked up by (seed, step, ...) instead of carried along
-    needs no state in a checkpoint: a resumed run draws what the interrupted one
-    would have drawn. Counters are hashed, so near ones give unrelated streams.
+    Randomness that is looked up by (seed, step, ...) instead of carried along needs no state in
+    a checkpoint: a resumed run draws what the interrupted one would have drawn. Counters are
+    hashed, so near ones give unrelated streams.
     """
     digest = hashlib.blake2b(repr(counters).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
@@ -71,10 +70,10 @@ def counter_generator(*counters: int | str) -> torch.Generator:
 def sample_times(
     n: int, delta: float, *, generator: torch.Generator | None = None, antithetic: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Algorithm 1's t ~ U(delta, 1] and s = t - delta >= 0; each (n,) float64.
+    """Sample Algorithm 1's t ~ U(delta, 1] and s = t - delta >= 0; each (n,) float64.
 
-    antithetic: one t in each of n equal parts of (delta, 1], as the hosts do for
-        their own loss; it lowers the variance and keeps each t's marginal.
+    antithetic: one t in each of n equal parts of (delta, 1], as the hosts do for their own loss;
+        it lowers the variance and keeps each t's marginal.
 
     Raises ConfigError unless 0 < delta < 1.
     """
@@ -99,9 +98,9 @@ def _spread(n: int, generator, antithetic: bool) -> Tensor:
 def sample_nested_times(
     n: int, *, generator: torch.Generator | None = None, antithetic: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """t ~ U(0, 1] and, given t, s ~ U(0, t]; each (n,) float64.
+    """Sample t ~ U(0, 1] and, given t, s ~ U(0, t]; each (n,) float64.
 
-    The pair of subset consistency, which knows no gap delta.
+    The pair of subset consistency, which has no gap delta.
     """
     t = _spread(n, generator, antithetic)
     return t, t * _spread(n, generator, antithetic=False)
@@ -111,10 +110,9 @@ def sample_nested_times(
 
 
 def mask(x0: Tensor, u: Tensor, alpha_t: Tensor, mask_index: int) -> Tensor:
-    """Eq. 13, MASK(x0, u, gamma_t): `mask_index` where u > alpha_t, else x0.
+    """Mask by Eq. 13, MASK(x0, u, gamma_t): `mask_index` where u > alpha_t, else x0.
 
-    x0: (batch, length) ids; u: (batch, length); alpha_t broadcasts to both, as
-    (batch, 1) does.
+    x0: (batch, length) ids; u: (batch, length); alpha_t broadcasts to both, as (batch, 1) does.
     """
     return torch.where(u > alpha_t, mask_index, x0)
 
@@ -122,7 +120,7 @@ def mask(x0: Tensor, u: Tensor, alpha_t: Tensor, mask_index: int) -> Tensor:
 def couple(
     x0: Tensor, u: Tensor, t: Tensor, s: Tensor, alpha: Alpha, mask_index: int
 ) -> CoupledPair:
-    """Algorithm 1's coupled trajectory pair (z_t, z_s) at times s <= t.
+    """Return Algorithm 1's coupled trajectory pair (z_t, z_s) at times s <= t.
 
     x0, u: (batch, length); t, s: (batch,); alpha: any signal schedule.
     """
@@ -144,13 +142,13 @@ def couple_as(
     alpha: Alpha,
     mask_index: int,
 ) -> CoupledPair:
-    """The pair under the paper's coupling or one of its ablations.
+    """Return the pair under the paper's coupling or one of its ablations.
 
     `shared`: both views from u, as in `couple` (the paper).
-    `independent`: z_s from a second draw `u_other`: right marginals, no common
-        trajectory. A token may then be masked for the teacher alone.
-    `none`: the teacher is given the student's own view, z_s = z_t, so that only
-        its temperature teaches (plain self-sharpening, a control).
+    `independent`: z_s from a second draw `u_other`: the right marginals, no common trajectory.
+        A token may then be masked for the teacher alone.
+    `none`: the teacher is given the student's own view, z_s = z_t, so that only its temperature
+        teaches (plain self-sharpening, a control).
 
     Raises ConfigError for an unknown coupling.
     """
@@ -165,6 +163,7 @@ def couple_as(
 
 
 def check_coupling(coupling: str) -> None:
+    """Raise ConfigError for an unknown coupling."""
     if coupling not in COUPLINGS:
         raise ConfigError(
             f"algo.coupling={coupling} is unknown: choose one of {', '.join(COUPLINGS)}."

@@ -1,7 +1,7 @@
 """The distillation schedule of Section 4.1: rounds, time gap delta, temperature tau.
 
-Each round doubles delta, lowers tau and starts from a new snapshot of the
-student as its teacher (Algorithm 1's outer loop).
+Each round doubles delta, lowers tau and takes a new snapshot of the student as its teacher
+(Algorithm 1's outer loop).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from .errors import ConfigError
 
 
 class Round(NamedTuple):
-    """Where an optimizer step stands; `index` counts from 0, messages from 1.
+    """The round of an optimizer step; `index` counts from 0, messages count from 1.
 
-    delta is nan for a method without one.
+    delta: nan for a method without one.
     """
 
     index: int
@@ -30,8 +30,8 @@ class Round(NamedTuple):
 class Curriculum:
     """delta = delta0 * growth^i and tau = tau0 - i * tau_step in round i.
 
-    growth: 2 in the paper; 1 keeps delta. delta0: None for a method that draws its
-    own gaps. Raises ConfigError, naming key and round, for settings that cannot be run.
+    growth: 2 in the paper; 1 keeps delta. delta0: None for a method that draws its own gaps.
+    Raises ConfigError, naming key and round, for settings that cannot be run.
     """
 
     rounds: int = 5
@@ -63,7 +63,7 @@ class Curriculum:
                 f"algo.growth={self.growth} must be positive: delta is multiplied by "
                 "it from round to round, and 1 keeps it."
             )
-        # Both go one way, so the last round tells of those that are not looked at.
+        # Both are monotone, so the last round stands for those that are not checked.
         for index in (*range(min(self.rounds, 1000)), self.rounds - 1):
             delta, tau = self._delta(index), self._tau(index)
             if delta >= 1:
@@ -82,7 +82,7 @@ class Curriculum:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole distillation (50,000 in the paper)."""
+        """Count the optimizer steps of the whole distillation (50,000 in the paper)."""
         return self.rounds * self.steps_per_round
 
     def _delta(self, index: int) -> float:
@@ -98,7 +98,7 @@ class Curriculum:
         return round(self.tau0 - index * self.tau_step, 12)
 
     def at(self, global_step: int) -> Round:
-        """The round of optimizer step `global_step` (counted from 0).
+        """Return the round of optimizer step `global_step`, which counts from 0.
 
         Raises ConfigError outside of [0, total_steps).
         """
@@ -113,7 +113,7 @@ class Curriculum:
         return Round(index, self._delta(index), self._tau(index), first, global_step == first)
 
     def check_max_steps(self, max_steps: int) -> None:
-        """Refuse a trainer that stops before or runs past the last round."""
+        """Raise ConfigError for a trainer that stops before or runs past the last round."""
         if max_steps != self.total_steps:
             raise ConfigError(
                 f"trainer.max_steps={max_steps} is not algo.rounds * "

@@ -1,11 +1,10 @@
-"""Joint laws of u: how the opening times of one sequence's tokens hang together.
+"""Joint laws of u: how the opening times of one sequence's tokens depend on one another.
 
-Only the marginal of each u, uniform on [0, 1], enters Eq. 13, so a denoiser under
-SUBS is right under any law here and needs no retraining. The law decides which
-tokens are masked, or open, together: the sampler multiplies their marginals, and errs
-by their mutual information. Laws that keep near tokens apart err less where
-dependence falls with distance; `expected_information` says by how much, and where a
-law fails: at the lags it brings together.
+Only the marginal of each u, uniform on [0, 1], enters Eq. 13, so a denoiser under SUBS is
+right under every law here and needs no retraining. The law decides which tokens are masked, or
+open, together: the sampler multiplies their marginals, and its error is their mutual
+information. Laws that keep near tokens apart err less where dependence falls with distance;
+`expected_information` says by how much, and where a law fails: at the lags it brings together.
 """
 
 from __future__ import annotations
@@ -20,116 +19,9 @@ from .errors import ConfigError
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
-
-def _cells(rank: Tensor, generator) -> Tensor:
-    """One u in each of `length` equal cells: cell `rank` + one offset a sequence.
-
-    rank: (batch, length) permutations. Any interval of width w then holds floor(w *
-    length) or ceil(w * length) of a sequence's u. Uniform where the rank is.
-    """
-    batch, length = rank.shape
-    offset = torch.rand(batch, 1, generator=generator, dtype=torch.float64)
-    return (rank + offset) / length
-
-
-def _rank(keys: Tensor) -> Tensor:
-    """Place of each key in its sorted row; ties go by position."""
-    return keys.sort(dim=-1, stable=True).indices.argsort(dim=-1)
-
-
-def _iid(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
-    if step is not None:
-        raise ConfigError(
-            f"{prefix}u_step={step} means nothing to {prefix}u_law=iid: leave it null "
-            f"or set {prefix}u_law=lattice."
-        )
-    u = torch.rand(batch, length, generator=generator, dtype=dtype)
-    return _cells(_rank(u), generator) if stratified else u
-
-
-def _lattice(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
-    step = GOLDEN if step is None else step
-    if isinstance(step, str) or not math.isfinite(step):
-        raise ConfigError(f"{prefix}u_step={step} is no step: give a finite number, say 1/8.")
-    shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
-    point = torch.arange(length, dtype=torch.float64) * (step % 1.0)
-    if stratified:
-        # Rounded, so that 1/49 has its ties; those open from left to right, and an
-        # interval cuts a comb between tokens that are far apart.
-        grid = 2.0**40
-        point = _rank((torch.frac(point) * grid).round()[None] % grid) / length
-    u = torch.frac(shift + point)
-    # Reflection keeps the marginal and makes both directions equally likely.
-    # float32 may round up to 1.0, which is still within the closed interval.
-    return torch.where(coin < 0.5, u, 1 - u)
-
-
-def _base(step, prefix: str) -> int:
-    step = 2 if step is None else step
-    if isinstance(step, str) or step != int(step) or step < 2:
-        raise ConfigError(
-            f"{prefix}u_step={step} is no base of an order: give a whole number of 2 "
-            "or more, or leave it null for 2."
-        )
-    return int(step)
-
-
-def halton_order(length: int, base: int = 2) -> Tensor:
-    """Rank of each position in van der Corput's order, (length,) int64.
-
-    The digits of the position, mirrored: the first n to open are spread evenly for
-    every n. In one dimension Halton's sequence is van der Corput's (MaskGIT's
-    scheduler of arXiv 2503.17076 takes bases 2 and 3 for the two axes of an image).
-    """
-    position, mirrored, unit = torch.arange(length), torch.zeros(length).double(), 1.0
-    while unit > 1 / length:
-        unit /= base
-        mirrored += unit * (position % base)
-        position = position // base
-    return _rank(mirrored)
-
-
-def dilated_levels(length: int, base: int = 2) -> Tensor:
-    """Round in which dilated unmasking opens each position, (length,) int64.
-
-    Round t opens what is still masked at multiples of floor(length / base^t) (DUS,
-    arXiv 2506.19037, with the whole sequence as its block); gaps shrink to 1.
-    """
-    level = torch.full((length,), -1)
-    position, gap, t = torch.arange(length), length, 0
-    while gap > 1:
-        t += 1
-        gap = max(1, int(length // base**t))
-        level[(level < 0) & (position % gap == 0)] = t - 1
-    return level.clamp(min=0)
-
-
-def _shifted(order: Tensor, batch: int, generator) -> Tensor:
-    """`order` (length,) begun at a random place in each sequence: (batch, length)."""
-    length = len(order)
-    shift = torch.randint(length, (batch, 1), generator=generator)
-    return order[(torch.arange(length) + shift) % length]
-
-
-def _halton(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
-    order = halton_order(length, _base(step, prefix))
-    return _cells(_shifted(order, batch, generator), generator)
-
-
-def _dilated(batch, length, step, stratified, generator, dtype, prefix) -> Tensor:
-    level = dilated_levels(length, _base(step, prefix))
-    level = _shifted(level, batch, generator)
-    # A round that one step does not open whole is split at random.
-    tie = torch.rand(batch, length, generator=generator, dtype=torch.float64)
-    return _cells(_rank(level + tie), generator)
-
-
-U_LAWS: dict[str, Callable[..., Tensor]] = {
-    "iid": _iid,
-    "lattice": _lattice,
-    "halton": _halton,
-    "dilated": _dilated,
-}
+# Laws of u ------------------------------------------------------------------------
+#
+# Each maps (batch, length, step, stratified, generator, dtype) to u, (batch, length).
 
 
 def draw_u(
@@ -143,38 +35,154 @@ def draw_u(
     dtype: torch.dtype = torch.float32,
     prefix: str = "algo.",
 ) -> Tensor:
-    """Trajectory noise u, (batch, length) in dtype on the CPU, each u ~ U[0, 1].
+    """Draw trajectory noise u: (batch, length) in dtype on the CPU, each u ~ U[0, 1].
 
-    law: how the u of one sequence depend on one another; sequences are
-        independent under every law.
+    law: how the u of one sequence depend on one another; sequences are independent.
         `iid`: they do not (the paper).
-        `lattice`: u_i = frac(u_0 + i * step) with a random shift u_0 and a random
-        reflection per sequence, so that tokens with near u, which open
-        together, lie far apart. `step` defaults to the golden ratio's fraction;
-        1/N gives a comb that moves on to the neighbours at each of N steps.
-        Fails for dependence at the lags it brings together: multiples of N for
-        1/N (rows of a table N tokens wide), 8, 13, 21, ... for the golden step.
-        `halton`: van der Corput's order; `step` is its base, 2 unless told. Brings
-        together multiples of the largest power of the base in length / share.
-        `dilated`: DUS's order, gaps that shrink by the factor `step`, 2 unless told.
-        Fails late: its last round is half of the tokens or more, neighbours but one.
-        Both begin at a random place of the sequence, which makes each u uniform.
-    stratified: each of N equal steps opens its exact share of a sequence's tokens
-        (length / N, rounded up or down), under marginals that stay uniform: for `iid`
-        a random order, for `lattice` its order. Orders always are.
+        `lattice`: u_i = frac(u_0 + i * step), with a random shift u_0 and a random reflection
+        per sequence, so that tokens with near u, which open together, lie far apart. `step`
+        defaults to the golden ratio's fraction; 1/N gives a comb that moves on to the
+        neighbours at each of N steps. It fails for dependence at the lags it brings together:
+        multiples of N for 1/N (rows of a table N tokens wide), 8, 13, 21, ... for the golden
+        step.
+        `halton`: van der Corput's order; `step` is its base, by default 2. It brings together
+        multiples of the largest power of the base in length / share.
+        `dilated`: the order of DUS, gaps that shrink by the factor `step`, by default 2. It
+        fails late: its last round is half of the tokens or more, every second one.
+        Both orders begin at a random place of the sequence, which makes each u uniform.
+    stratified: each of N equal steps opens its exact share of a sequence's tokens (length / N,
+        rounded up or down), under marginals that stay uniform: for `iid` a random order, for
+        `lattice` its order. Orders always are.
     generator: a CPU generator; draws are then reproducible on every device.
-    prefix: of the keys in messages.
+    prefix: of the config keys in messages.
 
-    Raises ConfigError for an unknown law, or a step that means nothing to it.
+    Raises ConfigError for an unknown law, or a step that the law cannot take.
     """
+    step = _checked_step(law, step, prefix)
+    return U_LAWS[law](batch, length, step, stratified, generator, dtype).to(dtype)
+
+
+def _checked_step(law: str, step, prefix: str) -> float | None:
+    """The step with the law's default filled in. Raises ConfigError."""
+    key = f"{prefix}u_step={step}"
     if law not in U_LAWS:
         raise ConfigError(f"{prefix}u_law={law} is unknown: choose one of {', '.join(U_LAWS)}.")
     if step == "auto":
         raise ConfigError(
-            f"{prefix}u_step=auto is fitted to a corpus and a number of steps, which "
-            "are not known here: give the number that laws.fit_step answers."
+            f"{key} is fitted to a corpus and a number of steps, which are not known here: give "
+            "the number that laws.fit_step returns."
         )
-    return U_LAWS[law](batch, length, step, stratified, generator, dtype, prefix).to(dtype)
+    if law == "iid":
+        if step is not None:
+            raise ConfigError(
+                f"{key} is not supported with {prefix}u_law=iid: leave it null or set "
+                f"{prefix}u_law=lattice."
+            )
+        return None
+    if step is None:
+        return GOLDEN if law == "lattice" else 2
+    number = not isinstance(step, str) and math.isfinite(step)
+    if law == "lattice":
+        if not number:
+            raise ConfigError(f"{key} is not a finite number: give a step, say 1/8.")
+        return step
+    if not number or step != int(step) or step < 2:
+        raise ConfigError(
+            f"{key} is no base of {prefix}u_law={law}: give a whole number of 2 or more, or "
+            "leave it null for 2."
+        )
+    return int(step)
+
+
+def _iid(batch, length, step, stratified, generator, dtype) -> Tensor:
+    u = torch.rand(batch, length, generator=generator, dtype=dtype)
+    return _cells(_rank(u), generator) if stratified else u
+
+
+def _lattice(batch, length, step, stratified, generator, dtype) -> Tensor:
+    shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
+    point = torch.arange(length, dtype=torch.float64) * (step % 1.0)
+    if stratified:
+        # Rounded, so that 1/49 has its ties; those open from left to right, and an
+        # interval cuts a comb between tokens that are far apart.
+        grid = 2.0**40
+        point = _rank((torch.frac(point) * grid).round()[None] % grid) / length
+    u = torch.frac(shift + point)
+    # Reflection keeps the marginal and makes both directions equally likely.
+    # float32 may round up to 1.0, which is still within the closed interval.
+    return torch.where(coin < 0.5, u, 1 - u)
+
+
+def _halton(batch, length, step, stratified, generator, dtype) -> Tensor:
+    return _cells(_shifted(halton_order(length, step), batch, generator), generator)
+
+
+def _dilated(batch, length, step, stratified, generator, dtype) -> Tensor:
+    level = _shifted(dilated_levels(length, step), batch, generator)
+    # A round that one step does not open whole is split at random.
+    tie = torch.rand(batch, length, generator=generator, dtype=torch.float64)
+    return _cells(_rank(level + tie), generator)
+
+
+U_LAWS: dict[str, Callable[..., Tensor]] = {
+    "iid": _iid,
+    "lattice": _lattice,
+    "halton": _halton,
+    "dilated": _dilated,
+}
+
+
+def halton_order(length: int, base: int = 2) -> Tensor:
+    """Rank positions in van der Corput's order: (length,) int64.
+
+    The digits of the position, mirrored: the first n to open are spread evenly for every n. In
+    one dimension Halton's sequence is van der Corput's (MaskGIT's scheduler of arXiv 2503.17076
+    takes bases 2 and 3 for the two axes of an image).
+    """
+    position, mirrored, unit = torch.arange(length), torch.zeros(length).double(), 1.0
+    while unit > 1 / length:
+        unit /= base
+        mirrored += unit * (position % base)
+        position = position // base
+    return _rank(mirrored)
+
+
+def dilated_levels(length: int, base: int = 2) -> Tensor:
+    """Number the rounds in which dilated unmasking opens each position: (length,) int64.
+
+    Round t opens what is still masked at multiples of floor(length / base^t) (DUS, arXiv
+    2506.19037, with the whole sequence as its block); gaps shrink to 1.
+    """
+    level = torch.full((length,), -1)
+    position, gap, t = torch.arange(length), length, 0
+    while gap > 1:
+        t += 1
+        gap = max(1, int(length // base**t))
+        level[(level < 0) & (position % gap == 0)] = t - 1
+    return level.clamp(min=0)
+
+
+def _rank(keys: Tensor) -> Tensor:
+    """Place of each key in its sorted row; ties go by position."""
+    return keys.sort(dim=-1, stable=True).indices.argsort(dim=-1)
+
+
+def _cells(rank: Tensor, generator) -> Tensor:
+    """One u in each of `length` equal cells: cell `rank` plus one offset per sequence.
+
+    rank: (batch, length) permutations. Any interval of width w then contains floor(w * length)
+    or ceil(w * length) of a sequence's u, and u is uniform where the rank is.
+    """
+    batch, length = rank.shape
+    offset = torch.rand(batch, 1, generator=generator, dtype=torch.float64)
+    return (rank + offset) / length
+
+
+def _shifted(order: Tensor, batch: int, generator) -> Tensor:
+    """`order` (length,) begun at a random place in each sequence: (batch, length)."""
+    length = len(order)
+    shift = torch.randint(length, (batch, 1), generator=generator)
+    return order[(torch.arange(length) + shift) % length]
 
 
 # Shares of the steps --------------------------------------------------------------
@@ -183,7 +191,7 @@ SCHEDULES = ("uniform", "cosine")
 
 
 def levels(schedule: str | Sequence[float], steps: int) -> list[float]:
-    """Share of tokens open after 0, 1, ..., `steps` steps: from 0 to 1.
+    """Return the share of tokens open after 0, 1, ..., `steps` steps: from 0 to 1.
 
     schedule: `uniform`; `cosine`, MaskGIT's 1 - cos(pi n / 2N), few tokens first; or
     the tokens each step opens, as one positive number a step (any scale).
@@ -219,13 +227,13 @@ def mutual_information(
     kept: int = 256,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mutual information of tokens k apart, k = 1, ..., max_lag; (max_lag,) nats.
+    """Estimate the mutual information of tokens 1, ..., max_lag apart: (max_lag,) nats.
 
-    tokens: (rows, length) ids; pairs lie within rows. Plug-in, less the same of
-    shuffled pairs (their value is all bias; what is left errs to the low side), and
-    never below 0. Tokens beyond the `kept` most frequent count as one, which can only
-    lose information and keeps the bias small. max_lag: length - 1, at most 128,
-    unless told. Ten seconds of one core for 128 lags of a million tokens.
+    tokens: (rows, length) ids; pairs lie within rows. The plug-in estimate, less that of
+    shuffled pairs, which is all bias (what remains errs to the low side), and never below 0.
+    Tokens beyond the `kept` most frequent count as one, which can only lose information and
+    keeps the bias small. max_lag: by default length - 1, at most 128. Ten seconds of one core
+    for 128 lags of a million tokens.
 
     Raises ConfigError for rows too short.
     """
@@ -258,10 +266,11 @@ def mutual_information(
 
 
 def together(step: float, lags: Tensor, shares: Tensor) -> Tensor:
-    """P(two tokens `lags` apart open in one step) under a lattice, like lags.
+    """Return P(two tokens `lags` apart open in one step) under a lattice, shaped like lags.
 
-    Two points of the circle at distance d lie in one arc of width w, whose place is
-    uniform, with probability max(0, w - d) + max(0, w - (1 - d)).
+    shares: (steps,) of the tokens each step opens. Two points of the circle at distance d lie
+    in one arc of width w, whose place is uniform, with probability max(0, w - d) +
+    max(0, w - (1 - d)).
     """
     d = torch.frac(lags.double() * step)
     d = torch.minimum(d, 1 - d)[..., None]
@@ -272,7 +281,7 @@ def together(step: float, lags: Tensor, shares: Tensor) -> Tensor:
 def expected_information(
     step: float | None, information: Tensor, length: int, shares: Tensor
 ) -> float:
-    """Nats a token that one step is expected to ignore, summed over pairs.
+    """Sum the mutual information of pairs that open together: expected nats a token.
 
     step: a lattice's; None: iid. information: (max_lag,) as of `mutual_information`.
     shares: (steps,) of the tokens each step opens, summing to 1.
@@ -294,13 +303,13 @@ def fit_step(
     schedule: str | Sequence[float] = "uniform",
     grid: int = 1024,
 ) -> float:
-    """The lattice's step that brings together what knows least of one another.
+    """Fit the step of a lattice, so that tokens which open together share little information.
 
-    information: (max_lag,) nats, by `mutual_information` from a corpus; no model is
-    asked. Minimises `expected_information`, averaged over `steps` where there are
-    several, among 1/N, the golden step and `grid` steps of (0, 1/2]. Pairs beyond
-    max_lag are taken to be independent. It counts pairs as if nothing were open yet
-    and knows nothing of triples: a choice, not an optimum of the sampler's law.
+    information: (max_lag,) nats, by `mutual_information` from a corpus; no model is evaluated.
+    Minimises `expected_information`, averaged over `steps` where there are several, among 1/N,
+    the golden step and `grid` steps of (0, 1/2]. Pairs beyond max_lag are taken to be
+    independent. It counts pairs as if nothing were open yet and ignores triples: a heuristic,
+    not the optimum of the sampler's law.
 
     Raises ConfigError for steps out of range, or an unknown schedule.
     """

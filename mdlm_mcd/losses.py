@@ -1,10 +1,10 @@
 """The hybrid consistency objective, Eq. 14, and the losses it is compared with.
 
-Everything here takes log-probabilities *after* SUBS: no mass on the mask token,
-and one-hot on tokens the model sees. "One-hot" in log space is 0 at the token
-and NEG_INFINITY = -1e6, the hosts' finite stand-in for -inf, elsewhere. It is
-what makes the reverse KL cost about 1e6 per token against a teacher that sees
-the answer, and why `kl_bwd` diverges (Table 2's "FAILED").
+Every loss takes log-probabilities *after* SUBS: no mass on the mask token, and one-hot on
+tokens that the model sees. "One-hot" in log space is 0 at the token and NEG_INFINITY = -1e6,
+the hosts' finite stand-in for -inf, elsewhere. It is what makes the reverse KL cost about 1e6
+per token against a teacher that sees the answer, and why `kl_bwd` diverges (Table 2's
+"FAILED").
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ NEG_INFINITY = -1_000_000.0
 
 
 def widen(x: Tensor) -> Tensor:
-    """float32 or better: losses are not computed in half precision."""
+    """Cast half precision to float32, in which losses are computed; keep wider dtypes."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def temper(logits: Tensor, tau: float) -> Tensor:
-    """logits / tau: p(. | z_s; tau) of Eq. 14. For the teacher alone, before SUBS."""
+    """Divide logits by tau: p(. | z_s; tau) of Eq. 14. For the teacher alone, before SUBS."""
     return logits if tau == 1.0 else widen(logits) / tau
 
 
 def subs_masked(logits: Tensor, mask_index: int) -> Tensor:
-    """SUBS at masked tokens: log-probabilities without mass on the mask token.
+    """Apply SUBS at masked tokens: log-probabilities without mass on the mask token.
 
-    logits: (..., vocab), any dtype -> the same shape in float32 or better.
+    logits: (..., vocab) in any dtype -> the same shape in float32 or wider.
     """
     logits = widen(logits)
     # Writing a number to one place of a tensor would wait for the GPU.
@@ -42,13 +42,13 @@ def subs_masked(logits: Tensor, mask_index: int) -> Tensor:
 
 
 def subs_visible(x0: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
-    """SUBS at visible tokens: log of the one-hot of x0, (...) -> (..., vocab)."""
+    """Apply SUBS at visible tokens: the log of the one-hot of x0, (...) -> (..., vocab)."""
     one_hot = torch.full((*x0.shape, vocab_size), NEG_INFINITY, dtype=dtype, device=x0.device)
     return one_hot.scatter_(-1, x0[..., None], 0.0)
 
 
 def subs(logits: Tensor, z: Tensor, mask_index: int) -> Tensor:
-    """SUBS for a whole view z: (batch, length, vocab) -> log_x_theta."""
+    """Apply SUBS to a whole view z: logits (batch, length, vocab) -> log_x_theta."""
     log_p = subs_masked(logits, mask_index)
     one_hot = subs_visible(z, logits.shape[-1], log_p.dtype)
     return torch.where((z == mask_index)[..., None], log_p, one_hot)
@@ -60,24 +60,24 @@ Term = Callable[[Tensor, "Tensor | None", Tensor], Tensor]
 
 
 def reverse_kl(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
-    """KL(student || teacher), mode-seeking: Eq. 14's D_KL, read literally."""
+    """Return KL(student || teacher), mode-seeking: Eq. 14's D_KL, read literally."""
     return (student_logp.exp() * (student_logp - teacher_logp)).sum(-1)
 
 
 def forward_kl(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
-    """KL(teacher || student), mass-covering."""
+    """Return KL(teacher || student), mass-covering."""
     return (teacher_logp.exp() * (teacher_logp - student_logp)).sum(-1)
 
 
 def total_variation(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
-    """Half the L1 distance of the two distributions, between 0 and 1."""
+    """Return half the L1 distance of the two distributions, between 0 and 1."""
     return (student_logp.exp() - teacher_logp.exp()).abs().sum(-1) / 2
 
 
 def squared_error(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
-    """Mean squared difference of log-probabilities over the tokens both allow.
+    """Return the mean squared difference of log-probabilities over the tokens both allow.
 
-    The mask is left out: its -1e6 cancels to no better than rounding.
+    The mask is left out: its -1e6 cancels only up to rounding.
     """
     both = (student_logp > NEG_INFINITY / 2) & (teacher_logp > NEG_INFINITY / 2)
     apart = torch.where(both, student_logp - teacher_logp, 0.0)
@@ -85,15 +85,15 @@ def squared_error(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Ten
 
 
 def cross_entropy(student_logp: Tensor, teacher_logp: Tensor | None, x0: Tensor) -> Tensor:
-    """-log p_student(x0): Eq. 14's L_CE."""
+    """Return -log p_student(x0): Eq. 14's L_CE."""
     return -student_logp.gather(-1, x0[..., None]).squeeze(-1)
 
 
 class Loss(NamedTuple):
-    """What a token costs, by who sees it.
+    """The terms of a loss, by which of the two views shows the token.
 
-    distil: where neither view shows it (m_s = 1).
-    reveal: where only the teacher's view does (m_t - m_s = 1); None: nothing.
+    distil: where neither does (m_s = 1).
+    reveal: where only the teacher's does (m_t - m_s = 1); None: no loss.
     """
 
     distil: Term
@@ -118,7 +118,7 @@ LOSSES: dict[str, Loss] = {
 
 
 def get(kind: str) -> Loss:
-    """The loss of that name; raises ConfigError with the valid ones."""
+    """Return the loss of that name. Raises ConfigError, which lists the valid ones."""
     if kind not in LOSSES:
         raise ConfigError(f"algo.loss={kind} is unknown: choose one of {', '.join(LOSSES)}.")
     return LOSSES[kind]
@@ -132,13 +132,13 @@ def per_token(
     masked_t: Tensor,
     masked_s: Tensor,
 ) -> Tensor:
-    """Eq. 14's summand, or that of an ablation: (batch, length), unreduced.
+    """Return Eq. 14's summand, or that of an ablation: (batch, length), unreduced.
 
-    student_logp, teacher_logp: (batch, length, vocab) after SUBS, of z_t and z_s,
-    the teacher's with its temperature applied; x0: (batch, length) ids;
-    masked_t, masked_s: (batch, length) bool. Zero where the student sees the
-    token, whatever the teacher sees: there is nothing to learn. `head` computes
-    the same without the (batch, length, vocab) tensors; this is the definition.
+    student_logp, teacher_logp: (batch, length, vocab) after SUBS, of z_t and z_s, the teacher's
+    with its temperature applied; x0: (batch, length) ids; masked_t, masked_s: (batch, length)
+    bool. Zero where the student sees the token, whatever the teacher sees: there is nothing to
+    learn. `head` computes the same without the (batch, length, vocab) tensors; this is the
+    definition.
 
     Raises ConfigError for an unknown kind.
     """

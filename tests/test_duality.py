@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import integrate, optimize, special, stats
+from scipy import integrate, special, stats
 
 from mdlm_mcd.duality import (
     NoiseGap,
@@ -18,6 +16,7 @@ from mdlm_mcd.duality import (
     project,
     to_uniform,
 )
+from mdlm_mcd.errors import ConfigError
 
 CLASSES = [2, 3, 64, 50258]
 SCHEDULES = {
@@ -51,31 +50,22 @@ def chunks(num_classes, total):
 
 
 def reference(num_classes, y, which):
-    """cdf, sf or pdf by adaptive quadrature around the mode of the integrand."""
+    """cdf or pdf by adaptive quadrature in a window around the mode of the integrand."""
     n = num_classes - 1
 
     def log_integrand(v):
         log_power = n * special.log_ndtr(v)
-        weight = {
-            "cdf": lambda: log_power,
-            "sf": lambda: np.log(-np.expm1(log_power)),
-            "pdf": lambda: math.log(n) + stats.norm.logpdf(v) + log_power * (n - 1) / n,
-        }[which]()
-        return stats.norm.logpdf(v - y) + weight
+        if which == "pdf":
+            log_power = math.log(n) + stats.norm.logpdf(v) + log_power * (n - 1) / n
+        return stats.norm.logpdf(v - y) + log_power
 
-    start = np.linspace(-60, 60, 2401)
-    with np.errstate(divide="ignore"):
-        start = start[np.argmax(log_integrand(start))]
-    mode = optimize.minimize_scalar(
-        lambda v: -log_integrand(v), bounds=(start - 0.1, start + 0.1), method="bounded"
-    ).x
+    grid = np.linspace(-30, 30, 24_001)
+    mode = grid[np.argmax(log_integrand(grid))]
     top = log_integrand(mode)
-    halves = [
-        integrate.quad(
-            lambda v: np.exp(log_integrand(v) - top), *ends, epsabs=0, epsrel=1e-11, limit=200
-        )[0]
+    halves = (
+        integrate.quad(lambda v: np.exp(log_integrand(v) - top), *ends, epsabs=0, epsrel=1e-12)[0]
         for ends in ((mode - 9, mode), (mode, mode + 9))
-    ]
+    )
     return math.exp(top) * sum(halves)
 
 
@@ -84,39 +74,23 @@ def reference(num_classes, y, which):
 
 def test_two_classes_are_a_gaussian_of_variance_two():
     law = NoiseGap(2)
-    y = torch.linspace(-52, 52, 2081, dtype=torch.float64)
-    z = y.numpy() / math.sqrt(2)
-    np.testing.assert_allclose(law.cdf(y), special.ndtr(z), rtol=1e-11)
-    np.testing.assert_allclose(law.sf(y), special.ndtr(-z), rtol=1e-11)
-    pdf = np.exp(-(z**2) / 2) / math.sqrt(4 * math.pi)
-    np.testing.assert_allclose(law.pdf(y), pdf, rtol=1e-11)
-    u = torch.logspace(-300, math.log10(0.5), 500, dtype=torch.float64)
-    expected = special.ndtri(u.numpy()) * math.sqrt(2)
-    np.testing.assert_allclose(law.icdf(u), expected, rtol=1e-12, atol=1e-15)
-    np.testing.assert_allclose(law.isf(u), -expected, rtol=1e-12, atol=1e-15)
-
-
-def test_three_classes_are_an_orthant_probability():
-    # P(Y < y) is an orthant probability of two Gaussians with correlation 1/2.
-    law = NoiseGap(3)
-    assert law.cdf(0.0).item() == pytest.approx(1 / 3, abs=1e-14)
-    pair = stats.multivariate_normal([0, 0], [[2, 1], [1, 2]])
-    for y in (-2.5, -1.0, 0.3, 1.0, 3.0):
-        assert law.cdf(y).item() == pytest.approx(pair.cdf([y, y]), abs=1e-7)
+    u = torch.logspace(-10, math.log10(0.999), 200, dtype=torch.float64)
+    y = special.ndtri(u.numpy()) * math.sqrt(2)
+    np.testing.assert_allclose(law.icdf(u), y, rtol=1e-11, atol=1e-13)
+    np.testing.assert_allclose(law.cdf(torch.from_numpy(y)), u, rtol=1e-11)
+    pdf = np.exp(-(y**2) / 4) / math.sqrt(4 * math.pi)
+    np.testing.assert_allclose(law.pdf(torch.from_numpy(y)), pdf, rtol=1e-11)
 
 
 @pytest.mark.parametrize("num_classes", [3, 64, 50258, 200_000])
-def test_law_matches_adaptive_quadrature_in_both_tails(num_classes):
+def test_law_matches_adaptive_quadrature(num_classes):
     law = NoiseGap(num_classes)
-    median = law.icdf(0.5).item()
-    low, high = law.icdf(1e-290).item(), law.isf(1e-290).item()
-    near = [median + d for d in (-6, -2, -1, -0.3, 0, 0.3, 1, 2, 6)]
-    for y in [low, 0.7 * low, 0.3 * low, *near, 0.4 * high, 0.7 * high, high]:
-        for which in ("cdf", "sf", "pdf"):
-            got = getattr(law, which)(y).item()
-            expected = reference(num_classes, y, which)
-            assert got == pytest.approx(expected, rel=1e-8, abs=0), (y, which)
-            assert got == pytest.approx(expected, rel=0, abs=1e-11), (y, which)
+    for u in (1e-12, 1e-9, 1.2e-6, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - 1e-6, 1 - 1e-12):
+        y = law.icdf(u).item()
+        assert law.cdf(y).item() == pytest.approx(u, rel=1e-10, abs=0)
+        for which in ("cdf", "pdf"):
+            got, expected = getattr(law, which)(y).item(), reference(num_classes, y, which)
+            assert got == pytest.approx(expected, rel=1e-10, abs=0), (u, which)
 
 
 @pytest.mark.parametrize("num_classes", CLASSES)
@@ -125,61 +99,51 @@ def test_noise_alone_keeps_one_token_in_num_classes(num_classes):
     assert kept == pytest.approx(1 / num_classes, rel=1e-10)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 64, 50258, 200_000])
-def test_cdf_and_sf_are_complementary_and_monotone(num_classes):
-    law = NoiseGap(num_classes)
-    y = torch.linspace(-60, 60, 1201, dtype=torch.float64)
-    cdf, sf = law.cdf(y), law.sf(y)
-    torch.testing.assert_close(cdf + sf, torch.ones_like(y), rtol=0, atol=1e-15)
-    assert (cdf.diff() >= -1e-15).all() and (sf.diff() <= 1e-15).all()
-    mass = torch.trapezoid(law.pdf(y), y).item()
-    assert mass == pytest.approx(1, abs=1e-12)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(
-    num_classes=st.integers(2, 200_000),
-    exponent=st.floats(-300, math.log10(0.5)),
-    u=st.floats(1e-12, 1 - 1e-12),
-)
-def test_quantiles_invert_probabilities(num_classes, exponent, u):
-    law = NoiseGap(num_classes)
-    tiny = 10**exponent
-    assert law.cdf(law.icdf(tiny)).item() == pytest.approx(tiny, rel=1e-10, abs=0)
-    assert law.sf(law.isf(tiny)).item() == pytest.approx(tiny, rel=1e-10, abs=0)
-    y = law.icdf(u)
-    assert law.cdf(y).item() == pytest.approx(u, rel=1e-10, abs=1e-14)
-    assert law.sf(y).item() == pytest.approx(1 - u, rel=1e-10, abs=1e-14)
-
-
-def test_upper_tail_of_icdf_is_that_of_isf():
-    law = NoiseGap(50258)
-    u = 1 - 2.0 ** -torch.arange(1, 54, dtype=torch.float64)
-    torch.testing.assert_close(law.icdf(u), law.isf(1 - u), rtol=1e-14, atol=0)
+def test_quantiles_invert_probabilities():
+    u = torch.rand(1500, generator=seeded(), dtype=torch.float64).view(3, 500)
+    for num_classes in (2, 5, 50258):
+        law = NoiseGap(num_classes)
+        torch.testing.assert_close(law.cdf(law.icdf(u)), u, rtol=1e-11, atol=1e-14)
 
 
 def test_ends_and_outside_of_the_range():
     law = NoiseGap(64)
     inf, nan = math.inf, math.nan
     u = float64(0, 1, -0.1, 1.1, nan)
-    expected = float64(-inf, inf, nan, nan, nan)
-    torch.testing.assert_close(law.icdf(u), expected, equal_nan=True)
-    torch.testing.assert_close(law.isf(u), -expected, equal_nan=True)
+    torch.testing.assert_close(law.icdf(u), float64(-inf, inf, nan, nan, nan), equal_nan=True)
     ends = float64(-inf, -1e9, 1e9, inf, nan)
     torch.testing.assert_close(law.cdf(ends), float64(0, 0, 1, 1, nan), equal_nan=True)
-    assert law.icdf(5e-324) == law.icdf(torch.finfo(torch.float64).tiny)
+    near = law.icdf(float64(1e-300, 1e-16, 1 - 1e-14, 1 - 1e-16))
+    assert near.isfinite().all() and (near.diff() >= 0).all()
     assert repr(law) == "NoiseGap(num_classes=64)"
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3, 5), (3000,)])
-def test_law_is_elementwise_over_any_shape(shape):
-    law = NoiseGap(64)
-    u = torch.rand(shape, generator=seeded(), dtype=torch.float64)
-    y = law.icdf(u)
-    for value in (y, law.cdf(y), law.sf(y), law.pdf(y), law.isf(u)):
-        assert value.shape == shape and value.dtype == torch.float64
-    if u.numel():
-        assert law.icdf(u.flatten()[-1]).item() == pytest.approx(y.flatten()[-1].item())
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_shape_and_dtype_are_kept_and_the_computation_is_in_float64(shape, dtype):
+    x0 = torch.zeros(shape, dtype=torch.int64)
+    u = torch.rand(shape, generator=seeded(), dtype=torch.float64).clamp(0.01, 0.99).to(dtype)
+    eps = torch.randn(*shape, 9, generator=seeded(), dtype=torch.float64).to(dtype)
+    law = NoiseGap(9)
+    for call, values in (
+        (law.cdf, [u]),
+        (law.pdf, [u]),
+        (law.icdf, [u]),
+        (lambda a: calibrate(a, 9)[0], [u]),
+        (lambda a: calibrate(a, 9)[1], [u]),
+        (lambda a: duo_transform(a, 9), [u]),
+        (lambda e: noise_gap(e, x0), [eps]),
+        (lambda e: to_uniform(e, x0, 9), [eps]),
+        (lambda e, a: latent(x0, e, a, a), [eps, u]),
+    ):
+        got, wide = call(*values), call(*(v.double() for v in values))
+        assert got.shape == wide.shape and got.shape[: len(shape)] == shape
+        assert got.dtype == dtype and torch.equal(got, wide.to(dtype))
+
+
+def test_plain_numbers_are_float64():
+    for value in (NoiseGap(3).cdf(0), calibrate(0.5, 3)[1], duo_transform(1, 3)):
+        assert value.dtype == torch.float64 and value.shape == ()
 
 
 # Derivatives
@@ -188,31 +152,19 @@ def test_law_is_elementwise_over_any_shape(shape):
 @pytest.mark.parametrize("num_classes", [2, 3, 50258])
 def test_derivatives(num_classes):
     law = NoiseGap(num_classes)
-    y = float64(-3.0, -0.4, 1.0, law._split + 0.1, 6.0).requires_grad_()
+    y = float64(-3.0, -0.4, 1.0, 6.0).requires_grad_()
     u = float64(1e-3, 0.2, 0.5, 0.9, 0.999).requires_grad_()
     for function, point in (
         (law.cdf, y),
-        (law.sf, y),
         (law.pdf, y),
         (law.icdf, u),
-        (law.isf, u),
         (lambda a: calibrate(a, num_classes), u),
         (lambda a: duo_transform(a, num_classes), u),
     ):
         assert torch.autograd.gradcheck(function, point, eps=1e-7, atol=1e-5)
-    for function, point in ((law.cdf, y), (law.icdf, u[1:4])):
-        point = point.detach().requires_grad_()
-        assert torch.autograd.gradgradcheck(function, point, eps=1e-7, atol=1e-4)
-
-
-def test_slope_of_cdf_is_pdf_and_of_icdf_its_inverse():
-    law = NoiseGap(50258)
     y = float64(-30, -3, 0, 4, 9, 50).requires_grad_()
     (slope,) = torch.autograd.grad(law.cdf(y).sum(), y)
-    torch.testing.assert_close(slope, law.pdf(y).detach(), rtol=0, atol=0)
-    u = law.cdf(y[:5]).detach().requires_grad_()
-    (slope,) = torch.autograd.grad(law.icdf(u).sum(), u)
-    torch.testing.assert_close(slope, 1 / law.pdf(y[:5]).detach())
+    torch.testing.assert_close(slope, law.pdf(y).detach(), rtol=1e-9, atol=1e-14)
 
 
 def test_gradients_reach_noise_and_coefficients():
@@ -224,14 +176,6 @@ def test_gradients_reach_noise_and_coefficients():
     assert gradcheck(lambda e, a, s: latent(x0, e, a, s), (eps, *coefficients))
     assert gradcheck(lambda e: noise_gap(e, x0), eps)
     assert gradcheck(lambda e: to_uniform(e, x0, 5), eps)
-
-
-def test_a_law_built_in_inference_mode_serves_training():
-    with torch.inference_mode():
-        law = NoiseGap(5)
-    y = float64(0.3).requires_grad_()
-    law.pdf(law.icdf(law.cdf(y))).sum().backward()
-    assert y.grad.isfinite().all()
 
 
 def test_autocast_does_not_cost_digits():
@@ -346,7 +290,7 @@ def test_sde_path_shares_the_marginals_but_unmasks_again():
     at_s, at_t = calibrate(alpha_s, num_classes), calibrate(alpha_t, num_classes)
     dilution = at_t[0] / at_t[1] * at_s[1] / at_s[0]
     eps_t = dilution * eps_s + (1 - dilution**2).sqrt() * fresh
-    # The transition kernel of the variance-preserving SDE says the same.
+    # The transition kernel of the variance-preserving SDE agrees.
     step = at_t[0] / at_s[0]
     w_s = latent(x0, eps_s, *at_s)
     w_t = step * w_s + (at_t[1] ** 2 - (step * at_s[1]) ** 2).sqrt() * fresh
@@ -375,7 +319,7 @@ def test_duo_transform_is_flat_where_the_signal_is_whole(num_classes):
 def test_duo_transform_is_its_integral(num_classes):
     alpha = float64(0, 0.2, 0.6, 0.85, 0.97, 1)
     got = duo_transform(alpha, num_classes)
-    assert got[0].item() == pytest.approx(0, abs=1e-14) and got[-1] == 1
+    assert got[[0, -1]].tolist() == pytest.approx([0, 1], abs=1e-14)
     for a, value in zip(alpha[1:-1].tolist(), got[1:-1].tolist(), strict=True):
         integral = reference(num_classes, a / math.sqrt(1 - a * a), "cdf")
         expected = num_classes / (num_classes - 1) * (integral - 1 / num_classes)
@@ -389,3 +333,45 @@ def test_duo_transform_undoes_the_calibration():
     torch.testing.assert_close(uniform_state, expected, rtol=1e-10, atol=0)
     # Duo, Section 4.1.2: [0.85, 1] nearly spans the schedule at 30K classes.
     assert 0 < duo_transform(0.85, num_classes) < 0.02
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("num_classes", [1, 0, -3, 3.0, "3", None, 10**20])
+def test_bad_num_classes(num_classes):
+    for call in (NoiseGap, lambda n: calibrate(0.5, n), lambda n: duo_transform(0.5, n)):
+        with pytest.raises(ConfigError, match=f"^num_classes={num_classes!r} is not an int"):
+            call(num_classes)
+
+
+@pytest.mark.parametrize(
+    "call, value, shown",
+    [
+        (lambda a: calibrate(a, 5), bad, shown)
+        for bad, shown in (
+            (0, "alpha_t=0.0"),
+            (1.0, "alpha_t=1.0"),
+            (float64(0.5, 1.25), "alpha_t=1.25"),
+            (math.nan, "alpha_t=nan"),
+        )
+    ]
+    + [(lambda a: duo_transform(a, 5), bad, f"alpha_tilde={bad}") for bad in (-0.25, 1.5)],
+)
+def test_schedules_out_of_range(call, value, shown):
+    with pytest.raises(ConfigError, match=f"^{shown} lies outside"):
+        call(value)
+
+
+def test_law_of_other_num_classes_than_the_noise():
+    for law in (7, NoiseGap(7)):
+        with pytest.raises(ConfigError, match="num_classes=7 does not match eps of shape"):
+            to_uniform(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), law)
+
+
+@pytest.mark.parametrize("index", [5, -1])
+def test_an_id_outside_of_the_classes_is_refused_by_torch(index):
+    eps, x0 = torch.zeros(2, 5), torch.full((2,), index)
+    for call in (lambda: latent(x0, eps, 0.6, 0.8), lambda: noise_gap(eps, x0)):
+        with pytest.raises((RuntimeError, IndexError)):
+            call()

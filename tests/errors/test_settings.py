@@ -274,7 +274,7 @@ def test_a_teacher_of_another_tokenizer(shell, caplog, key, value, warns):
     [
         (["--temperature", "nan"], "the temperature positive"),
         (["--u-law", "foo"], "u_law=foo is unknown"),
-        (["--u-law", "iid:3"], "means nothing to u_law=iid"),
+        (["--u-law", "iid:3"], "is not supported with u_law=iid"),
         (["--device", "foo"], "--device foo cannot be used"),
         (["--host", "/nope"], "--host /nope is no folder"),
     ],
