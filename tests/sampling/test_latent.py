@@ -2,9 +2,8 @@
 
 import scipy.stats
 import torch
-from enumeration import LENGTH, MASK, VOCAB, alpha, draw, generator, table
+from enumeration import LENGTH, MASK, VOCAB, draw, generator, table
 
-from mdlm_mcd import sampling
 from mdlm_mcd.sampling import Latent
 
 
@@ -34,15 +33,12 @@ def test_u_of_a_latent_opens_the_same_tokens_first_at_any_number_of_steps():
 
     def run(steps):
         kept = states[steps] = []
-        sampling.sample(
+        draw(
             "locked",
-            lambda z, rows: torch.zeros(int(rows.sum()), VOCAB),
-            4,
-            40,
             steps,
-            alpha=alpha,
-            mask_index=MASK,
-            vocab_size=VOCAB,
+            n=4,
+            length=40,
+            denoise=lambda z, rows: torch.zeros(int(rows.sum()), VOCAB),
             latent=latent,
             callback=lambda step, z: kept.append(z.clone()),
         )
