@@ -19,7 +19,7 @@ def test_locked_is_a_function_of_its_latent():
 
 
 def test_one_latent_ties_steps_and_models_together():
-    """A model that looks at no other token answers the same at any number of steps."""
+    """A model that reads no other token gives the same sample at any number of steps."""
     alone = table()[(MASK,) * LENGTH].expand(*table().shape)
     few, many = (draw("locked", n, n=500, logits=alone, latent=Latent(1)) for n in (1, 300))
     assert torch.equal(few, many)
