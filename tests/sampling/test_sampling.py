@@ -1,5 +1,8 @@
 """The samplers' laws against exact enumeration on a tiny vocabulary."""
 
+import itertools
+import math
+
 import pytest
 import scipy.stats
 import torch
@@ -164,6 +167,22 @@ def test_confidence_opens_the_most_certain_token(score):
 
     law = limit_law(chosen=surest, logits=logits)
     assert_law(draw("confidence", LENGTH, logits=logits, score=score), law)
+
+
+def test_confidence_opens_the_drawn_token_of_largest_probability():
+    law: dict = {EMPTY: 1.0}
+    for left in range(LENGTH, 0, -1):
+        following: dict = {}
+        for z, mass in law.items():
+            p = {i: chances(table(3)[z][i]) for i in range(LENGTH) if z[i] == MASK}
+            for values in itertools.product(range(MASK), repeat=left):
+                drawn = dict(zip(p, values, strict=True))
+                i = max(p, key=lambda i: p[i][drawn[i]])
+                state = (*z[:i], drawn[i], *z[i + 1 :])
+                chance = math.prod(p[j][drawn[j]] for j in p)
+                following[state] = following.get(state, 0.0) + mass * chance
+        law = following
+    assert_law(draw("confidence", LENGTH, logits=table(3), score="drawn"), law)
 
 
 @pytest.mark.parametrize("name", STEPWISE)
