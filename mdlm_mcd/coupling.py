@@ -87,7 +87,7 @@ def sample_times(
     return s + delta, s
 
 
-def _spread(n: int, generator, antithetic: bool) -> Tensor:
+def _spread(n: int, generator: torch.Generator | None, antithetic: bool) -> Tensor:
     """U(0, 1], (n,) float64; one in each of n equal parts if antithetic."""
     unit = torch.rand(n, generator=generator, dtype=torch.float64)  # in [0, 1)
     if antithetic:
@@ -157,6 +157,7 @@ def couple_as(
         return couple(x0, u, t, t, alpha, mask_index)
     pair = couple(x0, u, t, s, alpha, mask_index)
     if coupling == "independent":
+        assert u_other is not None
         other = couple(x0, u_other, s, s, alpha, mask_index)
         pair = pair._replace(z_s=other.z_s, masked_s=other.masked_s)
     return pair

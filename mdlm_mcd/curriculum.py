@@ -19,7 +19,7 @@ class Round(NamedTuple):
     delta: nan for a method without one.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # instead of tuple.index
     delta: float
     tau: float
     first_step: int
@@ -41,7 +41,7 @@ class Curriculum:
     tau_step: float = 0.03
     growth: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key in ("rounds", "steps_per_round"):
             value = getattr(self, key)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

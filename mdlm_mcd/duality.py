@@ -11,7 +11,10 @@ Notation: `alpha_t` is the discrete schedule (gamma_t in the paper), `alpha_tild
 tensors of any floating dtype; the computation is in float64, the result in the dtype given.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -25,7 +28,9 @@ REACH, NODES_PER_UNIT = 10, 16
 CHUNK = 1024  # points integrated at a time, which bounds the memory
 
 
-def latent(x0: Tensor, eps: Tensor, alpha_tilde, sigma_tilde) -> Tensor:
+def latent(
+    x0: Tensor, eps: Tensor, alpha_tilde: Tensor | float, sigma_tilde: Tensor | float
+) -> Tensor:
     """Return w_t = alpha_tilde x0 + sigma_tilde eps: Eq. 7, and Eq. 9 where eps is kept.
 
     x0: (...) int64 ids in [0, K); their one-hot is never built. eps: (..., K). alpha_tilde,
@@ -61,7 +66,7 @@ def noise_gap(eps: Tensor, k: Tensor | int) -> Tensor:
     return _gap(eps, k).to(eps.dtype)
 
 
-def to_uniform(eps: Tensor, k: Tensor | int, law: "NoiseGap | int") -> Tensor:
+def to_uniform(eps: Tensor, k: Tensor | int, law: NoiseGap | int) -> Tensor:
     """Return u = F_Y(Y), the one scalar that masking depends on: Theorem 3.3, Eq. 11 and 12.
 
     `project(latent(x0, eps, *calibrate(alpha_t, K)), x0, mask_index)` is the mask exactly
@@ -80,7 +85,7 @@ def to_uniform(eps: Tensor, k: Tensor | int, law: "NoiseGap | int") -> Tensor:
     return law.cdf(_gap(eps, k)).to(eps.dtype)
 
 
-def calibrate(alpha_t, num_classes: int) -> tuple[Tensor, Tensor]:
+def calibrate(alpha_t: Tensor | float, num_classes: int) -> tuple[Tensor, Tensor]:
     """Return the Gaussian schedule whose projection keeps a token w.p. alpha_t: Lemma 3.1.
 
     alpha_tilde / sigma_tilde = F_Y^{-1}(alpha_t) and alpha_tilde^2 + sigma_tilde^2 = 1. Where
@@ -98,7 +103,7 @@ def calibrate(alpha_t, num_classes: int) -> tuple[Tensor, Tensor]:
     return (ratio * sigma).to(dtype), sigma.to(dtype)
 
 
-def duo_transform(alpha_tilde, num_classes: int) -> Tensor:
+def duo_transform(alpha_tilde: Tensor | float, num_classes: int) -> Tensor:
     """Return T(alpha_tilde), Duo's diffusion transformation operator (arXiv 2506.10892, Eq. 10).
 
     T(alpha_tilde) = K/(K-1) (int phi(z - r) Phi^(K-1)(z) dz - 1/K), r = alpha_tilde /
@@ -136,21 +141,21 @@ class NoiseGap:
             )
         self.num_classes = num_classes
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"NoiseGap(num_classes={self.num_classes})"
 
-    def cdf(self, y) -> Tensor:
+    def cdf(self, y: Tensor | float) -> Tensor:
         """Return F_Y(y) = P(Y < y)."""
         n = self.num_classes - 1
         return _mean(lambda v: (n * log_ndtr(v)).exp(), y).clamp(max=1)  # by rounding
 
-    def pdf(self, y) -> Tensor:
+    def pdf(self, y: Tensor | float) -> Tensor:
         """Return the density of Y at y."""
         n = self.num_classes - 1
         scale = math.log(n) - 0.5 * math.log(2 * math.pi)
         return _mean(lambda v: ((n - 1) * log_ndtr(v) - v.square() / 2 + scale).exp(), y)
 
-    def icdf(self, u) -> Tensor:
+    def icdf(self, u: Tensor | float) -> Tensor:
         """Return F_Y^{-1}(u): -inf at 0, inf at 1, nan outside [0, 1].
 
         u is clamped to [1e-16, 1 - 1e-14], beyond which float64 does not resolve `cdf`. Newton's
@@ -173,7 +178,7 @@ class NoiseGap:
         return torch.where((u > 0) & (u < 1), y, u.detach().logit()).to(dtype)
 
 
-def _mean(function, y) -> Tensor:
+def _mean(function: Callable[[Tensor], Tensor], y: Tensor | float) -> Tensor:
     """E[function(y + e)], e ~ N(0, 1), in the shape and dtype of y."""
     wide, dtype = _float64(y), _dtype(y)
     last = REACH * NODES_PER_UNIT
@@ -183,7 +188,7 @@ def _mean(function, y) -> Tensor:
     return torch.cat(parts).view(wide.shape).to(dtype)
 
 
-def _gap(values: Tensor, k) -> Tensor:
+def _gap(values: Tensor, k: Tensor | int) -> Tensor:
     """max_{j != k} values_j - values_k: (..., K), (...) -> (...) in float64."""
     _check_noise(values)
     k = torch.as_tensor(k, device=values.device).expand(values.shape[:-1])[..., None]
@@ -191,13 +196,14 @@ def _gap(values: Tensor, k) -> Tensor:
     return rival.double() - values.gather(-1, k)[..., 0].double()
 
 
-def _float64(value) -> Tensor:
+def _float64(value: Tensor | float) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64)
 
 
-def _dtype(value) -> torch.dtype:
-    floating = isinstance(value, Tensor) and value.is_floating_point()
-    return value.dtype if floating else torch.float64
+def _dtype(value: Tensor | float) -> torch.dtype:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.dtype
+    return torch.float64
 
 
 def _check_noise(noise: Tensor) -> None:

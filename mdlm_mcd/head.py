@@ -1,24 +1,24 @@
-"""Eq. 14 at large vocabularies: project only the rows that the loss reads.
+"""Compute Eq. 14 at large vocabularies by projecting only the rows it reads.
 
-The loss needs the student's logits where z_t is masked and the teacher's where
-z_s is. The backbone therefore runs to its last hidden state, and its output
-projection is applied to the gathered rows alone, a chunk at a time. The gradient
-of a chunk is taken while its logits are at hand, so nothing is kept or computed
-twice, and neither direction ever holds more than (chunk, vocab) numbers.
-`losses.per_token` is the definition; this agrees with it to rounding.
+The loss needs the student's logits where z_t is masked and the teacher's where z_s
+is. The backbone runs to its last hidden state, and its output projection is applied to
+the gathered rows alone, a chunk at a time. The gradient of a chunk is taken right after
+its logits, so none are stored or computed twice, and memory in both directions is
+(chunk, vocab). `losses.per_token` is the definition; this agrees with it to rounding.
 
-Works on any backbone whose projection is an `nn.Linear` at
-`output_layer.linear` (MDLM's, Duo's, ours, the released `mdlm-owt`); others run
-whole and have rows of their full logits gathered.
+Works on any backbone whose projection is an `nn.Linear` at `output_layer.linear`
+(MDLM's, Duo's, ours, the released `mdlm-owt`); of others the full logits are computed
+and their rows gathered.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -30,51 +30,51 @@ from . import losses
 
 log = logging.getLogger(__name__)
 
-_said: set[type] = set()
-
 FSDP_INNER = "_fsdp_wrapped_module"  # the name under which FSDP keeps what it wraps
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Return whether the module itself, not just a part of it, is one of FSDP's."""
+    """Return whether FSDP wraps the module itself, not just a part of it."""
     return FSDP_INNER in module._modules
 
 
 def output_projection(backbone: nn.Module) -> nn.Linear | None:
-    """The backbone's last `nn.Linear`, or None (said once a class)."""
+    """Return the backbone's last `nn.Linear`, or None where it has none to use.
+
+    Its weights must be whole outside of its own forward. Those of a sharded model are,
+    within the model's forward; those of a part that is sharded by itself are gathered
+    for that part's forward alone. FSDP2's are DTensors.
+    """
     for module in (backbone, getattr(backbone, "backbone", None)):
-        linear = getattr(getattr(module, "output_layer", None), "linear", None)
+        layer = getattr(module, "output_layer", None)
+        linear = getattr(layer, "linear", None)
         # Exactly nn.Linear: a subclass (quantised, sharded) may not be x W^T + b.
-        if type(linear) is nn.Linear and _at_hand(linear, module):
+        if module is None or layer is None or type(linear) is not nn.Linear:
+            continue
+        whole = linear.weight.shape == (linear.out_features, linear.in_features)
+        plain = type(linear.weight) in (nn.Parameter, Tensor)
+        if whole and plain and not is_sharded(module) and not is_sharded(layer):
             return linear
-    if type(backbone) not in _said:
-        _said.add(type(backbone))
-        log.info(
-            "%s has no nn.Linear at output_layer.linear, or its weights are sharded: "
-            "its full logits are computed and held.",
-            type(backbone).__name__,
-        )
+    _log_full_logits(type(backbone).__name__)
     return None
 
 
-def _at_hand(linear: nn.Linear, owner: nn.Module) -> bool:
-    """Whether the weights are whole outside of `linear`'s own forward.
-
-    Those of a sharded model are, within it; those of a part that is sharded by itself
-    are gathered for its forward alone. FSDP2's are DTensors.
-    """
-    whole = linear.weight.shape == (linear.out_features, linear.in_features)
-    apart = is_sharded(owner) or is_sharded(owner.output_layer)
-    return whole and not apart and type(linear.weight) in (nn.Parameter, Tensor)
+@functools.cache
+def _log_full_logits(kind: str) -> None:
+    """Log, once for each class of backbone, that its logits are not gathered."""
+    log.info(
+        "%s has no nn.Linear at output_layer.linear, or its weights are sharded: "
+        "its full logits are computed and stored.",
+        kind,
+    )
 
 
 @dataclass
 class HiddenStates:
-    """What a backbone knows of each position, short of its logits.
+    """The last hidden states of a batch, and the projection still to be applied.
 
-    hidden: (batch, length, dim) with `linear` still to be applied, or the logits
-    themselves, (batch, length, vocab), when there is none.
-    autocast: the autocast dtype the projection would have run under, if any.
+    hidden: (batch, length, dim); without a `linear` the logits themselves, (batch,
+    length, vocab). autocast: the dtype the projection would have run under, if any.
     """
 
     hidden: Tensor
@@ -82,36 +82,34 @@ class HiddenStates:
     autocast: torch.dtype | None = None
 
     def rows(self, index: Tensor) -> Tensor:
-        """Positions `index` of the flattened batch: (rows, dim or vocab)."""
+        """Return positions `index` of the flattened batch: (rows, dim or vocab)."""
         return self.hidden.flatten(0, 1)[index]
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Logits of gathered rows, (rows, vocab), in float32 or better."""
+        """Return logits of gathered rows, (rows, vocab), in float32 or better."""
         if self.linear is None:
             return losses.widen(rows)
-        rows, weight = self.operands(rows)
-        bias = self.linear.bias
-        bias = None if bias is None else bias.to(weight.dtype)
+        rows, weight = self.operands(rows, self.linear)
+        bias = None if self.linear.bias is None else self.linear.bias.to(weight.dtype)
         # A trainer's autocast may be on around us; only the backbone's own counts.
         with _no_autocast(rows.device.type):
             return losses.widen(F.linear(rows, weight, bias))
 
-    def operands(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and matrix in the precision the backbone would multiply them in."""
-        weight = self.linear.weight
+    def operands(self, rows: Tensor, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Return rows and matrix in the precision the backbone multiplies them in."""
         # Without autocast a hidden state may be wider than the weights.
-        dtype = self.autocast or weight.dtype
-        return rows.to(dtype), weight.to(dtype)
+        dtype = self.autocast or linear.weight.dtype
+        return rows.to(dtype), linear.weight.to(dtype)
 
 
-def _no_autocast(device: str):
+def _no_autocast(device: str) -> contextlib.AbstractContextManager:
     if device not in ("cpu", "cuda"):  # others may not know autocast at all
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
-    """The autocast dtype in force on this kind of device, None without autocast."""
+    """Return the autocast dtype in force on a kind of device, None without autocast."""
     if hasattr(torch, "get_autocast_dtype"):  # torch >= 2.4
         on = torch.is_autocast_enabled(device)
         return torch.get_autocast_dtype(device) if on else None
@@ -123,14 +121,14 @@ def _autocast_dtype(device: str) -> torch.dtype | None:
 
 
 @contextlib.contextmanager
-def _without(linear: nn.Linear, seen: list):
-    """Let `linear` pass its input through and note the autocast it met."""
+def _without(linear: nn.Linear, seen: list[torch.dtype | None]) -> Iterator[None]:
+    """Make `linear` return its input, and append the autocast in force to `seen`."""
 
     def forward(x: Tensor) -> Tensor:
         seen.append(_autocast_dtype(x.device.type))
         return x
 
-    linear.forward = forward  # on the instance; the class's stays as it is
+    linear.forward = forward  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -140,26 +138,24 @@ def _without(linear: nn.Linear, seen: list):
 def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenStates:
     """Run `run(backbone)` up to the output projection.
 
-    `run` is the host's way of calling its backbone (conditioning, autocast); it
-    answers logits, or an object with `.logits`.
+    run: the host's way of calling its backbone (conditioning, autocast); returns
+    logits, or an object with `.logits`.
     """
     linear = output_projection(backbone)
-    if linear is None:
+    seen: list[torch.dtype | None] = []
+    with contextlib.nullcontext() if linear is None else _without(linear, seen):
         out = run(backbone)
-        return HiddenStates(getattr(out, "logits", out))
-    seen: list = []
-    with _without(linear, seen):
-        out = run(backbone)
-    return HiddenStates(getattr(out, "logits", out), linear, seen[0])
+    autocast = None if linear is None else seen[0]
+    return HiddenStates(getattr(out, "logits", out), linear, autocast)
 
 
 class LossOutput(NamedTuple):
-    """The loss of one batch, and what it is made of (all but `loss` detached).
+    """The loss of one batch and its parts; all but `loss` are detached.
 
-    loss: scalar, the weighted sum over tokens; per_token: (batch, length), without
-    the weights, zero where nothing is learnt; distil and reveal: sums of it over the
-    rows of each regime (`mcd/kl` and `mcd/ce`); entropy: sum over both of the
-    student's predictive entropy in nats; distil_rows, reveal_rows: counts.
+    loss: scalar, the weighted sum over tokens. per_token: (batch, length), without
+    the weights, zero where nothing is learnt. distil, reveal: sums of it over the
+    rows of each regime (`mcd/kl` and `mcd/ce`). entropy: the student's predictive
+    entropy in nats, summed over both. distil_rows, reveal_rows: counts.
     """
 
     loss: Tensor
@@ -172,18 +168,29 @@ class LossOutput(NamedTuple):
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """sum_i w_i loss_i over rows, its gradient taken chunk by chunk on the way.
+    """Sum w_i loss_i over rows, with its gradient, chunk by chunk.
 
-    objective(logits, k) answers the losses and entropies of chunk k. Only the two
+    objective(logits, k) returns the losses and entropies of chunk k. Only the two
     products around the projection are differentiated by hand.
     """
 
     @staticmethod
-    def forward(ctx, rows, matrix, bias, weight, features, sizes, objective):
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        matrix: Tensor | None,
+        bias: Tensor | None,
+        weight: Tensor,
+        features: HiddenStates,
+        sizes: list[int],
+        objective: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor, Tensor]:
         inputs = (rows, matrix, bias)
-        # Chunks add up in float32 or better, also for weights kept in bfloat16.
+        # Chunks are summed in float32 or better, also for weights in bfloat16.
         grads = [
-            torch.zeros_like(x, dtype=losses.widen(x[:0]).dtype) if needed else None
+            torch.zeros_like(x, dtype=losses.widen(x[:0]).dtype)
+            if x is not None and needed
+            else None
             for x, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
         ]
         ctx.dtypes = [None if x is None else x.dtype for x in inputs]
@@ -203,14 +210,14 @@ class _ChunkedLoss(torch.autograd.Function):
                 if grads[0] is not None:
                     grads[0][at] = slope
                 continue
-            part, w_matrix = features.operands(part)
+            part, w_matrix = features.operands(part, features.linear)
             slope = slope.to(part.dtype)
             with _no_autocast(rows.device.type):
                 if grads[0] is not None:
                     grads[0][at] = slope @ w_matrix
                 if grads[1] is not None and grads[1].dtype == slope.dtype:
                     grads[1].addmm_(slope.T, part)
-                elif grads[1] is not None:  # half precision: add up in full
+                elif grads[1] is not None:  # half precision: sum in float32
                     grads[1] += slope.T @ part
                 if grads[2] is not None:
                     grads[2] += slope.sum(0)
@@ -221,12 +228,12 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream, *_):
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if ctx.grads is None:
             raise RuntimeError(
                 "The gathered loss was differentiated already: it keeps no graph for a second time."
             )
-        # Handed on, not copied: the matrix's is as large as the vocabulary.
+        # Scaled in place: the matrix's gradient is as large as the vocabulary.
         grads, ctx.grads = ctx.grads, None
         grads = [
             None if g is None else g.mul_(upstream.to(g.dtype)).to(dtype)
@@ -248,20 +255,21 @@ def supervise(
     weight: Tensor | None = None,
     chunk: int = 1024,
 ) -> LossOutput:
-    """Eq. 14 on gathered rows; equals `losses.per_token` on full log-probabilities.
+    """Compute Eq. 14 on gathered rows; equals `losses.per_token` on full logits.
 
-    x0, masked_t, masked_s: (batch, length). To leave positions out (padding), clear
-    them in `masked_t`. weight: (batch, length) factors of the tokens in the sum
-    `loss`; 1 if None. `teacher` may be None for losses that need none. chunk: rows
-    projected at a time. `loss` can be differentiated once.
+    kind: of `losses.LOSSES`. teacher: None only for losses that read none. x0, masked_t,
+    masked_s: (batch, length); clear positions to leave out (padding) in `masked_t`.
+    weight: (batch, length) factors of the tokens in the sum `loss`; 1 if None. chunk:
+    rows projected at a time. `loss` can be differentiated once; a second time raises
+    RuntimeError. Raises ConfigError for an unknown kind.
     """
     terms = losses.get(kind)
     both, revealed = map(_places, (masked_t & masked_s, masked_t & ~masked_s))
     if terms.reveal is None:
         revealed = revealed[:0]
 
-    def objective(logits: Tensor, index: Tensor, of_revealed: bool):
-        term = terms.reveal if of_revealed else terms.distil
+    def objective(logits: Tensor, index: Tensor, of_revealed: bool) -> tuple[Tensor, Tensor]:
+        term = terms.reveal if of_revealed and terms.reveal else terms.distil
         target = x0.flatten()[index]
         student_logp, teacher_logp = losses.subs_masked(logits, mask_index), None
         if term is not losses.cross_entropy:
@@ -269,6 +277,7 @@ def supervise(
                 if of_revealed:
                     teacher_logp = losses.subs_visible(target, logits.shape[-1], logits.dtype)
                 else:
+                    assert teacher is not None
                     seen = losses.temper(teacher.logits(teacher.rows(index)), tau)
                     teacher_logp = losses.subs_masked(seen, mask_index)
         return term(student_logp, teacher_logp, target), student_logp
@@ -286,7 +295,7 @@ def supervise_all(
     weight: Tensor | None = None,
     chunk: int = 1024,
 ) -> LossOutput:
-    """A divergence from the teacher at every token, for models without a mask.
+    """Compute a divergence from the teacher at every token, for models without a mask.
 
     Both predictions are plain softmaxes over the vocabulary, without SUBS; the teacher
     is tempered by tau. kind: a loss whose `distil` term needs no clean token, such as
@@ -295,7 +304,7 @@ def supervise_all(
     """
     term, index = losses.get(kind).distil, _places(rows)
 
-    def objective(logits: Tensor, index: Tensor, _):
+    def objective(logits: Tensor, index: Tensor, _: bool) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             seen = losses.temper(teacher.logits(teacher.rows(index)), tau)
             teacher_logp = losses.widen(seen).log_softmax(-1)
@@ -306,6 +315,7 @@ def supervise_all(
 
 
 def _places(rows: Tensor) -> Tensor:
+    """Return the indices of the true ones in the flattened batch."""
     return rows.flatten().nonzero().squeeze(-1)
 
 
@@ -314,14 +324,14 @@ def _sum_rows(
     shape: torch.Size,
     distil: Tensor,
     reveal: Tensor,
-    objective: Callable,
+    objective: Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]],
     weight: Tensor | None,
     chunk: int,
 ) -> LossOutput:
-    """`objective` summed over the positions `distil` and `reveal`, a chunk at a time.
+    """Sum `objective` over the positions `distil` and `reveal`, a chunk at a time.
 
-    objective(logits, index, of_revealed) answers the loss of each row of a chunk and
-    the student's log-probabilities, which die there.
+    objective(logits, index, of_revealed) returns the loss of each row of a chunk and
+    the student's log-probabilities.
     """
     jobs = [
         (part, of_revealed)
@@ -354,5 +364,5 @@ def _sum_rows(
     )
     per_token = torch.zeros(shape, dtype=rows.dtype, device=index.device)
     per_token.view(-1)[index] = rows
-    sums = (part.sum() for part in rows.split((len(distil), len(reveal))))
-    return LossOutput(total, per_token, *sums, entropy, len(distil), len(reveal))
+    sums = [part.sum() for part in rows.split((len(distil), len(reveal)))]
+    return LossOutput(total, per_token, sums[0], sums[1], entropy, len(distil), len(reveal))

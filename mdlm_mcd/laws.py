@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch import Tensor
 from .errors import ConfigError
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+
+_Generator = torch.Generator | None
 
 # Laws of u ------------------------------------------------------------------------
 #
@@ -62,7 +65,7 @@ def draw_u(
     return U_LAWS[law](batch, length, step, stratified, generator, dtype).to(dtype)
 
 
-def _checked_step(law: str, step, prefix: str) -> float | None:
+def _checked_step(law: str, step: Any, prefix: str) -> float | None:
     """The step with the law's default filled in. Raises ConfigError."""
     key = f"{prefix}u_step={step}"
     if law not in U_LAWS:
@@ -94,12 +97,21 @@ def _checked_step(law: str, step, prefix: str) -> float | None:
     return int(step)
 
 
-def _iid(batch, length, step, stratified, generator, dtype) -> Tensor:
+def _iid(
+    batch: int, length: int, step: None, stratified: bool, generator: _Generator, dtype: torch.dtype
+) -> Tensor:
     u = torch.rand(batch, length, generator=generator, dtype=dtype)
     return _cells(_rank(u), generator) if stratified else u
 
 
-def _lattice(batch, length, step, stratified, generator, dtype) -> Tensor:
+def _lattice(
+    batch: int,
+    length: int,
+    step: float,
+    stratified: bool,
+    generator: _Generator,
+    dtype: torch.dtype,
+) -> Tensor:
     shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
     point = torch.arange(length, dtype=torch.float64) * (step % 1.0)
     if stratified:
@@ -113,11 +125,15 @@ def _lattice(batch, length, step, stratified, generator, dtype) -> Tensor:
     return torch.where(coin < 0.5, u, 1 - u)
 
 
-def _halton(batch, length, step, stratified, generator, dtype) -> Tensor:
+def _halton(
+    batch: int, length: int, step: int, stratified: bool, generator: _Generator, dtype: torch.dtype
+) -> Tensor:
     return _cells(_shifted(halton_order(length, step), batch, generator), generator)
 
 
-def _dilated(batch, length, step, stratified, generator, dtype) -> Tensor:
+def _dilated(
+    batch: int, length: int, step: int, stratified: bool, generator: _Generator, dtype: torch.dtype
+) -> Tensor:
     level = _shifted(dilated_levels(length, step), batch, generator)
     # A round that one step does not open whole is split at random.
     tie = torch.rand(batch, length, generator=generator, dtype=torch.float64)
@@ -167,7 +183,7 @@ def _rank(keys: Tensor) -> Tensor:
     return keys.sort(dim=-1, stable=True).indices.argsort(dim=-1)
 
 
-def _cells(rank: Tensor, generator) -> Tensor:
+def _cells(rank: Tensor, generator: _Generator) -> Tensor:
     """One u in each of `length` equal cells: cell `rank` plus one offset per sequence.
 
     rank: (batch, length) permutations. Any interval of width w then contains floor(w * length)
@@ -178,7 +194,7 @@ def _cells(rank: Tensor, generator) -> Tensor:
     return (rank + offset) / length
 
 
-def _shifted(order: Tensor, batch: int, generator) -> Tensor:
+def _shifted(order: Tensor, batch: int, generator: _Generator) -> Tensor:
     """`order` (length,) begun at a random place in each sequence: (batch, length)."""
     length = len(order)
     shift = torch.randint(length, (batch, 1), generator=generator)
@@ -250,11 +266,11 @@ def mutual_information(
     ids = _rank(-counts).clamp(max=kept)[ids]
     kinds = int(ids.max()) + 1
 
-    def entropy(x):
+    def entropy(x: Tensor) -> Tensor:
         n = x.bincount().double()
         return (torch.special.entr(n / n.sum())).sum()
 
-    def plug_in(a, b):
+    def plug_in(a: Tensor, b: Tensor) -> Tensor:
         return entropy(a) + entropy(b) - entropy(a * kinds + b)
 
     information = []
@@ -321,7 +337,7 @@ def fit_step(
     candidates += [(k + 1) / (2 * grid) for k in range(grid)]
     shares = [torch.tensor(levels(schedule, n)).double().diff() for n in counts]
 
-    def cost(step):
+    def cost(step: float) -> float:
         each = [expected_information(step, information, length, s) for s in shares]
         return sum(each) / len(each)
 

@@ -55,12 +55,16 @@ def generator(seed=1):
     return torch.Generator().manual_seed(seed)
 
 
-def draw(name, steps, n=10_000, logits=None, denoise=None, **how):
+def sample(name, steps, n=10_000, logits=None, denoise=None, length=LENGTH, **how):
     how = {"generator": generator(), "alpha": alpha} | how
     denoise = denoise or denoiser(table() if logits is None else logits)
     return sampling.sample(
-        name, denoise, n, LENGTH, steps, mask_index=MASK, vocab_size=VOCAB, **how
-    ).tokens
+        name, denoise, n, length, steps, mask_index=MASK, vocab_size=VOCAB, **how
+    )
+
+
+def draw(*args, **how):
+    return sample(*args, **how).tokens
 
 
 def chances(logits, temperature=1.0, top_p=1.0, greedy=False):
@@ -86,6 +90,22 @@ def open_one(law, logits, chosen, **how):
                 state = (*z[:i], v, *z[i + 1 :])
                 following[state] = following.get(state, 0.0) + mass * share * q
     return following
+
+
+def comb_law(tables):
+    """The law under u_step=1/LENGTH: three rotations, forwards or backwards.
+
+    tables: of each step.
+    """
+    rotations = [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
+    law: dict = {}
+    for order in [*rotations, *(o[::-1] for o in rotations)]:
+        one = {EMPTY: 1 / 6}
+        for logits, i in zip(tables, order, strict=True):
+            one = open_one(one, logits, lambda z, i=i: {i: 1.0})
+        for z, mass in one.items():
+            law[z] = law.get(z, 0.0) + mass
+    return law
 
 
 def exact_law(logits, levels, start=EMPTY, how=lambda step: {}):

@@ -1,4 +1,4 @@
-"""A second device without the hardware: its tensors hold real data on the CPU.
+"""A second device without the hardware: its tensors keep their data on the CPU.
 
     python tests/second_device.py SCRIPT [ARGUMENT ...]
 
@@ -30,7 +30,7 @@ ACROSS = {
 
 
 class There(torch.Tensor):
-    """A tensor that says it is on the device; `raw` is its data."""
+    """A tensor of the device; `raw` is its data on the CPU."""
 
     @staticmethod
     def __new__(cls, raw):
@@ -113,7 +113,7 @@ def run(op, args, kwargs):
             return x
         if x.dtype == torch.float64 and not DOUBLES:
             raise TypeError("the device has no float64")
-        return known.get(id(x)) if id(x) in known else There(x)
+        return known[id(x)] if id(x) in known else There(x)
 
     return pytree.tree_map(back, op(*plain_args, **plain_kwargs))
 

@@ -1,53 +1,45 @@
-"""Import arrows point down: the floors of the house, read from the source."""
+"""Imports point down the floors of the house, and name what pyproject.toml declares."""
 
 import ast
+import re
+import sys
 from pathlib import Path
 
-import pytest
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # which pytest brings along
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "mdlm_mcd"
-MODULES = sorted(PACKAGE.rglob("*.py"))
+PACKAGE, BENCHMARKS = ROOT / "mdlm_mcd", ROOT / "benchmarks"
+FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "hydra_plugins").rglob("*.py")])
 
 # Rooms of one floor may import one another; only a cycle of modules is refused.
-FLOORS = {
-    "__init__": 0,
-    "errors": 0,
-    "coupling": 1,
-    "laws": 1,
-    "curriculum": 1,
-    "losses": 1,
-    "head": 1,
-    "duality": 1,
-    "models": 2,
-    "checkpoints": 3,
-    "sampling": 4,
-    "settings": 4,
-    "minihost": 5,
-    "distillers": 6,
-    "evaluation": 6,
-    "hosts": 7,
-    "commands": 8,
-}
-PAPER = [name for name, floor in FLOORS.items() if floor == 1]
+PAPER = ["coupling", "laws", "curriculum", "losses", "head", "duality"]
+FLOORS = [
+    ["__init__", "errors"],
+    PAPER,
+    ["models"],
+    ["checkpoints"],
+    ["sampling", "settings"],
+    ["minihost"],
+    ["distillers", "evaluation"],
+    ["hosts"],
+    ["commands"],
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FRAMEWORKS = {"lightning", "pytorch_lightning", "hydra", "omegaconf", "transformers"}
+DISTRIBUTIONS = {"hydra": "hydra-core", "mauve": "mauve-text"}  # where names differ
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def module(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+def module(path, root=ROOT):
+    parts = path.relative_to(root).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-NAMES = {module(path) for path in MODULES}
-
-
-def imports(path: Path, nested: bool = True):
-    """Absolute names of what a module imports."""
-    package = path.relative_to(ROOT).parent.parts
+def imports(path, root=ROOT, nested=True):
+    """Absolute names that a file imports; nested: also in functions, `try` and `if`."""
+    package = path.relative_to(root).parent.parts
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree) if nested else tree.body:
         if isinstance(node, ast.Import):
@@ -58,69 +50,78 @@ def imports(path: Path, nested: bool = True):
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def ours(path: Path, nested: bool = True):
-    """Modules of this package that a module imports."""
-    for name in imports(path, nested):
-        while name not in NAMES and "." in name:
-            name = name.rpartition(".")[0]
-        if name in NAMES:
-            yield name
+def tops(path, **how):
+    return {name.partition(".")[0] for name in imports(path, **how)} - sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_arrow_points_up(path):
-    here = room(path)
-    assert here in FLOORS, f"{here} is on no floor: name it in FLOORS"
-    for name in ours(path):
-        target = name.split(".")[1] if "." in name else "__init__"
-        assert FLOORS[target] <= FLOORS[here], f"{here} imports {name}"
+def arrows(paths, root=ROOT, **how):
+    """{module: modules among these that it imports}."""
+    paths = {module(path, root): path for path in paths}
+    found = {name: set() for name in paths}
+    for name, path in paths.items():
+        for target in imports(path, root, **how):
+            while target not in paths and "." in target:
+                target = target.rpartition(".")[0]
+            found[name] |= {target} & paths.keys()
+    return found
 
 
-def test_there_is_no_cycle():
-    arrows = {module(path): set(ours(path, nested=False)) for path in MODULES}
-    while leaves := {name for name, to in arrows.items() if not to - {name}}:
-        arrows = {name: to - leaves for name, to in arrows.items() if name not in leaves}
-    # A package that offers its modules' names is imported with each of them.
-    assert not arrows
+def room(name):
+    return (name.split(".") + ["__init__"])[1]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda p: p.stem)
-def test_the_package_knows_no_benchmark(path):
-    assert not any(
-        path.stem in name.split(".")
-        for p in MODULES
-        for name in imports(p)
-        if not name.startswith("mdlm_mcd") and name.split(".")[0] == path.stem
-    )
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_file_is_too_long(path):
-    assert len(path.read_text().splitlines()) <= 400
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_lower_floors_do_not_know_the_frameworks(path):
-    if FLOORS[room(path)] <= 1 or room(path) == "sampling":
-        assert not {name.split(".")[0] for name in imports(path)} & FRAMEWORKS
-
-
-@pytest.mark.parametrize("name", [n for n in PAPER if n != "head"])
-def test_the_paper_needs_torch_alone(name):
-    tops = {n.split(".")[0] for n in imports(PACKAGE / f"{name}.py")}
-    standard = {
-        "__future__",
-        "collections",
-        "dataclasses",
-        "functools",
-        "hashlib",
-        "math",
-        "typing",
-    }
-    assert tops <= standard | {"torch", "mdlm_mcd"}
+def test_arrows_point_down():
+    found = arrows(PACKAGE.rglob("*.py"))
+    assert {room(name) for name in found} <= FLOOR.keys()
+    up = [(a, b) for a, to in found.items() for b in to if FLOOR[room(b)] > FLOOR[room(a)]]
+    assert not up
 
 
 def test_distillers_know_no_host():
-    for path in (PACKAGE / "distillers").rglob("*.py"):
-        found = {n for n in ours(path) if n.startswith(("mdlm_mcd.minihost", "mdlm_mcd.hosts"))}
-        assert not found, f"{path.name} imports {found}"
+    found = arrows(PACKAGE.rglob("*.py"))
+    targets = {room(b) for a, to in found.items() if room(a) == "distillers" for b in to}
+    assert "head" in targets and not targets & {"minihost", "hosts", "evaluation", "commands"}
+
+
+def test_there_is_no_cycle():
+    for paths, root in ((PACKAGE.rglob("*.py"), ROOT), (BENCHMARKS.rglob("*.py"), BENCHMARKS)):
+        left = arrows(paths, root, nested=False)
+        while leaves := {name for name, to in left.items() if not to - {name}}:
+            left = {name: to - leaves for name, to in left.items() if name not in leaves}
+        assert not left
+
+
+def test_the_package_knows_no_benchmark():
+    own = {path.stem for path in BENCHMARKS.iterdir()} | {"benchmarks", "tests"}
+    assert not [path for path in FILES if tops(path) & own]
+    assert not [path for path in BENCHMARKS.rglob("*.py") if "tests" in tops(path)]
+
+
+def test_lower_floors_know_no_framework():
+    for path in PACKAGE.rglob("*.py"):
+        if FLOOR[room(module(path))] <= 1 or "sampling" in path.parts[-2:]:
+            assert not tops(path) & FRAMEWORKS, path
+    for name in PAPER:
+        assert tops(PACKAGE / f"{name}.py") <= {"torch", "mdlm_mcd"}
+
+
+def test_no_file_is_too_long():
+    assert not [path for path in FILES if len(path.read_text().splitlines()) > 400]
+
+
+def test_every_import_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(requirements):
+        return {re.match(r"[\w-]+", r)[0].replace("_", "-") for r in requirements}
+
+    def imported(nested):
+        found = set().union(*(tops(path, nested=nested) for path in FILES))
+        found -= {"mdlm_mcd", "hydra_plugins"}
+        return {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in found}
+
+    extras = project["optional-dependencies"]
+    needed = names(project["dependencies"])
+    optional = names(r for name, of in extras.items() if name != "test" for r in of)
+    assert imported(nested=False) <= needed
+    assert imported(nested=True) <= needed | optional

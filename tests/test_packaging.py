@@ -44,6 +44,7 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_configs_and_plugin(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
+        "mdlm_mcd/py.typed",
         "mdlm_mcd/configs/algo/mcd.yaml",
         "mdlm_mcd/configs/recipe/mcd_paper.yaml",
         "mdlm_mcd/minihost/configs/config.yaml",

@@ -177,9 +177,7 @@ def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index)
             tokens[row, : len(filled)] = filled
             lengths[row] = len(filled)
     valid = None if wrap else _before(lengths, length)
-    vocabulary.check_ids(
-        torch.from_numpy(tokens), size, mask_index, what, tokenizer, valid, ConfigError
-    )
+    vocabulary.check_ids(torch.from_numpy(tokens), size, mask_index, what, tokenizer, valid)
     return tokens, lengths
 
 

@@ -137,7 +137,7 @@ class Metrics:
             ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         else:
             ids, attention_mask = text_samples, torch.ones_like(text_samples)
-        check_evaluator(what, model, ids, kind=ConfigError)
+        check_evaluator(what, model, ids)
         ids, attention_mask = ids.to(device), attention_mask.to(device)
         chunks = zip(
             ids.split(self.eval_ppl_batch_size),

@@ -1,10 +1,11 @@
 """Diffusion transformer with the parameter names of the public MDLM models.
 
-A `state_dict` of MDLM, of Duo's masked models or of the released `mdlm-owt`
-loads strictly into `DIT` at the same sizes. Attention is torch's SDPA;
-flash-attn is used where it is installed and applies (CUDA, half precision).
+A `state_dict` of MDLM, of Duo's masked models or of the released `mdlm-owt` loads
+strictly into `DIT` at the same sizes. Attention is torch's SDPA; flash-attn is used where
+it is installed and applies (CUDA, half precision).
 
-This file needs nothing but torch: it also travels with exported weights.
+Import torch alone here: export copies this file beside the weights, where it has to run
+without this package or others.
 """
 
 import math
@@ -23,8 +24,8 @@ except ImportError:  # the common case: SDPA computes the same
 class Rotary(nn.Module):
     """Rotary position embedding: cosines and sines of shape (length, dim / 2).
 
-    Half precision rounds the frequencies, and with them positions far away: a radian
-    at position 1,000. So they stay in float32 when the model does not.
+    The frequencies stay in float32 in a model of half precision, which would round them,
+    and with them the angles: by a radian at position 1,000.
     """
 
     def __init__(self, dim: int, base: float = 10_000.0):
@@ -49,7 +50,7 @@ class Rotary(nn.Module):
         # Not cached: it costs nothing beside a block, and a cache filled under
         # inference_mode (Lightning's validation) cannot be trained with.
         positions = torch.arange(length, device=self.inv_freq.device)
-        # Some cast buffers without a word to the module (FSDP, `from_pretrained`).
+        # FSDP and `from_pretrained` cast buffers without calling `_apply`.
         exact = self.inv_freq if not self.is_half() else self.frequencies()
         inv_freq = exact.to(positions.device)
         angles = positions.type_as(inv_freq)[:, None] * inv_freq
@@ -57,14 +58,14 @@ class Rotary(nn.Module):
 
 
 def rotate(x, cos, sin):
-    """Turn each pair (x_i, x_{i + dim / 2}); x: (batch, length, heads, dim)."""
+    """Rotate each pair (x_i, x_{i + dim / 2}); x: (batch, length, heads, dim)."""
     cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
 def attention(q, k, v, causal: bool):
-    """q, k, v: (batch, length, heads, dim) -> the same shape."""
+    """Attend from q to k, v: each (batch, length, heads, dim) -> the same shape."""
     if flash_attn_func is not None and q.is_cuda and q.element_size() == 2:
         return flash_attn_func(q, k, v, causal=causal)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -81,19 +82,18 @@ class LayerNorm(nn.Module):
         self.dim = dim
 
     def forward(self, x):
-        # `layer_norm` is on autocast's list of float32 operations, so widening the
-        # input is all there is to do; half-precision weights stay as they are.
+        # Autocast runs `layer_norm` in float32; without it the input is widened here.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return F.layer_norm(wide, [self.dim]) * self.weight
 
 
 def fitting(x, linear):
-    """x as a layer takes it: norms answer float32, and weights may be halves."""
+    """Cast x to the dtype of a layer's weights; norms return float32."""
     return x.to(linear.weight.dtype)
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoidal features of sigma and a small MLP: (batch,) -> (batch, dim)."""
+    """Embed sigma by sinusoidal features and a small MLP: (batch,) -> (batch, dim)."""
 
     def __init__(self, hidden_size: int, frequency_embedding_size: int = 256):
         super().__init__()
@@ -114,7 +114,7 @@ class TimestepEmbedder(nn.Module):
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A projection that starts at zero: each block begins as the identity."""
+    """Return a projection that starts at zero, so that a block starts as the identity."""
     linear = nn.Linear(inputs, outputs)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -140,21 +140,16 @@ class DDiTBlock(nn.Module):
             self.adaLN_modulation = zero_linear(cond_dim, 6 * dim)
 
     def forward(self, x, rotary, c=None):
-        if c is None:
-            shift_a = shift_m = 0.0
-            scale_a = scale_m = 0.0
-            gate_a = gate_m = 1.0
-        else:
-            shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c)[
-                :, None
-            ].chunk(6, dim=-1)
+        modulation = (0.0, 0.0, 1.0) * 2
+        if c is not None:
+            modulation = self.adaLN_modulation(c)[:, None].chunk(6, dim=-1)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
         h = fitting(self.norm1(x) * (1 + scale_a) + shift_a, self.attn_qkv)
         q, k, v = self.attn_qkv(h).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
         h = attention(rotate(q, *rotary), rotate(k, *rotary), v, self.causal)
         h = self.attn_out(h.flatten(2))
         x = x + gate_a * F.dropout(h, self.dropout, self.training)
-        h = fitting(self.norm2(x) * (1 + scale_m) + shift_m, self.mlp[0])
-        h = self.mlp(h)
+        h = self.mlp(fitting(self.norm2(x) * (1 + scale_m) + shift_m, self.mlp[0]))
         return x + gate_m * F.dropout(h, self.dropout, self.training)
 
 
@@ -192,7 +187,7 @@ class DDiTFinalLayer(nn.Module):
 
 
 def namespace(config):
-    """A plain dict, nested, as an object with attributes."""
+    """Turn a nested dict into an object with attributes."""
     if not isinstance(config, dict):
         return config
     return SimpleNamespace(**{k: namespace(v) for k, v in config.items()})
@@ -235,8 +230,8 @@ class DIT(nn.Module):
         x = self.vocab_embed(x)
         c = None if self.causal else F.silu(self.sigma_map(sigma))
         rotary = self.rotary_emb(x.shape[1])
-        # bfloat16 pays on CUDA; on CPUs its attention backward is slower than
-        # float32. On other devices `trainer.precision` decides.
+        # bfloat16 is faster on CUDA, and slower than float32 on CPUs (attention's
+        # backward). On other devices `trainer.precision` decides.
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=x.is_cuda):
             for block in self.blocks:
                 x = block(x, rotary, c)

@@ -1,25 +1,26 @@
-"""The vocabulary of a model: its size, the place of its mask, the ids it can read."""
+"""Count a model's vocabulary, place its mask, and check the ids it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import ConfigError
 
 
-def masked(tokenizer, size: int | None = None) -> tuple[int, int]:
-    """(vocabulary size, mask id) of a masked model for a tokenizer.
+def masked(tokenizer: Any, size: int | None = None) -> tuple[int, int]:
+    """Return (vocabulary size, mask id) of a masked model for a tokenizer.
 
-    All of the tokenizer's tokens, added ones too, and behind them a mask where it has
-    none. size: of a model's embedding; the public hosts count no added tokens, and
-    where that makes as many as it has, theirs is the rule.
+    All of the tokenizer's tokens count, added ones too, and a mask follows them where it
+    has none. size: of a model's embedding. The public hosts count no added tokens; where
+    that gives `size`, their rule is used.
 
     Raises ConfigError where the mask is not one of the model's tokens.
     """
     own = getattr(tokenizer, "mask_token", None) is not None
-    # Ids may leave some numbers out, so that there are fewer than the highest says.
+    # Ids may have gaps: then there are fewer tokens than the highest id says.
     count = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
     if size == tokenizer.vocab_size + (not own):
         count = tokenizer.vocab_size
@@ -28,24 +29,24 @@ def masked(tokenizer, size: int | None = None) -> tuple[int, int]:
     return found
 
 
-def uniform(tokenizer) -> int:
-    """The vocabulary size of a uniform-state model, as in the public hosts.
+def uniform(tokenizer: Any) -> int:
+    """Return the vocabulary size of a uniform-state model, as the public hosts count it.
 
     They add a `[PAD]` where the tokenizer has no padding, and count it.
     """
     return len(tokenizer) + (tokenizer.pad_token is None)
 
 
-def check_tokens(tokenizer) -> None:
+def check_tokens(tokenizer: Any) -> None:
     """Raise ValueError for a tokenizer of special tokens alone.
 
-    Of a folder without a tokenizer's files, `transformers` makes one.
+    `transformers` makes one for a folder without a tokenizer's files.
     """
     if not tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens):
         raise ValueError("there are no tokens but special ones")
 
 
-def check_mask(name: str, tokenizer, index: int | None, size: int) -> None:
+def check_mask(name: str, tokenizer: Any, index: int | None, size: int) -> None:
     """Raise ConfigError unless `index` is one of a model's `size` tokens.
 
     name: of the tokenizer, for the message.
@@ -64,11 +65,10 @@ def check_ids(
     size: int,
     mask: int | None,
     what: str,
-    tokenizer,
+    tokenizer: Any,
     valid: Tensor | None = None,
-    kind: type[Exception] = ConfigError,
 ) -> None:
-    """Raise `kind` for an id that no model of `size` tokens can be trained on.
+    """Raise ConfigError for an id that no model of `size` tokens can be trained on.
 
     That is one outside of the vocabulary, or the mask's (None: there is none). valid:
     nonzero where an id counts, of the same shape; all by default. what: where the ids
@@ -83,33 +83,25 @@ def check_ids(
         return
     found = int(ids[bad][0])
     why = "the model's mask" if found == mask else f"not one of the model's {size}"
-    raise kind(
-        f"{what} holds token {found} ({spelt(tokenizer, found)}), which is {why}: take "
-        "its text out, or choose another data.tokenizer_name_or_path."
+    try:
+        text = repr(tokenizer.convert_ids_to_tokens(found))
+    except Exception:  # hosts have tokenizers of their own
+        text = "unknown text"
+    raise ConfigError(
+        f"{what} holds token {found} ({text}), which is {why}: take its text out, or choose "
+        "another data.tokenizer_name_or_path."
     )
 
 
-def spelt(tokenizer, index: int) -> str:
-    """The text of a token, for a message."""
-    try:
-        return repr(tokenizer.convert_ids_to_tokens(index))
-    except Exception:  # hosts have tokenizers of their own
-        return "unknown text"
-
-
-def context_of(model) -> int | None:
-    """How many tokens a causal language model reads at once; None where any number."""
+def context_of(model: Any) -> int | None:
+    """Return the most tokens a causal language model reads at once; None: any number."""
     return getattr(model.config, "max_position_embeddings", None)
 
 
 def check_evaluator(
-    what: str,
-    model,
-    ids: Tensor | Sequence[Tensor],
-    windows: bool | None = None,
-    kind: type[Exception] = ConfigError,
+    what: str, model: Any, ids: Tensor | Sequence[Tensor], windows: bool | None = None
 ) -> None:
-    """Raise `kind` where a causal language model cannot read rows of ids.
+    """Raise ConfigError where a causal language model cannot read rows of ids.
 
     what: the model, for the message. windows: whether rows are cut into parts of its
     context; None where they cannot be.
@@ -119,14 +111,14 @@ def check_evaluator(
     if context and width > context and not windows:
         cut = f"set context={context} to score it in windows, or "
         cut = "" if windows is None else cut
-        raise kind(
+        raise ConfigError(
             f"{what} has a context of {context} tokens and a sample {width}: {cut}"
             "choose an evaluator with a longer context."
         )
     size = model.get_input_embeddings().num_embeddings
     highest = max((int(row.max()) for row in ids if len(row)), default=0)
     if highest >= size:
-        raise kind(
+        raise ConfigError(
             f"{what} has a vocabulary of {size} tokens and is given token {highest}: "
             "its tokenizer is another model's, or the samples need retokenize=True."
         )

@@ -1,15 +1,16 @@
-"""Samplers as pure functions of a denoiser, with a callback; no trainer, no config.
+"""Sample by pure functions of a denoiser, with a callback; no trainer, no config.
 
-`denoise(z, rows) -> logits` is all a sampler asks of a model (`Denoise`); a network
-that is conditioned on time is asked at the time of each step. docs/samplers.md says
-which sampler does what, at what cost, and when it fails.
+`denoise(z, rows) -> logits` is all a sampler asks of a model (`Denoise`); a
+time-conditioned one also gets the alpha_t of each step. docs/samplers.md says which
+sampler does what, at what cost, and when it fails.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,11 +79,11 @@ def sample(
     temperature: Temperature = 1.0,
     top_p: float = 1.0,
     callback: Callable[[int, Tensor], None] | None = None,
-    schedule=None,
+    schedule: str | Sequence[float] | None = None,
     greedy_tail: int = 0,
     prompt: Tensor | None = None,
     device: torch.device | str | None = None,
-    **options,
+    **options: Any,
 ) -> Sample:
     """Generate (batch, length) tokens from all masks in `steps` steps.
 
@@ -99,10 +100,10 @@ def sample(
     greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely
         token.
     prompt: (batch, length) ids; given tokens stay, those at `mask_index` are filled.
-    callback(step, z) sees each intermediate state.
+    callback: called with (step, z) after each step.
     options: the sampler's own, see its docstring: `u_law`, `u_step`, `stratified` of
         `sparse` and `locked`, `latent` of `locked`, `score`, `score_noise`,
-        `threshold` of `confidence`. Defaults of another sampler's are let pass.
+        `threshold` of `confidence`. Another sampler's are ignored at their defaults.
 
     Evaluations are counted where the network is called: a step that opens nothing
     costs none. Raises ConfigError for an unknown sampler or option, or settings out of
@@ -111,7 +112,7 @@ def sample(
     if name not in SAMPLERS:
         raise ConfigError(f"sampler={name} is unknown: choose one of {', '.join(SAMPLERS)}.")
     if steps is None and name != "first_hitting":
-        raise ConfigError(f"steps=None means nothing to sampler={name}: give a number.")
+        raise ConfigError(f"steps=None is not supported with sampler={name}: give a number.")
     if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
         raise ConfigError(f"steps={steps} must be at least 1, and a whole number.")
     if not (isinstance(top_p, Real) and 0 < top_p <= 1):
@@ -131,10 +132,9 @@ def sample(
         warn_of_float32()
     if device is None and prompt is None and generator is not None:
         device = generator.device
-    first = float(alpha(torch.ones(1, dtype=torch.float64)))
     chain = Chain(
         denoise,
-        first,
+        float(alpha(torch.ones(1, dtype=torch.float64))),
         _levels(alpha, schedule, steps or 1),
         mask_index,
         dtype,
@@ -145,40 +145,45 @@ def sample(
         callback,
     )
     z = _start(prompt, (batch, length), mask_index, vocab_size, device)
-    tokens = SAMPLERS[name](chain, z, **_known(name, options))
+    tokens = SAMPLERS[name](chain, z, **_own(name, options))
     return Sample(tokens, chain.evaluations)
 
 
-def _known(name: str, options: dict) -> dict:
-    """The sampler's own options; another's is let pass while it asks for nothing."""
-    everyone = {key: value for own in OPTIONS.values() for key, value in own.items()}
+def _own(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the sampler's own options; refuse another's, unless at its default."""
     own = OPTIONS[name]
+    everyone = {key: default for theirs in OPTIONS.values() for key, default in theirs.items()}
     for key, value in options.items():
-        if key in own:
-            continue
         if key not in everyone:
             raise ConfigError(
                 f"{key}={value} is no option of a sampler: choose among {', '.join(everyone)}."
             )
-        if value != everyone[key]:
+        if key not in own and value != everyone[key]:
             fits = ", ".join(n for n, theirs in OPTIONS.items() if key in theirs)
             raise ConfigError(
-                f"{key}={value} means nothing to sampler={name}: leave it out, or use {fits}."
+                f"{key}={value} is not supported with sampler={name}: leave it out, or use {fits}."
             )
     return {key: value for key, value in options.items() if key in own}
 
 
-def _levels(alpha: Alpha, schedule, steps: int) -> list[float]:
-    """Share of tokens open before and after each step: (steps + 1,) from 0 to 1."""
+def _levels(alpha: Alpha, schedule: str | Sequence[float] | None, steps: int) -> list[float]:
+    """Return the share of tokens open before and after each step, from 0 to 1."""
     if schedule is not None:
         return laws.levels(schedule, steps)
     alphas = alpha(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)).tolist()
-    # All is masked at the start, whatever alpha says of t = 1.
+    # All is masked at the start, whatever alpha is at t = 1.
     first = alphas[0]
     return [*((a - first) / (1.0 - first) for a in alphas[:-1]), 1.0]
 
 
-def _start(prompt, shape, mask_index, vocab_size, device) -> Tensor:
+def _start(
+    prompt: Tensor | None,
+    shape: tuple[int, int],
+    mask_index: int,
+    vocab_size: int,
+    device: torch.device | str | None,
+) -> Tensor:
+    """Return the state before the first step: the prompt, or all masks."""
     if prompt is None:
         return torch.full(shape, mask_index, device=device)
     if prompt.shape != shape or prompt.is_floating_point():

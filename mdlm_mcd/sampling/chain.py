@@ -1,4 +1,4 @@
-"""What the samplers share: the prediction, its draws, and the count of both."""
+"""Predict and draw: what all samplers share, with a count of network calls."""
 
 from __future__ import annotations
 
@@ -37,22 +37,20 @@ class Sample(NamedTuple):
 
 
 def is_time_conditioned(denoise: Denoise) -> bool:
+    """Return whether `denoise` takes alpha_t as its third argument."""
     return getattr(denoise, "time_conditioned", False)
 
 
 def logits_at(denoise: Denoise, z: Tensor, rows: Tensor, alpha_t: float | Tensor) -> Tensor:
-    """`denoise`, given alpha_t (a number or (batch,)) if it is conditioned on time."""
+    """Call `denoise`, with alpha_t (a number or (batch,)) if it is time-conditioned."""
     if not is_time_conditioned(denoise):
         return denoise(z, rows)
     alpha_t = torch.as_tensor(alpha_t, dtype=torch.float64, device=z.device)
     return denoise(z, rows, alpha_t.expand(len(z)))
 
 
-def alpha_at(level: float | Tensor, first: float):
-    """The schedule's alpha where the share `level` of the tokens is open.
-
-    first: its alpha at t = 1, where that share is 0.
-    """
+def alpha_at(level: float | Tensor, first: float) -> float | Tensor:
+    """Return alpha where the share `level` of tokens is open; first: alpha at t = 1."""
     return first + (1 - first) * level
 
 
@@ -64,17 +62,17 @@ def probabilities(
     temperature: float | Tensor = 1.0,
     top_p: float = 1.0,
 ) -> Tensor:
-    """SUBS, temperature and nucleus: (rows, vocab) logits -> probabilities in dtype.
+    """Apply SUBS, temperature and nucleus: (rows, vocab) logits -> probabilities.
 
-    temperature: a number, or one a row as (rows, 1).
+    temperature: a number, or one a row as (rows, 1). top_p: mass of the nucleus; the
+    token that crosses it stays. Returns a new tensor in dtype.
     """
-    # In place where it is a copy: at 50,258 tokens each one of these is gigabytes.
+    # In place on one copy: at 50,258 tokens each tensor of this shape is gigabytes.
     logits = logits.to(dtype, copy=True).div_(temperature)
     logits[:, mask_index] = NEG_INFINITY
     p = logits.softmax(-1)
     if top_p < 1.0:
         ordered, index = p.sort(dim=-1, descending=True)
-        # The token that crosses top_p stays, so at least one always does.
         ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
         p = torch.zeros_like(p).scatter(-1, index, ordered)
         p = p / p.sum(-1, keepdim=True)
@@ -98,22 +96,21 @@ def categorical(p: Tensor, generator: torch.Generator | None) -> Tensor:
 
 @functools.cache
 def warn_of_float32() -> None:
-    """Once a process."""
+    """Warn, once a process, that draws in float32 are not exact."""
     log.warning(
         "Sampling in float32, as the hosts' old figures: tokens of small probability "
         "are drawn too rarely, like at a lower temperature; compare with float32 only."
     )
 
 
-def temperature_path(temperature: Temperature) -> Callable[[Tensor], Tensor]:
-    """`temperature` as a function of the fraction of tokens open.
+def temperature_path(temperature: Temperature) -> Callable:
+    """Return `temperature` as a function of the fraction of tokens open.
 
     Raises ConfigError unless it is positive from end to end.
     """
     if callable(temperature):
         return temperature
-    one = isinstance(temperature, int | float)
-    ends = [temperature] * 2 if one else list(temperature)
+    ends = [temperature] * 2 if isinstance(temperature, int | float) else list(temperature)
     if len(ends) != 2 or not all(0 < end < math.inf for end in ends):
         raise ConfigError(
             f"temperature={temperature} must be positive: one number, or two, at the "
@@ -125,10 +122,10 @@ def temperature_path(temperature: Temperature) -> Callable[[Tensor], Tensor]:
 
 @dataclass
 class Chain:
-    """One call of `sample`: the network, how it is drawn from, and how often asked.
+    """One call of `sample`: the network, how to draw from it, and its evaluations.
 
     first: alpha at t = 1. levels: (steps + 1,) share of tokens open before and after
-    each step, 0 to 1.
+    each step, 0 to 1. temperature: of the fraction of tokens open.
     """
 
     denoise: Denoise
@@ -148,38 +145,45 @@ class Chain:
         return len(self.levels) - 1
 
     def fraction(self, step: int) -> float:
-        """0 at the first step, 1 at the last; between by the share of tokens open."""
+        """Return the share of tokens open, rescaled to 1 at the last step."""
         return self.levels[step] / self.levels[-2] if step else 0.0
+
+    def opens(self, step: int) -> float:
+        """Return (alpha_s - alpha_t) / (1 - alpha_t), the chance to open in a step."""
+        before, after = self.levels[step : step + 2]
+        return (after - before) / (1.0 - before)
 
     def greedy(self, step: int) -> bool:
         return step >= self.steps - self.greedy_tail
 
     def logits(self, z: Tensor, rows: Tensor, level: float | Tensor) -> Tensor:
-        """(rows.sum(), vocab) at a level, by one counted evaluation."""
+        """Return (rows.sum(), vocab) logits at a level, by one counted evaluation."""
         self.evaluations += 1
         return logits_at(self.denoise, z, rows, alpha_at(level, self.first))
 
-    def law(self, logits: Tensor, fraction: float | Tensor) -> Tensor:
-        """(rows, vocab) probabilities; fraction: a number, or (rows,)."""
+    def law(
+        self, logits: Tensor, fraction: float | Tensor, greedy: bool | Tensor = False
+    ) -> Tensor:
+        """Return (rows, vocab) probabilities to draw from.
+
+        fraction: a number, or (rows,). greedy: whether all mass goes to the most likely
+        token; a bool, or (rows,).
+        """
         temperature = self.temperature(fraction)
         if isinstance(temperature, Tensor) and temperature.ndim:
             temperature = temperature.to(logits.device)[:, None]
-        return probabilities(
+        p = probabilities(
             logits, self.mask_index, dtype=self.dtype, temperature=temperature, top_p=self.top_p
         )
-
-    def predict(self, z: Tensor, rows: Tensor, step: int) -> Tensor:
-        """p(x0 | z) at rows, as drawn from in this step."""
-        logits = self.logits(z, rows, self.levels[step])
-        return self.sharpen(self.law(logits, self.fraction(step)), self.greedy(step))
-
-    @staticmethod
-    def sharpen(p: Tensor, greedy: bool | Tensor) -> Tensor:
-        """All mass on the most likely token; greedy: yes or no, or (rows,) of it."""
         if greedy is False:
             return p
         best = torch.zeros_like(p).scatter(-1, p.argmax(-1, keepdim=True), 1.0)
-        return best if greedy is True else torch.where(greedy[:, None], best, p)
+        return torch.where(greedy[:, None], best, p) if isinstance(greedy, Tensor) else best
+
+    def predict(self, z: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Return p(x0 | z) at rows, as drawn from in this step."""
+        logits = self.logits(z, rows, self.levels[step])
+        return self.law(logits, self.fraction(step), self.greedy(step))
 
     def draw(self, p: Tensor) -> Tensor:
         return categorical(p, self.generator)
@@ -187,6 +191,6 @@ class Chain:
     def uniform(self, *shape: int, device: torch.device) -> Tensor:
         return torch.rand(shape, generator=self.generator, dtype=torch.float64, device=device)
 
-    def seen(self, step: int, z: Tensor) -> None:
+    def report(self, step: int, z: Tensor) -> None:
         if self.callback is not None:
             self.callback(step, z)

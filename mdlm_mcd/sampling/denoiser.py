@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .. import head
 from ..errors import ConfigError
+from .chain import Denoise
 
 
-def denoiser(model, denoise, labels=None):
-    """A `sampling.Denoise` from a host's model; conditioned on time where that is.
+def denoiser(model: Any, denoise: Callable[..., Tensor], labels: Tensor | None = None) -> Denoise:
+    """Return a `sampling.Denoise` of a host's model, time-conditioned where that is.
 
     denoise(model, backbone, z, alpha_t, labels): an adapter's. model: with `backbone`,
     `device` and `time_conditioning`. labels: (batch,) classes, or None.
 
-    Raises ConfigError where the model is conditioned on time and alpha_t is missing.
+    Raises ConfigError, when called, where the model is time-conditioned and alpha_t is
+    missing.
     """
 
-    def on_rows(z, rows, alpha_t=None):
+    def on_rows(z: Tensor, rows: Tensor, alpha_t: Tensor | None = None) -> Tensor:
         if not model.time_conditioning:
             alpha_t = torch.ones(len(z))
         elif alpha_t is None:
@@ -38,5 +44,5 @@ def denoiser(model, denoise, labels=None):
         index = rows.flatten().nonzero().squeeze(-1)
         return features.logits(features.rows(index)).to(home)
 
-    on_rows.time_conditioned = bool(model.time_conditioning)
+    on_rows.time_conditioned = bool(model.time_conditioning)  # type: ignore[attr-defined]
     return on_rows

@@ -1,4 +1,4 @@
-"""The latent of `locked`: all noise of a trajectory, looked up and never stored."""
+"""Compute all noise of a `locked` trajectory from counters; none is stored."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ GAMMA = 0x9E3779B97F4A7C15
 
 
 def _signed(x: int) -> int:
-    """x modulo 2^64 as torch's int64 writes it."""
+    """Return x modulo 2^64 in the range of int64."""
     x %= WORD
     return x - WORD if x >= WORD // 2 else x
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The finalizer of SplitMix64 (Steele et al. 2014) on int64, in place."""
+    """Apply the finalizer of SplitMix64 (Steele et al. 2014) to int64, in place."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         # int64 shifts copy the sign: the mask makes them logical.
         x.bitwise_xor_((x >> shift).bitwise_and_((1 << (64 - shift)) - 1))
@@ -44,7 +44,7 @@ class Latent:
     first: int = 0
 
     def u(self, batch: int, length: int) -> Tensor:
-        """(batch, length) float64 on the CPU, each u ~ U[0, 1]."""
+        """Return u (batch, length), float64 on the CPU, each u ~ U[0, 1]."""
         return torch.cat(
             [
                 draw_u(
@@ -62,10 +62,10 @@ class Latent:
         )
 
     def race(self, rows: Tensor, vocab_size: int) -> Tensor:
-        """-log of uniforms for the exponential race, (rows.sum(), vocab_size) float64.
+        """Return -log of uniforms for the exponential race, (rows.sum(), vocab_size).
 
-        argmax(p / race) is argmax(log p + Gumbel noise). rows: (batch, length) bool;
-        only their noise is made, by a counter-based generator on their own device.
+        argmax(p / race) is argmax(log p + Gumbel noise). rows: (batch, length) bool; only
+        their noise is made, in float64 by a counter-based generator on their device.
         """
         sequence, position = rows.nonzero(as_tuple=True)
         # Hashed: from the seed itself, sequence 1 of seed 1 would be 0 of seed 2.
@@ -75,6 +75,6 @@ class Latent:
             key = _mix(key.add_(counter, alpha=1).add_(_signed(GAMMA)))
         token = torch.arange(1, vocab_size + 1, device=rows.device)
         bits = _mix(key[:, None] + token * _signed(GAMMA))
-        # 52 bits and a half, which float64 holds: 0 and 1 are not among the uniforms.
+        # 52 bits plus one half fit in float64, and leave 0 and 1 out of the uniforms.
         u = (bits >> 12).bitwise_and_((1 << 52) - 1).double()
         return u.add_(0.5).mul_(2.0**-52).log_().neg_()

@@ -24,26 +24,21 @@ pytestmark = pytest.mark.skipif(
 
 
 def run(script, *arguments, **environment):
+    """Run a script of tests/on_second_device where `gpu:0` is a device."""
+    scripts = TESTS / "second_device.py", TESTS / "on_second_device" / script
     return subprocess.run(
-        [
-            sys.executable,
-            str(TESTS / "second_device.py"),
-            str(TESTS / "on_second_device" / script),
-            *map(str, arguments),
-        ],
+        [sys.executable, *map(str, (*scripts, *arguments))],
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
     )
 
 
-def test_the_device_refuses_what_a_gpu_does():
-    done = run("refusals.py")
-    assert done.returncode == 0, done.stderr
-
-
-def test_samplers():
-    done = run("sample.py", *sampling.SAMPLERS)
+@pytest.mark.parametrize(
+    "script", [["refusals.py"], ["sample.py", *sampling.SAMPLERS]], ids=lambda s: s[0]
+)
+def test_tensors_and_samplers(script):
+    done = run(*script)
     assert done.returncode == 0, done.stderr
 
 

@@ -170,7 +170,7 @@ def test_a_step_fitted_to_the_validation_split(student, caplog):
         (["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
         (
             ["sampling.predictor=first_hitting", "sampling.stratified=true"],
-            "stratified=True means nothing to sampler=first_hitting",
+            "stratified=True is not supported with sampler=first_hitting",
         ),
         (["sampling.temperature=[1,0]"], "temperature="),
     ],

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from mdlm_mcd import minihost
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.models import dit, ema
+from mdlm_mcd.models.noise import NOISES
 
 CONFIGS = Path(minihost.__file__).parent / "configs"
 
@@ -75,22 +76,18 @@ def test_sizes_are_the_papers(name, millions):
 
 
 def test_parameter_names_are_the_public_ones():
-    block = (
-        "norm1.weight attn_qkv.weight attn_out.weight norm2.weight mlp.0.weight "
-        "mlp.0.bias mlp.2.weight mlp.2.bias adaLN_modulation.weight "
-        "adaLN_modulation.bias"
-    ).split()
+    def linear(*names):
+        return [f"{name}.{k}" for name in names for k in ("weight", "bias")]
+
+    block = ["norm1.weight", "attn_qkv.weight", "attn_out.weight", "norm2.weight"]
+    block += linear("mlp.0", "mlp.2", "adaLN_modulation")
     expected = {
         "vocab_embed.embedding",
         "rotary_emb.inv_freq",
-        *(f"sigma_map.mlp.{i}.{k}" for i in (0, 2) for k in ("weight", "bias")),
+        *linear("sigma_map.mlp.0", "sigma_map.mlp.2"),
         *(f"blocks.{i}.{k}" for i in range(2) for k in block),
         "output_layer.norm_final.weight",
-        *(
-            f"output_layer.{part}.{k}"
-            for part in ("linear", "adaLN_modulation")
-            for k in ("weight", "bias")
-        ),
+        *linear("output_layer.linear", "output_layer.adaLN_modulation"),
     }
     assert set(tiny().state_dict()) == expected
     causal = set(tiny(causal=True).state_dict())
@@ -174,6 +171,14 @@ def test_labels_and_weights_are_refused():
         tiny()(torch.zeros(1, 2, dtype=torch.long), torch.zeros(1), class_cond=1)
 
 
+def test_a_block_compiles_in_one_graph():
+    net = tiny()
+    x, c, rotary = torch.randn(2, 5, 16), torch.randn(2, 8), net.rotary_emb(5)
+    block = net.blocks[0]
+    compiled = torch.compile(block, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, rotary, c), block(x, rotary, c))
+
+
 @pytest.mark.hosts
 def test_duos_own_dit_has_the_same_weights_and_the_same_output(monkeypatch):
     """Strictly loaded from the real class, with flash-attn's rotary in plain torch."""
@@ -182,17 +187,11 @@ def test_duos_own_dit_has_the_same_weights_and_the_same_output(monkeypatch):
     clones = [p for p in clones if (p.parents[1] / "trainer_base.py").exists()]
     if not clones:
         pytest.skip("no Duo clone found: set MDLM_MCD_HOSTS to a folder with clones")
-    rotary = types.ModuleType("flash_attn.layers.rotary")
-    rotary.apply_rotary_emb_torch = lambda x, cos, sin: dit.rotate(x, cos, sin)
-    layers = types.ModuleType("flash_attn.layers")
-    layers.rotary = rotary
-    flash = types.ModuleType("flash_attn")
-    flash.layers = layers
-    for name, module in (
-        ("flash_attn", flash),
-        ("flash_attn.layers", layers),
-        ("flash_attn.layers.rotary", rotary),
-    ):
+    names = ("flash_attn", "flash_attn.layers", "flash_attn.layers.rotary")
+    flash, layers, rotary = map(types.ModuleType, names)
+    flash.layers, layers.rotary = layers, rotary
+    rotary.apply_rotary_emb_torch = dit.rotate
+    for name, module in zip(names, (flash, layers, rotary), strict=True):
         monkeypatch.setitem(sys.modules, name, module)
     for clone in clones:
         spec = importlib.util.spec_from_file_location("duo_dit", clone)
@@ -238,3 +237,12 @@ def test_ema_is_lent_and_given_back():
 def test_impossible_decay_is_refused():
     with pytest.raises(ConfigError, match=r"training.ema=1.5"):
         ema.ExponentialMovingAverage([], decay=1.5)
+
+
+@pytest.mark.parametrize("noise", NOISES.values())
+def test_schedules_fall_from_one_by_their_derivative(noise):
+    t = torch.linspace(0, 1, 9, dtype=torch.float64, requires_grad=True)
+    slope, alpha_t = noise(1e-3)(t)
+    (expected,) = torch.autograd.grad(alpha_t.sum(), t)
+    torch.testing.assert_close(slope.detach(), expected)
+    assert alpha_t[0].item() == pytest.approx(1) and 0 < alpha_t[-1] < 2e-3

@@ -1,4 +1,4 @@
-"""What the stand-in for a device refuses, and what it lets pass."""
+"""What the stand-in for a device refuses, and what it allows."""
 
 import torch
 

@@ -1,0 +1,165 @@
+"""What `sample` asks of a network, how it draws, and what it refuses."""
+
+import itertools
+import logging
+
+import pytest
+import torch
+from enumeration import LENGTH, MASK, VOCAB, alpha, denoiser, draw, generator, sample, table
+
+from mdlm_mcd import sampling
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.sampling import Latent, chain
+
+BY_U = ("sparse", "locked")
+
+
+def counted(name, batch, length, steps, **how):
+    """Rows asked for in each evaluation, of a network to which all tokens are alike."""
+    calls, seen = [], []
+
+    def denoise(z, rows):
+        assert (z[rows] == MASK).all()
+        calls.append(int(rows.sum()))
+        return torch.zeros(int(rows.sum()), VOCAB)
+
+    how = dict(generator=generator(0)) | how
+    result = sample(
+        name,
+        steps,
+        n=batch,
+        length=length,
+        denoise=denoise,
+        callback=lambda step, z: seen.append(z.clone()),
+        **how,
+    )
+    assert result.evaluations == len(calls)
+    for before, after in itertools.pairwise(seen):
+        visible = before != MASK
+        assert torch.equal(before[visible], after[visible])
+    assert torch.equal(seen[-1], result.tokens) and (result.tokens != MASK).all()
+    return calls
+
+
+@pytest.mark.parametrize("name", ["ancestral", "sparse", "locked", "confidence"])
+def test_evaluations_are_counted_and_bounded_by_what_can_change(name):
+    calls = counted(name, 1, 5, 400)
+    assert len(calls) <= 5
+    if name == "ancestral":
+        assert calls[0] == 5 and calls == sorted(calls, reverse=True)
+    if name == "confidence":
+        assert len(calls) == 5
+
+
+@pytest.mark.parametrize("name", BY_U)
+def test_the_tokens_that_open_are_asked_for_and_no_others(name):
+    calls = counted(name, 3, 50, 8)
+    assert sum(calls) == 150 and len(calls) <= 8
+    calls = counted(name, 3, 50, 4, u_law="lattice", stratified=True)
+    assert sum(calls) == 150 and all(36 <= n <= 39 for n in calls)
+
+
+def test_first_hitting_asks_for_one_token_a_sequence():
+    assert counted("first_hitting", 3, 50, None) == [3] * 50
+    given = torch.zeros(2, 50, dtype=torch.long)
+    given[0, :7], given[1, 20:23] = MASK, MASK
+    calls = counted("first_hitting", 2, 50, None, prompt=given)
+    assert calls == [2] * 3 + [1] * 4
+
+
+@pytest.mark.parametrize(
+    "steps,threshold,rows",
+    [(10, 0.9, [6, 2, 1]), (2, 0.9, [6, 2]), (10, 0.01, [6]), (3, None, [6, 4, 2])],
+)
+def test_confidence_threshold(steps, threshold, rows):
+    calls = []
+
+    def denoise(z, rows):
+        calls.append(int(rows.sum()))
+        logits = torch.zeros(1, 6, VOCAB)
+        logits[0, :4, 0] = 9.0  # four are certain, two are not
+        return logits[rows]
+
+    drawn = draw("confidence", steps, n=1, length=6, denoise=denoise, threshold=threshold)
+    assert calls == rows and (drawn != MASK).all()
+
+
+# Precision ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odds,winner", [(1e-10, 1), (2e-9, 1), (4e-9, 0)])
+def test_float32_races_as_the_hosts_did(monkeypatch, odds, winner):
+    """The race of 24 bits has ends: tokens at smaller odds than theirs never win."""
+
+    def rand(shape, generator=None, device=None):
+        # The luckiest draw of token 0 against the unluckiest of token 1.
+        return torch.tensor([[1 - 2**-24, 0.0]])
+
+    monkeypatch.setattr(chain.torch, "rand", rand)
+    assert chain.categorical(torch.tensor([[odds, 1.0]]), None).item() == winner
+
+
+def test_float32_warns_once(caplog):
+    chain.warn_of_float32.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for dtype in (torch.float64, torch.float32, torch.float32):
+            draw("sparse", 2, n=2, dtype=dtype)
+    assert [r.message.startswith("Sampling in float32") for r in caplog.records] == [True]
+
+
+def test_probabilities_leave_their_logits():
+    logits = torch.randn(5, VOCAB, dtype=torch.float64, generator=generator())
+    before = logits.clone()
+    chain.probabilities(logits, MASK, dtype=torch.float64, temperature=2.0, top_p=0.7)
+    assert torch.equal(logits, before)
+
+
+def test_a_draw_from_a_law_that_learns():
+    p = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    assert chain.categorical(p, generator()).item() == 1
+
+
+# Refusals -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change,words",
+    [
+        (dict(name="ddim"), "sampler=ddim is unknown: choose one of ancestral, sparse"),
+        (dict(steps=0), "steps=0"),
+        (dict(steps=None), "steps=None is not supported with sampler=ancestral"),
+        (dict(temperature=0.0), "temperature=0.0"),
+        (dict(temperature=(1.0, -1.0)), "temperature="),
+        (dict(temperature=(1.0, 0.5, 0.5)), "temperature="),
+        (dict(top_p=1.5), "top_p=1.5"),
+        (dict(mask_index=9), "mask_index=9"),
+        (dict(greedy_tail=-1), "greedy_tail=-1"),
+        (dict(dtype=torch.float16), "dtype=torch.float16"),
+        (dict(prompt=torch.zeros(1, 9).long()), r"prompt of shape \(1, 9\)"),
+        (dict(prompt=torch.full((1, LENGTH), 4)), "prompt holds ids from 4 to 4"),
+        (dict(schedule="sine"), "schedule=sine is unknown: choose one of uniform"),
+        (dict(schedule=[1.0]), "does not share the tokens between 2 steps"),
+        (dict(u_law="lattice"), "u_law=lattice is not supported with sampler=ancestral"),
+        (dict(name="sparse", u_law="grid"), "^u_law=grid is unknown: choose one of"),
+        (dict(name="sparse", u_step=0.5), "^u_step=0.5 is not supported with u_law=iid"),
+        (dict(name="locked", u_law="lattice", u_step="auto"), "^u_step=auto is fitted"),
+        (dict(name="locked", u_law="halton", u_step=1.5), "u_step=1.5 is no base"),
+        (dict(name="locked", latent=Latent(1), stratified=True), "beside a latent"),
+        (dict(name="confidence", score="luck"), "score=luck is unknown"),
+        (dict(name="confidence", threshold=2.0), "threshold=2.0"),
+        (dict(top_k=3), "top_k=3 is no option of a sampler"),
+    ],
+)
+def test_bad_settings_are_refused(change, words):
+    given = dict(name="ancestral", steps=2, mask_index=MASK) | change
+    name, steps = given.pop("name"), given.pop("steps")
+    with pytest.raises(ConfigError, match=words):
+        sampling.sample(
+            name, denoiser(table()), 1, LENGTH, steps, alpha=alpha, vocab_size=VOCAB, **given
+        )
+
+
+@pytest.mark.parametrize("name", list(sampling.SAMPLERS))
+def test_another_samplers_option_passes_at_its_default(name):
+    """A sweep gives the same settings to every sampler."""
+    assert (draw(name, 3, n=5, u_law="iid", u_step=None, threshold=None) != MASK).all()
