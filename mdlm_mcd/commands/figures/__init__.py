@@ -14,7 +14,7 @@ from ...checkpoints import sanitize
 from ...checkpoints.files import check_overwrite, make_folder
 from ...errors import ConfigError
 from ...evaluation.candidate import Candidate
-from ...evaluation.report.markup import Markup, el, join
+from .markup import Markup, el, join
 from ..demo_tables import require_matplotlib
 from . import animation, data, language, stills, style
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from ...evaluation.report.markup import Markup, el, join
+from .markup import Markup, el, join
 from .data import Trajectories, Trajectory
 from .style import BLUE, HIDDEN, INK, MARK, PAPER, RULE, RUST, SHOWN, SOFT
 

@@ -1,358 +1,309 @@
-"""Charts as inline SVG: no script, colours from the page's style sheet.
-
-A panel is its own small SVG, so that panels stand side by side on a desk and one
-above the other on a phone, where their text stays legible.
-"""
+"""Draw the report's figures by matplotlib, as SVG with the colours of style.css."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from ..results import Estimate
-from .markup import Markup, el, join
+from markupsafe import Markup
 
-WIDTH, HEIGHT = 440, 330
+from ..intervals import Estimate
+from ..results import Results
+from .text import clean, heading, number, plain
+
+try:
+    import matplotlib
+    from matplotlib import ticker
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+except ImportError:  # the extra `demo`; the report stands without figures
+    matplotlib = None
+
+WIDTH, HEIGHT = 440, 330  # px, which are points at 72 dpi
 LEFT, RIGHT, TOP, BOTTOM = 46, 124, 12, 40
-LETTER, LINE = 6.1, 14  # width of a letter and height of a line at 12 px
+LABEL = 16  # letters of a curve's name beside its end
+MARKERS = "os^DvP"
+COLOURS = ["ink", "soft", "grid", "paper", *(f"c{k}" for k in range(8)), *(f"r{k}" for k in range(5))]
 
 
-@dataclass(frozen=True)
-class Dot:
-    """A point of a curve; a note beside it, such as its temperature."""
+class Dot(NamedTuple):
+    """A point of a curve; note: its temperature, where that is what differs."""
 
     x: Estimate
     y: Estimate
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
+    """colour: of COLOURS; marker: filled ones first, then hollow; noted: show its notes."""
+
     name: str
-    style: str  # a colour class of style.css
-    marker: int  # which of MARKERS
+    colour: str
+    marker: int
     dots: Sequence[Dot]
     dashed: bool = False
-    noted: bool = False  # write its points' notes beside them
+    noted: bool = False
 
 
-@dataclass(frozen=True)
-class Axis:
-    title: str
-    low: float
-    high: float
-    log: bool = False
-    ticks: Sequence[float] | None = None
+def looks(results: Results, reference: str) -> dict[str, tuple[str, int]]:
+    """Return colour and marker of each curve.
 
-    def at(self, x: float) -> float:
-        """0 at the low end, 1 at the high one."""
-        f = math.log if self.log else float
-        return (f(x) - f(self.low)) / (f(self.high) - f(self.low))
-
-
-def axis(title: str, estimates, *, log=False, ticks=None) -> Axis:
-    """An axis that holds all estimates with their intervals, and some air."""
-    values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None]
-    values = [v for v in values if v > 0 or not log]
-    # Beyond this the ends would be 0 or infinite.
-    least = 1e-100 if log else -1e100
-    low, high = (min(max(f(values), least), 1e100) for f in (min, max))
-    if log:
-        air = max((high / low) ** 0.06, 1.05)
-        return Axis(title, low / air, high * air, True, ticks)
-    # Never so short that its marks would differ in the fifth digit only, or not at all.
-    air = max((high - low) * 0.08, 0.002 * (abs(high) or 1), 1e-9)
-    return Axis(title, low - air, high + air, False, ticks)
-
-
-def ticks(a: Axis) -> list[float]:
-    """Round numbers on the axis, four to eight of them."""
-    if a.ticks is not None:
-        return [t for t in a.ticks if a.low <= t <= a.high]
-    if a.log:
-        decades = range(math.floor(math.log10(a.low)), math.ceil(math.log10(a.high)))
-        for kinds in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10)):
-            found = [k * 10.0**d for d in decades for k in kinds]
-            found = [t for t in found if a.low <= t <= a.high]
-            if len(found) >= 4:
-                return found[:: math.ceil(len(found) / 8)]
-        # Less than an octave: as on a linear axis.
-    rough = (a.high - a.low) / 6.5
-    step = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * k for k in (1, 2, 5, 10) if step * k >= rough)
-    first = math.ceil(a.low / step)
-    last = math.floor(a.high / step + 1e-9)
-    return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
-
-
-def marker(kind: int, x: float, y: float, style: str, r: float = 4.2) -> Markup:
-    """One of six shapes that stay apart without colour, then the same ones hollow."""
-    shape, hollow = kind % 6, (kind // 6) % 2
-    class_ = f"mark {style}" + (" hollow" if hollow else "")
-    if shape == 0:
-        return el("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=r, class_=class_)
-    corners = {
-        1: [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-        2: [(0, -1.2), (1.1, 0.85), (-1.1, 0.85)],
-        3: [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
-        4: [(0, 1.2), (1.1, -0.85), (-1.1, -0.85)],
-        5: [
-            (-0.4, -1.2),
-            (0.4, -1.2),
-            (0.4, -0.4),
-            (1.2, -0.4),
-            (1.2, 0.4),
-            (0.4, 0.4),
-            (0.4, 1.2),
-            (-0.4, 1.2),
-            (-0.4, 0.4),
-            (-1.2, 0.4),
-            (-1.2, -0.4),
-            (-0.4, -0.4),
-        ],
-    }[shape]
-    points = " ".join(f"{x + r * dx:.1f},{y + r * dy:.1f}" for dx, dy in corners)
-    return el("polygon", points=points, class_=class_)
-
-
-def swatch(curve: Curve) -> Markup:
-    """A curve's line and marker, for a legend in the page."""
-    line = el("line", x1=1, x2=31, y1=7, y2=7, class_=_line_class(curve))
-    mark = marker(curve.marker, 16, 7, curve.style)
-    return el(
-        "svg",
-        line,
-        mark,
-        viewBox="0 0 32 14",
-        class_="swatch",
-        aria_hidden="true",
-        focusable="false",
-    )
-
-
-def _line_class(curve: Curve) -> str:
-    return f"line {curve.style}" + (" dashed" if curve.dashed else "")
-
-
-def number(x: float) -> str:
-    """A figure as short as it can be read: 4.297, 57.4, 499, 12,300."""
-    size = abs(x)
-    if size >= 1000:
-        return f"{x:,.0f}"
-    return f"{x:.0f}" if size >= 100 else f"{x:.1f}" if size >= 10 else f"{x:.3g}"
-
-
-def labels(a: Axis) -> list[tuple[float, str]]:
-    """The axis' ticks, all with as many decimals as they need to differ."""
-    found = ticks(a)
-    for places in range(9):
-        shown = [f"{t:,.{places}f}" for t in found]
-        if all(
-            abs(float(s.replace(",", "")) - t) <= 1e-9 * abs(t) + 1e-12
-            for s, t in zip(shown, found, strict=True)
-        ):
-            return list(zip(found, shown, strict=True))
-    return [(t, f"{t:.3g}") for t in found]
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near the wanted ones, in their order, at least `gap` apart.
-
-    Where they do not all fit between low and high the gap shrinks.
+    Rounds of one distillation are a ramp from light to dark; otherwise every curve
+    has a colour of its own. The reference is slate, as in the paper.
     """
-    n = len(wanted)
-    if n > 1:
-        gap = min(gap, (high - low) / (n - 1))
-    order = sorted(range(n), key=lambda i: wanted[i])
-    # Pools of neighbours that touch, each at the mean of what its members want.
-    pools: list[list] = []
-    for i in order:
-        pools.append([wanted[i], [i]])
-        while len(pools) > 1:
-            (a, left), (b, right) = pools[-2:]
-            if b - a >= gap * (len(left) + len(right)) / 2:
-                break
-            merged = left + right
-            mean = (a * len(left) + b * len(right)) / len(merged)
-            pools[-2:] = [[mean, merged]]
-    out = [0.0] * n
-    for mean, members in pools:
-        for k, i in enumerate(members):
-            out[i] = mean + gap * (k - (len(members) - 1) / 2)
-    # Pools at an end may stick out: push them in, one after the other.
-    floor = low
-    for i in order:
-        out[i] = floor = max(out[i], floor)
-        floor += gap
-    ceiling = high
-    for i in reversed(order):
-        out[i] = ceiling = min(out[i], ceiling)
-        ceiling -= gap
+    rounds = {n: results.of(n)[0].round for n in results.names if n != reference}
+    known = sorted(r for r in rounds.values() if r is not None)
+    ramp = len(known) > 1 and len(set(known)) == len(known)
+    out, free = {reference: ("c0", 1)}, 0
+    for k, (name, round_) in enumerate(rounds.items()):
+        if ramp and round_ is not None:
+            colour = f"r{round(known.index(round_) * 4 / (len(known) - 1))}"
+        else:
+            colour, free = f"c{1 + free % 7}", free + 1
+        out[name] = colour, (0, 2, 3, 4, 5, 1)[k % 6] + 6 * (k // 6 % 2)
     return out
 
 
-def _short(name: str) -> str:
-    most = int((RIGHT - 16) / LETTER)
-    if len(name) <= most:
-        return name
-    # Names of one family differ at their end: a round, a temperature.
-    return name[: most - 10].rstrip() + "…" + name[-9:].lstrip()
-
-
-def panel(
-    key: str, title: str, x: Axis, y: Axis, curves: Sequence[Curve], *, reference=None, star=None
-) -> Markup:
-    """One panel: axes, curves with interval bars, a direct label at each curve.
-
-    key: an id that no other panel of the page has. reference: (y, label) of a
-    horizontal line; star: (x, y, label) of one more point.
-    """
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-
-    def px(v: float) -> float:
-        return LEFT + x.at(v) * (right - LEFT)
-
-    def py(v: float) -> float:
-        return bottom - y.at(v) * (bottom - TOP)
-
-    parts = [_grid(x, y, px, py)]
-    tags: list[tuple[float, float, str, str]] = []  # where its curve ends, name, style
-    if reference:
-        level, label = reference
-        parts.append(
-            el("line", x1=LEFT, x2=right, y1=_n(py(level)), y2=_n(py(level)), class_="reference")
-        )
-        tags.append((right, py(level), label, "plain"))
-    for curve in curves:
-        dots = [d for d in curve.dots if d.y.value > 0 or not y.log]
-        if not dots:
+def over_steps(results: Results, reference: str) -> dict | None:
+    """Draw N-step NELBO, perplexity (the paper's Figure 3) and entropy over steps."""
+    look, panels, legend = looks(results, reference), [], {}
+    steps = results.steps[:: -max(1, -(-len(results.steps) // 8))][::-1]  # 8 ticks at most
+    for metric, title, log in (
+        ("n_step_nelbo", "N-step NELBO (nats a token)", False),
+        ("perplexity", "generative perplexity", True),
+        ("entropy", "entropy of a sample (nats)", False),
+    ):
+        curves = []
+        for name, t in plain(results, reference, first=True):
+            dots = [Dot(Estimate(p.steps), m) for p in results.of(name, t) if (m := p.metric(metric))]
+            if dots:
+                dashed = name == reference and t != 1
+                curves.append(Curve(heading(name, t), *look[name], dots, dashed))
+        if not curves:
             continue
-        places = [(px(d.x.value), py(d.y.value)) for d in dots]
-        path = "M" + " L".join(f"{a:.1f} {b:.1f}" for a, b in places)
-        parts.append(el("path", d=path, class_=_line_class(curve)))
-        for dot, (a, b) in zip(dots, places, strict=True):
-            parts.append(_bars(dot, px, py, a, b, curve.style))
-            parts.append(_dot(curve, dot, x, y, a, b))
-        a, b = max(places)
-        tags.append((a, b, curve.name, curve.style))
+        own = None if metric == "n_step_nelbo" else results.of_text(metric)
+        level = None if own is None or (log and own <= 0) else own
+        values = [d.y for c in curves for d in c.dots] + [Estimate(level)] * (level is not None)
+        panel = _Panel(
+            ("sampling steps", limits([Estimate(n) for n in results.steps], True), True),
+            (title, limits(values, log), log),
+        )
+        panels.append((title, panel.draw(f"steps-{metric}", title, curves, level, ticks=steps)))
+        legend |= {c.name: c for c in curves}
+    caption = (
+        "Over sampling steps, logarithmic; perplexity too. Bars: 95% intervals. Students at "
+        f"T = 1 where that was sampled; dashed: {reference} at other temperatures."
+    )
+    return _figure(legend, panels, caption)
+
+
+def frontier(results: Results, reference: str) -> dict | None:
+    """Draw perplexity against entropy: a panel a number of steps, a point a temperature."""
+    look, by_steps = looks(results, reference), {}
+    for n in results.steps:
+        for name in look:
+            dots = [
+                Dot(e, p, f"T = {q.temperature:g}")
+                for q in results.of(name)
+                if q.steps == n and (e := q.metric("entropy")) and (p := q.metric("perplexity"))
+            ]
+            if dots:
+                curve = Curve(name, *look[name], dots, noted=name == reference)
+                by_steps.setdefault(n, []).append(curve)
+    if not by_steps:
+        return None
+    text, outside = [results.of_text(k) for k in ("entropy", "perplexity")], ""
+    star = None if None in text or min(text) <= 0 else text
+    xs, ys = zip(*((d.x, d.y) for found in by_steps.values() for c in found for d in c.dots), strict=True)
+    x, y = limits(xs), limits(ys, True)
     if star:
-        parts.append(_star(px(star[0]), py(star[1]), star[2], right))
-    parts.append(_tags(tags, right, bottom))
-    return el(
-        "svg",
-        el("title", title, id=f"{key}-t"),
-        el("desc", _told(x, y, curves, reference), id=f"{key}-d"),
-        *parts,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_labelledby=f"{key}-t {key}-d",
-        class_="chart",
+        wide = limits([*xs, Estimate(star[0])]), limits([*ys, Estimate(star[1])], True)
+        length = [(b - a, math.log(d / c)) for (a, b), (c, d) in ((x, y), wide)]
+        # Far from the samples it would squeeze them into a corner.
+        if all(b < 1.5 * a for a, b in zip(*length, strict=True)):
+            x, y = wide
+        else:
+            outside = f" Held-out text lies outside: {number(star[1])} at {star[0]:.2f} nats."
+            star = None
+    panel = _Panel(("entropy of a sample (nats)", x, False), ("perplexity", y, True))
+    panels = []
+    for n, found in by_steps.items():
+        title = f"Perplexity against entropy at {n} steps"
+        panels.append((f"{n} steps", panel.draw(f"frontier-{n}", title, found, star=star)))
+    caption = (
+        "Perplexity (logarithmic) against entropy: one panel a number of steps, one curve a "
+        f"model, one point a temperature, from low (left) to high; {reference}'s are written "
+        "beside it. Lower and further right is better: equal entropy at a lower perplexity. "
+        f"All panels have the same axes.{outside}"
+    )
+    return _figure({c.name: c for found in by_steps.values() for c in found}, panels, caption)
+
+
+def _figure(curves: dict[str, Curve], panels: list, caption: str) -> dict | None:
+    """Return what the template shows; None without a panel."""
+    legend = [(name, _swatch(curve)) for name, curve in curves.items()]
+    return dict(legend=legend, panels=panels, caption=caption) if panels else None
+
+
+def limits(estimates: Iterable[Estimate], log: bool = False) -> tuple[float, float]:
+    """Return the ends of an axis with all estimates, their intervals and some air."""
+    values = [v for e in estimates for v in e if v is not None and (v > 0 or not log)]
+    # Beyond this the ends would be 0 or infinite.
+    low, high = (min(max(f(values), 1e-100 if log else -1e100), 1e100) for f in (min, max))
+    if log:
+        air = max((high / low) ** 0.06, 1.05)
+        return low / air, high * air
+    air = max((high - low) * 0.08, 0.002 * (abs(high) or 1), 1e-9)
+    return low - air, high + air
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return places near the wanted ones, in their order, at least `gap` apart.
+
+    Where they do not all fit between low and high the gap shrinks.
+    """
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    order, out = sorted(range(len(wanted)), key=wanted.__getitem__), list(wanted)
+    for i in order:
+        out[i] = low = max(out[i], low)
+        low += gap
+    for i in reversed(order):
+        out[i] = high = min(out[i], high)
+        high -= gap
+    return out
+
+
+def _colour(name: str) -> str:
+    """Return a stand-in for a colour of style.css, which `_svg` replaces."""
+    return f"#fe00{COLOURS.index(name):02x}"
+
+
+def _svg(figure: Figure, key: str = "") -> Markup:
+    """Return what stands inside of the SVG element; ids begin with `key`."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore")  # letters that matplotlib's font lacks
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report"})
+        figure.savefig(out, format="svg", metadata=nothing, transparent=True)
+    inside = re.search(r"</defs>(.*)</svg>", out.getvalue(), re.DOTALL)[1]
+    inside = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"', "", inside)  # but for markers', in use
+    inside = re.sub(r'( id="|xlink:href="#)', rf"\g<1>{key}-", inside)
+    inside = re.sub(r"#fe00(\w\w)", lambda m: f"var(--{COLOURS[int(m[1], 16)]})", inside)
+    return Markup(re.sub(r"\n\s*", " ", inside))
+
+
+def _mark(curve: Curve) -> dict:
+    """Return the keywords of a curve's line."""
+    colour, hollow = _colour(curve.colour), curve.marker // 6 % 2
+    return dict(
+        color=colour,
+        linewidth=2,
+        linestyle="--" if curve.dashed else "-",
+        marker=MARKERS[curve.marker % 6],
+        markersize=8,
+        markerfacecolor=_colour("paper") if hollow else colour,
+        markeredgecolor=colour if hollow else _colour("paper"),
+        clip_on=False,
     )
 
 
-def _n(v: float) -> str:
-    return f"{v:.1f}"
+def _swatch(curve: Curve) -> Markup:
+    figure = Figure((32 / 72, 14 / 72), dpi=72)
+    figure.add_artist(Line2D([0, 0.5, 1], [0.5] * 3, markevery=[1], **_mark(curve)))
+    return _svg(figure)
 
 
-def _grid(x: Axis, y: Axis, px, py) -> Markup:
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = []
-    for t, shown in labels(x):
-        a = _n(px(t))
-        parts.append(el("line", x1=a, x2=a, y1=TOP, y2=bottom, class_="grid"))
-        parts.append(el("text", shown, x=a, y=bottom + 16, text_anchor="middle", class_="tick"))
-    for t, shown in labels(y):
-        b = _n(py(t))
-        parts.append(el("line", x1=LEFT, x2=right, y1=b, y2=b, class_="grid"))
-        parts.append(
-            el("text", shown, x=LEFT - 7, y=b, dy="0.35em", text_anchor="end", class_="tick")
-        )
-    middle = _n((LEFT + right) / 2)
-    parts.append(el("text", x.title, x=middle, y=HEIGHT - 6, text_anchor="middle", class_="axis"))
-    return join(parts)
+class _Panel(NamedTuple):
+    """Axes: (title, ends, logarithmic) of x and y."""
 
+    x: tuple
+    y: tuple
 
-def _bars(dot: Dot, px, py, a: float, b: float, style: str) -> Markup:
-    parts = []
-    if dot.y.low is not None and dot.y.low > 0:
-        top, end = py(dot.y.high), py(dot.y.low)
-        d = f"M{a:.1f} {top:.1f}V{end:.1f}M{a - 3:.1f} {top:.1f}h6"
-        parts.append(el("path", d=f"{d}M{a - 3:.1f} {end:.1f}h6", class_=f"bar {style}"))
-    if dot.x.low is not None:
-        d = f"M{px(dot.x.low):.1f} {b:.1f}H{px(dot.x.high):.1f}"
-        parts.append(el("path", d=d, class_=f"bar {style}"))
-    return join(parts)
+    def draw(self, key, title, curves, level=None, star=None, ticks=None) -> dict:
+        """Draw curves with 95% intervals and their names; level, star: of held-out text."""
+        figure, right = Figure((WIDTH / 72, HEIGHT / 72), dpi=72), WIDTH - RIGHT
+        size = (right - LEFT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT
+        ax = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, *size))
+        self._axes(ax, ticks)
+        ends, text = [], dict(va="center", parse_math=False, annotation_clip=False)
+        if level is not None:
+            ax.axhline(level, color=_colour("ink"), ls=":", lw=1)
+            ends.append((self.x[1][1], level, "held-out text", "ink"))
+        for curve in curves:
+            colour = _colour(curve.colour)
+            bars = dict(color=colour, lw=1.2, alpha=0.75, clip_on=False)
+            for e, f, note in curve.dots:
+                if f.low is not None and (f.low > 0 or not self.y[2]):
+                    ax.plot([e.value] * 2, [f.low, f.high], **bars)
+                if e.low is not None:
+                    ax.plot([e.low, e.high], [f.value] * 2, **bars)
+                if curve.noted:
+                    beside = dict(xytext=(-6, 7), textcoords="offset points", ha="right", **text)
+                    value = note.removeprefix("T = ")
+                    ax.annotate(value, (e.value, f.value), size=10, color=_colour("soft"), **beside)
+            xs, ys = [d.x.value for d in curve.dots], [d.y.value for d in curve.dots]
+            ax.plot(xs, ys, **_mark(curve))
+            ends.append((*max(zip(xs, ys, strict=True)), curve.name, curve.colour))
+        if star:
+            ax.plot(*star, "*", ms=11, color=_colour("ink"))
+            left = star[0] > sum(self.x[1]) / 2
+            beside = dict(xytext=(-10 if left else 10, 0), textcoords="offset points", **text)
+            ax.annotate("held-out text", star, ha="right" if left else "left", **beside)
+        heights = [float(ax.transData.transform(end[:2])[1]) for end in ends]
+        places = spread(heights, 14, BOTTOM + 2, HEIGHT - TOP - 4)
+        for (a, b, name, colour), y in zip(ends, places, strict=True):
+            colour = _colour(colour)
+            lead = dict(arrowstyle="-", color=colour, alpha=0.45, shrinkA=0, shrinkB=5, relpos=(0, 0.5))
+            beside = dict(xytext=(right + 14, y), textcoords="figure points", arrowprops=lead, **text)
+            ax.annotate(_short(name), (a, b), color=colour, **beside)
+        said = self._words(curves, level)
+        return dict(key=key, title=title, said=said, svg=_svg(figure, key))
 
+    def _axes(self, ax, ticks) -> None:
+        ax.spines[:].set_visible(False)
+        ax.grid(color=_colour("grid"), lw=1)
+        ax.set_axisbelow(True)
+        ax.tick_params(length=0, pad=6, labelsize=12, labelcolor=_colour("soft"))
+        ax.set_xlabel(self.x[0], size=12, color=_colour("soft"))
+        for axis, (_, ends, log) in ((ax.xaxis, self.x), (ax.yaxis, self.y)):
+            getattr(ax, f"set_{axis.axis_name}scale")("log" if log else "linear")
+            getattr(ax, f"set_{axis.axis_name}lim")(ends)
+            axis.set_minor_locator(ticker.NullLocator())
+            axis.set_major_formatter("{x:.10g}")
+            axis.set_major_locator(_locator(ends, log))
+        if ticks:
+            ax.set_xticks(ticks, [str(n) for n in ticks])
 
-def _dot(curve: Curve, dot: Dot, x: Axis, y: Axis, a: float, b: float) -> Markup:
-    says = f"{curve.name}: {x.title} {number(dot.x.value)}, {y.title} {number(dot.y.value)}" + (
-        f", {dot.note}" if dot.note else ""
-    )
-    # A title inside a mark is what a pointer sees when it rests there.
-    mark = el("g", el("title", says), marker(curve.marker, a, b, curve.style))
-    if not (dot.note and curve.noted):
-        return mark
-    note = el(
-        "text",
-        dot.note.removeprefix("T = "),
-        x=_n(a - 6),
-        y=_n(b - 6),
-        text_anchor="end",
-        class_="note",
-    )
-    return join([mark, note])
-
-
-def _star(a: float, b: float, label: str, right: float) -> Markup:
-    arms = "M-6 0H6M0-6V6M-4.2-4.2L4.2 4.2M-4.2 4.2L4.2-4.2"
-    left = a > (LEFT + right) / 2
-    return join(
-        [
-            el("path", d=arms, transform=f"translate({a:.1f} {b:.1f})", class_="star"),
-            el(
-                "text",
-                label,
-                x=_n(a - 10 if left else a + 10),
-                y=_n(b),
-                dy="0.35em",
-                text_anchor="end" if left else "start",
-                class_="label plain",
-            ),
-        ]
-    )
-
-
-def _tags(tags, right: float, bottom: float) -> Markup:
-    """Names at the right, each at the height of its curve's end where there is room."""
-    places = spread([b for _, b, _, _ in tags], LINE, TOP + 4, bottom - 2)
-    parts = []
-    for (a, b, name, style), y in zip(tags, places, strict=True):
-        lead = f"M{a + 5:.1f} {b:.1f}L{right + 3:.1f} {b:.1f}L{right + 11} {y:.1f}"
-        parts.append(el("path", d=lead, class_=f"lead {style}"))
-        parts.append(
-            el(
-                "text",
-                el("title", name),
-                _short(name),
-                x=right + 14,
-                y=_n(y),
-                dy="0.35em",
-                class_=f"label {style}",
+    def _words(self, curves: Sequence[Curve], level: float | None) -> str:
+        """Return the panel in words, for whoever does not see it."""
+        said = [f"{self.y[0]} over {self.x[0]}."]
+        if level is not None:
+            said.append(f"held-out text: {number(level)}.")
+        for curve in curves:
+            dots = (
+                f"{number(d.y.value)} at {number(d.x.value)}" + (f" ({d.note})" if d.note else "")
+                for d in curve.dots
             )
-        )
-    return join(parts)
+            said.append(f"{curve.name}: {', '.join(dots)}.")
+        return " ".join(said)
 
 
-def _told(x: Axis, y: Axis, curves: Sequence[Curve], reference) -> str:
-    """The panel in words, for whoever does not see it."""
-    said = [f"{y.title} over {x.title}."]
-    if reference:
-        said.append(f"{reference[1]}: {number(reference[0])}.")
-    for curve in curves:
-        dots = ", ".join(
-            f"{number(d.y.value)} at {number(d.x.value)}" + (f" ({d.note})" if d.note else "")
-            for d in curve.dots
-        )
-        said.append(f"{curve.name}: {dots}.")
-    return " ".join(said)
+def _locator(ends: tuple[float, float], log: bool):
+    """Return round ticks, four to eight of them; on less than an octave evenly spaced ones."""
+    for subs in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)) if log else ():
+        found = ticker.LogLocator(subs=subs, numticks=400).tick_values(*ends)
+        found = [t for t in found if ends[0] <= t <= ends[1]]
+        if len(found) >= 4:
+            return ticker.FixedLocator(found[:: math.ceil(len(found) / 8)])
+    return ticker.MaxNLocator(7, steps=[1, 2, 5, 10])
+
+
+def _short(name: str) -> str:
+    """Cut a name in its middle: those of one family differ at their end."""
+    name = " ".join(clean(name).split())
+    return name if len(name) <= LABEL else f"{name[: LABEL - 10].rstrip()}…{name[-9:].lstrip()}"

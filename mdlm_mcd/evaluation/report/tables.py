@@ -1,15 +1,20 @@
-"""The report's tables. The N-step NELBO, which no sharpening fools, stands first."""
+"""Lay out the report's tables: the N-step NELBO, which no sharpening lowers, stands first.
+
+A cell is a list of (text, class of style.css), or None for what was not measured; where a
+row has too few cells the last one is wide.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from ..results import Estimate, Point, Results
+from ..intervals import Estimate
+from ..results import Point, Results
 from . import compare
-from .charts import number
-from .markup import Markup, el, join
+from .compare import NELBO
+from .text import heading, number
 
-NELBO = "n_step_nelbo"
 DIVERSITY = {
     "corpus_entropy": "pooled unigram entropy",
     "bigram_entropy": "bigram entropy",
@@ -20,303 +25,217 @@ DIVERSITY = {
     "self_bleu": "self-BLEU",
     "mauve": "MAUVE",
 }
-ABSENT = el(
-    "td",
-    el("span", "–", aria_hidden="true"),
-    el("span", "not measured", class_="unseen"),
-    class_="absent",
-)
+PROVENANCE = (
+    "steps temperature temperature_end top_p sampler u_law u_step dtype seed num_samples length "
+    "evaluator evaluations seconds checkpoint sha256 algo loss round teacher host commit"
+).split()
+
+Cell = list[tuple[str, str]] | None
+Lines = list[tuple[str, float]]
 
 
-def table(key: str, caption, head: Iterable, *bodies) -> Markup:
-    """A captioned table in a region of its own that scrolls, also by keyboard."""
-    content = el(
-        "table",
-        el("caption", el("span", caption), id=key),
-        el("thead", el("tr", *(el("th", h, scope="col") for h in head))),
-        *bodies,
-    )
-    return el("div", content, class_="scroll", role="region", aria_labelledby=key, tabindex=0)
+class Row(NamedTuple):
+    head: str
+    cells: list[Cell]
+    kind: str = ""
 
 
-def body(title, columns: int, rows: Iterable) -> Markup | None:
-    """Rows under a heading of their own; None without rows.
+class Table(NamedTuple):
+    """bodies: (title, rows); those without rows are left out."""
 
-    Rows of nothing but absent figures are one that says so.
-    """
-    rows = list(rows)
-    if not rows:
-        return None
-    if all(r.count("<td") == r.count(ABSENT) for r in rows):
-        rows = [el("tr", el("td", "not measured", colspan=columns, class_="none"))]
-    heading = el("th", el("span", title), scope="rowgroup", colspan=columns)
-    return el("tbody", el("tr", heading, class_="group"), *rows)
-
-
-def row(head, *cells, class_=None) -> Markup:
-    return el("tr", el("th", head, scope="row"), *cells, class_=class_)
+    key: str
+    caption: str
+    head: list[str]
+    bodies: list[tuple[str, list[Row]]]
 
 
 def nats(x: float) -> str:
     return f"{x:.3f}"
 
 
-def interval(e: Estimate, show: Callable[[float], str]) -> Markup | None:
-    if e.low is None:
-        return None
-    between = " to " if show is _percent else "–"
-    return el("small", show(e.low) + between + show(e.high), class_="ci")
+def two(x: float) -> str:
+    return f"{x:.2f}"
 
 
-def figure(e: Estimate, show: Callable[[float], str], class_="value") -> Markup:
-    return join([el("span", show(e.value), class_=class_), interval(e, show)])
-
-
-def cell(*parts, class_=None) -> Markup:
-    return el("td", *parts, class_=class_)
-
-
-Lines = list[tuple[str, float]]
-"""What has a row: curves, each at a temperature."""
-
-
-def lines(results: Results) -> Lines:
-    return [(n, t) for n in results.names for t in results.temperatures(n)]
-
-
-def plain(results: Results, reference: str) -> Lines:
-    """Every curve at T = 1, or what is nearest; the reference at all of its own."""
-    return [(n, t) for n, t in lines(results) if n == reference or t == results.temperatures(n)[0]]
-
-
-def heading(name: str, temperature: float) -> str:
-    return name if temperature == 1 else f"{name}, T\u00a0=\u00a0{temperature:g}"
-
-
-# The main table ---------------------------------------------------------------------
-
-
-def _best(results: Results, steps: int) -> float | None:
-    """The lowest N-step NELBO of a column."""
-    found = [p.metric(NELBO) for p in results.points if p.steps == steps]
-    return min((e.value for e in found if e), default=None)
-
-
-def _nelbo_cells(results: Results, name: str, t: float):
-    for n in results.steps:
-        point = results.at(name, t, n)
-        found = point and point.metric(NELBO)
-        if found:
-            best = found.value == _best(results, n)
-            yield cell(figure(found, nats, "value best" if best else "value"))
-        else:
-            yield ABSENT
-    limit = [m for p in results.of(name, t) if (m := p.metric("nelbo"))]
-    yield cell(figure(limit[0], nats)) if limit else ABSENT
-
-
-def _quality_cell(point: Point | None) -> Markup:
-    perplexity = point and point.metric("perplexity")
-    entropy = point and point.metric("entropy")
-    if not (perplexity or entropy):
-        return ABSENT
-    missing = el("span", "–", class_="value")
-    two = "{:.2f}".format
-    return cell(
-        el("div", figure(perplexity, number) if perplexity else missing),
-        el("div", figure(entropy, two) if entropy else missing, class_="under"),
-    )
-
-
-def main_table(results: Results, rows: Lines, key: str = "quality") -> Markup:
-    """N-step NELBO, then perplexity with entropy under it, by steps."""
-    steps = results.steps
-    width = len(steps) + 2
-    head = ["model", *(f"{n} steps" for n in steps), "∞ steps"]
-    losses = (row(heading(n, t), *_nelbo_cells(results, n, t)) for n, t in rows)
-    quality = [
-        row(
-            heading(n, t),
-            *(_quality_cell(results.at(n, t, s)) for s in steps),
-            cell(class_="absent"),
-        )
-        for n, t in rows
-    ]
-    own = [results.of_text("perplexity"), results.of_text("entropy")]
-    if own[0] is not None or own[1] is not None:
-        said = " / ".join(
-            f"{label} {show(v)}"
-            for label, v, show in (
-                ("perplexity", own[0], number),
-                ("entropy", own[1], "{:.2f}".format),
-            )
-            if v is not None
-        )
-        quality.append(row("held-out text", el("td", said, colspan=width - 1), class_="text"))
-    return table(
-        key,
-        "By sampling steps, with 95% intervals over samples. Bold: the column's lowest "
-        "N-step NELBO. ∞ steps: the usual NELBO, the limit of many steps.",
-        head,
-        body(
-            "N-step NELBO, nats a token of held-out text: lower is better; sharpening "
-            "a calibrated model can only raise it",
-            width,
-            losses,
-        ),
-        body(
-            "Generative perplexity, and under it the unigram entropy of a sample in "
-            "nats: read them together",
-            width,
-            quality,
-        ),
-    )
-
-
-# Comparisons ------------------------------------------------------------------------
-
-
-def _percent(x: float) -> str:
+def percent(x: float) -> str:
     shown = f"{x - 1:+.1%}".replace("-", "−")
-    return shown[1:] if shown[1:] == "0.0%" else shown
+    return "0.0%" if shown[1:] == "0.0%" else shown
 
 
-def _match_cell(found: compare.Match | None) -> Markup:
-    if found is None:
-        return ABSENT
-    if found.ratio is None:
-        return cell(
-            el("span", "not reached", class_="not"),
-            el("small", f"entropy {found.entropy.value:.2f}"),
-        )
-    said = el("span", f"{_percent(found.ratio.value)}", class_="value")
-    pair = f"{number(found.own.value)} against {number(found.other.value)}"
-    versus = el("small", f"{pair} at {found.entropy.value:.2f}")
-    around = interval(found.ratio, _percent)
-    return cell(said, around, el("small", found.verdict, class_="verdict"), versus)
+def figure(e: Estimate | None, show: Callable[[float], str], kind: str = "value") -> Cell:
+    """Return a figure and under it its interval."""
+    if e is None:
+        return None
+    between = " to " if show is percent else "–"
+    around = [] if e.low is None else [(show(e.low) + between + show(e.high), "ci")]
+    return [(show(e.value), kind), *around]
 
 
-def _nelbo_difference(results: Results, name: str, t: float, reference: str, n: int):
-    plain = results.temperatures(reference)[0]
-    pair = results.at(name, t, n), results.at(reference, plain, n)
-    a, b = (p and p.metric(NELBO) for p in pair)
-    if not (a and b):
-        return ABSENT
-    return cell(el("span", f"{a.value - b.value:+.3f}".replace("-", "−"), class_="value"))
+def metric(point: Point | None, name: str) -> Estimate | None:
+    return None if point is None else point.metric(name)
 
 
-def equal_entropy(results: Results, reference: str, rows: Lines, key="equal"):
-    """Each point against the reference tempered to the point's own entropy."""
-    steps = results.steps
-    width = len(steps) + 1
-    return table(
+def quality(point: Point | None) -> Cell:
+    """Return perplexity, and under it entropy."""
+    perplexity, entropy = metric(point, "perplexity"), metric(point, "entropy")
+    if not (perplexity or entropy):
+        return None
+    missing = [("–", "value")]
+    above = figure(perplexity, number) or missing
+    return above + (figure(entropy, two, "value under") or missing)
+
+
+def by_steps(results: Results, rows: Lines, cell: Callable[[str, float, int], Cell]) -> list[Row]:
+    return [Row(heading(m, t), [cell(m, t, n) for n in results.steps]) for m, t in rows]
+
+
+def main_table(results: Results, rows: Lines, key: str = "quality") -> Table:
+    """Return N-step NELBO, then perplexity with entropy under it, by steps."""
+    best: dict[int, float] = {}
+    for p in results.points:
+        if e := p.metric(NELBO):
+            best[p.steps] = min(e.value, best.get(p.steps, e.value))
+
+    def nelbo(m: str, t: float, n: int) -> Cell:
+        e = metric(results.at(m, t, n), NELBO)
+        return e and figure(e, nats, "value best" if e.value == best[n] else "value")
+
+    losses = by_steps(results, rows, nelbo)
+    for (m, t), row in zip(rows, losses, strict=True):
+        row.cells.append(figure(next(filter(None, (p.metric("nelbo") for p in results.of(m, t))), None), nats))
+    qualities = by_steps(results, rows, lambda m, t, n: quality(results.at(m, t, n)))
+    for row in qualities:
+        row.cells.append([])
+    own = (("perplexity", number), ("entropy", two))
+    known = [f"{k} {show(v)}" for k, show in own if (v := results.of_text(k)) is not None]
+    if known:
+        qualities.append(Row("held-out text", [[(" / ".join(known), "value")]], "text"))
+    return Table(
         key,
-        f"Against {reference} at the same number of steps. Perplexity is compared at "
-        f"equal entropy: {reference}'s is interpolated between its temperatures, "
-        "log-linearly, and never beyond them.",
-        ["model", *(f"{n} steps" for n in steps)],
-        body(
-            f"N-step NELBO minus that of {reference}, in nats: below 0 is better",
-            width,
+        "By sampling steps, with 95% intervals over samples. Bold: the column's lowest N-step "
+        "NELBO. ∞ steps: the usual NELBO, the limit of many steps.",
+        ["model", *(f"{n} steps" for n in results.steps), "∞ steps"],
+        [
             (
-                row(heading(m, t), *(_nelbo_difference(results, m, t, reference, n) for n in steps))
-                for m, t in rows
+                "N-step NELBO, nats a token of held-out text: lower is better; sharpening a "
+                "calibrated model can only raise it",
+                losses,
             ),
-        ),
-        body(
-            "Perplexity at equal entropy: below 0 is better",
-            width,
             (
-                row(
-                    heading(m, t),
-                    *(
-                        _match_cell(p and compare.match(results, p, reference))
-                        for p in (results.at(m, t, n) for n in steps)
-                    ),
-                )
-                for m, t in rows
+                "Generative perplexity, and under it the unigram entropy of a sample in nats: "
+                "read them together",
+                qualities,
             ),
-        ),
+        ],
     )
 
 
-def _reach_cell(found: compare.Reach | None, n: int) -> Markup:
+def equal_entropy(results: Results, reference: str, rows: Lines, key: str = "equal") -> Table:
+    """Return each point against the reference tempered to the point's own entropy."""
+    plain = results.temperatures(reference)[0]
+
+    def difference(m: str, t: float, n: int) -> Cell:
+        a, b = (metric(results.at(*x, n), NELBO) for x in ((m, t), (reference, plain)))
+        return a and b and [(f"{a.value - b.value:+.3f}".replace("-", "−"), "value")]
+
+    def ratio(m: str, t: float, n: int) -> Cell:
+        point = results.at(m, t, n)
+        found = point and compare.match(results, point, reference)
+        if not found:
+            return None
+        if found.other is None:
+            return [("not reached", "soft"), (f"entropy {found.entropy:.2f}", "small")]
+        pair = f"{number(found.perplexity)} against {number(found.other)} at {found.entropy:.2f}"
+        return [*figure(found.ratio, percent), (found.verdict, "small"), (pair, "small")]
+
+    return Table(
+        key,
+        f"Against {reference} at the same number of steps. Perplexity is compared at equal "
+        f"entropy: {reference}'s is interpolated between its temperatures, log-linearly, and "
+        "never beyond them.",
+        ["model", *(f"{n} steps" for n in results.steps)],
+        [
+            (
+                f"N-step NELBO minus that of {reference}, in nats: below 0 is better",
+                by_steps(results, rows, difference),
+            ),
+            ("Perplexity at equal entropy: below 0 is better", by_steps(results, rows, ratio)),
+        ],
+    )
+
+
+def _reached(found: compare.Reach | None, n: int) -> Cell:
     if found is None:
-        return ABSENT
+        return None
     if found.kind == "apart":
-        return cell(el("span", "not reached", class_="not"), el("small", "no such entropy"))
+        return [("not reached", "soft"), ("no such entropy", "small")]
     ratio = f"{found.steps / n:.1f}×"
     if found.kind == "not":
-        return cell(
-            el("span", "not reached", class_="not"),
-            el("small", f"in {found.steps:g} steps (more than {ratio})"),
-        )
+        said = f"in {found.steps:g} steps (more than {ratio})"
+        return [("not reached", "soft"), (said, "small")]
     if found.kind == "within":
-        return cell(
-            el("span", f"at most {ratio}", class_="value"),
-            el("small", f"there at {found.steps:g} steps or fewer"),
-        )
-    return cell(el("span", ratio, class_="value"), el("small", f"{found.steps:.0f} steps"))
+        said = f"there at {found.steps:g} steps or fewer"
+        return [(f"at most {ratio}", "value"), (said, "small")]
+    return [(ratio, "value"), (f"{found.steps:.0f} steps", "small")]
 
 
-def speed_up(results: Results, reference: str, rows: Lines, key="speed") -> Markup:
-    """How many more steps the reference needs for what a point has."""
-    steps = results.steps
-    kinds = (
-        ("At equal N-step NELBO", compare.steps_at_equal_nelbo),
-        ("At equal perplexity, whatever the entropy", compare.steps_at_equal_perplexity),
-        ("At equal perplexity and entropy", compare.steps_at_equal_both),
-    )
+def speed_up(results: Results, reference: str, rows: Lines, key: str = "speed") -> Table:
+    """Return how many more steps the reference needs for what a point has."""
     bodies = []
-    for title, how in kinds:
-        made = []
-        for m, t in rows:
-            points = [results.at(m, t, n) for n in steps]
-            found = [p and how(results, p, reference) for p in points]
-            if any(found):
-                cells = (_reach_cell(f, n) for f, n in zip(found, steps, strict=True))
-                made.append(row(heading(m, t), *cells))
-        bodies.append(body(title, len(steps) + 1, made))
-    if not any(bodies):
-        return el("p", "Nothing to compare: there is one model, or no figure.")
-    return table(
+    for title, what in (
+        ("At equal N-step NELBO", NELBO),
+        ("At equal perplexity, whatever the entropy", "perplexity"),
+        ("At equal perplexity and entropy", "frontier"),
+    ):
+
+        def cell(m: str, t: float, n: int, what: str = what) -> Cell:
+            point = results.at(m, t, n)
+            return point and _reached(compare.steps_at_equal(what, results, point, reference), n)
+
+        bodies.append((title, [row for row in by_steps(results, rows, cell) if any(row.cells)]))
+    return Table(
         key,
-        f"Steps that {reference} needs, over the steps of the point. Between measured "
-        "numbers of steps it is interpolated, log-log; it is never extrapolated.",
-        ["model", *(f"{n} steps" for n in steps)],
-        *bodies,
+        f"Steps that {reference} needs, over the steps of the point. Between measured numbers "
+        "of steps it is interpolated, log-log; it is never extrapolated.",
+        ["model", *(f"{n} steps" for n in results.steps)],
+        bodies,
     )
 
 
-# Diversity --------------------------------------------------------------------------
-
-
-def diversity(
-    results: Results, rows: Lines, steps: Iterable[int], key: str = "diversity-few"
-) -> Markup | None:
-    """What per-sample entropy hides, beside the same of held-out text."""
-    present = [m for m in DIVERSITY if any(p.metric(m) is not None for p in results.points)]
+def diversity(results: Results, rows: Lines, steps: Iterable[int], key: str) -> Table | None:
+    """Return what per-sample entropy hides, beside the same of held-out text."""
+    present = [m for m in DIVERSITY if any(p.metric(m) for p in results.points)]
     if not present:
         return None
-    columns = [NELBO, "entropy", *present]
-    titles = ["N-step NELBO", "entropy of a sample", *(DIVERSITY[m] for m in present)]
-    show = "{:.3f}".format
-    own = [
-        ABSENT if (v := results.of_text(m)) is None else cell(el("span", show(v))) for m in columns
-    ]
-    bodies = [el("tbody", row("held-out text", *own, class_="text"))]
+    columns = {NELBO: "N-step NELBO", "entropy": "entropy of a sample"}
+    columns |= {m: DIVERSITY[m] for m in present}
+    own = [None if (v := results.of_text(m)) is None else [(nats(v), "value")] for m in columns]
+    bodies = [("", [Row("held-out text", own, "text")])]
     for n in steps:
-        made = []
-        for m, t in rows:
-            if point := results.at(m, t, n):
-                found = (point.metric(k) for k in columns)
-                cells = (cell(figure(e, show)) if e else ABSENT for e in found)
-                made.append(row(heading(m, t), *cells))
-        bodies.append(body(f"{n} steps", len(columns) + 1, made))
-    return table(
+        points = [(heading(m, t), results.at(m, t, n)) for m, t in rows]
+        made = [Row(h, [figure(p.metric(k), nats) for k in columns]) for h, p in points if p]
+        bodies.append((f"{n} steps", made))
+    return Table(
         key,
-        "Entropies in nats; distinct-n: different n-grams over all n-grams; self-BLEU: "
-        "how much samples resemble each other. Close to the text's own is good.",
-        ["model", *titles],
-        *bodies,
+        "Entropies in nats; distinct-n: different n-grams over all n-grams; self-BLEU: how much "
+        "samples resemble each other. Close to the text's own is good.",
+        ["model", *columns.values()],
+        bodies,
     )
+
+
+def provenance(results: Results) -> Table:
+    """Return every row: what was sampled, how, and where it was read."""
+    used = [c for c in PROVENANCE if any(getattr(p, c) is not None for p in results.points)]
+
+    def shown(p: Point, column: str) -> Cell:
+        value = getattr(p, column)
+        if value is None:
+            return None
+        text = f"{value:.2f}" if column == "seconds" else str(value)
+        return [(text, "code" if column in ("sha256", "commit") else "value")]
+
+    rows = [
+        Row(p.name, [*(shown(p, c) for c in used), [(p.source, "value")]]) for p in results.points
+    ]
+    return Table("rows", "Every row of the results.", ["model", *used, "read from"], [("", rows)])
