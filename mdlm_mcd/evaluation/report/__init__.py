@@ -13,7 +13,7 @@ from ...checkpoints.files import check_overwrite, write_text
 from ...errors import ConfigError
 from .. import results as _results
 from ..results import Results
-from . import charts, compare, paper, tables, text
+from . import charts, compare, view
 
 __all__ = ["page", "write"]
 
@@ -31,27 +31,18 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
             f"--reference {reference} is no model of these results: name one of "
             f"{', '.join(dict.fromkeys(p.model for p in results.points))}."
         ) from error
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
     folder = files(__package__)
-    shown, every = text.plain(results, base), text.lines(results)
-    made = environment.from_string((folder / "page.html").read_text("utf-8")).render(
-        title=title or "Few-step samples, measured",
-        style=(folder / "style.css").read_text("utf-8"),
-        results=results,
-        base=base,
-        shown=shown,
-        every=every,
-        rest=[line for line in every if line not in shown],
-        published=(published := paper.published()),
-        beside=paper.comparable(results, published),
-        charts=charts,
-        paper=paper,
-        tables=tables,
-        text=text,
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    return text.clean(made).lstrip()
+    environment.globals |= view.view(results, base)
+    title = title or "Few-step samples, measured"
+    made = environment.get_template("page.html").render(title=title, charts=charts)
+    return view.clean(made).lstrip()
 
 
 def _foreign(path: Path) -> str:

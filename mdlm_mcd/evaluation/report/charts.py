@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from ..intervals import Estimate
 from ..results import Results
-from .text import clean, heading, number, plain
+from .view import clean, heading, plain
 
 try:
     import matplotlib
     from matplotlib import ticker
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-except ImportError:  # the extra `demo`; the report stands without figures
+except ImportError:  # of the extra `demo`; the report stands without figures
     matplotlib = None
 
 WIDTH, HEIGHT = 440, 330  # px, which are points at 72 dpi
-LEFT, RIGHT, TOP, BOTTOM = 46, 124, 12, 40
-LABEL = 16  # letters of a curve's name beside its end
+LEFT, RIGHT, TOP, BOTTOM = 46, 316, 318, 40
 MARKERS = "os^DvP"
 COLOURS = ["ink", "soft", "grid", "paper", *(f"c{k}" for k in range(8)), *(f"r{k}" for k in range(5))]
+METRICS = {
+    "n_step_nelbo": "N-step NELBO (nats a token)",
+    "perplexity": "generative perplexity",
+    "entropy": "entropy of a sample (nats)",
+}
 
 
 class Dot(NamedTuple):
@@ -39,7 +42,7 @@ class Dot(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """colour: of COLOURS; marker: filled ones first, then hollow; noted: show its notes."""
+    """colour: of COLOURS; marker: of MARKERS, then of hollow ones; noted: write the notes."""
 
     name: str
     colour: str
@@ -47,6 +50,18 @@ class Curve(NamedTuple):
     dots: Sequence[Dot]
     dashed: bool = False
     noted: bool = False
+
+
+class Panel(NamedTuple):
+    """key: its id; text: (x, y, name) of held-out text, x None for a level; svg: as drawn."""
+
+    key: str
+    title: str
+    x: str
+    y: str
+    curves: list[Curve]
+    text: tuple | None = None
+    svg: str = ""
 
 
 def looks(results: Results, reference: str) -> dict[str, tuple[str, int]]:
@@ -68,97 +83,63 @@ def looks(results: Results, reference: str) -> dict[str, tuple[str, int]]:
     return out
 
 
-def over_steps(results: Results, reference: str) -> dict | None:
+def over_steps(results: Results, reference: str) -> list[Panel]:
     """Draw N-step NELBO, perplexity (the paper's Figure 3) and entropy over steps."""
-    look, panels, legend = looks(results, reference), [], {}
-    steps = results.steps[:: -max(1, -(-len(results.steps) // 8))][::-1]  # 8 ticks at most
-    for metric, title, log in (
-        ("n_step_nelbo", "N-step NELBO (nats a token)", False),
-        ("perplexity", "generative perplexity", True),
-        ("entropy", "entropy of a sample (nats)", False),
-    ):
+    look, panels = looks(results, reference), []
+    rows = sorted(plain(results, reference), key=lambda line: line[0] != reference)
+    for metric, title in METRICS.items():
         curves = []
-        for name, t in plain(results, reference, first=True):
-            dots = [Dot(Estimate(p.steps), m) for p in results.of(name, t) if (m := p.metric(metric))]
-            if dots:
-                dashed = name == reference and t != 1
-                curves.append(Curve(heading(name, t), *look[name], dots, dashed))
-        if not curves:
-            continue
+        for name, t in rows:
+            points = [(p.steps, p.metric(metric)) for p in results.of(name, t)]
+            dots = [Dot(Estimate(n), m) for n, m in points if m]
+            dashed = name == reference and t != 1
+            curves += [Curve(heading(name, t), *look[name], dots, dashed)] if dots else []
         own = None if metric == "n_step_nelbo" else results.of_text(metric)
-        level = None if own is None or (log and own <= 0) else own
-        values = [d.y for c in curves for d in c.dots] + [Estimate(level)] * (level is not None)
-        panel = _Panel(
-            ("sampling steps", limits([Estimate(n) for n in results.steps], True), True),
-            (title, limits(values, log), log),
-        )
-        panels.append((title, panel.draw(f"steps-{metric}", title, curves, level, ticks=steps)))
-        legend |= {c.name: c for c in curves}
-    caption = (
-        "Over sampling steps, logarithmic; perplexity too. Bars: 95% intervals. Students at "
-        f"T = 1 where that was sampled; dashed: {reference} at other temperatures."
-    )
-    return _figure(legend, panels, caption)
+        text = None if own is None else (None, own, "held-out text")
+        panel = Panel(f"steps-{metric}", title, "sampling steps", title, curves, text)
+        panels += [_drawn(panel, curves, results.steps)] if curves else []
+    return panels
 
 
-def frontier(results: Results, reference: str) -> dict | None:
+def frontier(results: Results, reference: str) -> list[Panel]:
     """Draw perplexity against entropy: a panel a number of steps, a point a temperature."""
-    look, by_steps = looks(results, reference), {}
+    by_steps: dict[int, list[Curve]] = {}
     for n in results.steps:
-        for name in look:
-            dots = [
-                Dot(e, p, f"T = {q.temperature:g}")
-                for q in results.of(name)
-                if q.steps == n and (e := q.metric("entropy")) and (p := q.metric("perplexity"))
-            ]
-            if dots:
-                curve = Curve(name, *look[name], dots, noted=name == reference)
-                by_steps.setdefault(n, []).append(curve)
-    if not by_steps:
-        return None
-    text, outside = [results.of_text(k) for k in ("entropy", "perplexity")], ""
-    star = None if None in text or min(text) <= 0 else text
-    xs, ys = zip(*((d.x, d.y) for found in by_steps.values() for c in found for d in c.dots), strict=True)
-    x, y = limits(xs), limits(ys, True)
-    if star:
-        wide = limits([*xs, Estimate(star[0])]), limits([*ys, Estimate(star[1])], True)
-        length = [(b - a, math.log(d / c)) for (a, b), (c, d) in ((x, y), wide)]
-        # Far from the samples it would squeeze them into a corner.
-        if all(b < 1.5 * a for a, b in zip(*length, strict=True)):
-            x, y = wide
-        else:
-            outside = f" Held-out text lies outside: {number(star[1])} at {star[0]:.2f} nats."
-            star = None
-    panel = _Panel(("entropy of a sample (nats)", x, False), ("perplexity", y, True))
-    panels = []
-    for n, found in by_steps.items():
-        title = f"Perplexity against entropy at {n} steps"
-        panels.append((f"{n} steps", panel.draw(f"frontier-{n}", title, found, star=star)))
-    caption = (
-        "Perplexity (logarithmic) against entropy: one panel a number of steps, one curve a "
-        f"model, one point a temperature, from low (left) to high; {reference}'s are written "
-        "beside it. Lower and further right is better: equal entropy at a lower perplexity. "
-        f"All panels have the same axes.{outside}"
-    )
-    return _figure({c.name: c for found in by_steps.values() for c in found}, panels, caption)
+        for name, look in looks(results, reference).items():
+            points = [p for p in results.of(name) if p.steps == n]
+            figures = [(p.metric("entropy"), p.metric("perplexity"), p) for p in points]
+            dots = [Dot(e, f, f"T = {p.temperature:g}") for e, f, p in figures if e and f]
+            curve = Curve(name, *look, dots, noted=name == reference)
+            by_steps.setdefault(n, []).extend([curve] if dots else [])
+    every = [curve for curves in by_steps.values() for curve in curves]
+    own = (results.of_text("entropy"), results.of_text("perplexity"), "held-out text")
+    dots = [d for curve in every for d in curve.dots]
+    inside = _near(own[0], [d.x.value for d in dots]) and _near(own[1], [d.y.value for d in dots])
+    names = ("entropy of a sample (nats)", "perplexity")
+    panels = [
+        Panel(f"frontier-{n}", f"{n} steps", *names, curves, own if inside else None)
+        for n, curves in by_steps.items()
+        if curves
+    ]
+    return [_drawn(panel, every) for panel in panels]
 
 
-def _figure(curves: dict[str, Curve], panels: list, caption: str) -> dict | None:
-    """Return what the template shows; None without a panel."""
-    legend = [(name, _swatch(curve)) for name, curve in curves.items()]
-    return dict(legend=legend, panels=panels, caption=caption) if panels else None
+def _near(at: float | None, values: list[float]) -> bool:
+    """Return whether a mark there would not squeeze the values into a corner."""
+    if at is None or not values:
+        return False
+    low, high = min(values), max(values)
+    return low - (high - low) / 2 <= at <= high + (high - low) / 2
 
 
-def limits(estimates: Iterable[Estimate], log: bool = False) -> tuple[float, float]:
-    """Return the ends of an axis with all estimates, their intervals and some air."""
-    values = [v for e in estimates for v in e if v is not None and (v > 0 or not log)]
-    # Beyond this the ends would be 0 or infinite.
-    low, high = (min(max(f(values), 1e-100 if log else -1e100), 1e100) for f in (min, max))
-    if log:
-        air = max((high / low) ** 0.06, 1.05)
-        return low / air, high * air
-    air = max((high - low) * 0.08, 0.002 * (abs(high) or 1), 1e-9)
-    return low - air, high + air
+def legend(panels: list[Panel]) -> dict[str, Markup]:
+    """Return a line with its marker for each curve's name."""
+    found = {}
+    for curve in {c.name: c for p in panels for c in p.curves}.values():
+        figure = Figure((32 / 72, 14 / 72), dpi=72)
+        figure.add_artist(Line2D([0, 0.5, 1], [0.5] * 3, markevery=[1], **_mark(curve)))
+        found[curve.name] = _svg(figure)
+    return found
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -191,7 +172,7 @@ def _svg(figure: Figure, key: str = "") -> Markup:
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report"})
         figure.savefig(out, format="svg", metadata=nothing, transparent=True)
     inside = re.search(r"</defs>(.*)</svg>", out.getvalue(), re.DOTALL)[1]
-    inside = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"', "", inside)  # but for markers', in use
+    inside = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"', "", inside)  # of no use but for markers
     inside = re.sub(r'( id="|xlink:href="#)', rf"\g<1>{key}-", inside)
     inside = re.sub(r"#fe00(\w\w)", lambda m: f"var(--{COLOURS[int(m[1], 16)]})", inside)
     return Markup(re.sub(r"\n\s*", " ", inside))
@@ -199,111 +180,80 @@ def _svg(figure: Figure, key: str = "") -> Markup:
 
 def _mark(curve: Curve) -> dict:
     """Return the keywords of a curve's line."""
-    colour, hollow = _colour(curve.colour), curve.marker // 6 % 2
-    return dict(
-        color=colour,
-        linewidth=2,
-        linestyle="--" if curve.dashed else "-",
-        marker=MARKERS[curve.marker % 6],
-        markersize=8,
-        markerfacecolor=_colour("paper") if hollow else colour,
-        markeredgecolor=colour if hollow else _colour("paper"),
-        clip_on=False,
-    )
+    own, paper = _colour(curve.colour), _colour("paper")
+    face, edge = (paper, own) if curve.marker // 6 % 2 else (own, paper)
+    style = "--" if curve.dashed else "-"
+    marker = dict(marker=MARKERS[curve.marker % 6], markersize=8, mfc=face, mec=edge)
+    return dict(color=own, linewidth=2, linestyle=style, clip_on=False, **marker)
 
 
-def _swatch(curve: Curve) -> Markup:
-    figure = Figure((32 / 72, 14 / 72), dpi=72)
-    figure.add_artist(Line2D([0, 0.5, 1], [0.5] * 3, markevery=[1], **_mark(curve)))
-    return _svg(figure)
+def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> Panel:
+    """Draw a panel whose axes hold all curves of `scale` and their 95% intervals.
+
+    steps: ticks of a logarithmic x axis.
+    """
+    figure, log = Figure((WIDTH / 72, HEIGHT / 72), dpi=72), "perplexity" in panel.y
+    size = (RIGHT - LEFT) / WIDTH, (TOP - BOTTOM) / HEIGHT
+    ax = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, *size), axisbelow=True)
+    ax.set(xscale="log" if steps else "linear", yscale="log" if log else "linear")
+    ax.margins(0.07)
+    text = dict(size=12, va="center", parse_math=False, annotation_clip=False)
+    near = dict(textcoords="offset points", **text)
+    ends = []
+    if panel.text and panel.text[0] is None:
+        ax.axhline(panel.text[1], color=_colour("ink"), ls=":", lw=1)
+        ends.append((max(steps), *panel.text[1:], "ink"))
+    elif panel.text:
+        *at, name = panel.text
+        ax.plot(*at, "*", markersize=11, color=_colour("ink"))
+        ax.annotate(name, at, (10, 0), color=_colour("ink"), **near)
+    for curve in panel.curves:
+        bar = dict(color=_colour(curve.colour), linewidth=1.2, alpha=0.75, clip_on=False)
+        for x, y, note in curve.dots:
+            ax.plot([x.value] * 2, _bar(y, log), **bar)
+            ax.plot(_bar(x), [y.value] * 2, **bar)
+            if curve.noted:
+                small = {**near, "size": 10, "ha": "right", "color": _colour("soft")}
+                ax.annotate(note.removeprefix("T = "), (x.value, y.value), (-6, 7), **small)
+        places = [(d.x.value, d.y.value) for d in curve.dots]
+        ax.plot(*zip(*places, strict=True), **_mark(curve))
+        ends.append((*max(places), curve.name, curve.colour))
+    dots = [d for c in scale for d in c.dots]
+    ax.update_datalim([(x, y) for d in dots for x in _bar(d.x) for y in _bar(d.y, log)])
+    ax.autoscale_view()
+    _axes(ax, panel, steps)
+    heights = [float(ax.transData.transform(end[:2])[1]) for end in ends]
+    for (*at, name, colour), y in zip(ends, spread(heights, 14, BOTTOM + 2, TOP - 4), strict=True):
+        own = _colour(colour)
+        lead = dict(arrowstyle="-", color=own, alpha=0.45, shrinkA=0, shrinkB=5, relpos=(0, 0.5))
+        beside = dict(textcoords="figure points", arrowprops=lead, color=own, **text)
+        ax.annotate(_short(name), at, (RIGHT + 14, y), **beside)
+    return panel._replace(svg=_svg(figure, panel.key))
 
 
-class _Panel(NamedTuple):
-    """Axes: (title, ends, logarithmic) of x and y."""
-
-    x: tuple
-    y: tuple
-
-    def draw(self, key, title, curves, level=None, star=None, ticks=None) -> dict:
-        """Draw curves with 95% intervals and their names; level, star: of held-out text."""
-        figure, right = Figure((WIDTH / 72, HEIGHT / 72), dpi=72), WIDTH - RIGHT
-        size = (right - LEFT) / WIDTH, (HEIGHT - TOP - BOTTOM) / HEIGHT
-        ax = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, *size))
-        self._axes(ax, ticks)
-        ends, text = [], dict(va="center", parse_math=False, annotation_clip=False)
-        if level is not None:
-            ax.axhline(level, color=_colour("ink"), ls=":", lw=1)
-            ends.append((self.x[1][1], level, "held-out text", "ink"))
-        for curve in curves:
-            colour = _colour(curve.colour)
-            bars = dict(color=colour, lw=1.2, alpha=0.75, clip_on=False)
-            for e, f, note in curve.dots:
-                if f.low is not None and (f.low > 0 or not self.y[2]):
-                    ax.plot([e.value] * 2, [f.low, f.high], **bars)
-                if e.low is not None:
-                    ax.plot([e.low, e.high], [f.value] * 2, **bars)
-                if curve.noted:
-                    beside = dict(xytext=(-6, 7), textcoords="offset points", ha="right", **text)
-                    value = note.removeprefix("T = ")
-                    ax.annotate(value, (e.value, f.value), size=10, color=_colour("soft"), **beside)
-            xs, ys = [d.x.value for d in curve.dots], [d.y.value for d in curve.dots]
-            ax.plot(xs, ys, **_mark(curve))
-            ends.append((*max(zip(xs, ys, strict=True)), curve.name, curve.colour))
-        if star:
-            ax.plot(*star, "*", ms=11, color=_colour("ink"))
-            left = star[0] > sum(self.x[1]) / 2
-            beside = dict(xytext=(-10 if left else 10, 0), textcoords="offset points", **text)
-            ax.annotate("held-out text", star, ha="right" if left else "left", **beside)
-        heights = [float(ax.transData.transform(end[:2])[1]) for end in ends]
-        places = spread(heights, 14, BOTTOM + 2, HEIGHT - TOP - 4)
-        for (a, b, name, colour), y in zip(ends, places, strict=True):
-            colour = _colour(colour)
-            lead = dict(arrowstyle="-", color=colour, alpha=0.45, shrinkA=0, shrinkB=5, relpos=(0, 0.5))
-            beside = dict(xytext=(right + 14, y), textcoords="figure points", arrowprops=lead, **text)
-            ax.annotate(_short(name), (a, b), color=colour, **beside)
-        said = self._words(curves, level)
-        return dict(key=key, title=title, said=said, svg=_svg(figure, key))
-
-    def _axes(self, ax, ticks) -> None:
-        ax.spines[:].set_visible(False)
-        ax.grid(color=_colour("grid"), lw=1)
-        ax.set_axisbelow(True)
-        ax.tick_params(length=0, pad=6, labelsize=12, labelcolor=_colour("soft"))
-        ax.set_xlabel(self.x[0], size=12, color=_colour("soft"))
-        for axis, (_, ends, log) in ((ax.xaxis, self.x), (ax.yaxis, self.y)):
-            getattr(ax, f"set_{axis.axis_name}scale")("log" if log else "linear")
-            getattr(ax, f"set_{axis.axis_name}lim")(ends)
-            axis.set_minor_locator(ticker.NullLocator())
-            axis.set_major_formatter("{x:.10g}")
-            axis.set_major_locator(_locator(ends, log))
-        if ticks:
-            ax.set_xticks(ticks, [str(n) for n in ticks])
-
-    def _words(self, curves: Sequence[Curve], level: float | None) -> str:
-        """Return the panel in words, for whoever does not see it."""
-        said = [f"{self.y[0]} over {self.x[0]}."]
-        if level is not None:
-            said.append(f"held-out text: {number(level)}.")
-        for curve in curves:
-            dots = (
-                f"{number(d.y.value)} at {number(d.x.value)}" + (f" ({d.note})" if d.note else "")
-                for d in curve.dots
-            )
-            said.append(f"{curve.name}: {', '.join(dots)}.")
-        return " ".join(said)
+def _axes(ax, panel: Panel, steps: Sequence[int]) -> None:
+    """Set ticks at round numbers, or at most eight of the steps, and a grid."""
+    ax.spines[:].set_visible(False)
+    ax.grid(color=_colour("grid"), linewidth=1)
+    ax.set_xlabel(panel.x, size=12, color=_colour("soft"))
+    low, high = ax.get_ylim()
+    wide = ax.get_yscale() == "log" and high > 15 * low
+    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if wide else ticker.MaxNLocator(7))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_locator(ticker.NullLocator())
+        axis.set_major_formatter("{x:.10g}")
+    if steps:
+        ax.set_xticks(steps[:: -max(1, -(-len(steps) // 8))])
+    ax.tick_params(length=0, pad=6, labelsize=12, labelcolor=_colour("soft"))
 
 
-def _locator(ends: tuple[float, float], log: bool):
-    """Return round ticks, four to eight of them; on less than an octave evenly spaced ones."""
-    for subs in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)) if log else ():
-        found = ticker.LogLocator(subs=subs, numticks=400).tick_values(*ends)
-        found = [t for t in found if ends[0] <= t <= ends[1]]
-        if len(found) >= 4:
-            return ticker.FixedLocator(found[:: math.ceil(len(found) / 8)])
-    return ticker.MaxNLocator(7, steps=[1, 2, 5, 10])
+def _bar(e: Estimate, log: bool = False) -> list[float]:
+    """Return the ends of an interval; the value twice where it has none that can be drawn."""
+    fine = e.low is not None and (e.low > 0 or not log)
+    return [e.low, e.high] if fine else [e.value] * 2
 
 
 def _short(name: str) -> str:
     """Cut a name in its middle: those of one family differ at their end."""
     name = " ".join(clean(name).split())
-    return name if len(name) <= LABEL else f"{name[: LABEL - 10].rstrip()}…{name[-9:].lstrip()}"
+    return name if len(name) <= 16 else f"{name[:7].rstrip()}…{name[-8:].lstrip()}"

@@ -1,4 +1,4 @@
-"""Lay out the paper's Table 1: made anew from the rows, and as it was published."""
+"""The paper's Table 1: as it was published, and what of these rows belongs in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from importlib.resources import files
 
 from ..results import Point, Results
-from .tables import NELBO, Cell, Row, Table, figure, metric, nats, number, two
 
 
 def published() -> dict:
@@ -22,66 +21,25 @@ def comparable(results: Results, paper: dict) -> bool:
     )
 
 
-def _three(point: Point | None) -> Cell:
-    """Return NELBO, perplexity and entropy of a point, in one cell."""
-    kinds = ((NELBO, nats, "value"), ("perplexity", number, "value"), ("entropy", two, "value under"))
-    parts = (figure(metric(point, name), show, kind) for name, show, kind in kinds)
-    return [line for part in parts if part for line in part] or None
+def rows(paper: dict, steps: int) -> list[list[dict]]:
+    """Return the paper's methods at one number of steps, each its teacher and rounds.
 
-
-def _published_rows(paper: dict, steps: int):
-    """Yield rows of the paper, teacher and rounds as their columns."""
+    What is returned are rows of `published`, with `value` at these steps.
+    """
+    if steps not in paper["steps"]:
+        return []
     column = paper["steps"].index(steps)
-    for algo, base in (("mcd", "mdlm"), ("sdtt", "mdlm"), ("duo", "duo")):
-        of = {r["round"]: r for r in paper["rows"] if r["algo"] == algo and r["round"]}
-        teacher = next(r for r in paper["rows"] if r["algo"] == base and r["round"] is None)
-        found = [teacher, *(of[k] for k in sorted(of))]
-        cells = [[(two(r["perplexity"][column]), "value")] for r in found]
-        yield Row(f"{of[1]['name']}, published ({of[1]['precision']})", cells, "published")
+    by = {(r["algo"], r["round"]): {**r, "value": r["perplexity"][column]} for r in paper["rows"]}
+    methods = (("mcd", "mdlm"), ("sdtt", "mdlm"), ("duo", "duo"))
+    return [[by[base, None], *(by[algo, k] for k in range(1, 6))] for algo, base in methods]
 
 
-def published_table(paper: dict) -> Table:
-    """Return the paper's Table 1 as published."""
-    bodies = [(f"{n} steps", list(_published_rows(paper, n))) for n in paper["steps"]]
-    head = ["method", "teacher", *(f"round {r}" for r in range(1, 6))]
-    return Table("published", f"{paper['source']}: {paper['setting']}.", head, bodies)
-
-
-def table_one(results: Results, reference: str, paper: dict, beside: bool) -> Table | None:
-    """Return the paper's Table 1 from these rows; beside: with its own figures, in grey."""
-    students: dict[str, dict[tuple, Point]] = {}
+def families(results: Results, reference: str) -> dict[str, dict[tuple[int, int], Point]]:
+    """Return rounds of distillation by method, at their plain temperature: {(steps, round)}."""
+    found: dict[str, dict] = {}
     for p in results.points:
         plain = p.temperature == results.temperatures(p.name)[0]
         if p.round is not None and p.name != reference and plain:
-            family = f"{(p.algo or 'student').upper()} {p.loss or ''}".strip()
-            family += p.name[len(p.model) :]
-            students.setdefault(family, {})[p.steps, p.round] = p
-    steps, rounds = (sorted({key[i] for of in students.values() for key in of}) for i in (0, 1))
-    if beside:
-        steps, rounds = sorted({*steps, *paper["steps"]}), sorted({*rounds, 1, 2, 3, 4, 5})
-    if not steps:
-        return None
-    bodies = []
-    for n in steps:
-        teacher = results.at(reference, results.temperatures(reference)[0], n)
-        rows = [
-            Row(f"{family}, measured", [_three(p) for p in (teacher, *(of.get((n, r)) for r in rounds))])
-            for family, of in students.items()
-            if any(key[0] == n for key in of)
-        ]
-        if beside and n in paper["steps"]:
-            rows += _published_rows(paper, n)
-        bodies.append((f"{n} steps", rows))
-    first = "method"
-    if len(students) == 1 and not beside:
-        # One family: a row a number of steps.
-        first, bodies = "steps", [("", [rows[0]._replace(head=n) for n, rows in bodies])]
-    grey = "In grey, without a NELBO or an entropy, since it gives none: "
-    return Table(
-        "table1",
-        f"Table 1 of the paper, re-made for {', '.join(students) or 'no student'}: N-step NELBO, "
-        "perplexity and under it entropy, by round of distillation."
-        + (f" {grey}{paper['source']}." if beside else ""),
-        [first, reference, *(f"round {r}" for r in rounds)],
-        bodies,
-    )
+            method = f"{(p.algo or 'student').upper()} {p.loss or ''}".strip()
+            found.setdefault(method + p.name[len(p.model) :], {})[p.steps, p.round] = p
+    return found
