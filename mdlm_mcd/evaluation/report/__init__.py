@@ -13,7 +13,7 @@ from ...checkpoints.files import check_overwrite, write_text
 from ...errors import ConfigError
 from .. import results as _results
 from ..results import Results
-from . import charts, compare, view
+from . import charts, compare, paper, view
 
 __all__ = ["page", "write"]
 
@@ -39,9 +39,10 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.globals |= view.view(results, base)
+    # What the templates call.
+    environment.globals |= vars(view) | dict(charts=charts, paper=paper)
     title = title or "Few-step samples, measured"
-    made = environment.get_template("page.html").render(title=title, charts=charts)
+    made = environment.get_template("page.html").render(results=results, base=base, title=title)
     return view.clean(made).lstrip()
 
 

@@ -25,7 +25,14 @@ except ImportError:  # of the extra `demo`; the report stands without figures
 WIDTH, HEIGHT = 440, 330  # px, which are points at 72 dpi
 LEFT, RIGHT, TOP, BOTTOM = 46, 316, 318, 40
 MARKERS = "os^DvP"
-COLOURS = ["ink", "soft", "grid", "paper", *(f"c{k}" for k in range(8)), *(f"r{k}" for k in range(5))]
+COLOURS = [
+    "ink",
+    "soft",
+    "grid",
+    "paper",
+    *(f"c{k}" for k in range(8)),
+    *(f"r{k}" for k in range(5)),
+]
 METRICS = {
     "n_step_nelbo": "N-step NELBO (nats a token)",
     "perplexity": "generative perplexity",
@@ -237,8 +244,10 @@ def _axes(ax, panel: Panel, steps: Sequence[int]) -> None:
     ax.grid(color=_colour("grid"), linewidth=1)
     ax.set_xlabel(panel.x, size=12, color=_colour("soft"))
     low, high = ax.get_ylim()
-    wide = ax.get_yscale() == "log" and high > 15 * low
-    ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)) if wide else ticker.MaxNLocator(7))
+    if ax.get_yscale() == "log" and high > 6 * low:
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    else:
+        ax.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_locator(ticker.NullLocator())
         axis.set_major_formatter("{x:.10g}")

@@ -6,8 +6,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+from ..intervals import Estimate
 from ..results import Point, Results
-from . import compare, paper
+from . import compare
 from .compare import NELBO
 
 # What no HTML text may hold (C0 and C1 but tab and newline, lone surrogates,
@@ -28,6 +29,11 @@ DIVERSITY = {
     "mauve": "MAUVE",
 }
 
+SETTINGS = (
+    "steps temperature temperature_end top_p sampler u_law u_step dtype seed num_samples length "
+    "evaluator evaluations seconds checkpoint sha256 algo loss round teacher host commit"
+).split()
+
 
 def clean(text: str) -> str:
     """Return text without what would break a page."""
@@ -41,14 +47,26 @@ def number(x: float) -> str:
     return f"{x:.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.3g}"
 
 
-def signed(x: float, style: str = "+.3f") -> str:
-    return format(x, style).replace("-", "−")
+def nats(x: float) -> str:
+    return f"{x:.3f}"
+
+
+def two(x: float) -> str:
+    return f"{x:.2f}"
+
+
+def signed(x: float, form: str = "+.3f") -> str:
+    return format(x, form).replace("-", "−")
 
 
 def percent(x: float) -> str:
     """Return a ratio as its distance from 1."""
     shown = signed(x - 1, "+.1%")
     return "0.0%" if shown[1:] == "0.0%" else shown
+
+
+def titles(form: str, values: Iterable) -> list[str]:
+    return [form.format(value) for value in values]
 
 
 def heading(name: str, temperature: float) -> str:
@@ -66,103 +84,69 @@ def plain(results: Results, reference: str) -> list[tuple[str, float]]:
     return [(n, t) for n, of in usual.items() for t in (of if n == reference else of[:1])]
 
 
-def view(results: Results, reference: str) -> dict:
-    """Return the names that the templates use."""
-    points, steps = results.points, results.steps
-    shown = plain(results, reference)
-    every = [(n, t) for n in results.names for t in results.temperatures(n)]
-    few = sorted({steps[0], 8 if 8 in steps else steps[0], steps[-1]})
-    students = [(n, t) for n, t in shown if n != reference]
+def every(results: Results) -> list[tuple[str, float]]:
+    """Return every curve at every temperature of its own."""
+    return [(n, t) for n in results.names for t in results.temperatures(n)]
 
-    def measured(metric: str) -> bool:
-        return any(p.metric(metric) for p in points)
 
-    def lowest(n: int) -> float:
-        return min(m.value for p in points if p.steps == n and (m := p.metric(NELBO)))
+def few(results: Results) -> list[int]:
+    """Return the fewest steps, 8 of them, and the most, as far as they were taken."""
+    steps = results.steps
+    return sorted({steps[0], 8 if 8 in steps else steps[0], steps[-1]})
 
-    def subject() -> list[Point]:
-        """Return the last round's points, or the last curve's."""
-        order = {n: (results.of(n)[0].round or 0, i) for i, (n, _) in enumerate(students)}
-        name = max(order, key=order.__getitem__)
-        return results.of(name, results.temperatures(name)[0])
 
-    def matched(point: Point) -> list[tuple[str, compare.Match]]:
-        """Return the point's match, and that of the last model which has one if it has none."""
-        names = [n for n, _ in reversed(students) if n != point.name]
-        found = []
-        for name in (point.name, *names):
-            other = results.at(name, results.temperatures(name)[0], point.steps)
-            match = other and compare.match(results, other, reference)
-            if match and (match.ratio or name == point.name):
-                found.append((name, match))
-            if match and match.ratio:
-                break
-        return found
+def measured(results: Results) -> dict[str, str]:
+    """Return the columns of the diversity table that any row has."""
+    return {k: v for k, v in DIVERSITY.items() if any(p.metric(k) for p in results.points)}
 
-    def samples(most: int = 2) -> Iterator[tuple[int, int, list[Point]]]:
-        """Yield texts of the same place in the batch: (steps, place, points)."""
-        rows = sorted(shown, key=lambda line: line[0] != reference)
-        for n in few:
-            of = [p for m, t in rows if (p := results.at(m, t, n)) and p.texts]
-            for i in range(min(most, max((len(p.texts) for p in of), default=0))):
-                yield n, i, [p for p in of if i < len(p.texts)]
 
-    def pairs(key: str) -> str:
-        found = (getattr(p, key) or {} for p in points)
-        return listed(f"{k} {v}" for of in found for k, v in of.items())
+def lowest(results: Results, steps: int) -> float | None:
+    """Return the lowest N-step NELBO of a column."""
+    found = (p.metric(NELBO) for p in results.points if p.steps == steps)
+    return min((m.value for m in found if m), default=None)
 
-    diverse = {m: title for m, title in DIVERSITY.items() if measured(m)}
-    sections = {
-        "what": "What was measured",
-        "figures": "By sampling steps",
-        "paper": "The paper’s Table 1",
-        "steps": "Against steps",
-        "frontier": "Perplexity against entropy",
-        "compared": "At equal quality" if students else "",
-        "diversity": "Diversity" if set(diverse) - {NELBO, "entropy"} else "",
-        "samples": "Samples side by side",
-        "provenance": "Provenance",
-    }
-    published = paper.published()
-    families, beside = paper.families(results, reference), paper.comparable(results, published)
-    keys = [key for of in families.values() for key in of]
-    rounds = sorted({r for _, r in keys} | set(range(1, 6) if beside else ()))
-    recipes = {p.name: p.recipe for p in points if p.recipe}
-    return dict(
-        results=results,
-        base=reference,
-        NELBO=NELBO,
-        compare=compare,
-        paper=paper,
-        number=number,
-        nats="{:.3f}".format,
-        two="{:.2f}".format,
-        percent=percent,
-        signed=signed,
-        heading=heading,
-        listed=listed,
-        shown=shown,
-        every=every,
-        rest=[line for line in every if line not in shown],
-        students=students,
-        few=few,
-        sections={key: title for key, title in sections.items() if title},
-        diverse={NELBO: DIVERSITY[NELBO], "entropy": DIVERSITY["entropy"], **diverse},
-        steps_head=["model", *(f"{n} steps" for n in steps)],
-        measured=measured,
-        lowest=lowest,
-        limit=lambda m, t: next((e for p in results.of(m, t) if (e := p.metric("nelbo"))), None),
-        subject=subject,
-        matched=matched,
-        samples=samples,
-        pairs=pairs,
-        hosts=lambda: listed(" at ".join(filter(None, (p.host, p.commit))) for p in points),
-        recipes=[(n, json.dumps(r, ensure_ascii=False, sort_keys=True)) for n, r in recipes.items()],
-        published=published,
-        beside=beside,
-        families=families,
-        paper_steps=sorted({n for n, _ in keys} | set(published["steps"] if beside else ())),
-        paper_rounds=rounds,
-        paper_head=[f"round {r}" for r in rounds],
-        columns=lambda keys: [k for k in keys.split() if any(p.row.get(k) is not None for p in points)],
-    )
+
+def limit(points: Iterable[Point]) -> Estimate | None:
+    """Return the usual NELBO, which is the same at any number of steps."""
+    return next((m for p in points if (m := p.metric("nelbo"))), None)
+
+
+def columns(results: Results) -> list[str]:
+    """Return the settings that any row has."""
+    return [k for k in SETTINGS if any(p.row.get(k) is not None for p in results.points)]
+
+
+def subject(results: Results, reference: str) -> list[Point]:
+    """Return the points that the sentences are about: the last round's, or the last curve's."""
+    names = [n for n in results.names if n != reference]
+    name = max(names, key=lambda n: (results.of(n)[0].round or 0, names.index(n)))
+    return results.of(name, results.temperatures(name)[0])
+
+
+def matched(results: Results, reference: str, point: Point) -> list[tuple[str, compare.Match]]:
+    """Return the point's match, and if it has no ratio, the last other model's that has one."""
+    names = [n for n in reversed(results.names) if n not in (point.name, reference)]
+    found = []
+    for name in (point.name, *names):
+        other = results.at(name, results.temperatures(name)[0], point.steps)
+        match = other and compare.match(results, other, reference)
+        if match and (match.ratio or name == point.name):
+            found.append((name, match))
+        if match and match.ratio:
+            break
+    return found
+
+
+def samples(results: Results, reference: str) -> Iterator[tuple[int, int, list[Point]]]:
+    """Yield texts of the same place in the batch, two at most: (steps, place, points)."""
+    rows = sorted(plain(results, reference), key=lambda line: line[0] != reference)
+    for n in few(results):
+        of = [p for m, t in rows if (p := results.at(m, t, n)) and p.texts]
+        for i in range(min(2, max((len(p.texts) for p in of), default=0))):
+            yield n, i, [p for p in of if i < len(p.texts)]
+
+
+def recipes(results: Results) -> dict[str, str]:
+    """Return each curve's recipe as JSON."""
+    found = {p.name: p.recipe for p in results.points if p.recipe}
+    return {n: json.dumps(r, ensure_ascii=False, sort_keys=True) for n, r in found.items()}
