@@ -54,7 +54,7 @@ class Curve(NamedTuple):
     name: str
     colour: str
     marker: int
-    dots: Sequence[Dot]
+    dots: list[Dot]
     dashed: bool = False
     noted: bool = False
 
@@ -142,10 +142,10 @@ def _near(at: float | None, values: list[float]) -> bool:
 def legend(panels: list[Panel]) -> dict[str, Markup]:
     """Return a line with its marker for each curve's name."""
     found = {}
-    for curve in {c.name: c for p in panels for c in p.curves}.values():
+    for k, curve in enumerate({c.name: c for p in panels for c in p.curves}.values()):
         figure = Figure((32 / 72, 14 / 72), dpi=72)
         figure.add_artist(Line2D([0, 0.5, 1], [0.5] * 3, markevery=[1], **_mark(curve)))
-        found[curve.name] = _svg(figure)
+        found[curve.name] = _svg(figure, f"{panels[0].key}-{k}")
     return found
 
 
@@ -170,10 +170,12 @@ def _colour(name: str) -> str:
     return f"#fe00{COLOURS.index(name):02x}"
 
 
-def _svg(figure: Figure, key: str = "") -> Markup:
+def _svg(figure: Figure, key: str) -> Markup:
     """Return what stands inside of the SVG element; ids begin with `key`."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    for artist in figure.findobj():
+        artist.set_clip_on(False)
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore")  # letters that matplotlib's font lacks
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report"})
@@ -191,7 +193,7 @@ def _mark(curve: Curve) -> dict:
     face, edge = (paper, own) if curve.marker // 6 % 2 else (own, paper)
     style = "--" if curve.dashed else "-"
     marker = dict(marker=MARKERS[curve.marker % 6], markersize=8, mfc=face, mec=edge)
-    return dict(color=own, linewidth=2, linestyle=style, clip_on=False, **marker)
+    return dict(color=own, linewidth=2, linestyle=style, **marker)
 
 
 def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> Panel:
@@ -215,15 +217,15 @@ def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> P
         ax.plot(*at, "*", markersize=11, color=_colour("ink"))
         ax.annotate(name, at, (10, 0), color=_colour("ink"), **near)
     for curve in panel.curves:
-        bar = dict(color=_colour(curve.colour), linewidth=1.2, alpha=0.75, clip_on=False)
-        for x, y, note in curve.dots:
-            ax.plot([x.value] * 2, _bar(y, log), **bar)
-            ax.plot(_bar(x), [y.value] * 2, **bar)
-            if curve.noted:
-                small = {**near, "size": 10, "ha": "right", "color": _colour("soft")}
-                ax.annotate(note.removeprefix("T = "), (x.value, y.value), (-6, 7), **small)
+        bar = dict(colors=_colour(curve.colour), linewidth=1.2, alpha=0.75)
         places = [(d.x.value, d.y.value) for d in curve.dots]
-        ax.plot(*zip(*places, strict=True), **_mark(curve))
+        xs, ys = zip(*places, strict=True)
+        ax.vlines(xs, *zip(*(_bar(d.y, log) for d in curve.dots), strict=True), **bar)
+        ax.hlines(ys, *zip(*(_bar(d.x) for d in curve.dots), strict=True), **bar)
+        ax.plot(xs, ys, **_mark(curve))
+        for place, dot in zip(places, curve.dots * curve.noted, strict=False):
+            small = {**near, "size": 10, "ha": "right", "color": _colour("soft")}
+            ax.annotate(dot.note.removeprefix("T = "), place, (-6, 7), **small)
         ends.append((*max(places), curve.name, curve.colour))
     dots = [d for c in scale for d in c.dots]
     ax.update_datalim([(x, y) for d in dots for x in _bar(d.x) for y in _bar(d.y, log)])
