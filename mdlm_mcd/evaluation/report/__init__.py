@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -42,7 +43,9 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
     # What the templates call.
     environment.globals |= vars(view) | dict(charts=charts, paper=paper)
     title = title or "Few-step samples, measured"
-    made = environment.get_template("page.html").render(results=results, base=base, title=title)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # matplotlib's, of letters that its font lacks
+        made = environment.get_template("page.html").render(results=results, base=base, title=title)
     return view.clean(made).lstrip()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -98,7 +97,7 @@ def over_steps(results: Results, reference: str) -> list[Panel]:
         curves = []
         for name, t in rows:
             points = [(p.steps, p.metric(metric)) for p in results.of(name, t)]
-            dots = [Dot(Estimate(n), m) for n, m in points if m]
+            dots = [Dot(Estimate(n), _finite(m)) for n, m in points if m]
             dashed = name == reference and t != 1
             curves += [Curve(heading(name, t), *look[name], dots, dashed)] if dots else []
         own = None if metric == "n_step_nelbo" else results.of_text(metric)
@@ -115,7 +114,11 @@ def frontier(results: Results, reference: str) -> list[Panel]:
         for name, look in looks(results, reference).items():
             points = [p for p in results.of(name) if p.steps == n]
             figures = [(p.metric("entropy"), p.metric("perplexity"), p) for p in points]
-            dots = [Dot(e, f, f"T = {p.temperature:g}") for e, f, p in figures if e and f]
+            dots = [
+                Dot(_finite(e), _finite(f), f"T = {p.temperature:g}")
+                for e, f, p in figures
+                if e and f
+            ]
             curve = Curve(name, *look, dots, noted=name == reference)
             by_steps.setdefault(n, []).extend([curve] if dots else [])
     every = [curve for curves in by_steps.values() for curve in curves]
@@ -129,6 +132,11 @@ def frontier(results: Results, reference: str) -> list[Panel]:
         if curves
     ]
     return [_drawn(panel, every) for panel in panels]
+
+
+def _finite(e: Estimate) -> Estimate:
+    """Return an estimate so far from infinity that its axis stays finite."""
+    return Estimate(*(v if v is None else min(max(v, -1e100), 1e100) for v in e))
 
 
 def _near(at: float | None, values: list[float]) -> bool:
@@ -176,8 +184,7 @@ def _svg(figure: Figure, key: str) -> Markup:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     for artist in figure.findobj():
         artist.set_clip_on(False)
-    with warnings.catch_warnings(), matplotlib.rc_context():
-        warnings.simplefilter("ignore")  # letters that matplotlib's font lacks
+    with matplotlib.rc_context():
         matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report"})
         figure.savefig(out, format="svg", metadata=nothing, transparent=True)
     inside = re.search(r"</defs>(.*)</svg>", out.getvalue(), re.DOTALL)[1]
@@ -224,7 +231,7 @@ def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> P
         ax.hlines(ys, *zip(*(_bar(d.x) for d in curve.dots), strict=True), **bar)
         ax.plot(xs, ys, **_mark(curve))
         for place, dot in zip(places, curve.dots * curve.noted, strict=False):
-            small = {**near, "size": 10, "ha": "right", "color": _colour("soft")}
+            small = {**near, "size": 11, "ha": "right", "color": _colour("soft")}
             ax.annotate(dot.note.removeprefix("T = "), place, (-6, 7), **small)
         ends.append((*max(places), curve.name, curve.colour))
     dots = [d for c in scale for d in c.dots]
