@@ -12,26 +12,10 @@ from hypothesis import strategies as st
 from synthetic import estimate, row, sweep, write
 
 from mdlm_mcd.evaluation import intervals, metrics, report, results
-from mdlm_mcd.evaluation.frontier import Reach, log_ratio_error, reach
+from mdlm_mcd.evaluation.frontier import log_ratio_error
 from mdlm_mcd.evaluation.report import charts, compare
 
 # Comparisons ------------------------------------------------------------------------
-
-
-def test_reach():
-    curve = [(4, 400.0), (16, 100.0), (64, 25.0)]
-    there = reach(curve, 200.0)
-    assert there.kind == "at" and there.steps == pytest.approx(8.0)
-    assert reach(curve, 100.0).steps == pytest.approx(16.0)
-    assert reach(curve, 400.0) == Reach("within", 4)
-    assert reach(curve, 500.0) == Reach("within", 4)
-    assert reach(curve, 20.0) == Reach("not", 64)
-    assert reach([(4, 1.0), (8, 0.0)], 0.0) == Reach("at", 8)
-    assert reach([(4, None), (8, None)], 1.0).kind == "apart"
-    # Not interpolated over a number of steps at which nothing compares.
-    gap = [(4, 400.0), (16, None), (64, 25.0)]
-    assert reach(gap, 100.0) == Reach("within", 64)
-    assert reach([(4, 400.0), (16, None)], 100.0).kind == "apart"
 
 
 def point(model, steps, temperature, perplexity, entropy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.resources import files
 
 from ..results import Point, Results
@@ -13,11 +14,12 @@ def published() -> dict:
     return json.loads((files(__package__) / "published.json").read_text("utf-8"))
 
 
-def comparable(results: Results, paper: dict) -> bool:
-    """Return whether the paper's figures were measured as these were."""
+def comparable(rows: Iterable[dict], paper: dict) -> bool:
+    """Return whether the paper's figures were measured as these rows were."""
     return all(
-        p.length == paper["length"] and str(p.evaluator or "").split("/")[-1] == paper["evaluator"]
-        for p in results.points
+        row["length"] == paper["length"]
+        and str(row.get("evaluator")).split("/")[-1] == paper["evaluator"]
+        for row in rows
     )
 
 
