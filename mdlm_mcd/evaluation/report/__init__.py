@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable
 from importlib.resources import files
@@ -41,7 +42,7 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
         undefined=jinja2.StrictUndefined,
     )
     # What the templates call.
-    environment.globals |= vars(view) | dict(charts=charts, paper=paper)
+    environment.globals |= vars(view) | dict(charts=charts, paper=paper, dumps=json.dumps)
     title = title or "Few-step samples, measured"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # matplotlib's, of letters that its font lacks

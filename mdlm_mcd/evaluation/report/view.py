@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 
@@ -34,6 +33,8 @@ SETTINGS = (
     "evaluator evaluations seconds checkpoint sha256 algo loss round teacher host commit"
 ).split()
 
+nats, two = "{:.3f}".format, "{:.2f}".format
+
 
 def clean(text: str) -> str:
     """Return text without what would break a page."""
@@ -45,14 +46,6 @@ def number(x: float) -> str:
     if abs(x) >= 1000:
         return f"{x:,.0f}"
     return f"{x:.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.3g}"
-
-
-def nats(x: float) -> str:
-    return f"{x:.3f}"
-
-
-def two(x: float) -> str:
-    return f"{x:.2f}"
 
 
 def signed(x: float, form: str = "+.3f") -> str:
@@ -144,9 +137,3 @@ def samples(results: Results, reference: str) -> Iterator[tuple[int, int, list[P
         of = [p for m, t in rows if (p := results.at(m, t, n)) and p.texts]
         for i in range(min(2, max((len(p.texts) for p in of), default=0))):
             yield n, i, [p for p in of if i < len(p.texts)]
-
-
-def recipes(results: Results) -> dict[str, str]:
-    """Return each curve's recipe as JSON."""
-    found = {p.name: p.recipe for p in results.points if p.recipe}
-    return {n: json.dumps(r, ensure_ascii=False, sort_keys=True) for n, r in found.items()}
