@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
@@ -44,9 +43,7 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
     # What the templates call.
     environment.globals |= vars(view) | dict(charts=charts, paper=paper, dumps=json.dumps)
     title = title or "Few-step samples, measured"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # matplotlib's, of letters that its font lacks
-        made = environment.get_template("page.html").render(results=results, base=base, title=title)
+    made = environment.get_template("page.html").render(results=results, base=base, title=title)
     return view.clean(made).lstrip()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +14,7 @@ from markupsafe import Markup
 
 from ..intervals import Estimate
 from ..results import Results
+from . import compare
 from .view import clean, heading, plain
 
 try:
@@ -24,14 +28,7 @@ except ImportError:  # of the extra `demo`; the report stands without figures
 WIDTH, HEIGHT = 440, 330  # px, which are points at 72 dpi
 LEFT, RIGHT, TOP, BOTTOM = 46, 316, 318, 40
 MARKERS = "os^DvP"
-COLOURS = [
-    "ink",
-    "soft",
-    "grid",
-    "paper",
-    *(f"c{k}" for k in range(8)),
-    *(f"r{k}" for k in range(5)),
-]
+COLOURS = "ink soft grid paper c0 c1 c2 c3 c4 c5 c6 c7 r0 r1 r2 r3 r4".split()
 METRICS = {
     "n_step_nelbo": "N-step NELBO (nats a token)",
     "perplexity": "generative perplexity",
@@ -40,15 +37,15 @@ METRICS = {
 
 
 class Dot(NamedTuple):
-    """A point of a curve; note: its temperature, where that is what differs."""
+    """A point of a curve; temperature: where that is what differs."""
 
     x: Estimate
     y: Estimate
-    note: str = ""
+    temperature: float | None = None
 
 
 class Curve(NamedTuple):
-    """colour: of COLOURS; marker: of MARKERS, then of hollow ones; noted: write the notes."""
+    """colour: of COLOURS; marker: of MARKERS, then hollow; noted: write the temperatures."""
 
     name: str
     colour: str
@@ -70,6 +67,16 @@ class Panel(NamedTuple):
     svg: str = ""
 
 
+@contextlib.contextmanager
+def _defaults():
+    """Draw as matplotlib does by itself, and without its warnings of letters it lacks."""
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report"})
+        yield
+
+
 def looks(results: Results, reference: str) -> dict[str, tuple[str, int]]:
     """Return colour and marker of each curve.
 
@@ -89,6 +96,7 @@ def looks(results: Results, reference: str) -> dict[str, tuple[str, int]]:
     return out
 
 
+@_defaults()
 def over_steps(results: Results, reference: str) -> list[Panel]:
     """Draw N-step NELBO, perplexity (the paper's Figure 3) and entropy over steps."""
     look, panels = looks(results, reference), []
@@ -101,30 +109,30 @@ def over_steps(results: Results, reference: str) -> list[Panel]:
             dashed = name == reference and t != 1
             curves += [Curve(heading(name, t), *look[name], dots, dashed)] if dots else []
         own = None if metric == "n_step_nelbo" else results.of_text(metric)
-        text = None if own is None else (None, own, "held-out text")
+        fine = own is not None and (own > 0 or metric == "entropy")
+        text = (None, own, "held-out text") if fine else None
         panel = Panel(f"steps-{metric}", title, "sampling steps", title, curves, text)
         panels += [_drawn(panel, curves, results.steps)] if curves else []
     return panels
 
 
+@_defaults()
 def frontier(results: Results, reference: str) -> list[Panel]:
     """Draw perplexity against entropy: a panel a number of steps, a point a temperature."""
     by_steps: dict[int, list[Curve]] = {}
     for n in results.steps:
         for name, look in looks(results, reference).items():
-            points = [p for p in results.of(name) if p.steps == n]
-            figures = [(p.metric("entropy"), p.metric("perplexity"), p) for p in points]
+            points = [p for p in results.of(name) if p.steps == n and compare.place(p)]
             dots = [
-                Dot(_finite(e), _finite(f), f"T = {p.temperature:g}")
-                for e, f, p in figures
-                if e and f
+                Dot(_finite(p.metric("entropy")), _finite(p.metric("perplexity")), p.temperature)
+                for p in points
             ]
             curve = Curve(name, *look, dots, noted=name == reference)
             by_steps.setdefault(n, []).extend([curve] if dots else [])
     every = [curve for curves in by_steps.values() for curve in curves]
     own = (results.of_text("entropy"), results.of_text("perplexity"), "held-out text")
     dots = [d for curve in every for d in curve.dots]
-    inside = _near(own[0], [d.x.value for d in dots]) and _near(own[1], [d.y.value for d in dots])
+    inside = None not in own and min(own[:2]) > 0 and _near(own, dots)
     names = ("entropy of a sample (nats)", "perplexity")
     panels = [
         Panel(f"frontier-{n}", f"{n} steps", *names, curves, own if inside else None)
@@ -139,14 +147,19 @@ def _finite(e: Estimate) -> Estimate:
     return Estimate(*(v if v is None else min(max(v, -1e100), 1e100) for v in e))
 
 
-def _near(at: float | None, values: list[float]) -> bool:
-    """Return whether a mark there would not squeeze the values into a corner."""
-    if at is None or not values:
-        return False
-    low, high = min(values), max(values)
-    return low - (high - low) / 2 <= at <= high + (high - low) / 2
+def _near(text: tuple, dots: list[Dot]) -> bool:
+    """Return whether a mark there would not squeeze the dots into a corner."""
+    for at, values in (
+        (text[0], [d.x.value for d in dots]),
+        (math.log(text[1]), [math.log(d.y.value) for d in dots]),
+    ):
+        low, high = min(values, default=0), max(values, default=0)
+        if abs(at - (low + high) / 2) > high - low:
+            return False
+    return True
 
 
+@_defaults()
 def legend(panels: list[Panel]) -> dict[str, Markup]:
     """Return a line with its marker for each curve's name."""
     found = {}
@@ -184,9 +197,7 @@ def _svg(figure: Figure, key: str) -> Markup:
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     for artist in figure.findobj():
         artist.set_clip_on(False)
-    with matplotlib.rc_context():
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report"})
-        figure.savefig(out, format="svg", metadata=nothing, transparent=True)
+    figure.savefig(out, format="svg", metadata=nothing, transparent=True)
     inside = re.search(r"</defs>(.*)</svg>", out.getvalue(), re.DOTALL)[1]
     inside = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"', "", inside)  # of no use but for markers
     inside = re.sub(r'( id="|xlink:href="#)', rf"\g<1>{key}-", inside)
@@ -232,7 +243,7 @@ def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> P
         ax.plot(xs, ys, **_mark(curve))
         for place, dot in zip(places, curve.dots * curve.noted, strict=False):
             small = {**near, "size": 11, "ha": "right", "color": _colour("soft")}
-            ax.annotate(dot.note.removeprefix("T = "), place, (-6, 7), **small)
+            ax.annotate(f"{dot.temperature:g}", place, (-6, 7), **small)
         ends.append((*max(places), curve.name, curve.colour))
     dots = [d for c in scale for d in c.dots]
     ax.update_datalim([(x, y) for d in dots for x in _bar(d.x) for y in _bar(d.y, log)])
