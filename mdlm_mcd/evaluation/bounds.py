@@ -1,4 +1,4 @@
-"""Bounds on -log p of held-out text: no evaluator, and no prize for sharpness.
+"""Bound -log p of held-out text: no evaluator, and no gain by sharpening.
 
 The N-step sampler draws u and opens token i at the first step k whose level, alpha_k
 rescaled to 0 at t = 1 where all is masked, exceeds u_i. The tokens of a step it draws
@@ -26,10 +26,10 @@ from .intervals import Scores, finite
 
 
 def levels_of(alpha: Alpha, steps: int) -> Tensor:
-    """Share of tokens open before and after each step: (steps + 1,) from 0 to 1.
+    """Return the share of tokens open before and after each step: (steps + 1,), 0 to 1.
 
-    `sampling.sample`'s grid: all is masked at t = 1, whatever alpha says there, and
-    the last step opens what is left.
+    `sampling.sample`'s grid: all is masked at t = 1, whatever alpha is there, and the last
+    step opens what is left.
     """
     alphas = alpha(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)).double()
     levels = (alphas - alphas[0]) / (1.0 - alphas[0])
@@ -38,16 +38,16 @@ def levels_of(alpha: Alpha, steps: int) -> Tensor:
 
 
 def opening_steps(u: Tensor, levels: Tensor) -> Tensor:
-    """The step in 0..steps-1 at which each token opens: u's shape, int64.
+    """Return the step at which each token opens, the first whose level exceeds u.
 
-    It is the first whose level, of `levels` (steps + 1,), exceeds u.
+    levels: (steps + 1,). u's shape, int64, from 0 to steps - 1.
     """
     ends = levels[1:].double().to(u.device)
     return torch.searchsorted(ends, u.double(), right=True).clamp(max=len(ends) - 1)
 
 
 def _check(tokens: Tensor, valid: Tensor | None, mask_index: int) -> Tensor:
-    """`valid` (rows, length) bool, given or all True."""
+    """Return `valid` as (rows, length) bool, given or all True."""
     if tokens.ndim != 2 or not tokens.numel():
         raise ConfigError(
             f"held-out tokens of shape {tuple(tokens.shape)} hold no text: give "
@@ -84,9 +84,9 @@ def _nats(
     temperature: float,
     alpha_t: Tensor,
 ) -> Tensor:
-    """-log p(x0 | the tokens not masked) at `rows`: (rows.sum(),), in their order.
+    """Return -log p(x0 | the tokens not masked) at `rows`: (rows.sum(),), in their order.
 
-    alpha_t: (len(x0),), for a network conditioned on time.
+    alpha_t: (len(x0),), for a time-conditioned network.
     """
     nats = []
     for part in _parts(rows.sum(-1).tolist(), PROJECTED):
@@ -98,13 +98,13 @@ def _nats(
 
 
 def _parts(counts: Sequence[int], most: int) -> list[slice]:
-    """Neighbouring sequences of at most so many tokens together, or one sequence."""
-    parts, start, held = [], 0, 0
+    """Return neighbouring sequences of at most so many tokens together, or one sequence."""
+    parts, start, total = [], 0, 0
     for i, count in enumerate(counts):
-        if i > start and held + count > most:
+        if i > start and total + count > most:
             parts.append(slice(start, i))
-            start, held = i, 0
-        held += count
+            start, total = i, 0
+        total += count
     return [*parts, slice(start, len(counts))]
 
 
@@ -126,25 +126,24 @@ def n_step_nelbo(
     levels: Sequence[float] | None = None,
     **law,
 ) -> Scores:
-    """The N-step NELBO: what each of N steps opens, given the truth opened before.
+    """Estimate the N-step NELBO: what each of N steps opens, given the truth before it.
 
-    An unbiased estimate over u of a bound on -log p_N(x0), N = steps, for any sampler
-    that opens by u (module docstring); with iid u that is `ancestral` and `sparse`.
-    A network conditioned on time is called at the times of their steps.
-    `.value` is in nats per token, `.nats` and `.tokens` hold each row's.
+    Unbiased over u, for any sampler that opens by u (module docstring); with iid u that is
+    `ancestral` and `sparse`. `.value` is in nats per token, `.nats` and `.tokens` are of
+    each row. A time-conditioned network is called at the times of the steps. At most
+    `steps` network passes a row and draw: a step that opens nothing in a row costs nothing.
 
-    tokens: (rows, length) held-out ids. valid: (rows, length) bool; other positions
-    are masked and opened like any, and neither counted nor projected.
-    temperature: the bound of the sampler at that T (log-probabilities renormalised);
-    a function answers the T of a step from how far it is, 0 at the first step and 1
-    at the last, between by the share of tokens open, as in `sampling.sample`.
-    levels: (steps + 1,) shares from 0 to 1 in place of alpha's. law: further keywords
-    of `coupling.draw_u`.
-    generator: a CPU one; with the same seed two models see the same masks, so do two
-    temperatures. draws: of u for each row, averaged. At most `steps` network passes
-    a row and draw: a step that opens nothing in a row costs nothing.
+    tokens: (rows, length) held-out ids.
+    valid: (rows, length) bool; other positions are masked and opened like any, and neither
+      counted nor projected.
+    temperature: of the sampler (log-probabilities renormalised), or a function from the
+      fraction of the way, 0 at the first step and 1 at the last, as in `sampling.sample`.
+    levels: (steps + 1,) shares from 0 to 1 in place of alpha's.
+    generator: on the CPU; with the same seed two models see the same masks.
+    draws: of u for each row, averaged.
+    law: further keywords of `coupling.draw_u`.
 
-    Raises ConfigError for settings out of range, tokens that hold mask_index, no
+    Raises ConfigError for settings out of range, tokens with mask_index among them, no
     token to count, or nats that are not finite.
     """
     valid = _check(tokens, valid, mask_index)
@@ -195,16 +194,12 @@ def nelbo_rows(
     temperature: float = 1.0,
     valid: Tensor | None = None,
 ) -> Scores:
-    """The continuous-time NELBO by row, the bound that masked models train on.
+    """Estimate the continuous-time NELBO by row, the bound that masked models train on.
 
-    It rewards calibration: sharpening a calibrated model can only raise it.
-
-    noise: t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules answer; one t in
-    (eps, 1] a row of tokens (rows, length), stratified over the rows, at which a
-    network conditioned on time is called. With generators of the same seed two models
-    see the same masks, so their difference is the models'.
-
-    Raises ConfigError as `n_step_nelbo` does.
+    noise: t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules; one t in (eps, 1] a
+    row of tokens (rows, length), stratified over the rows, at which a time-conditioned
+    network is called. With generators of the same seed two models see the same masks.
+    Raises ConfigError as `n_step_nelbo`.
     """
     valid = _check(tokens, valid, mask_index)
     rows = len(tokens)
@@ -225,5 +220,5 @@ def nelbo_rows(
 
 
 def nelbo(*args, **kwargs) -> float:
-    """`nelbo_rows` in nats per token."""
+    """Return `nelbo_rows` in nats per token."""
     return nelbo_rows(*args, **kwargs).value

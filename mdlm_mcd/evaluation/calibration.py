@@ -1,8 +1,7 @@
-"""Which sampling precision a published curve was drawn in, asked of the teacher.
+"""Find the sampling precision of a published curve, by the teacher in both.
 
 Published generative perplexities mix float32 and float64 draws: the noise of float32
-acts like a lower temperature. Before a student is judged by such figures, the
-teacher's own curve is drawn in both and held against the published one.
+acts like a lower temperature.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from .plan import Plan, Point
+from .report.paper import comparable
 
 DTYPES = ("float32", "float64")
 
@@ -37,7 +37,7 @@ class Verdict(NamedTuple):
 
 
 def plan(of: Plan) -> Plan:
-    """The teacher at temperature 1 by the hosts' sampler, in both precisions.
+    """Return the teacher at temperature 1 by the hosts' sampler, in both precisions.
 
     `ancestral` and no other: in float32 its races are the hosts', mask included.
     """
@@ -47,22 +47,16 @@ def plan(of: Plan) -> Plan:
 
 
 def verdicts(rows: Sequence[dict[str, Any]], published: dict[str, Any]) -> list[Verdict]:
-    """The teacher's rows against published figures of its kind, by steps.
+    """Compare the teacher's rows with published figures of the same length and evaluator.
 
-    published: as `report/published.json`. A figure is only held against rows of the
-    same length and evaluator; else there is none.
+    published: as `report/published.json`.
     """
     teacher = next(r for r in published["rows"] if r["algo"] == "mdlm" and r["round"] is None)
     out = []
     for steps in sorted({row["steps"] for row in rows}):
         of = {r["dtype"]: r for r in rows if r["steps"] == steps}
-        alike = all(
-            r["length"] == published["length"]
-            and str(r["evaluator"]).split("/")[-1] == published["evaluator"]
-            for r in of.values()
-        )
         known = dict(zip(published["steps"], teacher["perplexity"], strict=True))
-        figure = known.get(steps) if alike else None
+        figure = known.get(steps) if comparable(of.values(), published) else None
         measured = {d: r["metrics"]["perplexity"] for d, r in of.items()}
         matches = tuple(
             d for d, m in measured.items() if figure is not None and m["low"] <= figure <= m["high"]
@@ -73,19 +67,18 @@ def verdicts(rows: Sequence[dict[str, Any]], published: dict[str, Any]) -> list[
 
 
 def table(found: Sequence[Verdict]) -> Table:
-    """The verdicts: perplexity, its interval and entropy in both precisions."""
+    """Return the verdicts: perplexity, its interval and entropy in both precisions."""
     shown = Table(title="The teacher's perplexity / entropy by sampling precision")
     for name in ("steps", *DTYPES, "published", "which"):
         shown.add_column(name, justify="right")
     for v in found:
         cells = []
         for dtype in DTYPES:
-            m = v.measured.get(dtype)
-            cells.append(
-                "-"
-                if m is None
-                else f"{m['value']:.1f} [{m['low']:.1f}, {m['high']:.1f}] / {v.entropy[dtype]:.3f}"
-            )
+            m, said = v.measured.get(dtype), "-"
+            if m is not None:
+                said = f"{m['value']:.1f} [{m['low']:.1f}, {m['high']:.1f}] / "
+                said += f"{v.entropy[dtype]:.3f}"
+            cells.append(said)
         figure = "-" if v.published is None else f"{v.published:.2f}"
         shown.add_row(str(v.steps), *cells, figure, v.said)
     return shown

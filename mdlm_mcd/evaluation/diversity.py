@@ -1,4 +1,4 @@
-"""Diversity of samples, by sample and pooled, against the corpus where that is asked.
+"""Measure diversity of samples, by sample and pooled, or against a corpus.
 
 Every function takes ids (samples, length) and counts n-grams within a sample. Counts
 are kept for the n-grams that occur, so nothing has the size of vocab ** n.
@@ -20,17 +20,12 @@ MAUVE_SAMPLES = 100
 
 
 def sample_entropy(tokens: Tensor) -> Tensor:
-    """Entropy in nats of each sample's own unigrams: (batch, length) -> (batch,)."""
+    """Return the entropy of each sample's own unigrams, nats: (batch, length) -> (batch,)."""
     out = []
     for sample in tokens:
         counts = torch.unique(sample, return_counts=True)[1].double()
         out.append(torch.special.entr(counts / counts.sum()).sum())
     return torch.stack(out)
-
-
-def corpus_entropy(tokens: Tensor) -> float:
-    """Entropy in nats of the pooled unigrams of all samples: diversity across them."""
-    return pooled_entropy(tokens).value
 
 
 # Counting -------------------------------------------------------------------------
@@ -46,10 +41,9 @@ def _need(tokens: Tensor, n: int, samples: int, what: str) -> Tensor:
 
 
 def _ngrams(tokens: Tensor, n: int) -> Tensor:
-    """A number from 0 for each n-gram: (samples, length) -> (samples, length - n + 1).
+    """Number the n-grams from 0: (samples, length) -> (samples, length - n + 1).
 
-    Longer n-grams are numbered from the numbers of shorter ones, so no key outgrows
-    int64 at any vocabulary.
+    Longer ones are numbered from the numbers of shorter ones, so no key outgrows int64.
     """
     first = torch.unique(tokens, return_inverse=True)[1]
     base, out = int(first.max()) + 1, first
@@ -72,13 +66,13 @@ class _Counts(NamedTuple):
         return self.sizes.sum()
 
     def by_sample(self, values: Tensor) -> Tensor:
-        """Sums over each sample's own n-grams: (pairs,) -> (samples,)."""
+        """Sum over each sample's own n-grams: (pairs,) -> (samples,)."""
         out = torch.zeros(len(self.sizes), dtype=values.dtype)
         return out.index_add_(0, self.sample, values)
 
 
 def _count(gram: Tensor, sample: Tensor, samples: int, grams: int) -> _Counts:
-    """gram, sample: (occurrences,), the number of each n-gram and whose it is."""
+    """Count from (occurrences,): the number of each n-gram and of its sample."""
     keys, count = torch.unique(sample * grams + gram, return_counts=True)
     pooled = torch.bincount(gram, minlength=grams).double()
     sizes = torch.bincount(sample, minlength=samples).double()
@@ -94,7 +88,7 @@ def _count_rows(ids: Tensor) -> _Counts:
 
 
 def _entropy(counts: _Counts) -> tuple[Tensor, Tensor]:
-    """Entropy of the pooled counts, and (samples,) of it without each sample."""
+    """Return the entropy of the pooled counts, and (samples,) of it without each sample."""
     c = counts.pooled[counts.gram]
     left = c - counts.count
     total = torch.xlogy(counts.pooled, counts.pooled).sum()
@@ -105,13 +99,13 @@ def _entropy(counts: _Counts) -> tuple[Tensor, Tensor]:
 
 
 def pooled_entropy(tokens: Tensor) -> Estimate:
-    """Entropy in nats of the pooled unigrams; the interval is a jackknife's."""
+    """Return the entropy of the pooled unigrams, nats."""
     ids = _ngrams(_need(tokens, 1, 1, "corpus_entropy"), 1)
     return jackknife(*_entropy(_count_rows(ids)))
 
 
 def bigram_entropy(tokens: Tensor) -> Estimate:
-    """H(x_{i+1} | x_i) in nats of the pooled bigrams: H(bigram) - H(its first token).
+    """Return H(x_{i+1} | x_i) of the pooled bigrams, nats: H(bigram) - H(its first token).
 
     Plug-in, so low by about (distinct bigrams - distinct tokens) / (2 * bigrams).
     """
@@ -122,11 +116,10 @@ def bigram_entropy(tokens: Tensor) -> Estimate:
 
 
 def bigram_tv(tokens: Tensor, corpus: Tensor) -> Estimate:
-    """Total variation in [0, 1] between the bigram laws of samples and corpus.
+    """Return the total variation in [0, 1] between the bigram laws of samples and corpus.
 
-    Both sides are cut to the same number of bigrams, the first ones, since two finite
-    draws of one law are already apart: compare with the corpus against itself at the
-    same number (`metrics.corpus_reference`). The interval is of the samples alone.
+    Both sides are cut to the same number of bigrams, since two finite draws of one law are
+    already apart (`metrics.corpus_reference`). The interval is of the samples alone.
     """
     tokens = _need(tokens, 2, 1, "bigram_tv")
     corpus = _need(corpus, 2, 1, "bigram_tv's corpus")
@@ -152,10 +145,7 @@ def bigram_tv(tokens: Tensor, corpus: Tensor) -> Estimate:
 
 
 def distinct(tokens: Tensor, n: int) -> Estimate:
-    """distinct-n: different n-grams over all n-grams, pooled; falls with their number.
-
-    The interval is a jackknife's.
-    """
+    """Return distinct-n: different n-grams over all n-grams, pooled."""
     tokens = _need(tokens, n, 1, f"distinct_{n}")
     counts = _count_rows(_ngrams(tokens, n))
     own = counts.by_sample((counts.pooled[counts.gram] == counts.count).double())
@@ -168,13 +158,12 @@ def distinct(tokens: Tensor, n: int) -> Estimate:
 
 
 def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
-    """BLEU of each sample against all others: (samples, length) -> (samples,).
+    """Return BLEU of each sample against all others: (samples, length) -> (samples,).
 
-    Zhu et al. 2018 (arXiv 1802.01886), on token ids: geometric mean of the clipped
-    n-gram precisions up to `order`, no brevity penalty as all samples are of one
-    length, and 0.1 matches where there are none. In [0, 1]; high means alike, and it
-    grows with the number of samples. Exact in one pass, since the clip of an n-gram,
-    its highest count in another sample, needs only the two highest counts.
+    Zhu et al. 2018 (arXiv 1802.01886), on token ids: geometric mean of the clipped n-gram
+    precisions up to `order`, no brevity penalty as all samples are of one length, and 0.1
+    matches where there are none. Exact in one pass: the clip of an n-gram, its highest
+    count in another sample, needs only the two highest counts.
     """
     tokens = _need(tokens, order, 2, "self_bleu")
     log_precision = torch.zeros(len(tokens), dtype=torch.float64)
@@ -188,8 +177,7 @@ def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
         starts[1:] = gram[1:] != gram[:-1]
         highest = count[starts]  # (grams,), as grams are numbered in order
         second = torch.zeros_like(highest)
-        follows = torch.zeros_like(starts)
-        follows[1:] = starts[:-1] & ~starts[1:]
+        follows = ~starts & starts.roll(1)
         second[gram[follows]] = count[follows]
         clip = torch.where(starts, second[gram], highest[gram])
         clipped = torch.empty_like(count)
@@ -200,7 +188,7 @@ def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
 
 
 def require_mauve():
-    """`mauve.compute_mauve`. Raises ConfigError with the remedy when it is missing."""
+    """Return `mauve.compute_mauve`; raise ConfigError where its package is missing."""
     try:
         from mauve import compute_mauve
     except ImportError as error:
@@ -212,11 +200,10 @@ def require_mauve():
 
 
 def mauve(samples: Sequence[str], corpus: Sequence[str], **how) -> float:
-    """MAUVE (Pillutla et al. 2021, arXiv 2102.01454) by the package `mauve-text`.
+    """Return MAUVE (Pillutla et al. 2021, arXiv 2102.01454) by the package `mauve-text`.
 
-    how: goes to `mauve.compute_mauve`, say max_text_length=256, device_id=0.
-
-    Raises ConfigError when the package is missing or there are too few texts.
+    how: for `mauve.compute_mauve`, say max_text_length=256, device_id=0. Raises ConfigError
+    where the package is missing or there are too few texts.
     """
     fewest = min(len(samples), len(corpus))
     if fewest < MAUVE_SAMPLES:

@@ -1,20 +1,19 @@
-"""Perplexity at equal entropy, steps at equal perplexity; never beyond the points.
+"""Compare perplexity at equal entropy, and steps at equal perplexity; never extrapolate.
 
 A model sampled at several temperatures leaves a curve of perplexity over entropy, its
-frontier; log perplexity is interpolated linearly between neighbours. Steps are
-interpolated on a scale of log2.
+frontier. log perplexity is interpolated linearly between neighbours, and so are log steps.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 
 def at_equal(rows_x: Sequence[float], rows_y: Sequence[float], target: float) -> float | None:
-    """y at x = target, log-linear in y > 0 between the neighbouring x.
+    """Return y at x = target, log-linear in y > 0 between the neighbouring x.
 
     rows_x: say entropies, by temperature and in any order; rows_y: perplexities of the
     same length. Points of equal x count as their geometric mean. None where target
@@ -37,7 +36,7 @@ def at_equal(rows_x: Sequence[float], rows_y: Sequence[float], target: float) ->
 
 
 class Place(NamedTuple):
-    """A point of a frontier and its errors, which hang together.
+    """A point of a frontier and its correlated errors.
 
     x: say entropy; y: perplexity; error: of x, and of log y; correlation: of the two.
     Errors are standard ones, or half intervals of one level; None: not known.
@@ -50,7 +49,7 @@ class Place(NamedTuple):
     correlation: float | None
 
     def across(self, slope: float) -> float | None:
-        """The error of log y - slope * x."""
+        """Return the error of log y - slope * x."""
         if None in self:
             return None
         a, b = self.log_y_error, slope * self.x_error
@@ -58,14 +57,13 @@ class Place(NamedTuple):
 
 
 def log_ratio_error(own: Place, curve: Sequence[Place]) -> float | None:
-    """The error of log(own.y / `at_equal` of the curve at own.x), to first order.
+    """Return the error of log(own.y / `at_equal` of the curve at own.x), to first order.
 
     With f the curve's log y by x, what is compared is log y - f(x): an error of `own`
-    moves both, and so does one of the two places between which f is interpolated. In
-    samples that came out a little more varied perplexity and entropy are larger: as
-    far as the two errors go together they cancel, otherwise they add. Errors of
-    different places are taken for independent. None outside of the curve, and where an
-    error is not known.
+    moves both, and so does one of the two places between which f is interpolated. As far
+    as the errors of perplexity and entropy go together they cancel, otherwise they add;
+    those of different places are taken for independent. None outside of the curve, and
+    where an error is not known.
     """
     for a, b in pairwise(sorted(curve, key=lambda place: place.x)):
         if not (a.x <= own.x <= b.x and a.x < b.x):
@@ -80,56 +78,34 @@ def log_ratio_error(own: Place, curve: Sequence[Place]) -> float | None:
     return None
 
 
-def steps_to_reach(
-    steps: Sequence[float], perplexities: Sequence[float], target: float
-) -> float | None:
-    """The fewest steps at which the curve comes down to `target` perplexity.
+class Reach(NamedTuple):
+    """Steps at which a curve comes down to a target.
 
-    The first crossing, log2 steps against log perplexity. None where the curve never
-    reaches it, or where its fewest steps already lie below (then it takes fewer, and
-    how many is not in the points).
+    kind: "at" those steps; "within": it is there at the fewest that were measured;
+    "not": never up to `steps`; "apart": there is nothing to compare.
     """
-    curve = sorted(zip(steps, perplexities, strict=True))
-    if not curve or not all(y > 0 and math.isfinite(y) for _, y in curve):
-        return None
-    if curve[0][1] <= target:
-        return float(curve[0][0]) if curve[0][1] == target else None
-    for (n0, y0), (n1, y1) in pairwise(curve):
-        if y1 <= target < y0:
-            share = math.log(y0 / target) / math.log(y0 / y1)
-            return 2 ** ((1 - share) * math.log2(n0) + share * math.log2(n1))
-    return None
+
+    kind: str
+    steps: float
 
 
-def speed_up(
-    steps: Sequence[float], perplexities: Sequence[float], *, at: float, perplexity: float
-) -> float | None:
-    """How many times the steps the curve needs for what a student does in `at`.
+def reach(curve: Sequence[tuple[int, float | None]], target: float) -> Reach:
+    """Return where (steps, perplexity) first is at or below target, log-log between points.
 
-    steps, perplexities: the reference's curve; perplexity: the student's at `at`
-    steps. None as in `steps_to_reach`.
+    A perplexity of None is a number of steps at which there is nothing to compare.
     """
-    needed = steps_to_reach(steps, perplexities, perplexity)
-    return None if needed is None else needed / at
-
-
-Frontiers = Mapping[int, tuple[Sequence[float], Sequence[float]]]
-"""By steps: entropies and perplexities over the temperatures."""
-
-
-def at_entropy(frontiers: Frontiers, entropy: float) -> dict[int, float]:
-    """Perplexity by steps at equal entropy, where the frontiers reach it."""
-    out = {n: at_equal(x, y, entropy) for n, (x, y) in frontiers.items()}
-    return {n: y for n, y in out.items() if y is not None}
-
-
-def speed_up_at_equal(
-    frontiers: Frontiers, *, at: float, perplexity: float, entropy: float
-) -> float | None:
-    """`speed_up` at equal perplexity and entropy.
-
-    The reference's temperature is chosen anew at each number of steps, so that its
-    entropy is the student's. None where the frontiers do not reach both.
-    """
-    curve = at_entropy(frontiers, entropy)
-    return speed_up(list(curve), list(curve.values()), at=at, perplexity=perplexity)
+    curve = sorted(curve)
+    measured = [n for n, p in curve if p is not None]
+    before = None
+    for n, p in curve:
+        if p is not None and p <= target:
+            if before is None:
+                return Reach("within", n)
+            m, q = before
+            if min(p, target) <= 0:  # a loss of nothing
+                return Reach("at", n)
+            return Reach("at", m * (n / m) ** (math.log(q / target) / math.log(q / p)))
+        before = None if p is None else (n, p)
+    if not curve or curve[-1][1] is None:  # it may be there, where nothing can be compared
+        return Reach("apart", 0)
+    return Reach("not", measured[-1])

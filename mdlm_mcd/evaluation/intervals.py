@@ -1,8 +1,8 @@
-"""Intervals over samples: the bootstrap, the paired bootstrap and the jackknife.
+"""Estimate intervals over samples: the bootstrap, the paired one and the jackknife.
 
-A statistic of means, ratios of sums or exp of either is resampled; a statistic of
-pooled counts (an entropy, a distance of laws, distinct-n) is not, since a resample
-repeats samples and so looks less diverse than any fresh draw. It gets a jackknife.
+Statistics of means and ratios of sums are resampled. Those of pooled counts (an entropy,
+a distance of laws, distinct-n) get a jackknife, since a resample repeats samples and so
+looks less diverse than any fresh draw.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ CHUNK = 2**22  # indices drawn at a time
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95% interval; `_asdict()` is its place in a results row.
-
-    low and high are None where there is no interval.
-    """
+    """A figure and its 95% interval, None where it has none; `_asdict()`: of a results row."""
 
     value: float
     low: float | None = None
@@ -39,12 +36,18 @@ class Scores(NamedTuple):
 
     @property
     def value(self) -> float:
-        """Nats per token: every token counts once."""
+        """Return nats per token: every token counts once."""
         return float(per_token(self.nats.sum(), self.tokens.sum()))
 
     @property
     def perplexity(self) -> float:
         return float(perplexity(self.nats.sum(), self.tokens.sum()))
+
+    @property
+    def log_error(self) -> float:
+        """Standard error of the nats per token, and so of log perplexity."""
+        parts = (self.nats - self.tokens * self.value) / self.tokens.mean()
+        return float(parts.std() / len(parts) ** 0.5)
 
     def estimate(self, statistic: Callable[..., Tensor] | None = None, **how):
         """`bootstrap` of the nats per token, or of another statistic of both sums."""
@@ -56,12 +59,12 @@ def per_token(nats: Tensor, tokens: Tensor) -> Tensor:
 
 
 def perplexity(nats: Tensor, tokens: Tensor) -> Tensor:
-    """exp(total nats / total tokens), as the hosts aggregate."""
+    """Return exp(total nats / total tokens), as the hosts aggregate."""
     return (nats / tokens).exp()
 
 
 def finite(what: str, values: Tensor) -> Tensor:
-    """The values; raises ConfigError that names the first which is not finite."""
+    """Return the values; raise ConfigError naming the first which is not finite."""
     bad = (~values.isfinite()).nonzero()
     if len(bad):
         where = int(bad[0, 0])
@@ -74,7 +77,7 @@ def finite(what: str, values: Tensor) -> Tensor:
 
 
 def _columns(columns: Sequence[Tensor]) -> Tensor:
-    """(samples, columns) float64, checked."""
+    """Return (samples, columns) float64, checked."""
     sizes = {len(column) for column in columns}
     if len(sizes) != 1:
         raise ConfigError(
@@ -96,15 +99,12 @@ def bootstrap(
     resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> Estimate:
-    """A statistic of sums over samples, with its percentile bootstrap interval.
+    """Return a statistic of sums over samples, with its percentile bootstrap interval.
 
-    columns: each (samples,), resampled together. statistic(*sums) is called with
-    their sums, (1,) for the estimate and (k,) for k resamples at a time, and answers
-    the same shape: `lambda nats, tokens: (nats / tokens).exp()`; a mean is the ratio
-    of its sum to that of ones. Same seed, same interval.
-
-    Raises ConfigError for fewer than two samples, columns of different lengths or
-    values that are not finite.
+    columns: each (samples,), resampled together. statistic(*sums) maps their sums, (1,)
+    for the estimate and (k,) for k resamples at a time, to the same shape. Same seed,
+    same interval. Raises ConfigError for fewer than two samples, columns of different
+    lengths or values that are not finite.
     """
     table = _columns(columns)
     n = len(table)
@@ -120,7 +120,7 @@ def bootstrap(
 
 
 def mean(values: Tensor, **how) -> Estimate:
-    """The mean of (samples,) values, with its bootstrap interval."""
+    """Return the mean of (samples,) values, with its bootstrap interval."""
     values = torch.as_tensor(values).double()
     return bootstrap(per_token, values, torch.ones_like(values), **how)
 
@@ -128,21 +128,20 @@ def mean(values: Tensor, **how) -> Estimate:
 def paired(
     statistic: Callable[..., Tensor], a: Sequence[Tensor], b: Sequence[Tensor], **how
 ) -> Estimate:
-    """statistic(a) - statistic(b) where row i of both came from the same latent.
+    """Return statistic(a) - statistic(b) where row i of both came from the same latent.
 
-    a, b: the columns of `bootstrap`, for two models (or one at two step counts). The
-    same rows are resampled on both sides, so what the latents share cancels.
+    a, b: columns of `bootstrap`, of two models or two step counts; the same rows are
+    resampled on both sides, so what the latents share cancels.
     """
     k = len(a)
     return bootstrap(lambda *sums: statistic(*sums[:k]) - statistic(*sums[k:]), *a, *b, **how)
 
 
 def correlation(scores: Scores, values: Tensor) -> float:
-    """Of the errors of nats per token and of the mean of (samples,) values.
+    """Return the correlation of the errors of nats per token and of the mean of values.
 
-    Both are of the same samples: nats per token is a ratio of sums, whose error is, to
-    first order, the mean of (nats - value * tokens) / mean tokens. 0 where one of the
-    two does not vary.
+    values: (samples,), of the same samples. To first order the error of a ratio of sums is
+    the mean of (nats - ratio * tokens) / mean tokens. 0 where one of the two is constant.
     """
     nats, tokens = (x.double().cpu() for x in scores)
     a = nats - tokens * (nats.sum() / tokens.sum())
@@ -152,7 +151,7 @@ def correlation(scores: Scores, values: Tensor) -> float:
 
 
 def jackknife(value: float | Tensor, without: Tensor) -> Estimate:
-    """value +- 1.96 standard errors from `without`: it, each sample left out once."""
+    """Return value +- 1.96 standard errors from `without`: it, each sample left out once."""
     n, value = len(without), float(value)
     if n < 2:
         return Estimate(value)

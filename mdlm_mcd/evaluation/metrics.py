@@ -1,12 +1,7 @@
-"""What samples and samplers are worth: the façade of this package, see docs/metrics.md.
-
-The N-step NELBO stands first. A perplexity rewards a model for being sharper: read it
-next to the entropies.
-"""
+"""Measure samples and samplers: the façade of this package, see docs/metrics.md."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ..errors import ConfigError
@@ -15,7 +10,6 @@ from .bounds import n_step_nelbo, nelbo, nelbo_rows
 from .diversity import (
     bigram_entropy,
     bigram_tv,
-    corpus_entropy,
     distinct,
     mauve,
     pooled_entropy,
@@ -35,7 +29,6 @@ __all__ = [
     "bigram_entropy",
     "bigram_tv",
     "bootstrap",
-    "corpus_entropy",
     "corpus_reference",
     "correlation",
     "distinct",
@@ -45,29 +38,14 @@ __all__ = [
     "nelbo",
     "nelbo_rows",
     "paired",
-    "perplexity",
     "pooled_entropy",
     "sample_entropy",
     "self_bleu",
 ]
 
 
-@torch.no_grad()
-def perplexity(tokens: Tensor, judge: NLL, batch_size: int = 64) -> tuple[float, float]:
-    """Generative perplexity and its standard error over samples.
-
-    Every token but the first counts once; no partial batch is dropped. The error is
-    that of the mean nll per sample, carried through exp.
-    """
-    nll = torch.cat([judge(part).double() for part in tokens.split(batch_size)])
-    per_sample = nll.mean(-1)
-    mean = per_sample.mean().exp()
-    error = per_sample.std() / len(per_sample) ** 0.5 if len(per_sample) > 1 else 0.0
-    return float(mean), float(mean * error)
-
-
 def _halves(samples: int, corpus: Tensor) -> tuple[Tensor, Tensor]:
-    """Two disjoint parts of the corpus of equal size: `samples` rows, or half of it."""
+    """Return two disjoint parts of the corpus: `samples` rows each, or a half."""
     rows = min(samples, len(corpus) // 2)
     if rows < 1:
         raise ConfigError(
@@ -95,8 +73,9 @@ def measure(
     `bigram_tv` or `mauve` is. eos: refuse samples of nothing but this id. texts:
     samples and held-out text, decoded.
 
-    Answers {name: {"value", "low", "high"}}, and in perplexity's `correlation`, that of
-    its logarithm's error with entropy's; `n_step_nelbo` and `nelbo` are of a model
+    Answers {name: {"value", "low", "high"}}; besides in entropy's and perplexity's `error`,
+    the standard error (of the logarithm for perplexity), and in perplexity's
+    `correlation`, that of the two errors; `n_step_nelbo` and `nelbo` are of a model
     and not of samples: `n_step_nelbo(...).estimate()._asdict()`.
 
     Raises ConfigError for fewer than two samples, fewer than four tokens a sample,
@@ -130,22 +109,21 @@ def measure(
     if texts is not None:
         out["mauve"] = Estimate(mauve(*texts))
     row = {name: figure._asdict() for name, figure in out.items()}
+    row["entropy"]["error"] = float(entropies.std() / len(entropies) ** 0.5)
     if scores is not None:
         row["perplexity"]["correlation"] = correlation(scores, entropies)
+        row["perplexity"]["error"] = scores.log_error
     return row
 
 
 def corpus_reference(
     tokens: Tensor, evaluator: Evaluator | None = None, num_samples: int | None = None
 ) -> dict[str, float]:
-    """What the held-out text itself scores: the same names as `measure`, plain numbers.
+    """Return what held-out text itself scores: the names of `measure`, plain numbers.
 
-    tokens: (rows, length). num_samples: how many samples it is compared with; pooled
-    figures depend on that, so they are of as many rows (or all, if there are fewer).
-    `bigram_tv` is of one part of the corpus against another of the same size: what
-    samples of the true law would score.
-
-    Raises ConfigError as `measure` does.
+    tokens: (rows, length). num_samples: how many samples it is compared with, since pooled
+    figures depend on their number. `bigram_tv` is of one part of the corpus against
+    another: what samples of the true law would score. Raises ConfigError as `measure`.
     """
     count = len(tokens) if num_samples is None else min(num_samples, len(tokens))
     figures = measure(tokens[:count], resamples=1)

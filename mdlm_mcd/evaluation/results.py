@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..checkpoints import sanitize
 from ..errors import ConfigError, shown
+from .intervals import Estimate
 
 SCHEMA = 1
 _NUMBER = (int, float)
@@ -59,15 +60,6 @@ SETTINGS = ("evaluator", "dtype", "num_samples", "length", "seed", "corpus_sha25
 # What makes another curve of the same model.
 VARIANT = ("sampler", "u_law", "u_step", "stratified", "top_p")
 _DEFAULT = {"u_law": "iid", "stratified": False, "top_p": 1.0}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95% interval over samples (None: it has none)."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ def row(model="teacher", steps=8, temperature=1.0, **changes):
         "schema": 1,
         "model": model,
         "checkpoint": f"round-{k}.ckpt",
-        "sha256": hashlib.sha256(model.encode()).hexdigest(),
+        "sha256": hashlib.sha256(repr(model).encode()).hexdigest(),
         "algo": "mcd" if k else "mdlm",
         "loss": "hybrid" if k else None,
         "round": k or None,

@@ -8,7 +8,7 @@ import torch
 
 from mdlm_mcd import coupling, sampling
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import bounds, metrics
+from mdlm_mcd.evaluation import bounds
 
 VOCAB, MASK, LENGTH = 3, 2, 3
 
@@ -42,6 +42,20 @@ def denoiser(logits, calls=None):
     return denoise
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def bound(denoise, tokens=None, steps=2, **changes):
+    how = dict(alpha=linear, mask_index=MASK, batch_size=5000) | changes
+    return bounds.n_step_nelbo(denoise, X0S if tokens is None else tokens, steps, **how)
+
+
+def unit(t):
+    """The linear schedule as `nelbo_rows` takes it."""
+    return -torch.ones_like(t), 1 - t
+
+
 def log_p(logits, x0, order, temperature=1.0, only=None):
     """Log of prod_k prod_{i opens at k} p(x0_i | opened before), by hand."""
     total = 0.0
@@ -54,28 +68,28 @@ def log_p(logits, x0, order, temperature=1.0, only=None):
     return total
 
 
-def iid_patterns(alpha, steps):
-    """{opening steps: chance} for independent u, by the schedule's shares."""
+def level_shares(alpha, steps):
+    """The chance of a token to open at each step."""
     alphas = alpha(torch.linspace(1, 0, steps + 1, dtype=torch.float64)).tolist()
     alphas = [(a - alphas[0]) / (1 - alphas[0]) for a in alphas[:-1]] + [1.0]
-    share = [b - a for a, b in itertools.pairwise(alphas)]
-    return {
-        order: math.prod(share[k] for k in order)
-        for order in itertools.product(range(steps), repeat=LENGTH)
-    }
+    return [b - a for a, b in itertools.pairwise(alphas)]
+
+
+def iid_patterns(alpha, steps, share=None):
+    """{opening steps: chance} for independent u, by the schedule's shares."""
+    share = share or level_shares(alpha, steps)
+    orders = itertools.product(range(steps), repeat=LENGTH)
+    return {order: math.prod(share[k] for k in order) for order in orders}
 
 
 def lattice_patterns(alpha, steps, step, points=3000):
     """The same for a lattice, by a fine grid of shifts and both directions."""
-    alphas = alpha(torch.linspace(1, 0, steps + 1, dtype=torch.float64)).tolist()
-    alphas = [(a - alphas[0]) / (1 - alphas[0]) for a in alphas[1:-1]]
+    ends = list(itertools.accumulate(level_shares(alpha, steps)))[:-1]
     out: dict = {}
-    for shift in range(points):
-        for flip in (False, True):
-            us = [((shift + 0.5) / points + i * step) % 1 for i in range(LENGTH)]
-            us = [1 - u if flip else u for u in us]
-            order = tuple(sum(u >= a for a in alphas) for u in us)
-            out[order] = out.get(order, 0.0) + 0.5 / points
+    for shift, flip in itertools.product(range(points), (False, True)):
+        us = [((shift + 0.5) / points + i * step) % 1 for i in range(LENGTH)]
+        order = tuple(sum((1 - u if flip else u) >= end for end in ends) for u in us)
+        out[order] = out.get(order, 0.0) + 0.5 / points
     return out
 
 
@@ -97,7 +111,7 @@ def exact(logits, x0, patterns, temperature=1.0):
     return -math.log(p), -sum(q * logs[o] for o, q in patterns.items())
 
 
-X0S = list(itertools.product(range(MASK), repeat=LENGTH))
+X0S = torch.tensor(list(itertools.product(range(MASK), repeat=LENGTH)))
 LAWS = [("iid", None), ("lattice", 0.25), ("lattice", coupling.GOLDEN)]
 
 
@@ -116,9 +130,9 @@ def test_it_bounds_the_samplers_own_likelihood(law, step, steps, alpha, temperat
     logits, patterns = table(), patterns_of(law, step, alpha, steps)
     assert sum(patterns.values()) == pytest.approx(1)
     total = 0.0
-    for x0 in X0S:
-        nll, bound = exact(logits, x0, patterns, temperature)
-        assert nll <= bound + 1e-12
+    for x0 in X0S.tolist():
+        nll, limit = exact(logits, x0, patterns, temperature)
+        assert nll <= limit + 1e-12
         total += math.exp(-nll)
     assert total == pytest.approx(1)
 
@@ -127,36 +141,30 @@ def test_one_step_is_exact_and_more_are_not():
     """One step has one pattern, so Jensen loses nothing; two lose something."""
     gaps = []
     for steps in (1, 2):
-        nll, bound = exact(table(), (0, 1, 0), iid_patterns(linear, steps))
-        gaps.append(bound - nll)
+        nll, limit = exact(table(), (0, 1, 0), iid_patterns(linear, steps))
+        gaps.append(limit - nll)
     assert gaps[0] == pytest.approx(0, abs=1e-12) and gaps[1] > 1e-3
+
+
+def is_the_mean(found, draws, patterns, logs_of, slack=0.0):
+    """Each row's nats are the mean over patterns, by four standard errors."""
+    for x0, nats in zip(X0S.tolist(), found.nats.tolist(), strict=True):
+        logs = {order: logs_of(x0, order) for order in patterns}
+        mean = -sum(q * logs[o] for o, q in patterns.items())
+        var = sum(q * (logs[o] + mean) ** 2 for o, q in patterns.items())
+        assert abs(nats - mean) <= 4 * (var / draws) ** 0.5 + slack
 
 
 @pytest.mark.parametrize("law,step", LAWS)
 @pytest.mark.parametrize("steps,alpha", [(1, linear), (2, cosine), (4, linear), (3, hosts)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_its_mean_is_the_sum_over_patterns(law, step, steps, alpha, temperature):
-    logits, draws = table(), 3000
-    found = bounds.n_step_nelbo(
-        denoiser(logits),
-        torch.tensor(X0S),
-        steps,
-        alpha=alpha,
-        mask_index=MASK,
-        u_law=law,
-        u_step=step,
-        generator=torch.Generator().manual_seed(3),
-        temperature=temperature,
-        batch_size=5000,
-        draws=draws,
-    )
+    logits = table()
+    how = dict(alpha=alpha, u_law=law, u_step=step, temperature=temperature, draws=3000)
+    found = bound(denoiser(logits), steps=steps, generator=seeded(3), **how)
     patterns = patterns_of(law, step, alpha, steps)
-    for x0, nats in zip(X0S, found.nats.tolist(), strict=True):
-        logs = {o: log_p(logits, x0, o, temperature) for o in patterns}
-        mean = -sum(q * logs[o] for o, q in patterns.items())
-        var = sum(q * (logs[o] + mean) ** 2 for o, q in patterns.items())
-        # Four standard errors; 1e-3 is the quadrature's and float32's.
-        assert abs(nats - mean) <= 4 * (var / draws) ** 0.5 + 1e-3
+    # 1e-3 is the quadrature's and float32's.
+    is_the_mean(found, 3000, patterns, lambda x, o: log_p(logits, x, o, temperature), slack=1e-3)
 
 
 @pytest.mark.parametrize("alpha", [linear, hosts])
@@ -173,10 +181,10 @@ def test_p_n_is_what_the_samplers_draw(name, alpha):
         alpha=alpha,
         mask_index=MASK,
         vocab_size=VOCAB,
-        generator=torch.Generator().manual_seed(0),
+        generator=seeded(0),
     ).tokens
     patterns = iid_patterns(alpha, steps)
-    for x0 in X0S:
+    for x0 in X0S.tolist():
         p = math.exp(-exact(logits, x0, patterns)[0])
         seen = float((drawn == torch.tensor(x0)).all(-1).double().mean())
         assert abs(seen - p) < 4.5 * (p * (1 - p) / n) ** 0.5
@@ -190,24 +198,10 @@ def test_it_converges_to_the_continuous_time_nelbo():
     gaps = [exact(logits, x0, iid_patterns(linear, n))[1] - limit for n in (8, 16, 32)]
     for coarse, fine in itertools.pairwise(gaps):
         assert 0.4 < fine / coarse < 0.6  # like 1/N
-    tokens = torch.tensor([x0]).repeat(20_000, 1)
-    many = bounds.n_step_nelbo(
-        denoiser(logits),
-        tokens,
-        2000,
-        alpha=linear,
-        mask_index=MASK,
-        batch_size=20_000,
-        generator=torch.Generator().manual_seed(1),
-    )
+    tokens, how = torch.tensor([x0]).repeat(20_000, 1), dict(batch_size=20_000)
+    many = bound(denoiser(logits), tokens, 2000, generator=seeded(1), **how)
     ever = bounds.nelbo_rows(
-        denoiser(logits),
-        lambda t: (-torch.ones_like(t), 1 - t),
-        tokens,
-        MASK,
-        generator=torch.Generator().manual_seed(0),
-        eps=1e-6,
-        batch_size=20_000,
+        denoiser(logits), unit, tokens, MASK, generator=seeded(0), eps=1e-6, **how
     )
     assert gaps[-1] / LENGTH > 0.02  # so what follows tells 32 steps from 2000
     assert many.value == pytest.approx(limit / LENGTH, abs=0.015)
@@ -238,71 +232,41 @@ def test_tokens_open_where_couple_shows_them(law, step, steps):
 
 def test_levels_and_temperatures_of_ones_own():
     """Shares by step, and a T that falls with them, against the sum over patterns."""
-    logits, share, draws = table(), [0.5, 0.1, 0.4], 4000
-    found = bounds.n_step_nelbo(
-        denoiser(logits),
-        torch.tensor(X0S),
-        3,
-        alpha=linear,
-        mask_index=MASK,
-        levels=[0.0, 0.5, 0.6, 1.0],
-        temperature=lambda f: 1.0 - f / 2,
-        draws=draws,
-        batch_size=5000,
-        generator=torch.Generator().manual_seed(0),
+    logits, taus = table(), [1.0, 1 - 0.5 / 0.6 / 2, 0.5]
+    how = dict(levels=[0.0, 0.5, 0.6, 1.0], temperature=lambda f: 1.0 - f / 2, draws=4000)
+    found = bound(denoiser(logits), steps=3, generator=seeded(0), **how)
+    patterns = iid_patterns(linear, 3, share=[0.5, 0.1, 0.4])
+    is_the_mean(
+        found,
+        4000,
+        patterns,
+        lambda x, o: sum(log_p(logits, x, o, taus[k], only=k) for k in set(o)),
     )
-    taus = [1.0, 1 - 0.5 / 0.6 / 2, 0.5]
-    for x0, nats in zip(X0S, found.nats.tolist(), strict=True):
-        logs = {
-            o: sum(log_p(logits, x0, o, taus[k], only=k) for k in set(o))
-            for o in itertools.product(range(3), repeat=LENGTH)
-        }
-        chance = {o: math.prod(share[k] for k in o) for o in logs}
-        mean = -sum(chance[o] * logs[o] for o in logs)
-        var = sum(chance[o] * (logs[o] + mean) ** 2 for o in logs)
-        assert abs(nats - mean) <= 4 * (var / draws) ** 0.5
 
 
 def test_passes_are_counted_and_batches_change_nothing():
-    tokens = torch.tensor(X0S * 3)
-    results = []
+    tokens, results = X0S.repeat(3, 1), []
     for batch_size in (1, 7, 100):
         calls: list[int] = []
-        how = dict(alpha=linear, mask_index=MASK, batch_size=batch_size)
-        found = bounds.n_step_nelbo(
-            denoiser(table(), calls), tokens, 2, **how, generator=torch.Generator().manual_seed(5)
-        )
+        how = dict(batch_size=batch_size, generator=seeded(5))
+        found = bound(denoiser(table(), calls), tokens, **how)
         results.append(found.nats)
         assert sum(calls) <= 2 * len(tokens)
-    assert torch.allclose(results[0], results[1], atol=1e-12)
-    assert torch.allclose(results[0], results[2], atol=1e-12)
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other, atol=1e-12, rtol=0)
     assert found.value == pytest.approx(float(found.nats.sum()) / tokens.numel())
 
 
 def test_few_tokens_are_projected_at_once(monkeypatch):
     """At a vocabulary of 50,258 a batch of 1,024 tokens has gigabytes of logits."""
-    tokens, found = torch.tensor(X0S * 4), {}
+    tokens, found = X0S.repeat(4, 1), {}
     for most in (8192, 5):
         monkeypatch.setattr(bounds, "PROJECTED", most)
         calls: list[int] = []
-        how = dict(mask_index=MASK, batch_size=100)
-        one = bounds.n_step_nelbo(
-            denoiser(table(), calls),
-            tokens,
-            1,
-            alpha=linear,
-            **how,
-            generator=torch.Generator().manual_seed(5),
-        )
+        how = dict(batch_size=100)
+        one = bound(denoiser(table(), calls), tokens, 1, generator=seeded(5), **how)
         assert sum(calls) == len(tokens)
-        two = bounds.nelbo_rows(
-            denoiser(table()),
-            lambda t: (-torch.ones_like(t), 1 - t),
-            tokens,
-            MASK,
-            generator=torch.Generator().manual_seed(5),
-            batch_size=100,
-        )
+        two = bounds.nelbo_rows(denoiser(table()), unit, tokens, MASK, generator=seeded(5), **how)
         found[most] = (one.nats, two.nats)
         assert (max(calls) * tokens.shape[1] <= 5) or most > 5 or max(calls) == 1
     for a, b in zip(*found.values(), strict=True):
@@ -314,7 +278,7 @@ def test_few_tokens_are_projected_at_once(monkeypatch):
 
 
 def test_padding_does_not_count_and_is_not_projected():
-    tokens = torch.tensor(X0S)
+    tokens = X0S.clone()
     valid = torch.ones_like(tokens, dtype=torch.bool)
     valid[:, 2] = False
     asked = []
@@ -323,19 +287,16 @@ def test_padding_does_not_count_and_is_not_projected():
         asked.append(int(rows[:, 2].sum()))
         return table()[tuple(z.T)][rows].clone()
 
-    how = dict(alpha=linear, mask_index=MASK)
-    one = bounds.n_step_nelbo(denoise, tokens, 1, valid=valid, **how)
+    one = bound(denoise, tokens, 1, valid=valid)
     assert not any(asked) and one.tokens.tolist() == [2.0] * len(tokens)
-    for x0, nats in zip(X0S, one.nats.tolist(), strict=True):
+    for x0, nats in zip(X0S.tolist(), one.nats.tolist(), strict=True):
         p = table()[(MASK,) * LENGTH][:, :MASK].log_softmax(-1)
         assert nats == pytest.approx(-float(p[0, x0[0]] + p[1, x0[1]]))
     # The tokens of a padded place may be anything, masks included.
     tokens[:, 2] = MASK
-    again = bounds.n_step_nelbo(denoise, tokens, 1, valid=valid, **how)
+    again = bound(denoise, tokens, 1, valid=valid)
     assert torch.equal(one.nats, again.nats)
-    noise = lambda t: (-torch.ones_like(t), 1 - t)  # noqa: E731
-    g = torch.Generator()
-    less = bounds.nelbo_rows(denoise, noise, tokens, MASK, valid=valid, generator=g.manual_seed(1))
+    less = bounds.nelbo_rows(denoise, unit, tokens, MASK, valid=valid, generator=seeded(1))
     assert less.tokens.tolist() == [2.0] * len(tokens) and not any(asked)
 
 
@@ -348,10 +309,7 @@ def test_sharpening_the_truth_raises_it():
     def denoise(z, rows):
         return logits.repeat(int(rows.sum()), 1)
 
-    values = [
-        bounds.n_step_nelbo(denoise, tokens, 2, alpha=linear, mask_index=MASK, temperature=t).value
-        for t in (0.6, 1.0, 1.6)
-    ]
+    values = [bound(denoise, tokens, temperature=t).value for t in (0.6, 1.0, 1.6)]
     assert values[1] < values[0] and values[1] < values[2]
     truth = torch.bincount(tokens.flatten()).double() / tokens.numel()
     assert values[1] == pytest.approx(-float((truth * p.log()).sum()), abs=1e-9)
@@ -365,41 +323,29 @@ def test_the_same_generator_shows_two_models_the_same_masks():
         return table()[tuple(z.T)][rows].clone()
 
     for _ in range(2):
-        bounds.n_step_nelbo(
-            denoise,
-            torch.tensor(X0S),
-            3,
-            alpha=linear,
-            mask_index=MASK,
-            generator=torch.Generator().manual_seed(9),
-        )
+        bound(denoise, steps=3, generator=seeded(9))
     half = len(seen) // 2
     assert half and all(map(torch.equal, seen[:half], seen[half:]))
-
-
-TEXT = torch.tensor(X0S)
 
 
 @pytest.mark.parametrize(
     "tokens,steps,change,said",
     [
-        (TEXT, 0, {}, "steps=0"),
-        (TEXT, 2, {"draws": 0}, "draws=0"),
-        (TEXT, 2, {"temperature": 0.0}, "temperature=0.0"),
-        (TEXT, 2, {"temperature": lambda f: -f}, "must be positive"),
-        (TEXT, 2, {"levels": [0.0, 1.0]}, "there are 2, be steps + 1 = 3"),
-        (TEXT, 2, {"u_law": "comb"}, "algo.u_law=comb"),
-        (TEXT + 1, 2, {}, "hold mask_index=2"),
-        (TEXT[:0], 2, {}, "hold no text"),
-        (TEXT, 2, {"valid": torch.ones(2, 2)}, "valid has shape (2, 2)"),
-        (TEXT, 2, {"valid": torch.zeros(8, 3)}, "no token to count"),
+        (X0S, 0, {}, "steps=0"),
+        (X0S, 2, {"draws": 0}, "draws=0"),
+        (X0S, 2, {"temperature": 0.0}, "temperature=0.0"),
+        (X0S, 2, {"temperature": lambda f: -f}, "must be positive"),
+        (X0S, 2, {"levels": [0.0, 1.0]}, "there are 2, be steps + 1 = 3"),
+        (X0S, 2, {"u_law": "comb"}, "algo.u_law=comb"),
+        (X0S + 1, 2, {}, "hold mask_index=2"),
+        (X0S[:0], 2, {}, "hold no text"),
+        (X0S, 2, {"valid": torch.ones(2, 2)}, "valid has shape (2, 2)"),
+        (X0S, 2, {"valid": torch.zeros(8, 3)}, "no token to count"),
     ],
 )
 def test_what_cannot_be_bounded_is_refused(tokens, steps, change, said):
     with pytest.raises(ConfigError) as caught:
-        metrics.n_step_nelbo(
-            denoiser(table()), tokens, steps, alpha=linear, mask_index=MASK, **change
-        )
+        bound(denoiser(table()), tokens, steps, **change)
     assert said in str(caught.value)
 
 
@@ -407,4 +353,4 @@ def test_nan_logits_are_refused_by_name():
     logits = table()
     logits[MASK, MASK, MASK] = float("nan")
     with pytest.raises(ConfigError, match="N-step NELBO of sample 0 is nan"):
-        metrics.n_step_nelbo(denoiser(logits), TEXT, 1, alpha=linear, mask_index=MASK)
+        bound(denoiser(logits), steps=1)

@@ -62,12 +62,14 @@ def test_each_step_is_asked_at_its_level(law, step, levels, temperature, monkeyp
         assert float(got.nats[i]) == pytest.approx(total, rel=1e-6)
 
 
-def test_the_default_grid_is_the_hosts_times():
+@pytest.mark.parametrize("levels", [None, laws.levels("cosine", 4)])
+def test_a_networks_times_are_the_samplers(levels):
+    """The hosts' grid, or shares of one's own."""
     asked: list = []
-    bounds.n_step_nelbo(timed(asked), X0S, 4, alpha=hosts, mask_index=MASK)
+    bounds.n_step_nelbo(timed(asked), X0S, 4, alpha=hosts, mask_index=MASK, levels=levels)
     seen = torch.cat([alpha_t for alpha_t, _ in asked]).unique()
-    wanted = hosts(torch.tensor([1, 0.75, 0.5, 0.25], dtype=torch.float64))
-    torch.testing.assert_close(seen, wanted)
+    wanted = [0.2 + 0.8 * x for x in levels or [0, 0.25, 0.5, 0.75, 1]]
+    assert seen.tolist() == pytest.approx(wanted[:-1])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -90,12 +92,3 @@ def test_each_row_of_the_nelbo_is_asked_at_its_own_time(temperature, monkeypatch
     for x0, m, a, found in zip(*(x.tolist() for x in (X0S, masked, alphas, got.nats)), strict=True):
         wanted = nats(x0, m, m, a, temperature) * 0.8 / (1 - a)
         assert found == pytest.approx(wanted, rel=1e-5)
-
-
-def test_levels_of_a_schedule_and_their_times_agree():
-    """A list of shares means to the bound what it means to the sampler."""
-    asked: list = []
-    levels = laws.levels("cosine", 3)
-    bounds.n_step_nelbo(timed(asked), X0S, 3, alpha=hosts, mask_index=MASK, levels=levels)
-    seen = torch.cat([alpha_t for alpha_t, _ in asked]).unique()
-    assert seen.tolist() == pytest.approx([0.2 + 0.8 * x for x in levels[:-1]])

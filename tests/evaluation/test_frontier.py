@@ -6,7 +6,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mdlm_mcd.commands import demo_tables
 from mdlm_mcd.evaluation import frontier
 
 POINTS = st.lists(st.tuples(st.floats(3.0, 6.0), st.floats(5.0, 5000.0)), min_size=1, max_size=8)
@@ -27,16 +26,6 @@ def test_between_the_neighbours_or_nothing(points, target, random):
     random.shuffle(points)
     again = frontier.at_equal(*split(points), target)
     assert again == found or again == pytest.approx(found)
-
-
-@settings(deadline=None)
-@given(POINTS, st.floats(3.0, 6.0), st.floats(0.01, 100))
-def test_the_scale_of_y_goes_through(points, target, scale):
-    xs, ys = split(points)
-    one = frontier.at_equal(xs, ys, target)
-    other = frontier.at_equal(xs, [scale * y for y in ys], target)
-    assume(one is not None)
-    assert other == pytest.approx(scale * one)
 
 
 @given(st.lists(st.floats(3.0, 6.0), min_size=2, max_size=8, unique=True))
@@ -68,53 +57,17 @@ def test_ties_count_as_their_geometric_mean_and_no_number_as_none():
     assert frontier.at_equal([], [], 4.5) is None
 
 
-def test_the_demos_figures_use_the_same_line():
-    curve = [(3.9, 376.0), (3.81, 203.0)]
-    assert frontier.at_equal(*split(curve), 3.84) == pytest.approx(
-        demo_tables.at_entropy(curve, 3.84)
-    )
-
-
-STEPS = [4, 8, 16, 32, 64, 128]
-
-
-@given(st.floats(0.1, 2.0), st.floats(4.0, 128.0))
-def test_a_power_law_of_steps_is_inverted(power, steps):
-    curve = [1000 * n**-power for n in STEPS]
-    found = frontier.steps_to_reach(STEPS, curve, 1000 * steps**-power)
-    assume(4.001 < steps < 127.9)
-    assert found == pytest.approx(steps)
-    assert frontier.speed_up(STEPS, curve, at=2, perplexity=1000 * steps**-power) == pytest.approx(
-        steps / 2
-    )
-
-
-def test_steps_beyond_the_points_are_not_guessed():
-    curve = [500, 400, 300, 280, 285, 270]
-    assert frontier.steps_to_reach(STEPS, curve, 500) == 4
-    assert frontier.steps_to_reach(STEPS, curve, 501) is None
-    assert frontier.steps_to_reach(STEPS, curve, 269) is None
-    assert frontier.steps_to_reach([], [], 10) is None
-    # The first crossing, where noise makes two.
-    assert 16 < frontier.steps_to_reach(STEPS, curve, 282) < 32
-    assert frontier.steps_to_reach(STEPS, curve, 270) == pytest.approx(128)
-
-
-def test_speed_up_at_equal_entropy_chooses_the_temperature_anew():
-    """Perplexity exp(entropy) * 100 / steps: at entropy e, known in closed form."""
-    frontiers = {
-        n: (
-            [h + 0.01 * n**0.1 for h in (3, 4, 5)],
-            [math.exp(h + 0.01 * n**0.1) * 100 / n for h in (3, 4, 5)],
-        )
-        for n in STEPS
-    }
-    perplexity = math.exp(4.2) * 100 / 40
-    found = frontier.speed_up_at_equal(frontiers, at=8, perplexity=perplexity, entropy=4.2)
-    assert found == pytest.approx(5.0)
-    for entropy in (2.9, 5.5):
-        assert not frontier.at_entropy(frontiers, entropy)
-        assert (
-            frontier.speed_up_at_equal(frontiers, at=8, perplexity=perplexity, entropy=entropy)
-            is None
-        )
+def test_reach():
+    curve = [(4, 400.0), (16, 100.0), (64, 25.0)]
+    there = frontier.reach(curve, 200.0)
+    assert there.kind == "at" and there.steps == pytest.approx(8.0)
+    assert frontier.reach(curve, 100.0).steps == pytest.approx(16.0)
+    assert frontier.reach(curve, 400.0) == frontier.Reach("within", 4)
+    assert frontier.reach(curve, 500.0) == frontier.Reach("within", 4)
+    assert frontier.reach(curve, 20.0) == frontier.Reach("not", 64)
+    assert frontier.reach([(4, 1.0), (8, 0.0)], 0.0) == frontier.Reach("at", 8)
+    assert frontier.reach([(4, None), (8, None)], 1.0).kind == "apart"
+    # Not interpolated over a number of steps at which nothing compares.
+    gap = [(4, 400.0), (16, None), (64, 25.0)]
+    assert frontier.reach(gap, 100.0) == frontier.Reach("within", 64)
+    assert frontier.reach([(4, 400.0), (16, None)], 100.0).kind == "apart"

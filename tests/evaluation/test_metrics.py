@@ -18,32 +18,8 @@ def test_pooled_entropy_sees_what_per_sample_entropy_hides():
     repeated = torch.tensor([[1, 2, 3, 4]]).repeat(8, 1)
     diverse = torch.arange(32).view(8, 4)
     assert torch.equal(metrics.sample_entropy(repeated), metrics.sample_entropy(diverse))
-    assert metrics.corpus_entropy(repeated) == pytest.approx(math.log(4))
-    assert metrics.corpus_entropy(diverse) == pytest.approx(math.log(32))
-
-
-def test_perplexity_is_exp_of_the_mean_and_drops_nothing():
-    nats = torch.tensor([[1.0, 2.0], [3.0, 0.0], [2.0, 2.0]])
-    seen = []
-
-    def judge(tokens):
-        seen.append(len(tokens))
-        return nats[tokens[:, 0]]
-
-    tokens = torch.tensor([[0, 9, 9], [1, 9, 9], [2, 9, 9]])
-    value, error = metrics.perplexity(tokens, judge, batch_size=2)
-    assert seen == [2, 1]
-    assert value == pytest.approx(math.exp(10 / 6))
-    spread = torch.tensor([1.5, 1.5, 2.0]).std() / 3**0.5
-    assert error == pytest.approx(math.exp(10 / 6) * float(spread), rel=1e-6)
-
-
-def test_a_uniform_judge_gives_the_vocabulary_size():
-    value, error = metrics.perplexity(
-        torch.zeros(5, 9, dtype=torch.long),
-        lambda tokens: torch.full((len(tokens), 8), math.log(50.0)),
-    )
-    assert value == pytest.approx(50) and error == pytest.approx(0)
+    assert metrics.pooled_entropy(repeated).value == pytest.approx(math.log(4))
+    assert metrics.pooled_entropy(diverse).value == pytest.approx(math.log(32))
 
 
 def noise(t):

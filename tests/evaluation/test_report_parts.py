@@ -1,4 +1,4 @@
-"""What the report is made of: comparisons that never extrapolate, charts, colours."""
+"""What the report is made of: comparisons that never extrapolate, figures, colours."""
 
 import math
 import re
@@ -7,56 +7,15 @@ from importlib.resources import files
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import estimate, row, sweep, write
 
 from mdlm_mcd.evaluation import intervals, metrics, report, results
-from mdlm_mcd.evaluation.report import charts, compare, figures
+from mdlm_mcd.evaluation.frontier import log_ratio_error
+from mdlm_mcd.evaluation.report import charts, compare
 
 # Comparisons ------------------------------------------------------------------------
-
-
-def value(x):
-    return results.Estimate(x)
-
-
-def test_between_interpolates_log_linearly_and_never_beyond():
-    curve = [(4.0, value(400.0)), (3.0, value(100.0))]
-    assert compare.between(curve, 3.5).value == pytest.approx(200.0)
-    assert compare.between(curve, 3.0).value == pytest.approx(100.0)
-    assert compare.between(curve, 2.99) is None
-    assert compare.between(curve, 4.01) is None
-    assert compare.between(curve[:1], 4.1) is None
-
-
-@given(
-    st.lists(st.tuples(st.floats(1, 5), st.floats(2, 1e4)), min_size=2, max_size=8), st.floats(0, 6)
-)
-def test_between_stays_between(points, x):
-    found = compare.between([(h, value(p)) for h, p in points], x)
-    inside = min(h for h, _ in points) <= x <= max(h for h, _ in points)
-    if found is not None:
-        lowest, highest = (f(p for _, p in points) for f in (min, max))
-        assert inside and lowest * 0.999 <= found.value <= highest * 1.001
-    elif inside:  # only where no two points lie apart
-        assert len({h for h, _ in points}) == 1
-
-
-def test_reach():
-    curve = [(4, 400.0), (16, 100.0), (64, 25.0)]
-    there = compare.reach(curve, 200.0)
-    assert there.kind == "at" and there.steps == pytest.approx(8.0)
-    assert compare.reach(curve, 100.0).steps == pytest.approx(16.0)
-    assert compare.reach(curve, 400.0) == compare.Reach("within", 4)
-    assert compare.reach(curve, 500.0) == compare.Reach("within", 4)
-    assert compare.reach(curve, 20.0) == compare.Reach("not", 64)
-    assert compare.reach([(4, 1.0), (8, 0.0)], 0.0) == compare.Reach("at", 8)
-    assert compare.reach([(4, None), (8, None)], 1.0).kind == "apart"
-    # Not interpolated over a number of steps at which nothing compares.
-    gap = [(4, 400.0), (16, None), (64, 25.0)]
-    assert compare.reach(gap, 100.0) == compare.Reach("within", 64)
-    assert compare.reach([(4, 400.0), (16, None)], 100.0).kind == "apart"
 
 
 def point(model, steps, temperature, perplexity, entropy):
@@ -77,8 +36,8 @@ def test_a_sharper_model_is_no_better_one(tmp_path):
     student = found.at("MCD round 1", 1.0, 8)
     match = compare.match(found, student, "teacher")
     assert match.ratio.value == pytest.approx(1.0) and match.verdict == "a tie"
-    plain = compare.steps_at_equal_perplexity(found, student, "teacher")
-    both = compare.steps_at_equal_both(found, student, "teacher")
+    plain = compare.steps_at_equal("perplexity", found, student, "teacher")
+    both = compare.steps_at_equal("frontier", found, student, "teacher")
     assert plain.steps == pytest.approx(16.0) and both.steps == pytest.approx(8.0)
     assert "a tie within the intervals" in report.page(found)
 
@@ -138,10 +97,9 @@ def test_the_interval_at_equal_entropy_holds_the_truth():
         *curve, own = (
             results.Point(drawn(law, t, seed + i), "") for i, t in enumerate((0.7, 0.85, 1.0, 0.9))
         )
-        at = [(p.metric("entropy").value, p.metric("perplexity")) for p in curve]
-        other = compare.between(at, own.metric("entropy").value)
-        errors.append(math.log(own.metric("perplexity").value / other.value))
-        spreads.append(compare.spread(own, curve))
+        curve, own = [compare.place(p) for p in curve], compare.place(own)
+        errors.append(math.log(own.y / compare.at_entropy(curve, own.x)))
+        spreads.append(log_ratio_error(own, curve))
     held = sum(abs(e) <= s for e, s in zip(errors, spreads, strict=True)) / len(errors)
     assert 0.88 <= held <= 0.99
     assert statistics.mean(spreads) == pytest.approx(1.96 * statistics.stdev(errors), rel=0.25)
@@ -172,14 +130,27 @@ def test_labels_are_spread_without_overlap(wanted):
     assert all(a[1] <= b[1] + 1e-6 for a, b in zip(pairs, pairs[1:], strict=False) if a[0] < b[0])
 
 
-@settings(max_examples=200)
-@given(st.floats(1e-3, 1e5), st.floats(1.0, 1e4), st.booleans())
-def test_axes_have_ticks_on_them_that_differ(low, factor, log):
-    found = charts.axis("x", [value(low), value(low * factor)], log=log)
-    marks = charts.labels(found)
-    assert 2 <= len(marks) <= 12
-    assert all(-1e-6 <= found.at(t) <= 1 + 1e-6 for t, _ in marks)
-    assert len({shown for _, shown in marks}) == len(marks)
+EXTREMES = [
+    {"perplexity": estimate(x), "entropy": {"value": y, "low": -y, "high": y}}
+    for x, y in ((1e300, 1e300), (1e-300, 0.0), (1e5, -1e-300), (10.0, 3.0))
+]
+
+
+@pytest.mark.parametrize("metrics", [EXTREMES[:1], EXTREMES[1:2], EXTREMES[2:3], EXTREMES])
+def test_any_finite_figure_can_be_drawn(tmp_path, metrics):
+    rows = [row(steps=10**k, metrics=m) for k, m in enumerate(metrics)]
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    for panel in charts.over_steps(found, "teacher") + charts.frontier(found, "teacher"):
+        assert not re.search(r"\b(nan|inf)\b", panel.svg)
+        assert "sampling steps" in panel.svg or "entropy of a sample" in panel.svg
+
+
+def test_held_out_text_far_from_the_samples_is_not_drawn(tmp_path):
+    for perplexity, near in ((300.0, True), (1e6, False)):
+        rows = sweep(corpus={"perplexity": perplexity, "entropy": 3.7})
+        found = results.read([write(tmp_path / "r.jsonl", rows)])
+        assert all(bool(p.text) == near for p in charts.frontier(found, "teacher"))
+        assert ("Held-out text lies outside" in report.page(found)) != near
 
 
 def luminance(colour):
@@ -208,6 +179,6 @@ def test_contrast_in_light_and_dark():
 def test_curves_differ_without_colour(tmp_path):
     names = ["teacher", *(f"MCD round {k}" for k in range(1, 6))]
     found = results.read([write(tmp_path / "r.jsonl", sweep(models=names))])
-    look = figures.looks(found, "teacher")
+    look = charts.looks(found, "teacher")
     assert len({marker for _, marker in look.values()}) == 6
     assert [look[n][0] for n in names] == ["c0", "r0", "r1", "r2", "r3", "r4"]

@@ -14,9 +14,9 @@ from ...checkpoints import sanitize
 from ...checkpoints.files import check_overwrite, make_folder
 from ...errors import ConfigError
 from ...evaluation.candidate import Candidate
-from ...evaluation.report.markup import Markup, el, join
 from ..demo_tables import require_matplotlib
 from . import animation, data, language, stills, style
+from .markup import Markup, el, join
 
 __all__ = ["LENGTH", "NAMES", "Picture", "check_out", "pictures", "write"]
 

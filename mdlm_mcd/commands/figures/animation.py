@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import unicodedata
 
-from ...evaluation.report.markup import Markup, el, join
 from .data import Trajectories, Trajectory
+from .markup import Markup, el, join
 from .style import BLUE, HIDDEN, INK, MARK, PAPER, RULE, RUST, SHOWN, SOFT
 
 WIDTH, MARGIN = 1000, 28

@@ -1,358 +1,288 @@
-"""Charts as inline SVG: no script, colours from the page's style sheet.
-
-A panel is its own small SVG, so that panels stand side by side on a desk and one
-above the other on a phone, where their text stays legible.
-"""
+"""Draw the report's figures by matplotlib, as SVG with the colours of style.css."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+import re
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from ..results import Estimate
-from .markup import Markup, el, join
+from markupsafe import Markup
 
-WIDTH, HEIGHT = 440, 330
-LEFT, RIGHT, TOP, BOTTOM = 46, 124, 12, 40
-LETTER, LINE = 6.1, 14  # width of a letter and height of a line at 12 px
+from ..intervals import Estimate
+from ..results import Results
+from . import compare
+from .view import clean, heading, plain
+
+try:
+    import matplotlib
+    from matplotlib import ticker
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+except ImportError:  # of the extra `demo`; the report stands without figures
+    matplotlib = None
+
+WIDTH, HEIGHT = 440, 330  # px, which are points at 72 dpi
+LEFT, RIGHT, TOP, BOTTOM = 46, 316, 318, 40
+MARKERS = "os^DvP"
+COLOURS = "ink soft grid paper c0 c1 c2 c3 c4 c5 c6 c7 r0 r1 r2 r3 r4".split()
+METRICS = {
+    "n_step_nelbo": "N-step NELBO (nats a token)",
+    "perplexity": "generative perplexity",
+    "entropy": "entropy of a sample (nats)",
+}
 
 
-@dataclass(frozen=True)
-class Dot:
-    """A point of a curve; a note beside it, such as its temperature."""
+class Dot(NamedTuple):
+    """A point of a curve; temperature: where that is what differs."""
 
     x: Estimate
     y: Estimate
-    note: str = ""
+    temperature: float | None = None
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
+    """colour: of COLOURS; marker: of MARKERS, then hollow; noted: write the temperatures."""
+
     name: str
-    style: str  # a colour class of style.css
-    marker: int  # which of MARKERS
-    dots: Sequence[Dot]
+    colour: str
+    marker: int
+    dots: list[Dot]
     dashed: bool = False
-    noted: bool = False  # write its points' notes beside them
+    noted: bool = False
 
 
-@dataclass(frozen=True)
-class Axis:
+class Panel(NamedTuple):
+    """key: its id; text: (x, y, name) of held-out text, x None for a level; svg: as drawn."""
+
+    key: str
     title: str
-    low: float
-    high: float
-    log: bool = False
-    ticks: Sequence[float] | None = None
-
-    def at(self, x: float) -> float:
-        """0 at the low end, 1 at the high one."""
-        f = math.log if self.log else float
-        return (f(x) - f(self.low)) / (f(self.high) - f(self.low))
+    x: str
+    y: str
+    curves: list[Curve]
+    text: tuple | None = None
+    svg: str = ""
 
 
-def axis(title: str, estimates, *, log=False, ticks=None) -> Axis:
-    """An axis that holds all estimates with their intervals, and some air."""
-    values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None]
-    values = [v for v in values if v > 0 or not log]
-    # Beyond this the ends would be 0 or infinite.
-    least = 1e-100 if log else -1e100
-    low, high = (min(max(f(values), least), 1e100) for f in (min, max))
-    if log:
-        air = max((high / low) ** 0.06, 1.05)
-        return Axis(title, low / air, high * air, True, ticks)
-    # Never so short that its marks would differ in the fifth digit only, or not at all.
-    air = max((high - low) * 0.08, 0.002 * (abs(high) or 1), 1e-9)
-    return Axis(title, low - air, high + air, False, ticks)
+@contextlib.contextmanager
+def _defaults():
+    """Draw as matplotlib does by itself, and without its warnings of letters it lacks."""
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "report"})
+        yield
 
 
-def ticks(a: Axis) -> list[float]:
-    """Round numbers on the axis, four to eight of them."""
-    if a.ticks is not None:
-        return [t for t in a.ticks if a.low <= t <= a.high]
-    if a.log:
-        decades = range(math.floor(math.log10(a.low)), math.ceil(math.log10(a.high)))
-        for kinds in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), range(1, 10)):
-            found = [k * 10.0**d for d in decades for k in kinds]
-            found = [t for t in found if a.low <= t <= a.high]
-            if len(found) >= 4:
-                return found[:: math.ceil(len(found) / 8)]
-        # Less than an octave: as on a linear axis.
-    rough = (a.high - a.low) / 6.5
-    step = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * k for k in (1, 2, 5, 10) if step * k >= rough)
-    first = math.ceil(a.low / step)
-    last = math.floor(a.high / step + 1e-9)
-    return [float(f"{k * step:.10g}") for k in range(first, last + 1)]
+def looks(results: Results, reference: str) -> dict[str, tuple[str, int]]:
+    """Return colour and marker of each curve.
 
-
-def marker(kind: int, x: float, y: float, style: str, r: float = 4.2) -> Markup:
-    """One of six shapes that stay apart without colour, then the same ones hollow."""
-    shape, hollow = kind % 6, (kind // 6) % 2
-    class_ = f"mark {style}" + (" hollow" if hollow else "")
-    if shape == 0:
-        return el("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=r, class_=class_)
-    corners = {
-        1: [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
-        2: [(0, -1.2), (1.1, 0.85), (-1.1, 0.85)],
-        3: [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
-        4: [(0, 1.2), (1.1, -0.85), (-1.1, -0.85)],
-        5: [
-            (-0.4, -1.2),
-            (0.4, -1.2),
-            (0.4, -0.4),
-            (1.2, -0.4),
-            (1.2, 0.4),
-            (0.4, 0.4),
-            (0.4, 1.2),
-            (-0.4, 1.2),
-            (-0.4, 0.4),
-            (-1.2, 0.4),
-            (-1.2, -0.4),
-            (-0.4, -0.4),
-        ],
-    }[shape]
-    points = " ".join(f"{x + r * dx:.1f},{y + r * dy:.1f}" for dx, dy in corners)
-    return el("polygon", points=points, class_=class_)
-
-
-def swatch(curve: Curve) -> Markup:
-    """A curve's line and marker, for a legend in the page."""
-    line = el("line", x1=1, x2=31, y1=7, y2=7, class_=_line_class(curve))
-    mark = marker(curve.marker, 16, 7, curve.style)
-    return el(
-        "svg",
-        line,
-        mark,
-        viewBox="0 0 32 14",
-        class_="swatch",
-        aria_hidden="true",
-        focusable="false",
-    )
-
-
-def _line_class(curve: Curve) -> str:
-    return f"line {curve.style}" + (" dashed" if curve.dashed else "")
-
-
-def number(x: float) -> str:
-    """A figure as short as it can be read: 4.297, 57.4, 499, 12,300."""
-    size = abs(x)
-    if size >= 1000:
-        return f"{x:,.0f}"
-    return f"{x:.0f}" if size >= 100 else f"{x:.1f}" if size >= 10 else f"{x:.3g}"
-
-
-def labels(a: Axis) -> list[tuple[float, str]]:
-    """The axis' ticks, all with as many decimals as they need to differ."""
-    found = ticks(a)
-    for places in range(9):
-        shown = [f"{t:,.{places}f}" for t in found]
-        if all(
-            abs(float(s.replace(",", "")) - t) <= 1e-9 * abs(t) + 1e-12
-            for s, t in zip(shown, found, strict=True)
-        ):
-            return list(zip(found, shown, strict=True))
-    return [(t, f"{t:.3g}") for t in found]
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near the wanted ones, in their order, at least `gap` apart.
-
-    Where they do not all fit between low and high the gap shrinks.
+    Rounds of one distillation are a ramp from light to dark; otherwise every curve
+    has a colour of its own. The reference is slate, as in the paper.
     """
-    n = len(wanted)
-    if n > 1:
-        gap = min(gap, (high - low) / (n - 1))
-    order = sorted(range(n), key=lambda i: wanted[i])
-    # Pools of neighbours that touch, each at the mean of what its members want.
-    pools: list[list] = []
-    for i in order:
-        pools.append([wanted[i], [i]])
-        while len(pools) > 1:
-            (a, left), (b, right) = pools[-2:]
-            if b - a >= gap * (len(left) + len(right)) / 2:
-                break
-            merged = left + right
-            mean = (a * len(left) + b * len(right)) / len(merged)
-            pools[-2:] = [[mean, merged]]
-    out = [0.0] * n
-    for mean, members in pools:
-        for k, i in enumerate(members):
-            out[i] = mean + gap * (k - (len(members) - 1) / 2)
-    # Pools at an end may stick out: push them in, one after the other.
-    floor = low
-    for i in order:
-        out[i] = floor = max(out[i], floor)
-        floor += gap
-    ceiling = high
-    for i in reversed(order):
-        out[i] = ceiling = min(out[i], ceiling)
-        ceiling -= gap
+    rounds = {n: results.of(n)[0].round for n in results.names if n != reference}
+    known = sorted(r for r in rounds.values() if r is not None)
+    ramp = len(known) > 1 and len(set(known)) == len(known)
+    out, free = {reference: ("c0", 1)}, 0
+    for k, (name, round_) in enumerate(rounds.items()):
+        if ramp and round_ is not None:
+            colour = f"r{round(known.index(round_) * 4 / (len(known) - 1))}"
+        else:
+            colour, free = f"c{1 + free % 7}", free + 1
+        out[name] = colour, (0, 2, 3, 4, 5, 1)[k % 6] + 6 * (k // 6 % 2)
     return out
 
 
-def _short(name: str) -> str:
-    most = int((RIGHT - 16) / LETTER)
-    if len(name) <= most:
-        return name
-    # Names of one family differ at their end: a round, a temperature.
-    return name[: most - 10].rstrip() + "…" + name[-9:].lstrip()
+@_defaults()
+def over_steps(results: Results, reference: str) -> list[Panel]:
+    """Draw N-step NELBO, perplexity (the paper's Figure 3) and entropy over steps."""
+    look, panels = looks(results, reference), []
+    rows = sorted(plain(results, reference), key=lambda line: line[0] != reference)
+    for metric, title in METRICS.items():
+        curves = []
+        for name, t in rows:
+            points = [(p.steps, p.metric(metric)) for p in results.of(name, t)]
+            dots = [Dot(Estimate(n), _finite(m)) for n, m in points if m]
+            dashed = name == reference and t != 1
+            curves += [Curve(heading(name, t), *look[name], dots, dashed)] if dots else []
+        own = None if metric == "n_step_nelbo" else results.of_text(metric)
+        fine = own is not None and (own > 0 or metric == "entropy")
+        text = (None, own, "held-out text") if fine else None
+        panel = Panel(f"steps-{metric}", title, "sampling steps", title, curves, text)
+        panels += [_drawn(panel, curves, results.steps)] if curves else []
+    return panels
 
 
-def panel(
-    key: str, title: str, x: Axis, y: Axis, curves: Sequence[Curve], *, reference=None, star=None
-) -> Markup:
-    """One panel: axes, curves with interval bars, a direct label at each curve.
+@_defaults()
+def frontier(results: Results, reference: str) -> list[Panel]:
+    """Draw perplexity against entropy: a panel a number of steps, a point a temperature."""
+    by_steps: dict[int, list[Curve]] = {}
+    for n in results.steps:
+        for name, look in looks(results, reference).items():
+            points = [p for p in results.of(name) if p.steps == n and compare.place(p)]
+            dots = [
+                Dot(_finite(p.metric("entropy")), _finite(p.metric("perplexity")), p.temperature)
+                for p in points
+            ]
+            curve = Curve(name, *look, dots, noted=name == reference)
+            by_steps.setdefault(n, []).extend([curve] if dots else [])
+    every = [curve for curves in by_steps.values() for curve in curves]
+    own = (results.of_text("entropy"), results.of_text("perplexity"), "held-out text")
+    dots = [d for curve in every for d in curve.dots]
+    inside = None not in own and min(own[:2]) > 0 and _near(own, dots)
+    names = ("entropy of a sample (nats)", "perplexity")
+    panels = [
+        Panel(f"frontier-{n}", f"{n} steps", *names, curves, own if inside else None)
+        for n, curves in by_steps.items()
+        if curves
+    ]
+    return [_drawn(panel, every) for panel in panels]
 
-    key: an id that no other panel of the page has. reference: (y, label) of a
-    horizontal line; star: (x, y, label) of one more point.
+
+def _finite(e: Estimate) -> Estimate:
+    """Return an estimate so far from infinity that its axis stays finite."""
+    return Estimate(*(v if v is None else min(max(v, -1e100), 1e100) for v in e))
+
+
+def _near(text: tuple, dots: list[Dot]) -> bool:
+    """Return whether a mark there would not squeeze the dots into a corner."""
+    for at, values in (
+        (text[0], [d.x.value for d in dots]),
+        (math.log(text[1]), [math.log(d.y.value) for d in dots]),
+    ):
+        low, high = min(values, default=0), max(values, default=0)
+        if abs(at - (low + high) / 2) > high - low:
+            return False
+    return True
+
+
+@_defaults()
+def legend(panels: list[Panel]) -> dict[str, Markup]:
+    """Return a line with its marker for each curve's name."""
+    found = {}
+    for k, curve in enumerate({c.name: c for p in panels for c in p.curves}.values()):
+        figure = Figure((32 / 72, 14 / 72), dpi=72)
+        figure.add_artist(Line2D([0, 0.5, 1], [0.5] * 3, markevery=[1], **_mark(curve)))
+        found[curve.name] = _svg(figure, f"{panels[0].key}-{k}")
+    return found
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return places near the wanted ones, in their order, at least `gap` apart.
+
+    Where they do not all fit between low and high the gap shrinks.
     """
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-
-    def px(v: float) -> float:
-        return LEFT + x.at(v) * (right - LEFT)
-
-    def py(v: float) -> float:
-        return bottom - y.at(v) * (bottom - TOP)
-
-    parts = [_grid(x, y, px, py)]
-    tags: list[tuple[float, float, str, str]] = []  # where its curve ends, name, style
-    if reference:
-        level, label = reference
-        parts.append(
-            el("line", x1=LEFT, x2=right, y1=_n(py(level)), y2=_n(py(level)), class_="reference")
-        )
-        tags.append((right, py(level), label, "plain"))
-    for curve in curves:
-        dots = [d for d in curve.dots if d.y.value > 0 or not y.log]
-        if not dots:
-            continue
-        places = [(px(d.x.value), py(d.y.value)) for d in dots]
-        path = "M" + " L".join(f"{a:.1f} {b:.1f}" for a, b in places)
-        parts.append(el("path", d=path, class_=_line_class(curve)))
-        for dot, (a, b) in zip(dots, places, strict=True):
-            parts.append(_bars(dot, px, py, a, b, curve.style))
-            parts.append(_dot(curve, dot, x, y, a, b))
-        a, b = max(places)
-        tags.append((a, b, curve.name, curve.style))
-    if star:
-        parts.append(_star(px(star[0]), py(star[1]), star[2], right))
-    parts.append(_tags(tags, right, bottom))
-    return el(
-        "svg",
-        el("title", title, id=f"{key}-t"),
-        el("desc", _told(x, y, curves, reference), id=f"{key}-d"),
-        *parts,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_labelledby=f"{key}-t {key}-d",
-        class_="chart",
-    )
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
+    order, out = sorted(range(len(wanted)), key=wanted.__getitem__), list(wanted)
+    for i in order:
+        out[i] = low = max(out[i], low)
+        low += gap
+    for i in reversed(order):
+        out[i] = high = min(out[i], high)
+        high -= gap
+    return out
 
 
-def _n(v: float) -> str:
-    return f"{v:.1f}"
+def _colour(name: str) -> str:
+    """Return a stand-in for a colour of style.css, which `_svg` replaces."""
+    return f"#fe00{COLOURS.index(name):02x}"
 
 
-def _grid(x: Axis, y: Axis, px, py) -> Markup:
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    parts = []
-    for t, shown in labels(x):
-        a = _n(px(t))
-        parts.append(el("line", x1=a, x2=a, y1=TOP, y2=bottom, class_="grid"))
-        parts.append(el("text", shown, x=a, y=bottom + 16, text_anchor="middle", class_="tick"))
-    for t, shown in labels(y):
-        b = _n(py(t))
-        parts.append(el("line", x1=LEFT, x2=right, y1=b, y2=b, class_="grid"))
-        parts.append(
-            el("text", shown, x=LEFT - 7, y=b, dy="0.35em", text_anchor="end", class_="tick")
-        )
-    middle = _n((LEFT + right) / 2)
-    parts.append(el("text", x.title, x=middle, y=HEIGHT - 6, text_anchor="middle", class_="axis"))
-    return join(parts)
+def _svg(figure: Figure, key: str) -> Markup:
+    """Return what stands inside of the SVG element; ids begin with `key`."""
+    out = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    for artist in figure.findobj():
+        artist.set_clip_on(False)
+    figure.savefig(out, format="svg", metadata=nothing, transparent=True)
+    inside = re.search(r"</defs>(.*)</svg>", out.getvalue(), re.DOTALL)[1]
+    inside = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"', "", inside)  # of no use but for markers
+    inside = re.sub(r'( id="|xlink:href="#)', rf"\g<1>{key}-", inside)
+    inside = re.sub(r"#fe00(\w\w)", lambda m: f"var(--{COLOURS[int(m[1], 16)]})", inside)
+    return Markup(re.sub(r"\n\s*", " ", inside))
 
 
-def _bars(dot: Dot, px, py, a: float, b: float, style: str) -> Markup:
-    parts = []
-    if dot.y.low is not None and dot.y.low > 0:
-        top, end = py(dot.y.high), py(dot.y.low)
-        d = f"M{a:.1f} {top:.1f}V{end:.1f}M{a - 3:.1f} {top:.1f}h6"
-        parts.append(el("path", d=f"{d}M{a - 3:.1f} {end:.1f}h6", class_=f"bar {style}"))
-    if dot.x.low is not None:
-        d = f"M{px(dot.x.low):.1f} {b:.1f}H{px(dot.x.high):.1f}"
-        parts.append(el("path", d=d, class_=f"bar {style}"))
-    return join(parts)
+def _mark(curve: Curve) -> dict:
+    """Return the keywords of a curve's line."""
+    own, paper = _colour(curve.colour), _colour("paper")
+    face, edge = (paper, own) if curve.marker // 6 % 2 else (own, paper)
+    style = "--" if curve.dashed else "-"
+    marker = dict(marker=MARKERS[curve.marker % 6], markersize=8, mfc=face, mec=edge)
+    return dict(color=own, linewidth=2, linestyle=style, **marker)
 
 
-def _dot(curve: Curve, dot: Dot, x: Axis, y: Axis, a: float, b: float) -> Markup:
-    says = f"{curve.name}: {x.title} {number(dot.x.value)}, {y.title} {number(dot.y.value)}" + (
-        f", {dot.note}" if dot.note else ""
-    )
-    # A title inside a mark is what a pointer sees when it rests there.
-    mark = el("g", el("title", says), marker(curve.marker, a, b, curve.style))
-    if not (dot.note and curve.noted):
-        return mark
-    note = el(
-        "text",
-        dot.note.removeprefix("T = "),
-        x=_n(a - 6),
-        y=_n(b - 6),
-        text_anchor="end",
-        class_="note",
-    )
-    return join([mark, note])
+def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> Panel:
+    """Draw a panel whose axes hold all curves of `scale` and their 95% intervals.
+
+    steps: ticks of a logarithmic x axis.
+    """
+    figure, log = Figure((WIDTH / 72, HEIGHT / 72), dpi=72), "perplexity" in panel.y
+    size = (RIGHT - LEFT) / WIDTH, (TOP - BOTTOM) / HEIGHT
+    ax = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, *size), axisbelow=True)
+    ax.set(xscale="log" if steps else "linear", yscale="log" if log else "linear")
+    ax.margins(0.07)
+    text = dict(size=12, va="center", parse_math=False, annotation_clip=False)
+    near = dict(textcoords="offset points", **text)
+    ends = []
+    if panel.text and panel.text[0] is None:
+        ax.axhline(panel.text[1], color=_colour("ink"), ls=":", lw=1)
+        ends.append((max(steps), *panel.text[1:], "ink"))
+    elif panel.text:
+        *at, name = panel.text
+        ax.plot(*at, "*", markersize=11, color=_colour("ink"))
+        ax.annotate(name, at, (10, 0), color=_colour("ink"), **near)
+    for curve in panel.curves:
+        bar = dict(colors=_colour(curve.colour), linewidth=1.2, alpha=0.75)
+        places = [(d.x.value, d.y.value) for d in curve.dots]
+        xs, ys = zip(*places, strict=True)
+        ax.vlines(xs, *zip(*(_bar(d.y, log) for d in curve.dots), strict=True), **bar)
+        ax.hlines(ys, *zip(*(_bar(d.x) for d in curve.dots), strict=True), **bar)
+        ax.plot(xs, ys, **_mark(curve))
+        for place, dot in zip(places, curve.dots * curve.noted, strict=False):
+            small = {**near, "size": 11, "ha": "right", "color": _colour("soft")}
+            ax.annotate(f"{dot.temperature:g}", place, (-6, 7), **small)
+        ends.append((*max(places), curve.name, curve.colour))
+    dots = [d for c in scale for d in c.dots]
+    ax.update_datalim([(x, y) for d in dots for x in _bar(d.x) for y in _bar(d.y, log)])
+    ax.autoscale_view()
+    _axes(ax, panel, steps)
+    heights = [float(ax.transData.transform(end[:2])[1]) for end in ends]
+    for (*at, name, colour), y in zip(ends, spread(heights, 14, BOTTOM + 2, TOP - 4), strict=True):
+        own = _colour(colour)
+        lead = dict(arrowstyle="-", color=own, alpha=0.45, shrinkA=0, shrinkB=5, relpos=(0, 0.5))
+        beside = dict(textcoords="figure points", arrowprops=lead, color=own, **text)
+        ax.annotate(_short(name), at, (RIGHT + 14, y), **beside)
+    return panel._replace(svg=_svg(figure, panel.key))
 
 
-def _star(a: float, b: float, label: str, right: float) -> Markup:
-    arms = "M-6 0H6M0-6V6M-4.2-4.2L4.2 4.2M-4.2 4.2L4.2-4.2"
-    left = a > (LEFT + right) / 2
-    return join(
-        [
-            el("path", d=arms, transform=f"translate({a:.1f} {b:.1f})", class_="star"),
-            el(
-                "text",
-                label,
-                x=_n(a - 10 if left else a + 10),
-                y=_n(b),
-                dy="0.35em",
-                text_anchor="end" if left else "start",
-                class_="label plain",
-            ),
-        ]
-    )
+def _axes(ax, panel: Panel, steps: Sequence[int]) -> None:
+    """Set ticks at round numbers, or at most eight of the steps, and a grid."""
+    ax.spines[:].set_visible(False)
+    ax.grid(color=_colour("grid"), linewidth=1)
+    ax.set_xlabel(panel.x, size=12, color=_colour("soft"))
+    low, high = ax.get_ylim()
+    if ax.get_yscale() == "log" and high > 6 * low:
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    else:
+        ax.yaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_locator(ticker.NullLocator())
+        axis.set_major_formatter("{x:.10g}")
+    if steps:
+        ax.set_xticks(steps[:: -max(1, -(-len(steps) // 8))])
+    ax.tick_params(length=0, pad=6, labelsize=12, labelcolor=_colour("soft"))
 
 
-def _tags(tags, right: float, bottom: float) -> Markup:
-    """Names at the right, each at the height of its curve's end where there is room."""
-    places = spread([b for _, b, _, _ in tags], LINE, TOP + 4, bottom - 2)
-    parts = []
-    for (a, b, name, style), y in zip(tags, places, strict=True):
-        lead = f"M{a + 5:.1f} {b:.1f}L{right + 3:.1f} {b:.1f}L{right + 11} {y:.1f}"
-        parts.append(el("path", d=lead, class_=f"lead {style}"))
-        parts.append(
-            el(
-                "text",
-                el("title", name),
-                _short(name),
-                x=right + 14,
-                y=_n(y),
-                dy="0.35em",
-                class_=f"label {style}",
-            )
-        )
-    return join(parts)
+def _bar(e: Estimate, log: bool = False) -> list[float]:
+    """Return the ends of an interval; the value twice where it has none that can be drawn."""
+    fine = e.low is not None and (e.low > 0 or not log)
+    return [e.low, e.high] if fine else [e.value] * 2
 
 
-def _told(x: Axis, y: Axis, curves: Sequence[Curve], reference) -> str:
-    """The panel in words, for whoever does not see it."""
-    said = [f"{y.title} over {x.title}."]
-    if reference:
-        said.append(f"{reference[1]}: {number(reference[0])}.")
-    for curve in curves:
-        dots = ", ".join(
-            f"{number(d.y.value)} at {number(d.x.value)}" + (f" ({d.note})" if d.note else "")
-            for d in curve.dots
-        )
-        said.append(f"{curve.name}: {dots}.")
-    return " ".join(said)
+def _short(name: str) -> str:
+    """Cut a name in its middle: those of one family differ at their end."""
+    name = " ".join(clean(name).split())
+    return name if len(name) <= 16 else f"{name[:7].rstrip()}…{name[-8:].lstrip()}"

@@ -1,0 +1,139 @@
+"""Choose and format what the templates show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from ..intervals import Estimate
+from ..results import Point, Results
+from . import compare
+from .compare import NELBO
+
+# What no HTML text may hold (C0 and C1 but tab and newline, lone surrogates,
+# non-characters), and marks that would turn the direction of what follows.
+_UNFIT = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\u202a-\u202e\u2066-\u2069]"
+)
+DIVERSITY = {
+    NELBO: "N-step NELBO",
+    "entropy": "entropy of a sample",
+    "corpus_entropy": "pooled unigram entropy",
+    "bigram_entropy": "bigram entropy",
+    "bigram_tv": "bigram distance to text",
+    "distinct_1": "distinct-1",
+    "distinct_2": "distinct-2",
+    "distinct_3": "distinct-3",
+    "self_bleu": "self-BLEU",
+    "mauve": "MAUVE",
+}
+
+SETTINGS = (
+    "steps temperature temperature_end top_p sampler u_law u_step dtype seed num_samples length "
+    "evaluator evaluations seconds checkpoint sha256 algo loss round teacher host commit"
+).split()
+
+nats, two = "{:.3f}".format, "{:.2f}".format
+
+
+def clean(text: str) -> str:
+    """Return text without what would break a page."""
+    return _UNFIT.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def number(x: float) -> str:
+    """Return a figure as short as it can be read: 4.3, 57.4, 499, 12,300."""
+    if abs(x) >= 1000:
+        return f"{x:,.0f}"
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.3g}"
+
+
+def signed(x: float, form: str = "+.3f") -> str:
+    return format(x, form).replace("-", "−")
+
+
+def percent(x: float) -> str:
+    """Return a ratio as its distance from 1."""
+    shown = signed(x - 1, "+.1%")
+    return "0.0%" if shown[1:] == "0.0%" else shown
+
+
+def titles(form: str, values: Iterable) -> list[str]:
+    return [form.format(value) for value in values]
+
+
+def heading(name: str, temperature: float) -> str:
+    return name if temperature == 1 else f"{name}, T\u00a0=\u00a0{temperature:g}"
+
+
+def listed(values: Iterable) -> str:
+    """Return each value once; nothing for those that are None or empty."""
+    return ", ".join(dict.fromkeys(str(v) for v in values if v not in (None, "")))
+
+
+def plain(results: Results, reference: str) -> list[tuple[str, float]]:
+    """Return every curve at T = 1, or what is nearest; the reference at all of its own."""
+    usual = {n: results.temperatures(n) for n in results.names}
+    return [(n, t) for n, of in usual.items() for t in (of if n == reference else of[:1])]
+
+
+def every(results: Results) -> list[tuple[str, float]]:
+    """Return every curve at every temperature of its own."""
+    return [(n, t) for n in results.names for t in results.temperatures(n)]
+
+
+def few(results: Results) -> list[int]:
+    """Return the fewest steps, 8 of them, and the most, as far as they were taken."""
+    steps = results.steps
+    return sorted({steps[0], 8 if 8 in steps else steps[0], steps[-1]})
+
+
+def measured(results: Results) -> dict[str, str]:
+    """Return the columns of the diversity table that any row has."""
+    return {k: v for k, v in DIVERSITY.items() if any(p.metric(k) for p in results.points)}
+
+
+def lowest(results: Results, steps: int) -> float | None:
+    """Return the lowest N-step NELBO of a column."""
+    found = (p.metric(NELBO) for p in results.points if p.steps == steps)
+    return min((m.value for m in found if m), default=None)
+
+
+def limit(points: Iterable[Point]) -> Estimate | None:
+    """Return the usual NELBO, which is the same at any number of steps."""
+    return next((m for p in points if (m := p.metric("nelbo"))), None)
+
+
+def columns(results: Results) -> list[str]:
+    """Return the settings that any row has."""
+    return [k for k in SETTINGS if any(p.row.get(k) is not None for p in results.points)]
+
+
+def subject(results: Results, reference: str) -> list[Point]:
+    """Return the points that the sentences are about: the last round's, or the last curve's."""
+    names = [n for n in results.names if n != reference]
+    name = max(names, key=lambda n: (results.of(n)[0].round or 0, names.index(n)))
+    return results.of(name, results.temperatures(name)[0])
+
+
+def matched(results: Results, reference: str, point: Point) -> list[tuple[str, compare.Match]]:
+    """Return the point's match, and if it has no ratio, the last other model's that has one."""
+    names = [n for n in reversed(results.names) if n not in (point.name, reference)]
+    found = []
+    for name in (point.name, *names):
+        other = results.at(name, results.temperatures(name)[0], point.steps)
+        match = other and compare.match(results, other, reference)
+        if match and (match.ratio or name == point.name):
+            found.append((name, match))
+        if match and match.ratio:
+            break
+    return found
+
+
+def samples(results: Results, reference: str) -> Iterator[tuple[int, int, list[Point]]]:
+    """Yield texts of the same place in the batch, two at most: (steps, place, points)."""
+    rows = sorted(plain(results, reference), key=lambda line: line[0] != reference)
+    for n in few(results):
+        of = [p for m, t in rows if (p := results.at(m, t, n)) and p.texts]
+        for i in range(min(2, max((len(p.texts) for p in of), default=0))):
+            yield n, i, [p for p in of if i < len(p.texts)]
