@@ -11,7 +11,7 @@ from pathlib import Path
 import lightning as L
 
 from mdlm_mcd.errors import UnfinishedError
-from mdlm_mcd.minihost import checks, dataloader
+from mdlm_mcd.minihost import command, dataloader
 from mdlm_mcd.minihost import main as entry
 
 from . import held, seeds
@@ -125,4 +125,6 @@ def _run(mode: str, home: Path, *overrides: str) -> None:
     try:
         entry.MODES[mode](cls, config, tokenizer)
     except Exception as error:
-        raise checks.explain(error) from error  # what the command line says in its place
+        raise (
+            command.explain(error) or error
+        ) from error  # what the command line says in its place
