@@ -84,6 +84,7 @@ def sentence(error):
 def call(job, outcomes, config_dir):
     """Call Hydra's `job`; errors that are no bugs end in a sentence and status 1."""
     said = None
+    console.write_any_text()
     undo = console.hydra_raises()
     try:
         console.check_arguments(sys.argv[1:])
