@@ -294,11 +294,10 @@ def check_rows(config, rows, mode):
         )
 
 
-def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None, **how):
+def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, **how):
     """Return the training and the validation loader; None for one left out.
 
-    valid_seed: shuffles the validation rows, once for all epochs; None keeps their
-    order. how: goes to `get_dataset`. Both have the `tokenizer`. Training is a
+    how: goes to `get_dataset`. Both have the `tokenizer`. Training is a
     `ResumableLoader`; a streamed dataset has plain loaders in its own order, which start
     over when a run is resumed. Raises ConfigError.
     """
@@ -322,8 +321,7 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid
             made = ResumableLoader(rows, seed=config.seed, **kwargs)
         else:
             generator = torch.Generator().manual_seed(config.seed)
-            sampler = RankSampler(rows, valid_seed)
-            made = DataLoader(rows, sampler=sampler, generator=generator, **kwargs)
+            made = DataLoader(rows, sampler=RankSampler(rows), generator=generator, **kwargs)
         made.tokenizer = tokenizer
         return made
 

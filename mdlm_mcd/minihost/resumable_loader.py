@@ -16,31 +16,19 @@ def rank_and_world():
 
 
 class RankSampler(DistributedSampler):
-    """Deal a fixed order of all rows to the processes, `rank::world`.
+    """Deal all rows to the processes in their own order, `rank::world`.
 
     Rows are repeated until every process has as many as the others. It is a
     `DistributedSampler` by type, so Lightning leaves it in its place whatever
-    `use_distributed_sampler` says. seed: of the order; None keeps the dataset's own.
+    `use_distributed_sampler` says.
     """
 
-    def __init__(self, dataset, seed=None):
-        shuffle = seed is not None
-        super().__init__(dataset, 1, 0, shuffle=shuffle, seed=seed or 0)
-
-    def order(self, epoch=0):
-        """Return the rows of an epoch, int64 (rows,), by seed and epoch."""
-        rows = len(self.dataset)
-        if not self.shuffle:
-            return np.arange(rows)
-        return np.random.default_rng([self.seed, epoch]).permutation(rows)
-
-    def set_epoch(self, epoch):
-        """Keep the order, which is the same in every epoch."""
+    def __init__(self, dataset):
+        super().__init__(dataset, 1, 0, shuffle=False)
 
     def __iter__(self):
-        rank, world = rank_and_world()
-        order = np.resize(self.order(), len(self) * world)
-        return iter(order[rank::world].tolist())
+        (rank, world), rows = rank_and_world(), len(self.dataset)
+        return iter([i % rows for i in range(rank, len(self) * world, world)])
 
     def __len__(self):
         return -(-len(self.dataset) // rank_and_world()[1])
@@ -54,10 +42,14 @@ class EpochSampler(RankSampler):
     """
 
     def __init__(self, dataset, batch_size, seed):
-        super().__init__(dataset, seed)
-        self.batch_size = batch_size
+        super().__init__(dataset)
+        self.seed, self.batch_size = seed, batch_size
         self.batch = 0  # batches of this epoch that were handed out
         self._start = None  # where the next pass starts
+
+    def order(self, epoch):
+        """Return the rows of an epoch, int64 (rows,), by seed and epoch."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
 
     def _rows_per_batch(self):
         return self.batch_size * rank_and_world()[1]

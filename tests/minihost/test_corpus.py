@@ -125,7 +125,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         corpus.cached(tmp_path, "x.json", interrupt)
     with monkeypatch.context() as patched:
-        patched.setattr(corpus.os, "fsync", interrupt)  # in the middle of writing
+        patched.setattr(corpus.os, "replace", interrupt)  # in the middle of writing
         with pytest.raises(KeyboardInterrupt):
             corpus.cached(tmp_path, "x.json", lambda: "text")
     assert os.listdir(tmp_path) == []

@@ -5,13 +5,11 @@ import json
 
 import pytest
 from omegaconf import OmegaConf
-from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import dataloader, resumable_loader
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost import resumable_loader as row_order
 
 datasets = pytest.importorskip("datasets")
 
@@ -91,32 +89,12 @@ def test_a_process_that_gets_no_row(settings, monkeypatch):
     config = settings(8, 1)
     tokenizer = dataloader.get_tokenizer(config)
     _, valid = dataloader.get_dataloaders(config, tokenizer, skip_train=True)
-    monkeypatch.setattr(row_order, "rank_and_world", lambda: (1, 2))
+    monkeypatch.setattr(resumable_loader, "rank_and_world", lambda: (1, 2))
     for _ in range(2):  # in every epoch
         with pytest.raises(ConfigError, match=r"data\.valid=.*without a row for process"):
             list(valid)
-    monkeypatch.setattr(row_order, "rank_and_world", lambda: (0, 2))
+    monkeypatch.setattr(resumable_loader, "rank_and_world", lambda: (0, 2))
     assert len(list(valid)) == 1
-
-
-def test_a_worker_tells_its_sentence_alone(settings, monkeypatch):
-    """torch puts the whole traceback of its process before it."""
-    config = settings(8, 1)
-    tokenizer = dataloader.get_tokenizer(config)
-    train, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
-
-    def failing(loader):
-        try:
-            raise ConfigError("data.train=json: it is odd: mend it.")
-        except ConfigError:
-            caught = ExceptionWrapper(where="in DataLoader worker process 0")
-        yield from ()
-        caught.reraise()
-
-    monkeypatch.setattr(DataLoader, "__iter__", failing)
-    with pytest.raises(ConfigError) as error:
-        list(train)
-    assert str(error.value) == "data.train=json: it is odd: mend it."
 
 
 # Under a distiller, whatever the host's loaders give ----------------------------------

@@ -1,0 +1,63 @@
+"""A checkpoint that means harm, given to each key and command that opens one."""
+
+import os
+import warnings
+
+import pytest
+import torch
+
+
+class Harm:
+    """Pickled, it is a call."""
+
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.canary),)
+
+
+@pytest.fixture
+def evil(shell, monkeypatch):
+    """The teacher's checkpoint, and a call beside its weights."""
+    # As before torch 2.6, where nobody has to ask for the call to be made.
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    content = torch.load(shell.teacher, weights_only=True)
+    torch.save({**content, "evil": Harm(shell.folder / "canary")}, shell.folder / "e.ckpt")
+    yield shell.folder / "e.ckpt"
+    assert not (shell.folder / "canary").exists()
+
+
+REFUSED = {
+    "resume": lambda s, path: s.host(
+        "trainer.max_steps=2", f"checkpointing.resume_ckpt_path={path}"
+    ),
+    "resume mcd": lambda s, path: s.mcd(f"checkpointing.resume_ckpt_path={path}"),
+    "finetune": lambda s, path: s.host(f"training.finetune_path={path}"),
+    "sample": lambda s, path: s.host("mode=sample_eval", f"eval.checkpoint_path={path}"),
+    "nelbo": lambda s, path: s.host("mode=ppl_eval", f"eval.checkpoint_path={path}"),
+    "evaluator": lambda s, path: s.sweep("--evaluator", path),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_refused_with_the_name_that_was_found(shell, evil, how):
+    status, said = REFUSED[how](shell, evil)
+    assert status == 1 and "Traceback" not in said, said
+    assert "it names posix.mkdir" in said or "it names nt.mkdir" in said
+
+
+def test_weights_alone_are_read(shell, evil):
+    assert shell.from_teacher(evil)[0] == 0
+    assert shell.command("export", evil, shell.folder / "out")[0] == 0
+    shell.teacher = evil
+    assert shell.sweep()[0] == 0
+
+
+def test_the_call_would_be_made(shell, evil):
+    """Else the tests above would show nothing."""
+    with warnings.catch_warnings():
+        # torch 2.6 and later remark on being forced.
+        warnings.filterwarnings("ignore", "Environment variable TORCH_FORCE_NO")
+        torch.load(evil)
+    (shell.folder / "canary").rmdir()
