@@ -127,20 +127,13 @@ def test_a_text_column_is_text(hf, bpe, tmp_path):
         assert [x["input_ids"].tolist() for x in one] == [x["input_ids"].tolist() for x in other]
 
 
-@pytest.mark.parametrize(
-    "name, words",
-    [
-        ("scripted", "scripts are no longer|cannot be read"),
-        ("nowhere/at_all", "cannot be read"),
-        ("no-loader", "cannot be read"),
-    ],
-)
-def test_datasets_that_cannot_be_opened(hf, bpe, tmp_path, monkeypatch, name, words):
+@pytest.mark.parametrize("name", ["scripted", "nowhere/at_all", "no-loader"])
+def test_datasets_that_cannot_be_opened(hf, bpe, tmp_path, monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scripted").mkdir()
     (tmp_path / "scripted" / "scripted.py").write_text("# as older datasets had\n")
-    with pytest.raises(ConfigError, match=rf"^data\.train={name}.*{words}"):
+    with pytest.raises(ConfigError, match=rf"^data\.train={name}.* cannot be read"):
         dataloader.get_dataset(hf(None, name), bpe, "train")
 
 
