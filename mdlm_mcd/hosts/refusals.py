@@ -32,7 +32,7 @@ def unreachable(error: BaseException) -> MCDError | None:
     """Return a CheckpointError where the Hub could not be reached; else None.
 
     Hosts load tokenizer, data and evaluator without looking after their errors, and
-    the libraries wrap what the network said in errors of several kinds.
+    the libraries wrap the network's error in several kinds of their own.
     """
     links: list[BaseException] = []
     link: BaseException | None = error

@@ -83,7 +83,7 @@ def sentence(error):
 
 def call(job, outcomes, config_dir):
     """Call Hydra's `job`; errors that are no bugs end in a sentence and status 1."""
-    said = None
+    message = None
     console.write_any_text()
     undo = console.hydra_raises()
     try:
@@ -95,12 +95,12 @@ def call(job, outcomes, config_dir):
         known = explain(error, sys.argv[1:], config_dir)
         if known is None or console.wants_traceback():
             raise
-        said = sentence(known)
+        message = sentence(known)
     finally:
         undo()
         failed, jobs = outcomes.take()
         if failed:
             numbers = ", ".join(f"#{number}" for number in failed)
             print(f"{len(failed)} of {jobs} jobs failed: {numbers}.", file=sys.stderr)
-    if said or failed:
-        raise SystemExit(said or 1)
+    if message or failed:
+        raise SystemExit(message or 1)

@@ -72,19 +72,19 @@ def explain(error, overrides=(), config_dir="", config_name="config"):
         return disk_full(error)
     if not any(test(error) for test in known):
         return None
-    said = _words(error)
+    words = _words(error)
     if isinstance(error, MissingConfigException):
         return _no_such_file(error)
     if isinstance(error, OverrideParseException):
         return ConfigError(
-            f"{printable(error.override)} cannot be read as key=value ({said}): put a "
+            f"{printable(error.override)} cannot be read as key=value ({words}): put a "
             "value with = , : or brackets in it into quotes that the shell leaves, "
             "'key=\"a=b.ckpt\"', and close what is opened."
         )
-    if found := UNKNOWN.search(said):
+    if found := UNKNOWN.search(words):
         return _no_such_key(found[1], overrides, config_dir, config_name)
     if file := _config_file(error):
-        return ConfigError(f"{file} cannot be read as a config ({said}): mend it there.")
+        return ConfigError(f"{file} cannot be read as a config ({words}): mend it there.")
     what = "the settings are refused"
     if is_lightnings(error):
         what = "Lightning refuses these settings"
@@ -92,21 +92,21 @@ def explain(error, overrides=(), config_dir="", config_name="config"):
         # "Error in call to target 'x.Y':\nTypeError(...)\nfull_key: trainer"
         keys = re.findall(r"^full_key: (\S+)", str(error), re.MULTILINE)
         what = f"{keys[0] if keys else 'a part of the config'} cannot be made of its settings"
-        said = _words(error.__cause__ or error)
+        words = _words(error.__cause__ or error)
     return ConfigError(
-        f"{what} ({said}): change what that names; HYDRA_FULL_ERROR=1 shows where it fails."
+        f"{what} ({words}): change what that names; HYDRA_FULL_ERROR=1 shows where it fails."
     )
 
 
 def _words(error):
     """Return a library's message on one line; of a bare assertion what it asserts."""
     frames = traceback.extract_tb(error.__traceback__)
-    said = " ".join(str(error).partition("\nSee https://")[0].split())
+    words = " ".join(str(error).partition("\nSee https://")[0].split())
     if isinstance(error, CompactHydraException) and error.__cause__:
         cause = " ".join(str(error.__cause__).split())
-        said = f"{said} ({cause})" if said else cause
-    said = said or (frames[-1].line if frames else type(error).__name__)
-    return printable(said[:MOST]).rstrip(".")
+        words = f"{words} ({cause})" if words else cause
+    words = words or (frames[-1].line if frames else type(error).__name__)
+    return printable(words[:MOST]).rstrip(".")
 
 
 def _config_file(error):
@@ -124,9 +124,9 @@ def _no_such_file(error):
     if not group or not error.options:
         return ConfigError(f"{first_line(error)}: name a config that is there.")
     meant = difflib.get_close_matches(option, error.options, n=1)
-    said = f"did you mean {group}={meant[0]}? " if meant else ""
+    hint = f"did you mean {group}={meant[0]}? " if meant else ""
     return ConfigError(
-        f"{group}={option} is unknown: {said}Choose one of {', '.join(sorted(error.options))}."
+        f"{group}={option} is unknown: {hint}Choose one of {', '.join(sorted(error.options))}."
     )
 
 
