@@ -13,6 +13,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from shell import Shell
 
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
@@ -121,3 +122,11 @@ def runs(module_compose, tmp_path_factory):
         minihost.run(module_compose(*TWO_STEPS, f"algo={name}", where))
         found[name] = folder / name / "checkpoints" / "last.ckpt"
     return found
+
+
+@pytest.fixture
+def shell(runs, compose, tmp_path, monkeypatch):
+    """A `Shell` with a teacher and an evaluator, offline and without CUDA."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return Shell((*compose.tiny, *TWO_STEPS[1:]), tmp_path, runs["mdlm"], runs["ar"])

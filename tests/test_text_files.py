@@ -2,8 +2,6 @@
 
 import json
 import linecache
-import os
-import subprocess
 import sys
 import traceback
 
@@ -129,18 +127,3 @@ def test_main_that_python_does_not_read(tmp_path, text):
     path.write_bytes(text + path.read_bytes())
     with pytest.raises(ConfigError, match=r"main\.py cannot be read as Python"):
         launch.prepare(tmp_path)
-
-
-@pytest.mark.slow
-def test_a_host_starts(tmp_path):
-    """The whole command, in a folder whose main.py has a byte order mark."""
-    path = fakes.duo(tmp_path) / "main.py"
-    path.write_bytes(windows(path.read_text()))
-    done = subprocess.run(
-        [sys.executable, "-m", "mdlm_mcd.commands.main", "run", "algo=mcd", "--cfg", "job"],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        env={**os.environ},
-    )
-    assert done.returncode == 0 and "patched in memory" in done.stderr, done.stderr

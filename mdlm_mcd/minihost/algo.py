@@ -1,7 +1,8 @@
-"""The host's models: MDLM (masked), DUO_BASE (uniform-state), AR (the evaluator)."""
+"""Define the host's models: MDLM (masked), DUO_BASE (uniform-state), AR (evaluator)."""
 
 import torch
 
+from .. import losses
 from ..errors import ConfigError
 from ..models import vocabulary
 from . import trainer_base
@@ -32,17 +33,10 @@ class MDLM(trainer_base.AbsorbingState):
         check_choices("MDLM", checks)
 
     def _process_model_output(self, model_output, xt, sigma):
-        # SUBS writes into the logits; a clone keeps the backbone's own intact.
-        log_p = model_output.clone()
-        log_p[:, :, self.mask_index] += self.neg_infinity
-        log_p = log_p.log_softmax(-1)
-        visible = (xt != self.mask_index)[..., None]
-        one_hot = torch.full_like(log_p, self.neg_infinity)
-        one_hot.scatter_(-1, xt[..., None], 0.0)
-        return torch.where(visible, one_hot, log_p)
+        return losses.subs(model_output, xt, self.mask_index)
 
     def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t, low_var=False):
-        """The NELBO's integrand; `low_var` drops its weight (training only)."""
+        """Return the NELBO's integrand; `low_var` drops its weight (training only)."""
         log_p = log_x_theta.gather(-1, x0[..., None]).squeeze(-1)
         if low_var:
             return -log_p
@@ -67,9 +61,7 @@ class AR(trainer_base.TrainerBase):
         return None
 
     def _process_model_output(self, model_output, xt, sigma):
-        log_p = model_output.clone()
-        log_p[:, :, self.mask_index] += self.neg_infinity
-        return log_p.log_softmax(-1)
+        return losses.subs_masked(model_output, self.mask_index)
 
     def nll(
         self, input_tokens, labels, output_tokens, current_accumulation_step=None, train_mode=False
@@ -79,7 +71,7 @@ class AR(trainer_base.TrainerBase):
 
     @torch.no_grad()
     def generate_samples(self, num_samples, labels=None, num_steps=None, eps=None):
-        """Token ids (num_samples, model.length), drawn left to right."""
+        """Draw token ids (num_samples, model.length), left to right."""
         x = torch.full((num_samples, 1), self.tokenizer.bos_token_id, device=self.device)
         while x.shape[1] < self.num_tokens:
             log_p = self.forward(x, None)[:, -1]

@@ -8,7 +8,7 @@ from .corpus import existing_path
 
 
 def backbone(config, vocab_size: int):
-    """The network that `algo.backbone` names, for a vocabulary of that size.
+    """Build the network that `algo.backbone` names, for a vocabulary of that size.
 
     `dit` is built anew. `hf_dit` is the Hugging Face model at eval.checkpoint_path,
     as in the public hosts: the Python code beside its weights is run, so name only a
@@ -23,7 +23,6 @@ def backbone(config, vocab_size: int):
     with border(
         f"eval.checkpoint_path={path} cannot be opened as a Hugging Face model",
         "name a folder or a Hub model, or set algo.backbone=dit",
-        ConfigError,
     ):
         model = transformers.AutoModelForMaskedLM.from_pretrained(
             existing_path(path, "eval.checkpoint_path"), trust_remote_code=True

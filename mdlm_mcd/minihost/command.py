@@ -1,4 +1,4 @@
-"""The host's command line: jobs of Hydra, their errors, one exit status."""
+"""Run the host's jobs of Hydra; print what ends them, with one exit status."""
 
 import os
 import sys
@@ -9,9 +9,8 @@ import uuid
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MCDError
 from ..settings import console, hydra_errors
-from . import checks
 
 
 class JobFailed(ConfigError):
@@ -30,7 +29,7 @@ class Outcomes:
             file.write(f"{job} {int(failed)}\n")
 
     def take(self):
-        """(numbers of the jobs that failed, number of all); removes the file."""
+        """Return the numbers of the jobs that failed, and of all; remove the file."""
         if not os.path.exists(self.path):  # no multirun
             return [], 0
         with open(self.path) as file:
@@ -39,51 +38,43 @@ class Outcomes:
         return sorted(int(job) for job, failed in lines if int(failed)), len(lines)
 
 
-@console.as_asked()
 def perform(run, config, outcomes):
-    """`run(config)` as one of Hydra's jobs.
+    """Call `run(config)` as one of Hydra's jobs.
 
     In a multirun an error is printed here, with the job's number, and ends this job.
-    What is raised then holds no traceback, which would keep the job's model, and can
-    be sent to another process.
+    What is raised then has no traceback, which would keep the job's model, and can be
+    sent to another process.
     """
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
-        try:
-            return run(config)
-        except Exception as error:
-            known = checks.explain(error)
-            if not is_ours(known) or console.wants_traceback():
-                raise
-            raise SystemExit(sentence(known)) from None
+    hydra, failed = HydraConfig.get(), None
+    multirun = hydra.mode == RunMode.MULTIRUN
     console.write_any_text()
-    number = hydra.job.num
-    failed = _failure(run, config)
-    outcomes.add(number, failed is not None)
+    try:
+        result = run(config)
+    except Exception as error:
+        known = explain(error)
+        full = known is None or console.wants_traceback()
+        if full and not multirun:
+            raise
+        if not multirun:
+            raise SystemExit(sentence(known)) from None
+        if full:
+            traceback.print_exception(error)
+        failed = sentence(known or error)
+    if not multirun:
+        return result
+    outcomes.add(hydra.job.num, failed is not None)
     if failed is None:
-        return None
-    print(f"Job #{number} failed: {failed}", file=sys.stderr, flush=True)
+        return result
+    print(f"Job #{hydra.job.num} failed: {failed}", file=sys.stderr, flush=True)
     # Hydra asks for the results of a batch before it begins the next one.
     if hydra.sweeper.get("max_batch_size"):
         return None
-    raise JobFailed(f"job #{number}: {failed}")
+    raise JobFailed(f"job #{hydra.job.num}: {failed}")
 
 
-def _failure(run, config):
-    """None, or what ended the job; a bug's traceback is printed."""
-    try:
-        run(config)
-    except Exception as error:
-        known = checks.explain(error)
-        if not is_ours(known) or console.wants_traceback():
-            traceback.print_exception(error)
-        return sentence(known)
-    return None
-
-
-def is_ours(error):
-    """Whether it is raised on purpose, as a message to the user, by this package."""
-    return type(error).__module__.partition(".")[0] == __package__.partition(".")[0]
+def explain(error, *where):
+    """Return the error as one of ours, with a sentence for the user; None for a bug."""
+    return error if isinstance(error, MCDError) else hydra_errors.explain(error, *where)
 
 
 def sentence(error):
@@ -92,7 +83,8 @@ def sentence(error):
 
 def call(job, outcomes, config_dir):
     """Call Hydra's `job`; errors that are no bugs end in a sentence and status 1."""
-    said = None
+    message = None
+    console.write_any_text()
     undo = console.hydra_raises()
     try:
         console.check_arguments(sys.argv[1:])
@@ -100,17 +92,15 @@ def call(job, outcomes, config_dir):
     except JobFailed:
         pass
     except Exception as error:
-        known = error
-        if hydra_errors.is_hydras(error) and not is_ours(error):
-            known = hydra_errors.explain(error, sys.argv[1:], config_dir)
-        if not is_ours(known) or console.wants_traceback():
+        known = explain(error, sys.argv[1:], config_dir)
+        if known is None or console.wants_traceback():
             raise
-        said = sentence(known)
+        message = sentence(known)
     finally:
         undo()
         failed, jobs = outcomes.take()
         if failed:
             numbers = ", ".join(f"#{number}" for number in failed)
             print(f"{len(failed)} of {jobs} jobs failed: {numbers}.", file=sys.stderr)
-    if said or failed:
-        raise SystemExit(said or 1)
+    if message or failed:
+        raise SystemExit(message or 1)

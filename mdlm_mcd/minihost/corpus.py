@@ -1,4 +1,4 @@
-"""Documents of the minihost: where they come from, their split, their cache.
+"""Read the documents of the minihost, split them, and cache what is made of them.
 
 A document is a `str`; a corpus is a list of them in a fixed order. Documents go
 to training or to validation by a hash of their text, so the split depends on
@@ -6,7 +6,6 @@ nothing else, and equal documents never stand on both sides.
 """
 
 import ast
-import contextlib
 import glob
 import hashlib
 import inspect
@@ -16,14 +15,14 @@ import os
 import re
 import sys
 import sysconfig
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from hydra.utils import to_absolute_path
+from omegaconf import OmegaConf
 
-from ..checkpoints.files import expanded
+from ..checkpoints.files import expanded, write_text
 from ..errors import ConfigError, border
 
 log = logging.getLogger(__name__)
@@ -48,68 +47,55 @@ SKIPPED_FOLDERS = {
 }
 
 # Two or more blank lines, one or more, none: coarse to fine.
-DOCUMENT_BREAK = re.compile(r"\n(?:[^\S\n]*\n){2,}")
-PARAGRAPH_BREAK = re.compile(r"\n(?:[^\S\n]*\n)+")
-LINE_BREAK = re.compile(r"\n+")
+DOCUMENT_BREAK = r"\n(?:[^\S\n]*\n){2,}"
+PARAGRAPH_BREAK = r"\n(?:[^\S\n]*\n)+"
+LINE_BREAK = r"\n+"
 
 
 def local_path(path, key=""):
-    """`path`, which `key` names, from where the run was launched, `~` expanded."""
+    """Return `path` from where the run was launched, `~` expanded; `key` names it."""
     # Hydra may have moved the process into its output folder.
     return to_absolute_path(expanded(str(path), key))
 
 
 def existing_path(name, key=""):
-    """The absolute path if `name` is a file, folder or glob, else `name` itself."""
+    """Return the absolute path if `name` is a file, folder or glob, else `name`."""
     path = local_path(name, key)
     return path if os.path.exists(path) or glob.glob(path) else name
 
 
 def digest(*parts):
-    """Hex SHA-256 of the parts; the parts cannot run into one another."""
+    """Return the hex SHA-256 of the parts, which cannot run into one another."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def cached(cache_dir, name, build, parse=str):
-    """`parse(text)` of the file `name` in `cache_dir`, made by `build()` if missing.
+    """Return `parse(text)` of a file in `cache_dir`, made by `build()` if missing.
 
-    The file appears whole or not at all, so an interrupted run leaves nothing
-    half-made and processes may race: the last one wins, with the same text.
-
-    Raises:
-        ConfigError: `cache_dir` cannot be written, or the file in it be read.
+    The file appears whole or not at all, and processes may race: the last one wins,
+    with the same text. Raises ConfigError where it cannot be written or read.
     """
     path = Path(local_path(cache_dir, "data.cache_dir"), name)
     if path.is_file():
         with border(
             f"data.cache_dir={cache_dir}: {path} cannot be read",
             "delete that file, which is then made anew",
-            ConfigError,
         ):
             return parse(path.read_text(encoding="utf-8"))
     text = build()
-    # Not `tempfile`: its files are closed to the others who share the folder.
-    temporary = path.with_name(f".{name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_text(path, text)
     except OSError as error:
         raise ConfigError(
             f"data.cache_dir={cache_dir} cannot be written ({error.strerror}): name "
             "another folder, e.g. data.cache_dir=~/mdlm_mcd."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
     return parse(text)
 
 
 def normalise(text):
-    """Dedented text with straight quotes and without heading underlines."""
+    """Return dedented text with straight quotes, without heading underlines."""
     # A lone surrogate, which an escape can spell, has no UTF-8.
     text = text.encode("utf-8", "ignore").decode("utf-8")
     text = text.translate(str.maketrans("‘’“”\xa0", "''\"\" "))
@@ -120,7 +106,7 @@ def normalise(text):
 
 
 def _docstrings(source):
-    """Docstrings of a module, its classes and its functions, in source order."""
+    """Yield docstrings of a module, its classes and functions, in source order."""
     with warnings.catch_warnings():
         # Old modules hold escapes that newer parsers warn of.
         warnings.simplefilter("ignore")
@@ -135,7 +121,7 @@ def _docstrings(source):
 
 
 def _stdlib_texts():
-    """Help topics first, then docstrings by path: a fixed order."""
+    """Yield help topics, then docstrings by path: a fixed order."""
     try:
         from pydoc_data.topics import topics
     except ImportError:  # trimmed distributions of Python
@@ -150,13 +136,11 @@ def _stdlib_texts():
 
 
 def stdlib_documents(cache_dir, max_chars):
-    """English out of Python itself: its help topics and its docstrings.
+    """Return English out of Python itself: its help topics and its docstrings.
 
     Normalised, without repeats, each of at least `MIN_CHARS` characters, and at
-    most `max_chars` characters together. Depends on the Python release.
-
-    Raises:
-        ConfigError: `max_chars` leaves fewer than two documents.
+    most `max_chars` characters together. Depends on the Python release. Raises
+    ConfigError where `max_chars` leaves fewer than two documents.
     """
 
     def build():
@@ -182,7 +166,7 @@ def stdlib_documents(cache_dir, max_chars):
 
 
 def _expand(key, patterns):
-    """Files that paths and globs name, each once, in a fixed order."""
+    """Return the files that paths and globs name, each once, in a fixed order."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns or [])
     if not patterns:
         raise ConfigError(
@@ -208,47 +192,44 @@ def _read(key, path):
     with border(
         f"data.{key}: {path} cannot be read as UTF-8",
         "name a file that can, or convert it, e.g. with iconv -t utf-8",
-        ConfigError,
     ):
         # `utf-8-sig` also takes away the mark some editors put first.
         return Path(path).read_text(encoding="utf-8-sig")
 
 
-def _pieces(pattern, texts):
-    # Files put one after another leave byte order marks inside.
-    pieces = (t.strip("\n\ufeff") for text in texts for t in pattern.split(text))
-    return [piece for piece in pieces if piece.strip()]
-
-
 def textfile_documents(key, patterns, separator=None):
-    """Documents of the text files that `patterns` (paths or globs) name.
+    """Return the documents of the text files that `patterns` (paths or globs) name.
 
     With a `separator`, documents end at the lines equal to it. Without, they end
     at two or more blank lines; if that gives fewer than `MIN_DOCUMENTS`
     documents, at every blank line; if that gives a single one, at every line.
-    The end of a file always ends a document.
-
-    Raises:
-        ConfigError: no file named or matched, one is not UTF-8, or there is no text.
+    The end of a file always ends a document. Raises ConfigError where there is no file,
+    one is not UTF-8, or there is no text.
     """
     paths = _expand(key, patterns)
     texts = [_read(key, path) for path in paths]
+
+    def pieces(pattern):
+        # Files put one after another leave byte order marks inside.
+        found = (t.strip("\n\ufeff") for text in texts for t in re.split(pattern, text))
+        return [piece for piece in found if piece.strip()]
+
     if separator:
-        line = rf"(?:^|\n)[^\S\n]*{re.escape(separator.strip())}[^\S\n]*(?=\n|$)"
-        documents = _pieces(re.compile(line), texts)
+        separator = re.escape(separator.strip())
+        documents = pieces(rf"(?:^|\n)[^\S\n]*{separator}[^\S\n]*(?=\n|$)")
     else:
-        documents = _pieces(DOCUMENT_BREAK, texts)
+        documents = pieces(DOCUMENT_BREAK)
         if len(documents) < MIN_DOCUMENTS:
-            documents = _pieces(PARAGRAPH_BREAK, texts)
+            documents = pieces(PARAGRAPH_BREAK)
         if len(documents) == 1:
-            documents = _pieces(LINE_BREAK, texts)
+            documents = pieces(LINE_BREAK)
     if not documents:
         raise ConfigError(f"data.{key}={paths} hold no text: give at least one file that does.")
     return documents
 
 
 def split(documents):
-    """The (training, validation) documents: one in `VALID_ONE_IN` is validation.
+    """Return (training, validation) documents: one in `VALID_ONE_IN` is validation.
 
     A small corpus may have no hash of that kind; then the smallest hash decides,
     so neither side is empty if there are two distinct documents.
@@ -264,31 +245,18 @@ def split(documents):
 
 
 def documents(data, mode):
-    """Documents of `data.train` (mode "train") or `data.valid` (mode "valid").
+    """Return the documents of `data.train` (mode "train") or `data.valid` ("valid").
 
-    Args:
-        data: the `data` config; the split named must be `stdlib` or `textfile`.
-        mode: "train" or "valid".
-
-    Returns:
-        list[str], not empty, in a fixed order.
-
-    Raises:
-        ConfigError: see `stdlib_documents`, `textfile_documents`; or one document has
-            to serve both splits.
+    data: the `data` config, with `stdlib` or `textfile` for that mode. Returns a list of
+    str, not empty, in a fixed order. Raises ConfigError, also where one document would
+    have to serve both splits.
     """
     if data[mode] == "stdlib":
         found = stdlib_documents(data.cache_dir, data.get("max_chars", 6_000_000))
         return split(found)[mode == "valid"]
-    separator = data.get("separator")
-    valid_files = data.get("valid_files")
-    held_out = []
-    if valid_files:
-        held_out = textfile_documents("valid_files", valid_files, separator)
-        if mode == "valid":
-            return held_out
-    found = textfile_documents("files", data.files, separator)
+    separator, valid_files = data.get("separator"), data.get("valid_files")
     if not valid_files:
+        found = textfile_documents("files", data.files, separator)
         if len(set(found)) < 2:
             raise ConfigError(
                 "data.files hold 1 distinct document, so training and validation "
@@ -296,7 +264,12 @@ def documents(data, mode):
                 "data.separator, or name data.valid_files."
             )
         return split(found)[mode == "valid"]
-    train = [text for text in found if text not in set(held_out)]
+    held_out = textfile_documents("valid_files", valid_files, separator)
+    if mode == "valid":
+        return held_out
+    held_out = set(held_out)
+    found = textfile_documents("files", data.files, separator)
+    train = [text for text in found if text not in held_out]
     if not train:
         raise ConfigError(
             "data.files hold only documents of data.valid_files: leave other text for training."
@@ -310,17 +283,12 @@ def documents(data, mode):
 
 
 def huggingface_dataset(data, mode):
-    """The documents of a Hugging Face dataset, in its own order.
+    """Return the documents of a Hugging Face dataset, in its own order.
 
     `data.train` / `data.valid` is the name of a dataset, a loader such as `json`
-    (with `data.data_files`), or a folder that `save_to_disk` wrote.
-
-    Returns:
-        datasets.Dataset, or IterableDataset if `data.streaming`, whose one column
-        is `data.text_key`.
-
-    Raises:
-        ConfigError: the package datasets is missing, or what it is to read.
+    (with `data.data_files`), or a folder that `save_to_disk` wrote. Returns a
+    datasets.Dataset (IterableDataset if `data.streaming`) whose one column is
+    `data.text_key`. Raises ConfigError.
     """
     name = data[mode]
     try:
@@ -331,14 +299,13 @@ def huggingface_dataset(data, mode):
             "install mdlm-mcd[data], or use data=stdlib or data=textfile."
         ) from error
     part, streaming = _part(data, mode), data.get("streaming", False)
-    folder = local_path(name, f"data.{mode}")
     on_disk = any(
-        os.path.isfile(os.path.join(folder, file))
+        os.path.isfile(os.path.join(name, file))
         for file in ("dataset_dict.json", "dataset_info.json")
     )
     with reading(data, mode):
         if on_disk:
-            found = datasets.load_from_disk(folder)
+            found = datasets.load_from_disk(name)
             # A bare dataset counts as the training split, as `load_dataset` has it.
             found = (found if isinstance(found, dict) else {"train": found})[part]
             found = found.to_iterable_dataset() if streaming else found
@@ -346,9 +313,9 @@ def huggingface_dataset(data, mode):
             found = datasets.load_dataset(
                 name,
                 data.get(f"{mode}_config"),
-                data_files=_data_files(data.get("data_files")),
+                data_files=_plain(data.get("data_files")),
                 split=part,
-                cache_dir=local_path(data.cache_dir, "data.cache_dir"),
+                cache_dir=data.cache_dir,
                 revision=data.get(f"{mode}_revision"),
                 streaming=streaming,
             )
@@ -363,7 +330,7 @@ def huggingface_dataset(data, mode):
 
 
 def named(data, mode):
-    """How messages call the documents of a mode: key and value, and their files."""
+    """Return how messages call the documents of a mode: key, value and files."""
     own = "valid_files" if mode == "valid" and data.get("valid_files") else "files"
     key = own if data[mode] == "textfile" else "data_files"
     files = data.get(key) if data[mode] != "stdlib" else None
@@ -373,23 +340,17 @@ def named(data, mode):
 
 
 def _part(data, mode):
-    """The split of a Hugging Face dataset that a mode reads."""
+    """Return the split of a Hugging Face dataset that a mode reads."""
     return data.get(f"{mode}_split") or {"train": "train", "valid": "validation"}[mode]
 
 
 def reading(data, mode):
-    """The border to the package datasets, which reads a row when it is asked for."""
+    """Border on the package datasets, which reads a row when it is asked for."""
     return border(
         f"{named(data, mode)} with data.{mode}_split={_part(data, mode)} cannot be read",
         "check name, split and network, and that files are whole, of the same columns",
-        ConfigError,
     )
 
 
-def _data_files(files):
-    """`data.data_files` with its local paths made absolute."""
-    if files is None or isinstance(files, str):
-        return files and existing_path(files, "data.data_files")
-    if isinstance(files, Mapping):
-        return {part: _data_files(names) for part, names in files.items()}
-    return [_data_files(name) for name in files]
+def _plain(value):
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

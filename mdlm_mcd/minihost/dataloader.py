@@ -1,4 +1,4 @@
-"""Tokenizer and loaders of the minihost.
+"""Make the minihost's tokenizer and loaders.
 
 `get_tokenizer` and `get_dataloaders` are the two functions the host calls. A
 batch is a dict of `input_ids` and `attention_mask`, both int64 (batch, length).
@@ -9,7 +9,6 @@ import itertools
 import os
 
 import numpy as np
-import omegaconf
 import tokenizers
 import torch
 import transformers
@@ -28,7 +27,7 @@ BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 
 def _train_bpe(texts, vocab_size):
-    """A byte-level BPE of at most `vocab_size` entries, as JSON."""
+    """Train a byte-level BPE of at most `vocab_size` entries; return it as JSON."""
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     byte_level = tokenizers.pre_tokenizers.ByteLevel
     bpe.pre_tokenizer = byte_level(add_prefix_space=False)
@@ -80,32 +79,25 @@ def _bpe_tokenizer(data):
 
 
 def get_tokenizer(config, key="data.tokenizer_name_or_path="):
-    """The tokenizer that `data.tokenizer_name_or_path` names.
+    """Return the tokenizer that `data.tokenizer_name_or_path` names.
 
     `bpe` is a byte-level BPE of `data.vocab_size` entries, special tokens
     included, trained on the training documents and kept in `data.cache_dir`. It
     has bos, eos and pad, and no mask token. Any other name goes to
     `transformers.AutoTokenizer`. `key` stands before the name in messages.
 
-    Returns:
-        A tokenizer with bos and eos tokens. None is added to it: with a [PAD] behind
-        its own, a mask would get another id than in the public hosts.
-
-    Raises:
-        ConfigError: the vocabulary is too small, the name cannot be loaded, or the
-            tokenizer has nothing to begin or to end a row with.
+    All have bos and eos tokens. None is added: with a [PAD] behind its own, a mask
+    would get another id than in the public hosts. Raises ConfigError.
     """
-    data = config.data
-    name = data.tokenizer_name_or_path
+    name = config.data.tokenizer_name_or_path
     if name == "bpe":
-        return _bpe_tokenizer(data)
+        return _bpe_tokenizer(config.data)
     path = corpus.existing_path(name, key.rstrip("= "))
     check_hub_cache(path)
     with border(
         f"{key}{name} cannot be loaded",
         "check the network, give the folder or the Hub name of a tokenizer that the "
         "installed transformers and tokenizers read, or bpe to train one",
-        ConfigError,
     ):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         vocabulary.check_tokens(tokenizer)
@@ -116,8 +108,7 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
                     f"{key}{name} has neither a {token} nor a {stand_in} token: "
                     "choose a tokenizer with one, e.g. gpt2, or bpe."
                 )
-            text = getattr(tokenizer, f"{stand_in}_token")
-            setattr(tokenizer, f"{token}_token", text)
+            setattr(tokenizer, f"{token}_token", getattr(tokenizer, f"{stand_in}_token"))
     return tokenizer
 
 
@@ -125,7 +116,6 @@ def _tokenize(tokenizer, texts):
     with border(
         f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} cannot encode the text",
         "choose another tokenizer",
-        ConfigError,
     ):
         return tokenizer(
             texts,
@@ -138,27 +128,19 @@ def _tokenize(tokenizer, texts):
 
 
 def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index):
-    """Rows of `length` tokens, [BOS] body [EOS], out of documents.
+    """Make rows of `length` tokens, [BOS] body [EOS], out of documents.
 
-    Args:
-        texts: list of str.
-        what: where they come from, for messages.
-        length: tokens per row, at least 3.
-        wrap: True joins the documents (each followed by EOS if `insert_eos`) and
-            cuts them into bodies, the remainder dropped; False gives each
-            document a row, cut or padded (with EOS for want of a padding token).
-        size, mask_index: of the model's vocabulary; no mask for None.
+    texts: list of str; what: where they come from, for messages; size, mask_index: of
+    the model's vocabulary, None for no mask. wrap: True joins the documents (each
+    followed by EOS if `insert_eos`) and cuts them into bodies, the remainder dropped;
+    False gives each document a row, cut or padded (with EOS for want of a padding token).
 
-    Returns:
-        (tokens, lengths): int32 (rows, length), and int64 (rows,), the number of
-        tokens in front of the padding.
-
-    Raises:
-        ConfigError: an id in front of the padding is none of the vocabulary, or the
-            mask's.
+    Returns tokens, int32 (rows, length), and lengths, int64 (rows,), the number of
+    tokens in front of the padding. Raises ConfigError where one of those is none of the
+    vocabulary, or the mask.
     """
     ids = _tokenize(tokenizer, texts)
-    bos, eos, pad = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     room = length - 2
     if wrap:
         if insert_eos:
@@ -182,17 +164,12 @@ def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index)
 
 
 def _before(lengths, length):
-    """(rows, length) bool: what stands in front of each row's padding."""
+    """Return (rows, length) bool: what stands in front of each row's padding."""
     return torch.arange(length) < torch.from_numpy(lengths)[:, None]
 
 
 class Rows(Dataset):
-    """Rows held in memory.
-
-    Args:
-        tokens: int32 (rows, length).
-        lengths: int64 (rows,); what stands behind is padding.
-    """
+    """Rows in memory: tokens, int32 (rows, length), and lengths before the padding."""
 
     def __init__(self, tokens, lengths):
         self.tokens = torch.from_numpy(tokens)
@@ -208,7 +185,7 @@ class Rows(Dataset):
 
 
 def _map_rows(batch, numbers, layout, key):
-    """`_to_rows` as `datasets` maps it over a batch of documents and their numbers."""
+    """Call `_to_rows` as `datasets` maps it over documents and their numbers."""
     for number, text in zip(numbers, batch[key], strict=True):
         if not isinstance(text, str):
             raise ConfigError(
@@ -243,13 +220,9 @@ class _StreamLoader(DataLoader):
         # Here and not in the dataset: a worker process does not know its rank.
         rows.rank, rows.world = resumable_loader.rank_and_world()
         empty = True
-        try:
-            for batch in super().__iter__():
-                empty = False
-                yield batch
-        except ConfigError as error:
-            # A worker puts its whole traceback before the sentence.
-            raise ConfigError(str(error).rpartition("ConfigError: ")[2].strip()) from error
+        for batch in super().__iter__():
+            empty = False
+            yield batch
         if empty:
             raise ConfigError(
                 f"{corpus.named(rows.data, rows.mode)} is a stream without a row for "
@@ -259,18 +232,12 @@ class _StreamLoader(DataLoader):
 
 
 def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
-    """Rows of `data.train` (mode "train") or `data.valid` (mode "valid").
+    """Return rows of `data.train` (mode "train") or `data.valid` (mode "valid").
 
     size, mask_index: of the model's vocabulary, where it is not the one that the host
-    makes for the tokenizer.
-
-    Returns:
-        A dataset of dicts `input_ids`, `attention_mask`, int64 (length,): in memory
-        for `stdlib` and `textfile`, on disk for Hugging Face datasets, iterable if
-        `data.streaming`.
-
-    Raises:
-        ConfigError: see `corpus`, `_to_rows` and `check_rows`.
+    makes for the tokenizer. Rows are dicts `input_ids`, `attention_mask`, int64
+    (length,): in memory for `stdlib` and `textfile`, on disk for Hugging Face datasets,
+    iterable if `data.streaming`. Raises ConfigError.
     """
     name, length = config.data[mode], config.model.length
     if length < 3:
@@ -309,7 +276,7 @@ def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
 
 
 def check_rows(config, rows, mode):
-    """Raise ConfigError for a training split of less than a step, or one without a row.
+    """Refuse training rows of less than a step, or no row at all. Raises ConfigError.
 
     A stream is read as far as that.
     """
@@ -327,24 +294,12 @@ def check_rows(config, rows, mode):
         )
 
 
-def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid_seed=None, **how):
-    """The training and the validation loader.
+def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, **how):
+    """Return the training and the validation loader; None for one left out.
 
-    Args:
-        config: reads `data`, `loader`, `model.length` and `seed`.
-        tokenizer: that of `get_tokenizer`.
-        skip_train, skip_valid: leave that loader out.
-        valid_seed: shuffles the validation rows, once for all epochs; None keeps
-            their order.
-        how: goes to `get_dataset`.
-
-    Returns:
-        (train_loader, valid_loader); None for one left out. Both have the
-        `tokenizer`. Training is a `ResumableLoader`; a streamed dataset has plain
-        loaders in its own order, which start over when a run is resumed.
-
-    Raises:
-        See `get_dataset`.
+    how: goes to `get_dataset`. Both have the `tokenizer`. Training is a
+    `ResumableLoader`; a streamed dataset has plain loaders in its own order, which start
+    over when a run is resumed. Raises ConfigError.
     """
     loader = config.loader
     workers = loader.num_workers
@@ -366,8 +321,7 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid
             made = ResumableLoader(rows, seed=config.seed, **kwargs)
         else:
             generator = torch.Generator().manual_seed(config.seed)
-            sampler = RankSampler(rows, valid_seed)
-            made = DataLoader(rows, sampler=sampler, generator=generator, **kwargs)
+            made = DataLoader(rows, sampler=RankSampler(rows), generator=generator, **kwargs)
         made.tokenizer = tokenizer
         return made
 
@@ -378,15 +332,14 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, valid
 
 
 def with_digest(config, train_loader):
-    """A copy of the config that knows the training rows, where they are in memory.
+    """Return a copy of the config with the digest of the training rows in memory.
 
-    By their digest, in checkpoints, a run that goes on knows its text again.
+    By it, in checkpoints, a run that goes on knows its text again.
     """
     rows = train_loader.dataset
     if not isinstance(rows, Rows):
         return config
     config = config.copy()
-    tensors = {"tokens": rows.tokens, "lengths": rows.lengths}
-    with omegaconf.open_dict(config):
-        config.data.rows_sha256 = identity.sha256(tensors)
+    sha256 = identity.sha256({"tokens": rows.tokens, "lengths": rows.lengths})
+    OmegaConf.update(config, "data.rows_sha256", sha256, force_add=True)
     return config

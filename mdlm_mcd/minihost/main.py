@@ -1,4 +1,4 @@
-"""Hydra entry of the host: `python -m mdlm_mcd.minihost.main algo=mdlm`.
+"""Train, sample or evaluate: `python -m mdlm_mcd.minihost.main algo=mdlm`.
 
 Modes, as in the public hosts: `train`, `sample_eval`, `ppl_eval`. A class named
 in the `algo` config (`algo._target_`) is trained in place of the host's own.
@@ -20,8 +20,8 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from ..checkpoints import identity, sanitize
 from ..checkpoints.files import check_overwrite, check_writable, write_text
-from ..errors import ConfigError, first_line
-from ..settings import console, groups
+from ..errors import ConfigError, border, first_line
+from ..settings import groups
 from . import algo, checks, command, dataloader, paths
 from .progress import Lines
 
@@ -44,11 +44,11 @@ def register_resolvers():
 
 
 def model_class(config):
-    """The class that `algo._target_` names, else the host's own `algo.name`."""
+    """Return the class that `algo._target_` names, else the host's own `algo.name`."""
     if not config.get("algo"):
         raise ConfigError("algo is empty: name one, e.g. algo=mdlm.")
     if config.algo.get("_target_"):
-        return _named_class(config.algo._target_)
+        return hydra.utils.get_class(config.algo._target_)
     if config.algo.name not in MODELS:
         raise ConfigError(
             f"algo.name={config.algo.name} is unknown: choose one of "
@@ -57,49 +57,25 @@ def model_class(config):
     return MODELS[config.algo.name]
 
 
-def _named_class(target):
-    try:
-        found = hydra.utils.get_class(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        if isinstance(error, ValueError) and type(error) is not ValueError:
-            raise  # of the class's own module, which has its sentence
-        raise ConfigError(
-            f"algo._target_={target} names no class ({first_line(error)}): take one "
-            "of the configs of algo, or install what it is in."
-        ) from error
-    if not issubclass(found, L.LightningModule):
-        raise ConfigError(
-            f"algo._target_={target} is no LightningModule: name the class of a model."
-        )
-    return found
-
-
 def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path"):
-    """A model with the weights and EMA of the Lightning checkpoint that `key` names.
+    """Build a model with weights and EMA of the Lightning checkpoint that `key` names.
 
     With algo.backbone=hf_dit the model itself opens eval.checkpoint_path.
     """
     if config.algo.backbone == "hf_dit" and key == "eval.checkpoint_path":
         return cls(config, tokenizer)
     check_file(key, path)
-    _check_plain(path, f"{key}={path}")
-    try:
+    _open_plain(path, f"{key}={path}")
+    with border(
+        f"{key}={path} does not fit this model",
+        "use the `model`, `data` and `algo` settings it was trained with",
+    ):
         model = cls.load_from_checkpoint(
             path, map_location="cpu", config=config, tokenizer=tokenizer
         )
         if model.ema and not model.ema.fits(model._get_parameters()):
             raise ValueError("its EMA is of another")
-        return model
-    except (*_ODD, RuntimeError) as error:
-        strict = "state_dict" in str(error)  # torch's `load_state_dict`
-        if type(error) not in _ODD and not strict:
-            raise
-        said = [line.strip() for line in str(error).splitlines()[1:3]]
-        said = " ".join(said) or f"{type(error).__name__}: {first_line(error)}"
-        raise ConfigError(
-            f"{key}={path} does not fit this model ({said}): use the "
-            "`model`, `data` and `algo` settings it was trained with."
-        ) from error
+    return model
 
 
 def _exists(path):
@@ -115,7 +91,7 @@ def _exists(path):
 
 
 def check_file(key, path):
-    """Raises ConfigError where `key` names no file."""
+    """Refuse a path that is no file. Raises ConfigError."""
     if not path or not _exists(path):
         raise ConfigError(f"{key}={path or '(empty)'} is no file: name the checkpoint to open.")
     if os.path.isdir(path):
@@ -126,7 +102,7 @@ def check_file(key, path):
 
 
 def resume_path(config):
-    """The checkpoint to go on from; None for a fresh start.
+    """Return the checkpoint to go on from; None for a fresh start.
 
     A job that may be requeued names the run's own `last.ckpt` before there is one.
     Raises ConfigError where any other is not there.
@@ -144,24 +120,23 @@ def resume_path(config):
     )
 
 
-# What a value of another kind than expected ends in; subclasses are others' own.
-_ODD = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+def _open_plain(path, source):
+    """Return what a file holds; refuse one whose opening could run code.
 
-
-def _check_plain(found, source):
-    """What a file holds; refuses one whose opening could run code, before torch 2.6."""
+    Before torch 2.6 Lightning opens it with pickle.
+    """
     try:
-        if "://" in found:
-            with get_filesystem(found).open(found, "rb") as file:
+        if "://" in path:
+            with get_filesystem(path).open(path, "rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=True)
-        return torch.load(found, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a spoilt file fails in many ways
-        # Among torch's advice; torch 2.3 says it otherwise.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a broken file fails in many ways
+        # Among torch's advice; torch 2.3 words it otherwise.
         named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
-        said = f"it names {named[1]}" if named else first_line(error)
+        why = f"it names {named[1]}" if named else first_line(error)
         raise ConfigError(
             f"{source} does not open as tensors and plain values "
-            f"({type(error).__name__}: {said[:200]}): it is spoilt, or not of this "
+            f"({type(error).__name__}: {why[:200]}): it is damaged, or not of this "
             "host; name another, or distil from it with algo.teacher_path."
         ) from error
 
@@ -195,7 +170,7 @@ def train(cls, config, tokenizer):
     check_writable(f"checkpointing.save_dir={config.checkpointing.save_dir}", folder)
     resume = resume_path(config)
     finetune = config.training.finetune_path if resume is None else None
-    if hasattr(cls, "check_start"):  # what a class of others refuses, before the data
+    if hasattr(cls, "check_start"):  # what a distiller refuses, before the data
         cls.check_start(config)
     elif finetune:
         check_file("training.finetune_path", finetune)
@@ -210,7 +185,7 @@ def train(cls, config, tokenizer):
     else:
         model = cls(config, tokenizer)
     if config.eval.generate_samples and config.eval.compute_generative_perplexity:
-        model.metrics.load_evaluator()  # not first asked for after hours of steps
+        model.metrics.load_evaluator()  # refused now, not after hours of steps
     # The loaders deal the rows to the processes themselves.
     trainer = make_trainer(config, use_distributed_sampler=False)
     trainer.fit(model, train_ds, valid_ds, ckpt_path=resume)
@@ -221,10 +196,10 @@ def train(cls, config, tokenizer):
 
 
 def _check_resume(cls, config, path):
-    """The step that the checkpoint `path` stands at; refuses one of another run."""
-    reads = hasattr(cls, "check_start")  # its own files, and those before damaged ones
+    """Return the step of the checkpoint `path`; refuse one of another run."""
+    reads = hasattr(cls, "check_start")  # a distiller opens it itself, or an older one
     try:
-        checkpoint = _check_plain(path, f"checkpointing.resume_ckpt_path={path}")
+        checkpoint = _open_plain(path, f"checkpointing.resume_ckpt_path={path}")
     except ConfigError:
         if reads:
             return 0
@@ -241,23 +216,22 @@ def _check_resume(cls, config, path):
 def _check_settings(config, checkpoint, path):
     mine = omegaconf.OmegaConf.to_container(config, resolve=True)
     trainer = identity.config_of(checkpoint).get("trainer")
-    longer = isinstance(trainer, dict) and trainer.get("max_steps") != (config.trainer.max_steps)
+    longer = isinstance(trainer, dict) and trainer.get("max_steps") != config.trainer.max_steps
     # A model of the host's own may be trained longer, and its schedule follows.
-    names = ("num_training_steps", "num_warmup_steps") if longer else ()
-    identity.check(checkpoint, mine, path, {f"lr_scheduler.{name}" for name in names})
+    free = {"lr_scheduler.num_training_steps", "lr_scheduler.num_warmup_steps"}
+    identity.check(checkpoint, mine, path, free if longer else ())
 
 
 def sample_eval(cls, config, tokenizer):
-    """Draw samples, say their entropy (and perplexity), write them as JSON."""
-    path = config.eval.checkpoint_path
+    """Draw samples and write them as JSON, with their entropy and perplexity."""
     out = Path(config.eval.generated_samples_path)
     check_writable(f"eval.generated_samples_path={out}", out.parent)
     check_overwrite(f"eval.generated_samples_path={out}", out, _foreign)
-    model = load_from_checkpoint(cls, path, config, tokenizer)
+    model = load_from_checkpoint(cls, config.eval.checkpoint_path, config, tokenizer)
     if config.eval.disable_ema:
         model.ema = None
     if config.eval.compute_generative_perplexity:
-        model.metrics.load_evaluator()  # what is not there is said before the samples
+        model.metrics.load_evaluator()  # refused now, not after the samples
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if model.ema:
         model.ema.move_shadow_params_to_device(model.device)
@@ -283,17 +257,16 @@ def sample_eval(cls, config, tokenizer):
 def _foreign(path):
     """Return why a file holds no samples in the layout of the hosts."""
     try:
-        held = json.loads(sanitize.read_bytes(path))
+        found = json.loads(sanitize.read_bytes(path))
     except (ValueError, RecursionError):
-        held = None
-    ours = isinstance(held, dict) and "generated_seqs" in held
+        found = None
+    ours = isinstance(found, dict) and "generated_seqs" in found
     return "" if ours else "it has no generated_seqs"
 
 
 def ppl_eval(cls, config, tokenizer):
-    """The NELBO (or the likelihood, for AR) of the validation split."""
-    path = config.eval.checkpoint_path
-    model = load_from_checkpoint(cls, path, config, tokenizer)
+    """Measure the NELBO (or the likelihood, for AR) of the validation split."""
+    model = load_from_checkpoint(cls, config.eval.checkpoint_path, config, tokenizer)
     if config.eval.disable_ema:
         model.ema = None
     _, valid_ds = dataloader.get_dataloaders(config, tokenizer, skip_train=True)
@@ -305,8 +278,8 @@ MODES = {"train": train, "sample_eval": sample_eval, "ppl_eval": ppl_eval}
 
 
 def run(config):
-    """What `main` does once the config stands; answers the mode's figures."""
-    # What the class of somebody else reads is not known here.
+    """Run the mode that a composed config names; return its figures."""
+    # What a user's own class reads is not known here.
     target = str((config.get("algo") or {}).get("_target_") or "mdlm_mcd.")
     groups.check_groups(config, complete=target.startswith("mdlm_mcd."))
     if config.mode not in MODES:
@@ -323,7 +296,7 @@ CONFIGS = str(Path(__file__).parent / "configs")
 
 
 def main():
-    """The command line. A refusal, ours or a library's, is a sentence and status 1."""
+    """Run the command line. A refusal, ours or a library's, ends with status 1."""
     outcomes = command.Outcomes()
 
     @hydra.main(version_base=None, config_path=CONFIGS, config_name="config")
@@ -333,7 +306,6 @@ def main():
 
         command.perform(here.run, config, outcomes)
 
-    console.write_any_text()
     command.call(job, outcomes, CONFIGS)
 
 

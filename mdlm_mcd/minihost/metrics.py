@@ -1,4 +1,4 @@
-"""The host's metrics: NELBO, generative perplexity, sample entropy."""
+"""Measure NELBO, generative perplexity and sample entropy in a run of the host."""
 
 import math
 import os
@@ -9,7 +9,7 @@ import torchmetrics
 from torchmetrics.aggregation import MeanMetric
 
 from ..checkpoints.files import check_hub_cache
-from ..errors import ConfigError, border
+from ..errors import border
 from ..models.vocabulary import check_evaluator, check_tokens
 
 
@@ -58,19 +58,12 @@ class Metrics:
         self.gen_ppl_eval_model_name_or_path = gen_ppl_eval_model_name_or_path
         self._evaluator = None
 
-    def _all(self):
-        return (self.train_nlls, self.valid_nlls, self.gen_ppl, self.sample_entropy)
-
     def to(self, device):
         # They count in float64, which Apple's GPUs do not have.
-        device = torch.device(device)
-        for metric in self._all():
-            metric.to("cpu" if device.type == "mps" else device)
+        device = "cpu" if torch.device(device).type == "mps" else device
+        for metric in (self.train_nlls, self.valid_nlls, self.gen_ppl, self.sample_entropy):
+            metric.to(device)
         return self
-
-    def reset(self):
-        for metric in self._all():
-            metric.reset()
 
     def update_train(self, nll, aux_loss, num_tokens):
         self.train_nlls.update(nll, num_tokens)
@@ -80,7 +73,7 @@ class Metrics:
 
     @torch.no_grad()
     def record_entropy(self, tokens):
-        """Entropy in nats of each sample's own unigrams; tokens: (batch, length)."""
+        """Record the unigram entropy of each sample in nats; tokens: (batch, length)."""
         for sample in tokens:
             counts = torch.unique(sample.cpu(), return_counts=True)[1].double()
             share = counts / counts.sum()
@@ -88,7 +81,7 @@ class Metrics:
             self.sample_entropy.update(entropy.to(self.sample_entropy.device))
 
     def load_evaluator(self, device="cpu"):
-        """The evaluator and its tokenizer. Raises ConfigError when there is none."""
+        """Return (tokenizer, evaluator), opened once. Raises ConfigError."""
         if self._evaluator is None:
             import transformers
 
@@ -99,15 +92,11 @@ class Metrics:
                 f"eval.gen_ppl_eval_model_name_or_path={name} cannot be loaded",
                 "check the network, or give the folder of a causal language model with "
                 "its tokenizer",
-                ConfigError,
             ):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(
-                    name, trust_remote_code=False
-                )
+                how = {"trust_remote_code": False}
+                tokenizer = transformers.AutoTokenizer.from_pretrained(name, **how)
                 check_tokens(tokenizer)
-                model = transformers.AutoModelForCausalLM.from_pretrained(
-                    name, trust_remote_code=False
-                )
+                model = transformers.AutoModelForCausalLM.from_pretrained(name, **how)
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             self._evaluator = tokenizer, model.eval()
@@ -116,17 +105,15 @@ class Metrics:
 
     @torch.no_grad()
     def record_generative_perplexity(self, text_samples, max_length, retokenize=True, device="cpu"):
-        """Perplexity of texts under a causal LM; of the EOS tokens the first counts.
+        """Record the perplexity of texts under a causal LM of `transformers`.
 
-        text_samples: strings, or the evaluator's own token ids (batch, length)
-        with `retokenize=False`. Needs
-        `eval.gen_ppl_eval_model_name_or_path`, a `transformers` model. Raises
-        ConfigError where that cannot read the samples.
+        text_samples: strings, or with `retokenize=False` the evaluator's own token ids
+        (batch, length). Raises ConfigError where the evaluator cannot read them.
         """
         tokenizer, model = self.load_evaluator(device)
         what = f"eval.gen_ppl_eval_model_name_or_path={model.name_or_path}"
         if retokenize:
-            with border(f"{what} cannot encode the samples", "choose another", ConfigError):
+            with border(f"{what} cannot encode the samples", "choose another"):
                 batch = tokenizer(
                     list(text_samples),
                     return_tensors="pt",
@@ -139,15 +126,11 @@ class Metrics:
             ids, attention_mask = text_samples, torch.ones_like(text_samples)
         check_evaluator(what, model, ids)
         ids, attention_mask = ids.to(device), attention_mask.to(device)
-        chunks = zip(
-            ids.split(self.eval_ppl_batch_size),
-            attention_mask.split(self.eval_ppl_batch_size),
-            strict=True,
-        )
-        for chunk, mask in chunks:
+        size = self.eval_ppl_batch_size
+        for chunk, mask in zip(ids.split(size), attention_mask.split(size), strict=True):
             logits = model(chunk, attention_mask=mask).logits[:, :-1].float()
             nll = F.cross_entropy(logits.mT, chunk[:, 1:], reduction="none")
             is_eos = chunk == tokenizer.eos_token_id
-            # The hosts' rule: all tokens count, of the EOS tokens the first.
+            # The hosts' rule: of the EOS tokens only the first counts.
             valid = (~is_eos | (is_eos.cumsum(-1) == 1))[:, 1:] & (mask[:, 1:] > 0)
             self.gen_ppl.update(nll[valid].double().sum(), valid.sum())

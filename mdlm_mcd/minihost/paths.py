@@ -27,18 +27,7 @@ NAMES = (
     "eval.gen_ppl_eval_model_name_or_path",
 )
 # Never a path: this host's own, and the loaders of the package datasets.
-WORDS = (
-    "bpe",
-    "stdlib",
-    "textfile",
-    "arrow",
-    "csv",
-    "json",
-    "parquet",
-    "text",
-    "xml",
-    "webdataset",
-)
+WORDS = "bpe stdlib textfile arrow csv json parquet text xml webdataset".split()
 # Where Lightning's objects name their folders, as in `dirpath` and `save_dir`.
 SECTIONS = ("callbacks", "logger", "trainer")
 
@@ -74,7 +63,7 @@ def _absolute(value, key, find):
 
 
 def _folders(config, name):
-    """Dotted keys inside a section that end in `dir` or `dirpath`, with a string."""
+    """Yield dotted keys inside a section that end in `dir` or `dirpath`."""
     section = OmegaConf.select(config, name)
     for key in section if OmegaConf.is_dict(section) else ():
         inside = f"{name}.{key}"

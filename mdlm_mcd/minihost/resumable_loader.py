@@ -1,4 +1,4 @@
-"""The order of the rows: dealt to processes, and kept through a resumed run."""
+"""Deal the rows to processes, in an order that a resumed run goes on with."""
 
 import numpy as np
 import torch
@@ -16,63 +16,46 @@ def rank_and_world():
 
 
 class RankSampler(DistributedSampler):
-    """Deals a fixed order of all rows to the processes, `rank::world`.
+    """Deal all rows to the processes in their own order, `rank::world`.
 
     Rows are repeated until every process has as many as the others. It is a
     `DistributedSampler` by type, so Lightning leaves it in its place whatever
     `use_distributed_sampler` says.
-
-    Args:
-        dataset: something with a length.
-        seed: of the order; None keeps the dataset's own.
     """
 
-    def __init__(self, dataset, seed=None):
-        shuffle = seed is not None
-        super().__init__(dataset, 1, 0, shuffle=shuffle, seed=seed or 0)
-
-    def order(self, epoch=0):
-        """The rows of an epoch: int64 (rows,), a function of the seed and epoch."""
-        rows = len(self.dataset)
-        if not self.shuffle:
-            return np.arange(rows)
-        return np.random.default_rng([self.seed, epoch]).permutation(rows)
-
-    def set_epoch(self, epoch):
-        """Nothing: the order is the same in every epoch."""
+    def __init__(self, dataset):
+        super().__init__(dataset, 1, 0, shuffle=False)
 
     def __iter__(self):
-        rank, world = rank_and_world()
-        order = np.resize(self.order(), len(self) * world)
-        return iter(order[rank::world].tolist())
+        (rank, world), rows = rank_and_world(), len(self.dataset)
+        return iter([i % rows for i in range(rank, len(self) * world, world)])
 
     def __len__(self):
         return -(-len(self.dataset) // rank_and_world()[1])
 
 
 class EpochSampler(RankSampler):
-    """Deals a new permutation in every epoch, and can start inside one.
+    """Deal a new permutation in every epoch, also from inside one.
 
     What does not divide among the processes, and the last incomplete batch if
-    there is a complete one, is dropped.
-
-    Args:
-        dataset: something with a length.
-        batch_size: rows per batch and process.
-        seed: of the permutations.
+    there is a complete one, is dropped. batch_size: rows per batch and process.
     """
 
     def __init__(self, dataset, batch_size, seed):
-        super().__init__(dataset, seed)
-        self.batch_size = batch_size
+        super().__init__(dataset)
+        self.seed, self.batch_size = seed, batch_size
         self.batch = 0  # batches of this epoch that were handed out
-        self._start = None  # what the next pass has been told to start from
+        self._start = None  # where the next pass starts
+
+    def order(self, epoch):
+        """Return the rows of an epoch, int64 (rows,), by seed and epoch."""
+        return np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
 
     def _rows_per_batch(self):
         return self.batch_size * rank_and_world()[1]
 
     def state_dict(self):
-        """Where to go on: epoch, batches handed out, rows in each of them."""
+        """Return where to go on: epoch, batches handed out, rows in each of them."""
         if self._start is not None:
             return dict(self._start)
         rows = self._rows_per_batch()
@@ -82,9 +65,9 @@ class EpochSampler(RankSampler):
         self._start = dict(state)
 
     def set_epoch(self, epoch):
-        """The next pass is that of `epoch`; from its start, unless restored in it.
+        """Start the next pass with `epoch`, unless it was restored inside of it.
 
-        Lightning says so before every epoch, also where it does not restore the
+        Lightning calls this before every epoch, also where it does not restore the
         loader: after a checkpoint made at the end of an epoch.
         """
         if self._start is None or self._start["epoch"] != epoch:
@@ -92,7 +75,7 @@ class EpochSampler(RankSampler):
             self._start = {"epoch": epoch, "batch": 0, "rows_per_batch": rows}
 
     def begin(self):
-        """Settle where a pass starts: as told, else with the next epoch."""
+        """Settle where a pass starts: as restored or named, else with the next epoch."""
         if self._start is not None:
             start, self._start = self._start, None
             # Another number of processes or rows goes on after the same rows.
@@ -121,19 +104,13 @@ class EpochSampler(RankSampler):
 
 
 class ResumableLoader(DataLoader):
-    """A loader that goes on where it stopped, also in mid-epoch.
+    """Load rows, going on where a run stopped, also in mid-epoch.
 
     Lightning saves and restores its `state_dict` with the loops. The order of an
     epoch depends on (seed, epoch) alone. A pass that nothing was restored for, and
-    that follows one which handed out a batch, is the next epoch.
-
-    Args:
-        dataset: with a length.
-        batch_size: rows per batch and process.
-        seed: of the order.
-        sampler: an `EpochSampler` of its own if None. Any other one (Lightning puts
-            one in to overfit) makes this a plain loader.
-        kwargs: those of `torch.utils.data.DataLoader`.
+    that follows one which handed out a batch, is the next epoch. sampler: an
+    `EpochSampler` of its own if None; any other one (Lightning puts one in to overfit)
+    makes this a plain loader.
     """
 
     def __init__(self, dataset, batch_size=1, seed=0, sampler=None, **kwargs):
@@ -158,7 +135,7 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def state_dict(self):
-        """{"epoch", "batch", "rows_per_batch"}: ints, the same in all processes."""
+        """Return ints "epoch", "batch", "rows_per_batch", the same in all processes."""
         resumable = isinstance(self.sampler, EpochSampler)
         return self.sampler.state_dict() if resumable else {}
 

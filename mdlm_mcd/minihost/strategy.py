@@ -1,4 +1,4 @@
-"""FSDP in this host."""
+"""Shard a model with FSDP, on CPUs too."""
 
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.distributed.fsdp import (

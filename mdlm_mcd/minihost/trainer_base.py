@@ -1,4 +1,4 @@
-"""Training, NELBO and sampling shared by the host's models."""
+"""Train, evaluate and sample the host's models: what they share."""
 
 import itertools
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
 
 @dataclass
 class Loss:
-    """What one batch costs: `loss` is `nlls / num_tokens`, in nats per token."""
+    """The loss of a batch: `loss` is `nlls / num_tokens`, in nats per token."""
 
     loss: torch.Tensor
     nlls: torch.Tensor
@@ -32,14 +32,15 @@ class Loss:
 def sample_categorical(categorical_probs):
     """Draw from unnormalised probabilities (..., vocab) by the exponential race.
 
-    Sampling precision is the input's dtype: pass float64.
+    In the input's dtype: pass float64. (Unlike `sampling.chain.categorical`, whose race
+    in float32 is that of the public hosts.)
     """
     race = torch.empty_like(categorical_probs).exponential_()
     return (categorical_probs / race).argmax(-1)
 
 
 def double(x):
-    """x in float64, on the CPU where its own device has none (Apple's GPUs)."""
+    """Return x in float64, on the CPU where its device has none (Apple's GPUs)."""
     return (x.cpu() if x.device.type == "mps" else x).double()
 
 
@@ -53,7 +54,12 @@ def nucleus(log_p, top_p: float):
 
 
 class TrainerBase(L.LightningModule):
-    """A model, its EMA, its optimizer and its metrics; subclasses say what it is."""
+    """A model, its EMA, its optimizer and its metrics.
+
+    Subclasses define `_process_model_input` (x0, valid) -> (inputs, targets, valid),
+    `_process_sigma`, `_process_model_output` (logits -> log_x_theta), `nll` (nats per
+    token, (batch, length)) and `generate_samples`.
+    """
 
     def __init__(self, config, tokenizer, vocab_size):
         super().__init__()
@@ -72,11 +78,8 @@ class TrainerBase(L.LightningModule):
         self.T = config.algo.T
         self.num_tokens = config.model.length
         self.p_nucleus = config.sampling.p_nucleus
-        self.lr = config.optim.lr
         self.sampling_eps = config.training.sampling_eps
         self.time_conditioning = config.algo.time_conditioning
-        self.neg_infinity = -1_000_000.0
-        self.class_conditional = False
 
         self.backbone = backbone(config, self.vocab_size)
         if config.noise.type not in NOISES:
@@ -85,7 +88,7 @@ class TrainerBase(L.LightningModule):
             )
         self.noise = NOISES[config.noise.type](config.noise.eps)
         self.ema = None
-        if config.training.ema > 0:
+        if config.training.ema:
             self.ema = ema.ExponentialMovingAverage(
                 self._get_parameters(), decay=config.training.ema
             )
@@ -141,10 +144,7 @@ class TrainerBase(L.LightningModule):
         if self.ema:
             self.ema.move_shadow_params_to_device(self.device)
 
-    def on_validation_start(self):
-        self.metrics.to(self.device)
-        if self.ema:
-            self.ema.move_shadow_params_to_device(self.device)
+    on_validation_start = on_train_start
 
     def optimizer_step(self, *args, **kwargs):
         super().optimizer_step(*args, **kwargs)
@@ -165,27 +165,12 @@ class TrainerBase(L.LightningModule):
 
     # The loss ---------------------------------------------------------------
 
-    def _process_sigma(self, sigma):
-        raise NotImplementedError
-
-    def _process_model_output(self, model_output, xt, sigma):
-        raise NotImplementedError
-
     def forward(self, xt, sigma, labels=None):
-        """log_x_theta, (batch, length, vocab), in float32 or better."""
+        """Return log_x_theta, (batch, length, vocab), in float32 or better."""
         sigma = self._process_sigma(sigma)
         model_output = self.backbone(x=xt, sigma=sigma, class_cond=labels)
         wide = torch.promote_types(model_output.dtype, torch.float32)
         return self._process_model_output(model_output.to(wide), xt, sigma)
-
-    def _process_model_input(self, x0, valid_tokens):
-        raise NotImplementedError
-
-    def nll(
-        self, input_tokens, labels, output_tokens, current_accumulation_step=None, train_mode=False
-    ):
-        """Nats per token, (batch, length)."""
-        raise NotImplementedError
 
     def _loss(self, x0, labels, valid_tokens, current_accumulation_step=None, train_mode=False):
         inputs, outputs, valid_tokens = self._process_model_input(x0, valid_tokens)
@@ -229,7 +214,7 @@ class TrainerBase(L.LightningModule):
         self._train_mode()
 
     def _log_samples(self):
-        """Entropy, and perplexity if asked for, of freshly drawn samples."""
+        """Log entropy, and perplexity if asked for, of freshly drawn samples."""
         self.metrics.gen_ppl.reset()
         self.metrics.sample_entropy.reset()
         for _ in range(self.config.sampling.num_sample_batches):
@@ -243,11 +228,8 @@ class TrainerBase(L.LightningModule):
         if self.config.eval.compute_generative_perplexity:
             self.log("val/gen_ppl", self.metrics.gen_ppl.compute().float())
 
-    def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
-        raise NotImplementedError
-
     def restore_model_and_sample(self, num_steps, eps=1e-5):
-        """Samples of the EMA weights, `loader.eval_batch_size` of them."""
+        """Draw `loader.eval_batch_size` samples with the EMA weights."""
         self._eval_mode()
         samples = self.generate_samples(
             self.config.loader.eval_batch_size, num_steps=num_steps, eps=eps
@@ -257,13 +239,17 @@ class TrainerBase(L.LightningModule):
 
 
 class Diffusion(TrainerBase):
-    """Discrete diffusion in continuous time."""
+    """Discrete diffusion in continuous time.
+
+    Subclasses define `q_xt`, `prior_sample`, `nll_per_token` (the NELBO's integrand) and
+    `_posterior_from_x0`, q(z_s | z_t) with x0: (batch, length, vocab) probabilities.
+    """
 
     def _process_model_input(self, x0, valid_tokens):
         return x0, None, valid_tokens
 
     def _process_sigma(self, sigma):
-        """(batch, 1) -> (batch,); zeros when the model is not told the time."""
+        """(batch, 1) -> (batch,); zeros unless the model is time-conditioned."""
         sigma = sigma.mean(-1)
         return sigma if self.time_conditioning else torch.zeros_like(sigma)
 
@@ -271,7 +257,7 @@ class Diffusion(TrainerBase):
         return -torch.log(alpha_t)
 
     def _sample_t(self, n, accum_step):
-        """Times in (sampling_eps, 1], spread over the whole global batch."""
+        """Draw times in (sampling_eps, 1], stratified over the global batch."""
         rows = n
         if accum_step is not None:
             trainer = self.trainer
@@ -285,15 +271,6 @@ class Diffusion(TrainerBase):
             t = t.chunk(shares)[share][:n]
         return self.sampling_eps + (1 - self.sampling_eps) * t
 
-    def q_xt(self, x, alpha_t):
-        raise NotImplementedError
-
-    def prior_sample(self, *batch_dims):
-        raise NotImplementedError
-
-    def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t, low_var=False):
-        raise NotImplementedError
-
     def nll(self, x0, labels, output_tokens, current_accumulation_step=None, train_mode=False):
         t = self._sample_t(x0.shape[0], current_accumulation_step)
         dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
@@ -302,11 +279,8 @@ class Diffusion(TrainerBase):
         low_var = train_mode and self.loss_type == "low_var"
         return self.nll_per_token(log_x_theta, xt, x0, alpha_t, dalpha_t, low_var)
 
-    def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
-        raise NotImplementedError
-
     def _ancestral_update(self, x, t, labels, dt, p_x0=None, noise_removal_step=False):
-        """One step t -> t - dt (or t -> 0); answers (p_x0, x_s)."""
+        """Take one step t -> t - dt (or t -> 0); return (p_x0, x_s)."""
         alpha_t = self.noise(t)[1]
         alpha_s = torch.ones_like(t) if noise_removal_step else self.noise(t - dt)[1]
         if p_x0 is None:
@@ -322,7 +296,7 @@ class Diffusion(TrainerBase):
 
     @torch.no_grad()
     def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
-        """Token ids (num_samples, model.length) by `sampling.predictor`."""
+        """Draw token ids (num_samples, model.length) by `sampling.predictor`."""
         num_steps = num_steps or self.config.sampling.steps
         x = self.prior_sample(num_samples, self.num_tokens)
         times = torch.linspace(1, eps, num_steps + 1, dtype=torch.float64)
@@ -361,7 +335,6 @@ class AbsorbingState(Diffusion):
         return torch.full(batch_dims, self.mask_index, device=self.device)
 
     def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
-        """q(z_s | z_t) with x0: (batch, length, vocab) probabilities."""
         open_now = ((alpha_s - alpha_t) / (1 - alpha_t)).to(x0.dtype)
         q_xs = open_now[..., None] * x0
         q_xs[..., self.mask_index] = 1 - open_now

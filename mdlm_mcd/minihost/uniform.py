@@ -1,4 +1,4 @@
-"""The host's uniform-state model: tokens are replaced by random ones, not masked."""
+"""Define the uniform-state model: tokens are replaced by random ones, not masked."""
 
 import torch
 
@@ -10,9 +10,8 @@ from .checks import check_choices
 class UniformState(trainer_base.Diffusion):
     """Diffusion whose noise is a token of the vocabulary, each as likely as the next.
 
-    q(z_t | x0) = Cat(alpha_t x0 + (1 - alpha_t) / K). Nothing tells noise from data,
-    so the model is told the time, and its vocabulary is the tokenizer's, without a
-    mask: K = `vocabulary.uniform(tokenizer)`.
+    q(z_t | x0) = Cat(alpha_t x0 + (1 - alpha_t) / K). The model is time-conditioned, and
+    its vocabulary is the tokenizer's, without a mask: K = `vocabulary.uniform(tokenizer)`.
     """
 
     def __init__(self, config, tokenizer):
@@ -29,11 +28,7 @@ class UniformState(trainer_base.Diffusion):
         return torch.randint(self.vocab_size, batch_dims, device=self.device)
 
     def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
-        """q(z_s | z_t) with x0: (batch, length, vocab) probabilities.
-
-        By Bayes from the two steps of the forward process, t from s and s from 0;
-        the model's own prediction stands where the clean token would.
-        """
+        """Return q(z_s | z_t) by Bayes, the prediction x0 in place of the clean token."""
         alpha_s, alpha_t = (a.to(x0.dtype)[..., None] for a in (alpha_s, alpha_t))
         stays = alpha_t / alpha_s
         q_xs = (alpha_s * x0 + (1 - alpha_s) / self.vocab_size) * ((1 - stays) / self.vocab_size)
@@ -69,7 +64,7 @@ class DUO_BASE(UniformState):
         return model_output.log_softmax(-1)
 
     def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t, low_var=False):
-        """The NELBO's integrand, (batch, length), in nats; never negative.
+        """Return the NELBO's integrand, (batch, length), in nats; never negative.
 
         With x_bar = K alpha_t x + 1 - alpha_t for the clean token's one-hot and for
         the prediction, the reverse process jumps from z to y at the rates
@@ -79,8 +74,8 @@ class DUO_BASE(UniformState):
         d_y = log(ratio of the prediction / s_y). Each term is positive: unlike in the
         expanded form (Duo, Eq. 41), nothing large is subtracted.
 
-        Its optimum is the law of the clean token given the other positions of z_t:
-        what the token at hand tells, the reverse process adds by Bayes.
+        Its optimum is the law of the clean token given the other positions of z_t: what
+        the token itself says of it, the reverse process adds by Bayes.
         """
         size = self.vocab_size
         alpha_t, dalpha_t = (a.to(log_x_theta.dtype) for a in (alpha_t, dalpha_t))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import sys
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from ..errors import ConfigError, printable
 
@@ -23,25 +21,17 @@ def write_any_text() -> None:
 
 
 def check_arguments(arguments: Iterable[str]) -> None:
-    """Raises ConfigError for an argument with a control character in it."""
+    """Refuse an argument with a carriage return, which nobody sees. Raises ConfigError."""
     for argument in arguments:
-        found = [c for c in argument if unicodedata.category(c) == "Cc"]
-        found = [c for c in found if c not in "\t\n"]
-        if "\r" in found:
-            where = " at its end" if argument.endswith("\r") else ""
+        if "\r" in argument:
             raise ConfigError(
-                f"{printable(argument)} has a carriage return{where}: the script has "
-                "Windows line ends, save it with LF."
-            )
-        if found:
-            raise ConfigError(
-                f"{printable(argument)} has the control character "
-                f"{printable(found[0])}: leave it out."
+                f"{printable(argument)} has a carriage return: the script has Windows "
+                "line ends, save it with LF."
             )
 
 
 def wants_traceback() -> bool:
-    """Whether the user has set HYDRA_FULL_ERROR=1."""
+    """Return whether the user has set HYDRA_FULL_ERROR=1."""
     return os.environ.get(ASKED, os.environ.get(FULL_ERROR)) == "1"
 
 
@@ -50,28 +40,16 @@ def hydra_raises() -> Callable[[], None]:
     before = {name: os.environ.get(name) for name in (ASKED, FULL_ERROR)}
     os.environ.setdefault(ASKED, before[FULL_ERROR] or "")
     os.environ[FULL_ERROR] = "1"
-    return functools.partial(_set, before)
 
+    def undo() -> None:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
-def _set(variables: Mapping[str, str | None]) -> None:
-    for name, value in variables.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
-
-
-@contextlib.contextmanager
-def as_asked():
-    """The environment as the user set it, for the processes that a job starts."""
-    before = {name: os.environ.get(name) for name in (ASKED, FULL_ERROR)}
-    if before[ASKED] is not None:
-        _set({ASKED: None, FULL_ERROR: before[ASKED] or None})
-    try:
-        yield
-    finally:
-        _set(before)
+    return undo
 
 
 def sentence(text: object) -> str:
-    """A message for the terminal, line by line free of control characters."""
+    """Return a message for the terminal, its lines free of control characters."""
     return "\n".join(map(printable, str(text).split("\n")))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -18,49 +19,52 @@ REMEDY = "begin the file with the line `# @package _global_`, without a byte-ord
 
 
 def check_groups(config: DictConfig, complete: bool = False) -> None:
-    """Raises ConfigError for keys of a chosen file that lie where nothing reads them.
+    """Refuse keys of a chosen file that lie where nothing reads them.
 
     A file without its package line has them under the name of its group, and Hydra is
     content. complete: the application's files name every key that is read, so that
     what is near one of them, or a section beside them, is refused as well. (A section
-    with a `_target_` is checked by that.)
+    with a `_target_` is checked by that.) Raises ConfigError.
     """
     check_hidden()
     chosen, known = _chosen(), read_keys()
-    sections = {name: node for name, node in _nodes(config) if _is_section(node)}
-    for name in sections if known else ():  # else composed without an application
-        if name in chosen and name not in known:
+    sections = {str(key): config._get_node(key) for key in config}
+    sections = {name: node for name, node in sections.items() if _is_section(node)}
+    for name, node in sections.items():
+        if known and name in chosen and name not in known:
             raise ConfigError(
                 f"{chosen[name]} changes nothing, since its keys are under {name}, "
                 f"which nothing reads: {REMEDY}."
             )
-    for name, node in sections.items():
-        for key, inside in _nodes(node):
-            named = "_target_" in inside if _is_section(inside) else True
-            if not named and (key == name or (key in sections and name in chosen)):
+        for key in map(str, node):
+            inside = node._get_node(key)
+            if not _is_section(inside) or "_target_" in inside:
+                continue
+            if key == name or (key in sections and name in chosen):
+                by = f" (of {chosen[name]})" if name in chosen else ""
                 raise ConfigError(
                     f"{name}.{key} is a section within another, where nothing reads "
-                    f"it{_by(name, chosen)}: a file of a group has that group's keys "
-                    f"at its top; for those of other sections {REMEDY}."
+                    f"it{by}: a file of a group has that group's keys at its top; for "
+                    f"those of other sections {REMEDY}."
                 )
     for name in set(config) - known if known else ():
         meant = nearest(name, known, cutoff=0.8)
         if meant or (complete and name in sections):
-            raise ConfigError(
-                f"{name} is a key that nothing reads: "
-                + (f"did you mean {meant}?" if meant else "take it out.")
-            )
-    for name in sections if complete else ():
-        own = set() if "_target_" in sections[name] else read_keys(name)
-        for key in set(sections[name]) - own if own else ():
+            _refuse(name, meant)
+    for name, node in sections.items() if complete else ():
+        own = set() if "_target_" in node else read_keys(name)
+        for key in set(node) - own if own else ():
             if meant := nearest(key, own):
-                raise ConfigError(
-                    f"{name}.{key} is a key that nothing reads: did you mean {name}.{meant}?"
-                )
+                _refuse(f"{name}.{key}", f"{name}.{meant}")
+
+
+def _refuse(key: str, meant: str | None) -> NoReturn:
+    remedy = f"did you mean {meant}?" if meant else "take it out."
+    raise ConfigError(f"{key} is a key that nothing reads: {remedy}")
 
 
 def check_hidden() -> None:
-    """Raises ConfigError for a chosen file of the user's that another one hides.
+    """Refuse a chosen file of the user's that another one hides. Raises ConfigError.
 
     Hydra looks into the application's folders first.
     """
@@ -82,7 +86,7 @@ def check_hidden() -> None:
 
 
 def _choices() -> list[tuple[str, str]]:
-    """(group, option) of the files that were chosen for the groups' own packages."""
+    """Return (group, option) of the files chosen for the groups' own packages."""
     if not HydraConfig.initialized():
         return []
     hydra = HydraConfig.get()
@@ -100,19 +104,11 @@ def _choices() -> list[tuple[str, str]]:
 
 
 def _chosen() -> dict[str, str]:
-    """What was chosen of each group, as on the command line, by its first name."""
+    """Return what was chosen of each group, as on the command line."""
     found: dict[str, str] = {}
     for group, option in _choices():
         found.setdefault(group.partition("/")[0], f"{group}={option}")
     return found
-
-
-def _by(name: str, chosen: dict[str, str]) -> str:
-    return f" (of {chosen[name]})" if name in chosen else ""
-
-
-def _nodes(config: DictConfig) -> Iterator[tuple[str, object]]:
-    return ((str(key), config._get_node(key)) for key in config)
 
 
 def _is_section(node) -> bool:
@@ -121,7 +117,7 @@ def _is_section(node) -> bool:
 
 
 def nearest(key: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
-    """The known key that was probably meant."""
+    """Return the known key that was probably meant, or None."""
     found = difflib.get_close_matches(key, sorted(known), n=1, cutoff=cutoff)
     return found[0] if found else None
 
@@ -130,7 +126,7 @@ def nearest(key: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:
 
 
 def main_folders() -> list[Path]:
-    """Config folders of the application that is running."""
+    """Return the config folders of the application that is running."""
     if not HydraConfig.initialized():
         return []
     return [
@@ -141,7 +137,7 @@ def main_folders() -> list[Path]:
 
 
 def read_keys(section: str | None = None) -> set[str]:
-    """Keys of a section, or of the root, in the application's files and in ours."""
+    """Return the keys of a section, or of the root, in the application's files and ours."""
     folders = main_folders()
     whole = [path for f in folders for path in f.glob("*.yaml")]
     if not whole:
@@ -169,7 +165,7 @@ def keys_of(node) -> set[str]:
 
 @functools.cache
 def read(path: Path) -> DictConfig:
-    """A yaml as it stands; nothing where it is no mapping, or no yaml."""
+    """Return a YAML file as it stands; empty where it is no mapping, or no YAML."""
     try:
         found = OmegaConf.load(path)
     except Exception:  # not a file that the run itself reads

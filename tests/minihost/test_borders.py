@@ -4,11 +4,9 @@ import json
 import shutil
 
 import pytest
-import tokenizers
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from texts import config_of, tiny_gpt2, word_tokenizer
 
 from mdlm_mcd import errors
 from mdlm_mcd.commands import export
@@ -21,8 +19,8 @@ from mdlm_mcd.minihost import main as minihost
 # The border itself --------------------------------------------------------------------
 
 
-def raised(error, kind=ConfigError):
-    with pytest.raises(BaseException) as found, errors.border("a=b fails", "do", kind):
+def raised(error):
+    with pytest.raises(BaseException) as found, errors.border("a=b fails", "do"):
         raise error
     return found.value
 
@@ -30,23 +28,20 @@ def raised(error, kind=ConfigError):
 @given(st.sampled_from([Exception, KeyError, OSError, RuntimeError, StopIteration]), st.text())
 def test_any_exception_is_one_line(kind, text):
     error = kind(text)
-    found = raised(error, ConfigError)
+    found = raised(error)
     assert type(found) is ConfigError and found.__cause__ is error
     assert str(found).startswith(f"a=b fails ({kind.__name__}")
     assert str(found).endswith("): do.")
     assert len(str(found).splitlines()) == 1 and str(found).isprintable()
 
 
-def test_what_passes():
-    for error in (
-        ConfigError("x"),
-        ConfigError("x"),
-        CheckpointError("x"),
-        MemoryError(),
-        KeyboardInterrupt(),
-        SystemExit(1),
-    ):
-        assert raised(error) is error
+@pytest.mark.parametrize(
+    "error",
+    [ConfigError("x"), CheckpointError("x"), MemoryError(), KeyboardInterrupt(), SystemExit(1)],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_passes(error):
+    assert raised(error) is error
 
 
 # Data files ---------------------------------------------------------------------------
@@ -77,20 +72,8 @@ def hf(tmp_path):
     pytest.importorskip("datasets").utils.disable_progress_bar()
 
     def make(files, name="json", **data):
-        return OmegaConf.create(
-            {
-                "data": {
-                    "train": name,
-                    "data_files": {"train": files},
-                    "text_key": "text",
-                    "cache_dir": str(tmp_path / "cache"),
-                    "wrap": True,
-                    **data,
-                },
-                "loader": {"num_workers": 0},
-                "model": {"length": 8},
-            }
-        )
+        keys = {"train": name, "data_files": {"train": files}, **data}
+        return config_of("huggingface", tmp_path / "cache", length=8, **keys)
 
     return make
 
@@ -144,28 +127,19 @@ def test_a_text_column_is_text(hf, bpe, tmp_path):
         assert [x["input_ids"].tolist() for x in one] == [x["input_ids"].tolist() for x in other]
 
 
-@pytest.mark.parametrize(
-    "name, words",
-    [
-        ("scripted", "scripts are no longer|cannot be read"),
-        ("nowhere/at_all", "cannot be read"),
-        ("no-loader", "cannot be read"),
-    ],
-)
-def test_datasets_that_cannot_be_opened(hf, bpe, tmp_path, monkeypatch, name, words):
+@pytest.mark.parametrize("name", ["scripted", "nowhere/at_all", "no-loader"])
+def test_datasets_that_cannot_be_opened(hf, bpe, tmp_path, monkeypatch, name):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scripted").mkdir()
     (tmp_path / "scripted" / "scripted.py").write_text("# as older datasets had\n")
-    with pytest.raises(ConfigError, match=rf"^data\.train={name}.*{words}"):
+    with pytest.raises(ConfigError, match=rf"^data\.train={name}.* cannot be read"):
         dataloader.get_dataset(hf(None, name), bpe, "train")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\0"])
+@pytest.mark.parametrize("text", ["", "{", "\0"])
 @pytest.mark.parametrize("kind", ["bpe", "stdlib"])
 def test_files_of_the_cache(compose, tmp_path, kind, text):
-    if kind == "stdlib" and text == "[1]":
-        return  # it is JSON
     config = compose(f"data.cache_dir={tmp_path}")
     if kind == "bpe":
         dataloader.get_tokenizer(config)
@@ -190,15 +164,6 @@ def of_another_release(folder):
     (folder / "tokenizer.json").write_text(json.dumps(text))
 
 
-def cut(folder):
-    text = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(text[: len(text) // 2])
-
-
-def no_object(folder):
-    (folder / "tokenizer.json").write_text("[]")
-
-
 def of_no_class(folder):
     text = json.loads((folder / "tokenizer_config.json").read_text())
     text["tokenizer_class"] = "NobodysTokenizer"
@@ -211,7 +176,7 @@ def gone(folder):
         path.unlink()
 
 
-BROKEN = [of_another_release, cut, no_object, of_no_class, gone]
+BROKEN = [of_another_release, of_no_class, gone]
 
 
 @pytest.fixture(scope="module")
@@ -219,17 +184,7 @@ def judge(bpe, tmp_path_factory):
     """A tiny evaluator with its tokenizer, whose files are whole."""
     folder = tmp_path_factory.mktemp("judge")
     bpe.save_pretrained(folder)
-    transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=300,
-            n_positions=16,
-            n_embd=16,
-            n_layer=1,
-            n_head=2,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    ).save_pretrained(folder)
+    tiny_gpt2(folder, 300)
     return folder
 
 
@@ -260,30 +215,18 @@ def test_broken_evaluators(broken):
     one_line(error, f"evaluator={broken} cannot be loaded (")
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"model_type": "nobodys"}', "[1]"])
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_evaluators_with_a_broken_model(judge, tmp_path, name, text):
-    if (name, text) == ("config.json", "{}"):
-        return  # the class then follows from the name of the folder
+def test_evaluators_with_a_broken_model(judge, tmp_path, name):
     shutil.copytree(judge, tmp_path / "broken")
-    (tmp_path / "broken" / name).write_text(text)
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        metrics.Metrics(str(tmp_path / "broken")).load_evaluator()
-    with pytest.raises(ConfigError, match="cannot be loaded"):
-        CausalLM.load(str(tmp_path / "broken"))
+    (tmp_path / "broken" / name).write_text("[1]")
+    for load in (metrics.Metrics(str(tmp_path / "broken")).load_evaluator, CausalLM.load):
+        with pytest.raises(ConfigError, match="cannot be loaded"):
+            load(*([str(tmp_path / "broken")] if load == CausalLM.load else []))
 
 
-@pytest.fixture(scope="module")
-def checkpoint(module_compose, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    where = f"checkpointing.save_dir={folder}"
-    minihost.run(module_compose("trainer.max_steps=1", where))
-    return str(folder / "checkpoints" / "last.ckpt")
-
-
-def test_tokenizers_of_the_commands(checkpoint, broken, tmp_path):
+def test_tokenizers_of_the_commands(runs, broken, tmp_path):
     """The flag is to blame, not the checkpoint."""
-    start = f"--tokenizer {broken} cannot be loaded ("
+    start, checkpoint = f"--tokenizer {broken} cannot be loaded (", str(runs["mdlm"])
     with pytest.raises(ConfigError) as error:
         candidates.open_model(candidates.Source("a", checkpoint, tokenizer=str(broken)))
     one_line(error, start)
@@ -295,13 +238,8 @@ def test_tokenizers_of_the_commands(checkpoint, broken, tmp_path):
 
 def test_a_tokenizer_that_cannot_encode(compose, judge, tmp_path):
     """It opens, and has no token for what it does not know."""
-    vocab = {"<s>": 0, "</s>": 1, "cat": 2}
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="[UNK]"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    name = tmp_path / "words"
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(name)
+    vocab, ends = {"<s>": 0, "</s>": 1, "cat": 2}, {"bos_token": "<s>", "eos_token": "</s>"}
+    name = word_tokenizer(tmp_path / "words", vocab, unk_token=None, **ends)
     with pytest.raises(ConfigError) as error:
         minihost.run(compose(f"data.tokenizer_name_or_path={name}"))
     one_line(error, f"data.tokenizer_name_or_path={name} cannot encode the text (")

@@ -41,16 +41,11 @@ def test_split_is_a_partition_that_keeps_equal_documents_together(documents):
         assert train and valid
 
 
-def test_split_holds_out_one_in_twenty():
-    _, valid = corpus.split(paragraphs(4000))
-    assert 150 < len(valid) < 250
-
-
 def test_split_of_a_document_depends_on_it_alone():
     _, few = corpus.split(paragraphs(200))
-    _, many = corpus.split(paragraphs(400))
-    assert few == [text for text in many if text in set(few)]
-    assert len(few) > 1
+    _, many = corpus.split(paragraphs(4000))
+    assert few == [text for text in many if text in set(paragraphs(200))]
+    assert len(few) > 1 and 150 < len(many) < 250  # one in twenty
 
 
 # The standard library
@@ -80,19 +75,6 @@ def test_stdlib_is_cached_and_capped(stdlib, monkeypatch):
     monkeypatch.setattr(corpus, "_stdlib_texts", None)  # warm: nothing is parsed
     assert corpus.stdlib_documents(cache, 6_000_000) == documents
     assert corpus.stdlib_documents(cache, 700_000) == capped
-
-
-def test_stdlib_with_too_small_a_cap(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.max_chars=10 leaves 0 document"):
-        corpus.stdlib_documents(tmp_path, 10)
-
-
-def test_stdlib_splits_share_nothing(stdlib):
-    config = data("stdlib", stdlib[0], cache_dir=str(stdlib[0]))
-    train, valid = (corpus.documents(config, mode) for mode in ("train", "valid"))
-    assert not set(train) & set(valid)
-    assert len(train) + len(valid) == len(stdlib[1])
-    assert 0.03 < len(valid) / len(stdlib[1]) < 0.07
 
 
 def test_normalise():
@@ -125,20 +107,17 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         corpus.cached(tmp_path, "x.json", interrupt)
     with monkeypatch.context() as patched:
-        patched.setattr(corpus.os, "fsync", interrupt)  # in the middle of writing
+        patched.setattr(corpus.os, "replace", interrupt)  # in the middle of writing
         with pytest.raises(KeyboardInterrupt):
             corpus.cached(tmp_path, "x.json", lambda: "text")
     assert os.listdir(tmp_path) == []
     assert corpus.cached(tmp_path, "x.json", lambda: "text") == "text"
 
 
-def test_cache_that_cannot_be_written(tmp_path):
+def test_cache_folders(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"data\.cache_dir=.*file cannot be written"):
         corpus.cached(tmp_path / "file", "x.json", lambda: "text")
-
-
-def test_home_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     corpus.cached("~/cache", "x.json", lambda: "text")
     assert (tmp_path / "cache" / "x.json").is_file()
@@ -147,21 +126,17 @@ def test_home_is_expanded(monkeypatch, tmp_path):
 # Text files
 
 
-def test_documents_end_at_wide_gaps_if_there_are_enough(tmp_path):
-    texts = ["First.\n\nSecond of the same.", *paragraphs(19)]
-    file = write(tmp_path / "a.txt", texts, between="\n\n \n")
+@pytest.mark.parametrize(
+    "texts, between",
+    [
+        (["First.\n\nSecond of the same.", *paragraphs(19)], "\n\n \n"),  # wide gaps
+        (["Two\nlines.", *paragraphs(5)], "\r\n\r\n\r\n"),  # too few: paragraphs
+        (paragraphs(5), "\n"),  # a single one: lines
+    ],
+)
+def test_where_documents_end(tmp_path, texts, between):
+    file = write(tmp_path / "a.txt", texts, between)
     assert corpus.textfile_documents("files", [file]) == texts
-
-
-def test_few_wide_gaps_fall_back_to_paragraphs(tmp_path):
-    texts = ["Two\nlines.", *paragraphs(5)]
-    file = write(tmp_path / "a.txt", texts, between="\r\n\r\n\r\n")
-    assert corpus.textfile_documents("files", file) == texts
-
-
-def test_one_paragraph_falls_back_to_lines(tmp_path):
-    file = write(tmp_path / "a.txt", paragraphs(5), between="\n")
-    assert corpus.textfile_documents("files", file) == paragraphs(5)
 
 
 def test_separator(tmp_path):
@@ -186,39 +161,33 @@ def test_byte_order_mark_is_taken_away(tmp_path):
     assert found == ["one", "two"]
 
 
-@pytest.mark.parametrize("key", ["files", "valid_files"])
 @pytest.mark.parametrize(
-    "content, error, message",
+    "content, message",
     [
-        (None, ConfigError, r"data\.{key}: .*a\.txt matches no file"),
-        (b"ab\xff", ConfigError, r"data\.{key}: .*a\.txt cannot be read as UTF-8"),
-        (b" \n\n", ConfigError, r"data\.{key}=.*a\.txt.* hold no text"),
+        (None, r"data\.files: .*a\.txt matches no file"),
+        (b"ab\xff", r"data\.files: .*a\.txt cannot be read as UTF-8"),
+        (b" \n\n", r"data\.files=.*a\.txt.* hold no text"),
+        (b"same\n\nsame", r"data\.files hold 1 distinct document"),
     ],
 )
-def test_unusable_files(tmp_path, key, content, error, message):
+@pytest.mark.parametrize("mode", ["train", "valid"])
+def test_unusable_files(tmp_path, content, message, mode):
     if content is not None:
         (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(error, match=message.replace("{key}", key)):
-        corpus.textfile_documents(key, [str(tmp_path / "a.txt")])
+    with pytest.raises(ConfigError, match=message):
+        corpus.documents(data("textfile", tmp_path, files=[str(tmp_path / "a.txt")]), mode)
 
 
-def test_no_files(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.files=\[\] names no file: give"):
-        corpus.documents(data("textfile", tmp_path), "train")
-
-
-def test_a_single_document_cannot_be_split(tmp_path):
-    file = write(tmp_path / "a.txt", ["same", "same"])
-    with pytest.raises(ConfigError, match=r"data\.files hold 1 distinct document"):
-        corpus.documents(data("textfile", tmp_path, files=[file]), "valid")
-
-
-def test_textfile_splits_share_nothing(tmp_path):
-    texts = paragraphs(300)
-    config = data("textfile", tmp_path, files=[write(tmp_path / "a", texts * 2)])
-    train, valid = (corpus.documents(config, mode) for mode in ("train", "valid"))
-    assert sorted(train + valid) == sorted(texts * 2)
-    assert valid and not set(train) & set(valid)
+@pytest.mark.parametrize(
+    "name, keys, message",
+    [
+        ("textfile", {}, r"data\.files=\[\] names no file: give"),
+        ("stdlib", {"max_chars": 10}, r"data\.max_chars=10 leaves 0 document"),
+    ],
+)
+def test_no_text(tmp_path, name, keys, message):
+    with pytest.raises(ConfigError, match=message):
+        corpus.documents(data(name, tmp_path, **keys), "train")
 
 
 def test_valid_files_are_kept_out_of_training(tmp_path, caplog):
@@ -282,16 +251,10 @@ def test_datasets_are_read_from_a_folder(tmp_path, hf):
         config = data("huggingface", tmp_path, train=str(tmp_path / name))
         config.text_key = "body"
         assert corpus.huggingface_dataset(config, "train")["body"][:] == ["a", "b"]
-        with pytest.raises(ConfigError, match=r"data\.valid_split=validation cannot be"):
-            corpus.huggingface_dataset(config, "valid")
+    with pytest.raises(ConfigError, match=r"data\.valid_split=validation cannot be"):
+        corpus.huggingface_dataset(config, "valid")
     config.text_key = "text"
     with pytest.raises(ConfigError, match=r"data\.text_key=text is no column .* body, n"):
-        corpus.huggingface_dataset(config, "train")
-
-
-def test_a_dataset_that_is_not_there(tmp_path, hf):
-    config = data("huggingface", tmp_path, train=str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match=r"data\.train=.*nowhere .* cannot be read"):
         corpus.huggingface_dataset(config, "train")
 
 

@@ -4,12 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import tokenizers
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from shell import SHORT
+from texts import WORDS, config_of, tiny_gpt2, word_tokenizer
 
 from mdlm_mcd.distillers.dcd import DCD
 from mdlm_mcd.errors import ConfigError
@@ -18,45 +17,19 @@ from mdlm_mcd.minihost import dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models import vocabulary
 
-WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 ENDS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "[UNK]"}
 
 
 def made(folder, vocab=None, added=(), **specials):
-    """A word-level tokenizer, saved and opened as the host opens it."""
-    specials = ENDS | specials
+    """A word-level tokenizer, opened as the host opens it."""
     vocab = vocab or {w: i for i, w in enumerate([*ENDS.values(), *WORDS])}
-    model = tokenizers.models.WordLevel(vocab, unk_token=specials["unk_token"])
-    words = tokenizers.Tokenizer(model)
-    words.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, **specials)
-    tokenizer.add_tokens(list(added))
-    tokenizer.save_pretrained(folder)
+    word_tokenizer(folder, vocab, added, **ENDS | specials)
     return dataloader.get_tokenizer(config(folder, []))
 
 
-def config(name, files, length=6, **keys):
-    data = {
-        "train": "textfile",
-        "valid": "textfile",
-        "files": files,
-        "valid_files": files,
-        "separator": None,
-        "tokenizer_name_or_path": str(name),
-        "cache_dir": "",
-        "wrap": True,
-        "text_key": "text",
-    }
-    loader = {"batch_size": 2, "eval_batch_size": 2, "num_workers": 0}
-    return OmegaConf.create(
-        {
-            "data": data | keys.pop("data", {}),
-            "loader": {**loader, "pin_memory": False},
-            "model": {"length": length},
-            "seed": 1,
-            **keys,
-        }
-    )
+def config(name, files, **keys):
+    keys = {"files": files, "valid_files": files, "cache_dir": "", "length": 6, **keys}
+    return config_of("textfile", tokenizer_name_or_path=str(name), text_key="text", **keys)
 
 
 def rows(tokenizer, config, mode="valid"):
@@ -145,9 +118,8 @@ def test_rows_are_refused_or_fit_the_model(tmp_path_factory, case, wrap, process
     folder = tmp_path_factory.mktemp("case")
     tokenizer = made(folder, vocab, **how)
     files = write(folder / "text.txt", text)
-    keys = {"data": {"wrap": wrap}, "algo": {"parameterization": process}}
     try:
-        ids, valid = rows(tokenizer, config(folder, files, **keys))
+        ids, valid = rows(tokenizer, config(folder, files, wrap=wrap, algo=process))
     except ConfigError as error:
         said = str(error)
         assert "data.valid=textfile (data.valid_files=[" in said
@@ -161,9 +133,15 @@ def test_rows_are_refused_or_fit_the_model(tmp_path_factory, case, wrap, process
     assert (0 <= ids).all() and (ids < size).all() and mask not in ids.tolist()
 
 
-@pytest.mark.parametrize("kind", ["memory", "mapped", "stream"])
-@pytest.mark.parametrize("mode", ["train", "valid"])
-@pytest.mark.parametrize("wrap", [True, False])
+@pytest.mark.parametrize(
+    "kind, mode, wrap",
+    [
+        ("memory", "train", True),
+        ("memory", "valid", False),
+        ("mapped", "train", False),
+        ("stream", "valid", True),
+    ],
+)
 def test_the_mask_in_a_text(tmp_path, kind, mode, wrap):
     tokenizer = made(tmp_path, mask_token="[MASK]")
     texts = ["the cat sat on a mat", "the old [MASK] saw one dog"] * 9
@@ -184,7 +162,7 @@ def test_the_mask_in_a_text(tmp_path, kind, mode, wrap):
             "cache_dir": str(tmp_path),
             "streaming": kind != "mapped",
         }
-    settings = config(tmp_path, files, data=data)
+    settings = config(tmp_path, files, **data)
     words = rf"data\.{mode}=.* holds token 21 \('\[MASK\]'\), which is the model's mask"
     with pytest.raises(ConfigError, match=words) as error:
         dataloader.get_dataset(settings, tokenizer, mode)
@@ -228,15 +206,12 @@ def test_held_out_text_of_a_sweep(compose, tmp_path):
 # Under a distiller, whatever the host's loaders give ----------------------------------
 
 
-SHORT = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1")
-
-
 @pytest.fixture
 def student(compose):
     """student(*overrides): a distiller, and what its loaders give."""
 
     def make(*overrides):
-        settings = compose(*SHORT, *overrides)
+        settings = compose(*SHORT[1:], *overrides)
         tokenizer = dataloader.get_tokenizer(settings)
         loaders = dataloader.get_dataloaders(settings, tokenizer)
         batches = [list(loader)[:2] for loader in loaders]
@@ -288,19 +263,7 @@ def test_no_step_is_taken_on_them(student, split):
 @pytest.fixture
 def judge(tmp_path):
     """A causal LM of 16 tokens at most that lacks its tokenizer's last words."""
-    tokenizer = made(tmp_path / "judge")
-    model = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=len(tokenizer) - 2,
-            n_positions=16,
-            n_embd=16,
-            n_layer=1,
-            n_head=2,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    )
-    model.save_pretrained(tmp_path / "judge")
+    tiny_gpt2(tmp_path / "judge", len(made(tmp_path / "judge")) - 2)
     return str(tmp_path / "judge")
 
 

@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import torch
+from texts import tiny_gpt2
 
 from mdlm_mcd import sampling
 from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.minihost import algo, dataloader, metrics, trainer_base
 from mdlm_mcd.minihost import main as minihost
 
@@ -145,62 +147,42 @@ def test_ar_samples_start_with_bos_and_follow_the_model(model):
     assert own < other
 
 
-@pytest.mark.parametrize("name", ["mdlm", "ar"])
-def test_training_learns_and_evaluation_agrees(compose, tmp_path, name):
-    config = compose(
-        f"algo={name}",
-        "trainer.max_steps=120",
-        "optim.lr=1e-2",
-        "trainer.val_check_interval=60",
-        "training.ema=0.9",
-    )
-    trained = minihost.run(config)
-    assert trained["val/nll"] < 3.5 < math.log(300)  # knowing nothing: 5.7
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    torch.load(path, weights_only=True)  # plain containers: no pickled classes
-    evaluated = minihost.run(
-        compose(f"algo={name}", "mode=ppl_eval", f"eval.checkpoint_path={path}")
-    )
-    # AR's likelihood is exact; the NELBO of two small batches is a noisy estimate.
-    noise = 1e-5 if name == "ar" else 0.7
-    assert evaluated["val/nll"] == pytest.approx(trained["val/nll"], abs=noise)
-
-
-def test_sample_eval_says_dtype_and_entropy(compose, tmp_path):
-    minihost.run(compose("trainer.max_steps=3"))
-    out = tmp_path / "samples.json"
-    minihost.run(
+@pytest.mark.parametrize("name, most", [("mdlm", 3.5), ("ar", 3.5), ("duo_base", 4.2)])
+def test_training_learns_and_its_checkpoint_is_evaluated_and_sampled(compose, tmp_path, name, most):
+    trained = minihost.run(
         compose(
-            "mode=sample_eval",
-            "sampling.steps=4",
-            "sampling.num_sample_batches=1",
-            f"eval.checkpoint_path={tmp_path}/checkpoints/last.ckpt",
-            f"eval.generated_samples_path={out}",
+            f"algo={name}",
+            "trainer.max_steps=120",
+            "optim.lr=1e-2",
+            "trainer.val_check_interval=60",
+            "training.ema=0.9",
         )
     )
-    held = json.loads(out.read_text())
-    assert held["sampling_dtype"] == "float64" and held["entropy"] > 0
-    assert len(held["generated_seqs"]) == 8
+    assert trained["val/nll"] < most < math.log(300)  # knowing nothing: 5.7
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    torch.load(path, weights_only=True)  # plain containers: no pickled classes
+    common = (f"algo={name}", f"eval.checkpoint_path={path}")
+    evaluated = minihost.run(compose(*common, "mode=ppl_eval"))
+    # AR's likelihood is exact; the NELBO of two small batches is a noisy estimate.
+    noise = {"ar": 1e-5, "mdlm": 0.7, "duo_base": 1.5}[name]
+    assert evaluated["val/nll"] == pytest.approx(trained["val/nll"], abs=noise)
+    out = tmp_path / "samples.json"
+    few = ("sampling.steps=4", "sampling.num_sample_batches=1", "sampling.p_nucleus=0.9")
+    where = f"eval.generated_samples_path={out}"
+    minihost.run(compose(*common, "mode=sample_eval", *few, where))
+    content = json.loads(out.read_text())
+    assert content["sampling_dtype"] == "float64" and content["entropy"] > 0
+    assert len(content["generated_seqs"]) == 8
+    model, tokenizer = embedded.open_model(path)
+    # A uniform-state model has the tokenizer's vocabulary, the others a mask behind it.
+    assert type(model) is minihost.MODELS[name]
+    assert model.vocab_size == len(tokenizer) + (name != "duo_base")
 
 
 def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
     """A causal LM of `transformers`, made here; no partial batch is dropped."""
-    import transformers
-
-    config = compose()
-    tokenizer = dataloader.get_tokenizer(config)
-    judge = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=64,
-            n_embd=16,
-            n_layer=1,
-            n_head=2,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    ).eval()
-    judge.save_pretrained(tmp_path / "judge")
+    tokenizer = dataloader.get_tokenizer(compose())
+    judge = tiny_gpt2(tmp_path / "judge", len(tokenizer), context=64)
     tokenizer.save_pretrained(tmp_path / "judge")
     measured = metrics.Metrics(str(tmp_path / "judge"), eval_ppl_batch_size=2)
     eos = tokenizer.eos_token_id
@@ -231,7 +213,10 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
         (["mode=fid_eval"], ["mode=fid_eval", "train, sample_eval, ppl_eval"]),
         (["mode=ppl_eval"], ["eval.checkpoint_path=(empty)"]),
         (["algo=ar", "algo.causal_attention=false"], ["algo.causal_attention"]),
-        (["model.length=100000"], ["model.length=100000"]),
+        (["algo=duo_base", "algo.parameterization=subs"], ["parameterization=subs", "mean"]),
+        (["algo=duo_base", "algo.time_conditioning=false"], ["time_conditioning=False", "True"]),
+        (["algo=duo_base", "algo.loss_type=low_var"], ["loss_type=low_var", "elbo"]),
+        (["algo=duo_base", "sampling.predictor=ancestral_cache"], ["sampling.predictor="]),
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(compose, overrides, words):
@@ -266,28 +251,15 @@ def test_times_are_dealt_to_any_batch_size(compose):
 
 
 @pytest.mark.slow
-def test_the_command_line_prints_refusals_without_a_traceback(tmp_path, corpus):
-    def call(**env):
-        return subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "mdlm_mcd.minihost.main",
-                "algo=mcd",
-                "algo.loss=kl",
-                "data=textfile",
-                f"data.files=[{corpus}]",
-                f"data.cache_dir={tmp_path}",
-            ],
-            cwd=tmp_path,
-            text=True,
-            capture_output=True,
-            env={**os.environ, **env},
-        )
-
-    done = call()
-    assert done.returncode == 1
+@pytest.mark.parametrize("full", ["0", "1"])
+def test_the_command_prints_refusals_without_a_traceback(tmp_path, compose, full):
+    done = subprocess.run(
+        [sys.executable, "-m", "mdlm_mcd.minihost.main", *compose.tiny, "algo=mcd", "algo.loss=kl"],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "HYDRA_FULL_ERROR": full},
+    )
+    assert done.returncode == 1 and ("Traceback" in done.stderr) == (full == "1")
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ConfigError: algo.loss=kl is unknown to algo=mcd: choose")
-    assert "Traceback" not in done.stderr
-    assert "Traceback" in call(HYDRA_FULL_ERROR="1").stderr
+    assert "ConfigError: algo.loss=kl is unknown to algo=mcd: choose" in last

@@ -55,7 +55,7 @@ def test_what_hydra_refuses_between_two_jobs(host):
     (host.folder / "s/2").touch()
     more = ("algo.loss=ce", "seed=1,2", "hydra.sweep.subdir=${seed}")
     status, said = host(*MCD, *more)
-    assert status == 1 and "s/2 cannot be made (File exists)" in said, said
+    assert status == 1 and "File exists: 's/2'" in said, said
     assert "Traceback" not in said and ended(host.folder) == ["1"]
 
 

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import lightning as L
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
@@ -16,7 +15,6 @@ from mdlm_mcd.commands import main as cli
 from mdlm_mcd.minihost import main as minihost
 
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
-
 SHORT = (
     "algo=mcd",
     "algo.init_from=scratch",
@@ -26,12 +24,25 @@ SHORT = (
 )
 
 
-class Meddler(L.Callback):
-    """Writes to the teacher, which nobody may."""
-
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        with torch.no_grad():
-            next(module.teacher.backbone.parameters()).add_(1)
+def call(main, argv=None, encoding="utf-8") -> tuple[int, str]:
+    """Call a command's `main`: its exit status, and what it printed."""
+    printed, status = io.TextIOWrapper(io.BytesIO(), encoding), 0
+    # argparse wants options before overrides; the sort is stable.
+    argv = argv and [argv[0], *sorted(argv[1:], key=lambda o: not o.startswith("-"))]
+    GlobalHydra.instance().clear()
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        mock.patch.object(sys, "argv", argv or sys.argv),
+    ):
+        try:
+            status = main() or 0
+        except SystemExit as end:
+            # As the interpreter does with what is no number.
+            status = end.code if isinstance(end.code, int) else 1
+            print("" if isinstance(end.code, int) else end.code)
+    printed.flush()
+    return status, printed.buffer.getvalue().decode(encoding)
 
 
 class Shell:
@@ -42,11 +53,10 @@ class Shell:
         self.teacher, self.judge = teacher, judge
 
     def host(self, *overrides: str) -> tuple[int, str]:
-        """`python -m mdlm_mcd.minihost.main OVERRIDES`: status and what was printed."""
+        """`python -m mdlm_mcd.minihost.main OVERRIDES`."""
         argv = ["main.py", *self.tiny, f"hydra.run.dir={self.folder}/run", *QUIET]
         argv += [f"checkpointing.save_dir={self.folder}", *overrides]
-        with mock.patch.object(sys, "argv", argv):
-            return self._call(minihost.main)
+        return self._words(call(minihost.main, argv))
 
     def mcd(self, *overrides: str) -> tuple[int, str]:
         """One step of `algo=mcd` from random weights, unless overridden."""
@@ -55,61 +65,44 @@ class Shell:
     def from_teacher(self, path, *overrides: str) -> tuple[int, str]:
         return self.mcd("algo.init_from=ema", f"algo.teacher_path={path}", *overrides)
 
+    def sample(self, *overrides: str) -> tuple[int, str]:
+        return self.host("mode=sample_eval", f"eval.checkpoint_path={self.teacher}", *overrides)
+
     def command(self, *argv) -> tuple[int, str]:
         """`mdlm-mcd ARGV`."""
-        return self._call(lambda: cli.main([str(x) for x in argv]))
+        return self._words(call(lambda: cli.main([str(x) for x in argv])))
 
     def sweep(self, *argv) -> tuple[int, str]:
-        """Two samples of the teacher at two steps, unless overridden."""
-        return self.command(
-            "sweep",
-            self.teacher,
-            "--steps",
-            "2",
-            "--num-samples",
-            "4",
-            "--bound-rows",
-            "2",
-            "--evaluator",
-            self.judge,
-            "--out",
-            self.folder / "r.jsonl",
-            *argv,
-        )
+        """Four samples of the teacher at two steps, unless overridden."""
+        few = "--steps 2 --num-samples 4 --bound-rows 2".split()
+        files = ("--evaluator", self.judge, "--out", self.folder / "r.jsonl")
+        return self.command("sweep", self.teacher, *few, *files, *argv)
 
-    def _call(self, main) -> tuple[int, str]:
-        said, status = io.StringIO(), 0
-        GlobalHydra.instance().clear()
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            try:
-                status = main() or 0
-            except SystemExit as end:
-                # As the interpreter does with what is no number.
-                status = end.code if isinstance(end.code, int) else 1
-                print("" if isinstance(end.code, int) else end.code)
-        return status, " ".join(said.getvalue().split())
+    @staticmethod
+    def _words(ended: tuple[int, str]) -> tuple[int, str]:
+        return ended[0], " ".join(ended[1].split())
 
     # Files that are not what they should be ---------------------------------------
 
-    def write(self, name: str, text: str = "") -> Path:
+    def write(self, name: str, text: str | bytes = "") -> Path:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
         return path
 
     def changed(self, change, path: Path | None = None) -> Path:
-        """The teacher's checkpoint (or another) after change(what it holds)."""
-        held = torch.load(path or self.teacher, weights_only=True)
-        change(held)
-        torch.save(held, self.folder / "changed.ckpt")
+        """The teacher's checkpoint (or another) after change(what is in it)."""
+        content = torch.load(path or self.teacher, weights_only=True)
+        change(content)
+        torch.save(content, self.folder / "changed.ckpt")
         return self.folder / "changed.ckpt"
 
-    def told(self, key: str, value, path: Path | None = None) -> Path:
+    def with_setting(self, key: str, value, path: Path | None = None) -> Path:
         """The same with a dotted key of its config changed."""
 
-        def change(held):
+        def change(content):
             *sections, last = key.split(".")
-            config = held["hyper_parameters"]["config"]
+            config = content["hyper_parameters"]["config"]
             for name in sections:
                 config = config[name]
             config[last] = value

@@ -22,8 +22,8 @@ def evil(shell, monkeypatch):
     """The teacher's checkpoint, and a call beside its weights."""
     # As before torch 2.6, where nobody has to ask for the call to be made.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    held = torch.load(shell.teacher, weights_only=True)
-    torch.save({**held, "evil": Harm(shell.folder / "canary")}, shell.folder / "e.ckpt")
+    content = torch.load(shell.teacher, weights_only=True)
+    torch.save({**content, "evil": Harm(shell.folder / "canary")}, shell.folder / "e.ckpt")
     yield shell.folder / "e.ckpt"
     assert not (shell.folder / "canary").exists()
 

@@ -1,0 +1,243 @@
+"""What `mdlm-mcd`'s commands refuse: one sentence, status 1, before any work is lost."""
+
+import os
+import sys
+from types import SimpleNamespace
+from unittest import mock
+
+import fakes
+import pytest
+import synthetic
+import torch
+
+from mdlm_mcd.evaluation import candidates
+from mdlm_mcd.hosts import patches
+from mdlm_mcd.hosts.specs import DUO, MDLM
+
+
+def clone(shell):
+    (shell.folder / "clone").mkdir()
+    return fakes.duo(shell.folder / "clone")
+
+
+def doctor(shell, *overrides, edit=None):
+    """`mdlm-mcd doctor` of a patched clone, after edit(folder)."""
+    host = clone(shell)
+    patches.patch(host, DUO)
+    if edit:
+        edit(host)
+    return shell.command("doctor", host, *overrides)
+
+
+def doctor_of_mdlm(shell, *overrides):
+    """The same of a folder that has what MDLM's layout is known by."""
+    methods = "".join(f"  def {name}(self): pass\n" for name in MDLM.needed)
+    shell.write("mdlm/diffusion.py", f"class Diffusion:\n{methods}")
+    config = "mode: train\nparameterization: subs\ntrainer: {}\nalgo: {}\n"
+    shell.write("mdlm/configs/config.yaml", config)
+    return shell.command("doctor", shell.write("mdlm/main.py").parent, *overrides)
+
+
+def patch(shell, edit):
+    host = clone(shell)
+    main = host / "main.py"
+    main.write_text(edit(main.read_text()))
+    return shell.command("patch", host)
+
+
+def full_gpu(shell):
+    full = torch.cuda.OutOfMemoryError("CUDA out of memory.")
+    with mock.patch("mdlm_mcd.sampling.sample", side_effect=full):
+        return shell.sweep()
+
+
+def without_mauve(shell):
+    with mock.patch.dict(sys.modules, mauve=None):
+        return shell.sweep("--mauve")
+
+
+def report(shell, *changes, argv=()):
+    rows = [synthetic.row(steps=4 * (i + 1), **c) for i, c in enumerate(changes)]
+    path = synthetic.write(shell.folder / "rows.jsonl", rows)
+    return shell.command("report", path, "--out", shell.folder / "r.html", *argv)
+
+
+def export(shell, checkpoint, *argv):
+    return shell.command("export", checkpoint, shell.folder / "out", *argv)
+
+
+def pipe(shell):
+    """It never ends; this one would end the test by its timeout."""
+    os.mkfifo(shell.folder / "pipe.jsonl")
+    return shell.folder / "pipe.jsonl"
+
+
+OTHER = {"state_dict": {"backbone.weight": torch.ones(2)}}
+
+CASES = {
+    # Sweeps.
+    "steps": (lambda s: s.sweep("--steps", "0"), "steps must be at least 1"),
+    "temperature": (lambda s: s.sweep("--temperature", "nan"), "the temperature positive"),
+    "law": (lambda s: s.sweep("--u-law", "foo"), "u_law=foo is unknown"),
+    "step of a law": (lambda s: s.sweep("--u-law", "iid:3"), "u_law=iid"),
+    "device": (lambda s: s.sweep("--device", "foo"), "--device foo cannot be used"),
+    "no cuda": (lambda s: s.sweep("--device", "cuda"), "no CUDA device is there"),
+    "full gpu": (full_gpu, "takes more memory than"),
+    "no host": (lambda s: s.sweep("--host", "/nope"), "--host /nope is no folder"),
+    "mauve": (without_mauve, "needs the package mauve-text"),
+    "two of a name": (lambda s: s.command("sweep", s.teacher, s.teacher), "Two checkpoints are"),
+    "text": (
+        lambda s: s.command("sweep", s.with_setting("data.valid", "x"), "--evaluator", s.judge),
+        "give --corpus",
+    ),
+    "masked evaluator": (
+        lambda s: s.sweep("--evaluator", s.teacher),
+        "gives no text a likelihood from left to right",
+    ),
+    "evaluator's length": (
+        lambda s: s.sweep("--evaluator", s.with_setting("model.length", 8, s.judge)),
+        "was trained on 8 tokens, and the samples",
+    ),
+    "no evaluator": (lambda s: s.sweep("--evaluator", "none.ckpt"), "is no file"),
+    "silent evaluator": (
+        lambda s: s.sweep("--evaluator", s.changed(lambda c: c.pop("hyper_parameters"), s.judge)),
+        "holds a config that cannot be used",
+    ),
+    "out in a file": (lambda s: s.sweep("--out", f"{s.write('file')}/r.jsonl"), "cannot be"),
+    "out is a folder": (lambda s: s.sweep("--out", s.folder), "cannot be"),
+    "out is a pipe": (lambda s: s.sweep("--out", pipe(s)), "cannot be read (it is no file)"),
+    # Exports.
+    "export to a folder": (
+        lambda s: s.command("export", s.teacher, s.write("x").parent),
+        "exists",
+    ),
+    "silent checkpoint": (
+        lambda s: export(s, s.changed(lambda content: content.pop("hyper_parameters"))),
+        "does not say its",
+    ),
+    "no masked model": (
+        lambda s: export(s, s.changed(lambda content: content.update(OTHER))),
+        "so it is no masked DiT",
+    ),
+    "other tokenizer": (
+        lambda s: export(s, s.teacher, "--tokenizer", s.tokenizer(bos="<", eos=">")),
+        "makes a vocabulary of",
+    ),
+    # Reports and demos.
+    "no row": (lambda s: s.command("report", s.write("r.jsonl", "[]\n")), "is no row of results"),
+    "a pipe": (lambda s: s.command("report", pipe(s)), "cannot be read (it is no file)"),
+    "a device": (lambda s: s.command("report", "/dev/zero"), "cannot be read (it is no file)"),
+    "no out": (
+        lambda s: s.command("report", s.write("r.jsonl"), "--out", ""),
+        "is a folder: name a file",
+    ),
+    "two evaluators": (
+        lambda s: report(s, {"evaluator": "one"}, {"evaluator": "two"}),
+        "such figures are not compared",
+    ),
+    "reference": (
+        lambda s: report(s, {}, argv=["--reference", "nobody"]),
+        "is no model of these results",
+    ),
+    "seed": (
+        lambda s: s.command("demo", "--out", s.folder / "d", "--seed", "-1"),
+        "--seed -1: give a whole number",
+    ),
+    "another demo": (
+        lambda s: s.command("demo", "--out", s.write("demo.json", "[1]").parent, "--quick"),
+        "holds a demo with another recipe, seed",
+    ),
+    # Hosts.
+    "no clone": (lambda s: s.command("patch", s.folder), "holds no host this plugin knows"),
+    "local edits": (
+        lambda s: patch(s, lambda text: text.replace("algo.name == 'ar'", "algo.name == 'AR'")),
+        "has local edits where",
+    ),
+    "not patched": (lambda s: s.command("doctor", clone(s)), "not applied, so python main.py"),
+    "no uniform models": (lambda s: doctor_of_mdlm(s, "algo=dcd"), "code has none"),
+    "own algo=mcd": (
+        lambda s: doctor(s, edit=lambda h: (h / "configs/algo/mcd.yaml").write_text("name: own")),
+        "of the host wins over ours",
+    ),
+    "requirements": (
+        lambda s: doctor(s, edit=lambda h: (h / "utils.py").write_text("import unheard_of\n")),
+        "not installed here: install its own",
+    ),
+    "half precision": (
+        lambda s: doctor(s, "trainer.precision=bf16-true"),
+        "keeps the weights in half precision",
+    ),
+    "Hydra's refusal": (lambda s: doctor(s, "algo=null"), "must be a string or a list"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_sentence_and_status_1(shell, name):
+    call, words = CASES[name]
+    status, said = call(shell)
+    assert status == 1 and words in said and "Traceback" not in said, said[-2500:]
+    assert not (shell.folder / "out").exists() and not (shell.folder / "d").exists()
+
+
+@pytest.mark.parametrize("name", ["temperature", "law", "step of a law", "device", "no host"])
+def test_a_sweep_before_a_model_is_opened(shell, monkeypatch, name):
+    monkeypatch.setattr(candidates, "open_model", lambda *args: pytest.fail("opened"))
+    assert CASES[name][0](shell)[0] == 1
+
+
+def test_a_sweep_of_no_steps(shell):
+    status, said = shell.sweep("--steps", "")
+    assert status == 2 and "--steps: invalid list of ints" in said
+
+
+def test_the_tokenizer_of_the_embedded_host_by_name(shell):
+    assert shell.sweep("--tokenizer", "bpe")[0] == 0
+
+
+# A disk that fills up -----------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk():
+    """Limits the size of any file, as far as this system can."""
+    resource = pytest.importorskip("resource")
+    import contextlib
+    import signal
+
+    @contextlib.contextmanager
+    def limit(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, old)
+
+    return limit
+
+
+DISKS = {
+    "a run of ours": (30_000, lambda s: s.mcd(), "takes no checkpoint (File too"),
+    "a run of the host": (30_000, lambda s: s.host("trainer.max_steps=1"), None),
+    "before the run": (10, lambda s: s.host("trainer.max_steps=1"), None),
+    "export": (30_000, lambda s: export(s, s.teacher), "out cannot be written ("),
+    "sweep": (100, lambda s: s.sweep(), None),
+    "demo": (10, lambda s: s.command("demo", "--out", s.folder / "d", "--quick"), None),
+}
+
+
+@pytest.mark.parametrize("what", DISKS)
+def test_a_disk_that_takes_no_more(shell, small_disk, what):
+    size, call, words = DISKS[what]
+    with small_disk(size):
+        status, said = call(shell)
+    assert status == 1 and "Traceback" not in said, said
+    assert (words or "The disk takes no more") in said
+
+
+def test_a_disk_without_room_for_the_run(shell):
+    with mock.patch("shutil.disk_usage", lambda path: SimpleNamespace(free=1000)):
+        status, said = shell.mcd()
+    assert status == 1 and "GiB left, and" in said

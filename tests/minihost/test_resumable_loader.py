@@ -1,0 +1,311 @@
+"""The order of rows: permutations of epochs, resumed anywhere, dealt to processes."""
+
+import itertools
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.minihost import resumable_loader
+from mdlm_mcd.minihost.resumable_loader import EpochSampler, RankSampler, ResumableLoader
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*when using `ckpt_path`, callbacks"),
+    pytest.mark.filterwarnings("ignore:.*but have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:You requested to overfit"),
+]
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Row i is the number i."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        return {"input_ids": torch.tensor([index])}
+
+
+def numbers(batch):
+    return batch["input_ids"].flatten().tolist()
+
+
+def order(loader):
+    return [numbers(batch) for batch in loader]
+
+
+def run_of(rows, batch_size, epochs, seed=0):
+    loader = ResumableLoader(Numbers(rows), batch_size, seed)
+    return [order(loader) for _ in range(epochs)]
+
+
+def test_epochs_are_permutations_of_seed_and_epoch():
+    first = run_of(20, 4, 3)
+    assert first == run_of(20, 4, 3)
+    flat = [sum(epoch, []) for epoch in first + run_of(20, 4, 2, seed=1)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in flat)
+    assert len({tuple(epoch) for epoch in flat}) == 5
+
+
+@pytest.mark.parametrize("rows, batch_size, batches", [(20, 4, 5), (23, 4, 5), (3, 4, 1)])
+def test_only_a_last_incomplete_batch_is_dropped(rows, batch_size, batches):
+    loader = ResumableLoader(Numbers(rows), batch_size)
+    assert len(loader) == len(order(loader)) == batches
+    if rows < batch_size:
+        assert sorted(order(loader)[0]) == list(range(rows))
+
+
+@given(
+    rows=st.integers(1, 40),
+    batch_size=st.integers(1, 9),
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 3),
+    data=st.data(),
+)
+@settings(deadline=None, max_examples=80)
+def test_resuming_anywhere_gives_the_tail(rows, batch_size, seed, epoch, data):
+    whole = run_of(rows, batch_size, epoch + 3, seed)
+    stop = data.draw(st.integers(0, len(whole[epoch])))
+    loader = ResumableLoader(Numbers(rows), batch_size, seed)
+    for _ in range(epoch):
+        order(loader)
+    for _ in itertools.islice(loader, stop):
+        pass
+    state = json.loads(json.dumps(loader.state_dict()))
+    other = ResumableLoader(Numbers(rows), batch_size, seed)
+    next(iter(other))  # what it did before does not matter
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    if stop == len(whole[epoch]):
+        epoch, stop = epoch + 1, 0
+    assert order(other) == whole[epoch][stop:]
+    assert order(other) == whole[epoch + 1]
+    assert len(other) == len(whole[0])
+
+
+def test_state_counts_batches_handed_out_not_prefetched():
+    whole = run_of(24, 2, 3)
+    loader = ResumableLoader(
+        Numbers(24), 2, num_workers=2, persistent_workers=True, prefetch_factor=4
+    )
+    seen = []
+    for batch in loader:
+        seen.append(numbers(batch))
+        assert loader.state_dict()["batch"] == len(seen)
+        if len(seen) == 5:
+            break
+    other = ResumableLoader(Numbers(24), 2, num_workers=2, persistent_workers=True)
+    other.load_state_dict(loader.state_dict())
+    assert seen + order(other) == whole[0]
+    assert order(other) == whole[1]
+    assert order(loader) == whole[1]  # a pass that was left counts as one
+
+
+def test_an_epoch_that_is_named_is_that_epoch():
+    whole = run_of(12, 4, 4)
+    loader = ResumableLoader(Numbers(12), 4)
+    next(iter(loader))
+    loader.sampler.set_epoch(0)
+    assert order(loader) == whole[0]
+    loader.sampler.set_epoch(3)
+    assert order(loader) == whole[3]
+    for epoch, rest in ((1, whole[1][1:]), (2, whole[2])):  # the one restored goes on
+        loader.load_state_dict({"epoch": 1, "batch": 1, "rows_per_batch": 4})
+        loader.sampler.set_epoch(epoch)
+        assert order(loader) == rest
+
+
+def test_another_batch_size_goes_on_after_the_same_rows():
+    (whole,) = run_of(24, 4, 1)
+    loader = ResumableLoader(Numbers(24), 2)
+    loader.load_state_dict({"epoch": 0, "batch": 3, "rows_per_batch": 4})
+    assert sum(order(loader), []) == sum(whole[3:], [])
+
+
+@given(rows=st.integers(4, 60), batch_size=st.integers(1, 8), world=st.integers(1, 4))
+@settings(deadline=None, max_examples=50)
+def test_processes_share_a_permutation(rows, batch_size, world):
+    whole = EpochSampler(range(rows), batch_size, 5).order(2).tolist()
+    dealt = []
+    with pytest.MonkeyPatch.context() as patch:
+        for rank in range(world):
+            patch.setattr(resumable_loader, "rank_and_world", lambda r=rank: (r, world))
+            loader = ResumableLoader(Numbers(rows), batch_size, 5)
+            loader.load_state_dict({"epoch": 2, "batch": 0, "rows_per_batch": batch_size * world})
+            dealt.append(sum(order(loader), []))
+            valid = list(RankSampler(range(rows)))
+            assert len(valid) == len(RankSampler(range(rows))) == -(-rows // world)
+            assert valid == [i % rows for i in range(rank, len(valid) * world, world)]
+    share = rows // world
+    share = share - share % batch_size if share >= batch_size else share
+    assert [len(mine) for mine in dealt] == [share] * world
+    assert [x for xs in zip(*dealt, strict=True) for x in xs] == whole[: share * world]
+
+
+def test_more_processes_than_rows(monkeypatch):
+    monkeypatch.setattr(resumable_loader, "rank_and_world", lambda: (0, 8))
+    with pytest.raises(ConfigError, match=r"data\.train has 3 rows for 8 processes"):
+        len(ResumableLoader(Numbers(3), 1))
+
+
+# Under Lightning
+
+
+class Recorder(L.LightningModule):
+    """Writes down the rows it is trained on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.seen = []
+
+    def training_step(self, batch, _):
+        self.seen.append(numbers(batch))
+        return self.weight**2
+
+    def validation_step(self, batch, _):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def fit(folder, ckpt_path=None, workers=0, save=None, **kwargs):
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    kwargs = {"max_epochs": -1, "limit_val_batches": 0, **kwargs}
+    model = Recorder()
+    callbacks = [ModelCheckpoint(folder, "{step}", save_top_k=-1, **save)] if save else []
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        callbacks=callbacks,
+        enable_checkpointing=bool(save),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **kwargs,
+    )
+    # 22 rows of 4: five batches an epoch.
+    train = ResumableLoader(
+        Numbers(22), 4, seed=3, num_workers=workers, persistent_workers=workers > 0
+    )
+    valid = torch.utils.data.DataLoader(Numbers(3))
+    trainer.fit(model, train, valid, ckpt_path=ckpt_path)
+    return model.seen
+
+
+LIGHTNING = tuple(map(int, L.__version__.split(".")[:2]))
+EVERY_STEP = {"every_n_train_steps": 1}
+
+
+@pytest.mark.filterwarnings("error:.*before the epoch ended")
+@pytest.mark.parametrize(
+    "save, kwargs",
+    [
+        (EVERY_STEP, {"max_steps": 13}),
+        (EVERY_STEP, {"max_steps": 8, "limit_train_batches": 3}),
+        (EVERY_STEP, {"max_steps": 6, "accumulate_grad_batches": 2}),
+        (  # checkpoints after validation
+            {"monitor": None, "save_on_train_epoch_end": False},
+            {"max_steps": 13, "limit_val_batches": 1, "val_check_interval": 5}
+            | {"check_val_every_n_epoch": None},
+        ),
+        # Checkpoints at the end of epochs: Lightning restores no loader from them,
+        # it only names the epoch. (With `max_steps` in place of `max_epochs` it
+        # resumes them with an epoch of one batch, whatever the loader.)
+        ({"save_on_train_epoch_end": True}, {"max_epochs": 3}),
+    ],
+)
+def test_a_resumed_fit_sees_the_rows_of_an_uninterrupted_one(tmp_path, save, kwargs):
+    whole = fit(tmp_path, save=save, **kwargs)
+    epoch = kwargs.get("limit_train_batches", 5)
+    assert len(set(map(str, whole))) == len(whole) > epoch  # no epoch like another
+    files = sorted(tmp_path.glob("*.ckpt"))
+    assert len(files) >= 2
+    for file in files:
+        progress = torch.load(file, weights_only=False)["loops"]["fit_loop"]
+        batches = progress["epoch_loop.batch_progress"]["total"]["ready"]
+        if LIGHTNING < (2, 5) and (batches % epoch == 0 or epoch < 5):
+            continue  # these miscount the batches of a resumed epoch
+        assert fit(tmp_path, str(file), **kwargs) == whole[batches:], file.stem
+
+
+def test_a_resumed_fit_with_workers(tmp_path):
+    whole = fit(tmp_path, save=EVERY_STEP, max_steps=8)
+    assert fit(tmp_path, workers=2, max_steps=8) == whole
+    file = str(tmp_path / "step=3.ckpt")
+    assert fit(tmp_path, file, workers=2, max_steps=8) == whole[3:]
+
+
+def test_lightning_may_overfit(tmp_path):
+    seen = fit(tmp_path, max_steps=4, overfit_batches=1)
+    assert seen == [[0, 1, 2, 3]] * 4
+
+
+# Two processes
+
+
+DISTRIBUTED = """
+import json, sys
+import lightning as L
+import test_resumable_loader as tests
+import torch
+from mdlm_mcd.minihost import resumable_loader
+
+class Recorder(tests.Recorder):
+    def validation_step(self, batch, _):
+        self.seen.append(tests.numbers(batch))
+
+    def on_fit_end(self):
+        name = f"{self.trainer.default_root_dir}/{flag}-{self.global_rank}.json"
+        with open(name, "w") as file:
+            json.dump(self.seen, file)
+
+for flag in (True, False):
+    trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2,
+        use_distributed_sampler=flag, num_sanity_val_steps=0, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=sys.argv[1],
+    )
+    valid = tests.Numbers(5)
+    trainer.fit(
+        Recorder(),
+        resumable_loader.ResumableLoader(tests.Numbers(23), 4, seed=3),
+        torch.utils.data.DataLoader(valid, sampler=resumable_loader.RankSampler(valid)),
+    )
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_ranks_of_a_real_fit_share_the_rows(tmp_path):
+    subprocess.run(
+        [sys.executable, "-c", DISTRIBUTED, str(tmp_path)],
+        cwd=Path(__file__).parent,
+        check=True,
+        timeout=120,
+    )
+    sampler = EpochSampler(Numbers(23), 4, 3)
+    for rank, held_out in enumerate([[0, 2, 4], [1, 3, 0]]):
+        expected = []
+        for epoch in range(2):
+            rows = sampler.order(epoch)[rank::2][:8].tolist()
+            expected += [rows[:4], rows[4:], *([row] for row in held_out)]
+        # Whether or not Lightning is left to put in samplers of its own.
+        for flag in (True, False):
+            file = tmp_path / f"{flag}-{rank}.json"
+            assert json.loads(file.read_text()) == expected
