@@ -13,7 +13,7 @@ import transformers
 
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.evaluation.candidate import Candidate
+from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.models.noise import NOISES

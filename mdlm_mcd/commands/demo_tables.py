@@ -1,9 +1,8 @@
-"""Tables and pictures of a comparison; see `demo.Demo.compare` for `results`."""
+"""Tables and pictures of the demo's rows, arranged by `results`."""
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 from rich.table import Table
@@ -20,6 +19,55 @@ def require_matplotlib() -> None:
         raise ConfigError(
             "The figure needs matplotlib, which is not installed: pip install 'mdlm-mcd[demo]'."
         ) from error
+
+
+def results(rows: list[dict]) -> dict:
+    """Arrange a sweep's rows, the teacher's first, as `results.json` holds them."""
+    first = rows[0]
+    models: dict[str, dict] = {}
+    for row in rows:
+        t, found = row["temperature"], row["metrics"]
+        name = row["model"] if t == 1 else f"{row['model']}, T = {t:g}"
+        model = models.setdefault(
+            name,
+            {
+                "checkpoint": row["checkpoint"],
+                "sha256": row["sha256"],
+                "temperature": t,
+                "nelbo": found["nelbo"]["value"],
+                "steps": {},
+            },
+        )
+        ppl, entropy = found["perplexity"], found["entropy"]
+        model["steps"][str(row["steps"])] = {
+            "perplexity": ppl["value"],
+            "perplexity_error": ppl["value"] * ppl["error"],
+            "entropy": entropy["value"],
+            "entropy_error": entropy["error"],
+            "correlation": ppl["correlation"],
+            "pooled_entropy": found["corpus_entropy"]["value"],
+            "evaluations": row["evaluations"],
+            "seconds": row["seconds"],
+            "texts": row["texts"][:2],
+            "n_step_nelbo": found["n_step_nelbo"],
+        }
+    return {
+        "versions": first["versions"],
+        "machine": first["machine"],
+        "sampling": {
+            "sampler": first["sampler"],
+            "dtype": first["dtype"],
+            "samples": first["num_samples"],
+            "length": first["length"],
+            "judge": "AR model of the minihost, trained on the training split",
+        },
+        "corpus": {
+            "perplexity": first["corpus"]["perplexity"],
+            "entropy": first["corpus"]["entropy"],
+            "pooled_entropy": first["corpus"]["corpus_entropy"],
+        },
+        "models": models,
+    }
 
 
 def _columns(results) -> list[str]:
@@ -78,11 +126,6 @@ def _provenance(results) -> str:
     )
 
 
-def at_entropy(curve: list[tuple[float, float]], entropy: float) -> float | None:
-    """Perplexity at that entropy on a line in log perplexity; None outside of it."""
-    return at_equal([h for h, _ in curve], [p for _, p in curve], entropy)
-
-
 def _place(cell: dict) -> Place:
     return Place(
         cell["entropy"],
@@ -127,10 +170,10 @@ def reading(results) -> str:
     sharp = next(n for n in names if n.startswith("teacher, T"))
     # The plain teacher and the tempered one span a line of perplexity over entropy.
     cells = [m["steps"][few] for m in (teacher, models[sharp])]
-    line = [(cell["entropy"], cell["perplexity"]) for cell in cells]
+    line = [[cell[key] for cell in cells] for key in ("entropy", "perplexity")]
     for name in names[2:][::-1]:
         cell = models[name]["steps"][few]
-        matched = at_entropy(line, cell["entropy"])
+        matched = at_equal(*line, cell["entropy"])
         if matched is not None:
             said.append(
                 f"At the entropy of {name} ({cell['entropy']:.2f} nats, {few} steps) a "
@@ -171,82 +214,6 @@ def samples(results) -> str:
             )
             out += [f"{text}\n---" for text in cell["texts"]]
     return "\n".join(out) + "\n"
-
-
-def rows(results) -> list[dict]:
-    """The comparison as rows of a results file, for `evaluation.report`.
-
-    Intervals are 1.96 standard errors, on a log scale. What was not measured is left
-    out.
-    """
-    how, out = results["sampling"], []
-    recipe = results["recipe"]
-    for name, model in results["models"].items():
-        number = re.fullmatch(r"MCD round (\d+)", name)
-        for n, cell in model["steps"].items():
-            out.append(
-                {
-                    "schema": 1,
-                    "model": "teacher" if name.startswith("teacher,") else name,
-                    "checkpoint": model.get("checkpoint"),
-                    "sha256": model.get("sha256"),
-                    "algo": "mcd" if number else "mdlm",
-                    "loss": "hybrid" if number else None,
-                    "round": int(number[1]) if number else None,
-                    "recipe": {k: recipe[k] for k in recipe if k != "seconds"},
-                    "teacher": "teacher" if number else None,
-                    "host": "minihost",
-                    "commit": None,
-                    "versions": results["versions"],
-                    "machine": results["machine"],
-                    "sampler": how["sampler"],
-                    "u_law": "iid",
-                    "u_step": None,
-                    "steps": int(n),
-                    "temperature": model["temperature"],
-                    "top_p": 1.0,
-                    "dtype": how["dtype"],
-                    "seed": results["seed"],
-                    "num_samples": how["samples"],
-                    "length": how["length"],
-                    "evaluator": how["judge"],
-                    "seconds": cell["seconds"],
-                    "evaluations": cell["evaluations"],
-                    "metrics": _metrics(model, cell),
-                    "corpus": {
-                        "perplexity": results["corpus"]["perplexity"],
-                        "entropy": results["corpus"]["entropy"],
-                        "corpus_entropy": results["corpus"]["pooled_entropy"],
-                    },
-                    "texts": cell["texts"],
-                }
-            )
-    return out
-
-
-def _metrics(model, cell) -> dict:
-    error = math.exp(1.96 * cell["perplexity_error"] / cell["perplexity"])
-    ppl, entropy = cell["perplexity"], cell["entropy"]
-    spread = 1.96 * cell["entropy_error"]
-    found = {
-        "n_step_nelbo": cell.get("n_step_nelbo"),
-        "nelbo": model["nelbo"],
-        "entropy": {"value": entropy, "low": entropy - spread, "high": entropy + spread},
-        "corpus_entropy": cell["pooled_entropy"],
-    }
-    return {
-        **{
-            key: value if isinstance(value, dict) else {"value": value, "low": None, "high": None}
-            for key, value in found.items()
-            if value is not None
-        },
-        "perplexity": {
-            "value": ppl,
-            "low": ppl / error,
-            "high": ppl * error,
-            "correlation": cell["correlation"],
-        },
-    }
 
 
 def perplexity_vs_steps(results, path: Path) -> None:

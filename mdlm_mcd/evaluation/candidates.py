@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +21,44 @@ from torch import Tensor
 
 from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.checkpoint_config import section
+from ..coupling import Alpha
 from ..errors import CheckpointError, ConfigError, shown
 from ..minihost import dataloader
 from ..models import dit, vocabulary
+from ..sampling import Denoise
 from ..sampling.denoiser import denoiser as sparse_denoiser
-from .candidate import Candidate
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model as the evaluation sees it, whatever it was opened from.
+
+    denoise: see `sampling`; alpha: its signal schedule; length: tokens in a sequence;
+    tokenizer: a Hugging Face one; provenance: for the results file (checkpoint,
+    sha256, algo, loss, round, recipe, teacher, host). generate(count, steps, generator):
+    draws (count, length) tokens in place of our samplers, for a model that is not
+    masked; without a denoiser it has no bounds.
+    """
+
+    label: str
+    denoise: Denoise | None
+    alpha: Alpha
+    mask_index: int
+    vocab_size: int
+    length: int
+    tokenizer: Any
+    device: str = "cpu"
+    provenance: dict[str, Any] = field(default_factory=dict)
+    generate: Callable[[int, int, torch.Generator], Tensor] | None = None
+
+    def noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules have it."""
+        with torch.enable_grad():
+            t = t.detach().requires_grad_()
+            alpha_t = self.alpha(t)
+            (dalpha_t,) = torch.autograd.grad(alpha_t.sum(), t)
+        return dalpha_t, alpha_t.detach()
+
 
 # Sizes and weights ---------------------------------------------------------------
 
@@ -89,24 +122,24 @@ def build(held: weights.Weights, sizes: Mapping[str, Any], which: str, source: s
 # Schedules ------------------------------------------------------------------------
 
 
-def _log_linear(t: Tensor, eps: float, **_) -> Tensor:
-    return 1 - (1 - eps) * t
-
-
-def _duo_cosine(t: Tensor, eps: float, **_) -> Tensor:
-    return 1 - torch.cos(math.pi / 2 * (1 - (1 - eps) * t))
-
-
-def _mdlm_cosine(t: Tensor, eps: float, **_) -> Tensor:
-    return eps + (1 - eps) * torch.cos(math.pi / 2 * t)
-
-
-def _linear(t: Tensor, sigma_min: float, sigma_max: float, **_) -> Tensor:
-    return torch.exp(-(sigma_min + t * (sigma_max - sigma_min)))
-
-
 def _geometric(t: Tensor, sigma_min: float, sigma_max: float, **_) -> Tensor:
     return torch.exp(-(sigma_min ** (1 - t) * sigma_max**t))
+
+
+# Functions of t and of a config's settings; the two families' cosines differ.
+DUO_SCHEDULES = {
+    "log-linear": lambda t, eps, **_: 1 - (1 - eps) * t,
+    "cosine": lambda t, eps, **_: 1 - torch.cos(math.pi / 2 * (1 - (1 - eps) * t)),
+}
+DUO_SCHEDULES["loglinear"] = DUO_SCHEDULES["log-linear"]
+MDLM_SCHEDULES = {
+    **DUO_SCHEDULES,
+    "cosine": lambda t, eps, **_: eps + (1 - eps) * torch.cos(math.pi / 2 * t),
+    "linear": lambda t, sigma_min, sigma_max, **_: torch.exp(
+        -(sigma_min + t * (sigma_max - sigma_min))
+    ),
+    "geometric": _geometric,
+}
 
 
 def schedule(config: Mapping[str, Any], source: str):
@@ -116,9 +149,8 @@ def schedule(config: Mapping[str, Any], source: str):
     """
     noise = section(config, "noise")
     kind = noise.get("type", "log-linear")
-    known = {"log-linear": _log_linear, "loglinear": _log_linear, "cosine": _duo_cosine}
-    if "parameterization" in config:  # MDLM, whose settings stand at the root
-        known |= {"cosine": _mdlm_cosine, "linear": _linear, "geometric": _geometric}
+    # MDLM's settings stand at the root.
+    known = MDLM_SCHEDULES if "parameterization" in config else DUO_SCHEDULES
     if not isinstance(kind, str) or kind not in known:
         raise ConfigError(
             f"{source} has noise.type={shown(kind)}, which is not known here: choose "

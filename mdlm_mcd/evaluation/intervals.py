@@ -46,6 +46,12 @@ class Scores(NamedTuple):
     def perplexity(self) -> float:
         return float(perplexity(self.nats.sum(), self.tokens.sum()))
 
+    @property
+    def log_error(self) -> float:
+        """Standard error of the nats per token, and so of log perplexity."""
+        parts = (self.nats - self.tokens * self.value) / self.tokens.mean()
+        return float(parts.std() / len(parts) ** 0.5)
+
     def estimate(self, statistic: Callable[..., Tensor] | None = None, **how):
         """`bootstrap` of the nats per token, or of another statistic of both sums."""
         return bootstrap(statistic or per_token, self.nats, self.tokens, **how)

@@ -95,8 +95,9 @@ def measure(
     `bigram_tv` or `mauve` is. eos: refuse samples of nothing but this id. texts:
     samples and held-out text, decoded.
 
-    Answers {name: {"value", "low", "high"}}, and in perplexity's `correlation`, that of
-    its logarithm's error with entropy's; `n_step_nelbo` and `nelbo` are of a model
+    Answers {name: {"value", "low", "high"}}; besides in entropy's and perplexity's `error`,
+    the standard error (of the logarithm for perplexity), and in perplexity's
+    `correlation`, that of the two errors; `n_step_nelbo` and `nelbo` are of a model
     and not of samples: `n_step_nelbo(...).estimate()._asdict()`.
 
     Raises ConfigError for fewer than two samples, fewer than four tokens a sample,
@@ -130,8 +131,10 @@ def measure(
     if texts is not None:
         out["mauve"] = Estimate(mauve(*texts))
     row = {name: figure._asdict() for name, figure in out.items()}
+    row["entropy"]["error"] = float(entropies.std() / len(entropies) ** 0.5)
     if scores is not None:
         row["perplexity"]["correlation"] = correlation(scores, entropies)
+        row["perplexity"]["error"] = scores.log_error
     return row
 
 

@@ -28,6 +28,7 @@ class Point:
     temperature: float = 1.0
     top_p: float = 1.0
     dtype: str = "float64"
+    temperature_end: float | None = None  # None: one temperature for all steps
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Plan:
                     f"--sampler {point.sampler} is unknown: choose one of "
                     f"{', '.join(sampling.SAMPLERS)}."
                 )
-            if not (point.steps >= 1 and 0 < point.temperature < math.inf and 0 < point.top_p <= 1):
+            temperatures = (point.temperature, point.temperature_end or 1.0)
+            fine = all(0 < t < math.inf for t in temperatures) and 0 < point.top_p <= 1
+            if not (point.steps >= 1 and fine):
                 raise ConfigError(
                     f"--steps {point.steps}, --temperature {point.temperature} and "
                     f"--top-p {point.top_p}: steps must be at least 1, the temperature "

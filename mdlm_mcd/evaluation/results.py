@@ -1,73 +1,27 @@
-"""Rows of measurements: read, checked, told apart; see docs/report.md for the schema.
+"""Read rows of measurements as points of curves; see docs/report.md for the schema.
 
 A results file is JSON lines, one row a point: a model at a number of steps and a
 temperature. What is wrong with a row is an error that names file and line; what an
-interruption left behind is passed over, and said.
+interruption left behind is passed over, with a sentence in `Results.said`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from ..checkpoints import sanitize
 from ..errors import ConfigError, shown
-
-SCHEMA = 1
-_NUMBER = (int, float)
-REQUIRED = {
-    "model": str,
-    "steps": int,
-    "temperature": _NUMBER,
-    "sampler": str,
-    "dtype": str,
-    "seed": int,
-    "num_samples": int,
-    "length": int,
-    "metrics": dict,
-}
-OPTIONAL = {
-    "evaluator": str,
-    "checkpoint": str,
-    "sha256": str,
-    "algo": str,
-    "loss": str,
-    "round": int,
-    "recipe": dict,
-    "teacher": str,
-    "host": str,
-    "commit": str,
-    "versions": dict,
-    "machine": dict,
-    "u_law": str,
-    "top_p": _NUMBER,
-    "seconds": _NUMBER,
-    "evaluations": _NUMBER,
-    "corpus": dict,
-    "texts": list,
-    "corpus_sha256": str,
-    "bound_rows": int,
-    "batch_size": int,
-}
-POSITIVE = ("steps", "temperature", "num_samples", "length")
+from . import rows
+from .intervals import Estimate
+from .rows import finite
 
 # What has to be equal for two figures to stand in one table.
 SETTINGS = ("evaluator", "dtype", "num_samples", "length", "seed", "corpus_sha256", "bound_rows")
 # What makes another curve of the same model.
-VARIANT = ("sampler", "u_law", "u_step", "stratified", "top_p")
+VARIANT = ("sampler", "u_law", "u_step", "stratified", "top_p", "temperature_end")
 _DEFAULT = {"u_law": "iid", "stratified": False, "top_p": 1.0}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its 95% interval over samples (None: it has none)."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,17 +41,17 @@ class Point:
     def metric(self, name: str) -> Estimate | None:
         """The figure of that name; None where it was not measured or is not finite."""
         found = self.row["metrics"].get(name)
-        if not found or not _finite(found.get("value")):
+        if not found or not finite(found.get("value")):
             return None
         low, high = found.get("low"), found.get("high")
-        both = _finite(low) and _finite(high)
+        both = finite(low) and finite(high)
         return Estimate(found["value"], *((low, high) if both else ()))
 
     @property
     def correlation(self) -> float | None:
         """Of the errors of log perplexity and entropy; None where it is not known."""
         found = (self.row["metrics"].get("perplexity") or {}).get("correlation")
-        return found if _finite(found) and abs(found) <= 1 else None
+        return found if finite(found) and abs(found) <= 1 else None
 
     @property
     def curve(self) -> tuple:
@@ -139,7 +93,7 @@ class Results:
     def of_text(self, metric: str) -> float | None:
         """That figure of the held-out text; None where rows differ on it."""
         found = [(p.corpus or {}).get(metric) for p in self.points]
-        found = [v for v in found if _finite(v)]
+        found = [v for v in found if finite(v)]
         if not found or max(found) - min(found) > 1e-6 * abs(found[0]):
             return None
         return found[0]
@@ -159,86 +113,28 @@ class Results:
         return {(p.name, p.temperature, p.steps): p for p in self.points}
 
 
-def _finite(x) -> bool:
-    return _is(x, _NUMBER) and math.isfinite(x)
-
-
-def _is(value, kind) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _told(value) -> str:
-    return shown(repr(value))
-
-
-def check(row, where: str) -> None:
-    """Raises ConfigError for a row that is not one of ours."""
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no row of results: it has to be a JSON object.")
-    if row.get("schema", SCHEMA) != SCHEMA:
-        raise ConfigError(
-            f"{where} has schema {_told(row['schema'])}, and this version of mdlm-mcd "
-            f"reads {SCHEMA}: write it again with `mdlm-mcd sweep`."
-        )
-    for key, kind in REQUIRED.items():
-        if key not in row:
-            raise ConfigError(f"{where} has no {key!r}: it is no row of a sweep.")
-        if not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {_told(row[key])} is of the wrong kind.")
-    for key, kind in OPTIONAL.items():
-        if row.get(key) is not None and not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {_told(row[key])} is of the wrong kind.")
-    for key in POSITIVE:
-        if not (_finite(row[key]) and row[key] > 0):
-            raise ConfigError(f"{where}: {key} = {_told(row[key])} has to be above 0.")
-    for name, metric in row["metrics"].items():
-        if metric is None:
-            continue
-        if not isinstance(metric, dict):
-            raise ConfigError(
-                f"{where}: metrics.{shown(name)} = {_told(metric)} has to be an object "
-                "with value, low and high."
-            )
-        for part in ("value", "low", "high"):
-            x = metric.get(part)
-            if x is not None and not _is(x, _NUMBER):
-                raise ConfigError(
-                    f"{where}: metrics.{shown(name)}.{part} = {_told(x)} is no number."
-                )
-            if name == "perplexity" and x is not None and x <= 0:
-                raise ConfigError(
-                    f"{where}: metrics.perplexity.{part} = {_told(x)} has to be above 0."
-                )
-
-
-def _lines(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
+def _rows(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
     try:
-        text = sanitize.read_bytes(path).decode("utf-8", errors="replace")
+        lines = rows.lines(path, f"{path.name}, line")
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}): name a results file that "
             "`mdlm-mcd sweep` wrote."
         ) from error
-    found = False
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name}, line {number}"
-        try:
-            row = sanitize.loads(line)
-        except ValueError:
+    for line in lines:
+        if line.fault.endswith(rows.NO_JSON):
             said.append(
-                f"{where} is cut short or corrupt, as an interruption leaves it, and "
+                f"{line.where} is cut short or corrupt, as an interruption leaves it, and "
                 "was passed over."
             )
-            continue
-        check(row, where)
-        found = True
-        yield row, where
+        elif line.fault:
+            raise ConfigError(f"{line.fault}.")
+    found = [(line.row, line.where) for line in lines if not line.fault]
     if not found:
         raise ConfigError(
             f"{path} holds no row of results: name a file that `mdlm-mcd sweep` wrote."
         )
+    return found
 
 
 def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
@@ -251,8 +147,8 @@ def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
     """
     said: list[str] = []
     points: dict[tuple, Point] = {}
-    for path in paths:
-        for row, where in _lines(Path(path), said):
+    for path in map(Path, paths):
+        for row, where in _rows(path, said):
             point = Point(row, where)
             key = (*point.curve, point.steps, float(point.temperature))
             if key in points:
@@ -297,7 +193,7 @@ def _tell_apart(results: Results, force: bool) -> None:
             next(p for p in points if p.model == model and str(p.sha256) == h) for h in hashes[:2]
         )
         raise ConfigError(
-            f"{other.source} has another checkpoint under the name {_told(model)} "
+            f"{other.source} has another checkpoint under the name {shown(repr(model))} "
             f"than {first.source} (sha256 {hashes[1][:8]} and {hashes[0][:8]}): the "
             "file changed; give one of them another label, or keep them apart with "
             "--force."
@@ -327,6 +223,8 @@ def _setting(point: Point, key: str) -> str:
         return "stratified" if value else ""
     if key == "top_p":
         return "" if value == 1 else f"top-p {value:g}"
+    if key == "temperature_end":
+        return "" if value is None else f"T to {value:g}"
     if key in ("num_samples", "length", "seed"):
         unit = {"num_samples": "samples", "length": "tokens", "seed": "seed"}[key]
         return f"{unit} {value}" if key == "seed" else f"{value} {unit}"

@@ -11,7 +11,7 @@ import torch
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import bounds, calibration, results, sweep
-from mdlm_mcd.evaluation.candidate import Candidate
+from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.evaluation.plan import Plan, grid
 from mdlm_mcd.evaluation.report.paper import published
