@@ -17,6 +17,7 @@ from mdlm_mcd.checkpoints import checkpoint_config, sanitize, weights
 from mdlm_mcd.commands import export, main
 from mdlm_mcd.errors import CheckpointError, ConfigError, MCDError
 from mdlm_mcd.evaluation import candidates, embedded, report, results, sweep
+from mdlm_mcd.evaluation.rows import OPTIONAL
 from mdlm_mcd.minihost import algo, dataloader
 
 ROOT = Path(mdlm_mcd.__file__).resolve().parents[1]
@@ -318,7 +319,7 @@ JSON = st.recursive(
 @settings(max_examples=40)
 @given(
     changes=st.dictionaries(st.sampled_from(sorted(row())), JSON, max_size=2),
-    others=st.dictionaries(st.sampled_from(sorted(results.OPTIONAL)), JSON, max_size=2),
+    others=st.dictionaries(st.sampled_from(sorted(OPTIONAL)), JSON, max_size=2),
 )
 def test_any_row_ends_in_a_page_or_our_own_error(changes, others, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "r.jsonl"

@@ -15,6 +15,7 @@ from mdlm_mcd.commands import export, main
 from mdlm_mcd.commands import sweep as measure
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.evaluation import candidates, embedded, evaluators
+from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import main as minihost
 
 
@@ -25,7 +26,7 @@ def test_a_model_is_the_hosts_own(runs):
     z = torch.randint(0, 250, (3, 16))
     rows = torch.rand(3, 16) < 0.5
     z[rows] = host.mask_index
-    torch.testing.assert_close(opened.denoise(z, rows), embedded.denoiser(host)(z, rows))
+    torch.testing.assert_close(opened.denoise(z, rows), duo.denoiser(host)(z, rows))
     t = torch.linspace(0, 1, 7, dtype=torch.float64)
     torch.testing.assert_close(opened.alpha(t), host.noise(t)[1])
     torch.testing.assert_close(opened.noise(t)[0], host.noise(t)[0])

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mdlm_mcd.commands import demo_tables
 from mdlm_mcd.evaluation import frontier
 
 POINTS = st.lists(st.tuples(st.floats(3.0, 6.0), st.floats(5.0, 5000.0)), min_size=1, max_size=8)
@@ -66,13 +65,6 @@ def test_ties_count_as_their_geometric_mean_and_no_number_as_none():
     assert frontier.at_equal([4, float("nan")], [10, 20], 4) is None
     assert frontier.at_equal([4, 5], [10, 0.0], 4.5) is None
     assert frontier.at_equal([], [], 4.5) is None
-
-
-def test_the_demos_figures_use_the_same_line():
-    curve = [(3.9, 376.0), (3.81, 203.0)]
-    assert frontier.at_equal(*split(curve), 3.84) == pytest.approx(
-        demo_tables.at_entropy(curve, 3.84)
-    )
 
 
 STEPS = [4, 8, 16, 32, 64, 128]

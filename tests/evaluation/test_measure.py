@@ -42,6 +42,10 @@ def test_a_row_has_the_schemas_names_and_is_json():
     assert list(row) == NAMES
     read = json.loads(json.dumps(row))
     assert -1 <= read["perplexity"].pop("correlation") <= 1
+    for name in ("perplexity", "entropy"):  # beside the interval of the bootstrap
+        figure, error = read[name], read[name].pop("error")
+        half = (figure["high"] - figure["low"]) / 2
+        assert 1.96 * error == pytest.approx(half, rel=0.3, abs=1e-9)
     for figure in read.values():
         assert set(figure) == {"value", "low", "high"}
         assert figure["low"] <= figure["value"] <= figure["high"]

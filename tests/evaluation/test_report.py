@@ -1,7 +1,5 @@
 """The report: what stands where, what it claims, and that nothing breaks out."""
 
-import json
-import math
 import re
 from html.parser import HTMLParser
 
@@ -271,48 +269,3 @@ def test_the_command_refuses_in_a_sentence(tmp_path, capsys):
     assert main.main(["report", str(path), "--out", str(out)]) == 1
     said = capsys.readouterr().err
     assert "cannot be written" in said and "Traceback" not in said
-
-
-def test_a_demo_is_rows_of_the_schema(tmp_path):
-    from mdlm_mcd.commands import demo_tables
-
-    cell = {
-        "perplexity": 100.0,
-        "perplexity_error": 2.0,
-        "entropy": 3.9,
-        "entropy_error": 0.01,
-        "correlation": 0.9,
-        "pooled_entropy": 5.0,
-        "evaluations": 8,
-        "seconds": 1.0,
-        "texts": ["a", "b"],
-    }
-    models = {
-        name: {"temperature": t, "nelbo": 4.0, "steps": {"8": cell}}
-        for name, t in (("teacher", 1.0), ("teacher, T = 0.8", 0.8), ("MCD round 1", 1))
-    }
-    demo = {
-        "recipe": {"name": "quick", "seconds": {}},
-        "seed": 1,
-        "versions": {},
-        "machine": {},
-        "models": models,
-        "sampling": {
-            "sampler": "sparse",
-            "dtype": "float64",
-            "samples": 8,
-            "length": 32,
-            "judge": "AR",
-        },
-        "corpus": {"perplexity": 50.0, "entropy": 3.7, "pooled_entropy": 5.5},
-    }
-    rows = demo_tables.rows(demo)
-    path = write(tmp_path / "r.jsonl", json.loads(json.dumps(rows)))
-    found = results.read([path])
-    assert found.names == ["teacher", "MCD round 1"]
-    assert found.temperatures("teacher") == [1.0, 0.8]
-    here = found.at("MCD round 1", 1.0, 8)
-    assert here.round == 1 and here.metric("n_step_nelbo") is None
-    ppl = here.metric("perplexity")
-    assert math.log(ppl.high / ppl.value) == pytest.approx(1.96 * 0.02)
-    Page(report.page(found))
