@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from hydra.errors import ConfigCompositionException, MissingConfigException
 
-from mdlm_mcd.checkpoints.files import write_text
+from mdlm_mcd.checkpoints.files import write_json
 from mdlm_mcd.commands.sweep import machine, versions
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError, DivergenceError, MCDError
@@ -101,7 +101,7 @@ def run(job: Job, size: str, folder: Path) -> float:
                 measure(job, setting, students(job, setting, weights), folder)
                 weights.unlink(missing_ok=True)
         except STOPS as error:
-            write_text(stopped, why(error))
+            write_json(stopped, {"method": job.what, "why": why(error)})
     return time.process_time() - start
 
 

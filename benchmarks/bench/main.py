@@ -9,13 +9,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-from mdlm_mcd.checkpoints.files import check_overwrite, make_folder, write_text
+from mdlm_mcd.checkpoints.files import check_overwrite, make_folder, read_json, write_text
 from mdlm_mcd.errors import ConfigError, MCDError
 from mdlm_mcd.evaluation import report
 from mdlm_mcd.evaluation.rows import existing
 
 from . import jobs, methods, page, schedule
-from .methods import TEACHER
 from .setting import SETTINGS
 from .sizes import SIZES
 from .verdict import Figures
@@ -34,10 +33,9 @@ def parser() -> argparse.ArgumentParser:
     add("--size", choices=sorted(SIZES), help=argparse.SUPPRESS)
     add("--jobs", type=int, default=2, help="worker processes, one thread each")
     add("--out", type=Path, default=Path("bench-quality"), help="folder of figures")
-    add("--part", action="append", help=f"only this: {', '.join(SETTINGS)}")
+    add("--part", action="append", choices=sorted(SETTINGS), help="only this")
     add("--method", action="append", help="only this method, and the teachers")
     add("--seeds", type=int, help="at most so many seeds a method")
-    add("--teacher", default="trained", help="trained, or oracle: distil all from it")
     add(
         "--docs",
         type=Path,
@@ -46,20 +44,6 @@ def parser() -> argparse.ArgumentParser:
     add("--table-only", action="store_true", help="no measuring, only tables")
     add("--plan", action="store_true", help="only say what would be done, and its time")
     return made
-
-
-def check(args) -> None:
-    """Raises ConfigError for what cannot be run."""
-    for flag in ("seeds", "jobs"):
-        if (number := getattr(args, flag)) is not None and number < 1:
-            raise ConfigError(f"--{flag} {number} must be at least 1.")
-    for part in args.part or ():
-        if part not in SETTINGS:
-            raise ConfigError(f"--part {part} is unknown: choose among {', '.join(SETTINGS)}.")
-    if args.teacher not in ("trained", "oracle"):
-        raise ConfigError(f"--teacher {args.teacher} is unknown: choose trained or oracle.")
-    if args.teacher == "oracle" and "text" in (args.part or SETTINGS):
-        raise ConfigError("--teacher oracle has no exact denoiser of text: add --part language.")
 
 
 def code_version(root: Path = ROOT) -> str:
@@ -72,50 +56,24 @@ def code_version(root: Path = ROOT) -> str:
     return digest.hexdigest()[:12]
 
 
-def claim(out: Path, folder: str) -> tuple[Path, str]:
-    """Return this version's folder in `out`, and a sentence on others' (or nothing).
-
-    Raises ConfigError for a file, or for a folder of another version itself.
-    """
-    make_folder(out)
-    if (out / "version").exists():
-        raise ConfigError(
-            f"--out {out} has the figures of one version of the code in itself: name the "
-            f"folder above it, {out.parent}, where each version has its own."
-        )
-    others = sorted(p.parent.name for p in out.glob("*/version") if p.parent.name != folder)
-    path = make_folder(out / folder)
-    write_text(path / "version", folder)
-    return path, others and (
-        f"{out} also holds figures of other code or settings ({', '.join(others)}), "
-        f"which stay as they are; these go to {folder}."
-    )
-
-
-def read(folder: Path, part: str) -> Figures:
+def read(folder: Path) -> Figures:
     """Return the rows that a part's jobs wrote, and why others stopped."""
-    rows = [row for path in sorted((folder / part).glob("*.jsonl")) for row in existing(path)]
-    known = {m.name: m for m in methods.METHODS} | dict.fromkeys(("judge", methods.UNIFORM))
-    stopped = {}
-    for name, method in known.items():
-        for seed in range(1, 1 + max(max(p[part].seeds) for p in SIZES.values())):
-            path = jobs.Job(part, name, method, seed).path(folder, ".stopped")
-            if path.exists():
-                stopped.setdefault(name, path.read_text("utf-8"))
-    return Figures(rows, stopped)
+    rows = [row for path in sorted(folder.glob("*.jsonl")) for row in existing(path)]
+    stopped = [read_json(path, {}) for path in sorted(folder.glob("*.stopped"))]
+    return Figures(rows, {found["method"]: found["why"] for found in stopped if found})
 
 
-def write(folder: Path, size: str, docs: Path | None, flag: str, say) -> None:
+def write(folder: Path, size: str, docs: Path | None, say) -> None:
     """Write a report for each part and the page, from the rows in `folder`."""
-    parts = {name: figures for name in SIZES[size] if (figures := read(folder, name)).rows}
+    parts = {name: figures for name in SIZES[size] if (figures := read(folder / name)).rows}
     written = []
     for name, figures in parts.items():
         rows, out = folder / f"{name}.jsonl", folder / f"{name}.html"
         write_text(rows, "".join(json.dumps(row) + "\n" for row in page.means(figures)))
-        report.write([rows], out, reference=TEACHER, title=page.TITLES[name])
+        report.write([rows], out, reference=methods.TEACHER, title=page.TITLES[name])
         written += [rows, out]
         say("\n".join(["", f"{page.TITLES[name]}:", *page.headline(name, figures)]))
-    text = page.page(size, parts, folder.name.partition("-")[0], flag)
+    text = page.page(size, parts, folder.name.partition("-")[0])
     for path in filter(None, (folder / "results.md", docs)):
         write_text(path, text)
         written.append(path)
@@ -129,15 +87,12 @@ def foreign(path: Path) -> str:
 
 def run(args, say=print) -> Path:
     """Run the benchmark; return the folder of its figures."""
-    check(args)
+    for flag in ("seeds", "jobs"):
+        if (number := getattr(args, flag)) is not None and number < 1:
+            raise ConfigError(f"--{flag} {number} must be at least 1.")
     size = args.size or ("quick" if args.quick else "full")
-    chosen, name = methods.named(args.method, quick=size != "full"), size
-    flag = {"full": "", "quick": " --quick"}.get(size, f" --size {size}")
-    if args.teacher == "oracle":
-        chosen, name = methods.from_oracle(chosen), f"{size}-oracle"
-        flag += " --part language --teacher oracle"
     parts = [name for name in SETTINGS if name in (args.part or SETTINGS)]
-    todo = jobs.plan(chosen, parts, size, args.seeds)
+    todo = jobs.plan(methods.named(args.method, size != "full"), parts, size, args.seeds)
     costs = {job: job.cost(SIZES[size][job.part]) for job in todo}
     total = sum(costs.values())
     say(
@@ -149,19 +104,22 @@ def run(args, say=print) -> Path:
             spent = sum(c for job, c in costs.items() if job.part == part)
             say(f"  {part}: {spent / 60:.1f} core minutes")
         return args.out
-    version = code_version()
-    if args.table_only and not any((args.out / f"{version}-{name}").glob("*/*.jsonl")):
+    name = f"{code_version()}-{size}"
+    if args.table_only and not any((args.out / name).glob("*/*.jsonl")):
         raise ConfigError(
-            f"--table-only finds no figures of this code ({version}) in --out "
+            f"--table-only finds no figures of this code ({name}) in --out "
             f"{args.out}: leave it out, to measure."
         )
-    whole = not (args.part or args.method or args.seeds) and name == "full"
+    whole = size == "full" and not (args.part or args.method or args.seeds)
     docs = args.docs or (ROOT / "docs" / "results.md" if whole else None)
     if docs is not None:
         check_overwrite(f"--docs {docs}", docs, foreign)
-    folder, others = claim(args.out, f"{version}-{name}")
-    if others:
-        say(others)
+    folder = make_folder(make_folder(args.out) / name)
+    if others := sorted({p.parent.parent.name for p in args.out.glob("*/*/*.jsonl")} - {name}):
+        say(
+            f"{args.out} also holds figures of other code or settings ({', '.join(others)}), "
+            f"which stay as they are; these go to {name}."
+        )
     start, done = time.time(), []
 
     def on_done(job, seconds):
@@ -174,7 +132,7 @@ def run(args, say=print) -> Path:
 
     if not args.table_only:
         schedule.run(todo, size, folder, args.jobs, on_done)
-    write(folder, size, docs, flag, say)
+    write(folder, size, docs, say)
     return folder
 
 

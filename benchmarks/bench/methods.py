@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mdlm_mcd.errors import ConfigError
 
@@ -41,6 +41,21 @@ class Method:
     def reference(self) -> str:
         """The teacher that it is compared with."""
         return UNIFORM if self.teacher == UNIFORM else TEACHER
+
+    @property
+    def words(self) -> str:
+        """What it is, as the command line would say it."""
+        start, end = self.temperatures
+        if self.name == ORACLE:
+            return "the exact denoiser, sampled"
+        if self.name == UNIFORM:
+            return "`algo=duo_base`, sampled by the host"
+        if not self.overrides:
+            return f"`algo=mdlm` sampled at T = {start:g}" + (f" falling to {end:g}" if end else "")
+        text = " ".join(f"`{o}`" for o in self.overrides)
+        if self.oracle:
+            return text + ", the exact denoiser as the teacher of every round"
+        return text + (f", from the {UNIFORM}" if self.teacher == UNIFORM else "")
 
     @property
     def frontier(self) -> bool:
@@ -150,13 +165,3 @@ def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, 
         found = [m for m in found if "teacher" in m.group and m.name != UNIFORM]
         found += asked + ([known[UNIFORM]] if uniform else [])
     return tuple(m for m in METHODS if m in found)
-
-
-def from_oracle(methods: tuple[Method, ...]) -> tuple[Method, ...]:
-    """Distil every masked student from the exact denoiser."""
-    return tuple(
-        replace(m, oracle=True)
-        if m.teacher == TEACHER and m.overrides and m.overrides[0] != "algo=mdlm"
-        else m
-        for m in methods
-    )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mdlm_mcd.evaluation.frontier import at_equal
 
-from .methods import MCD, METHODS, Method
+from .methods import METHODS, Method
 
 BySeed = Mapping[int, float]
 
@@ -100,6 +100,10 @@ class Figures:
             self.rows.setdefault(key, {})[row["seed"]] = row
 
     @property
+    def first(self) -> dict:
+        return next(iter(next(iter(self.rows.values())).values()))
+
+    @property
     def methods(self) -> list[Method]:
         names = {key[0] for key in self.rows}
         return [m for m in METHODS if m.name in names]
@@ -113,9 +117,6 @@ class Figures:
         """How many seeds a method was measured at."""
         return len(set().union(*(v for k, v in self.rows.items() if k[0] == method)))
 
-    def rounds(self, method: str) -> list[int]:
-        return sorted({key[1] for key in self.rows if key[0] == method} - {None})
-
     def of(self, metric: str, method: str, place: Place, round=None) -> BySeed:
         """The figure by seed; perplexities as logarithms."""
         rows = self.rows.get((method, round, place), {}).items()
@@ -124,15 +125,19 @@ class Figures:
             return {seed: math.log(value) for seed, value in found.items()}
         return found
 
-    def relative(self, axis: str, method: str, place: Place, round=None) -> BySeed:
+    def mean(self, metric: str, method: str, place: Place) -> float | None:
+        found = interval(self.of(metric, method, place).values())
+        return found and found.mean
+
+    def relative(self, axis: str, method: str, place: Place) -> BySeed:
         """log perplexity over the tempered teacher's at the same `axis`, by seed.
 
         axis: `entropy` or `bigram_entropy`. A seed is left out where no temperature of
         the teacher (same law of u, same steps, same seed) gets there.
         """
         found = {}
-        own_x = self.of(axis, method, place, round)
-        own_y = self.of("perplexity", method, place, round)
+        own_x = self.of(axis, method, place)
+        own_y = self.of("perplexity", method, place)
         for seed in own_x.keys() & own_y.keys():
             curve = [
                 (x[seed], math.exp(y[seed]))
@@ -145,20 +150,15 @@ class Figures:
                 found[seed] = own_y[seed] - math.log(there)
         return found
 
-    def against(self, measure, method, other, place, other_place=None) -> Interval | None:
+    def against(self, measure, method, other, place) -> Interval | None:
         """`method` minus `other` (perplexities: log ratio), paired by seed.
 
         measure: a metric, or one of AXES.
         """
 
-        def value(name, at):
+        def value(name):
             if measure in AXES:
-                return self.relative(AXES[measure], name, at)
-            return self.of(measure, name, at)
+                return self.relative(AXES[measure], name, place)
+            return self.of(measure, name, place)
 
-        return paired(value(method, place), value(other, other_place or place))
-
-    def outcome(self, measure: str, method: str, place: Place) -> str:
-        """MCD against a method: win (of MCD), tie, loss, or nothing without interval."""
-        found = None if method == MCD else self.against(measure, method, MCD, place)
-        return OUTCOMES[found.sign] if found else ""
+        return paired(value(method), value(other))
