@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 from mdlm_mcd.evaluation.frontier import at_equal
@@ -46,14 +47,12 @@ def _quantile(freedom: int) -> float:
 def interval(values: Iterable[float]) -> Interval | None:
     """Student's t over seeds; None without values."""
     values = list(values)
-    n = len(values)
-    if not n:
+    if not values:
         return None
-    mean = math.fsum(values) / n
+    n, mean = len(values), fmean(values)
     if n == 1:
         return Interval(mean, None, None, 1)
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    half = _quantile(n - 1) * spread / math.sqrt(n)
+    half = _quantile(n - 1) * stdev(values) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
