@@ -17,8 +17,8 @@ import hydra
 import lightning as L
 import torch
 import torch.nn as nn
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from paper.compose import embedded
 
 from mdlm_mcd.distillers.teacher import Teacher
 from mdlm_mcd.minihost import main as entry
@@ -38,11 +38,8 @@ COMMON = (
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The minihost's config with `overrides`, those of later places winning."""
-    entry.register_resolvers()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
-        return hydra.compose("config", overrides=[*COMMON, *overrides])
+    """Return the minihost's config with `overrides`, those of later places winning."""
+    return embedded([*COMMON, *overrides])
 
 
 class Keep(L.Callback):

@@ -38,7 +38,7 @@ from . import demo_tables, sweep
 
 MINIHOST = "mdlm_mcd.minihost.main"
 BATCH = 96  # samples and rows at a time
-TEXT_ROWS = 512  # of held-out text
+STAGES = ("judge", "teacher", "mcd", "sample")
 Tick = Callable[..., None]
 
 
@@ -54,7 +54,7 @@ class Recipe:
     steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
     samples: int = 96
     bound_rows: int = 64  # of held-out text, for the N-step NELBO
-    text_rows: int = TEXT_ROWS
+    text_rows: int = 512  # of it, for everything else
     temperature: float = 0.8  # of the control: the teacher, only sharper
     overrides: tuple[str, ...] = ()
     judge_steps: int = 600
@@ -135,7 +135,6 @@ class Demo:
     def __init__(self, out: Path, seed: int, recipe: Recipe, console: Console):
         self.out, self.seed, self.recipe, self.console = out, seed, recipe, console
         self.log = out / "log.txt"
-        self.rounds = [f"MCD round {k + 1}" for k in range(recipe.rounds)]
 
     def train(self, stage: str, algo: str, steps: int, *overrides: str, tick: Tick) -> Path:
         """Run one training to its end, from wherever it stands; return its checkpoint."""
@@ -185,34 +184,28 @@ class Demo:
 
     def measure(self, judge: Path, teacher: Path, tick: Tick) -> list[dict[str, Any]]:
         """Sweep over the teacher, also sharpened, and the rounds; return all rows."""
-        recipe, out = self.recipe, self.out / "results.jsonl"
-        rounds = self.out / "mcd" / "checkpoints"
+        recipe, rows = self.recipe, []
+        folder, passes = self.out / "mcd" / "checkpoints", sum(recipe.steps)
         students = [
-            Source(name, str(rounds / f"round-{k}.ckpt")) for k, name in enumerate(self.rounds, 1)
+            Source(f"MCD round {k}", str(folder / f"round-{k}.ckpt"))
+            for k in range(1, recipe.rounds + 1)
         ]
-        sweeps = [
-            ([Source("teacher", str(teacher))], (1.0, recipe.temperature)),
-            (students, (1.0,)),
-        ]
-        rows, done = [], 0.0
-        total = (2 + recipe.rounds) * sum(recipe.steps)
-        for sources, temperatures in sweeps:
+        for sources, temperatures, before in (
+            ([Source("teacher", str(teacher))], (1.0, recipe.temperature), 0),
+            (students, (1.0,), 2 * passes),
+        ):
+            points = grid(recipe.steps, temperatures)
             rows += sweep.measure(
                 sources,
-                Plan(
-                    grid(recipe.steps, temperatures),
-                    recipe.samples,
-                    BATCH,
-                    recipe.bound_rows,
-                    self.seed,
-                ),
-                out,
+                Plan(points, recipe.samples, BATCH, recipe.bound_rows, self.seed),
+                self.out / "results.jsonl",
                 judge=str(judge),
                 rows=recipe.text_rows,
                 noise=noise,
-                on_point=lambda cost, whole, what, before=done: tick(before + cost, total),
+                on_point=lambda done, total, what, before=before: tick(
+                    before + done, (2 + recipe.rounds) * passes
+                ),
             )
-            done = 2.0 * sum(recipe.steps)
         return rows
 
     def settings(self) -> dict:
@@ -245,17 +238,17 @@ class Demo:
             f"goes to {self.out}; the same command goes on after an interruption."
         )
         with sweep.bars(self.console, 28) as progress:
-            whole = progress.add_task("whole demo", total=expected)
-            spent = 0.0
+            task = progress.add_task("", total=expected)
 
             def stage(name: str, description: str) -> Tick:
-                task = progress.add_task(description, total=1.0)
-                nonlocal spent
-                before, spent = spent, spent + recipe.seconds[name]
+                before = sum(recipe.seconds[k] for k in STAGES[: STAGES.index(name)])
 
                 def tick(done: float, total: float) -> None:
-                    progress.update(task, completed=done / total)
-                    progress.update(whole, completed=before + recipe.seconds[name] * done / total)
+                    progress.update(
+                        task,
+                        description=description,
+                        completed=before + recipe.seconds[name] * done / total,
+                    )
 
                 return tick
 
