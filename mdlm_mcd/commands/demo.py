@@ -1,4 +1,4 @@
-"""The whole chain on a laptop: teacher, judge, five rounds of MCD, comparison.
+"""Run the whole chain on a laptop: teacher, judge, five rounds of MCD, comparison.
 
 Training runs as a user would run it, through the minihost's command line; what was
 trained is measured by `sweep` and shown by `report`. Every stage leaves its result on
@@ -93,7 +93,7 @@ def recipe(quick: bool = False) -> Recipe:
 
 
 def noise(seed: int, what: str, *counters: int):
-    """The sweep's noise but for draws, whose batch is one: the same for every model."""
+    """Return the sweep's noise but for draws, whose batch is one: the same for every model."""
     return counter_generator(
         seed, *(("demo", counters[0]) if what == "sweep" else (what, *counters))
     )

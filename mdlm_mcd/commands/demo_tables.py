@@ -12,7 +12,7 @@ from ..evaluation.frontier import Place, at_equal, log_ratio_error
 
 
 def require_matplotlib() -> None:
-    """Raises ConfigError with the remedy when matplotlib is not installed."""
+    """Raise ConfigError with the remedy when matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -99,7 +99,7 @@ def _rows(results, between: str):
 
 
 def table(results) -> Table:
-    """For the terminal: perplexity, and under it entropy."""
+    """Return for the terminal: perplexity, and under it entropy."""
     out = Table(caption=_caption(results), caption_justify="left")
     for i, title in enumerate(["", "NELBO", *_columns(results)]):
         out.add_column(title, justify="right" if i else "left", no_wrap=True)
@@ -109,12 +109,12 @@ def table(results) -> Table:
 
 
 def markdown(results) -> str:
-    """The same table, and how to read it."""
+    """Return the same table, and how to read it."""
     header = ["", "NELBO", *(f"{n} steps" for n in _columns(results))]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *_rows(results, " / ")]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    said = [text, _caption(results) + ".", reading(results), _provenance(results)]
-    return "\n\n".join(said) + "\n"
+    parts = [text, _caption(results) + ".", reading(results), _provenance(results)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _provenance(results) -> str:
@@ -137,7 +137,7 @@ def _place(cell: dict) -> Place:
 
 
 def _verdict(matched: float, student: dict, line: list[dict]) -> str:
-    """Who wins at equal entropy, if by more than two standard errors."""
+    """Return who wins at equal entropy, if by more than two standard errors."""
     ratio = matched / student["perplexity"]
     error = log_ratio_error(_place(student), [_place(cell) for cell in line])
     if abs(math.log(ratio)) <= 2 * error:
@@ -147,23 +147,23 @@ def _verdict(matched: float, student: dict, line: list[dict]) -> str:
 
 
 def reading(results) -> str:
-    """What the figures say, in sentences made from them."""
+    """Return what the figures say, in sentences made from them."""
     models = results["models"]
     names, columns = list(models), _columns(results)
     teacher, student = models["teacher"], models[names[-1]]
     few = "8" if "8" in columns else columns[0]
     here = student["steps"][few]
     faster = [n for n in columns if teacher["steps"][n]["perplexity"] >= here["perplexity"]]
-    said = []
+    parts = []
     if faster and int(faster[-1]) > int(few):
         slow = teacher["steps"][faster[-1]]
-        said.append(
+        parts.append(
             f"{names[-1]} at {few} steps ({here['perplexity']:.1f}) is at or below the "
             f"teacher at {faster[-1]} ({slow['perplexity']:.1f}), at an entropy of "
             f"{here['entropy']:.2f} against {slow['entropy']:.2f} nats."
         )
     else:
-        said.append(
+        parts.append(
             f"{names[-1]} at {few} steps ({here['perplexity']:.1f}) does not reach the "
             "teacher at more steps."
         )
@@ -175,7 +175,7 @@ def reading(results) -> str:
         cell = models[name]["steps"][few]
         matched = at_equal(*line, cell["entropy"])
         if matched is not None:
-            said.append(
+            parts.append(
                 f"At the entropy of {name} ({cell['entropy']:.2f} nats, {few} steps) a "
                 f"teacher that is only sampled at a lower temperature scores "
                 f"{matched:.1f} against the student's {cell['perplexity']:.1f}: "
@@ -183,12 +183,12 @@ def reading(results) -> str:
             )
             break
     else:
-        said.append(
+        parts.append(
             "No student's entropy lies between the teacher's and the tempered "
             "teacher's, so they are not compared at equal entropy."
         )
     drift = student["nelbo"] - teacher["nelbo"]
-    said.append(
+    parts.append(
         f"The NELBO, which does not reward sharpness, goes from {teacher['nelbo']:.3f} "
         f"(teacher) to {student['nelbo']:.3f} ({names[-1]})"
         + (
@@ -197,11 +197,11 @@ def reading(results) -> str:
             else "."
         )
     )
-    return " ".join(said)
+    return " ".join(parts)
 
 
 def samples(results) -> str:
-    """Two samples a model at the fewest, at 8 and at the most steps."""
+    """Return two samples a model at the fewest, at 8 and at the most steps."""
     columns = _columns(results)
     chosen = dict.fromkeys([columns[0], "8" if "8" in columns else columns[0], columns[-1]])
     out = []
@@ -217,7 +217,7 @@ def samples(results) -> str:
 
 
 def perplexity_vs_steps(results, path: Path) -> None:
-    """The paper's Figure 3, with the entropy it leaves out beside it."""
+    """Draw the paper's Figure 3, with the entropy it leaves out beside it."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -54,7 +54,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def commit(folder: str | Path | None) -> str | None:
-    """The commit a folder stands at; None without a folder or git."""
+    """Return the commit a folder stands at; None without a folder or git."""
     if folder is None:
         return None
     try:
@@ -84,7 +84,7 @@ def load_evaluator(name: str, device: str, batch_size: int):
 def evaluator(
     name: str, device: str, batch_size: int, model: Candidate, load=load_evaluator
 ) -> Evaluator:
-    """The evaluator for one model's samples.
+    """Return the evaluator for one model's samples.
 
     name: a checkpoint of the embedded host's AR model, or a causal language model of
     transformers, for which samples are decoded and encoded again. load: opens it; a

@@ -14,15 +14,15 @@ _SIZES = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout")
 
 
 def open_model(path: str | Path, ema: bool = True):
-    """A trained model of this host in eval mode, as its checkpoint describes it.
+    """Return a trained model of this host in eval mode, as its checkpoint describes it.
 
     A student opens as the plain model it is: MDLM, or DUO_BASE for a uniform-state
     one. Returns (model, tokenizer). Raises CheckpointError and ConfigError.
     """
     path, source = existing_path(str(path), "CKPT"), f"CKPT={path}"
-    held = weights.read_weights(path, "CKPT")
+    found = weights.read_weights(path, "CKPT")
     entry.register_resolvers()
-    config = {**held.config, "data": checkpoint_config.data(held.config)}
+    config = {**found.config, "data": checkpoint_config.data(found.config)}
     # The file does not choose what is run, or where a model is fetched from.
     config["algo"] = {**checkpoint_config.section(config, "algo"), "backbone": "dit"}
     config["eval"] = {**checkpoint_config.section(config, "eval"), "checkpoint_path": ""}
@@ -30,9 +30,9 @@ def open_model(path: str | Path, ema: bool = True):
         config = checkpoint_config.literal(config)
         checkpoint_config.check_room(
             {k: config.model[k] for k in _SIZES},
-            len(held.state_dict["vocab_embed.embedding"]),
+            len(found.state_dict["vocab_embed.embedding"]),
             bool(config.algo.causal_attention),
-            held.state_dict,
+            found.state_dict,
             source,
         )
         kinds = {"ar": algo.AR, "mean": algo.DUO_BASE}
@@ -48,7 +48,7 @@ def open_model(path: str | Path, ema: bool = True):
 
 
 def judge(model):
-    """The AR model as a judge for `evaluation.metrics`: nats of each next token."""
+    """Return the AR model as a judge for `evaluation.metrics`: nats of each next token."""
 
     def nll(tokens):
         size, mask = model.vocab_size, model.mask_index

@@ -46,7 +46,7 @@ class Plan:
     mauve: bool = False
 
     def check(self) -> None:
-        """Raises ConfigError, before any model is opened."""
+        """Raise ConfigError for what cannot be measured, before any model is opened."""
         for point in self.points:
             if point.dtype not in DTYPES:
                 raise ConfigError(
@@ -89,7 +89,7 @@ def grid(
     top_p: float = 1.0,
     stratified: bool = False,
 ) -> tuple[Point, ...]:
-    """All combinations, the cheap ones first, each once."""
+    """Return all combinations, the cheap ones first, each once."""
     found = (
         Point(sampler, law, step, stratified, n, t, top_p, dtype)
         for n, t, sampler, (law, step), dtype in product(

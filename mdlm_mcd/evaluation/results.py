@@ -39,7 +39,7 @@ class Point:
         return _DEFAULT.get(key) if found is None else found
 
     def metric(self, name: str) -> Estimate | None:
-        """The figure of that name; None where it was not measured or is not finite."""
+        """Return the figure of that name; None where it was not measured or is not finite."""
         found = self.row["metrics"].get(name)
         if not found or not finite(found.get("value")):
             return None
@@ -49,7 +49,7 @@ class Point:
 
     @property
     def correlation(self) -> float | None:
-        """Of the errors of log perplexity and entropy; None where it is not known."""
+        """Correlation of the errors of log perplexity and entropy; None where it is not known."""
         found = (self.row["metrics"].get("perplexity") or {}).get("correlation")
         return found if finite(found) and abs(found) <= 1 else None
 
@@ -81,17 +81,17 @@ class Results:
         return list(dict.fromkeys(p.name for p in self.points))
 
     def temperatures(self, name: str) -> list[float]:
-        """Of that curve, the plain one first, then from high to low."""
+        """Return those of a curve, the plain one first, then from high to low."""
         found = {p.temperature for p in self._curves.get(name, [])}
         return sorted(found, key=lambda t: (t != 1, -t))
 
     def of(self, name: str, temperature: float | None = None) -> list[Point]:
-        """That curve's points by steps and temperature."""
+        """Return a curve's points by steps and temperature."""
         found = self._curves.get(name, [])
         return [p for p in found if temperature in (None, p.temperature)]
 
     def of_text(self, metric: str) -> float | None:
-        """That figure of the held-out text; None where rows differ on it."""
+        """Return that figure of the held-out text; None where rows differ on it."""
         found = [(p.corpus or {}).get(metric) for p in self.points]
         found = [v for v in found if finite(v)]
         if not found or max(found) - min(found) > 1e-6 * abs(found[0]):
@@ -138,7 +138,7 @@ def _rows(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
 
 
 def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
-    """The rows of all files as points of named curves.
+    """Return the rows of all files as points of named curves.
 
     Of two rows for one point the later wins. Rows that differ in evaluator, sampling
     dtype, number or length of samples, seed, or held-out text (and rows of it for the
@@ -183,10 +183,10 @@ def _tell_apart(results: Results, force: bool) -> None:
                 "mark them with --force."
             )
         results.mixed[key] = values
-    held: dict[str, dict[str, None]] = {}
+    hashes_of: dict[str, dict[str, None]] = {}
     for p in points:
-        held.setdefault(p.model, {})[str(p.sha256)] = None
-    changed = {model: list(hashes) for model, hashes in held.items() if len(hashes) > 1}
+        hashes_of.setdefault(p.model, {})[str(p.sha256)] = None
+    changed = {model: list(hashes) for model, hashes in hashes_of.items() if len(hashes) > 1}
     if changed and not force:
         model, hashes = next(iter(changed.items()))
         first, other = (
@@ -212,24 +212,23 @@ def _tell_apart(results: Results, force: bool) -> None:
         points[i] = replace(point, name=name)
 
 
+# What a curve's name says of a setting that differs.
+_WORDS = {
+    "u_law": "u {}",
+    "u_step": "step {}",
+    "stratified": "stratified",
+    "top_p": "top-p {:g}",
+    "temperature_end": "T to {:g}",
+    "num_samples": "{} samples",
+    "length": "{} tokens",
+    "seed": "seed {}",
+    "corpus_sha256": "held-out text {!s:.8}",
+    "bound_rows": "{} rows of it",
+}
+
+
 def _setting(point: Point, key: str) -> str:
-    """What a curve's name says of one setting; nothing where it is the usual one."""
+    """Return a setting's words; nothing where it is the usual one."""
     value = getattr(point, key)
-    if key == "u_law":
-        return "" if value == "iid" else f"u {value}"
-    if key == "u_step":
-        return "" if value is None else f"step {value}"
-    if key == "stratified":
-        return "stratified" if value else ""
-    if key == "top_p":
-        return "" if value == 1 else f"top-p {value:g}"
-    if key == "temperature_end":
-        return "" if value is None else f"T to {value:g}"
-    if key in ("num_samples", "length", "seed"):
-        unit = {"num_samples": "samples", "length": "tokens", "seed": "seed"}[key]
-        return f"{unit} {value}" if key == "seed" else f"{value} {unit}"
-    if key == "corpus_sha256":
-        return f"held-out text {str(value)[:8]}"
-    if key == "bound_rows":
-        return f"{value} rows of it"
-    return str(value)
+    usual = key in VARIANT and value == _DEFAULT.get(key)
+    return "" if usual else _WORDS.get(key, "{}").format(value)

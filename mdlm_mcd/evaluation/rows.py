@@ -69,7 +69,7 @@ def _repr(value) -> str:
 
 
 def check(row, where: str) -> None:
-    """Raises ConfigError for a row that is not one of ours."""
+    """Raise ConfigError for a row that is not one of ours."""
     if not isinstance(row, dict):
         raise ConfigError(f"{where} is no row of results: it has to be a JSON object.")
     if row.get("schema", SCHEMA) != SCHEMA:
@@ -77,27 +77,23 @@ def check(row, where: str) -> None:
             f"{where} has schema {_repr(row['schema'])}, and this version of mdlm-mcd "
             f"reads {SCHEMA}: write it again with `mdlm-mcd sweep`."
         )
-    for key, kind in REQUIRED.items():
-        if key not in row:
-            raise ConfigError(f"{where} has no {key!r}: it is no row of a sweep.")
-        if not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {_repr(row[key])} is of the wrong kind.")
-    for key, kind in OPTIONAL.items():
-        if row.get(key) is not None and not _is(row[key], kind):
+    if missing := [key for key in REQUIRED if key not in row]:
+        raise ConfigError(f"{where} has no {missing[0]!r}: it is no row of a sweep.")
+    for key, kind in (REQUIRED | OPTIONAL).items():
+        optional = key in OPTIONAL and row.get(key) is None
+        if not (optional or _is(row[key], kind)):
             raise ConfigError(f"{where}: {key} = {_repr(row[key])} is of the wrong kind.")
     for key in POSITIVE:
         if not (finite(row[key]) and row[key] > 0):
             raise ConfigError(f"{where}: {key} = {_repr(row[key])} has to be above 0.")
     for name, metric in row["metrics"].items():
-        if metric is None:
-            continue
-        if not isinstance(metric, dict):
+        if not isinstance(metric or {}, dict):
             raise ConfigError(
                 f"{where}: metrics.{shown(name)} = {_repr(metric)} has to be an object "
                 "with value, low and high."
             )
         for part in ("value", "low", "high"):
-            x = metric.get(part)
+            x = (metric or {}).get(part)
             if x is not None and not _is(x, _NUMBER):
                 raise ConfigError(
                     f"{where}: metrics.{shown(name)}.{part} = {_repr(x)} is no number."
