@@ -1,40 +1,34 @@
-"""A job: one method at one seed, trained where it has to be, then measured."""
+"""A job: one method at one seed, trained where it has to be, then measured by a sweep."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from hydra.errors import ConfigCompositionException, MissingConfigException
 
-from mdlm_mcd import sampling
+from mdlm_mcd.checkpoints.files import write_json
+from mdlm_mcd.commands.sweep import machine, versions
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError, DivergenceError, MCDError
-from mdlm_mcd.evaluation import bounds, metrics
+from mdlm_mcd.evaluation.candidates import Candidate
+from mdlm_mcd.evaluation.plan import Plan, Point
+from mdlm_mcd.evaluation.rows import existing
+from mdlm_mcd.evaluation.sweep import Sweep
 
 from . import setting as settings
 from . import train
-from .methods import ORACLE, UNIFORM, Method
-from .sizes import SIZES, Part
-from .store import Store
+from .methods import ORACLE, TEACHER, UNIFORM, Method
+from .sizes import BATCH, SIZES, Part
 
-BATCH = 64  # samples and rows at a time
 # A method that ends so is reported; anything else is a bug and ends the benchmark.
 STOPS = (MCDError, MissingConfigException, ConfigCompositionException)
-UNIFORM_ALGO = "algo=duo_base"
-
-
-@dataclass(frozen=True)
-class Point:
-    """round: from 1, None for the student itself."""
-
-    steps: int
-    law: str = "iid"
-    round: int | None = None
+Points = tuple[Point, ...]
 
 
 @dataclass(frozen=True)
@@ -47,37 +41,35 @@ class Job:
     seed: int = 1
     needs: tuple[str, ...] = ()
 
-    @property
-    def slug(self) -> str:
-        """A file's name for its students."""
+    def path(self, folder: Path, suffix: str) -> Path:
+        """Its rows (.jsonl), trained weights (.pt), or why it stopped (.stopped)."""
+        if self.method is None:
+            return folder / self.part / f"{self.what}{suffix}"
         name = re.sub(r"[^a-z0-9]+", "-", self.what)
-        return f"{name}-seed-{self.seed}"
+        return folder / self.part / f"{name}-seed-{self.seed}{suffix}"
 
-    def points(self, size: Part) -> list[Point]:
-        """Where it is measured: the iid law, the lattice, earlier rounds."""
+    def points(self, size: Part) -> dict[int | None, Points]:
+        """Return where it is measured, by round; None: its last, under all laws of u."""
         method = self.method
-        if method is None:
-            return []
-        steps = size.steps if method.main else size.few
-        found = [Point(n) for n in steps]
+        start, end = method.temperatures
+        how = {"temperature": start, "temperature_end": end}
+        found = [Point(steps=n, **how) for n in (size.steps if method.main else size.few)]
         if method.teacher != UNIFORM:
-            found += [Point(n, "lattice") for n in size.lattice]
-        if method.rounds:
-            found += [Point(size.few[-1], round=k) for k in range(1, size.rounds)]
-        return found
+            found += [Point("sparse", "lattice", 1 / n, steps=n, **how) for n in size.lattice]
+        rounds = range(1, size.rounds) if method.rounds else ()
+        return {None: tuple(found), **{k: (Point(steps=size.few[-1]),) for k in rounds}}
 
     def cost(self, size: Part) -> float:
-        """Expected core seconds."""
-        seconds = size.seconds
+        """Return the expected core seconds."""
         if self.method is None:
-            return seconds[self.what]
-        passes = sum(point.steps for point in self.points(size))
-        each = seconds["sample"] + seconds["bound"]
-        return passes * each + self.method.trained * seconds["train"]
+            return size.seconds[self.what]
+        passes = sum(p.steps for points in self.points(size).values() for p in points)
+        each = size.seconds["sample"] + size.seconds["bound"]
+        return passes * each + bool(self.method.overrides) * size.seconds["train"]
 
 
 def plan(methods, parts, size: str, seeds: int | None = None) -> list[Job]:
-    """Every job, preparations first; seeds: at most so many a method."""
+    """Return every job, preparations first; seeds: at most so many a method."""
     jobs = []
     for name in parts:
         part, setting = SIZES[size][name], settings.SETTINGS[name]
@@ -95,53 +87,48 @@ def plan(methods, parts, size: str, seeds: int | None = None) -> list[Job]:
 
 
 def run(job: Job, size: str, folder: Path) -> float:
-    """Do what is missing of a job; rows go to the store one by one. Its CPU seconds."""
+    """Do what is missing of a job, row by row; return its CPU seconds."""
     torch.set_num_threads(1)
     start = time.process_time()
     setting = settings.opened(job.part, size, folder / job.part)
-    store = Store(folder)
-    if job.method is None:
-        path = setting.folder / f"{job.what}.pt"
+    weights, stopped = job.path(folder, ".pt"), job.path(folder, ".stopped")
+    if not (stopped.exists() or is_done(job, setting.part, folder)):
         try:
-            if not (path.exists() or store.is_stopped(job)):
-                keep(path, setting.prepare(job.what))
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            if job.method is None:
+                keep(weights, setting.prepare(job.what))
+            else:
+                measure(job, setting, students(job, setting, weights), folder)
+                weights.unlink(missing_ok=True)
         except STOPS as error:
-            store.add(job, None, {"stopped": said(error)})
-        return time.process_time() - start
-    done = store.done(job)
-    missing = [p for p in job.points(setting.part) if p not in done]
-    if not missing or store.is_stopped(job):
-        return 0.0
-    path = folder / job.part / f"{job.slug}.pt"
-    try:
-        students = _students(job, setting, path)
-    except STOPS as error:
-        store.add(job, None, {"stopped": said(error)})
-        return time.process_time() - start
-    for point in missing:
-        weights = students.get(point.round or max(students, default=None))
-        store.add(job, point, measure(job, point, setting, weights))
-    path.unlink(missing_ok=True)
+            write_json(stopped, {"method": job.what, "why": why(error)})
     return time.process_time() - start
 
 
-def said(error: Exception) -> str:
-    """What the table says of a method that did not run."""
+def is_done(job: Job, part: Part, folder: Path) -> bool:
+    if job.method is None:
+        return job.path(folder, ".pt").exists()
+    rows = existing(job.path(folder, ".jsonl"))
+    found = {(row["round"], Point(**{k: row[k] for k in asdict(Point())})) for row in rows}
+    return found >= {(k, p) for k, points in job.points(part).items() for p in points}
+
+
+def why(error: Exception) -> str:
+    """Return what the page says of a method that did not run."""
     if isinstance(error, MissingConfigException):
         return f"this version has no {error.missing_cfg_file}"
     return " ".join(str(error).split())
 
 
 def keep(path: Path, value) -> None:
-    """All or nothing, as an interruption leaves it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write all or nothing."""
     part = path.with_suffix(".part")
     torch.save(value, part)
     os.replace(part, path)
 
 
 def overrides(method: Method, part: Part, seed: int) -> list[str]:
-    """All of a student's training, as on the command line of the minihost."""
+    """Return all of a student's training, as on the command line of the minihost."""
     algo, *own = method.overrides
     given = [algo, *part.model, *part.distil, f"seed={seed}"]
     given.append(f"trainer.max_steps={part.total_steps}")
@@ -153,17 +140,15 @@ def overrides(method: Method, part: Part, seed: int) -> list[str]:
     return given + own
 
 
-def _students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
-    """Weights by round; of an earlier, interrupted run where it got that far."""
-    method = job.method
+def students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
+    """Return weights by round, of an earlier, interrupted run where it got that far."""
+    method, part = job.method, setting.part
     if method.name != ORACLE and not setting.has(method.teacher):
         raise ConfigError(f"there is no {method.teacher} to start from")
-    if not method.trained:
-        what = method.teacher
-        return {} if method.name == ORACLE else {1: setting.weights(what)}
+    if not method.overrides:
+        return {} if method.name == ORACLE else {1: setting.weights(method.teacher)}
     if not path.exists():
-        part = setting.part
-        students = train.fit(
+        found = train.fit(
             overrides(method, part, job.seed),
             setting.tokenizer,
             setting.rows,
@@ -171,100 +156,53 @@ def _students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
             oracle=setting.oracle() if method.oracle else None,
             every=None if method.one_round else part.steps_per_round,
         )
-        if not all(w.isfinite().all() for w in students[max(students)].values()):
+        if not all(w.isfinite().all() for w in found[max(found)].values()):
             raise DivergenceError("its weights are not finite.")
-        keep(path, students)
+        keep(path, found)
     return torch.load(path, weights_only=True)
 
 
-# Measuring ------------------------------------------------------------------------
+def noise(seed: int, what: str, *counters: int) -> torch.Generator:
+    """The sweep's noise under this benchmark's names; what has the same seed is paired."""
+    if what == "sweep":
+        steps, index = counters
+        return counter_generator(seed, "draw", steps, index * BATCH)
+    return counter_generator(seed, "bound" if what == "n-step" else what, *counters)
 
 
-def law_of(point: Point) -> dict:
-    if point.law == "iid":
-        return {"u_law": "iid"}
-    return {"u_law": "lattice", "u_step": 1 / point.steps}
-
-
-def measure(job: Job, point: Point, setting, weights: train.Weights | None) -> dict:
-    """Samples and their figures at one point.
-
-    The noise of a draw depends on seed and steps alone, so what is compared at the
-    same seed is paired.
-    """
-    method, part = job.method, setting.part
-    start = time.process_time()
-    if method.teacher == UNIFORM:
-        tokens, bound = _host_samples(job, point, setting, weights), {}
-    else:
+def candidates(job: Job, setting, found: dict) -> Iterator[tuple[Candidate, Points]]:
+    """Each model that a job measures, and at which points."""
+    method = job.method
+    label = TEACHER if method.group == "tempered teacher" else method.name
+    for k, points in job.points(setting.part).items():
+        name, weights = f"{label}, round {k}" if k else label, found.get(k or max(found, default=0))
         if method.name == ORACLE:
-            model = setting.candidate(ORACLE, setting.oracle().denoise)
+            model = setting.candidate(name, setting.oracle().denoise)
+        elif method.teacher == UNIFORM:
+            model = setting.uniform(name, weights)
         else:
-            model = setting.masked(method.name, weights)
-        tokens = draw(model, point, method.temperature, part.samples, job.seed)
-        bound = bound_of(model, point, method.temperature, setting, job.seed)
-    found = metrics.measure(
-        tokens, evaluator=setting.evaluator, corpus_tokens=setting.held_out, resamples=2
-    )
-    figures = {name: figure["value"] for name, figure in found.items()}
-    return {
-        "metrics": {**bound, **figures},
-        "seconds": round(time.process_time() - start, 2),
-        "texts": setting.tokenizer.batch_decode(tokens[:2]),
-    }
-
-
-def draw(model, point: Point, temperature, count: int, seed: int) -> torch.Tensor:
-    """(count, length) tokens by the sparse sampler, drawn in float64."""
-    parts = []
-    for first in range(0, count, BATCH):
-        drawn = sampling.sample(
-            "sparse",
-            model.denoise,
-            min(BATCH, count - first),
-            model.length,
-            point.steps,
-            alpha=model.alpha,
-            mask_index=model.mask_index,
-            vocab_size=model.vocab_size,
-            temperature=temperature,
-            generator=counter_generator(seed, "draw", point.steps, first),
-            dtype=torch.float64,
-            **law_of(point),
+            model = setting.masked(name, weights)
+        algo = dict(o.split("=", 1) for o in method.overrides).get("algo", "mdlm")
+        model.provenance.update(
+            method=method.name,
+            round=k,
+            algo=algo,
+            teacher=method.reference if method.overrides else None,
+            recipe={"overrides": list(method.overrides)},
+            host="minihost",
         )
-        parts.append(drawn.tokens)
-    return torch.cat(parts)
+        yield model, points
 
 
-def bound_of(model, point: Point, temperature, setting, seed: int) -> dict[str, float]:
-    """The N-step NELBO of the point's own N, law of u and temperature."""
-    if isinstance(temperature, tuple):
-        start, end = temperature
-
-        def path(fraction):
-            return start + (end - start) * fraction
-    else:
-        path = temperature
-    scores = bounds.n_step_nelbo(
-        model.denoise,
-        setting.held_out[: setting.part.bound_rows],
-        point.steps,
-        alpha=model.alpha,
-        mask_index=model.mask_index,
-        temperature=path,
-        generator=counter_generator(seed, "bound", point.steps),
-        batch_size=BATCH,
-        **law_of(point),
-    )
-    return {"n_step_nelbo": scores.value}
-
-
-def _host_samples(job, point: Point, setting, weights) -> torch.Tensor:
-    """Samples of a uniform-state model by the host's own ancestral sampler."""
-    model = setting.model(weights, UNIFORM_ALGO)
-    torch.manual_seed(counter_generator(job.seed, "host", point.steps).initial_seed())
-    parts = [
-        model.generate_samples(BATCH, num_steps=point.steps)
-        for _ in range(-(-setting.part.samples // BATCH))
-    ]
-    return torch.cat(parts)[: setting.part.samples]
+def measure(job: Job, setting, found: dict[int, train.Weights], folder: Path) -> None:
+    """Sweep over the job's points into its own file."""
+    part = setting.part
+    for model, points in candidates(job, setting, found):
+        Sweep(
+            Plan(points, part.samples, BATCH, part.bound_rows, job.seed),
+            job.path(folder, ".jsonl"),
+            evaluator=lambda model: setting.evaluator,
+            held_out=lambda model: setting.held_out,
+            facts={"versions": versions(), "machine": machine("cpu")},
+            noise=noise,
+        ).run([lambda model=model: model])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from mdlm_mcd.errors import ConfigError
 
 MCD, SDTT = "mcd", "sdtt"
 TEACHER, ORACLE, UNIFORM = "teacher", "oracle", "uniform teacher"
 TEMPERATURES = (0.9, 0.8, 0.7, 0.6, 0.5)
+LANGUAGE = ("language",)
+BOTH = ("language", "text")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Method:
     teacher: whose weights it starts from and is compared with. oracle: the exact
     denoiser is the teacher in every round. main: more seeds, all step counts. rounds:
     the student of every round is sampled. one_round: all steps are one round.
-    parts: where it is run.
+    parts: where it is run. temperatures: at the first step and, where it falls, at the
+    last.
     """
 
     name: str
@@ -30,73 +33,77 @@ class Method:
     main: bool = False
     rounds: bool = False
     one_round: bool = False
-    parts: tuple[str, ...] = ("language",)
-    temperature: float | tuple[float, float] = 1.0
+    parts: tuple[str, ...] = LANGUAGE
+    temperatures: tuple[float, float | None] = (1.0, None)
     quick: bool = False
 
     @property
-    def trained(self) -> bool:
-        return bool(self.overrides)
+    def reference(self) -> str:
+        """The teacher that it is compared with."""
+        return UNIFORM if self.teacher == UNIFORM else TEACHER
 
     @property
-    def tempered(self) -> bool:
-        return self.temperature != 1.0
+    def words(self) -> str:
+        """What it is, as the command line would say it."""
+        start, end = self.temperatures
+        if self.name == ORACLE:
+            return "the exact denoiser, sampled"
+        if self.name == UNIFORM:
+            return "`algo=duo_base`, sampled by the host"
+        if not self.overrides:
+            return f"`algo=mdlm` sampled at T = {start:g}" + (f" falling to {end:g}" if end else "")
+        text = " ".join(f"`{o}`" for o in self.overrides)
+        if self.oracle:
+            return text + ", the exact denoiser as the teacher of every round"
+        return text + (f", from the {UNIFORM}" if self.teacher == UNIFORM else "")
+
+    @property
+    def frontier(self) -> bool:
+        """Whether it is the teacher at a constant temperature."""
+        tempered = self.group == "tempered teacher" and self.temperatures[1] is None
+        return self.name == TEACHER or tempered
 
 
-BOTH = ("language", "text")
-
-
-def _teachers() -> list[Method]:
-    found = []
-    for name, parts in ((TEACHER, BOTH), (ORACLE, ("language",))):
-        found.append(Method(name, "teachers", main=True, parts=parts, quick=True))
-    for t in TEMPERATURES:
-        for label, temperature in ((f"T {t:g}", t), (f"T 1 to {t:g}", (1.0, t))):
-            found.append(
-                Method(
-                    f"{TEACHER}, {label}",
-                    "tempered teacher",
-                    temperature=temperature,
-                    main=not isinstance(temperature, tuple),
-                    parts=BOTH,
-                    quick=temperature in (0.8, 0.6),
-                )
-            )
-    found.append(Method(UNIFORM, "teachers", teacher=UNIFORM, main=True, parts=("language",)))
-    return found
+def _tempered(label: str, *temperatures: float | None) -> Method:
+    return Method(
+        f"{TEACHER}, {label}",
+        "tempered teacher",
+        temperatures=temperatures,
+        main=temperatures[1] is None,
+        parts=BOTH,
+        quick=temperatures in ((0.8, None), (0.6, None)),
+    )
 
 
 def _mcd(name: str, *overrides: str, **how) -> Method:
-    how = {"group": "ablations of MCD", **how}
-    return Method(name, overrides=("algo=mcd", *overrides), **how)
+    return Method(name, overrides=("algo=mcd", *overrides), **{"group": "ablations of MCD", **how})
 
 
 def _sdtt(name: str, *overrides: str, **how) -> Method:
-    how = {"group": "baselines", **how}
-    return Method(name, overrides=("algo=sdtt", *overrides), **how)
+    return Method(name, "baselines", ("algo=sdtt", *overrides), **how)
 
 
 FLAT = ("algo.tau0=1.0", "algo.tau_step=0.0")
 FALLING = ("algo.tau0=0.96", "algo.tau_step=0.03")
+EVERYWHERE = {"main": True, "parts": BOTH, "quick": True}
 
 METHODS: tuple[Method, ...] = (
-    *_teachers(),
-    _mcd(MCD, group="MCD", main=True, rounds=True, parts=BOTH, quick=True),
+    Method(TEACHER, "teachers", **EVERYWHERE),
+    Method(ORACLE, "teachers", main=True, quick=True),
+    *(
+        method
+        for t in TEMPERATURES
+        for method in (_tempered(f"T {t:g}", t, None), _tempered(f"T 1 to {t:g}", 1.0, t))
+    ),
+    Method(UNIFORM, "teachers", teacher=UNIFORM, main=True),
+    _mcd(MCD, group="MCD", rounds=True, **EVERYWHERE),
     # Baselines.
-    _sdtt(SDTT, *FLAT, main=True, rounds=True, parts=BOTH, quick=True),
-    _sdtt("sdtt, tau falling", *FALLING, main=True, parts=BOTH, quick=True),
+    _sdtt(SDTT, *FLAT, rounds=True, **EVERYWHERE),
+    _sdtt("sdtt, tau falling", *FALLING, **EVERYWHERE),
     _sdtt("sdtt, kl_fwd", "algo.loss=kl_fwd", *FLAT),
     _sdtt("sdtt, mse", "algo.loss=mse", *FLAT),
     _sdtt("sdtt, tvd", "algo.loss=tvd", *FLAT),
-    Method(
-        "subset consistency",
-        "baselines",
-        ("algo=cd4lm",),
-        main=True,
-        one_round=True,
-        parts=BOTH,
-        quick=True,
-    ),
+    Method("subset consistency", "baselines", ("algo=cd4lm",), one_round=True, **EVERYWHERE),
     Method(
         # Its Gaussian schedule at this size of vocabulary.
         "dcd",
@@ -110,20 +117,11 @@ METHODS: tuple[Method, ...] = (
         "mdlm, continued",
         "controls",
         ("algo=mdlm", "algo.loss_type=low_var"),
-        main=True,
         one_round=True,
-        parts=BOTH,
-        quick=True,
+        **EVERYWHERE,
     ),
     # Controls: what is left of MCD without one of its parts.
-    _mcd(
-        "mcd, coupling none",
-        "algo.coupling=none",
-        group="controls",
-        main=True,
-        parts=BOTH,
-        quick=True,
-    ),
+    _mcd("mcd, coupling none", "algo.coupling=none", group="controls", **EVERYWHERE),
     _mcd("mcd, coupling independent", "algo.coupling=independent", group="controls", main=True),
     _mcd("mcd, trained on a lattice", "algo.u_law=lattice", group="controls"),
     _mcd(
@@ -136,12 +134,10 @@ METHODS: tuple[Method, ...] = (
     ),
     # The losses of the registry.
     _mcd("mcd, kl_fwd", "algo.loss=kl_fwd", parts=BOTH),
-    _mcd("mcd, hybrid_fwd", "algo.loss=hybrid_fwd"),
-    _mcd("mcd, kl_bwd", "algo.loss=kl_bwd"),
-    _mcd("mcd, ce", "algo.loss=ce"),
-    _mcd("mcd, hybrid_no_ce", "algo.loss=hybrid_no_ce"),
-    _mcd("mcd, mse", "algo.loss=mse"),
-    _mcd("mcd, tvd", "algo.loss=tvd"),
+    *(
+        _mcd(f"mcd, {loss}", f"algo.loss={loss}")
+        for loss in ("hybrid_fwd", "kl_bwd", "ce", "hybrid_no_ce", "mse", "tvd")
+    ),
     # The curriculum.
     _mcd("mcd, tau 1", *FLAT, main=True, parts=BOTH),
     _mcd("mcd, tau 0.87", "algo.tau0=0.87", "algo.tau_step=0.0"),
@@ -153,7 +149,7 @@ METHODS: tuple[Method, ...] = (
 
 
 def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, ...]:
-    """The methods of these names, or all (quick: those of the quick benchmark).
+    """Return the methods of these names, or all (quick: those of the quick benchmark).
 
     MCD and the teachers they are compared with are among them. Raises ConfigError for
     a name that is unknown.
@@ -162,21 +158,10 @@ def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, 
     for name in names or ():
         if name not in known:
             raise ConfigError(f"--method {name} is unknown: choose among {'; '.join(known)}.")
-    wanted = [m for m in METHODS if m.quick or not quick]
+    found = [m for m in METHODS if m.quick or not quick]
     if names:
-        uniform = any(known[name].teacher == UNIFORM for name in names)
-        wanted = [m for m in wanted if "teacher" in m.group]
-        wanted = [m for m in wanted if m.name != UNIFORM]
-        wanted += [known[name] for name in (MCD, *names)]
-        wanted += [known[UNIFORM]] if uniform else []
-    return tuple(m for m in METHODS if m in wanted)
-
-
-def from_oracle(methods: tuple[Method, ...]) -> tuple[Method, ...]:
-    """Every masked student distilled from the exact denoiser."""
-    return tuple(
-        replace(m, oracle=True)
-        if m.teacher == TEACHER and m.overrides and m.overrides[0] != "algo=mdlm"
-        else m
-        for m in methods
-    )
+        asked = [known[name] for name in (MCD, *names)]
+        uniform = any(m.teacher == UNIFORM for m in asked)
+        found = [m for m in found if "teacher" in m.group and m.name != UNIFORM]
+        found += asked + ([known[UNIFORM]] if uniform else [])
+    return tuple(m for m in METHODS if m in found)

@@ -12,12 +12,6 @@ from . import jobs
 from .jobs import Job
 
 
-def _single_threaded() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def run(
     todo: Sequence[Job],
     size: str,
@@ -25,7 +19,7 @@ def run(
     workers: int,
     on_done: Callable[[Job, float], None] = lambda job, seconds: None,
 ) -> None:
-    """Run all of them; a job waits for the preparations it needs in its part.
+    """Run all jobs; each waits for the preparations it needs in its part.
 
     on_done(job, seconds): after each, with the CPU seconds it took. An error in a
     worker is raised here, when the others have ended their job.
@@ -38,8 +32,7 @@ def run(
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     waiting, running, ready = list(todo), {}, set()
     prepared = {(job.part, job.what) for job in todo if job.method is None}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _single_threaded) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         while waiting or running:
             for job in list(waiting):
                 needs = {(job.part, what) for what in job.needs} & prepared

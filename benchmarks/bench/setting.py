@@ -11,19 +11,23 @@ import tokenizers
 import torch
 import transformers
 
+from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.evaluation.candidate import Candidate
+from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator
+from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.models.noise import NOISES
 
 from . import train
 from .language import Language, Oracle
-from .sizes import SIZES, Part
+from .methods import UNIFORM
+from .sizes import BATCH, SIZES, Part
 
 TEACHER_RECIPE = ("algo=mdlm", "+recipe=laptop_teacher")
-TEACHER_OPTIMIZER = (
+UNIFORM_RECIPE = (
+    "algo=duo_base",
     "optim.lr=2e-3",
     "optim.beta2=0.99",
     "training.ema=0.995",
@@ -36,7 +40,7 @@ TEACHER_OPTIMIZER = (
 class Setting:
     """A part of the benchmark at one size, its files in `folder`.
 
-    Subclasses answer `tokenizer`, `rows` (training data), `evaluator` and `held_out`
+    Subclasses have `tokenizer`, `rows` (training data), `evaluator` and `held_out`
     (rows, length), and say what is trained before everything else (`preparations`).
     """
 
@@ -44,6 +48,7 @@ class Setting:
 
     def __init__(self, part: Part, folder: Path):
         self.part, self.folder = part, folder
+        self.text_rows = max(2 * part.samples, part.bound_rows)
 
     @cached_property
     def config(self):
@@ -53,53 +58,68 @@ class Setting:
     def length(self) -> int:
         return self.config.model.length
 
+    @property
+    def mask_index(self) -> int:
+        return self.tokenizer.vocab_size
+
     def alpha(self, t):
         return NOISES[self.config.noise.type](self.config.noise.eps)(t)[1]
 
-    def overrides(self, *more: str) -> list[str]:
-        return [*more[:1], *self.part.model, *more[1:]]
-
     def prepare(self, what: str) -> train.Weights:
         """Train a teacher (or the judge) by its recipe."""
-        recipe, steps = self.recipes()[what]
+        recipe, steps = {
+            "judge": (("algo=ar", "+recipe=laptop_judge"), self.part.judge_steps),
+            "teacher": (TEACHER_RECIPE, self.part.teacher_steps),
+            UNIFORM: (UNIFORM_RECIPE, self.part.teacher_steps),
+        }[what]
         given = [*recipe, *self.part.model, f"trainer.max_steps={steps}", "seed=1"]
         return train.fit(given, self.tokenizer, self.rows)[1]
-
-    def recipes(self) -> dict[str, tuple[tuple[str, ...], int]]:
-        """What can be prepared: overrides and training steps by name."""
-        steps, recipe = self.part.teacher_steps, TEACHER_RECIPE
-        uniform = ("algo=duo_base", *TEACHER_OPTIMIZER)
-        return {"teacher": (recipe, steps), "uniform teacher": (uniform, steps)}
 
     def has(self, what: str) -> bool:
         return (self.folder / f"{what}.pt").exists()
 
     def weights(self, what: str) -> train.Weights:
-        """What `prepare` trained, from its file."""
+        """Return what `prepare` trained, from its file."""
         return torch.load(self.folder / f"{what}.pt", weights_only=True)
 
     def model(self, weights: train.Weights, algo: str = "algo=mdlm"):
         return train.opened([algo, *self.part.model], self.tokenizer, weights)
 
-    def candidate(self, label: str, denoise) -> Candidate:
-        """A denoiser as the evaluation sees it."""
-        vocab = self.mask_index + 1
+    def candidate(self, label: str, denoise, weights: train.Weights | None = None, **how):
+        """Return a denoiser as the evaluation sees it."""
         return Candidate(
-            label, denoise, self.alpha, self.mask_index, vocab, self.length, self.tokenizer
+            label,
+            denoise,
+            self.alpha,
+            self.mask_index,
+            self.mask_index + 1,
+            self.length,
+            self.tokenizer,
+            provenance={"sha256": identity.sha256(weights) if weights else None},
+            **how,
         )
 
     def masked(self, label: str, weights: train.Weights) -> Candidate:
-        return self.candidate(label, embedded.denoiser(self.model(weights)))
+        return self.candidate(label, duo.denoiser(self.model(weights)), weights)
 
-    @property
-    def mask_index(self) -> int:
-        return self.tokenizer.vocab_size
+    def uniform(self, label: str, weights: train.Weights) -> Candidate:
+        """Return a uniform-state model, drawn from by the host's own ancestral sampler."""
+        model = self.model(weights, "algo=duo_base")
+
+        def generate(count, steps, generator):
+            torch.manual_seed(generator.initial_seed())
+            batches = range(0, count, BATCH)
+            parts = [model.generate_samples(BATCH, num_steps=steps) for _ in batches]
+            return torch.cat(parts)[:count]
+
+        return self.candidate(label, None, weights, generate=generate)
+
+    def oracle(self) -> Oracle:
+        raise NotImplementedError("no exact denoiser of text is known")
 
 
 class ExactLanguage(Setting):
     """Sequences of a language whose likelihood and denoiser are computed."""
-
-    name = "language"
 
     @cached_property
     def language(self) -> Language:
@@ -121,32 +141,21 @@ class ExactLanguage(Setting):
 
     @cached_property
     def rows(self):
-        x = self.language.draw(
-            self.part.corpus_rows, self.length, counter_generator("training rows")
-        )
-        lengths = np.full(len(x), self.length)
-        return dataloader.Rows(x.to(torch.int32).numpy(), lengths)
+        generator = counter_generator("training rows")
+        x = self.language.draw(self.part.corpus_rows, self.length, generator)
+        return dataloader.Rows(x.to(torch.int32).numpy(), np.full(len(x), self.length))
 
     @cached_property
     def held_out(self):
-        rows = max(2 * self.part.samples, self.part.bound_rows)
-        return self.language.draw(rows, self.length, counter_generator("held-out rows"))
+        return self.language.draw(self.text_rows, self.length, counter_generator("held-out rows"))
 
     def oracle(self) -> Oracle:
         return Oracle(self.language)
-
-    def facts(self) -> dict[str, float]:
-        """The language's own perplexity, and knowing nothing of it."""
-        return {
-            "perplexity": self.evaluator.nll(self.held_out).perplexity,
-            "uniform": float(self.language.vocab),
-        }
 
 
 class Text(Setting):
     """English of the standard library, judged by a left-to-right model of our own."""
 
-    name = "text"
     preparations = ("judge", "teacher")
 
     @cached_property
@@ -160,27 +169,13 @@ class Text(Setting):
     @cached_property
     def held_out(self):
         rows = dataloader.get_dataset(self.config, self.tokenizer, "valid")
-        most = max(2 * self.part.samples, self.part.bound_rows)
-        found = [rows[i]["input_ids"] for i in range(min(most, len(rows)))]
+        found = [rows[i]["input_ids"] for i in range(min(self.text_rows, len(rows)))]
         return torch.stack(found)
-
-    def recipes(self):
-        judge = ("algo=ar", "+recipe=laptop_judge")
-        return {"judge": (judge, self.part.judge_steps), **super().recipes()}
 
     @cached_property
     def evaluator(self) -> CallableEvaluator:
         model = self.model(self.weights("judge"), "algo=ar")
         return CallableEvaluator(embedded.judge(model), "AR model of the minihost")
-
-    def oracle(self):
-        raise NotImplementedError("no exact denoiser of text is known")
-
-    def facts(self) -> dict[str, float]:
-        return {
-            "perplexity": self.evaluator.nll(self.held_out).perplexity,
-            "uniform": float(self.tokenizer.vocab_size),
-        }
 
 
 SETTINGS = {"language": ExactLanguage, "text": Text}
@@ -188,5 +183,5 @@ SETTINGS = {"language": ExactLanguage, "text": Text}
 
 @lru_cache(maxsize=4)
 def opened(name: str, size: str, folder: Path) -> Setting:
-    """The setting of that name, once a process."""
+    """Return the setting of that name, once a process."""
     return SETTINGS[name](SIZES[size][name], folder)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+BATCH = 64  # samples and rows at a time
+
 
 @dataclass(frozen=True)
 class Part:
@@ -98,12 +100,8 @@ TEXT = Part(
 )
 
 
-def _smaller(part: Part, **changes) -> Part:
-    return replace(part, **changes)
-
-
 QUICK = {
-    "language": _smaller(
+    "language": replace(
         LANGUAGE,
         steps=(4, 16),
         few=(4, 16),
@@ -115,13 +113,12 @@ QUICK = {
         steps_per_round=30,
         seconds={"teacher": 64, "uniform teacher": 196, "train": 15, "sample": 0.07, "bound": 0.02},
     ),
-    "text": _smaller(
+    "text": replace(
         TEXT,
         distil=(*DISTIL, "loader.global_batch_size=16"),
         steps=(4, 16),
         few=(4, 16),
         lattice=(4,),
-        seeds=(3, 3),
         samples=48,
         bound_rows=24,
         teacher_steps=1200,
@@ -131,47 +128,32 @@ QUICK = {
     ),
 }
 
-TINY_MODEL = ("model.hidden_size=16", "model.n_blocks=1", "model.n_heads=2")
+
+def _tiny(part: Part, *overrides: str, **changes) -> Part:
+    """A part for tests."""
+    small = ("hidden_size=16", "n_blocks=1", "n_heads=2", "length=16")
+    return replace(
+        part,
+        model=(*part.model, *(f"model.{size}" for size in small), *overrides),
+        teacher_steps=4,
+        distil=(*DISTIL, "loader.global_batch_size=4"),
+        rounds=2,
+        steps_per_round=2,
+        delta0=1 / 8,
+        steps=(2, 4),
+        few=(2, 4),
+        lattice=(2,),
+        samples=8,
+        bound_rows=4,
+        seconds=dict.fromkeys(part.seconds, 0.01),
+        **changes,
+    )
+
+
 TINY = {
-    "language": _smaller(
-        LANGUAGE,
-        model=(*LANGUAGE.model, *TINY_MODEL, "model.length=16"),
-        teacher_steps=4,
-        distil=(*DISTIL, "loader.global_batch_size=4"),
-        rounds=2,
-        steps_per_round=2,
-        delta0=1 / 8,
-        steps=(2, 4),
-        few=(2, 4),
-        lattice=(2,),
-        seeds=(2, 2),
-        samples=8,
-        bound_rows=4,
-        corpus_rows=64,
-        seconds={"teacher": 1, "uniform teacher": 1, "train": 1, "sample": 0.01, "bound": 0.01},
-    ),
-    "text": _smaller(
-        TEXT,
-        model=(
-            *TEXT.model,
-            *TINY_MODEL,
-            "model.length=16",
-            "data.max_chars=100000",
-            "data.vocab_size=300",
-        ),
-        teacher_steps=4,
-        distil=(*DISTIL, "loader.global_batch_size=4"),
-        rounds=2,
-        steps_per_round=2,
-        delta0=1 / 8,
-        steps=(2, 4),
-        few=(2, 4),
-        lattice=(2,),
-        seeds=(1, 1),
-        samples=8,
-        bound_rows=4,
-        judge_steps=4,
-        seconds={"teacher": 1, "judge": 1, "train": 1, "sample": 0.01, "bound": 0.01},
+    "language": _tiny(LANGUAGE, seeds=(2, 2), corpus_rows=64),
+    "text": _tiny(
+        TEXT, "data.max_chars=100000", "data.vocab_size=300", seeds=(1, 1), judge_steps=4
     ),
 }
 

@@ -6,7 +6,7 @@ optimizer, budget) its `Part` says.
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import logging
 import tempfile
 import warnings
@@ -17,13 +17,10 @@ import hydra
 import lightning as L
 import torch
 import torch.nn as nn
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
+from paper.compose import embedded
 
-from mdlm_mcd import hosts
 from mdlm_mcd.distillers.teacher import Teacher
-from mdlm_mcd.hosts import specs
-from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.minihost.resumable_loader import ResumableLoader
 
@@ -41,22 +38,8 @@ COMMON = (
 
 
 def compose(*overrides: str) -> DictConfig:
-    """The minihost's config with `overrides`, those of later places winning."""
-    entry.register_resolvers()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
-        return hydra.compose("config", overrides=[*COMMON, *overrides])
-
-
-def model_class(config: DictConfig) -> type:
-    """What `algo._target_` names, married to the minihost; else the host's own."""
-    target = config.algo.get("_target_")
-    if target is None:
-        return entry.MODELS[config.algo.name]
-    name = target.rpartition(".")[2]
-    if target.startswith(hosts.__name__ + "."):
-        return hosts.distiller(name, specs.DUO, algo)
-    return getattr(importlib.import_module(target.rpartition(".")[0]), name)
+    """Return the minihost's config with `overrides`, those of later places winning."""
+    return embedded([*COMMON, *overrides])
 
 
 class Keep(L.Callback):
@@ -72,22 +55,17 @@ class Keep(L.Callback):
             self.kept[step // self.every] = averaged(module)
 
 
-class Silence:
-    """Lightning's advice to users, which hundreds of short runs would repeat."""
+class Silence(contextlib.ExitStack):
+    """Without Lightning's advice to users, which hundreds of short runs would repeat."""
 
     def __enter__(self):
-        names = ("lightning.pytorch", "lightning.fabric", "lightning")
-        self.levels = {name: logging.getLogger(name).level for name in names}
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        self.caught = warnings.catch_warnings()
-        self.caught.__enter__()
+        for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+            logger = logging.getLogger(name)
+            self.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        self.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-
-    def __exit__(self, *error):
-        self.caught.__exit__(*error)
-        for name, level in self.levels.items():
-            logging.getLogger(name).setLevel(level)
+        return super().__enter__()
 
 
 def averaged(model) -> Weights:
@@ -120,7 +98,7 @@ def fit(
     oracle: nn.Module | None = None,
     every: int | None = None,
 ) -> dict[int, Weights]:
-    """Train and answer averaged weights by round, from 1 (one round: the end).
+    """Train and return averaged weights by round, from 1 (one round: the end).
 
     rows: the training data, a `Dataset` of the host's batches. start: weights to begin
     from, the same for every method: raw weights, average and first teacher. oracle:
@@ -131,7 +109,7 @@ def fit(
         given = [] if start is None else _begin_from(Path(folder), start, overrides)
         config = compose(f"checkpointing.save_dir={folder}", *overrides, *given)
         L.seed_everything(config.seed)
-        model = model_class(config)(config, tokenizer)
+        model = entry.model_class(config)(config, tokenizer)
         if start is not None and not hasattr(model, "teacher"):
             load(model, start)
         if oracle is not None:
@@ -167,6 +145,6 @@ def load(model, weights: Weights) -> None:
 def opened(overrides: Sequence[str], tokenizer, weights: Weights):
     """The host's own model in eval mode with these weights, for sampling."""
     config = compose(*overrides)
-    model = model_class(config)(config, tokenizer)
+    model = entry.model_class(config)(config, tokenizer)
     load(model, weights)
     return model.eval().requires_grad_(False)

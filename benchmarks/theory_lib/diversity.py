@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 from bench import jobs, methods, train
 from bench.setting import ExactLanguage
-from bench.sizes import LANGUAGE
+from bench.sizes import BATCH, LANGUAGE
 
 from mdlm_mcd.evaluation import metrics
+from mdlm_mcd.evaluation.plan import Plan, Point
+from mdlm_mcd.evaluation.sweep import draw
 
 from .pages import Table, shown
 
@@ -52,8 +54,9 @@ FIGURES = (
 def figures(setting, weights, seed: int, temperature: float = 1.0) -> dict:
     """Of samples in STEPS steps, by the evaluation's own functions."""
     model = setting.masked("model", weights)
-    point = jobs.Point(STEPS)
-    tokens = jobs.draw(model, point, temperature, setting.part.samples, seed)
+    point = Point(steps=STEPS, temperature=temperature)
+    plan = Plan((point,), setting.part.samples, BATCH, seed=seed)
+    tokens, _ = draw(model, point, plan, jobs.noise)
     return of_tokens(setting, tokens)
 
 

@@ -1,39 +1,45 @@
-"""The whole chain on a laptop: teacher, judge, five rounds of MCD, comparison.
+"""Run the whole chain on a laptop: teacher, judge, five rounds of MCD, comparison.
 
-Training runs as a user would run it, through the minihost's command line; sampling
-and the report happen here. Every stage leaves its result on disk and is skipped
-when that is there, so the same command goes on after an interruption.
+Training runs as a user would run it, through the minihost's command line; what was
+trained is measured by `sweep` and shown by `report`. Every stage leaves its result on
+disk and is skipped when that is there, so the same command goes on after an
+interruption.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
-import time
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .. import __version__, configs_dir, sampling
+from .. import __version__, configs_dir
 from ..checkpoints.files import (
     check_overwrite,
     lacks,
     make_folder,
     newest_checkpoint,
     read_json,
-    sha256,
     write_json,
 )
 from ..coupling import counter_generator
 from ..errors import ConfigError, MCDError
-from ..evaluation import embedded, metrics, report
-from . import demo_tables
-from .sweep import machine, versions
+from ..evaluation import report
+from ..evaluation.candidates import Source
+from ..evaluation.plan import Plan, grid
+from . import demo_tables, sweep
 
-SAMPLING_DTYPE = torch.float64
+MINIHOST = "mdlm_mcd.minihost.main"
+BATCH = 96  # samples and rows at a time
+STAGES = ("judge", "teacher", "mcd", "sample")
+Tick = Callable[..., None]
 
 
 class StageError(MCDError, RuntimeError):
@@ -48,6 +54,7 @@ class Recipe:
     steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
     samples: int = 96
     bound_rows: int = 64  # of held-out text, for the N-step NELBO
+    text_rows: int = 512  # of it, for everything else
     temperature: float = 0.8  # of the control: the teacher, only sharper
     overrides: tuple[str, ...] = ()
     judge_steps: int = 600
@@ -60,7 +67,7 @@ class Recipe:
 
 
 def recipe(quick: bool = False) -> Recipe:
-    """The laptop's recipe, or one of a minute that only shows that all parts run."""
+    """Return the laptop's recipe, or one of a minute that only shows that all parts run."""
     if not quick:
         return Recipe()
     return Recipe(
@@ -85,18 +92,52 @@ def recipe(quick: bool = False) -> Recipe:
     )
 
 
+def noise(seed: int, what: str, *counters: int):
+    """Return the sweep's noise but for draws, whose batch is one: the same for every model."""
+    return counter_generator(
+        seed, *(("demo", counters[0]) if what == "sweep" else (what, *counters))
+    )
+
+
+def minihost(overrides: Sequence[str], log: Path, on_line: Callable[[str], None]) -> int:
+    """Run the minihost's command line, its output appended to `log`; its exit status.
+
+    on_line(text) sees each line as it comes. The child goes when we go: it is
+    interrupted with us and otherwise terminated.
+    """
+    command = [sys.executable, "-m", MINIHOST, *overrides]
+    with log.open("a", encoding="utf-8") as file:
+        file.write("$ " + " ".join(command[1:]) + "\n")
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                on_line(line)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+    return process.returncode
+
+
 class Demo:
     """One demo in one folder."""
 
     def __init__(self, out: Path, seed: int, recipe: Recipe, console: Console):
         self.out, self.seed, self.recipe, self.console = out, seed, recipe, console
         self.log = out / "log.txt"
-        self.rounds = [f"MCD round {k + 1}" for k in range(recipe.rounds)]
 
-    # Training, through the host's own command line --------------------------------
-
-    def train(self, stage: str, algo: str, steps: int, *overrides: str, tick) -> Path:
-        """Run one training to its end, from wherever it stands; its checkpoint."""
+    def train(self, stage: str, algo: str, steps: int, *overrides: str, tick: Tick) -> Path:
+        """Run one training to its end, from wherever it stands; return its checkpoint."""
         folder = self.out / stage
         last, step = newest_checkpoint(folder / "checkpoints")
         if step >= steps:
@@ -107,14 +148,14 @@ class Demo:
             if last
             else "checkpointing.resume_from_ckpt=false"
         ]
-        said: list[str] = []
+        lines: list[str] = []
 
         def on_line(line: str) -> None:
-            said.append(line)
+            lines.append(line)
             if found := re.match(r"step (\d+)/(\d+)", line):
                 tick(int(found[1]), int(found[2]))
 
-        status = embedded.run(
+        status = minihost(
             [
                 f"algo={algo}",
                 f"hydra.run.dir={folder}",
@@ -135,140 +176,37 @@ class Demo:
         )
         last, step = newest_checkpoint(folder / "checkpoints")
         if status != 0 or step < steps:
-            shown = "".join(said[-5:]).strip()
             raise StageError(
                 f"The demo's {stage} stopped at step {step} of {steps} (exit status "
-                f"{status}; log: {self.log}). It said: {shown}"
+                f"{status}; log: {self.log}). It said: {''.join(lines[-5:]).strip()}"
             )
         return last
 
-    # Sampling ---------------------------------------------------------------------
-
-    def checkpoints(self) -> dict[str, tuple[Path, float]]:
-        """Who is sampled, from which file, at which temperature."""
-        teacher, _ = newest_checkpoint(self.out / "teacher" / "checkpoints")
-        rows = {
-            "teacher": (teacher, 1.0),
-            f"teacher, T = {self.recipe.temperature:g}": (teacher, self.recipe.temperature),
-        }
-        for k, name in enumerate(self.rounds):
-            path = self.out / "mcd" / "checkpoints" / f"round-{k + 1}.ckpt"
-            rows[name] = (path, 1.0)
+    def measure(self, judge: Path, teacher: Path, tick: Tick) -> list[dict[str, Any]]:
+        """Sweep over the teacher, also sharpened, and the rounds; return all rows."""
+        recipe, rows = self.recipe, []
+        folder, passes = self.out / "mcd" / "checkpoints", sum(recipe.steps)
+        students = [
+            Source(f"MCD round {k}", str(folder / f"round-{k}.ckpt"))
+            for k in range(1, recipe.rounds + 1)
+        ]
+        for sources, temperatures, before in (
+            ([Source("teacher", str(teacher))], (1.0, recipe.temperature), 0),
+            (students, (1.0,), 2 * passes),
+        ):
+            points = grid(recipe.steps, temperatures)
+            rows += sweep.measure(
+                sources,
+                Plan(points, recipe.samples, BATCH, recipe.bound_rows, self.seed),
+                self.out / "results.jsonl",
+                judge=str(judge),
+                rows=recipe.text_rows,
+                noise=noise,
+                on_point=lambda done, total, what, before=before: tick(
+                    before + done, (2 + recipe.rounds) * passes
+                ),
+            )
         return rows
-
-    def compare(self, tick) -> dict:
-        """Sample and judge every row at every number of steps; resumes cell by cell."""
-        path, settings = self.out / "cells.json", self.settings()
-        cells = read_json(path, {})
-        judge_model, tokenizer = embedded.open_model(
-            newest_checkpoint(self.out / "judge" / "checkpoints")[0]
-        )
-        judge = embedded.judge(judge_model)
-        held_out = embedded.validation_tokens(judge_model, tokenizer, 512)
-        ppl, error = metrics.perplexity(held_out, judge)
-        corpus = {
-            "perplexity": ppl,
-            "perplexity_error": error,
-            "entropy": float(metrics.sample_entropy(held_out).mean()),
-            "pooled_entropy": metrics.corpus_entropy(held_out[: self.recipe.samples]),
-        }
-        done, total = 0, len(self.checkpoints()) * sum(self.recipe.steps)
-        for name, (checkpoint, temperature) in self.checkpoints().items():
-            model = None
-            for steps in self.recipe.steps:
-                key = f"{name} @ {steps}"
-                if "correlation" not in cells.get(key, {}):  # nor of an older version
-                    if model is None:
-                        model, _ = embedded.open_model(checkpoint)
-                    cells[key] = self.cell(model, tokenizer, judge, steps, temperature)
-                    cells[key]["n_step_nelbo"] = self.n_step_nelbo(
-                        model, held_out, steps, temperature
-                    )
-                    if "nelbo" not in cells.get(name, {}):
-                        value = self.nelbo(model, held_out, temperature)
-                        cells[name] = {"nelbo": value}
-                    write_json(path, cells)
-                done += steps
-                tick(done, total)
-        return {
-            **settings,
-            "versions": versions(),
-            "machine": machine("cpu"),
-            "sampling": {
-                "sampler": "sparse",
-                "dtype": str(SAMPLING_DTYPE).removeprefix("torch."),
-                "samples": self.recipe.samples,
-                "length": int(held_out.shape[1]),
-                "judge": "AR model of the minihost, trained on the training split",
-            },
-            "corpus": corpus,
-            "models": {
-                name: {
-                    "checkpoint": path.name,
-                    "sha256": sha256(path),
-                    "temperature": temperature,
-                    "nelbo": cells[name]["nelbo"],
-                    "steps": {str(n): cells[f"{name} @ {n}"] for n in self.recipe.steps},
-                }
-                for name, (path, temperature) in self.checkpoints().items()
-            },
-        }
-
-    def nelbo(self, model, tokens, temperature: float) -> float:
-        return metrics.nelbo(
-            embedded.denoiser(model),
-            model.noise,
-            tokens,
-            model.mask_index,
-            generator=counter_generator(self.seed, "nelbo"),
-            temperature=temperature,
-        )
-
-    def n_step_nelbo(self, model, tokens, steps: int, temperature: float) -> dict:
-        scores = metrics.n_step_nelbo(
-            embedded.denoiser(model),
-            tokens[: self.recipe.bound_rows],
-            steps,
-            alpha=lambda t: model.noise(t)[1],
-            mask_index=model.mask_index,
-            generator=counter_generator(self.seed, "n-step", steps),
-            temperature=temperature,
-        )
-        return scores.estimate(seed=self.seed)._asdict()
-
-    def cell(self, model, tokenizer, judge, steps: int, temperature: float) -> dict:
-        start = time.perf_counter()
-        drawn = sampling.sample(
-            "sparse",
-            embedded.denoiser(model),
-            self.recipe.samples,
-            model.num_tokens,
-            steps,
-            alpha=lambda t: model.noise(t)[1],
-            mask_index=model.mask_index,
-            vocab_size=model.vocab_size,
-            # The same noise for every row of a column: differences are the models'.
-            generator=counter_generator(self.seed, "demo", steps),
-            dtype=SAMPLING_DTYPE,
-            temperature=temperature,
-        )
-        seconds = time.perf_counter() - start
-        ppl, error = metrics.perplexity(drawn.tokens, judge)
-        entropies = metrics.sample_entropy(drawn.tokens)
-        scores = metrics.CallableEvaluator(judge, "judge").nll(drawn.tokens)
-        return {
-            "perplexity": ppl,
-            "perplexity_error": error,
-            "entropy": float(entropies.mean()),
-            "entropy_error": float(entropies.std() / len(entropies) ** 0.5),
-            "correlation": metrics.correlation(scores, entropies),
-            "pooled_entropy": metrics.corpus_entropy(drawn.tokens),
-            "evaluations": drawn.evaluations,
-            "seconds": seconds,
-            "texts": tokenizer.batch_decode(drawn.tokens[:2]),
-        }
-
-    # Results ----------------------------------------------------------------------
 
     def settings(self) -> dict:
         return {"recipe": asdict(self.recipe), "seed": self.seed}
@@ -280,12 +218,12 @@ class Demo:
         check_overwrite(f"--out {make_folder(self.out)}", self.out, lacks("demo.json"))
         path = self.out / "demo.json"
         mine = json.loads(json.dumps({**self.settings(), "version": __version__}))
-        held = read_json(path, None)
-        if held is None:
+        found = read_json(path, None)
+        if found is None:
             write_json(path, mine)
-        elif held != mine:
-            held = held if isinstance(held, dict) else {}
-            differ = sorted(k for k in mine if held.get(k) != mine[k])
+        elif found != mine:
+            found = found if isinstance(found, dict) else {}
+            differ = sorted(k for k in mine if found.get(k) != mine[k])
             raise ConfigError(
                 f"--out {self.out} holds a demo with another {', '.join(differ)}: name "
                 "another folder, or delete this one."
@@ -299,30 +237,22 @@ class Demo:
             f"About {max(1, round(expected / 60))} min on two CPU cores. Everything "
             f"goes to {self.out}; the same command goes on after an interruption."
         )
-        with Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self.console,
-        ) as progress:
-            whole = progress.add_task("whole demo", total=expected)
-            spent = 0.0
+        with sweep.bars(self.console, 28) as progress:
+            task = progress.add_task("", total=expected)
 
-            def stage(name: str, description: str):
-                task = progress.add_task(description, total=1.0)
-                nonlocal spent
-                before, spent = spent, spent + recipe.seconds[name]
+            def stage(name: str, description: str) -> Tick:
+                before = sum(recipe.seconds[k] for k in STAGES[: STAGES.index(name)])
 
-                def tick(done: int, total: int) -> None:
-                    progress.update(task, completed=done / total)
-                    progress.update(whole, completed=before + recipe.seconds[name] * done / total)
+                def tick(done: float, total: float) -> None:
+                    progress.update(
+                        task,
+                        description=description,
+                        completed=before + recipe.seconds[name] * done / total,
+                    )
 
                 return tick
 
-            self.train(
+            judge = self.train(
                 "judge",
                 "ar",
                 recipe.judge_steps,
@@ -346,8 +276,8 @@ class Demo:
                 f"algo.steps_per_round={recipe.steps_per_round}",
                 tick=stage("mcd", f"MCD, {recipe.rounds} rounds"),
             )
-            results = self.compare(stage("sample", "sampling"))
-            progress.update(whole, completed=expected)
+            rows = self.measure(judge, teacher, stage("sample", "sampling"))
+        results = {**self.settings(), **demo_tables.results(rows)}
         self.report(results)
         return results
 
@@ -358,24 +288,23 @@ class Demo:
         (self.out / "table.md").write_text(demo_tables.markdown(results), "utf-8")
         (self.out / "samples.txt").write_text(demo_tables.samples(results), "utf-8")
         demo_tables.perplexity_vs_steps(results, self.out / "perplexity_vs_steps.png")
-        lines = (json.dumps(row, ensure_ascii=False) for row in demo_tables.rows(results))
-        path = self.out / "results.jsonl"
-        path.write_text("\n".join(lines) + "\n", "utf-8")
-        title = "MCD on a laptop"
-        report.write([path], self.out / "report.html", reference="teacher", title=title)
-        names = (
-            "report.html, table.md, perplexity_vs_steps.png, samples.txt, results.json "
-            "and results.jsonl"
+        report.write(
+            [self.out / "results.jsonl"],
+            self.out / "report.html",
+            reference="teacher",
+            title="MCD on a laptop",
         )
-        self.console.print(f"Wrote {names} to {self.out}.")
+        self.console.print(
+            "Wrote report.html, table.md, perplexity_vs_steps.png, samples.txt, results.json "
+            f"and results.jsonl to {self.out}."
+        )
 
 
 def run(out: Path, *, seed: int = 1, recipe: Recipe | None = None, console=None):
-    """The demo into folder `out`; answers what `results.json` holds.
+    """Make the demo in folder `out`; return what `results.json` holds.
 
     Raises ConfigError for a folder that cannot be used and StageError when a
     training does not finish.
     """
     demo_tables.require_matplotlib()  # before the work, not after it
-    console = console or Console()
-    return Demo(out.resolve(), seed, recipe or Recipe(), console).run()
+    return Demo(out.resolve(), seed, recipe or Recipe(), console or Console()).run()

@@ -1,9 +1,8 @@
-"""Tables and pictures of a comparison; see `demo.Demo.compare` for `results`."""
+"""Tables and pictures of the demo's rows, arranged by `results`."""
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 
 from rich.table import Table
@@ -13,13 +12,62 @@ from ..evaluation.frontier import Place, at_equal, log_ratio_error
 
 
 def require_matplotlib() -> None:
-    """Raises ConfigError with the remedy when matplotlib is not installed."""
+    """Raise ConfigError with the remedy when matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             "The figure needs matplotlib, which is not installed: pip install 'mdlm-mcd[demo]'."
         ) from error
+
+
+def results(rows: list[dict]) -> dict:
+    """Arrange a sweep's rows, the teacher's first, as `results.json` holds them."""
+    first = rows[0]
+    models: dict[str, dict] = {}
+    for row in rows:
+        t, found = row["temperature"], row["metrics"]
+        name = row["model"] if t == 1 else f"{row['model']}, T = {t:g}"
+        model = models.setdefault(
+            name,
+            {
+                "checkpoint": row["checkpoint"],
+                "sha256": row["sha256"],
+                "temperature": t,
+                "nelbo": found["nelbo"]["value"],
+                "steps": {},
+            },
+        )
+        ppl, entropy = found["perplexity"], found["entropy"]
+        model["steps"][str(row["steps"])] = {
+            "perplexity": ppl["value"],
+            "perplexity_error": ppl["value"] * ppl["error"],
+            "entropy": entropy["value"],
+            "entropy_error": entropy["error"],
+            "correlation": ppl["correlation"],
+            "pooled_entropy": found["corpus_entropy"]["value"],
+            "evaluations": row["evaluations"],
+            "seconds": row["seconds"],
+            "texts": row["texts"][:2],
+            "n_step_nelbo": found["n_step_nelbo"],
+        }
+    return {
+        "versions": first["versions"],
+        "machine": first["machine"],
+        "sampling": {
+            "sampler": first["sampler"],
+            "dtype": first["dtype"],
+            "samples": first["num_samples"],
+            "length": first["length"],
+            "judge": "AR model of the minihost, trained on the training split",
+        },
+        "corpus": {
+            "perplexity": first["corpus"]["perplexity"],
+            "entropy": first["corpus"]["entropy"],
+            "pooled_entropy": first["corpus"]["corpus_entropy"],
+        },
+        "models": models,
+    }
 
 
 def _columns(results) -> list[str]:
@@ -51,7 +99,7 @@ def _rows(results, between: str):
 
 
 def table(results) -> Table:
-    """For the terminal: perplexity, and under it entropy."""
+    """Return for the terminal: perplexity, and under it entropy."""
     out = Table(caption=_caption(results), caption_justify="left")
     for i, title in enumerate(["", "NELBO", *_columns(results)]):
         out.add_column(title, justify="right" if i else "left", no_wrap=True)
@@ -61,12 +109,12 @@ def table(results) -> Table:
 
 
 def markdown(results) -> str:
-    """The same table, and how to read it."""
+    """Return the same table, and how to read it."""
     header = ["", "NELBO", *(f"{n} steps" for n in _columns(results))]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *_rows(results, " / ")]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    said = [text, _caption(results) + ".", reading(results), _provenance(results)]
-    return "\n\n".join(said) + "\n"
+    parts = [text, _caption(results) + ".", reading(results), _provenance(results)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _provenance(results) -> str:
@@ -76,11 +124,6 @@ def _provenance(results) -> str:
         f"Recipe `{results['recipe']['name']}`, seed {results['seed']}, "
         f"{machine['device']} with {machine['threads']} threads; {versions}."
     )
-
-
-def at_entropy(curve: list[tuple[float, float]], entropy: float) -> float | None:
-    """Perplexity at that entropy on a line in log perplexity; None outside of it."""
-    return at_equal([h for h, _ in curve], [p for _, p in curve], entropy)
 
 
 def _place(cell: dict) -> Place:
@@ -94,7 +137,7 @@ def _place(cell: dict) -> Place:
 
 
 def _verdict(matched: float, student: dict, line: list[dict]) -> str:
-    """Who wins at equal entropy, if by more than two standard errors."""
+    """Return who wins at equal entropy, if by more than two standard errors."""
     ratio = matched / student["perplexity"]
     error = log_ratio_error(_place(student), [_place(cell) for cell in line])
     if abs(math.log(ratio)) <= 2 * error:
@@ -104,35 +147,35 @@ def _verdict(matched: float, student: dict, line: list[dict]) -> str:
 
 
 def reading(results) -> str:
-    """What the figures say, in sentences made from them."""
+    """Return what the figures say, in sentences made from them."""
     models = results["models"]
     names, columns = list(models), _columns(results)
     teacher, student = models["teacher"], models[names[-1]]
     few = "8" if "8" in columns else columns[0]
     here = student["steps"][few]
     faster = [n for n in columns if teacher["steps"][n]["perplexity"] >= here["perplexity"]]
-    said = []
+    parts = []
     if faster and int(faster[-1]) > int(few):
         slow = teacher["steps"][faster[-1]]
-        said.append(
+        parts.append(
             f"{names[-1]} at {few} steps ({here['perplexity']:.1f}) is at or below the "
             f"teacher at {faster[-1]} ({slow['perplexity']:.1f}), at an entropy of "
             f"{here['entropy']:.2f} against {slow['entropy']:.2f} nats."
         )
     else:
-        said.append(
+        parts.append(
             f"{names[-1]} at {few} steps ({here['perplexity']:.1f}) does not reach the "
             "teacher at more steps."
         )
     sharp = next(n for n in names if n.startswith("teacher, T"))
     # The plain teacher and the tempered one span a line of perplexity over entropy.
     cells = [m["steps"][few] for m in (teacher, models[sharp])]
-    line = [(cell["entropy"], cell["perplexity"]) for cell in cells]
+    line = [[cell[key] for cell in cells] for key in ("entropy", "perplexity")]
     for name in names[2:][::-1]:
         cell = models[name]["steps"][few]
-        matched = at_entropy(line, cell["entropy"])
+        matched = at_equal(*line, cell["entropy"])
         if matched is not None:
-            said.append(
+            parts.append(
                 f"At the entropy of {name} ({cell['entropy']:.2f} nats, {few} steps) a "
                 f"teacher that is only sampled at a lower temperature scores "
                 f"{matched:.1f} against the student's {cell['perplexity']:.1f}: "
@@ -140,12 +183,12 @@ def reading(results) -> str:
             )
             break
     else:
-        said.append(
+        parts.append(
             "No student's entropy lies between the teacher's and the tempered "
             "teacher's, so they are not compared at equal entropy."
         )
     drift = student["nelbo"] - teacher["nelbo"]
-    said.append(
+    parts.append(
         f"The NELBO, which does not reward sharpness, goes from {teacher['nelbo']:.3f} "
         f"(teacher) to {student['nelbo']:.3f} ({names[-1]})"
         + (
@@ -154,11 +197,11 @@ def reading(results) -> str:
             else "."
         )
     )
-    return " ".join(said)
+    return " ".join(parts)
 
 
 def samples(results) -> str:
-    """Two samples a model at the fewest, at 8 and at the most steps."""
+    """Return two samples a model at the fewest, at 8 and at the most steps."""
     columns = _columns(results)
     chosen = dict.fromkeys([columns[0], "8" if "8" in columns else columns[0], columns[-1]])
     out = []
@@ -173,84 +216,8 @@ def samples(results) -> str:
     return "\n".join(out) + "\n"
 
 
-def rows(results) -> list[dict]:
-    """The comparison as rows of a results file, for `evaluation.report`.
-
-    Intervals are 1.96 standard errors, on a log scale. What was not measured is left
-    out.
-    """
-    how, out = results["sampling"], []
-    recipe = results["recipe"]
-    for name, model in results["models"].items():
-        number = re.fullmatch(r"MCD round (\d+)", name)
-        for n, cell in model["steps"].items():
-            out.append(
-                {
-                    "schema": 1,
-                    "model": "teacher" if name.startswith("teacher,") else name,
-                    "checkpoint": model.get("checkpoint"),
-                    "sha256": model.get("sha256"),
-                    "algo": "mcd" if number else "mdlm",
-                    "loss": "hybrid" if number else None,
-                    "round": int(number[1]) if number else None,
-                    "recipe": {k: recipe[k] for k in recipe if k != "seconds"},
-                    "teacher": "teacher" if number else None,
-                    "host": "minihost",
-                    "commit": None,
-                    "versions": results["versions"],
-                    "machine": results["machine"],
-                    "sampler": how["sampler"],
-                    "u_law": "iid",
-                    "u_step": None,
-                    "steps": int(n),
-                    "temperature": model["temperature"],
-                    "top_p": 1.0,
-                    "dtype": how["dtype"],
-                    "seed": results["seed"],
-                    "num_samples": how["samples"],
-                    "length": how["length"],
-                    "evaluator": how["judge"],
-                    "seconds": cell["seconds"],
-                    "evaluations": cell["evaluations"],
-                    "metrics": _metrics(model, cell),
-                    "corpus": {
-                        "perplexity": results["corpus"]["perplexity"],
-                        "entropy": results["corpus"]["entropy"],
-                        "corpus_entropy": results["corpus"]["pooled_entropy"],
-                    },
-                    "texts": cell["texts"],
-                }
-            )
-    return out
-
-
-def _metrics(model, cell) -> dict:
-    error = math.exp(1.96 * cell["perplexity_error"] / cell["perplexity"])
-    ppl, entropy = cell["perplexity"], cell["entropy"]
-    spread = 1.96 * cell["entropy_error"]
-    found = {
-        "n_step_nelbo": cell.get("n_step_nelbo"),
-        "nelbo": model["nelbo"],
-        "entropy": {"value": entropy, "low": entropy - spread, "high": entropy + spread},
-        "corpus_entropy": cell["pooled_entropy"],
-    }
-    return {
-        **{
-            key: value if isinstance(value, dict) else {"value": value, "low": None, "high": None}
-            for key, value in found.items()
-            if value is not None
-        },
-        "perplexity": {
-            "value": ppl,
-            "low": ppl / error,
-            "high": ppl * error,
-            "correlation": cell["correlation"],
-        },
-    }
-
-
 def perplexity_vs_steps(results, path: Path) -> None:
-    """The paper's Figure 3, with the entropy it leaves out beside it."""
+    """Draw the paper's Figure 3, with the entropy it leaves out beside it."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -17,12 +17,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from torch import Tensor
 
 from .. import __version__
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 from ..evaluation import calibration, candidates, embedded
-from ..evaluation.candidate import Candidate
+from ..evaluation.candidates import Candidate
 from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator
+from ..evaluation.plan import Plan
 from ..evaluation.report.paper import published
-from ..evaluation.sweep import Plan, Sweep, resumed
+from ..evaluation.rows import resumed
+from ..evaluation.sweep import Sweep
 
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
 # Rows of held-out text: for the corpus's own figures as many as there are samples,
@@ -52,7 +54,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def commit(folder: str | Path | None) -> str | None:
-    """The commit a folder stands at; None without a folder or git."""
+    """Return the commit a folder stands at; None without a folder or git."""
     if folder is None:
         return None
     try:
@@ -82,7 +84,7 @@ def load_evaluator(name: str, device: str, batch_size: int):
 def evaluator(
     name: str, device: str, batch_size: int, model: Candidate, load=load_evaluator
 ) -> Evaluator:
-    """The evaluator for one model's samples.
+    """Return the evaluator for one model's samples.
 
     name: a checkpoint of the embedded host's AR model, or a causal language model of
     transformers, for which samples are decoded and encoded again. load: opens it; a
@@ -134,7 +136,7 @@ class HeldOut:
         return self._texts[key]
 
 
-def sweep(
+def measure(
     sources: Sequence[candidates.Source],
     plan: Plan,
     out: Path,
@@ -143,12 +145,14 @@ def sweep(
     corpus: Sequence[str] = (),
     device: str = "cpu",
     host: str | None = None,
-    console: Console | None = None,
+    rows: int | None = None,
+    **how,
 ) -> list[dict[str, Any]]:
-    """Measure every source at every point, with progress; answers the rows.
+    """Measure every source at every point of a plan and return the rows.
 
     corpus: files of held-out text; without any, the first source's own validation
-    split. host: a clone, whose commit is noted. Raises ConfigError, CheckpointError.
+    split. rows: of that text. host: a clone, whose commit is noted. how: on_point and
+    noise of `Sweep`. Raises ConfigError, CheckpointError.
     """
     labels = [source.label for source in sources]
     if twice := {x for x in labels if labels.count(x) > 1}:
@@ -161,37 +165,47 @@ def sweep(
         # Samples are drawn in it, and Apple's GPUs do not know it.
         torch.zeros(1, dtype=torch.float64, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        said = str(error).partition("\n")[0]
-        raise ConfigError(f"--device {device} cannot be used ({said}); use cpu.") from error
+        raise ConfigError(
+            f"--device {device} cannot be used ({first_line(error)}); use cpu."
+        ) from error
     if host is not None and not Path(host).is_dir():
         raise ConfigError(f"--host {host} is no folder: name a clone, or leave it out.")
-    rows = max(2 * plan.num_samples, plan.bound_rows)
+    rows = rows or min(max(2 * plan.num_samples, plan.bound_rows), MOST_ROWS)
+    return Sweep(
+        plan,
+        out,
+        evaluator=partial(
+            evaluator, judge, device, min(plan.batch_size, 16), load=cache(load_evaluator)
+        ),
+        evaluator_name=evaluator_name(judge),
+        held_out=HeldOut(sources[0], rows, corpus),
+        facts={"versions": versions(), "machine": machine(device), "commit": commit(host)},
+        **how,
+    ).run([partial(candidates.open_model, source, device) for source in sources])
 
-    with Progress(
-        TextColumn("{task.description:<34}"),
+
+def bars(console: Console | None, width: int) -> Progress:
+    """Return bars with a description of that width, the time spent and the time left."""
+    return Progress(
+        TextColumn(f"{{task.description:<{width}}}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console or Console(stderr=True),
-    ) as progress:
+    )
+
+
+def sweep(sources, plan: Plan, out: Path, *, console: Console | None = None, **how):
+    """`measure`, with its progress on the console."""
+    with bars(console, 34) as progress:
         task = progress.add_task("opening", total=None)
 
-        def on_point(done: float, total: float, said: str) -> None:
-            progress.update(task, completed=done, total=total, description=said)
+        def on_point(done: float, total: float, what: str) -> None:
+            progress.update(task, completed=done, total=total, description=what)
 
-        return Sweep(
-            plan,
-            out,
-            evaluator=partial(
-                evaluator, judge, device, min(plan.batch_size, 16), load=cache(load_evaluator)
-            ),
-            evaluator_name=evaluator_name(judge),
-            held_out=HeldOut(sources[0], min(rows, MOST_ROWS), corpus),
-            facts={"versions": versions(), "machine": machine(device), "commit": commit(host)},
-            on_point=on_point,
-        ).run([partial(candidates.open_model, source, device) for source in sources])
+        return measure(sources, plan, out, on_point=on_point, **how)
 
 
 def calibrate(source: candidates.Source, plan: Plan, out: Path, **how) -> None:

@@ -1,4 +1,4 @@
-"""Models of any host, opened from their weights alone to be sampled and measured.
+"""Open models of any host from their weights alone, to be sampled and measured.
 
 MDLM, Duo's masked models, the embedded host and the released folders name the same
 parameters, so the embedded DiT carries them all. No host is imported; its code is not
@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,47 +21,80 @@ from torch import Tensor
 
 from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.checkpoint_config import section
+from ..coupling import Alpha
 from ..errors import CheckpointError, ConfigError, shown
 from ..minihost import dataloader
 from ..models import dit, vocabulary
+from ..sampling import Denoise
 from ..sampling.denoiser import denoiser as sparse_denoiser
-from .candidate import Candidate
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model as the evaluation sees it, whatever it was opened from.
+
+    denoise: see `sampling`; alpha: its signal schedule; length: tokens in a sequence;
+    tokenizer: a Hugging Face one; provenance: for the results file (checkpoint,
+    sha256, algo, loss, round, recipe, teacher, host). generate(count, steps, generator):
+    draws (count, length) tokens in place of our samplers, for a model that is not
+    masked; without a denoiser it has no bounds.
+    """
+
+    label: str
+    denoise: Denoise | None
+    alpha: Alpha
+    mask_index: int
+    vocab_size: int
+    length: int
+    tokenizer: Any
+    device: str = "cpu"
+    provenance: dict[str, Any] = field(default_factory=dict)
+    generate: Callable[[int, int, torch.Generator], Tensor] | None = None
+
+    def noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules have it."""
+        with torch.enable_grad():
+            t = t.detach().requires_grad_()
+            alpha_t = self.alpha(t)
+            (dalpha_t,) = torch.autograd.grad(alpha_t.sum(), t)
+        return dalpha_t, alpha_t.detach()
+
 
 # Sizes and weights ---------------------------------------------------------------
 
 
-def sizes(held: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
-    """The model's sizes in MDLMConfig's words: the tensors', else the config's."""
-    tensors, said = held.state_dict, weights.model_sizes(held.config)
-    weights.check_process(held, source)
+def sizes(opened: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
+    """Return the model's sizes in MDLMConfig's words: the tensors', else the config's."""
+    tensors, known = opened.state_dict, weights.model_sizes(opened.config)
+    weights.check_process(opened, source)
     vocab_size, hidden_dim = _shape(tensors, "vocab_embed.embedding", source)
     cond_dim, _ = _shape(tensors, "sigma_map.mlp.2.weight", source)
     blocks = {m[1] for k in tensors if (m := re.match(r"blocks\.(\d+)\.", k))}
     if weights.ROTARY in tensors:
-        said["n_heads"] = hidden_dim // max(1, 2 * tensors[weights.ROTARY].numel())
-    for name in given.keys() & said.keys():
-        if given[name] != said[name]:
+        known["n_heads"] = hidden_dim // max(1, 2 * tensors[weights.ROTARY].numel())
+    for name in given.keys() & known.keys():
+        if given[name] != known[name]:
             raise ConfigError(
-                f"{source} says its {name} is {said[name]}, and the command line "
+                f"{source} says its {name} is {known[name]}, and the command line "
                 f"{given[name]}: leave that flag out."
             )
-    said = {"dropout": 0.1, **said, **given}
+    known = {"dropout": 0.1, **known, **given}
     for name, flag in (
         ("model_length", "--length N"),
         ("n_heads", "--heads N"),
         ("time_conditioning", "--time-conditioning or --no-time-conditioning"),
     ):
-        if name not in said:
+        if name not in known:
             raise ConfigError(f"{source} does not say its {name}: give {flag}.")
     found = {
         "vocab_size": vocab_size,
-        "model_length": said["model_length"],
+        "model_length": known["model_length"],
         "hidden_dim": hidden_dim,
         "cond_dim": cond_dim,
         "n_blocks": len(blocks),
-        "n_heads": said["n_heads"],
-        "dropout": said["dropout"],
-        "time_conditioning": said["time_conditioning"],
+        "n_heads": known["n_heads"],
+        "dropout": known["dropout"],
+        "time_conditioning": known["time_conditioning"],
     }
     checkpoint_config.check_sizes(found, source)
     return found
@@ -77,36 +110,36 @@ def _shape(tensors: Mapping[str, Tensor], name: str, source: str) -> tuple[int, 
     return tuple(found.shape)
 
 
-def build(held: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str):
-    """The network with the chosen weights, in float32, and the words for them."""
+def build(opened: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str):
+    """Return the network with the chosen weights, in float32, and the words for them."""
     model = {**sizes, "hidden_size": sizes["hidden_dim"]}
-    checkpoint_config.check_room(model, sizes["vocab_size"], False, held.state_dict, source)
+    checkpoint_config.check_room(model, sizes["vocab_size"], False, opened.state_dict, source)
     backbone = dit.DIT({"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"])
-    taken = weights.load_weights(backbone, backbone.named_parameters(), held, which, source, key)
+    taken = weights.load_weights(backbone, backbone.named_parameters(), opened, which, source, key)
     return backbone, taken
 
 
 # Schedules ------------------------------------------------------------------------
 
 
-def _log_linear(t: Tensor, eps: float, **_) -> Tensor:
-    return 1 - (1 - eps) * t
-
-
-def _duo_cosine(t: Tensor, eps: float, **_) -> Tensor:
-    return 1 - torch.cos(math.pi / 2 * (1 - (1 - eps) * t))
-
-
-def _mdlm_cosine(t: Tensor, eps: float, **_) -> Tensor:
-    return eps + (1 - eps) * torch.cos(math.pi / 2 * t)
-
-
-def _linear(t: Tensor, sigma_min: float, sigma_max: float, **_) -> Tensor:
-    return torch.exp(-(sigma_min + t * (sigma_max - sigma_min)))
-
-
 def _geometric(t: Tensor, sigma_min: float, sigma_max: float, **_) -> Tensor:
     return torch.exp(-(sigma_min ** (1 - t) * sigma_max**t))
+
+
+# Functions of t and of a config's settings; the two families' cosines differ.
+DUO_SCHEDULES = {
+    "log-linear": lambda t, eps, **_: 1 - (1 - eps) * t,
+    "cosine": lambda t, eps, **_: 1 - torch.cos(math.pi / 2 * (1 - (1 - eps) * t)),
+}
+DUO_SCHEDULES["loglinear"] = DUO_SCHEDULES["log-linear"]
+MDLM_SCHEDULES = {
+    **DUO_SCHEDULES,
+    "cosine": lambda t, eps, **_: eps + (1 - eps) * torch.cos(math.pi / 2 * t),
+    "linear": lambda t, sigma_min, sigma_max, **_: torch.exp(
+        -(sigma_min + t * (sigma_max - sigma_min))
+    ),
+    "geometric": _geometric,
+}
 
 
 def schedule(config: Mapping[str, Any], source: str):
@@ -116,9 +149,8 @@ def schedule(config: Mapping[str, Any], source: str):
     """
     noise = section(config, "noise")
     kind = noise.get("type", "log-linear")
-    known = {"log-linear": _log_linear, "loglinear": _log_linear, "cosine": _duo_cosine}
-    if "parameterization" in config:  # MDLM, whose settings stand at the root
-        known |= {"cosine": _mdlm_cosine, "linear": _linear, "geometric": _geometric}
+    # MDLM's settings stand at the root.
+    known = MDLM_SCHEDULES if "parameterization" in config else DUO_SCHEDULES
     if not isinstance(kind, str) or kind not in known:
         raise ConfigError(
             f"{source} has noise.type={shown(kind)}, which is not known here: choose "
@@ -185,11 +217,11 @@ def _family(config: Mapping[str, Any]) -> str:
     return "Duo" if "algo" in config else "unknown"
 
 
-def tokenizer_of(held: weights.Weights, source: Source):
-    """The tokenizer that a checkpoint names, or the one that was given for it."""
+def tokenizer_of(opened: weights.Weights, source: Source):
+    """Return the tokenizer that a checkpoint names, or the one that was given for it."""
     if source.tokenizer is not None:
-        return given_tokenizer(source.tokenizer, held.config)
-    data = checkpoint_config.data(held.config)
+        return given_tokenizer(source.tokenizer, opened.config)
+    data = checkpoint_config.data(opened.config)
     if os.path.isfile(os.path.join(source.path, "tokenizer.json")):
         data = {"tokenizer_name_or_path": source.path}  # an exported folder
     if "tokenizer_name_or_path" not in data:
@@ -205,7 +237,7 @@ def tokenizer_of(held: weights.Weights, source: Source):
 
 
 def given_tokenizer(name: str, config: Mapping[str, Any]):
-    """The tokenizer that --tokenizer names: a folder, a Hub name, or `bpe`.
+    """Return the tokenizer that --tokenizer names: a folder, a Hub name, or `bpe`.
 
     `bpe` is the embedded host's own, trained on the text that a checkpoint's config
     names. Raises ConfigError, and CheckpointError for a config without such text.
@@ -227,29 +259,29 @@ def given_tokenizer(name: str, config: Mapping[str, Any]):
 
 
 def open_model(source: Source, device: str = "cpu") -> Candidate:
-    """A model ready to be sampled and measured, in eval mode.
+    """Return a model ready to be sampled and measured, in eval mode.
 
     Raises CheckpointError and ConfigError for what cannot be opened or does not fit
     its tokenizer.
     """
     key = f"CKPT={source.path}"
-    held = weights.read_weights(source.path, "CKPT")
-    found = sizes(held, source.given or {}, key)
-    tokenizer = tokenizer_of(held, source)
+    opened = weights.read_weights(source.path, "CKPT")
+    found = sizes(opened, source.given or {}, key)
+    tokenizer = tokenizer_of(opened, source)
     count, mask_index = vocabulary.masked(tokenizer, found["vocab_size"])
     if count != found["vocab_size"]:
         raise ConfigError(
             f"{key} has a vocabulary of {found['vocab_size']}, and its tokenizer makes "
             f"one of {count}, mask included: give --tokenizer with its own."
         )
-    backbone, taken = build(held, found, source.which, key, "--weights")
+    backbone, taken = build(opened, found, source.which, key, "--weights")
     backbone.to(device).eval().requires_grad_(False)
-    noted = held.mdlm_mcd
-    algo = section(held.config, "algo")
+    noted = opened.mdlm_mcd
+    algo = section(opened.config, "algo")
     return Candidate(
         label=source.label,
         denoise=denoiser(backbone, found["time_conditioning"], device),
-        alpha=schedule(held.config, key),
+        alpha=schedule(opened.config, key),
         mask_index=mask_index,
         vocab_size=count,
         length=found["model_length"],
@@ -259,13 +291,13 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
             "checkpoint": os.path.basename(os.path.normpath(source.path)),
             "sha256": identity.sha256(backbone.state_dict()),
             "weights": taken,
-            "global_step": held.global_step,
+            "global_step": opened.global_step,
             "algo": noted.get("algo") or algo.get("name") or "mdlm",
             "loss": noted.get("loss"),
             "round": noted.get("round"),
             "recipe": noted.get("settings"),
             "teacher": _last_part(noted.get("teacher_path")),
-            "host": _family(held.config),
+            "host": _family(opened.config),
         },
     )
 
@@ -286,7 +318,7 @@ def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str):
 
 
 def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
-    """Up to `most` rows, (rows, model.length), of text the model has not seen.
+    """Return up to `most` rows, (rows, model.length), of text the model has not seen.
 
     files: UTF-8 files or globs; without any, the validation split of a checkpoint of
     the embedded host. Raises ConfigError when there is no text.

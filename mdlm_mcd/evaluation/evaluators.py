@@ -1,4 +1,4 @@
-"""Who judges samples: any causal LM of `transformers`, or a callable of one's own.
+"""Judge samples by any causal LM of `transformers`, or a callable of one's own.
 
 The public hosts' convention, which `CausalLM` follows: samples are decoded with their
 own tokenizer (special tokens as text), encoded with the evaluator's and cut to the
@@ -40,7 +40,7 @@ class Evaluator(Protocol):
 
 
 def counted(ids: Tensor, eos: int | None) -> Tensor:
-    """Which of tokens 1.. count, for a window of ids: (batch, length - 1) bool."""
+    """Return which of tokens 1.. count, for a window of ids: (batch, length - 1) bool."""
     if eos is None:
         return torch.ones_like(ids[:, 1:], dtype=torch.bool)
     ends = ids == eos
@@ -79,7 +79,7 @@ class CallableEvaluator:
 
     @torch.no_grad()
     def nll(self, samples: Tensor) -> Scores:
-        """Raises ConfigError for samples without a token to score, or NaN."""
+        """Score (samples, length) ids; raise ConfigError for nothing to score, or NaN."""
         nats, tokens = [], []
         for part in _check(samples).split(self.batch_size):
             counts = counted(part, self.eos).cpu()
@@ -119,7 +119,7 @@ class CausalLM:
         count_pad: bool = True,
         batch_size: int = 8,
     ):
-        """Raises ConfigError for a context the model lacks or a missing tokenizer."""
+        """Raise ConfigError for a context the model lacks or a missing tokenizer."""
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self.source, self.retokenize = source, retokenize
         self.max_length, self.replace = max_length, dict(replace or {})
@@ -247,7 +247,7 @@ class CausalLM:
         return _scores(self.name, nats, tokens)
 
     def _window(self, ids: Tensor, text: Tensor) -> Tensor:
-        """Nats of tokens 1.. of one window: (batch, length - 1) float64."""
+        """Return nats of tokens 1.. of one window: (batch, length - 1) float64."""
         ids = ids.to(self.model.device)
         mask = text.to(ids.device).long()
         logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits

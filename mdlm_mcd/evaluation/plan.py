@@ -28,6 +28,7 @@ class Point:
     temperature: float = 1.0
     top_p: float = 1.0
     dtype: str = "float64"
+    temperature_end: float | None = None  # None: one temperature for all steps
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Plan:
     mauve: bool = False
 
     def check(self) -> None:
-        """Raises ConfigError, before any model is opened."""
+        """Raise ConfigError for what cannot be measured, before any model is opened."""
         for point in self.points:
             if point.dtype not in DTYPES:
                 raise ConfigError(
@@ -56,7 +57,9 @@ class Plan:
                     f"--sampler {point.sampler} is unknown: choose one of "
                     f"{', '.join(sampling.SAMPLERS)}."
                 )
-            if not (point.steps >= 1 and 0 < point.temperature < math.inf and 0 < point.top_p <= 1):
+            temperatures = (point.temperature, point.temperature_end or 1.0)
+            fine = all(0 < t < math.inf for t in temperatures) and 0 < point.top_p <= 1
+            if not (point.steps >= 1 and fine):
                 raise ConfigError(
                     f"--steps {point.steps}, --temperature {point.temperature} and "
                     f"--top-p {point.top_p}: steps must be at least 1, the temperature "
@@ -86,7 +89,7 @@ def grid(
     top_p: float = 1.0,
     stratified: bool = False,
 ) -> tuple[Point, ...]:
-    """All combinations, the cheap ones first, each once."""
+    """Return all combinations, the cheap ones first, each once."""
     found = (
         Point(sampler, law, step, stratified, n, t, top_p, dtype)
         for n, t, sampler, (law, step), dtype in product(

@@ -1,64 +1,26 @@
-"""Rows of measurements: read, checked, told apart; see docs/report.md for the schema.
+"""Read rows of measurements as points of curves; see docs/report.md for the schema.
 
 A results file is JSON lines, one row a point: a model at a number of steps and a
 temperature. What is wrong with a row is an error that names file and line; what an
-interruption left behind is passed over, and said.
+interruption left behind is passed over, with a sentence in `Results.said`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from ..checkpoints import sanitize
 from ..errors import ConfigError, shown
+from . import rows
 from .intervals import Estimate
-
-SCHEMA = 1
-_NUMBER = (int, float)
-REQUIRED = {
-    "model": str,
-    "steps": int,
-    "temperature": _NUMBER,
-    "sampler": str,
-    "dtype": str,
-    "seed": int,
-    "num_samples": int,
-    "length": int,
-    "metrics": dict,
-}
-OPTIONAL = {
-    "evaluator": str,
-    "checkpoint": str,
-    "sha256": str,
-    "algo": str,
-    "loss": str,
-    "round": int,
-    "recipe": dict,
-    "teacher": str,
-    "host": str,
-    "commit": str,
-    "versions": dict,
-    "machine": dict,
-    "u_law": str,
-    "top_p": _NUMBER,
-    "seconds": _NUMBER,
-    "evaluations": _NUMBER,
-    "corpus": dict,
-    "texts": list,
-    "corpus_sha256": str,
-    "bound_rows": int,
-    "batch_size": int,
-}
-POSITIVE = ("steps", "temperature", "num_samples", "length")
+from .rows import finite
 
 # What has to be equal for two figures to stand in one table.
 SETTINGS = ("evaluator", "dtype", "num_samples", "length", "seed", "corpus_sha256", "bound_rows")
 # What makes another curve of the same model.
-VARIANT = ("sampler", "u_law", "u_step", "stratified", "top_p")
+VARIANT = ("sampler", "u_law", "u_step", "stratified", "top_p", "temperature_end")
 _DEFAULT = {"u_law": "iid", "stratified": False, "top_p": 1.0}
 
 
@@ -77,19 +39,19 @@ class Point:
         return _DEFAULT.get(key) if found is None else found
 
     def metric(self, name: str) -> Estimate | None:
-        """The figure of that name; None where it was not measured or is not finite."""
+        """Return the figure of that name; None where it was not measured or is not finite."""
         found = self.row["metrics"].get(name)
-        if not found or not _finite(found.get("value")):
+        if not found or not finite(found.get("value")):
             return None
         low, high = found.get("low"), found.get("high")
-        both = _finite(low) and _finite(high)
+        both = finite(low) and finite(high)
         return Estimate(found["value"], *((low, high) if both else ()))
 
     @property
     def correlation(self) -> float | None:
-        """Of the errors of log perplexity and entropy; None where it is not known."""
+        """Correlation of the errors of log perplexity and entropy; None where it is not known."""
         found = (self.row["metrics"].get("perplexity") or {}).get("correlation")
-        return found if _finite(found) and abs(found) <= 1 else None
+        return found if finite(found) and abs(found) <= 1 else None
 
     @property
     def curve(self) -> tuple:
@@ -119,19 +81,19 @@ class Results:
         return list(dict.fromkeys(p.name for p in self.points))
 
     def temperatures(self, name: str) -> list[float]:
-        """Of that curve, the plain one first, then from high to low."""
+        """Return those of a curve, the plain one first, then from high to low."""
         found = {p.temperature for p in self._curves.get(name, [])}
         return sorted(found, key=lambda t: (t != 1, -t))
 
     def of(self, name: str, temperature: float | None = None) -> list[Point]:
-        """That curve's points by steps and temperature."""
+        """Return a curve's points by steps and temperature."""
         found = self._curves.get(name, [])
         return [p for p in found if temperature in (None, p.temperature)]
 
     def of_text(self, metric: str) -> float | None:
-        """That figure of the held-out text; None where rows differ on it."""
+        """Return that figure of the held-out text; None where rows differ on it."""
         found = [(p.corpus or {}).get(metric) for p in self.points]
-        found = [v for v in found if _finite(v)]
+        found = [v for v in found if finite(v)]
         if not found or max(found) - min(found) > 1e-6 * abs(found[0]):
             return None
         return found[0]
@@ -151,90 +113,32 @@ class Results:
         return {(p.name, p.temperature, p.steps): p for p in self.points}
 
 
-def _finite(x) -> bool:
-    return _is(x, _NUMBER) and math.isfinite(x)
-
-
-def _is(value, kind) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _told(value) -> str:
-    return shown(repr(value))
-
-
-def check(row, where: str) -> None:
-    """Raises ConfigError for a row that is not one of ours."""
-    if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no row of results: it has to be a JSON object.")
-    if row.get("schema", SCHEMA) != SCHEMA:
-        raise ConfigError(
-            f"{where} has schema {_told(row['schema'])}, and this version of mdlm-mcd "
-            f"reads {SCHEMA}: write it again with `mdlm-mcd sweep`."
-        )
-    for key, kind in REQUIRED.items():
-        if key not in row:
-            raise ConfigError(f"{where} has no {key!r}: it is no row of a sweep.")
-        if not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {_told(row[key])} is of the wrong kind.")
-    for key, kind in OPTIONAL.items():
-        if row.get(key) is not None and not _is(row[key], kind):
-            raise ConfigError(f"{where}: {key} = {_told(row[key])} is of the wrong kind.")
-    for key in POSITIVE:
-        if not (_finite(row[key]) and row[key] > 0):
-            raise ConfigError(f"{where}: {key} = {_told(row[key])} has to be above 0.")
-    for name, metric in row["metrics"].items():
-        if metric is None:
-            continue
-        if not isinstance(metric, dict):
-            raise ConfigError(
-                f"{where}: metrics.{shown(name)} = {_told(metric)} has to be an object "
-                "with value, low and high."
-            )
-        for part in ("value", "low", "high"):
-            x = metric.get(part)
-            if x is not None and not _is(x, _NUMBER):
-                raise ConfigError(
-                    f"{where}: metrics.{shown(name)}.{part} = {_told(x)} is no number."
-                )
-            if name == "perplexity" and x is not None and x <= 0:
-                raise ConfigError(
-                    f"{where}: metrics.perplexity.{part} = {_told(x)} has to be above 0."
-                )
-
-
-def _lines(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
+def _rows(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
     try:
-        text = sanitize.read_bytes(path).decode("utf-8", errors="replace")
+        lines = rows.lines(path, f"{path.name}, line")
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}): name a results file that "
             "`mdlm-mcd sweep` wrote."
         ) from error
-    found = False
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name}, line {number}"
-        try:
-            row = sanitize.loads(line)
-        except ValueError:
+    for line in lines:
+        if line.fault.endswith(rows.NO_JSON):
             said.append(
-                f"{where} is cut short or corrupt, as an interruption leaves it, and "
+                f"{line.where} is cut short or corrupt, as an interruption leaves it, and "
                 "was passed over."
             )
-            continue
-        check(row, where)
-        found = True
-        yield row, where
+        elif line.fault:
+            raise ConfigError(f"{line.fault}.")
+    found = [(line.row, line.where) for line in lines if not line.fault]
     if not found:
         raise ConfigError(
             f"{path} holds no row of results: name a file that `mdlm-mcd sweep` wrote."
         )
+    return found
 
 
 def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
-    """The rows of all files as points of named curves.
+    """Return the rows of all files as points of named curves.
 
     Of two rows for one point the later wins. Rows that differ in evaluator, sampling
     dtype, number or length of samples, seed, or held-out text (and rows of it for the
@@ -243,8 +147,8 @@ def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
     """
     said: list[str] = []
     points: dict[tuple, Point] = {}
-    for path in paths:
-        for row, where in _lines(Path(path), said):
+    for path in map(Path, paths):
+        for row, where in _rows(path, said):
             point = Point(row, where)
             key = (*point.curve, point.steps, float(point.temperature))
             if key in points:
@@ -279,17 +183,17 @@ def _tell_apart(results: Results, force: bool) -> None:
                 "mark them with --force."
             )
         results.mixed[key] = values
-    held: dict[str, dict[str, None]] = {}
+    hashes_of: dict[str, dict[str, None]] = {}
     for p in points:
-        held.setdefault(p.model, {})[str(p.sha256)] = None
-    changed = {model: list(hashes) for model, hashes in held.items() if len(hashes) > 1}
+        hashes_of.setdefault(p.model, {})[str(p.sha256)] = None
+    changed = {model: list(hashes) for model, hashes in hashes_of.items() if len(hashes) > 1}
     if changed and not force:
         model, hashes = next(iter(changed.items()))
         first, other = (
             next(p for p in points if p.model == model and str(p.sha256) == h) for h in hashes[:2]
         )
         raise ConfigError(
-            f"{other.source} has another checkpoint under the name {_told(model)} "
+            f"{other.source} has another checkpoint under the name {shown(repr(model))} "
             f"than {first.source} (sha256 {hashes[1][:8]} and {hashes[0][:8]}): the "
             "file changed; give one of them another label, or keep them apart with "
             "--force."
@@ -308,22 +212,23 @@ def _tell_apart(results: Results, force: bool) -> None:
         points[i] = replace(point, name=name)
 
 
+# What a curve's name says of a setting that differs.
+_WORDS = {
+    "u_law": "u {}",
+    "u_step": "step {}",
+    "stratified": "stratified",
+    "top_p": "top-p {:g}",
+    "temperature_end": "T to {:g}",
+    "num_samples": "{} samples",
+    "length": "{} tokens",
+    "seed": "seed {}",
+    "corpus_sha256": "held-out text {!s:.8}",
+    "bound_rows": "{} rows of it",
+}
+
+
 def _setting(point: Point, key: str) -> str:
-    """What a curve's name says of one setting; nothing where it is the usual one."""
+    """Return a setting's words; nothing where it is the usual one."""
     value = getattr(point, key)
-    if key == "u_law":
-        return "" if value == "iid" else f"u {value}"
-    if key == "u_step":
-        return "" if value is None else f"step {value}"
-    if key == "stratified":
-        return "stratified" if value else ""
-    if key == "top_p":
-        return "" if value == 1 else f"top-p {value:g}"
-    if key in ("num_samples", "length", "seed"):
-        unit = {"num_samples": "samples", "length": "tokens", "seed": "seed"}[key]
-        return f"{unit} {value}" if key == "seed" else f"{value} {unit}"
-    if key == "corpus_sha256":
-        return f"held-out text {str(value)[:8]}"
-    if key == "bound_rows":
-        return f"{value} rows of it"
-    return str(value)
+    usual = key in VARIANT and value == _DEFAULT.get(key)
+    return "" if usual else _WORDS.get(key, "{}").format(value)

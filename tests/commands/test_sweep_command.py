@@ -15,6 +15,7 @@ from mdlm_mcd.commands import export, main
 from mdlm_mcd.commands import sweep as measure
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.evaluation import candidates, embedded, evaluators
+from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import main as minihost
 
 
@@ -25,7 +26,7 @@ def test_a_model_is_the_hosts_own(runs):
     z = torch.randint(0, 250, (3, 16))
     rows = torch.rand(3, 16) < 0.5
     z[rows] = host.mask_index
-    torch.testing.assert_close(opened.denoise(z, rows), embedded.denoiser(host)(z, rows))
+    torch.testing.assert_close(opened.denoise(z, rows), duo.denoiser(host)(z, rows))
     t = torch.linspace(0, 1, 7, dtype=torch.float64)
     torch.testing.assert_close(opened.alpha(t), host.noise(t)[1])
     torch.testing.assert_close(opened.noise(t)[0], host.noise(t)[0])
@@ -115,28 +116,10 @@ def test_what_cannot_be_sampled(runs, tmp_path):
 def test_from_the_command_line(runs, tmp_path, capsys):
     """Two models, resumed, and the page; the evaluator is the host's AR model."""
     out, page = tmp_path / "r.jsonl", tmp_path / "r.html"
-    command = [
-        "sweep",
-        f"a={runs['mdlm']}",
-        f"b={runs['mdlm']}",
-        "--steps",
-        "2,4",
-        "--temperature",
-        "1,0.5",
-        "--u-law",
-        "iid",
-        "lattice:1/2",
-        "--num-samples",
-        "6",
-        "--batch-size",
-        "4",
-        "--bound-rows",
-        "4",
-        "--evaluator",
-        str(runs["ar"]),
-        "--out",
-        str(out),
-    ]
+    settings = "--num-samples 6 --batch-size 4 --bound-rows 4".split()
+    settings += ["--evaluator", str(runs["ar"]), "--out", str(out)]
+    grid = "--steps 2,4 --temperature 1,0.5 --u-law iid lattice:1/2".split()
+    command = ["sweep", f"a={runs['mdlm']}", f"b={runs['mdlm']}", *grid, *settings]
     assert main.main(command) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 16
@@ -149,10 +132,8 @@ def test_from_the_command_line(runs, tmp_path, capsys):
     assert "16 rows in" in capsys.readouterr().out
     assert main.main(["report", str(out), "--out", str(page)]) == 0
     assert "<script" not in page.read_text()
-    assert command[10] == "--num-samples"
     # Calibration goes to a file of its own and is printed.
-    single = ["sweep", f"a={runs['mdlm']}", "--steps", "2", *command[10:]]
-    assert main.main([*single, "--calibrate"]) == 0
+    assert main.main(["sweep", command[1], "--steps", "2", *settings, "--calibrate"]) == 0
     said = capsys.readouterr().err
     assert "float32" in said and "no published" in said
     drawn = (tmp_path / "r.calibration.jsonl").read_text().splitlines()
@@ -177,18 +158,8 @@ def test_refused_in_a_sentence(runs, tmp_path, capsys, change, words, monkeypatc
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if "cuda" in change[1] and torch.cuda.is_available():
         pytest.skip("a CUDA device is there")
-    command = [
-        "sweep",
-        str(runs["mdlm"]),
-        "--evaluator",
-        str(runs["ar"]),
-        "--steps",
-        "2",
-        "--num-samples",
-        "4",
-        "--out",
-        str(tmp_path / "r.jsonl"),
-    ]
+    command = ["sweep", str(runs["mdlm"]), "--evaluator", str(runs["ar"]), "--steps", "2"]
+    command += ["--num-samples", "4", "--out", str(tmp_path / "r.jsonl")]
     assert main.main([*command, *change]) == 1
     said = capsys.readouterr().err
     assert words in said and "Traceback" not in said
@@ -265,22 +236,8 @@ def test_what_is_opened_for_many_models(runs, three, causal, kind, tmp_path, mon
 
     def sweep():
         opened.update(text=0, evaluator=0)
-        status = main.main(
-            [
-                "sweep",
-                *three,
-                "--steps",
-                "2",
-                "--num-samples",
-                "4",
-                "--bound-rows",
-                "4",
-                "--evaluator",
-                judge,
-                "--out",
-                str(out),
-            ]
-        )
+        settings = "--steps 2 --num-samples 4 --bound-rows 4".split()
+        status = main.main(["sweep", *three, *settings, "--evaluator", judge, "--out", str(out)])
         return status, opened["text"], opened["evaluator"]
 
     assert sweep() == (0, 1, 1)

@@ -6,7 +6,6 @@ import sys
 import pytest
 from synthetic import row, write
 
-from mdlm_mcd.checkpoints import files
 from mdlm_mcd.commands import demo, figures, main
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import report
@@ -15,17 +14,12 @@ from mdlm_mcd.minihost import main as minihost
 ROW = json.dumps(row())
 FOREIGN = {
     "notes": b"first line\nsecond line\n",
-    "one line": b"a",
     "another tool's JSON lines": b'{"text": "a"}\n{"text": "b"}\n',
     "JSON": b'{"schema": 1}',
-    "a list": b"[1, 2]\n",
     "bytes": b"\x00\xff\xfe\x01",
     "a page": b"<!doctype html>\n<html><title>mine</title></html>\n",
-    "notes before rows": f"my results\n{ROW}\n".encode(),
     "notes between rows": f"{ROW}\n# try again\n{ROW}\n".encode(),
-    "notes after rows": f"{ROW}\n# try again\n".encode(),
     "notes at the end": f"{ROW}\ntry again".encode(),
-    "an object at the end": f'{ROW}\n{{"text": "a"}}'.encode(),
     "rows of another version": json.dumps(row(schema=2)).encode() + b"\n",
     "UTF-16": f"{ROW}\n".encode("utf-16"),
 }
@@ -147,25 +141,6 @@ def test_what_is_ours_is_written_anew(tmp_path):
     report.write([path], out, title="three")
     assert "<title>three</title>" in out.read_text("utf-8")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "r.jsonl"]
-
-
-def test_the_helper(tmp_path):
-    path, asked = tmp_path / "x", []
-
-    def foreign(found):
-        asked.append(found)
-        return "it is mine"
-
-    files.check_overwrite("--out x", path, foreign)
-    path.touch()
-    files.check_overwrite("--out x", path, foreign)
-    assert not asked
-    path.write_text("a")
-    with pytest.raises(
-        ConfigError, match=r"^--out x was not written by this command .it is mine.:"
-    ):
-        files.check_overwrite("--out x", path, foreign)
-    files.check_overwrite("--out x", path, lambda found: "")
 
 
 def test_samples_of_ours_are_drawn_anew(compose, tmp_path):

@@ -12,7 +12,7 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.hosts import duo, specs
 from mdlm_mcd.losses import subs
-from mdlm_mcd.minihost import algo
+from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
 
@@ -111,5 +111,5 @@ def test_the_documented_command_with_a_relative_path(compose, corpus, tmp_path):
     for p, average in zip(model.parameters(), held["ema"]["shadow_params"], strict=True):
         assert torch.equal(p, average)
     assert held["mdlm_mcd"]["loss"] == "kl_fwd"
-    shown = embedded.validation_tokens(model, tokenizer, 5)
-    assert shown.shape == (5, 16)
+    _, loader = dataloader.get_dataloaders(model.config, tokenizer, skip_train=True)
+    assert next(iter(loader))["input_ids"].shape[1] == 16

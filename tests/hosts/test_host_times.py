@@ -12,7 +12,7 @@ from mdlm_mcd.commands import export, main
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.evaluation import bounds, candidates, embedded
-from mdlm_mcd.hosts import specs
+from mdlm_mcd.hosts import duo, specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models.dit import DIT
@@ -118,7 +118,7 @@ def test_it_opens_with_its_time(timed, tmp_path):
     host, _ = embedded.open_model(timed)
     z, rows, alpha_t = asked()
     got = opened.denoise(z, rows, alpha_t)
-    torch.testing.assert_close(got, embedded.denoiser(host)(z, rows, alpha_t))
+    torch.testing.assert_close(got, duo.denoiser(host)(z, rows, alpha_t))
     with torch.no_grad():
         whole = host(z, -alpha_t.log().float()[:, None])[rows]
     masked = got.index_fill(-1, torch.tensor([300]), -1e6).log_softmax(-1)
@@ -191,7 +191,7 @@ def test_it_is_swept(timed, runs_ar, tmp_path):
     assert main.main(command) == 0
     (row,) = map(json.loads, out.read_text().splitlines())
     host, tokenizer = embedded.open_model(timed)
-    seed, denoise = row["seed"], embedded.denoiser(host)
+    seed, denoise = row["seed"], duo.denoiser(host)
     drawn = sampling.sample(
         "locked",
         denoise,
@@ -204,7 +204,8 @@ def test_it_is_swept(timed, runs_ar, tmp_path):
         latent=sampling.Latent(seed),
     )
     assert row["texts"] == tokenizer.batch_decode(drawn.tokens)
-    text = embedded.validation_tokens(host, tokenizer, 4)
+    _, loader = dataloader.get_dataloaders(host.config, tokenizer, skip_train=True)
+    text = next(iter(loader))["input_ids"][:4]
     bound = bounds.n_step_nelbo(
         denoise,
         text,

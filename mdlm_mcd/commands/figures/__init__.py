@@ -13,7 +13,7 @@ from pathlib import Path
 from ...checkpoints import sanitize
 from ...checkpoints.files import check_overwrite, make_folder
 from ...errors import ConfigError
-from ...evaluation.candidate import Candidate
+from ...evaluation.candidates import Candidate
 from ..demo_tables import require_matplotlib
 from . import animation, data, language, stills, style
 from .markup import Markup, el, join

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import coupling, duality, laws
-from ...evaluation.candidate import Candidate
+from ...evaluation.candidates import Candidate
 from ...sampling import Latent, sample
 
 STEPS = (8, 32, 512)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...evaluation.candidate import Candidate
+from ...evaluation.candidates import Candidate
 from ...sampling import Latent, sample
 from .data import STEPS, log_linear
 
