@@ -21,7 +21,7 @@ from ..checkpoints.files import expanded
 from ..errors import MCDError
 from ..hosts import patches, specs
 from ..hosts.specs import DUO, MDLM, HostSpec, of_folder, packages, takes_labels
-from ..hosts.stubs import standins
+from ..hosts.stubs import packages as stub_packages
 
 OK, NOTE, STOP = "ok", "note", "STOP"
 
@@ -81,7 +81,7 @@ def _host(folder: Path, spec: HostSpec) -> Finding:
 
 
 def _requirements(folder: Path) -> Finding:
-    stood_in = set(standins.SENTENCES)
+    stood_in = set(stub_packages.SENTENCES)
     missing = sorted(
         name for name in packages(folder) - stood_in if importlib.util.find_spec(name) is None
     )
@@ -212,10 +212,10 @@ def _said(error: Exception, given: Sequence[str], folder: Path) -> str:
 
 
 def _sampling(config, folder: Path, spec: HostSpec) -> Finding:
-    from ..hosts.sampling import OURS
+    from ..hosts.duo import Host
 
     wide = config.sampling.get("use_float64", True)
-    if wide and config.sampling.predictor in OURS:
+    if wide and config.sampling.predictor in Host.samplers:
         return Finding("sampling", OK, "the plugin samples in float64")
     if wide and spec is DUO and takes_labels(folder):
         return Finding("sampling", OK, "the host samples in float64")
@@ -263,7 +263,7 @@ def _settings(config, folder: Path, spec: HostSpec) -> Iterator[Finding]:
     kind, fits = adapter.Host.fitting(mixin.parameterization)
     if spec is DUO and not takes_labels(folder):
         # All that ch-1 lets through.
-        fits = (*sampling.OURS, "ancestral_cache") if masked else ("ancestral",)
+        fits = (*adapter.Host.samplers, "ancestral_cache") if masked else ("ancestral",)
     predictor = config.sampling.predictor
     yield _checked(
         "predictor",

@@ -67,7 +67,7 @@ def host(request, assets, tmp_path_factory):
     clone = clones.copy(
         request.param, FOUND[request.param], folder / "clone", assets, folder / "runs"
     )
-    module = clone.spec.modules[0]
+    module = next(iter(clone.spec.modules))
     code = (
         "import sys, pathlib; from mdlm_mcd.hosts import stubs; "
         "stubs.install(pathlib.Path.cwd()); sys.path.insert(0, ''); "

@@ -10,8 +10,7 @@ import torch
 from mdlm_mcd import hosts, laws, sampling
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.hosts import sampling as samplers
-from mdlm_mcd.hosts import specs
+from mdlm_mcd.hosts import duo, specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 
@@ -37,7 +36,7 @@ def expected(model, name, count, steps, seed, **how):
     torch.manual_seed(seed)
     return sampling.sample(
         name,
-        hosts.duo.denoiser(model),
+        duo.denoiser(model),
         count,
         16,
         steps,
@@ -86,7 +85,7 @@ def test_sparse_is_the_default_and_its_keys_arrive(student, caplog):
     assert torch.equal(model.generate_samples(6), wanted)
 
 
-@pytest.mark.parametrize("name", samplers.OURS)
+@pytest.mark.parametrize("name", duo.Host.samplers)
 def test_every_sampler_of_ours_serves_a_host(student, name):
     drawn = student(f"sampling.predictor={name}").generate_samples(3, num_steps=4)
     assert drawn.shape == (3, 16)
