@@ -28,11 +28,7 @@ def prepare(folder: Path) -> tuple[HostSpec, str, bool]:
     Raises ConfigError for a folder that is no host, or that the patch does not fit.
     """
     spec = of_folder(folder)
-    hunks = patches.of(spec)
-    files = patches.read(folder, hunks)
-    now, where = patches.state(files, hunks)
-    if now == patches.CONFLICT:
-        raise patches.conflict(folder, spec, where)
+    now, files, hunks = patches.examine(folder, spec)
     if now == patches.PRISTINE:
         files = patches.changed(files, hunks)
     try:  # as the interpreter does: a byte order mark, a line that names the encoding

@@ -123,12 +123,21 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
         ) from error
 
 
-def conflict(folder: Path, spec: HostSpec, where: str) -> ConfigError:
-    return ConfigError(
-        f"{folder} has local edits where {spec.patch} would go ({where}), and was "
-        f"not touched: make the change of {patches_dir() / spec.patch} by hand, or "
-        "put the file back and try again."
-    )
+def examine(folder: Path, spec: HostSpec) -> tuple[str, dict[str, bytes], list[Hunk]]:
+    """Return (PRISTINE or PATCHED, the files, the hunks) of a clone.
+
+    Raises ConfigError where the patch does not fit.
+    """
+    hunks = of(spec)
+    files = read(folder, hunks)
+    now, where = state(files, hunks)
+    if now == CONFLICT:
+        raise ConfigError(
+            f"{folder} has local edits where {spec.patch} would go ({where}), and was "
+            f"not touched: make the change of {patches_dir() / spec.patch} by hand, or "
+            "put the file back and try again."
+        )
+    return now, files, hunks
 
 
 def patch(folder: str | Path, spec: HostSpec, check=False, revert=False) -> str:
@@ -137,11 +146,7 @@ def patch(folder: str | Path, spec: HostSpec, check=False, revert=False) -> str:
     Raises ConfigError, with nothing written, where the patch does not fit.
     """
     folder = Path(folder)
-    hunks = of(spec)
-    files = read(folder, hunks)
-    now, where = state(files, hunks)
-    if now == CONFLICT:
-        raise conflict(folder, spec, where)
+    now, files, hunks = examine(folder, spec)
     names = " and ".join(dict.fromkeys(h.file for h in hunks))
     verb = "revert" if revert else "apply"
     if now == (PRISTINE if revert else PATCHED):
