@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -178,3 +180,48 @@ class Clone:
 def copy(name: str, source: Path, to: Path, assets: Path, runs: Path) -> Clone:
     shutil.copytree(source, to, ignore=shutil.ignore_patterns(".git", "__pycache__"))
     return Clone(name, of_folder(to), to, assets, runs)
+
+
+# What runs leave behind ---------------------------------------------------------------
+
+
+def tree(folder):
+    """A digest of every file in a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
+
+
+def weights(path):
+    """(weights, all) of a student's file, which opens with torch's own restrictions."""
+    saved = torch.load(path, weights_only=True)
+    return saved["state_dict"], saved
+
+
+def nelbo(clone, name, *given):
+    """The bound in nats that the host prints, as text."""
+    _, said = clone.run(name, *given, "mode=ppl_eval")
+    (nll,) = re.findall(r"val/nll\W+([0-9.]+)", said)[:1]
+    assert 0 < float(nll) < 20
+    return nll
+
+
+def sampled(clone, name, *given):
+    """What a run that samples prints."""
+    _, said = clone.run(name, *given, "mode=sample_eval")
+    perplexity = re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", said)
+    assert perplexity and float(perplexity[1]) > 1
+    return said
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def ended_alike(a, b):
+    """Students, averages and teachers in the folders of two runs' checkpoints."""
+    (whole, one), (again, other) = (weights(x / "round-2.ckpt") for x in (a, b))
+    assert one["global_step"] == other["global_step"] == 12
+    assert same(whole, again)
+    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (one, other)))
+    for x, y in zip(*(x["ema"]["shadow_params"] for x in (one, other)), strict=True):
+        assert torch.equal(x, y)

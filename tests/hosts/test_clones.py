@@ -5,13 +5,13 @@ host. docs/hosts.md says what was run on which commit.
 """
 
 import functools
-import hashlib
 import json
 import re
 
 import clones
 import pytest
 import torch
+from clones import ended_alike, nelbo, same, sampled, tree, weights
 
 from mdlm_mcd.commands import export
 from mdlm_mcd.hosts import patches
@@ -30,38 +30,6 @@ if not FOUND:
 # What has to be there, by us: its absence is a failure, not a reason to skip.
 OURS = ("mdlm_mcd", "flash_attn", "mamba_ssm", "causal_conv1d")
 ROUNDS = ["algo.rounds=2", "algo.steps_per_round=6", "trainer.max_steps=12", "algo.delta0=1/16"]
-
-
-def tree(folder):
-    """A digest of every file in a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
-
-
-def weights(path):
-    """(weights, all) of a student's file, which opens with torch's own restrictions."""
-    saved = torch.load(path, weights_only=True)
-    return saved["state_dict"], saved
-
-
-def nelbo(clone, name, *given):
-    """The bound in nats that the host prints, as text."""
-    _, said = clone.run(name, *given, "mode=ppl_eval")
-    (nll,) = re.findall(r"val/nll\W+([0-9.]+)", said)[:1]
-    assert 0 < float(nll) < 20
-    return nll
-
-
-def sampled(clone, name, *given):
-    """What a run that samples prints."""
-    _, said = clone.run(name, *given, "mode=sample_eval")
-    perplexity = re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", said)
-    assert perplexity and float(perplexity[1]) > 1
-    return said
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.fixture(scope="module")
@@ -274,16 +242,6 @@ def unstopped(patched, teacher):
         return out / "checkpoints", overrides
 
     return run
-
-
-def ended_alike(a, b):
-    """Students, averages and teachers in the folders of two runs' checkpoints."""
-    (whole, one), (again, other) = (weights(x / "round-2.ckpt") for x in (a, b))
-    assert one["global_step"] == other["global_step"] == 12
-    assert same(whole, again)
-    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (one, other)))
-    for x, y in zip(*(x["ema"]["shadow_params"] for x in (one, other)), strict=True):
-        assert torch.equal(x, y)
 
 
 # Within a round and an epoch; at the end of an epoch; of a round; where the host
