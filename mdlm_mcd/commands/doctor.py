@@ -27,16 +27,8 @@ from ..hosts.stubs.packages import SENTENCES
 OK, NOTE, STOP = "ok", "note", "STOP"
 
 PACKAGES = (
-    "torch",
-    "lightning",
-    "transformers",
-    "hydra-core",
-    "omegaconf",
-    "torchmetrics",
-    "numpy",
-    "datasets",
-    "safetensors",
-)
+    "torch lightning transformers hydra-core omegaconf torchmetrics numpy datasets safetensors"
+).split()
 
 
 class Finding(NamedTuple):
@@ -280,11 +272,11 @@ def _settings(config, folder: Path, spec: HostSpec) -> Iterator[Finding]:
 
 
 def _weights(config, folder: Path, asked: bool) -> Finding:
+    return _checked("checkpoint", lambda: _checkpoint(config, folder, asked))
+
+
+def _checkpoint(config, folder: Path, asked: bool) -> str | Finding:
     """Open the checkpoint of the configured mode."""
-    return _checked("checkpoint", lambda: _opened(config, folder, asked))
-
-
-def _opened(config, folder: Path, asked: bool) -> str | Finding:
     from ..checkpoints.weights import check_process, read_weights
 
     train = config.mode == "train"
@@ -328,11 +320,12 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
         spec = specs.of_folder(folder)
     except MCDError as error:
         return [*found, Finding("host", STOP, str(error))]
-    patch = _checked("patch", lambda: _patch(folder, spec))
-    found.append(_checked("host", lambda: _host(folder, spec)))
-    found.append(_checked("packages", lambda: _requirements(folder)))
-    found.append(patch)
-    patched = patch.mark == OK
+    found += [
+        _checked("host", lambda: _host(folder, spec)),
+        _checked("packages", lambda: _requirements(folder)),
+        _checked("patch", lambda: _patch(folder, spec)),
+    ]
+    patched = found[-1].mark == OK
     try:
         config = compose(folder, spec, overrides, patched)
         if "mdlm_mcd" not in config.algo.get("_target_", ""):
@@ -354,17 +347,11 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
 
 def report(found: Sequence[Finding]) -> tuple[str, int]:
     """Return (the screen to print, the exit status: 1 where something would stop a run)."""
+    wrap = textwrap.TextWrapper(88, break_long_words=False, break_on_hyphens=False)
+    wrap.subsequent_indent = " " * 16
     lines = []
     for topic, mark, text in found:
-        head = f"{mark:<4} {topic:<11}"
-        lines += textwrap.wrap(
-            text,
-            88,
-            initial_indent=head,
-            subsequent_indent=" " * len(head),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        lines += wrap.wrap(f"{mark:<4} {topic:<11}{text}")
     stops = {f.topic for f in found if f.mark == STOP}
     lacks = {f.topic for f in found if f.mark == NOTE} & {"devices", "flash-attn"}
     for way, reasons in (("python main.py", stops | lacks), ("mdlm-mcd run", stops - {"patch"})):

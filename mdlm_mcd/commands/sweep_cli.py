@@ -46,7 +46,7 @@ def configure(parser) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="held-out text; default: the first checkpoint's own, where it is at hand",
+        help="held-out text; default: the first checkpoint's own, where it is found",
     )
     parser.add_argument("--out", default="results.jsonl", metavar="FILE")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema")

@@ -1,4 +1,4 @@
-"""The families of hosts, told apart by what they offer.
+"""The families of hosts, recognised by what they offer.
 
 A loaded module and a folder of sources are compared with the same names, so what
 `mdlm-mcd patch` accepts is what the adapter can train. Light: no torch, no host module

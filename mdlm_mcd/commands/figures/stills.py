@@ -194,17 +194,17 @@ def _views(axis, shown: Regimes, right: float) -> None:
     for row, (_, masked) in enumerate(rows):
         y = last - row
         for i, (word, case) in enumerate(zip(shown.words, shown.regimes, strict=True)):
-            face, hatch, said = "white", "", word
+            face, hatch, shown_word = "white", "", word
             if row == last:
                 face, hatch = style.TERMS[case], style.HATCHES[case]
-                said = "–" if case == "none" else case
+                shown_word = "–" if case == "none" else case
             elif masked is not None and masked[i]:
-                face, hatch, said = HIDDEN, "xxxx", ""
+                face, hatch, shown_word = HIDDEN, "xxxx", ""
             axis.bar(i, 0.76, 0.92, y - 0.38, color=face, edgecolor=INK, lw=0.8, hatch=hatch)
             axis.text(
                 i,
                 y,
-                said,
+                shown_word,
                 ha="center",
                 va="center",
                 fontsize=9,
