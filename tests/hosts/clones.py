@@ -108,55 +108,29 @@ class Clone:
         return ["algo=mdlm", "sampling.predictor=ancestral_cache"] * (self.spec is DUO)
 
     def tiny(self) -> list[str]:
-        return [
-            "~wandb",
-            "model=tiny",
-            "model.hidden_size=32",
-            "model.n_blocks=1",
-            "model.n_heads=2",
-            f"model.length={LENGTH}",
-            "data=wikitext2",
-            "data.train=tiny",
-            "data.valid=tiny",
-            f"data.tokenizer_name_or_path={self.assets}/tokenizer",
-            f"data.cache_dir={self.assets}/data",
-            "loader.global_batch_size=8",
-            "loader.eval_global_batch_size=8",
-            "loader.num_workers=1",
-            "loader.pin_memory=False",
-            "trainer.accelerator=cpu",
-            "trainer.devices=1",
-            "trainer.precision=32",
-            "trainer.val_check_interval=6",
-            "++trainer.check_val_every_n_epoch=null",
-            "trainer.limit_val_batches=2",
-            "++trainer.enable_progress_bar=False",
-            "trainer.log_every_n_steps=1",
-            "lr_scheduler.num_warmup_steps=2",
-            "optim.lr=1e-3",
-            "training.ema=0.9",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps=4",
-            "sampling.steps=8",
-            "sampling.num_sample_batches=1",
-            "eval.generate_samples=False",
-            "eval.compute_generative_perplexity=True",
-            f"eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2",
-        ]
+        return f"""
+            ~wandb model=tiny model.hidden_size=32 model.n_blocks=1 model.n_heads=2
+            model.length={LENGTH} data=wikitext2 data.train=tiny data.valid=tiny
+            data.tokenizer_name_or_path={self.assets}/tokenizer data.cache_dir={self.assets}/data
+            loader.global_batch_size=8 loader.eval_global_batch_size=8 loader.num_workers=1
+            loader.pin_memory=False trainer.accelerator=cpu trainer.devices=1
+            trainer.precision=32 trainer.val_check_interval=6
+            ++trainer.check_val_every_n_epoch=null trainer.limit_val_batches=2
+            ++trainer.enable_progress_bar=False trainer.log_every_n_steps=1
+            lr_scheduler.num_warmup_steps=2 optim.lr=1e-3 training.ema=0.9
+            callbacks.checkpoint_every_n_steps.every_n_train_steps=4
+            sampling.steps=8 sampling.num_sample_batches=1 eval.generate_samples=False
+            eval.compute_generative_perplexity=True
+            eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2
+        """.split()
 
     def start(self, command: list[str]) -> subprocess.CompletedProcess:
         # Where the tests' callbacks are found.
         path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
-        env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path),
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "WANDB_MODE": "offline",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+        env = {**os.environ, **dict.fromkeys(offline, "1"), "WANDB_MODE": "offline"}
+        env |= {"PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
+        env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
             [sys.executable, *command],
             cwd=self.folder,

@@ -105,14 +105,16 @@ def test_the_denoiser_is_the_hosts_forward(random_mdlm):
     "overrides, words",
     [
         (["+parameterization=d3pm"], "^parameterization=d3pm does not fit algo"),
-        (["sampling.predictor=ancestral_cache"], "sampling.predictor=ancestral_cache is not"),
+        (
+            [*MDLM.more, "sampling.predictor=ancestral_cache"],
+            "sampling.predictor=ancestral_cache is not",
+        ),
     ],
 )
 def test_what_mdlm_would_take_for_another(compose, overrides, words):
     """Settings are named where the host keeps them."""
-    given = overrides if "+par" in overrides[0] else [*MDLM.more, *overrides]
     with pytest.raises(ConfigError, match=words):
-        Family(specs.MDLM, fakes.diffusion, mdlm, "").student(compose, *given)
+        Family(specs.MDLM, fakes.diffusion, mdlm, "").student(compose, *overrides)
 
 
 def test_a_schedule_that_does_not_hide_everything(compose, monkeypatch):

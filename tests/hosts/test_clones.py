@@ -195,7 +195,7 @@ def test_dcd_and_the_embedded_model_by_contract(patched, uniform, loss):
     assert own["vocabulary"][0] == own["vocabulary"][1]
     assert max(own["logits"], own["nelbo"], own["posterior"]) < 1e-5
     assert dcd["differ"] > 10 and dcd["gradient_scale"] > 1e-3
-    assert dcd["loss"] < 1e-5 and dcd["gradient"] < 1e-5
+    assert dcd["loss"] < 1e-5 and dcd["gradient_error"] < 1e-5
 
 
 def test_dcd_and_mcd_know_whose_checkpoint_it_is(patched, teacher, uniform):
@@ -270,12 +270,9 @@ def test_resume_is_exact(patched, unstopped, step, sampler):
 def test_sigterm_and_the_same_command_again(patched, unstopped):
     """Told in the middle of step 8, in mid-round: saved after it, gone on with."""
     folder, overrides = unstopped("distributed")
-    overrides = [
-        *overrides,
-        "+callbacks.told._target_=callbacks.Terminate",
-        "+callbacks.told.step=7",
-        "+callbacks.told.batch=1",
-    ]
+    stop = "+callbacks.stop"
+    overrides = [*overrides, f"{stop}._target_=callbacks.Terminate"]
+    overrides += [f"{stop}.step=7", f"{stop}.batch=1"]
     out, said = patched.run("terminated", *overrides)
     _, saved = weights(out / "checkpoints" / "last.ckpt")
     assert saved["global_step"] == 8 and saved["mdlm_mcd"]["round"] == 2
@@ -287,15 +284,10 @@ def test_sigterm_and_the_same_command_again(patched, unstopped):
 
 def test_a_run_that_ends_early_goes_on_as_itself_alone(patched, teacher):
     run = ["ends", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}"]
-    out, said = patched.run(
-        *run,
-        "+callbacks.e._target_=lightning.pytorch.callbacks.EarlyStopping",
-        "+callbacks.e.monitor=trainer/loss",
-        "+callbacks.e.min_delta=100",
-        "+callbacks.e.patience=0",
-        "trainer.val_check_interval=3",
-        fails=True,
-    )
+    early = "+callbacks.e._target_=lightning.pytorch.callbacks.EarlyStopping"
+    early += " +callbacks.e.monitor=trainer/loss +callbacks.e.min_delta=100"
+    early += " +callbacks.e.patience=0 trainer.val_check_interval=3"
+    out, said = patched.run(*run, *early.split(), fails=True)
     assert "The run ended at step 6 of 12, in round 2 of 2, by an EarlyStop" in said
     _, said = patched.run(*run, "algo.loss=ce", fails=True)
     assert "with algo.loss=hybrid, and this one has algo.loss=ce:" in said
@@ -406,21 +398,10 @@ def test_classes_and_the_u_net(patched):
     assert patched.spec is DUO
     got = contract(
         patched,
-        "data=cifar10",
-        "model=unet",
-        "algo.backbone=unet",
-        "noise=cosine",
-        "data.size=64",
-        "data.length=192",
-        "model.ch=8",
-        "model.ch_mult=[1,1]",
-        "model.num_scales=2",
-        "model.num_res_blocks=1",
-        "~wandb",
-        "training.class_dropout_p=0.5",
-        "loader.global_batch_size=8",
-        "trainer.devices=1",
-        "trainer.accelerator=cpu",
+        *"data=cifar10 model=unet algo.backbone=unet noise=cosine data.size=64".split(),
+        *"data.length=192 model.ch=8 model.ch_mult=[1,1] model.num_scales=2".split(),
+        *"model.num_res_blocks=1 ~wandb training.class_dropout_p=0.5".split(),
+        *"loader.global_batch_size=8 trainer.devices=1 trainer.accelerator=cpu".split(),
         f"eval.gen_ppl_eval_model_name_or_path={patched.assets}/gpt2",
     )
     assert 0 < got["dropped"] < 8

@@ -1,48 +1,15 @@
 """What the hosts call of flash-attn, in plain PyTorch on any device.
 
-`flash_attn.flash_attn_interface` and `flash_attn.layers.rotary`. Unlike the real
-functions these take every float type. Options of theirs that are not known here are
-refused, never ignored.
+`flash_attn.flash_attn_interface` and `flash_attn.layers.rotary`, with the arguments that
+the hosts give: Python refuses others by name. Unlike the real functions these take every
+float type.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-# Further options with their defaults, in the order in which the real functions take them.
-ATTENTION = {
-    "window_size": (-1, -1),
-    "softcap": 0.0,
-    "alibi_slopes": None,
-    "deterministic": False,
-    "return_attn_probs": False,
-}
-ROTARY = {
-    "cos_k": None,
-    "sin_k": None,
-    "interleaved": False,
-    "seqlen_offsets": 0,
-    "num_heads_q": None,
-}
-
-
-def _refuse(known: dict[str, Any], positional: tuple, named: dict[str, Any]) -> None:
-    """Raise NotImplementedError naming the options that are not at their defaults."""
-    given = {**dict(zip(known, positional, strict=False)), **named}
-    refused = [
-        f"{name}={value}"
-        for name, value in given.items()
-        if name not in known
-        or not (value is None or (not isinstance(value, Tensor) and value == known[name]))
-    ]
-    if refused:
-        raise NotImplementedError(
-            f"The stand-in for flash_attn does not know {', '.join(refused)}: install flash-attn."
-        )
 
 
 def flash_attn_varlen_qkvpacked_func(
@@ -52,8 +19,6 @@ def flash_attn_varlen_qkvpacked_func(
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     causal: bool = False,
-    *rest,
-    **options,
 ) -> Tensor:
     """Attend within each of several sequences that lie one behind the other.
 
@@ -61,11 +26,9 @@ def flash_attn_varlen_qkvpacked_func(
 
     qkv: (total, 3, heads, dim); cu_seqlens: (sequences + 1,) integers, where each
     sequence begins, and the total; max_seqlen: the longest; softmax_scale: 1 / sqrt(dim)
-    by default. Returns (total, heads, dim) in qkv's type. Raises NotImplementedError for
-    other options and ValueError when cu_seqlens does not run from 0 to the total in steps
-    of 0 to max_seqlen.
+    by default. Returns (total, heads, dim) in qkv's type. Raises ValueError when
+    cu_seqlens does not run from 0 to the total in steps of 0 to max_seqlen.
     """
-    _refuse(ATTENTION, rest, options)
     total, bounds = len(qkv), cu_seqlens.tolist()
     lengths = [b - a for a, b in zip(bounds, bounds[1:], strict=False)]
     fits = lengths and (bounds[0], bounds[-1]) == (0, total)
@@ -90,15 +53,13 @@ def flash_attn_varlen_qkvpacked_func(
     return torch.cat(out)
 
 
-def apply_rotary_emb_torch(x: Tensor, cos: Tensor, sin: Tensor, *rest, **options) -> Tensor:
+def apply_rotary_emb_torch(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the first 2 r channels of x, channel i with channel i + r; leave the others.
 
     x: (batch, length, heads, dim), any float type. cos, sin: (length, r) or (batch,
     length, r) with 2 r <= dim. Returns a new tensor of x's shape, in the type that x and
-    cos promote to. Raises ValueError when 2 r exceeds dim, NotImplementedError for other
-    options.
+    cos promote to. Raises ValueError when 2 r exceeds dim.
     """
-    _refuse({"interleaved": False}, rest, options)
     turned = 2 * cos.shape[-1]
     if turned > x.shape[-1]:
         raise ValueError(
@@ -110,14 +71,13 @@ def apply_rotary_emb_torch(x: Tensor, cos: Tensor, sin: Tensor, *rest, **options
     return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., turned:]], dim=-1)
 
 
-def apply_rotary_emb_qkv_(qkv: Tensor, cos: Tensor, sin: Tensor, *rest, **options) -> Tensor:
+def apply_rotary_emb_qkv_(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn queries and keys of qkv in place, computed in at least float32; return qkv.
 
     qkv: (batch, length, 3, heads, dim). cos, sin: (at least length, r). Differentiable
     in qkv: the write is an operation autograd records, and refuses on a leaf that
     requires gradients. Raises as `apply_rotary_emb_torch`.
     """
-    _refuse(ROTARY, rest, options)
     wide = torch.promote_types(qkv.dtype, torch.float32)
     cos, sin = (x[: qkv.shape[1]].to(wide) for x in (cos, sin))
     # One write: autograd then records one step for the whole tensor.
