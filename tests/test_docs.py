@@ -74,7 +74,7 @@ def test_what_is_said_about_machines_without_cuda_is_so():
     from mdlm_mcd.hosts import stubs
 
     text = (ROOT / "docs" / "without_cuda.md").read_text("utf-8")
-    for name in re.findall(r"shims\.(\w+)\(", text):
+    for name in re.findall(r"stubs\.(\w+)\(", text):
         assert name in stubs.__all__, name
     for override in stubs.default_overrides():
         assert f"`{override.partition('=')[0]}`" in text, override

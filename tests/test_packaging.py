@@ -49,6 +49,9 @@ def test_the_wheel_holds_configs_and_plugin(wheel):
         "mdlm_mcd/configs/recipe/mcd_paper.yaml",
         "mdlm_mcd/minihost/configs/config.yaml",
         "mdlm_mcd/minihost/configs/algo/mdlm.yaml",
+        "mdlm_mcd/commands/figures/animation.svg",
+        "mdlm_mcd/commands/figures/index.html",
+        "mdlm_mcd/commands/model_card.md",
         "mdlm_mcd/models/hf/configuration_mdlm.py",
         "mdlm_mcd/models/hf/modeling_mdlm.py",
         "mdlm_mcd/evaluation/report/page.html",
@@ -72,20 +75,8 @@ def installed(request, wheel, tmp_path_factory):
     paths = {sysconfig.get_path(k) for k in ("purelib", "platlib")}
     (site / "dependencies.pth").write_text("\n".join(paths))
     what = [wheel] if request.param == "wheel" else ["--no-build-isolation", "-e", ROOT]
-    call(
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        "--ignore-installed",
-        *what,
-        cwd=folder,
-    )
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
+    call(*pip, "--no-deps", "--no-index", "--ignore-installed", *what, cwd=folder)
     where = call(python, "-c", "import mdlm_mcd; print(mdlm_mcd.__file__)", cwd=folder).strip()
     inside = Path(where).is_relative_to(folder)
     assert inside == (request.param == "wheel")
@@ -114,17 +105,8 @@ def test_the_hosts_own_configs_win_name_clashes(installed, tmp_path):
 
 
 def test_the_minihost_composes_from_any_folder(installed, tmp_path):
-    out = call(
-        installed,
-        "-m",
-        "mdlm_mcd.minihost.main",
-        "algo=mcd",
-        "+recipe=mcd_paper",
-        "algo.loss=kl_fwd",
-        "--cfg",
-        "job",
-        cwd=tmp_path,
-    )
+    given = ("algo=mcd", "+recipe=mcd_paper", "algo.loss=kl_fwd", "--cfg", "job")
+    out = call(installed, "-m", "mdlm_mcd.minihost.main", *given, cwd=tmp_path)
     for line in ("loss: kl_fwd", "max_steps: 50000", "lr: 6.0e-05", "ema: 0.999"):
         assert line in out
     assert not list(tmp_path.iterdir())
@@ -135,7 +117,7 @@ def test_the_entry_point_names_the_plugin():
     assert point.load().MDLMMCDSearchPathPlugin
 
 
-def test_the_command_answers_without_torch(installed, tmp_path):
+def test_the_command_helps_without_torch(installed, tmp_path):
     code = (
         "import sys; from mdlm_mcd.commands import main as cli\n"
         "try: cli.main(['--help'])\n"

@@ -1,12 +1,13 @@
-"""A checkpoint as a Hugging Face folder that opens without this package.
+"""`mdlm-mcd export`: a checkpoint as a folder that opens without this package.
 
-The folder holds `model.safetensors` and `config.json` in the layout of the released
+The folder has `model.safetensors` and `config.json` in the layout of the released
 `mdlm-owt`, the code that `transformers` runs to open them, and a model card. Where
 the weights come from travels in all three.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -23,33 +24,60 @@ from ..errors import ConfigError
 from ..evaluation import candidates
 from ..models import dit, vocabulary
 
-CODE = (
-    Path(dit.__file__).parent / "hf" / "configuration_mdlm.py",
-    Path(dit.__file__).parent / "hf" / "modeling_mdlm.py",
-    Path(dit.__file__),
-)
+MODELS = Path(dit.__file__).parent
+CODE = (MODELS / "hf/configuration_mdlm.py", MODELS / "hf/modeling_mdlm.py", MODELS / "dit.py")
+CARD = Path(__file__).with_name("model_card.md")
 _AUTO_MAP = {
     "AutoConfig": "configuration_mdlm.MDLMConfig",
     "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
 }
-_WRITTEN = (
-    "model.safetensors",
-    "config.json",
-    "README.md",
-    # What tokenizers save.
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "tokenizer.model",
-    "spiece.model",
-)
+# Files of an export; from the fourth on, what tokenizers save.
+_WRITTEN = """
+    model.safetensors config.json README.md
+    tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
+    vocab.json vocab.txt merges.txt chat_template.jinja tokenizer.model spiece.model
+""".split()
 # What the distiller notes in its checkpoints, as far as it travels on.
 _NOTED = ("algo", "loss", "round", "delta", "tau", "teacher_path", "settings", "training")
+
+
+def configure(parser) -> None:
+    parser.description = (
+        "Writes model.safetensors, config.json, the code that opens them "
+        "and a model card. transformers.AutoModelForMaskedLM opens the folder without "
+        "this package, and so do MDLM, Duo (backbone=hf_dit) and algo.teacher_path."
+    )
+    parser.add_argument("checkpoint", metavar="CKPT", help="what teacher_path takes")
+    parser.add_argument("out", metavar="OUT", help="the folder to write")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME_OR_PATH",
+        help="goes along; bpe: the one the embedded host trained",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an export")
+    unsaid = parser.add_argument_group("where the checkpoint does not say it")
+    unsaid.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
+    unsaid.add_argument("--heads", type=int, metavar="N", help="attention heads")
+    unsaid.add_argument("--time-conditioning", action=argparse.BooleanOptionalAction, default=None)
+    parser.set_defaults(call=call)
+
+
+def call(args) -> None:
+    given = {
+        "model_length": args.length,
+        "n_heads": args.heads,
+        "time_conditioning": args.time_conditioning,
+    }
+    line = export(
+        args.checkpoint,
+        args.out,
+        which=args.weights,
+        tokenizer=args.tokenizer,
+        overwrite=args.overwrite,
+        given={k: v for k, v in given.items() if v is not None},
+    )
+    print(line)
 
 
 def export(
@@ -64,39 +92,37 @@ def export(
 
     which: `ema` or `raw`. tokenizer: a folder or Hub name whose tokenizer goes along;
     `bpe` is the one that the embedded host trained. given: model_length, n_heads,
-    dropout or time_conditioning where the checkpoint does not say them. Answers a
+    dropout or time_conditioning where the checkpoint does not say them. Returns a
     line that says what was written. Raises CheckpointError and ConfigError; `out` is
     then as it was.
     """
     out = Path(out).absolute()
     _check_target(out, overwrite)
     source = f"CKPT={checkpoint}"
-    held = weights.read_weights(checkpoint, "CKPT")
-    sizes = candidates.sizes(held, given or {}, source)
-    backbone, taken = candidates.build(held, sizes, which, source, "--weights")
-    info = _info(held, checkpoint, taken)
+    found = weights.read_weights(checkpoint, "CKPT")
+    sizes = candidates.sizes(found, given or {}, source)
+    backbone, taken = candidates.build(found, sizes, which, source, "--weights")
     config = {
         "architectures": ["MDLM"],
         "auto_map": _AUTO_MAP,
         "model_type": "mdlm",
         **sizes,
-        **_schedule(held.config),
+        **_schedule(found.config),
         "torch_dtype": "float32",
-        "mdlm_mcd": info,
+        "mdlm_mcd": _info(found, checkpoint, taken),
     }
-    spoken = None
+    opened = None
     if tokenizer is not None:
-        spoken = candidates.given_tokenizer(tokenizer, held.config)
-        count, config["mask_index"] = vocabulary.masked(spoken, sizes["vocab_size"])
+        opened = candidates.given_tokenizer(tokenizer, found.config)
+        count, config["mask_index"] = vocabulary.masked(opened, sizes["vocab_size"])
         if count != sizes["vocab_size"]:
             raise ConfigError(
                 f"--tokenizer {tokenizer} makes a vocabulary of {count}, mask "
                 f"included, and the model has {sizes['vocab_size']}: name the "
                 "tokenizer it was trained with."
             )
-
     try:
-        _write(out, backbone, config, held.global_step, spoken)
+        _write(out, backbone, config, found.global_step, opened)
     except (OSError, SafetensorError) as error:  # the latter of a full disk
         raise ConfigError(
             f"OUT={out} cannot be written ({error}): name a folder that can."
@@ -106,15 +132,15 @@ def export(
 
 
 def _write(out: Path, backbone, config: dict[str, Any], step, tokenizer) -> None:
-    """The whole folder beside `out`, then in its place."""
+    """Write the whole folder beside `out`, then put it in its place."""
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     part.mkdir(parents=True)
     try:
         tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-        said = {"format": "pt", "mdlm_mcd": json.dumps(config["mdlm_mcd"])}
+        notes = {"format": "pt", "mdlm_mcd": json.dumps(config["mdlm_mcd"])}
         if step is not None:
-            said["global_step"] = str(step)
-        save_file(tensors, part / "model.safetensors", said)
+            notes["global_step"] = str(step)
+        save_file(tensors, part / "model.safetensors", notes)
         (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         for path in CODE:
             shutil.copyfile(path, part / path.name)
@@ -129,7 +155,7 @@ def _write(out: Path, backbone, config: dict[str, Any], step, tokenizer) -> None
 
 
 def _ours(folder: Path) -> bool:
-    """Whether an export of ours is all that a folder holds."""
+    """Return whether an export of ours is all that a folder contains."""
     try:
         config = sanitize.read_json(folder / "config.json")
     except (OSError, ValueError):
@@ -167,8 +193,8 @@ def _put(part: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
-    """Where the weights come from; nothing that names a folder of this machine."""
+def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
+    """Return where the weights come from; nothing that names a folder of this machine."""
 
     def public(path):
         if not isinstance(path, str) or not path:
@@ -177,15 +203,15 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
             return path
         return os.path.basename(os.path.normpath(path))
 
-    info = {k: held.mdlm_mcd[k] for k in _NOTED if k in held.mdlm_mcd}
+    info = {k: found.mdlm_mcd[k] for k in _NOTED if k in found.mdlm_mcd}
     if info:
-        settings = candidates.section(info, "settings") or candidates.section(held.config, "algo")
+        settings = candidates.section(info, "settings") or candidates.section(found.config, "algo")
         info["teacher_path"] = public(info.get("teacher_path"))
         info["settings"] = {**settings, "teacher_path": info["teacher_path"]}
     training = {
-        "optim": held.config.get("optim"),
-        "ema": candidates.section(held.config, "training").get("ema"),
-        "global_batch_size": candidates.section(held.config, "loader").get("global_batch_size"),
+        "optim": found.config.get("optim"),
+        "ema": candidates.section(found.config, "training").get("ema"),
+        "global_batch_size": candidates.section(found.config, "loader").get("global_batch_size"),
     }
     if any(training.values()):
         info["training"] = training
@@ -193,13 +219,13 @@ def _info(held: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
         "exported_by": f"mdlm-mcd {__version__}",
         "checkpoint": public(checkpoint),
         "weights": taken,
-        "global_step": held.global_step,
+        "global_step": found.global_step,
         **info,
     }
 
 
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What `models.schedule` reads in a host's config, for the folder's own."""
+    """Return what `candidates.schedule` reads in a host's config, for the folder's."""
     noise = {
         name: value
         for name, value in candidates.section(config, "noise").items()
@@ -209,44 +235,12 @@ def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"noise": noise} | ({"parameterization": "subs"} if "parameterization" in config else {})
 
 
-_CARD = """---
-library_name: transformers
-tags: [masked-diffusion, mdlm]
----
-# {name}
-
-A masked diffusion language model. {origin}
-
-```python
-import torch
-from transformers import AutoModelForMaskedLM
-
-model = AutoModelForMaskedLM.from_pretrained({name!r}, trust_remote_code=True)
-ids = torch.full((1, {length}), {mask})  # all masks
-{sigma}logits = model(input_ids=ids{timesteps}).logits  # raw, (1, {length}, {vocab})
-```
-
-`trust_remote_code` runs the three Python files of this folder; they need torch and
-transformers, and no flash-attn. Logits are raw: before sampling, forbid the mask
-token {mask}{guess}
-and keep the visible tokens (SUBS). MDLM and Duo open this folder with `backbone=hf_dit`
-and `eval.checkpoint_path`, and mdlm-mcd with `algo.teacher_path`.
-
-| | |
-| --- | --- |
-{rows}
-
-Everything that is known of the training is in `config.json` under `mdlm_mcd`, and in
-the metadata of `model.safetensors`.
-"""
-
-
-def _told(value: Any) -> str:
-    """One line of a table in Markdown; its words may be a stranger's."""
+def _cell(value: Any) -> str:
+    """Return a value as one line of a table in Markdown, escaped."""
     if isinstance(value, dict):
-        return ", ".join(f"{_told(k)}: {_told(v)}" for k, v in value.items())
+        return ", ".join(f"{_cell(k)}: {_cell(v)}" for k, v in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_told, value))
+        return ", ".join(map(_cell, value))
     text = errors.shown(value, 200)
     return "".join("\\" + c if c in "|<>[]`\\" else c for c in text)
 
@@ -256,7 +250,7 @@ def _card(name: str, config: dict[str, Any]) -> str:
     if "loss" in info:
         origin = (
             f"A student of Masked Consistency Distillation (arXiv 2602.00792), "
-            f"distilled from {_told(info.get('teacher_path') or 'a random start')}."
+            f"distilled from {_cell(info.get('teacher_path') or 'a random start')}."
         )
     else:
         origin = "Nothing is noted of a distillation: the weights are a host's own."
@@ -264,7 +258,7 @@ def _card(name: str, config: dict[str, Any]) -> str:
     facts = {k: v for k, v in {**info, **sizes}.items() if v not in (None, "", {})}
     timed = config["time_conditioning"]
     sigma = "sigma = torch.tensor([6.9])  # -log alpha_t, where alpha_t = 1e-3\n"
-    return _CARD.format(
+    return CARD.read_text("utf-8").format(
         name=name,
         sigma=sigma if timed else "",
         timesteps=", timesteps=sigma" if timed else "",
@@ -273,5 +267,5 @@ def _card(name: str, config: dict[str, Any]) -> str:
         vocab=config["vocab_size"],
         mask=config.get("mask_index", config["vocab_size"] - 1),
         guess="" if "mask_index" in config else " (the last, unless the tokenizer has its own)",
-        rows="\n".join(f"| {k} | {_told(v)} |" for k, v in facts.items()),
+        rows="\n".join(f"| {k} | {_cell(v)} |" for k, v in facts.items()),
     )

@@ -1,8 +1,8 @@
 """Adapters: one module for each family of host code bases.
 
-`algo._target_` in our configs names a class of this module. Which class that is
-depends on the host, so it is made when it is asked for: the host's `main.py` has
-imported its own modules by then, and what is loaded is what runs.
+`algo._target_` in our configs names a class of this module. Its host is known only
+once the host's `main.py` has imported its own modules, so the class is made when it is
+asked for.
 """
 
 from __future__ import annotations
@@ -19,33 +19,32 @@ DISTILLERS = ("MCD", "SDTT", "CD4LM", "DCD")
 
 
 def detect() -> tuple[HostSpec, ModuleType]:
-    """The host's spec and its module of models, recognised by what it offers.
+    """Find the host's spec and its module of models among the loaded modules.
 
     Raises ConfigError listing what was looked for.
     """
-    # A clone's `main.py` runs from its own folder and imports its models by a plain
-    # name. A real host goes before the embedded one, which our own code may have
-    # loaded too.
+    # A clone imports its models by a plain name. It goes before the embedded host,
+    # which our own code may have loaded too.
     candidates = [(spec, name) for spec in SPECS for name in spec.modules]
-    said = []
+    missing = []
     for spec, name in sorted(candidates, key=lambda c: "." in c[1]):
         module = sys.modules.get(name)
         if module is None:
-            said.append(f"no module `{name}` is loaded")
+            missing.append(f"no module `{name}` is loaded")
         elif lacks := spec.missing_attributes(module):
-            said.append(f"module `{name}` lacks {', '.join(lacks)}")
+            missing.append(f"module `{name}` lacks {', '.join(lacks)}")
         else:
             return spec, module
     raise ConfigError(
         "algo._target_ names a distiller, but no host it could train was found ("
-        + "; ".join(said)
+        + "; ".join(missing)
         + "): run it from the main.py of a Duo or MDLM clone, or as "
         "python -m mdlm_mcd.minihost.main algo=mcd."
     )
 
 
 def resolve_model_class(mixin: type, spec: HostSpec) -> str:
-    """The name of the host's class that a distiller of ours trains.
+    """Return the name of the host's class that a distiller of ours trains.
 
     Raises ConfigError for a host without such models.
     """
@@ -63,7 +62,7 @@ def resolve_model_class(mixin: type, spec: HostSpec) -> str:
 
 @functools.cache
 def distiller(name: str, spec: HostSpec, module: ModuleType) -> type:
-    """A student class: the adapter's answers, the mixin's training, the host's rest."""
+    """Build a student class: the adapter's hooks, the mixin's training, the host's rest."""
     from .. import distillers  # imports torch: `mdlm-mcd patch` does without
 
     adapter = importlib.import_module(f"{__name__}.{spec.adapter}")
@@ -72,8 +71,12 @@ def distiller(name: str, spec: HostSpec, module: ModuleType) -> type:
     return type(
         name,
         (adapter.Host, mixin, getattr(module, model)),
-        # Where pickle finds it again, made for the host that is loaded there.
-        {"__doc__": mixin.__doc__, "__module__": __name__},
+        {
+            "__doc__": mixin.__doc__,
+            # Where pickle finds it again, made for the host that is loaded there.
+            "__module__": __name__,
+            "host_dataloader": spec.modules[module.__name__],
+        },
     )
 
 

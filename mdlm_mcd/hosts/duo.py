@@ -6,15 +6,15 @@ import torch
 
 from ..errors import ConfigError
 from ..sampling.denoiser import denoiser as model_denoiser
-from . import sampling
 from .common import LightningHost, no_autocast
+from .sampling import SAMPLERS
 from .specs import DUO
 
 
 def denoise(model, backbone, z, alpha_t, labels):
-    """`backbone`'s raw logits for z (batch, length), called as `model` calls its own.
+    """Return `backbone`'s raw logits for z, called as `model` calls its own.
 
-    alpha_t: (batch,); labels: (batch,) classes, or None.
+    z: (batch, length); alpha_t: (batch,); labels: (batch,) classes, or None.
     """
     sigma = model._process_sigma(model._sigma_from_alphat(alpha_t[:, None]))
     # Only where there are classes: older backbones do not take the argument.
@@ -23,16 +23,25 @@ def denoise(model, backbone, z, alpha_t, labels):
         return backbone(z, sigma, **classes)
 
 
-class Host(LightningHost, sampling.SamplingHost):
-    """Answers the distillers' `host_` methods with Duo's own."""
+def denoiser(model, labels=None):
+    """Return a host's model as a `sampling.Denoise`.
 
-    predictors = (*sampling.OURS, *DUO.predictors)
-    uniform_predictors = DUO.uniform_predictors
+    labels: (batch,) classes for models conditioned on them.
+    """
+    return model_denoiser(model, denoise, labels)
+
+
+class Host(LightningHost):
+    """Implement the distillers' `host_` methods by Duo's own."""
+
+    spec = DUO
+    # Duo has an `ancestral` of its own, which it refuses for masked models.
+    samplers = tuple(name for name in SAMPLERS if name != "ancestral")
 
     def _validate_configuration(self):
-        # Hosts accept what they know, branch ch-1 nothing but this.
+        # Hosts accept the names that they know, branch ch-1 nothing but this one.
         named = self.sampler
-        self.sampler = "ancestral_cache" if named in sampling.OURS else named
+        self.sampler = "ancestral_cache" if named in self.samplers else named
         super()._validate_configuration()
         self.sampler = named
 
@@ -43,18 +52,16 @@ class Host(LightningHost, sampling.SamplingHost):
     def host_inputs(self, batch, uniform):
         x0, _, valid = self._process_model_input(batch["input_ids"], batch["attention_mask"])
         labels = batch.get("labels")
-        conditional = getattr(self, "class_conditional", False)  # not on ch-1
-        if conditional and labels is None:
-            raise ConfigError(
-                f"data.num_classes={self.num_classes} asks for classes, and the "
-                "batches have no `labels`: use data with labels, or set "
-                "data.num_classes=null."
-            )
-        if conditional:
+        if getattr(self, "class_conditional", False):  # not on ch-1
+            if labels is None:
+                raise ConfigError(
+                    f"data.num_classes={self.num_classes} asks for classes, and the "
+                    "batches have no `labels`: use data with labels, or set "
+                    "data.num_classes=null."
+                )
             # As in the host's `nll`: guidance needs a student that also knows the
             # class `num_classes`, "none in particular".
-            dropped = uniform("class dropout").to(labels.device)
-            dropped = dropped < self.class_cond_dropout
+            dropped = uniform("class dropout").to(labels.device) < self.class_cond_dropout
             labels = torch.where(dropped, self.num_classes, labels)
         return x0, valid, labels
 
@@ -68,13 +75,13 @@ class Host(LightningHost, sampling.SamplingHost):
         self.metrics.update_train(loss_sum, 0.0, num_tokens)
 
     def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
-        """Token ids (num_samples, length) by `sampling.predictor`, ours or the host's.
+        """Draw token ids (num_samples, length) by `sampling.predictor`, ours or the host's.
 
         Raises ConfigError for guidance, which only the host's own samplers know.
         """
         # Only where there are classes: older hosts do not take the argument.
         classes = {} if labels is None else {"labels": labels.to(self.device)}
-        if self.sampler not in sampling.OURS:
+        if self.sampler not in self.samplers:
             return super().generate_samples(num_samples, num_steps=num_steps, eps=eps, **classes)
         weight = self.config.sampling.get("guid_weight")
         if classes and weight:
@@ -83,11 +90,3 @@ class Host(LightningHost, sampling.SamplingHost):
                 "set sampling.predictor=ancestral_cache, or the weight to null."
             )
         return self.host_draw(denoiser(self, **classes), num_samples, num_steps)
-
-
-def denoiser(model, labels=None):
-    """A host's model as a `sampling.Denoise`.
-
-    labels: (batch,) classes for models conditioned on them.
-    """
-    return model_denoiser(model, denoise, labels)

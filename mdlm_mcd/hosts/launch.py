@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import linecache
 import os
-import re
 import sys
 import traceback
 from importlib.util import decode_source
@@ -20,20 +19,16 @@ from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 from ..errors import ConfigError, MCDError
 from ..settings import console
 from . import patches, refusals, stubs
-from .specs import MDLM, HostSpec, of_folder
+from .specs import HostSpec, of_folder
 
 
 def prepare(folder: Path) -> tuple[HostSpec, str, bool]:
-    """(spec, source of main.py, whether it was patched just now in memory).
+    """Return (spec, source of main.py, whether it was patched just now in memory).
 
     Raises ConfigError for a folder that is no host, or that the patch does not fit.
     """
     spec = of_folder(folder)
-    hunks = patches.of(spec)
-    files = patches.read(folder, hunks)
-    now, where = patches.state(files, hunks)
-    if now == patches.CONFLICT:
-        raise patches.conflict(folder, spec, where)
+    now, files, hunks = patches.examine(folder, spec)
     if now == patches.PRISTINE:
         files = patches.changed(files, hunks)
     try:  # as the interpreter does: a byte order mark, a line that names the encoding
@@ -47,11 +42,8 @@ def prepare(folder: Path) -> tuple[HostSpec, str, bool]:
 
 
 def overrides(spec: HostSpec, given: list[str], in_memory: bool) -> list[str]:
-    """The user's overrides, fitted to a host whose configs are as they were."""
-    # The patch gives MDLM the entry `algo` in its defaults list; without it the group
-    # has to be added, and with it, as in Duo, only then.
-    plus = "+" if spec is MDLM and in_memory else ""
-    given = [plus + arg.removeprefix("+") if re.match(r"\+?algo=", arg) else arg for arg in given]
+    """Fit the user's overrides to a host whose configs are as they are on disk."""
+    given = spec.fit_algo(given, patched=not in_memory)
     # Beside the others: argparse, which Hydra uses, wants all of them in one place.
     at = next((i for i, arg in enumerate(given) if _is_override(arg)), len(given))
     return [*given[:at], *stubs.default_overrides(given), *given[at:]]
@@ -71,49 +63,43 @@ def main() -> None:
         if console.wants_traceback():
             raise
         raise SystemExit(console.sentence(f"mdlm-mcd: {error}")) from None
-    said = stubs.install(folder)
+    supplied = stubs.install(folder)
     arguments = overrides(spec, sys.argv[1:], in_memory)
     if os.environ.get("LOCAL_RANK", "0") == "0":
         how = "patched in memory" if in_memory else "patched on disk"
-        print(f"mdlm-mcd run: {spec.name}'s main.py, {how}", *said, sep="\n  ", file=sys.stderr)
+        print(f"mdlm-mcd run: {spec.name}'s main.py, {how}", *supplied, sep="\n  ", file=sys.stderr)
     path = str(folder / "main.py")
     sys.argv = [path, *arguments]
     if str(folder) not in sys.path:  # PYTHONSAFEPATH
         sys.path.insert(0, str(folder))
     os.environ[IN_MEMORY] = str(folder)
-    remember(path, source)
+    # Tracebacks show the lines that run, split as Python counts them, not those on disk.
+    linecache.cache[path] = (len(source), None, io.StringIO(source).readlines(), path)
     sys.excepthook = traceback.print_exception  # the built-in one reads the disk
     run(path, stubs.compiled(path, source))
 
 
-def remember(path: str, source: str) -> None:
-    """Have tracebacks show the lines that run, not those on disk."""
-    lines = io.StringIO(source).readlines()  # unlike `splitlines`, as Python counts
-    linecache.cache[path] = (len(source), None, lines, path)
-
-
 def run(path: str, code) -> None:
-    """main.py in this very module, as the interpreter would run it.
+    """Run main.py in this very module, as the interpreter would.
 
     Hydra, pickle and Lightning's launcher all look for `__main__`. Our own errors,
     Hydra's about overrides, Lightning's and the Hub's end in their sentence and status
     1.
     """
     scope = sys.modules["__main__"].__dict__
-    explain, given, folder = refusals.explain, sys.argv[1:], os.path.dirname(path)
-    edges = console
-    # Else Hydra prints a traceback of its own and ends the program.
-    edges.hydra_raises()
+    given, folder = sys.argv[1:], os.path.dirname(path)
+    explain, ends = refusals.explain, console  # the names of this module go
+    ends.hydra_raises()  # else Hydra prints a traceback of its own and ends the program
     for name in [n for n in scope if not n.startswith("__")]:
         del scope[name]  # main.py finds a module as fresh as it would be
     scope["__file__"] = path
     try:
         exec(code, scope)
     except Exception as error:
-        said = explain(error, given, folder)
-        if said is None or edges.wants_traceback():
+        known = explain(error, given, folder)
+        if known is None or ends.wants_traceback():
             raise
-        raise SystemExit(edges.sentence(said)) from None
+        raise SystemExit(ends.sentence(known)) from None
 
 
 if __name__ == "__main__":

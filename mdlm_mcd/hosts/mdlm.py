@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import torch
 
-from .. import sampling
 from ..sampling.denoiser import denoiser as model_denoiser
 from .common import LightningHost, no_autocast
-from .sampling import SamplingHost
+from .sampling import SAMPLERS
 from .specs import MDLM
 
 
 def denoise(model, backbone, z, alpha_t, labels=None):
-    """`backbone`'s raw logits for z (batch, length), called as `model` calls its own.
+    """Return `backbone`'s raw logits for z, called as `model` calls its own.
 
-    alpha_t: (batch,); labels: None, since this host knows no classes.
+    z: (batch, length); alpha_t: (batch,); labels: None, since this host has no classes.
     """
     sigma = model._process_sigma(-torch.log(alpha_t))
     with no_autocast():
         return backbone(z, sigma)
 
 
-class Host(LightningHost, SamplingHost):
-    """Answers the distillers' `host_` methods with MDLM's own."""
+def denoiser(model):
+    """Return a host's model as a `sampling.Denoise`."""
+    return model_denoiser(model, denoise)
 
-    predictors = (*sampling.SAMPLERS, *MDLM.predictors)
+
+class Host(LightningHost):
+    """Implement the distillers' `host_` methods by MDLM's own."""
+
+    spec = MDLM
+    samplers = tuple(SAMPLERS)
 
     @staticmethod
     def model_setting(config, name):
@@ -36,8 +41,7 @@ class Host(LightningHost, SamplingHost):
         return x0, valid, None
 
     def host_alpha(self, t):
-        sigma = self.noise(t)[0]
-        return torch.exp(-sigma)
+        return torch.exp(-self.noise(t)[0])
 
     def host_denoise(self, backbone, z, alpha_t, condition):
         return denoise(self, backbone, z, alpha_t)
@@ -47,13 +51,7 @@ class Host(LightningHost, SamplingHost):
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True, sync_dist=True)
 
     def _sample(self, num_steps=None, eps=1e-5):
-        """Token ids by `sampling.predictor`, ours or the host's."""
-        if self.sampler not in sampling.SAMPLERS:
+        """Draw token ids by `sampling.predictor`, ours or the host's."""
+        if self.sampler not in self.samplers:
             return super()._sample(num_steps=num_steps, eps=eps)
-        count = self.config.loader.eval_batch_size
-        return self.host_draw(denoiser(self), count, num_steps)
-
-
-def denoiser(model):
-    """A host's model as a `sampling.Denoise`."""
-    return model_denoiser(model, denoise)
+        return self.host_draw(denoiser(self), self.config.loader.eval_batch_size, num_steps)

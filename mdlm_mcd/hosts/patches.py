@@ -1,7 +1,7 @@
-"""Our patches: applied to a host's files, reverted, or laid over them in memory.
+"""Apply our patches to a host's files, revert them, or apply them in memory.
 
 A hunk is a block of lines and what it becomes. It fits where the block occurs
-exactly once, wherever in the file that is, and nothing is guessed beyond that.
+exactly once, wherever in the file that is; nothing is guessed beyond that.
 `git apply` does the same to a pristine clone.
 """
 
@@ -28,27 +28,19 @@ class Hunk:
 
 
 def parse(text: str) -> list[Hunk]:
-    """The hunks of a unified diff."""
-    hunks, file, before, after = [], "", [], []
-
-    def close():
-        if before or after:
-            blocks = ("".join(lines).encode() for lines in (before, after))
-            hunks.append(Hunk(file, *blocks))
-        before.clear(), after.clear()
-
+    """Read the hunks of a unified diff."""
+    hunks: list[Hunk] = []
+    file = ""
     for line in text.splitlines(keepends=True):
         if line.startswith(("--- ", "+++ ")):
-            close()
             file = line[4:].strip().partition("/")[2]
         elif line.startswith("@@"):
-            close()
+            hunks.append(Hunk(file, b"", b""))
         elif line[0] in " -+":
-            if line[0] != "+":
-                before.append(line[1:])
-            if line[0] != "-":
-                after.append(line[1:])
-    close()
+            block = line[1:].encode()
+            last = hunks[-1]
+            before = last.before + block * (line[0] != "+")
+            hunks[-1] = Hunk(file, before, last.after + block * (line[0] != "-"))
     return hunks
 
 
@@ -57,7 +49,7 @@ def of(spec: HostSpec) -> list[Hunk]:
 
 
 def read(folder: Path, hunks: list[Hunk]) -> dict[str, bytes]:
-    """The files that the hunks change, by name.
+    """Read the files that the hunks change, by name.
 
     Raises ConfigError when one is missing.
     """
@@ -71,12 +63,12 @@ def read(folder: Path, hunks: list[Hunk]) -> dict[str, bytes]:
 
 
 def _native(block: bytes, text: bytes) -> bytes:
-    """The block with the line ends of the file, which git may have made CRLF."""
+    """Return the block with the line ends of the file, which git may have made CRLF."""
     return block.replace(b"\n", b"\r\n") if b"\r\n" in text else block
 
 
 def state(files: dict[str, bytes], hunks: list[Hunk]) -> tuple[str, str]:
-    """PRISTINE, PATCHED or CONFLICT, and the file and line where hunks disagree."""
+    """Return PRISTINE, PATCHED or CONFLICT, and the file and line where hunks disagree."""
     found = []
     for hunk in hunks:
         text = files[hunk.file]
@@ -88,8 +80,8 @@ def state(files: dict[str, bytes], hunks: list[Hunk]) -> tuple[str, str]:
         elif text.count(before) == 1 and text.count(after) == 0:
             found.append(PRISTINE)
         else:
-            line = hunk.before.splitlines()[len(hunk.before.splitlines()) // 2]
-            return CONFLICT, f"{hunk.file}, around `{line.decode().strip()}`"
+            lines = hunk.before.decode().splitlines()
+            return CONFLICT, f"{hunk.file}, around `{lines[len(lines) // 2].strip()}`"
     if len(set(found)) == 1:
         return found[0], ""
     odd = next(h for h, s in zip(hunks, found, strict=True) if s != found[0])
@@ -97,7 +89,7 @@ def state(files: dict[str, bytes], hunks: list[Hunk]) -> tuple[str, str]:
 
 
 def changed(files: dict[str, bytes], hunks: list[Hunk], revert: bool = False) -> dict[str, bytes]:
-    """The files with every hunk applied (or reverted); they must be in that state."""
+    """Return the files with every hunk applied (or reverted)."""
     files = dict(files)
     for hunk in hunks:
         text = files[hunk.file]
@@ -131,25 +123,30 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
         ) from error
 
 
-def conflict(folder: Path, spec: HostSpec, where: str) -> ConfigError:
-    return ConfigError(
-        f"{folder} has local edits where {spec.patch} would go ({where}), and was "
-        f"not touched: make the change of {patches_dir() / spec.patch} by hand, or "
-        "put the file back and try again."
-    )
+def examine(folder: Path, spec: HostSpec) -> tuple[str, dict[str, bytes], list[Hunk]]:
+    """Return (PRISTINE or PATCHED, the files, the hunks) of a clone.
 
-
-def patch(folder: str | Path, spec: HostSpec, check=False, revert=False) -> str:
-    """What `mdlm-mcd patch` does to a clone; answers what to tell the user.
-
-    Raises ConfigError, with nothing written, where the patch does not fit.
+    Raises ConfigError where the patch does not fit.
     """
-    folder = Path(folder)
     hunks = of(spec)
     files = read(folder, hunks)
     now, where = state(files, hunks)
     if now == CONFLICT:
-        raise conflict(folder, spec, where)
+        raise ConfigError(
+            f"{folder} has local edits where {spec.patch} would go ({where}), and was "
+            f"not touched: make the change of {patches_dir() / spec.patch} by hand, or "
+            "put the file back and try again."
+        )
+    return now, files, hunks
+
+
+def patch(folder: str | Path, spec: HostSpec, check=False, revert=False) -> str:
+    """Patch a clone, as `mdlm-mcd patch` does; return the line to print.
+
+    Raises ConfigError, with nothing written, where the patch does not fit.
+    """
+    folder = Path(folder)
+    now, files, hunks = examine(folder, spec)
     names = " and ".join(dict.fromkeys(h.file for h in hunks))
     verb = "revert" if revert else "apply"
     if now == (PRISTINE if revert else PATCHED):

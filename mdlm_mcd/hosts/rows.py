@@ -32,20 +32,21 @@ class Rows:
         CombinedLoader(self.first).reset()  # ends their workers
         batches = self.loop.epoch_loop.batch_progress
         # After the last batch of an epoch the next one is about to begin.
-        self._place(0 if batches.is_last_batch else batches.current.processed)
+        self._seek(0 if batches.is_last_batch else batches.current.processed)
         iter(self.loop._data_fetcher)
 
     def begin_epoch(self) -> None:
         """Order the rows of an epoch by the seed and its number alone."""
         if self.epoch not in (None, self.loop.epoch_progress.current.processed):
-            self._place(0)
+            self._seek(0)
 
-    def _place(self, batches: int) -> None:
-        self.epoch = epoch = self.loop.epoch_progress.current.processed
+    def _seek(self, batches: int) -> None:
+        self.epoch = self.loop.epoch_progress.current.processed
         for loader in self._loaders():
-            sampler, counter = loader.sampler, batches * loader.batch_size
-            if isinstance(sampler, DistributedSampler):
-                sampler.load_state_dict({"epoch": epoch, "counter": counter})
+            state = {"counter": batches * loader.batch_size}
+            if isinstance(loader.sampler, DistributedSampler):
+                state["epoch"] = self.epoch
             else:
-                order = counter_generator(self.seed, "rows", epoch).get_state()
-                sampler.load_state_dict({"random_state": order, "counter": counter})
+                generator = counter_generator(self.seed, "rows", self.epoch)
+                state["random_state"] = generator.get_state()
+            loader.sampler.load_state_dict(state)

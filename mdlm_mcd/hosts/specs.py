@@ -1,13 +1,15 @@
-"""The families of hosts, told apart by what they offer.
+"""The families of hosts, recognised by what they offer.
 
-A family is described once, in `SPECS`. A loaded module and a folder of sources
-are held against the same names, so what `mdlm-mcd patch` accepts is what the
-adapter can train. Light: no torch, no host module is imported here.
+A loaded module and a folder of sources are compared with the same names, so what
+`mdlm-mcd patch` accepts is what the adapter can train. Light: no torch, no host module
+is imported here.
 """
 
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,22 +17,23 @@ from types import ModuleType
 from ..errors import ConfigError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HostSpec:
     """One family of host code bases.
 
-    adapter: the module of ours that knows it; modules: the host's module of models,
-    the first name being that in a clone; model: the class distillers are married to;
+    adapter: the module of ours for it; modules: the host's modules of models, each with
+    its module of loaders, those of a clone first; model: the class that students are
+    made of; needed: methods by which it is recognised; sources: files of a clone in
+    which class and methods are found; patch: what makes its main.py train our classes;
+    predictors: its own values of `sampling.predictor` that fit masked models;
     uniform_model, uniform_predictors: as model and predictors, for uniform-state
-    models, if there are any;
-    needed: methods that tell it; sources: files of a clone in which
-    class and methods are found; patch: what makes its main.py train our classes;
-    predictors: its own values of `sampling.predictor` that fit masked models.
+    models, if there are any; has_algo: whether its configs have a group `algo` before
+    they are patched.
     """
 
     name: str
     adapter: str
-    modules: tuple[str, ...]
+    modules: dict[str, str]
     model: str
     needed: tuple[str, ...]
     sources: tuple[str, ...]
@@ -38,21 +41,22 @@ class HostSpec:
     predictors: tuple[str, ...]
     uniform_model: str | None = None
     uniform_predictors: tuple[str, ...] = ()
+    has_algo: bool = True
 
     @property
     def models(self) -> dict[str, str | None]:
-        """Classes by the parameterization of what they train."""
+        """Return classes by the parameterization of what they train."""
         return {"subs": self.model, "mean": self.uniform_model}
 
     def missing_attributes(self, module: ModuleType) -> list[str]:
-        """What a loaded module of models does not offer (empty: it fits)."""
+        """Return what a loaded module of models does not offer (empty: it fits)."""
         model = getattr(module, self.model, None)
         if model is None:
             return [self.model]
         return [f"{self.model}.{n}" for n in self.needed if not hasattr(model, n)]
 
     def missing_on_disk(self, folder: Path) -> list[str]:
-        """The same of a clone, whose sources are read and not run."""
+        """Return the same of a clone, whose sources are read and not run."""
         missing = [n for n in ("main.py", *self.sources) if not (folder / n).is_file()]
         if missing:
             return missing
@@ -64,7 +68,16 @@ class HostSpec:
         }
         wanted = {self.model: f"class {self.model}"}
         wanted |= {n: f"{self.model}.{n}" for n in self.needed}
-        return [said for name, said in wanted.items() if name not in defined]
+        return [shown for name, shown in wanted.items() if name not in defined]
+
+    def fit_algo(self, overrides: Iterable[str], patched: bool) -> list[str]:
+        """Return overrides with `algo=` as the host's configs take it.
+
+        Where they have no such group it has to be added, as `+algo=`; where they have
+        one Hydra refuses the plus. patched: on disk, which gives MDLM the group.
+        """
+        algo = "algo=" if self.has_algo or patched else "+algo="
+        return [re.sub(r"^\+?algo=", algo, override) for override in overrides]
 
 
 def _parse(path: Path) -> ast.AST:
@@ -80,7 +93,7 @@ def _parse(path: Path) -> ast.AST:
 DUO = HostSpec(
     name="Duo",
     adapter="duo",
-    modules=("algo", "mdlm_mcd.minihost.algo"),
+    modules={"algo": "dataloader", "mdlm_mcd.minihost.algo": "mdlm_mcd.minihost.dataloader"},
     model="MDLM",
     needed=(
         "_process_model_input",
@@ -100,19 +113,20 @@ DUO = HostSpec(
 MDLM = HostSpec(
     name="MDLM",
     adapter="mdlm",
-    modules=("diffusion",),
+    modules={"diffusion": "dataloader"},
     model="Diffusion",
     needed=("_maybe_sub_sample", "_process_sigma", "_subs_parameterization", "_loss", "q_xt"),
     sources=("diffusion.py",),
     patch="mdlm.patch",
     predictors=("ddpm_cache", "ddpm", "analytic"),
+    has_algo=False,
 )
 
 SPECS = (DUO, MDLM)
 
 
 def takes_labels(folder: Path) -> bool:
-    """Whether a Duo clone is as on branch main (class labels) and not as on ch-1."""
+    """Return whether a Duo clone is as on branch main (class labels), not as on ch-1."""
     return any(
         isinstance(node, ast.FunctionDef)
         and node.name == "nll"
@@ -122,25 +136,24 @@ def takes_labels(folder: Path) -> bool:
 
 
 def of_folder(folder: str | Path) -> HostSpec:
-    """The spec of a clone.
+    """Find the spec of a clone.
 
     Raises ConfigError listing what was looked for and not found.
     """
-    folder = Path(folder)
-    said = []
+    folder, missing = Path(folder), []
     for spec in SPECS:
         lacks = spec.missing_on_disk(folder)
         if not lacks:
             return spec
-        said.append(f"for {spec.name}'s spec it lacks {', '.join(lacks)}")
+        missing.append(f"for {spec.name}'s spec it lacks {', '.join(lacks)}")
     raise ConfigError(
-        f"{folder} holds no host this plugin knows ({'; '.join(said)}): name the "
+        f"{folder} holds no host this plugin knows ({'; '.join(missing)}): name the "
         "folder of a clone of Duo or MDLM, where its main.py is."
     )
 
 
 def packages(folder: Path) -> set[str]:
-    """Top-level packages that a clone's main.py cannot start without.
+    """Return the top-level packages that a clone's main.py cannot start without.
 
     What its modules import when they are loaded, and those of its own that they
     import; not what stands in functions, or in `try`.
@@ -156,11 +169,9 @@ def packages(folder: Path) -> set[str]:
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                prefix = f"{node.module}." if node.module else ""
-                names = [prefix + alias.name for alias in node.names]
-                if node.level:
-                    here = path.parent.relative_to(folder).parts
-                    names = [".".join([*here, name]) for name in names]
+                here = path.parent.relative_to(folder).parts if node.level else ()
+                parts = [*here, *filter(None, [node.module])]
+                names = [".".join([*parts, alias.name]) for alias in node.names]
             else:
                 continue
             for name in names:
@@ -171,10 +182,9 @@ def packages(folder: Path) -> set[str]:
 
 
 def _own_modules(folder: Path, name: str) -> list[Path]:
-    """The clone's files behind an imported name, outermost package first."""
+    """Return the clone's files behind an imported name, outermost package first."""
     found, place = [], folder
     for part in name.split("."):
         place = place / part
-        for path in (place.with_suffix(".py"), place / "__init__.py"):
-            found += [path] if path.is_file() else []
+        found += [p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()]
     return found

@@ -23,6 +23,32 @@ PRODUCTS = (
 )
 
 
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_command_has_its_arguments(name, capsys, monkeypatch):
+    """And `run` hands all that follows to Hydra."""
+    if name == "run":
+        started = []
+        monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
+        monkeypatch.setattr(subprocess, "call", lambda command: started.append(command))
+        main.main(["run", "-m", "algo=mcd", "--help", "--"])
+        assert started[0][1:] == ["-m", "mdlm_mcd.hosts.launch", "-m", "algo=mcd", "--help", "--"]
+        return
+    with pytest.raises(SystemExit) as end:
+        main.main([name, "--help"])
+    assert end.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 8
+
+
+@pytest.mark.parametrize(
+    "flag, value, words",
+    [("--u-law", "lattice:x", "the step x is no number"), ("--steps", "8,x", "list of ints")],
+)
+def test_arguments_of_the_sweep(flag, value, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main.main(["sweep", "x.ckpt", flag, value])
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
 def command(*args, **kwargs):
     return subprocess.Popen(
         [sys.executable, "-m", "mdlm_mcd.commands.main", *map(str, args)],

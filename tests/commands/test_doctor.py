@@ -25,9 +25,8 @@ def teacher(compose, tmp_path):
     """A checkpoint as a host writes it, EMA and all."""
     config = compose()
     model = algo.MDLM(config, dataloader.get_tokenizer(config))
-    held = {"state_dict": model.state_dict(), "global_step": 7, "loops": {}}
-    held["ema"] = model.ema.state_dict()
-    torch.save(held, tmp_path / "teacher.ckpt")
+    state = {"state_dict": model.state_dict(), "global_step": 7, "loops": {}}
+    torch.save({**state, "ema": model.ema.state_dict()}, tmp_path / "teacher.ckpt")
     return tmp_path / "teacher.ckpt"
 
 
@@ -40,7 +39,7 @@ def test_a_host_that_is_ready(host, teacher, capsys):
     assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}"]) == 0
     said = capsys.readouterr().out
     for words in (
-        "Duo's layout as on branch main",
+        "Duo's spec as on branch main",
         "applied",
         "sees algo=mcd",
         "torch 2",
@@ -101,37 +100,40 @@ def test_a_teacher_is_looked_for_from_the_hosts_folder(host, teacher, place):
     assert finding.mark == doctor.OK and "with EMA, step 7" in finding.text
 
 
-def test_a_teacher_of_another_kind(host, teacher):
+@pytest.fixture
+def changed(host, teacher):
+    """`changed(**items)`: a patched host's teacher with other items in its file."""
     patches.patch(host, DUO)
-    held = torch.load(teacher, weights_only=True)
-    held["hyper_parameters"] = {"config": {"algo": {"parameterization": "mean"}}}
-    torch.save(held, teacher)
-    finding = found(host, [f"algo.teacher_path={teacher}"])["checkpoint"]
+
+    def build(**items):
+        torch.save({**torch.load(teacher, weights_only=True), **items}, teacher)
+        return f"algo.teacher_path={teacher}"
+
+    return build
+
+
+UNIFORM = {"config": {"algo": {"parameterization": "mean"}}}
+
+
+def test_a_teacher_of_another_kind(host, changed):
+    finding = found(host, [changed(hyper_parameters=UNIFORM)])["checkpoint"]
     assert finding.mark == doctor.STOP and "parameterization=mean" in finding.text
 
 
-def test_a_run_of_another_distiller(host, teacher):
-    """`algo=dcd` is held against what DCD needs, not MCD."""
-    patches.patch(host, DUO)
-    held = torch.load(teacher, weights_only=True)
-    held["hyper_parameters"] = {"config": {"algo": {"parameterization": "mean"}}}
-    torch.save(held, teacher)
-    given = ["algo=dcd", f"algo.teacher_path={teacher}"]
-    said = found(host, given)
-    assert {said[x].mark for x in ("predictor", "algo", "checkpoint")} == {doctor.OK}
-    assert "sampling.predictor=ancestral" in said["predictor"].text
-    assert "noise" not in said  # the method brings its own
+def test_a_run_of_another_distiller(host, changed):
+    """`algo=dcd` is compared with what DCD needs, not MCD."""
+    given = ["algo=dcd", changed(hyper_parameters=UNIFORM)]
+    findings = found(host, given)
+    assert {findings[x].mark for x in ("predictor", "algo", "checkpoint")} == {doctor.OK}
+    assert "sampling.predictor=ancestral" in findings["predictor"].text
+    assert "noise" not in findings  # the method brings its own
     finding = found(host, [*given, "sampling.predictor=sparse"])["predictor"]
     assert finding.mark == doctor.STOP and "uniform-state models" in finding.text
     assert found(host, [*given, "algo.loss=mse"])["algo"].mark == doctor.STOP
 
 
-def test_a_teacher_without_an_average(host, teacher):
-    patches.patch(host, DUO)
-    held = torch.load(teacher, weights_only=True)
-    del held["ema"]
-    torch.save(held, teacher)
-    given = [f"algo.teacher_path={teacher}"]
+def test_a_teacher_without_an_average(host, changed):
+    given = [changed(ema=None)]
     assert "algo.init_from=raw" in found(host, given)["checkpoint"].text
     assert found(host, [*given, "algo.init_from=raw"])["checkpoint"].mark == doctor.OK
 

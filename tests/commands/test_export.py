@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mdlm_mcd.checkpoints.weights import load_weights, read_weights
+from mdlm_mcd.checkpoints.weights import read_weights
 from mdlm_mcd.commands import export, main
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.evaluation import embedded
@@ -32,6 +32,16 @@ SIZES = {
     "dropout": 0.0,
     "time_conditioning": False,
 }
+
+
+# A distillation that changes nothing.
+FROZEN = (
+    "algo=mcd",
+    "algo.rounds=1",
+    "algo.steps_per_round=1",
+    "trainer.max_steps=1",
+    "optim.lr=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +157,8 @@ def test_the_folder_says_where_it_comes_from(runs, out):
         said, names = file.metadata(), list(file.keys())
     assert said["format"] == "pt" and json.loads(said["mdlm_mcd"]) == noted
     assert all(name.startswith("backbone.") for name in names)
-    held = torch.load(runs["student"], weights_only=True)
-    assert set(names) == {k for k in held["state_dict"] if k.startswith("backbone.")}
+    student = torch.load(runs["student"], weights_only=True)
+    assert set(names) == {k for k in student["state_dict"] if k.startswith("backbone.")}
     card = (out / "README.md").read_text()
     assert "distilled from plain.ckpt" in card
     for row in (
@@ -161,7 +171,7 @@ def test_the_folder_says_where_it_comes_from(runs, out):
     ):
         assert f"| {row} |" in card
     assert "rounds: 2, steps_per_round: 1" in card and "lr: 0.01" in card
-    # Nothing of this machine is told to those who get the folder.
+    # Nothing of this machine goes along.
     for name in ("README.md", "config.json"):
         assert str(runs["plain"].parent) not in (out / name).read_text()
 
@@ -175,31 +185,13 @@ def test_the_cards_example_runs(out, monkeypatch):
     assert (scope["ids"] == 300).all()
 
 
-def test_it_is_a_teacher(runs, out):
-    model, _, ids, expected = example(runs["student"])
-    for p in model.parameters():
-        torch.nn.init.zeros_(p)
-    held = read_weights(str(out))
-    assert held.global_step == 2 and held.mdlm_mcd["round"] == 2
-    load_weights(model.backbone, model.named_parameters(), held, "ema", "x")
-    with torch.no_grad():
-        assert torch.equal(model.backbone(ids, torch.zeros(3)), expected)
-
-
 def test_the_next_distillation_starts_from_it(runs, out, compose, tmp_path):
-    minihost.run(
-        compose(
-            "algo=mcd",
-            f"algo.teacher_path={out}",
-            "algo.rounds=1",
-            "optim.lr=0",
-            "algo.steps_per_round=1",
-            "trainer.max_steps=1",
-        )
-    )
-    held = torch.load(tmp_path / "checkpoints" / "round-1.ckpt", weights_only=True)
+    found = read_weights(str(out))
+    assert found.global_step == 2 and found.mdlm_mcd["round"] == 2
+    minihost.run(compose(*FROZEN, f"algo.teacher_path={out}"))
+    student = torch.load(tmp_path / "checkpoints" / "round-1.ckpt", weights_only=True)
     expected = load_file(out / "model.safetensors")
-    assert all(torch.equal(held["state_dict"][k], v) for k, v in expected.items())
+    assert all(torch.equal(student["state_dict"][k], v) for k, v in expected.items())
 
 
 def test_the_embedded_host_opens_it_as_hf_dit(runs, out, compose, tmp_path):
@@ -216,34 +208,18 @@ def test_the_embedded_host_opens_it_as_hf_dit(runs, out, compose, tmp_path):
         ([f"eval.checkpoint_path={tmp_path}"], "cannot be opened as a Hugging Face"),
         (["algo.backbone=dit", "mode=ppl_eval"], "is a folder.*algo.backbone=hf_dit"),
     ):
+        opened = ("algo.backbone=hf_dit", f"eval.checkpoint_path={out}")
         with pytest.raises(ConfigError, match=words):
-            minihost.run(
-                compose(
-                    "mode=ppl_eval",
-                    "algo.backbone=hf_dit",
-                    f"eval.checkpoint_path={out}",
-                    *overrides,
-                )
-            )
+            minihost.run(compose("mode=ppl_eval", *opened, *overrides))
 
 
 def test_a_student_can_itself_be_a_hugging_face_model(out, compose, tmp_path):
     """Its checkpoint nests the keys, and is exported all the same."""
-    minihost.run(
-        compose(
-            "algo=mcd",
-            "algo.backbone=hf_dit",
-            f"eval.checkpoint_path={out}",
-            f"algo.teacher_path={out}",
-            "algo.rounds=1",
-            "optim.lr=0",
-            "algo.steps_per_round=1",
-            "trainer.max_steps=1",
-        )
-    )
+    opened = ("algo.backbone=hf_dit", f"eval.checkpoint_path={out}")
+    minihost.run(compose(*FROZEN, *opened, f"algo.teacher_path={out}"))
     path = tmp_path / "checkpoints" / "round-1.ckpt"
-    held = torch.load(path, weights_only=True)["state_dict"]
-    assert any(k.startswith("backbone.backbone.") for k in held)
+    names = torch.load(path, weights_only=True)["state_dict"]
+    assert any(k.startswith("backbone.backbone.") for k in names)
     export.export(str(path), tmp_path / "again", which="raw")
     again = load_file(tmp_path / "again" / "model.safetensors")
     for name, tensor in load_file(out / "model.safetensors").items():
@@ -265,13 +241,11 @@ def test_a_plain_hosts_checkpoint_is_exported_by_either_weights(runs, tmp_path, 
     assert not list(out.parent.glob(".*"))
 
 
-def test_a_strangers_pickled_config_is_understood(runs, tmp_path):
-    held = torch.load(runs["plain"], weights_only=True)
-    config = held["hyper_parameters"]["config"]
-    mdlm = {"model": config["model"], "time_conditioning": False}
-    mdlm["parameterization"] = "subs"
-    held["hyper_parameters"] = {"config": OmegaConf.create(mdlm)}
-    torch.save(held, tmp_path / "x.ckpt")
+def test_a_pickled_config_is_understood(runs, tmp_path):
+    found = torch.load(runs["plain"], weights_only=True)
+    mdlm = {"model": found["hyper_parameters"]["config"]["model"], "time_conditioning": False}
+    config = OmegaConf.create({**mdlm, "parameterization": "subs"})
+    torch.save({**found, "hyper_parameters": {"config": config}}, tmp_path / "x.ckpt")
     export.export(str(tmp_path / "x.ckpt"), tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert {k: config[k] for k in SIZES} == SIZES
@@ -282,12 +256,12 @@ def test_what_a_bare_file_does_not_say_is_asked_for(runs, tmp_path, capsys):
     tensors.pop("rotary_emb.inv_freq")
     path, out = tmp_path / "x.safetensors", tmp_path / "out"
     save_file(tensors, path)
-    told: list[str] = []
+    given: list[str] = []
     for flag, value in (("--length", "16"), ("--heads", "2"), ("--no-time-conditioning", None)):
-        assert main.main(["export", str(path), str(out), *told]) == 1
+        assert main.main(["export", str(path), str(out), *given]) == 1
         assert f"give {flag}" in capsys.readouterr().err.replace("--time-conditioning or ", "")
-        told += [flag] if value is None else [flag, value]
-    assert main.main(["export", str(path), str(out), *told]) == 0
+        given += [flag] if value is None else [flag, value]
+    assert main.main(["export", str(path), str(out), *given]) == 0
     config = json.loads((out / "config.json").read_text())
     assert {k: config[k] for k in SIZES} == {**SIZES, "dropout": 0.1}
     names = load_file(out / "model.safetensors")
@@ -295,35 +269,37 @@ def test_what_a_bare_file_does_not_say_is_asked_for(runs, tmp_path, capsys):
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_left(runs, tmp_path):
-    ckpt, out = str(runs["plain"]), tmp_path / "out"
-    held = torch.load(ckpt, weights_only=True)
-    spoilt_files = []
+    ckpt, out, file = str(runs["plain"]), tmp_path / "out", tmp_path / "file"
+    file.write_text("x")
+    found = torch.load(ckpt, weights_only=True)
+    config = found["hyper_parameters"]["config"]
+    written = [file]
 
-    def spoilt(**changes):
-        spoilt_files.append(tmp_path / f"{len(spoilt_files)}.ckpt")
-        torch.save({**held, **changes}, spoilt_files[-1])
-        return str(spoilt_files[-1])
+    def changed(**changes):
+        written.append(tmp_path / f"{len(written)}.ckpt")
+        torch.save({**found, **changes}, written[-1])
+        return str(written[-1])
 
-    algo = {**held["hyper_parameters"]["config"]["algo"], "parameterization": "mean"}
-    other = {**held["hyper_parameters"]["config"], "algo": algo}
-    causal = {k: v for k, v in held["state_dict"].items() if "sigma_map" not in k}
-    for path, words, error, more in (
-        (str(tmp_path / "no.ckpt"), "CKPT=.*no.ckpt is no file", CheckpointError, {}),
-        (spoilt(state_dict={}), "holds no `state_dict`", CheckpointError, {}),
-        (spoilt(state_dict=causal), "no sigma_map.*no masked DiT", CheckpointError, {}),
-        (spoilt(ema=None), "holds no EMA: set --weights=raw", CheckpointError, {}),
-        (spoilt(hyper_parameters={"config": other}), "parameterization=mean", CheckpointError, {}),
-        (ckpt, "--tokenizer /no/such", ConfigError, {"tokenizer": "/no/such"}),
-        (spoilt(hyper_parameters={}), "give --length", ConfigError, {}),
+    def of(**sections):
+        merged = {k: {**config[k], **v} for k, v in sections.items()}
+        return changed(hyper_parameters={"config": {**config, **merged}})
+
+    causal = {k: v for k, v in found["state_dict"].items() if "sigma_map" not in k}
+    for path, words, more in (
+        (str(tmp_path / "no.ckpt"), "CKPT=.*no.ckpt is no file", {}),
+        (changed(state_dict={}), "holds no `state_dict`", {}),
+        (changed(state_dict=causal), "no sigma_map.*no masked DiT", {}),
+        (changed(ema=None), "holds no EMA: set --weights=raw", {}),
+        (of(algo={"parameterization": "mean"}), "parameterization=mean", {}),
+        (changed(hyper_parameters={}), "give --length", {}),
+        (ckpt, "--tokenizer /no/such", {"tokenizer": "/no/such"}),
+        (of(data={"vocab_size": 280}), "--tokenizer .* has 301", {"tokenizer": "bpe"}),
+        (ckpt, "says its n_heads is .*leave that flag out", {"given": {"n_heads": 7}}),
+        (ckpt, "OUT=.*cannot be written", {"out": file / "out"}),
     ):
-        with pytest.raises(error, match=words):
-            export.export(path, out, **more)
-    with pytest.raises(ConfigError, match="--tokenizer .* and the model has 301"):
-        smaller = {**held["hyper_parameters"]["config"]}
-        smaller["data"] = {**smaller["data"], "vocab_size": 280}
-        changed = spoilt(hyper_parameters={"config": smaller})
-        export.export(changed, out, tokenizer="bpe")
-    assert set(tmp_path.iterdir()) == set(spoilt_files)
+        with pytest.raises((CheckpointError, ConfigError), match=words):
+            export.export(path, **{"out": out, **more})
+    assert set(tmp_path.iterdir()) == set(written)
 
 
 def test_only_an_export_is_replaced_and_only_when_asked(runs, tmp_path):
@@ -349,17 +325,6 @@ def test_only_an_export_is_replaced_and_only_when_asked(runs, tmp_path):
     with pytest.raises(ConfigError, match=others):
         export.export(ckpt, out, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_place_that_cannot_be_written(runs, tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ConfigError, match="OUT=.*cannot be written"):
-        export.export(str(runs["plain"]), tmp_path / "file" / "out")
-
-
-def test_a_flag_against_the_checkpoint(runs, tmp_path):
-    with pytest.raises(ConfigError, match="says its n_heads is .*leave that flag out"):
-        export.export(str(runs["plain"]), tmp_path / "out", given={"n_heads": 7})
 
 
 @pytest.mark.hosts

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from mdlm_mcd.checkpoints.weights import Weights
 from mdlm_mcd.commands import doctor
-from mdlm_mcd.distillers import rng, validate_run
+from mdlm_mcd.distillers import settings, start, validate_run
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import patches, sampling
 from mdlm_mcd.hosts.specs import DUO
@@ -208,7 +208,7 @@ def test_processes_are_counted_for_training_alone():
 @pytest.mark.parametrize("value", ["abc", "1/0", True, [1], {"a": 1}])
 def test_what_is_no_number(value):
     with pytest.raises(ConfigError, match="algo.x=.* is no number"):
-        rng.number(OmegaConf.create({"x": value}), "x")
+        settings.number(OmegaConf.create({"x": value}), "x")
 
 
 # Folders ------------------------------------------------------------------------------
@@ -269,14 +269,14 @@ def test_a_folder_that_may_not_be_written_costs_no_training(shell, monkeypatch, 
 
 def test_lengths(caplog):
     weights = Weights({}, config={"model": {"length": 16}})
-    validate_run.check_length(weights, "algo.teacher_path=t", 16)
-    validate_run.check_length(Weights({}), "algo.teacher_path=t", 16)
+    start.check_length(weights, "algo.teacher_path=t", 16)
+    start.check_length(Weights({}), "algo.teacher_path=t", 16)
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        validate_run.check_length(weights, "algo.teacher_path=t", 8)
+        start.check_length(weights, "algo.teacher_path=t", 8)
     assert "rows of 16 tokens, and this run has model.length=8" in caplog.text
     with pytest.raises(CheckpointError, match="set model.length=16, or train the"):
-        validate_run.check_length(weights, "algo.teacher_path=t", 17)
+        start.check_length(weights, "algo.teacher_path=t", 17)
 
 
 @pytest.mark.parametrize("bump", [0.05, 0.0, math.nan])

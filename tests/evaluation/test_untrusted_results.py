@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mdlm_mcd.commands import main
 from mdlm_mcd.errors import MCDError
-from mdlm_mcd.evaluation import report, results, sweep
+from mdlm_mcd.evaluation import report, results, rows, sweep
 
 
 def row(**changes):
@@ -79,7 +79,7 @@ JSON = st.recursive(
 @settings(max_examples=40)
 @given(
     changes=st.dictionaries(st.sampled_from(sorted(row())), JSON, max_size=2),
-    others=st.dictionaries(st.sampled_from(sorted(results.OPTIONAL)), JSON, max_size=2),
+    others=st.dictionaries(st.sampled_from(sorted(rows.OPTIONAL)), JSON, max_size=2),
 )
 def test_any_row_ends_in_a_page_or_our_own_error(changes, others, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "r.jsonl"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -106,55 +108,29 @@ class Clone:
         return ["algo=mdlm", "sampling.predictor=ancestral_cache"] * (self.spec is DUO)
 
     def tiny(self) -> list[str]:
-        return [
-            "~wandb",
-            "model=tiny",
-            "model.hidden_size=32",
-            "model.n_blocks=1",
-            "model.n_heads=2",
-            f"model.length={LENGTH}",
-            "data=wikitext2",
-            "data.train=tiny",
-            "data.valid=tiny",
-            f"data.tokenizer_name_or_path={self.assets}/tokenizer",
-            f"data.cache_dir={self.assets}/data",
-            "loader.global_batch_size=8",
-            "loader.eval_global_batch_size=8",
-            "loader.num_workers=1",
-            "loader.pin_memory=False",
-            "trainer.accelerator=cpu",
-            "trainer.devices=1",
-            "trainer.precision=32",
-            "trainer.val_check_interval=6",
-            "++trainer.check_val_every_n_epoch=null",
-            "trainer.limit_val_batches=2",
-            "++trainer.enable_progress_bar=False",
-            "trainer.log_every_n_steps=1",
-            "lr_scheduler.num_warmup_steps=2",
-            "optim.lr=1e-3",
-            "training.ema=0.9",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps=4",
-            "sampling.steps=8",
-            "sampling.num_sample_batches=1",
-            "eval.generate_samples=False",
-            "eval.compute_generative_perplexity=True",
-            f"eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2",
-        ]
+        return f"""
+            ~wandb model=tiny model.hidden_size=32 model.n_blocks=1 model.n_heads=2
+            model.length={LENGTH} data=wikitext2 data.train=tiny data.valid=tiny
+            data.tokenizer_name_or_path={self.assets}/tokenizer data.cache_dir={self.assets}/data
+            loader.global_batch_size=8 loader.eval_global_batch_size=8 loader.num_workers=1
+            loader.pin_memory=False trainer.accelerator=cpu trainer.devices=1
+            trainer.precision=32 trainer.val_check_interval=6
+            ++trainer.check_val_every_n_epoch=null trainer.limit_val_batches=2
+            ++trainer.enable_progress_bar=False trainer.log_every_n_steps=1
+            lr_scheduler.num_warmup_steps=2 optim.lr=1e-3 training.ema=0.9
+            callbacks.checkpoint_every_n_steps.every_n_train_steps=4
+            sampling.steps=8 sampling.num_sample_batches=1 eval.generate_samples=False
+            eval.compute_generative_perplexity=True
+            eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2
+        """.split()
 
     def start(self, command: list[str]) -> subprocess.CompletedProcess:
         # Where the tests' callbacks are found.
         path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
-        env = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path),
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "WANDB_MODE": "offline",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+        env = {**os.environ, **dict.fromkeys(offline, "1"), "WANDB_MODE": "offline"}
+        env |= {"PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
+        env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
             [sys.executable, *command],
             cwd=self.folder,
@@ -178,3 +154,48 @@ class Clone:
 def copy(name: str, source: Path, to: Path, assets: Path, runs: Path) -> Clone:
     shutil.copytree(source, to, ignore=shutil.ignore_patterns(".git", "__pycache__"))
     return Clone(name, of_folder(to), to, assets, runs)
+
+
+# What runs leave behind ---------------------------------------------------------------
+
+
+def tree(folder):
+    """A digest of every file in a folder."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
+
+
+def weights(path):
+    """(weights, all) of a student's file, which opens with torch's own restrictions."""
+    saved = torch.load(path, weights_only=True)
+    return saved["state_dict"], saved
+
+
+def nelbo(clone, name, *given):
+    """The bound in nats that the host prints, as text."""
+    _, said = clone.run(name, *given, "mode=ppl_eval")
+    (nll,) = re.findall(r"val/nll\W+([0-9.]+)", said)[:1]
+    assert 0 < float(nll) < 20
+    return nll
+
+
+def sampled(clone, name, *given):
+    """What a run that samples prints."""
+    _, said = clone.run(name, *given, "mode=sample_eval")
+    perplexity = re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", said)
+    assert perplexity and float(perplexity[1]) > 1
+    return said
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def ended_alike(a, b):
+    """Students, averages and teachers in the folders of two runs' checkpoints."""
+    (whole, one), (again, other) = (weights(x / "round-2.ckpt") for x in (a, b))
+    assert one["global_step"] == other["global_step"] == 12
+    assert same(whole, again)
+    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (one, other)))
+    for x, y in zip(*(x["ema"]["shadow_params"] for x in (one, other)), strict=True):
+        assert torch.equal(x, y)

@@ -70,13 +70,39 @@ class Trainer:
     accumulate_grad_batches, world_size = 1, 1
 
 
+def begin(model):
+    """The round of STEP, with a teacher and another student, in eval mode."""
+    cls = type(model)
+    cls.trainer = property(lambda self: Trainer)
+    cls.global_step = property(lambda self: STEP)
+    cls.global_rank = property(lambda self: 0)
+    round_ = model.curriculum.at(STEP)
+    model.teacher.snapshot(model.backbone, round_.index)
+    shake(model.backbone, 0.05)
+    model.eval()  # dropout would differ between the two computations
+    return round_
+
+
+def gradients(loss, model):
+    loss.backward()
+    found = [p.grad for p in model.backbone.parameters()]
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def compared(got, wanted):
+    pairs = [(g, w) for g, w in zip(got, wanted, strict=True) if w is not None]
+    scale = max(float(w.abs().max()) for _, w in pairs)
+    errors = [float((0 * w if g is None else g).sub(w).abs().max()) for g, w in pairs]
+    return {"gradient_scale": scale, "gradient_error": max(errors) / scale}
+
+
 def run(config):
     import dataloader
 
     tokenizer = dataloader.get_tokenizer(config)
     torch.manual_seed(0)
-    cls = hosts.MCD
-    model = cls(config, tokenizer)
+    model = hosts.MCD(config, tokenizer)
     shake(model.backbone, 0.1)
     length, mask = config.model.length, model.mask_index
     batch = {
@@ -88,20 +114,12 @@ def run(config):
     if classes:
         batch["labels"] = torch.arange(ROWS) % classes
 
-    cls.trainer = property(lambda self: Trainer)
-    cls.global_step = property(lambda self: STEP)
-    cls.global_rank = property(lambda self: 0)
-    stage = model.curriculum.at(STEP)
-    model.teacher.snapshot(model.backbone, stage.index)
-    shake(model.backbone, 0.05)
-    model.eval()  # dropout would differ between the two computations
+    stage = begin(model)
     noise = StepNoise(model, ROWS, 0)
     x0, valid, condition = model.host_inputs(batch, noise.uniform)
     parts = model.distil(stage, x0, valid, condition, noise)
     loss = parts.loss / valid.sum()
-    loss.backward()
-    got = [p.grad for p in model.backbone.parameters()]
-    model.zero_grad(set_to_none=True)
+    got = gradients(loss, model)
 
     t, s = sample_times(ROWS, stage.delta, generator=counter_generator(config.seed, STEP, "t"))
     u = draw_u(ROWS, length, generator=counter_generator(config.seed, STEP, "u"))
@@ -132,19 +150,11 @@ def run(config):
                 revealed += 1
                 total = total - p[x0[b, i]]
     expected = total / valid.sum()
-    expected.backward()
-    wanted = [p.grad for p in model.backbone.parameters()]
-    scale = max(float(w.abs().max()) for w in wanted if w is not None)
-    gradient = max(
-        float((torch.zeros_like(w) if g is None else g).sub(w).abs().max()) / scale
-        for g, w in zip(got, wanted, strict=True)
-        if w is not None
-    )
+    wanted = gradients(expected, model)
     return {
         "loss": float(expected),
         "error": abs(float(loss) - float(expected)) / float(expected),
-        "gradient_scale": scale,
-        "gradient_error": gradient,
+        **compared(got, wanted),
         "both": both,
         "revealed": revealed,
         "dropped": int((condition == classes).sum()) if classes else None,

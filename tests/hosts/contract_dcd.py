@@ -34,18 +34,9 @@ def dcd(config, tokenizer):
     x0 = torch.randint(0, size, (ROWS, length))
     valid = torch.ones(ROWS, length, dtype=torch.long)
     valid[2, length // 2 :] = 0
-    cls = type(model)
-    cls.trainer = property(lambda self: contract.Trainer)
-    cls.global_step = property(lambda self: STEP)
-    cls.global_rank = property(lambda self: 0)
-    stage = model.curriculum.at(STEP)
-    model.teacher.snapshot(model.backbone, stage.index)
-    contract.shake(model.backbone, 0.05)
-    model.eval()  # dropout would differ between the two computations
+    stage = contract.begin(model)
     parts = model.distil(stage, x0, valid, None, StepNoise(model, ROWS, 0))
-    (parts.loss / valid.sum()).backward()
-    got = [p.grad for p in model.backbone.parameters()]
-    model.zero_grad(set_to_none=True)
+    got = contract.gradients(parts.loss / valid.sum(), model)
 
     def noise(name):
         return counter_generator(config.seed, STEP, name)
@@ -69,16 +60,11 @@ def dcd(config, tokenizer):
     model.backbone = student
     of, to = (log_p, log_q) if config.algo.loss == "kl_bwd" else (log_q, log_p)
     expected = ((of.exp() * (of - to)).sum(-1) * valid).sum() / valid.sum()
-    expected.backward()
-    wanted = [p.grad for p in student.parameters()]
-    scale = max(float(w.abs().max()) for w in wanted)
+    wanted = contract.gradients(expected, model)
     return {
         "differ": int((z_t != z_s).sum()),
         "loss": error(parts.loss / valid.sum(), expected),
-        "gradient_scale": scale,
-        "gradient": max(
-            float((a - b).abs().max()) / scale for a, b in zip(got, wanted, strict=True)
-        ),
+        **contract.compared(got, wanted),
     }
 
 

@@ -1,14 +1,18 @@
-"""A clone made of the minihost: Duo's spec on disk, not patched.
+"""Hosts made of the minihost: Duo's spec on disk, not patched, and MDLM's in memory.
 
-Its main.py holds the lines that our patch changes, taken from the patch itself, so
+The clone's main.py has the lines that our patch changes, taken from the patch itself, so
 that everything about patching and launching runs without a real clone.
 """
 
+import types
 from pathlib import Path
+
+import torch
 
 from mdlm_mcd import minihost
 from mdlm_mcd.hosts import patches
 from mdlm_mcd.hosts.specs import DUO
+from mdlm_mcd.minihost import algo
 
 MAIN = '''\
 """A host."""
@@ -42,13 +46,14 @@ def duo(folder: Path) -> Path:
     source = Path(minihost.__file__).parent
     for name in ("algo.py", "trainer_base.py"):
         text = (source / name).read_text("utf-8")
-        text = text.replace("from .. import", "from mdlm_mcd import")
-        text = text.replace("from . import trainer_base", "import trainer_base")
-        text = text.replace("from . import", "from mdlm_mcd.minihost import")
-        text = text.replace("from .. import", "from mdlm_mcd import")
-        text = text.replace("from ..", "from mdlm_mcd.").replace(
-            "from .", "from mdlm_mcd.minihost."
-        )
+        for old, new in (
+            ("from .. import", "from mdlm_mcd import"),
+            ("from . import trainer_base", "import trainer_base"),
+            ("from . import", "from mdlm_mcd.minihost import"),
+            ("from ..", "from mdlm_mcd."),
+            ("from .", "from mdlm_mcd.minihost."),
+        ):
+            text = text.replace(old, new)
         (folder / name).write_text(text)
     (folder / "dataloader.py").write_text(
         "from mdlm_mcd.minihost.dataloader import *\n"
@@ -82,3 +87,40 @@ def patchable(folder: Path, spec, newline="\n") -> Path:
         text = (text + "# the end, without a newline").replace("\n", newline)
         (folder / name).write_bytes(text.encode())
     return folder
+
+
+class Schedule(torch.nn.Module):
+    """MDLM's log-linear schedule: (sigma, dsigma) instead of (dalpha, alpha)."""
+
+    def forward(self, t):
+        return -torch.log1p(-(1 - 1e-3) * t), (1 - 1e-3) / (1 - (1 - 1e-3) * t)
+
+
+class Diffusion(algo.MDLM):
+    """The minihost's model behind MDLM's names, its config at the root."""
+
+    def _validate_configuration(self):
+        """MDLM takes any predictor's name, and does not look at it."""
+
+    def __init__(self, config, tokenizer):
+        super().__init__(config, tokenizer)
+        del self.ignore_bos
+        self.noise = Schedule()
+
+    def _process_sigma(self, sigma):
+        assert sigma.ndim == 1
+        return sigma if self.time_conditioning else torch.zeros_like(sigma)
+
+    def _maybe_sub_sample(self, x0, attention_mask):
+        length = self.config.model.length
+        return x0[:, :length], None, attention_mask[:, :length]
+
+    def _subs_parameterization(self, logits, xt):
+        raise NotImplementedError
+
+    def _sample(self, num_steps=None, eps=1e-5):
+        return "the host's own"
+
+
+diffusion = types.ModuleType("diffusion")
+diffusion.Diffusion = Diffusion

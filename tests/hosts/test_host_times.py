@@ -1,4 +1,4 @@
-"""Networks conditioned on time: fed with the host's own sigma, wherever they run."""
+"""Checkpoints of networks conditioned on time: opened, exported and swept alike."""
 
 import json
 import re
@@ -7,92 +7,20 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from mdlm_mcd import hosts, sampling
+from mdlm_mcd import sampling
 from mdlm_mcd.commands import export, main
 from mdlm_mcd.coupling import counter_generator
-from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.errors import CheckpointError
 from mdlm_mcd.evaluation import bounds, candidates, embedded
-from mdlm_mcd.hosts import duo, specs
-from mdlm_mcd.minihost import algo, dataloader
+from mdlm_mcd.hosts import duo
+from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.models.dit import DIT
-
-TIMED = "algo.time_conditioning=true"
-
-
-@pytest.fixture
-def sigmas(monkeypatch):
-    """What each evaluation of a network is conditioned on."""
-    seen, forward = [], DIT.forward
-
-    def watched(self, x, sigma=None, *args, **kwargs):
-        seen.append(sigma)
-        return forward(self, x, sigma, *args, **kwargs)
-
-    monkeypatch.setattr(DIT, "forward", watched)
-    return seen
-
-
-def student(compose, *overrides):
-    config = compose("algo=mcd", "algo.init_from=scratch", *overrides)
-    model = hosts.distiller("MCD", specs.DUO, algo)
-    return model(config, dataloader.get_tokenizer(config)).eval()
-
-
-@pytest.mark.parametrize("noise", ["log-linear", "cosine"])
-@pytest.mark.parametrize("steps", [1, 2, 7])
-@pytest.mark.parametrize("name", ["sparse", "locked"])
-def test_the_times_of_the_hosts_own_sampler(compose, sigmas, noise, steps, name):
-    """But for its eps, by which it ends above t = 0 and takes one evaluation more."""
-    noise = f"noise={noise}"
-    own = ("sampling.predictor=ancestral_cache", "sampling.noise_removal=ancestral")
-    student(compose, TIMED, noise, *own).generate_samples(8, num_steps=steps)
-    theirs, sigmas[:] = [s.unique() for s in sigmas], []
-    model = student(compose, TIMED, noise, f"sampling.predictor={name}")
-    model.generate_samples(8, num_steps=steps)
-    ours = [s.unique() for s in sigmas]
-    assert len(theirs) == steps + 1 and len(ours) == steps
-    # Near 0 the host's own alpha of the cosine is rounded, in float32.
-    torch.testing.assert_close(ours, theirs[:-1], rtol=1e-2, atol=2e-4)
-    assert all(s.dtype == torch.float32 for s in sigmas)
-
-
-@pytest.mark.parametrize("name", ["confidence", "first_hitting"])
-def test_the_other_samplers_feed_each_sequence_its_own_time(compose, sigmas, name):
-    model = student(compose, TIMED, f"sampling.predictor={name}")
-    model.generate_samples(8, num_steps=4)
-    seen = torch.stack([s.exp().reciprocal() for s in sigmas])
-    assert (seen.diff(dim=0) > 0).all() and seen[0].min() > 0.9e-3
-    if name == "confidence":
-        wanted = 1e-3 + (1 - 1e-3) * torch.arange(4) / 4
-        torch.testing.assert_close(seen, wanted[:, None].expand(-1, 8))
-
-
-def test_a_network_without_time_is_fed_zeros(compose, sigmas):
-    model = student(compose)
-    model.generate_samples(4, num_steps=3)
-    assert sigmas and all((s == 0).all() for s in sigmas)
-
-
-@pytest.mark.parametrize("alpha_t", [None, torch.zeros(2, dtype=torch.float64)])
-def test_no_time_and_no_signal(compose, alpha_t):
-    """A denoiser that is not given the time is refused; sigma is never infinite."""
-    denoise = hosts.duo.denoiser(student(compose, TIMED))
-    z = torch.full((2, 16), 300)
-    if alpha_t is None:
-        with pytest.raises(ConfigError, match="alpha_t.*time_conditioned = True"):
-            denoise(z, z == 300)
-        return
-    assert denoise(z, z == 300, alpha_t).isfinite().all()
-
-
-# A checkpoint -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def timed(module_compose):
     """A model conditioned on time, in which time shows."""
-    config = module_compose("trainer.max_steps=1", TIMED)
+    config = module_compose("trainer.max_steps=1", "algo.time_conditioning=true")
     minihost.run(config)
     path = f"{config.checkpointing.save_dir}/checkpoints/last.ckpt"
     held, generator = torch.load(path, weights_only=True), torch.Generator()

@@ -46,81 +46,65 @@ def host(tmp_path):
     return fakes.duo(tmp_path / "clone")
 
 
+RUN = ("-m", "mdlm_mcd.commands.main", "run")
+
+
 def student(folder):
-    held = torch.load(folder / "checkpoints" / "round-2.ckpt", weights_only=True)
-    return held["state_dict"]
+    path = folder / "checkpoints" / "round-2.ckpt"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.fixture
+def train(host, compose, tmp_path):
+    """`train(*command, out=NAME, given=MCD)`: a tiny run of the host."""
+
+    def run(*command, out="out", given=MCD, **env):
+        where = [f"hydra.run.dir={tmp_path / out}", f"checkpointing.save_dir={tmp_path / out}"]
+        return start(host, *command, *compose.tiny, *given, *where, **env)
+
+    return run
 
 
 @pytest.mark.slow
-def test_in_memory_is_as_on_disk(host, compose, tmp_path):
+def test_in_memory_is_as_on_disk(host, train, tmp_path):
     """The same student, and a host that is as it was."""
     before = tree(host)
-    ends = []
-    for name, command in (
-        ("memory", ["-m", "mdlm_mcd.commands.main", "run"]),
-        ("disk", ["main.py"]),
-    ):
-        if name == "disk":
-            patches.patch(host, DUO)
-        out = tmp_path / name
-        done = start(
-            host,
-            *command,
-            *compose.tiny,
-            *MCD,
-            f"hydra.run.dir={out}",
-            f"checkpointing.save_dir={out}",
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        ends.append(student(out))
-        if name == "memory":
-            assert tree(host) == before
-            assert "mdlm-mcd run: Duo's main.py, patched in memory" in done.stderr
-    assert all(torch.equal(a, ends[1][k]) for k, a in ends[0].items())
+    done = train(*RUN, out="memory")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert tree(host) == before
+    assert "mdlm-mcd run: Duo's main.py, patched in memory" in done.stderr
+    patches.patch(host, DUO)
+    done = train("main.py", out="disk")
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = student(tmp_path / "memory"), student(tmp_path / "disk")
+    assert all(torch.equal(a, other[k]) for k, a in one.items())
 
 
 @pytest.mark.slow
-def test_further_processes_come_through_the_launcher(host, compose, tmp_path):
+def test_further_processes_come_through_the_launcher(train, tmp_path):
     """Lightning starts them itself, from what it takes for the command."""
-    done = start(
-        host,
-        "-m",
-        "mdlm_mcd.commands.main",
-        "run",
-        *compose.tiny,
-        *MCD,
-        f"hydra.run.dir={tmp_path}/out",
-        f"checkpointing.save_dir={tmp_path}/out",
-        "trainer.devices=2",
-        "strategy=ddp",
-    )
+    done = train(*RUN, given=[*MCD, "trainer.devices=2", "strategy=ddp"])
     assert done.returncode == 0, done.stderr[-3000:]
     assert "MEMBER: 2/2" in done.stderr
     assert student(tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_an_unpatched_host_stops_with_one_sentence(host, compose, tmp_path):
-    done = start(host, "main.py", *compose.tiny, *MCD, f"hydra.run.dir={tmp_path}/out")
+@pytest.mark.parametrize("case", ["plain", "configs elsewhere", "a comment is no patch"])
+def test_an_unpatched_host_stops_with_one_sentence(host, train, tmp_path, case):
+    command = ["main.py"]
+    if case == "configs elsewhere":
+        (host / "configs").rename(tmp_path / "configs")
+        command.append(f"--config-path={tmp_path}/configs")
+    elif case == "a comment is no patch":
+        main = host / "main.py"
+        main.write_text("# config.algo._target_ would be nice\n" + main.read_text())
+    done = train(*command)
     assert done.returncode == 1
-    (said,) = [x for x in done.stderr.splitlines() if x.startswith("mdlm-mcd: ")]
-    assert "`mdlm-mcd patch .`" in said and "`mdlm-mcd run`" in said
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("mdlm-mcd: ")]
+    assert "`mdlm-mcd patch .`" in line and "`mdlm-mcd run`" in line
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out" / "checkpoints").exists()
-
-
-@pytest.mark.slow
-def test_nor_with_its_configs_elsewhere(host, compose, tmp_path):
-    (host / "configs").rename(tmp_path / "configs")
-    done = start(
-        host,
-        "main.py",
-        f"--config-path={tmp_path}/configs",
-        *compose.tiny,
-        *MCD,
-        f"hydra.run.dir={tmp_path}/out",
-    )
-    assert done.returncode == 1 and "`mdlm-mcd patch .`" in done.stderr
 
 
 def test_our_errors_are_one_sentence(host, compose, tmp_path):
@@ -131,65 +115,37 @@ def test_our_errors_are_one_sentence(host, compose, tmp_path):
         (["-m", "algo.loss=nope,ce"], "mdlm-mcd: algo.loss=nope is unknown"),
         (["algo.losss=ce"], "mdlm-mcd: algo.losss=ce names no key of the config: did"),
     ):
-        done = start(
-            host, "-m", "mdlm_mcd.commands.main", "run", *given, *compose.tiny, *MCD, *where
-        )
+        done = start(host, *RUN, *given, *compose.tiny, *MCD, *where)
         assert done.returncode == 1 and words in done.stderr, done.stderr
         assert "Traceback" not in done.stderr
     assert student(tmp_path / "ce")
 
 
-@pytest.mark.slow
-def test_a_comment_is_no_patch(host, compose, tmp_path):
-    main = host / "main.py"
-    main.write_text("# config.algo._target_ would be nice\n" + main.read_text())
-    done = start(host, "main.py", *compose.tiny, *MCD)
-    assert done.returncode == 1 and "`mdlm-mcd patch .`" in done.stderr
-
-
-def test_the_hosts_own_algo_needs_no_patch(host, compose, tmp_path):
-    done = start(
-        host,
-        "main.py",
-        *compose.tiny,
-        "algo=mdlm",
-        "trainer.max_steps=1",
-        f"hydra.run.dir={tmp_path}/out",
-        f"checkpointing.save_dir={tmp_path}/out",
-    )
+def test_the_hosts_own_algo_needs_no_patch(train):
+    done = train("main.py", given=["algo=mdlm", "trainer.max_steps=1"])
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path):
-    done = start(tmp_path, "-m", "mdlm_mcd.commands.main", "run", "algo=mcd")
+    done = start(tmp_path, *RUN, "algo=mcd")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "for Duo's spec it lacks main.py, algo.py" in done.stderr
-    done = start(tmp_path, "-m", "mdlm_mcd.commands.main", "run", "a=1", HYDRA_FULL_ERROR="1")
+    done = start(tmp_path, *RUN, "a=1", HYDRA_FULL_ERROR="1")
     assert done.returncode == 1 and "Traceback" in done.stderr
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
-    done = start(host, "-m", "mdlm_mcd.commands.main", "run", "algo=mcd")
+    done = start(host, *RUN, "algo=mcd")
     assert done.returncode == 1 and "local edits" in done.stderr
 
 
-def test_errors_show_the_lines_that_ran(host, compose, tmp_path):
+def test_errors_show_the_lines_that_ran(host, train):
     """Not those on disk, which the patch in memory has moved."""
     main = host / "main.py"
+    text = main.read_text()
     main.write_text(
-        main.read_text().replace(
-            "  embedded.MODES", "  raise KeyError(config.mode)\n  embedded.MODES"
-        )
+        text.replace("  embedded.MODES", "  raise KeyError(config.mode)\n  embedded.MODES")
     )
-    done = start(
-        host,
-        "-m",
-        "mdlm_mcd.commands.main",
-        "run",
-        *compose.tiny,
-        *MCD,
-        f"hydra.run.dir={tmp_path}/out",
-        HYDRA_FULL_ERROR="1",
-    )
+    done = train(*RUN, HYDRA_FULL_ERROR="1")
     assert done.returncode == 1
     assert "raise KeyError(config.mode)\n" in done.stderr
 

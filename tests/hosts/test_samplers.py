@@ -1,62 +1,56 @@
-"""Our samplers in a host: `sampling.predictor=` and its keys, through the adapters."""
+"""Samples of a host: our samplers and their keys, the host's own, and the times of each."""
 
 import json
 import logging
 import types
 
+import fakes
 import pytest
 import torch
+from families import DUO, FAMILIES, MDLM, SCRATCH, Family, each
 
-from mdlm_mcd import hosts, laws, sampling
+from mdlm_mcd import laws, sampling
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.hosts import sampling as samplers
-from mdlm_mcd.hosts import specs
+from mdlm_mcd.hosts import duo, specs
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
-
-SCRATCH = ("algo=mcd", "algo.init_from=scratch")
-
-
-@pytest.fixture
-def student(compose):
-    def build(*overrides):
-        config = compose(*SCRATCH, *overrides)
-        torch.manual_seed(0)
-        cls = hosts.distiller("MCD", specs.DUO, algo)
-        model = cls(config, dataloader.get_tokenizer(config)).eval()
-        for p in model.backbone.parameters():
-            torch.nn.init.normal_(p, std=0.2)
-        return model
-
-    return build
+from mdlm_mcd.models.dit import DIT
 
 
-def expected(model, name, count, steps, seed, **how):
-    """The same by the library."""
-    torch.manual_seed(seed)
-    return sampling.sample(
-        name,
-        hosts.duo.denoiser(model),
-        count,
-        16,
-        steps,
-        mask_index=model.mask_index,
-        alpha=lambda t: 1 - (1 - 1e-3) * t,
-        vocab_size=model.vocab_size,
-        **how,
-    ).tokens
+@pytest.mark.parametrize(
+    "family, name",
+    [(f, n) for f in FAMILIES for n in f.adapter.Host.samplers],
+    ids=lambda x: getattr(getattr(x, "spec", None), "name", x),
+)
+def test_every_sampler_of_ours_serves_a_host(compose, family, name):
+    model = family.student(compose, f"sampling.predictor={name}", batch=3)
+    drawn = family.draw(model, steps=4)
+    assert torch.equal(drawn, family.expected(model, name, 3, 4))
+    assert drawn.shape == (3, 16) and ((drawn >= 0) & (drawn != 300)).all()
 
 
-def test_sparse_is_the_default_and_its_keys_arrive(student, caplog):
-    model = student()
-    assert model.sampler == "sparse"
+def test_the_hosts_own_predictors_stay(compose):
+    own = DUO.student(
+        compose, "sampling.predictor=ancestral_cache", "sampling.noise_removal=none", batch=4
+    )
+    drawn = DUO.draw(own, 3)
     torch.manual_seed(5)
+    assert torch.equal(drawn, algo.MDLM.generate_samples(own, 4, num_steps=3))
+    own = MDLM.student(compose, "sampling.predictor=ddpm_cache")
+    assert MDLM.draw(own) == "the host's own"
+
+
+@each
+def test_sparse_is_the_default_and_the_keys_arrive(compose, family, caplog):
+    model = family.student(compose)
+    assert model.sampler == "sparse"
     with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
-        drawn = model.generate_samples(6, num_steps=4)
-    assert torch.equal(drawn, expected(model, "sparse", 6, 4, 5))
+        drawn = family.draw(model, 4)
+    assert torch.equal(drawn, family.expected(model, "sparse", 8, 4))
     assert "sampling.predictor=sparse: 4 network evaluations" in caplog.text
-    model = student(
+    model = family.student(
+        compose,
         "sampling.u_law=lattice",
         "sampling.u_step=1/4",
         "sampling.temperature=[1,0.5]",
@@ -67,50 +61,74 @@ def test_sparse_is_the_default_and_its_keys_arrive(student, caplog):
         "sampling.stratified=true",
         "sampling.steps=5",
     )
-    torch.manual_seed(5)
-    wanted = expected(
-        model,
-        "locked",
-        6,
-        5,
-        5,
-        u_law="lattice",
-        u_step=0.25,
-        stratified=True,
-        temperature=(1, 0.5),
-        schedule="cosine",
-        top_p=0.9,
-        greedy_tail=1,
-    )
-    torch.manual_seed(5)
-    assert torch.equal(model.generate_samples(6), wanted)
+    how = dict(u_law="lattice", u_step=0.25, stratified=True, temperature=(1, 0.5))
+    how |= dict(schedule="cosine", top_p=0.9, greedy_tail=1)
+    assert torch.equal(family.draw(model), family.expected(model, "locked", 8, 5, **how))
 
 
-@pytest.mark.parametrize("name", samplers.OURS)
-def test_every_sampler_of_ours_serves_a_host(student, name):
-    drawn = student(f"sampling.predictor={name}").generate_samples(3, num_steps=4)
-    assert drawn.shape == (3, 16)
-    assert ((drawn >= 0) & (drawn != 300)).all()
-
-
-def test_the_hosts_own_predictors_stay(student):
-    own = student("sampling.predictor=ancestral_cache", "sampling.noise_removal=none")
-    torch.manual_seed(2)
-    drawn = own.generate_samples(4, num_steps=3)
-    torch.manual_seed(2)
-    assert torch.equal(drawn, algo.MDLM.generate_samples(own, 4, num_steps=3))
-
-
-@pytest.mark.parametrize("wide,dtype", [(True, torch.float64), (False, torch.float32)])
-def test_precision_is_the_hosts_key(student, monkeypatch, wide, dtype):
-    model = student(f"sampling.use_float64={wide}")
-    seen = []
+@pytest.mark.parametrize("wide, dtype", [(True, torch.float64), (False, torch.float32)])
+def test_precision_is_the_hosts_key(compose, monkeypatch, wide, dtype):
+    model, seen = DUO.student(compose, f"sampling.use_float64={wide}"), []
     draws = sampling.chain.categorical
     monkeypatch.setattr(
         sampling.chain, "categorical", lambda p, g: seen.append(p.dtype) or draws(p, g)
     )
-    model.generate_samples(2, num_steps=2)
+    DUO.draw(model, 2)
     assert set(seen) == {dtype}
+
+
+def test_a_step_fitted_to_the_validation_split(compose, caplog):
+    model = DUO.student(compose, "sampling.u_law=lattice", "sampling.u_step=auto")
+    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
+        DUO.draw(model, 4)
+        DUO.draw(model, 4)
+    assert caplog.text.count("sampling.u_step=auto: ") == 1
+    _, loader = dataloader.get_dataloaders(model.config, model.tokenizer, skip_train=True)
+    tokens = torch.cat([batch["input_ids"] for batch in loader])
+    information = laws.mutual_information(tokens, generator=torch.Generator())
+    assert model._fitted_steps == {4: laws.fit_step(information, 16, 4)}
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["sampling.u_law=grid"], "u_law=grid is unknown"),
+        (
+            ["sampling.predictor=sparce"],
+            "sampling.predictor=sparce is not for masked models here: choose one of ",
+        ),
+        (["sampling.u_step=auto"], "sampling.u_step=auto fits a lattice"),
+        (["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
+        (
+            ["sampling.predictor=first_hitting", "sampling.stratified=true"],
+            "stratified=True .* sampler=first_hitting",
+        ),
+        (["sampling.temperature=[1,0]"], "temperature="),
+    ],
+)
+@each
+def test_bad_keys_are_refused(compose, family, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        family.draw(family.student(compose, *overrides), 2)
+
+
+def test_a_host_that_accepts_one_predictor_only(compose):
+    """Duo's branch ch-1 asserts its one name; ours are not its business."""
+
+    class Strict(algo.MDLM):
+        def _validate_configuration(self):
+            assert self.sampler == "ancestral_cache"
+
+    module = types.ModuleType("algo")
+    module.MDLM = Strict
+    strict = Family(specs.DUO, module, duo, "")
+    assert strict.student(compose, "sampling.predictor=locked").sampler == "locked"
+
+
+def test_guidance_is_left_to_the_host(compose):
+    model = DUO.student(compose, "+sampling.guid_weight=2.0")
+    with pytest.raises(ConfigError, match=r"sampling.guid_weight=2.0 guides the host"):
+        model.generate_samples(2, labels=torch.zeros(2).long(), num_steps=2)
 
 
 def test_sample_eval_of_a_student(compose, tmp_path):
@@ -126,75 +144,85 @@ def test_sample_eval_of_a_student(compose, tmp_path):
         "sampling.u_law=lattice",
         "sampling.u_step=auto",
     )
-    said = minihost.run(compose(*SCRATCH, *short))
-    assert said["val/sample_entropy"] > 0
-    path = tmp_path / "checkpoints" / "round-1.ckpt"
-    out = tmp_path / "samples.json"
-    minihost.run(
-        compose(
-            "algo=mcd",
-            *short,
-            "mode=sample_eval",
-            f"eval.checkpoint_path={path}",
-            f"eval.generated_samples_path={out}",
-        )
-    )
-    texts = json.loads(out.read_text("utf-8"))["generated_seqs"]
-    assert len(texts) == 8
-    # Its config names a sampler that a plain masked model does not know.
+    metrics = minihost.run(compose(*SCRATCH, *short))
+    assert metrics["val/sample_entropy"] > 0
+    path, out = tmp_path / "checkpoints" / "round-1.ckpt", tmp_path / "samples.json"
+    how = (f"eval.checkpoint_path={path}", f"eval.generated_samples_path={out}")
+    minihost.run(compose("algo=mcd", *short, "mode=sample_eval", *how))
+    assert len(json.loads(out.read_text("utf-8"))["generated_seqs"]) == 8
+    # Its config names a sampler that a plain masked model does not have.
     model, _ = embedded.open_model(path)
     assert type(model) is algo.MDLM and model.sampler == "ancestral_cache"
 
 
-def test_a_step_fitted_to_the_validation_split(student, caplog):
-    model = student("sampling.u_law=lattice", "sampling.u_step=auto")
-    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
-        model.generate_samples(2, num_steps=4)
-        model.generate_samples(2, num_steps=4)
-    assert caplog.text.count("sampling.u_step=auto: ") == 1
-    _, loader = dataloader.get_dataloaders(model.config, model.tokenizer, skip_train=True)
-    tokens = torch.cat([batch["input_ids"] for batch in loader])
-    information = laws.mutual_information(tokens, generator=torch.Generator())
-    assert model._fitted_steps == {4: laws.fit_step(information, 16, 4)}
+# Networks conditioned on time: fed with the host's own sigma --------------------------
+
+TIMED = "algo.time_conditioning=true"
 
 
-@pytest.mark.parametrize(
-    "overrides,words",
-    [
-        (["sampling.u_law=grid"], "u_law=grid is unknown"),
-        (
-            ["sampling.predictor=sparce"],
-            "sampling.predictor=sparce is not for masked models here: choose one of spar",
-        ),
-        (["sampling.u_step=auto"], "sampling.u_step=auto fits a lattice"),
-        (["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
-        (
-            ["sampling.predictor=first_hitting", "sampling.stratified=true"],
-            "stratified=True is not supported with sampler=first_hitting",
-        ),
-        (["sampling.temperature=[1,0]"], "temperature="),
-    ],
-)
-def test_bad_keys_are_refused(student, overrides, words):
-    with pytest.raises(ConfigError, match=words):
-        student(*overrides).generate_samples(2, num_steps=2)
+@pytest.fixture
+def sigmas(monkeypatch):
+    """What each evaluation of a network is conditioned on."""
+    seen, forward = [], DIT.forward
+
+    def watched(self, x, sigma=None, *args, **kwargs):
+        seen.append(sigma)
+        return forward(self, x, sigma, *args, **kwargs)
+
+    monkeypatch.setattr(DIT, "forward", watched)
+    return seen
 
 
-def test_a_host_that_accepts_one_predictor_only(compose, monkeypatch):
-    """Duo's branch ch-1 asserts its one name; ours are not its business."""
+@pytest.mark.parametrize("noise", ["log-linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 7])
+@pytest.mark.parametrize("name", ["sparse", "locked"])
+def test_the_times_of_duos_own_sampler(compose, sigmas, noise, steps, name):
+    """But for its eps, by which it ends above t = 0 and takes one evaluation more."""
+    noise = f"noise={noise}"
+    own = ("sampling.predictor=ancestral_cache", "sampling.noise_removal=ancestral")
+    DUO.draw(DUO.student(compose, TIMED, noise, *own), steps)
+    theirs, sigmas[:] = [s.unique() for s in sigmas], []
+    DUO.draw(DUO.student(compose, TIMED, noise, f"sampling.predictor={name}"), steps)
+    ours = [s.unique() for s in sigmas]
+    assert len(theirs) == steps + 1 and len(ours) == steps
+    # Near 0 the host's own alpha of the cosine is rounded, in float32.
+    torch.testing.assert_close(ours, theirs[:-1], rtol=1e-2, atol=2e-4)
+    assert all(s.dtype == torch.float32 for s in sigmas)
 
-    class Strict(algo.MDLM):
-        def _validate_configuration(self):
-            assert self.sampler == "ancestral_cache"
 
-    module = types.ModuleType("algo")
-    module.MDLM = Strict
-    config = compose(*SCRATCH, "sampling.predictor=locked")
-    cls = hosts.distiller("MCD", specs.DUO, module)
-    assert cls(config, dataloader.get_tokenizer(config)).sampler == "locked"
+@pytest.mark.parametrize("name", ["ancestral", "sparse", "locked"])
+def test_the_times_of_mdlms_own_sampler(compose, sigmas, name):
+    """`Diffusion._sample` of MDLM: sigma of `linspace(1, eps, steps + 1)`."""
+    MDLM.draw(MDLM.student(compose, TIMED, f"sampling.predictor={name}", batch=16), 4)
+    wanted = fakes.Schedule()(torch.linspace(1, 1e-5, 5))[0][:-1]
+    ours = torch.cat([s.unique() for s in sigmas])
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-4)
 
 
-def test_guidance_is_left_to_the_host(student):
-    model = student("+sampling.guid_weight=2.0")
-    with pytest.raises(ConfigError, match=r"sampling.guid_weight=2.0 guides the host"):
-        model.generate_samples(2, labels=torch.zeros(2).long(), num_steps=2)
+@pytest.mark.parametrize("name", ["confidence", "first_hitting"])
+def test_the_other_samplers_feed_each_sequence_its_own_time(compose, sigmas, name):
+    DUO.draw(DUO.student(compose, TIMED, f"sampling.predictor={name}"), 4)
+    seen = torch.stack([s.exp().reciprocal() for s in sigmas])
+    assert (seen.diff(dim=0) > 0).all() and seen[0].min() > 0.9e-3
+    if name == "confidence":
+        wanted = 1e-3 + (1 - 1e-3) * torch.arange(4) / 4
+        torch.testing.assert_close(seen, wanted[:, None].expand(-1, 8))
+
+
+@each
+def test_a_network_without_time_is_fed_zeros(compose, family, sigmas):
+    family.draw(family.student(compose), 3)
+    assert sigmas and all((s == 0).all() for s in sigmas)
+
+
+@pytest.mark.parametrize("alpha_t", [None, torch.zeros(2, dtype=torch.float64)])
+@each
+def test_no_time_and_no_signal(compose, family, alpha_t):
+    """A denoiser that is not given the time is refused; sigma is never infinite."""
+    denoise = family.adapter.denoiser(family.student(compose, TIMED))
+    z = torch.full((2, 16), 300)
+    if alpha_t is None:
+        with pytest.raises(ConfigError, match="alpha_t.*time_conditioned = True"):
+            denoise(z, z == 300)
+    else:
+        assert denoise(z, z == 300, alpha_t).isfinite().all()

@@ -1,6 +1,6 @@
-"""What the pictures show, as numbers: each is the answer of a function of the paper.
+"""Compute what the pictures show, by the functions of the paper.
 
-Nothing here is made for the eye. A latent path is `duality.latent` under
+A latent path is `duality.latent` under
 `duality.calibrate`, a regime is read off `coupling.couple`, a trajectory off the
 states that `sampling.sample` passes its callback.
 """
@@ -65,7 +65,7 @@ class LatentPath(NamedTuple):
 
 
 def latent_path(eps: Tensor, x0: int, t: Tensor) -> LatentPath:
-    """Eq. 9 and its projection, Eq. 8, under the calibration of Lemma 3.1.
+    """Compute Eq. 9 and its projection, Eq. 8, under the calibration of Lemma 3.1.
 
     eps: (K,) noise, kept along the path; t: (T,) times in (0, 1), log-linear.
     Raises ConfigError as the functions of `duality` do.
@@ -81,7 +81,7 @@ def latent_path(eps: Tensor, x0: int, t: Tensor) -> LatentPath:
 def latent_paths(
     seeds: Sequence[int] = (1, 0), num_classes: int = 24, points: int = 401
 ) -> list[LatentPath]:
-    """A path for each seed of the noise; see `latent_path`."""
+    """Compute a path for each seed of the noise; see `latent_path`."""
     t = torch.linspace(0, 1, points + 2, dtype=torch.float64)[1:-1]
     return [
         latent_path(
@@ -119,7 +119,7 @@ class Regimes(NamedTuple):
 
 
 def regimes(sentence: str = SENTENCE, t: float = 0.65, s: float = 0.35, seed: int = 1) -> Regimes:
-    """The three cases of Eq. 14 on a sentence, out of `coupling.couple`.
+    """Sort a sentence into the three cases of Eq. 14, out of `coupling.couple`.
 
     KL where both views are masked, CE where the teacher's alone is open, none where
     both are.
@@ -158,7 +158,7 @@ class Calibration(NamedTuple):
 def calibrations(
     vocabularies: Sequence[int] = VOCABULARIES, points: int = 401
 ) -> list[Calibration]:
-    """`NoiseGap.cdf` and `calibrate` for each size of the vocabulary, mask included."""
+    """Compute `NoiseGap.cdf` and `calibrate` for each size of the vocabulary, mask included."""
     ratio = torch.linspace(-4, 8, points, dtype=torch.float64)
     # Evenly in log alpha_t / (1 - alpha_t): large vocabularies turn close to t = 1.
     t = torch.linspace(-12, 12, points, dtype=torch.float64).sigmoid()
@@ -188,7 +188,7 @@ class Trajectory(NamedTuple):
 
 
 def legible(word: str, most: int = 14) -> str:
-    """A decoded token in one short line; its leading space is a dot."""
+    """Return a decoded token in one short line; its leading space is a dot."""
     word = "\u00b7" * word.startswith(" ") + word.strip(" ")
     word = word.replace("\n", "\u21b5").replace("\t", "\u21e5") or "\u2423"
     word = "".join(c if c.isprintable() else "\ufffd" for c in word)
@@ -206,13 +206,30 @@ class Trajectories(NamedTuple):
         return run.tokens != self.runs[-1].tokens
 
 
+def locked(model: Candidate, batch: int, length: int, steps: int, latent: Latent, **more):
+    """Draw `batch` sequences of a model from one latent, in float64."""
+    return sample(
+        "locked",
+        model.denoise,
+        batch,
+        length,
+        steps,
+        alpha=model.alpha,
+        mask_index=model.mask_index,
+        vocab_size=model.vocab_size,
+        device=model.device,
+        latent=latent,
+        **more,
+    )
+
+
 def trajectories(
     model: Candidate, length: int, seed: int, steps: Sequence[int] = STEPS
 ) -> Trajectories:
-    """One sequence of a model from one `Latent(seed)` at each number of steps.
+    """Draw one sequence of a model from one `Latent(seed)` at each number of steps.
 
     Each step opens an equal share of the tokens, so token i opens after step
-    floor(u_i steps) + 1. Drawn in float64.
+    floor(u_i steps) + 1.
     """
     latent = Latent(seed)
     runs = []
@@ -222,22 +239,9 @@ def trajectories(
         def note(step, z, opened=opened):
             opened[(z[0] != model.mask_index).cpu() & (opened == 0)] = step + 1
 
-        drawn = sample(
-            "locked",
-            model.denoise,
-            1,
-            length,
-            count,
-            alpha=model.alpha,
-            # Then a step ends where as large a share of the tokens is open, and u,
-            # which is a share, can be drawn on the same axis.
-            schedule="uniform",
-            mask_index=model.mask_index,
-            vocab_size=model.vocab_size,
-            device=model.device,
-            latent=latent,
-            callback=note,
-        )
+        # In the uniform schedule a step ends where as large a share of the tokens is
+        # open, and u, which is a share, can be drawn on the same axis.
+        drawn = locked(model, 1, length, count, latent, schedule="uniform", callback=note)
         tokens = drawn.tokens[0].cpu()
         words = [legible(model.tokenizer.decode([i])) for i in tokens.tolist()]
         runs.append(Trajectory(count, tokens, words, opened, drawn.evaluations))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ...evaluation.candidates import Candidate
-from ...sampling import Latent, sample
-from .data import STEPS, log_linear
+from ...sampling import Latent
+from .data import STEPS, locked, log_linear
 
 SENTENCES = [
     line.split()
@@ -48,7 +48,7 @@ class _Words:
 
 
 def denoise(z: Tensor, rows: Tensor) -> Tensor:
-    """log p(x0_i | visible words), exactly; see `sampling` for z and rows."""
+    """Return log p(x0_i | visible words), exactly; see `sampling` for z and rows."""
     other = MISPRINT / len(WORDS)
     sequence, position = rows.nonzero(as_tuple=True)
     seen = z[sequence, None]  # (rows, 1, length) against (sentences, length)
@@ -62,7 +62,7 @@ def denoise(z: Tensor, rows: Tensor) -> Tensor:
 
 
 def language() -> Candidate:
-    """The language as a model: sampled and drawn like any other."""
+    """Return the language as a model: sampled and drawn like any other."""
     return Candidate(
         label="eight sentences",
         denoise=denoise,
@@ -75,25 +75,14 @@ def language() -> Candidate:
 
 
 def one_of_the_sentences(tokens: Tensor) -> Tensor:
-    """(batch, L) ids -> (batch,) bool: word for word one of the eight."""
+    """Return (batch,) bool for (batch, L) ids: word for word one of the eight."""
     return (tokens[:, None] == IDS).all(-1).any(-1)
 
 
 def shares(steps=STEPS, batch: int = BATCH, seed: int = 0) -> dict[int, float]:
-    """The share of `batch` sequences that `locked` ends in one of the sentences."""
-    model = language()
-    found = {}
+    """Return the share of `batch` sequences that `locked` ends in one of the sentences."""
+    model, found = language(), {}
     for count in steps:
-        drawn = sample(
-            "locked",
-            model.denoise,
-            batch,
-            model.length,
-            count,
-            alpha=model.alpha,
-            mask_index=model.mask_index,
-            vocab_size=model.vocab_size,
-            latent=Latent(seed),
-        )
+        drawn = locked(model, batch, model.length, count, Latent(seed))
         found[count] = one_of_the_sentences(drawn.tokens).double().mean().item()
     return found

@@ -1,4 +1,4 @@
-"""The pictures that stand still, on matplotlib: each takes data and answers a Figure.
+"""Draw the pictures that stand still: each function takes data and returns a Figure.
 
 No pyplot: a figure drawn here leaves no global state, opens no window and needs no
 display.
@@ -32,7 +32,7 @@ def _crossing(axis, x: float, y: float) -> None:
 
 
 def latent_paths(paths: list[LatentPath]):
-    """The Gaussian path, its projection, and the one scalar that decides."""
+    """Draw the Gaussian path, its projection, and the one scalar that decides."""
     figure = _figure(
         5.5 * len(paths),
         6.8,
@@ -98,7 +98,7 @@ def _scalar(axis, path: LatentPath) -> None:
 
 
 def _explain(gaussian, scalar, path: LatentPath) -> None:
-    """The names of the curves, on one column."""
+    """Name the curves, on one column."""
     tenth = len(path.t) // 10
     gaussian.text(
         0.04,
@@ -137,13 +137,13 @@ def _explain_the_end(axis, path: LatentPath) -> None:
 
 
 def regimes(shown: Regimes):
-    """u of each word against two levels, the two views, and what Eq. 14 asks."""
+    """Draw u of each word against two levels, the two views, and what Eq. 14 asks."""
     count = len(shown.words)
     figure = _figure(12, 6.2, "One $u$ a token decides who sees it, and so what it teaches")
     levels, table = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 2.2]})
     right = count - 0.45
     edges = [0.0, shown.alpha_t, shown.alpha_s, 1.0]
-    said = (
+    meanings = (
         "both views see it:\nno loss",
         "the teacher alone sees it:\n$\\bf{CE}$ with the truth",
         "masked for both:\n$\\bf{KL}$(student, teacher)",
@@ -152,7 +152,7 @@ def regimes(shown: Regimes):
         low, high = edges[i], edges[i + 1]
         levels.axhspan(low, high, facecolor=style.TERMS[case], alpha=0.14, lw=0)
         levels.plot([right + 0.25], [(low + high) / 2], clip_on=False, **_marker(case))
-        levels.text(right + 0.45, (low + high) / 2, said[i], va="center", linespacing=1.4)
+        levels.text(right + 0.45, (low + high) / 2, meanings[i], va="center", linespacing=1.4)
     for i, (u, case) in enumerate(zip(shown.u.tolist(), shown.regimes, strict=True)):
         levels.plot([i, i], [0, u], color=SOFT, lw=1.2, zorder=2)
         levels.plot([i], [u], clip_on=False, zorder=3, **_marker(case))
@@ -194,17 +194,17 @@ def _views(axis, shown: Regimes, right: float) -> None:
     for row, (_, masked) in enumerate(rows):
         y = last - row
         for i, (word, case) in enumerate(zip(shown.words, shown.regimes, strict=True)):
-            face, hatch, said = "white", "", word
+            face, hatch, shown_word = "white", "", word
             if row == last:
                 face, hatch = style.TERMS[case], style.HATCHES[case]
-                said = "–" if case == "none" else case
+                shown_word = "–" if case == "none" else case
             elif masked is not None and masked[i]:
-                face, hatch, said = HIDDEN, "xxxx", ""
+                face, hatch, shown_word = HIDDEN, "xxxx", ""
             axis.bar(i, 0.76, 0.92, y - 0.38, color=face, edgecolor=INK, lw=0.8, hatch=hatch)
             axis.text(
                 i,
                 y,
-                said,
+                shown_word,
                 ha="center",
                 va="center",
                 fontsize=9,
@@ -226,7 +226,7 @@ def _views(axis, shown: Regimes, right: float) -> None:
 
 
 def calibration(curves: list[Calibration]):
-    """Lemma 3.1 for several vocabularies: over the ratio, and over time."""
+    """Draw Lemma 3.1 for several vocabularies: over the ratio, and over time."""
     figure = _figure(11, 4.9, "The larger the vocabulary, the more signal a token needs to be seen")
     left, right = figure.subplots(1, 2)
     for curve, (color, dash) in zip(curves, style.LINES, strict=True):
@@ -258,7 +258,7 @@ def calibration(curves: list[Calibration]):
 
 
 def trajectory(shown: Trajectories):
-    """When each word opened at each number of steps, on paper."""
+    """Draw when each word opened at each number of steps, on paper."""
     count = len(shown.u)
     figure = _figure(
         11.5,

@@ -1,4 +1,4 @@
-"""One look for all pictures: Okabe and Ito's colours, and never colour alone.
+"""Give all pictures one look: Okabe and Ito's colours, and never colour alone.
 
 Every colour goes with a shape, a hatch, a line style or a word of its own, so that a
 picture survives a grey printer and eyes that do not tell red from green.
@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
+
+import jinja2
+
+from ...errors import ConfigError
 
 MARK = "mdlm-mcd figures"  # in every file that is written, to know it again
 
@@ -54,9 +58,19 @@ RC = {
 }
 
 
+def require_matplotlib() -> None:
+    """Raise ConfigError with the remedy when matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "The figure needs matplotlib, which is not installed: pip install 'mdlm-mcd[demo]'."
+        ) from error
+
+
 @contextmanager
 def look():
-    """Matplotlib with `RC` alone, whatever its user has set."""
+    """Give matplotlib `RC` alone, whatever its user has set."""
     import matplotlib
 
     with matplotlib.rc_context():
@@ -66,10 +80,18 @@ def look():
 
 
 def save(figure, out: Path, name: str, title: str, alt: str) -> list[Path]:
-    """`name`.svg and `name`.png in the folder `out`, the alt text inside both."""
+    """Write `name`.svg and `name`.png into the folder `out`, the alt text inside both."""
     svg, png = out / f"{name}.svg", out / f"{name}.png"
-    figure.savefig(
-        svg, metadata={"Date": None, "Creator": MARK, "Title": title, "Description": alt}
-    )
-    figure.savefig(png, dpi=160, metadata={"Software": MARK, "Title": title, "Description": alt})
+    facts = {"Title": title, "Description": alt}
+    figure.savefig(svg, metadata={"Date": None, "Creator": MARK, **facts})
+    figure.savefig(png, dpi=160, metadata={"Software": MARK, **facts})
     return [svg, png]
+
+
+def render(template: str, **values) -> str:
+    """Fill a template of this folder; values are escaped."""
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    text = Path(__file__).with_name(template).read_text("utf-8")
+    return environment.from_string(text).render(**values)

@@ -1,4 +1,4 @@
-"""What lets an unmodified MDLM or Duo run where its usual machine is not.
+"""Let an unmodified MDLM or Duo run where its usual machine is not.
 
 Nothing is replaced where the real thing is present. Docs: docs/without_cuda.md.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import sources, standins
+from . import packages, sources
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -18,38 +18,33 @@ if TYPE_CHECKING:
 __all__ = ["compiled", "default_overrides", "install"]
 
 _FOLDERS = sources.Folders()
-_said: list[str] | None = None
+_supplied: list[str] | None = None
 
 
 def install(host: str | Path | None = None) -> list[str]:
-    """Supply what this machine lacks; answers a sentence for each thing supplied.
+    """Supply what this machine lacks; return a sentence for each thing supplied.
 
     host: the folder of the host's `main.py` (the current one by default). To be
     called before the host's modules are imported. Called again it adds that folder
-    and answers the same.
+    and returns the same.
     """
-    global _said
+    global _supplied
     _FOLDERS.add(host or os.getcwd())
-    if _said is None:
-        import sys
-
+    if _supplied is None:
         import torch
 
-        from . import loading
+        from . import cuda, loading
 
-        _said = standins.supply() + loading.supply()
+        _supplied = packages.supply() + loading.supply()
         if not torch.cuda.is_available():
-            from . import cuda
-
-            sys.meta_path.insert(0, sources.HostFinder(_FOLDERS))
-            _said += cuda.supply(_FOLDERS)
-    return list(_said)
+            _supplied += cuda.supply(_FOLDERS)
+    return list(_supplied)
 
 
 def compiled(path: str | Path, source: str | None = None) -> CodeType:
-    """The code of a host's main.py, which is run and not imported, for this machine.
+    """Compile a host's main.py, which is run and not imported, for this machine.
 
-    source: its text, where that is not what the file holds.
+    source: its text, where that is not what the file contains.
     """
     import torch
 
@@ -61,10 +56,10 @@ def compiled(path: str | Path, source: str | None = None) -> CodeType:
 
 
 def default_overrides(given: Iterable[str] = ()) -> list[str]:
-    """Hydra overrides a machine without CUDA needs, of either host.
+    """Return the Hydra overrides that a machine without CUDA needs, of either host.
 
-    given: the user's overrides, or their keys; what they set is left to them. Answers
-    an empty list where there is CUDA.
+    given: the user's overrides, or their keys; what they set is left to them. An
+    empty list where there is CUDA.
 
     A Mac trains on its CPU too: the hosts keep their metrics in float64, which MPS does
     not have. (Concluded from their code, not tried on such a machine.)

@@ -1,4 +1,4 @@
-"""What the hosts ask of CUDA, answered on a machine without it."""
+"""Have the hosts' own code find the CPU on a machine without CUDA."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import warnings
 
 import torch
 
-from .sources import Folders
+from .sources import Folders, HostFinder
 
 # What autocast for CUDA says where there is none; in the words of torch 2.3 to 2.13.
 NEEDLESS_WARNINGS = (
@@ -19,28 +19,28 @@ NEEDLESS_WARNINGS = (
 )
 
 
-def _asked(config) -> int:
-    """`trainer.devices` of a host's config; 1 where it has none or no number."""
+def _devices(config) -> int:
+    """Return `trainer.devices` of a host's config; 1 where it is no number above 0."""
     devices = getattr(getattr(config, "trainer", None), "devices", None)
-    return int(devices) if str(devices).isdecimal() else 1
+    return max(int(devices), 1) if str(devices).isdecimal() else 1
 
 
 def count_for(folders: Folders, count):
-    """`torch.cuda.device_count` that does not answer 0 to the hosts' own code.
+    """Wrap `torch.cuda.device_count` so that it is not 0 for the hosts' own code.
 
-    Their modules, told by the caller's file, ask in order to share the global batch
-    between processes: to a function that has a `config` the answer is its
-    `trainer.devices`, to others 1. So it is to OmegaConf, which asks only as the hosts'
-    resolver `${device_count:}`. Lightning and all others keep seeing 0.
+    Their modules, known by the caller's file, ask in order to share the global batch
+    between processes: a function that has a `config` gets its `trainer.devices`, others
+    1. So does OmegaConf, which asks only as the hosts' resolver `${device_count:}`.
+    Lightning and all others keep seeing 0.
     """
 
     @functools.wraps(count)
     def device_count() -> int:
         caller = sys._getframe(1)
-        asks = caller.f_globals
-        if folders.hold(asks.get("__file__")):
-            return max(_asked(caller.f_locals.get("config")), 1)
-        if asks.get("__name__", "").partition(".")[0] == "omegaconf":
+        scope = caller.f_globals
+        if folders.hold(scope.get("__file__")):
+            return _devices(caller.f_locals.get("config"))
+        if scope.get("__name__", "").partition(".")[0] == "omegaconf":
             return max(count(), 1)
         return count()
 
@@ -48,7 +48,8 @@ def count_for(folders: Folders, count):
 
 
 def supply(folders: Folders) -> list[str]:
-    """Patch `torch.cuda.device_count`, and silence warnings about autocast."""
+    """Patch `device_count`, rename devices, and silence warnings about autocast."""
+    sys.meta_path.insert(0, HostFinder(folders))
     torch.cuda.device_count = count_for(folders, torch.cuda.device_count)
     for message in NEEDLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=re.escape(message))

@@ -1,9 +1,9 @@
-"""Host modules as they are loaded: the device they name becomes the CPU.
+"""Load the hosts' modules with the CPU in place of the CUDA device they name.
 
 The hosts write `"cuda"` into their code in a few places: `.to('cuda')`, the default of
 a parameter `device`, an argument `device='cuda'`. These, and only these, are read as
 `"cpu"` while a module of a host's folder is compiled. Its file is not touched, nor is
-its bytecode cache. `autocast('cuda', ...)` is no place but a kind of precision and
+its bytecode cache. `autocast('cuda', ...)` names a kind of precision, no device, and
 stays; without CUDA it does nothing, as it should.
 """
 
@@ -20,7 +20,7 @@ from types import CodeType
 
 
 class Folders:
-    """The hosts' folders. Environments that lie in them are no part of them."""
+    """The hosts' folders, without the environments that lie in them."""
 
     def __init__(self):
         self._roots: list[Path] = []
@@ -31,7 +31,7 @@ class Folders:
         self.hold.cache_clear()
 
     def _hold(self, path: str | None) -> bool:
-        """Whether a file or folder, given by its absolute path, belongs to a host."""
+        """Return whether a file or folder, given by its absolute path, is a host's."""
         if not path:
             return False
         path = Path(path).resolve()
@@ -42,44 +42,38 @@ class Folders:
         )
 
 
-def _cuda(node: ast.AST | None) -> bool:
-    return (
-        isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and node.value.partition(":")[0] == "cuda"
-    )
+def _rename(node: ast.AST | None) -> None:
+    if isinstance(node, ast.Constant) and str(node.value).partition(":")[0] == "cuda":
+        node.value = "cpu"
 
 
-class _ToCPU(ast.NodeTransformer):
-    def visit_Call(self, node):
-        self.generic_visit(node)
-        function = getattr(node.func, "attr", getattr(node.func, "id", None))
-        named = [k.value for k in node.keywords if k.arg == "device"]
-        for value in [*named, *(node.args[:1] if function in ("to", "device") else ())]:
-            if _cuda(value):
-                value.value = "cpu"
-        return node
-
-    def visit_arguments(self, node):
-        self.generic_visit(node)
-        first = [*node.posonlyargs, *node.args]
-        defaults = zip(reversed(first), reversed(node.defaults), strict=False)
-        named = zip(node.kwonlyargs, node.kw_defaults, strict=True)
-        for parameter, default in [*defaults, *named]:
-            if parameter.arg == "device" and _cuda(default):
-                default.value = "cpu"
-        return node
+def _to_cpu(tree: ast.AST) -> None:
+    """Rename the CUDA devices that a module names, in place."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            function = getattr(node.func, "attr", getattr(node.func, "id", None))
+            named = [k.value for k in node.keywords if k.arg == "device"]
+            for value in [*named, *(node.args[:1] if function in ("to", "device") else ())]:
+                _rename(value)
+        elif isinstance(node, ast.arguments):
+            first = [*node.posonlyargs, *node.args]
+            defaults = zip(reversed(first), reversed(node.defaults), strict=False)
+            named = zip(node.kwonlyargs, node.kw_defaults, strict=True)
+            for parameter, default in [*defaults, *named]:
+                if parameter.arg == "device":
+                    _rename(default)
 
 
 def compiled(path: str | os.PathLike, source: str | bytes | None = None) -> CodeType:
-    """The code of a host's file, with the CPU wherever it asks for a CUDA device.
+    """Compile a host's file, with the CPU wherever it asks for a CUDA device.
 
     source: what to take for the file's text. Raises OSError when it cannot be read,
     SyntaxError when it is no Python.
     """
     source = Path(path).read_bytes() if source is None else source
     tree = ast.parse(source, filename=os.fspath(path))
-    return compile(_ToCPU().visit(tree), os.fspath(path), "exec", dont_inherit=True)
+    _to_cpu(tree)
+    return compile(tree, os.fspath(path), "exec", dont_inherit=True)
 
 
 class _HostLoader(SourceFileLoader):
@@ -89,29 +83,20 @@ class _HostLoader(SourceFileLoader):
 
 
 class HostFinder(MetaPathFinder):
-    """Goes before the usual finder and answers for modules of the hosts only."""
+    """Find modules of the hosts only, before the usual finder."""
 
     def __init__(self, folders: Folders):
         self.folders = folders
 
     def find_spec(self, name, path=None, target=None):
-        # Cheap for the thousands of modules that are no host's.
-        tail = name.rpartition(".")[2]
-        for place in sys.path if path is None else path:
-            place = os.path.abspath(place)
-            if self.folders.hold(place) and (
-                os.path.isfile(os.path.join(place, f"{tail}.py"))
-                or os.path.isdir(os.path.join(place, tail))
-            ):
-                break
-        else:
+        # Cheap for the thousands of submodules of other packages.
+        places = map(os.path.abspath, sys.path if path is None else path)
+        if not any(map(self.folders.hold, places)):
             return None
         spec = PathFinder.find_spec(name, path, target)
-        if (
-            spec is None
-            or type(spec.loader) is not SourceFileLoader
-            or not self.folders.hold(spec.origin)
-        ):
+        if type(getattr(spec, "loader", None)) is not SourceFileLoader:
+            return None
+        if not self.folders.hold(spec.origin):
             return None
         spec.loader = _HostLoader(spec.loader.name, spec.loader.path)
         return spec

@@ -14,7 +14,7 @@ from .dit import DIT, Rotary
 class MDLM(PreTrainedModel):
     """Raw logits (batch, length, vocab_size), before SUBS, as the hosts expect them.
 
-    Two ways to call it: `model(input_ids=ids)` answers a `MaskedLMOutput`, and
+    Two ways to call it: `model(input_ids=ids)` returns a `MaskedLMOutput`, and
     `model(x, sigma)`, the hosts' way of calling a backbone, a plain tensor.
     """
 

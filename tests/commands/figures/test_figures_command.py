@@ -7,52 +7,10 @@ import pytest
 import torch
 
 from mdlm_mcd.commands import figures, main
-from mdlm_mcd.commands.figures import data, language
+from mdlm_mcd.commands.figures import data
 from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.sampling import Latent
-
-
-def test_a_checkpoint_is_drawn_where_one_is_named(tmp_path, monkeypatch, capsys):
-    asked = {}
-
-    def open_model(source):
-        asked.update(path=source.path, which=source.which, tokenizer=source.tokenizer)
-        model = language.language()
-        return type(model)(
-            **{
-                **vars(model),
-                "label": "mine",
-                "length": 40,
-                "provenance": {"checkpoint": "a.ckpt", "sha256": "f" * 64},
-            }
-        )
-
-    monkeypatch.setattr(candidates, "open_model", open_model)
-    monkeypatch.setattr(
-        language, "IDS", torch.cat([language.IDS, language.IDS], 1)[:, : figures.LENGTH]
-    )
-    monkeypatch.setattr(figures, "_save", lambda picture, out: [])  # the words suffice
-    said = [
-        "figures",
-        "--out",
-        str(tmp_path),
-        "--model",
-        "a.ckpt",
-        "--seed",
-        "3",
-        "--weights",
-        "raw",
-        "--tokenizer",
-        "gpt2",
-    ]
-    assert main.main(said) == 0
-    assert asked == {"path": "a.ckpt", "which": "raw", "tokenizer": "gpt2"}
-    page = (tmp_path / "index.html").read_text("utf-8")
-    assert "24 tokens, where it was trained on 40, by mine (a.ckpt" in page
-    assert "Latent(3)" in page and "ffffffffffff)" in page
-    assert "eight sentences" not in page and "misprinted" not in page
-    assert "index.html" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +27,13 @@ def trained(module_compose, tmp_path_factory):
 
 def test_the_trajectory_of_a_trained_checkpoint(trained, tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    said = ["figures", "--out", str(tmp_path), "--model", f"mine={trained['mdlm']}"]
-    assert main.main(said) == 0
-    model = candidates.open_model(candidates.Source.parse(f"mine={trained['mdlm']}"))
-    shown = data.trajectories(model, figures.LENGTH, seed=10)
-    u = Latent(10).u(1, figures.LENGTH)[0]
+    named = f"mine={trained['mdlm']}"
+    flags = ["--model", named, "--weights", "raw", "--tokenizer", "bpe", "--seed", "3"]
+    assert main.main(["figures", "--out", str(tmp_path), *flags]) == 0
+    assert "index.html" in capsys.readouterr().out
+    model = candidates.open_model(candidates.Source.parse(named, which="raw", tokenizer="bpe"))
+    shown = data.trajectories(model, figures.LENGTH, seed=3)
+    u = Latent(3).u(1, figures.LENGTH)[0]
     words = []
     for run in shown.runs:
         assert torch.equal(run.opened, (u * run.steps).floor().long() + 1)
@@ -87,9 +47,13 @@ def test_the_trajectory_of_a_trained_checkpoint(trained, tmp_path, capsys):
     ]
     assert drawn == words and len(words) == 3 * figures.LENGTH
     page = (tmp_path / "index.html").read_text("utf-8")
-    sha = model.provenance["sha256"][:12]
-    assert "24 tokens, where it was trained on 32, by mine (last.ckpt" in page
-    assert sha in page and "eight sentences" not in page
+    for text in (
+        "24 tokens, where it was trained on 32, by mine (last.ckpt",
+        model.provenance["sha256"][:12],
+        "Latent(3)",
+    ):
+        assert text in page
+    assert "eight sentences" not in page and "misprinted" not in page
     assert len(list(tmp_path.glob("*.png"))) == 4
 
 
@@ -102,7 +66,7 @@ def test_a_checkpoint_of_no_masked_model_is_refused(trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words,said",
+    "flags,sentence",
     [
         (["--out", "{0}/file"], "is a file: name a folder."),
         (["--out", "{0}/file/below"], "cannot be made (Not a directory)"),
@@ -112,11 +76,11 @@ def test_a_checkpoint_of_no_masked_model_is_refused(trained, tmp_path, capsys):
         (["--out", "{0}/out", "--tokenizer", "x"], "--tokenizer is a checkpoint's"),
     ],
 )
-def test_refusals_are_one_sentence(words, said, tmp_path, capsys):
+def test_refusals_are_one_sentence(flags, sentence, tmp_path, capsys):
     (tmp_path / "file").write_text("x")
-    assert main.main(["figures", *(w.format(tmp_path) for w in words)]) == 1
+    assert main.main(["figures", *(flag.format(tmp_path) for flag in flags)]) == 1
     complaint = capsys.readouterr().err
-    assert said in complaint and "Traceback" not in complaint
+    assert sentence in complaint and "Traceback" not in complaint
     assert complaint.startswith("mdlm-mcd: ") and complaint.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -138,7 +138,7 @@ def test_the_documents_show_what_the_code_draws(drawn, folder):
     readme = (ROOT / "README.md").read_text("utf-8")
     for name, picture in drawn.items():
         if name != "trajectory":  # the animation stands for it
-            assert f"![{picture.alt}](commands/figures/{name}.svg)" in text, name
+            assert f"![{picture.alt}](figures/{name}.svg)" in text, name
             assert picture.caption in " ".join(text.split()), name
     assert sum(f"![{p.alt}](docs/figures/{n}.svg)" in readme for n, p in drawn.items()) == 2
     # Letters and lines are another matplotlib's; the animation is ours alone.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mdlm_mcd.hosts import stubs
-from mdlm_mcd.hosts.stubs import standins
+from mdlm_mcd.hosts.stubs import packages
 
 ROOT = Path(stubs.__file__).resolve().parents[3]
 
@@ -68,11 +68,10 @@ def believed():
     return [name for name in asking if getattr(import_utils, name)()]
 assert not believed(), believed()
 import flash_attn, flash_attn.layers.rotary
-from mdlm_mcd.hosts.stubs import attention, rotary
+from mdlm_mcd.hosts.stubs import flash_attn as ours
 flash = flash_attn.flash_attn_interface
-assert flash.flash_attn_varlen_qkvpacked_func is (
-    attention.flash_attn_varlen_qkvpacked_func)
-assert flash_attn.layers.rotary.apply_rotary_emb_qkv_ is rotary.apply_rotary_emb_qkv_
+assert flash.flash_attn_varlen_qkvpacked_func is ours.flash_attn_varlen_qkvpacked_func
+assert flash_attn.layers.rotary.apply_rotary_emb_qkv_ is ours.apply_rotary_emb_qkv_
 def ask_anew():
     for cached in vars(import_utils).values():
         getattr(cached, "cache_clear", lambda: None)()
@@ -95,8 +94,8 @@ for line in said: print(line)
 def test_names_of_mamba_can_be_imported_and_not_called():
     out = python(
         """
-from mdlm_mcd.hosts.stubs import standins
-standins.supply()
+from mdlm_mcd.hosts.stubs import packages
+packages.supply()
 from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, selective_scan_fn
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
@@ -130,8 +129,8 @@ def test_a_real_package_wins_and_is_not_completed(tmp_path):
     out = python(
         """
 import sys
-from mdlm_mcd.hosts.stubs import standins
-said = " ".join(standins.supply())
+from mdlm_mcd.hosts.stubs import packages
+said = " ".join(packages.supply())
 assert "flash-attn" not in said and "mamba-ssm is" in said and "causal" in said, said
 import flash_attn, flash_attn.flash_attn_interface
 assert flash_attn.real and flash_attn.flash_attn_interface.real
@@ -149,7 +148,7 @@ assert mamba_ssm.real
 
 
 def test_nothing_is_supplied_where_nothing_is_missing(tmp_path):
-    for name in standins.SENTENCES:
+    for name in packages.SENTENCES:
         package(tmp_path, name)
     python(
         """

@@ -1,0 +1,36 @@
+"""`mdlm-mcd report RESULTS`: one page out of results files."""
+
+from __future__ import annotations
+
+import sys
+
+
+def configure(parser) -> None:
+    parser.description = (
+        "Writes a self-contained HTML page without scripts. Rows that do "
+        "not compare (another evaluator, sampling dtype, seed, held-out text, number "
+        "or length of samples; a checkpoint that changed under its name) are refused."
+    )
+    parser.add_argument(
+        "results", nargs="+", metavar="RESULTS", help="JSON lines of mdlm-mcd sweep"
+    )
+    parser.add_argument("--out", default="report.html", metavar="FILE")
+    parser.add_argument(
+        "--reference", metavar="MODEL", help="compared with; the teacher by default"
+    )
+    parser.add_argument("--title", default="", help="of the page")
+    parser.add_argument(
+        "--force", action="store_true", help="show them all the same, and mark them"
+    )
+    parser.set_defaults(call=call)
+
+
+def call(args) -> None:
+    from ..evaluation import report
+
+    found = report.write(
+        args.results, args.out, force=args.force, reference=args.reference, title=args.title
+    )
+    for sentence in found.said:
+        print(f"mdlm-mcd: {sentence}", file=sys.stderr)
+    print(f"Wrote {args.out}: {len(found.points)} rows.")

@@ -1,0 +1,227 @@
+"""The adapters: which host it is, its model, its configs."""
+
+import subprocess
+import sys
+import types
+
+import fakes
+import hydra
+import pytest
+import torch
+from families import DUO, MDLM, Family
+from hydra.core.global_hydra import GlobalHydra
+
+from mdlm_mcd.distillers.rng import StepNoise
+from mdlm_mcd import distillers, hosts
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import embedded
+from mdlm_mcd.hosts import duo, mdlm, specs
+from mdlm_mcd.losses import subs
+from mdlm_mcd.minihost import algo
+from mdlm_mcd.minihost import main as minihost
+
+# Which host it is ---------------------------------------------------------------------
+
+
+def test_the_class_is_made_for_the_host_that_is_loaded(monkeypatch):
+    cls = hosts.MCD
+    assert issubclass(cls, algo.MDLM) and issubclass(cls, distillers.MCD)
+    assert cls is hosts.MCD  # one class a host, however often it is asked for
+    with pytest.raises(AttributeError):
+        _ = hosts.DCM
+    # A real host goes before the embedded one.
+    clone = types.ModuleType("algo")
+    clone.MDLM = type("MDLM", (algo.MDLM,), {})
+    for module, spec in ((fakes.diffusion, specs.MDLM), (clone, specs.DUO)):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        assert hosts.detect() == (spec, module)
+        assert issubclass(hosts.MCD, getattr(module, spec.model))
+        assert hosts.MCD.host_dataloader == "dataloader"
+
+
+def test_an_unknown_layout_is_refused_with_what_was_looked_for(monkeypatch):
+    other = types.ModuleType("algo")
+    other.MDLM = type("MDLM", (), {"nll": None, "_loss": None})
+    monkeypatch.setitem(sys.modules, "algo", other)
+    monkeypatch.delitem(sys.modules, "mdlm_mcd.minihost.algo")
+    with pytest.raises(ConfigError) as error:
+        hosts.detect()
+    for words in (
+        "module `algo` lacks MDLM._process_model_input, MDLM._process_sigma",
+        "no module `mdlm_mcd.minihost.algo` is loaded",
+        "python -m mdlm_mcd.minihost.main algo=mcd",
+    ):
+        assert words in str(error.value), error.value
+    monkeypatch.setitem(sys.modules, "algo", types.ModuleType("algo"))
+    with pytest.raises(ConfigError, match="module `algo` lacks MDLM[;)]"):
+        hosts.detect()
+
+
+# Its model ----------------------------------------------------------------------------
+
+
+class Trainer:
+    accumulate_grad_batches, world_size = 1, 1
+
+
+def test_the_same_step_in_both_families(compose, monkeypatch):
+    x0 = torch.randint(0, 250, (8, 16))
+    batch = {"input_ids": x0, "attention_mask": torch.ones_like(x0)}
+    # As in `data=text8-crop`: rows of twice the length, of which MDLM takes some.
+    twice = {k: v.repeat(1, 2) for k, v in batch.items()}
+    found = []
+    for family, given in ((DUO, batch), (MDLM, twice)):
+        model = family.student(compose, "model.dropout=0")
+        cls = type(model)
+        for name, value in (("trainer", Trainer), ("global_step", 0), ("global_rank", 0)):
+            monkeypatch.setattr(cls, name, property(lambda self, value=value: value))
+        model.teacher.snapshot(model.backbone, 0)
+        noise = StepNoise(model, 8, 0)
+        inputs = model.host_inputs(given, noise.uniform)
+        parts = model.distil(model.curriculum.at(0), *inputs, noise)
+        parts.loss.backward()
+        found.append((parts, [p.grad for p in model.backbone.parameters()]))
+    (one, slopes), (other, wanted) = found
+    assert one.distil_rows == other.distil_rows > 20
+    torch.testing.assert_close(one.loss, other.loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(slopes, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_denoiser_is_the_hosts_forward(random_mdlm):
+    model = random_mdlm
+    z = torch.randint(0, 250, (3, 16))
+    rows = torch.rand(3, 16) < 0.6
+    rows[1] = False  # a sequence in which nothing is asked for
+    z[rows] = model.mask_index
+    with torch.no_grad():
+        got = duo.denoiser(model)(z, rows)
+        expected = model(z, torch.full((3, 1), 0.7))
+    full = torch.zeros(3, 16, model.vocab_size)
+    full[rows] = got
+    torch.testing.assert_close(
+        subs(full, z, model.mask_index)[rows], expected[rows], rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["+parameterization=d3pm"], "^parameterization=d3pm does not fit algo"),
+        (
+            [*MDLM.more, "sampling.predictor=ancestral_cache"],
+            "sampling.predictor=ancestral_cache is not",
+        ),
+    ],
+)
+def test_what_mdlm_would_take_for_another(compose, overrides, words):
+    """Settings are named where the host keeps them."""
+    with pytest.raises(ConfigError, match=words):
+        Family(specs.MDLM, fakes.diffusion, mdlm, "").student(compose, *overrides)
+
+
+def test_a_schedule_that_does_not_hide_everything(compose, monkeypatch):
+    monkeypatch.setattr(
+        fakes.Schedule, "forward", lambda self, t: (1e-4 + t * 0.5, torch.full_like(t, 0.5))
+    )
+    with pytest.raises(ConfigError, match=r"noise\.type=.*to 0\.606 at t=1"):
+        MDLM.student(compose)
+
+
+# Its configs --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The keys of MDLM's config that ours meet; patched (an `algo` entry)."""
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "config.yaml").write_text(
+        "defaults:\n- _self_\n- /algo: null\n"
+        "\nparameterization: sedd\nbackbone: dit\nT: 100\nsampling:\n"
+        "  predictor: analytic\n  steps: 128\ntraining:\n  ema: 0.9999\n"
+        "trainer:\n  max_steps: 1\n"
+    )
+    (tmp_path / "diffusion.py").touch()
+    (tmp_path / "main.py").write_text("hydra.utils.get_class(config.algo._target_)\n")
+    return tmp_path
+
+
+def composed(folder, *overrides):
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(folder / "configs"), version_base=None):
+        return hydra.compose("config", overrides=list(overrides))
+
+
+def test_the_config_speaks_the_hosts_keys(folder):
+    config = composed(folder, "algo=mcd")
+    assert config.algo._target_ == "mdlm_mcd.hosts.MCD"
+    assert (config.parameterization, config.T) == ("subs", 0)
+    assert config.sampling.predictor == "sparse" and config.sampling.use_float64
+    assert "loss_precision" not in config.training
+    assert "backbone" not in config.algo and config.trainer.max_steps == 50_000
+    # The command line still wins, and without `algo` nothing of ours is there.
+    assert composed(folder, "algo=mcd", "T=5").T == 5
+    plain = composed(folder)
+    assert "algo" not in plain and plain.sampling.predictor == "analytic"
+
+
+def test_an_unpatched_host_is_stopped_when_its_config_is_read(folder, monkeypatch):
+    (folder / "main.py").write_text("import diffusion\n")
+    config = composed(folder, "algo=mcd")
+    assert config.sampling.predictor == "sparse"
+    with pytest.raises(SystemExit, match="mdlm-mcd patch"):
+        _ = config.algo.unpatched_host
+    monkeypatch.setenv("MDLM_MCD_PATCHED", str(folder.resolve()))
+    assert "unpatched_host" not in composed(folder, "algo=mcd").algo
+
+
+def test_a_folder_that_is_no_host_is_let_be(folder):
+    """Some other application with a main.py: it may resolve classes in its own way."""
+    (folder / "diffusion.py").unlink()
+    (folder / "main.py").write_text("print()\n")
+    assert "unpatched_host" not in composed(folder, "algo=mcd").algo
+
+
+def test_no_file_is_read_for_an_application_without_an_algo_of_ours(folder):
+    """Neither its main.py nor, by the plugin, its config: only Hydra's own reading."""
+    code = (
+        "import sys, hydra\n"
+        "from omegaconf import OmegaConf\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else None)\n"
+        "with hydra.initialize_config_dir(sys.argv[1], version_base=None):\n"
+        "    for given in ([], ['algo=mcd']):\n"
+        "        hydra.compose('config', overrides=given)\n"
+        "        print(sorted({p for p in opened if 'diffusion' in p or 'main.py' in p\n"
+        "                      or 'layouts' in p}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder / "configs")], capture_output=True, text=True
+    )
+    foreign, ours = done.stdout.splitlines()
+    assert foreign == "[]" and "main.py" in ours and "masked.yaml" in ours
+
+
+@pytest.mark.slow
+def test_the_documented_command_with_a_relative_path(compose, corpus, tmp_path):
+    """From the user's folder, though Hydra runs the job in another."""
+    minihost.run(compose("trainer.max_steps=2"))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    last.rename(tmp_path / "teacher.ckpt")
+    tiny = [arg for arg in compose.tiny if "save_dir" not in arg]
+    given = ["algo=mcd", "algo.teacher_path=teacher.ckpt", "algo.loss=kl_fwd", "algo.rounds=1"]
+    given += ["algo.steps_per_round=2", "trainer.max_steps=2", "hydra.run.dir=student"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mdlm_mcd.minihost.main", *tiny, *given],
+        cwd=tmp_path,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    student = tmp_path / "student" / "checkpoints" / "round-1.ckpt"
+    # It opens as the masked model it is, with the averaged weights.
+    model, _ = embedded.open_model(student)
+    assert type(model) is algo.MDLM and not model.training
+    saved = torch.load(student, weights_only=True)
+    for p, average in zip(model.parameters(), saved["ema"]["shadow_params"], strict=True):
+        assert torch.equal(p, average)
+    assert saved["mdlm_mcd"]["loss"] == "kl_fwd"
