@@ -287,6 +287,6 @@ def test_a_schedule_that_turns_back(bump):
         inside = (t >= 0.5) & (t < 0.51)
         return torch.where(inside, 1 - t + 1 / 64 + bump, 1 - t)
 
-    rng.check_schedule(lambda t: 1 - t, "linear", "mcd")
+    settings.check_schedule(lambda t: 1 - t, "linear", "mcd")
     with pytest.raises(ConfigError, match="at t=0.484 and .* at t=0.5, but algo=mcd"):
-        rng.check_schedule(alpha, "linear", "mcd")
+        settings.check_schedule(alpha, "linear", "mcd")

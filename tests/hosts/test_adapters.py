@@ -11,8 +11,8 @@ import torch
 from families import DUO, MDLM, Family
 from hydra.core.global_hydra import GlobalHydra
 
-from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd import distillers, hosts
+from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.hosts import duo, mdlm, specs
