@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,6 +54,8 @@ def check_run(
     # Without its place Lightning would begin at the first batch, and not say so.
     if not all(type(n) is int and n >= 0 for n in (step, counted)) or not isinstance(note, Mapping):
         raise does_not_fit(path, "it counts no steps or no batches")
+    if not checkpoint.get("optimizer_states"):
+        raise does_not_fit(path, "it has no optimizer_states")
     free = {"training.finetune_path"}  # a name of the teacher
     # More rounds change nothing in those before them.
     if step <= total_steps:
@@ -104,7 +107,10 @@ def restore(module, checkpoint, path: str) -> None:
     """Take the guard, and a teacher in the middle of its round, out of a checkpoint."""
     found, step = checkpoint[KEY], checkpoint["global_step"]
     module.teacher_sha256 = found.get("teacher_sha256")
-    module.guard.running = found.get("guard")
+    guard = found.get("guard")
+    if guard is not None and not math.isfinite(guard):
+        raise does_not_fit(path, f"its guard is {guard}")
+    module.guard.running = guard
     loop_state.resplit(checkpoint, found.get("split"), split(module))
     if step >= module.curriculum.total_steps:
         loop_state.say("%s is finished at step %d; nothing to do.", path, step)

@@ -55,7 +55,7 @@ def resolve_model_class(mixin: type, spec: HostSpec) -> str:
         raise ConfigError(
             f"algo._target_={__name__}.{mixin.__name__} needs "
             f"{PROCESSES[mixin.parameterization]}, and {spec.name}'s code has none: "
-            "use a host in Duo's spec, or algo=mcd."
+            "use a host in Duo's layout, or algo=mcd."
         )
     return model
 

@@ -1,4 +1,4 @@
-"""Adapter for the Duo spec: s-sahoo/duo and the embedded minihost."""
+"""Adapter for Duo's layout: s-sahoo/duo and the embedded minihost."""
 
 from __future__ import annotations
 

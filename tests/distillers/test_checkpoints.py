@@ -236,7 +236,7 @@ ONE = (
 @pytest.mark.parametrize(
     "name, words",
     [
-        ("lost.ckpt", "name a checkpoint that is, or begin anew with"),
+        ("lost.ckpt", "name one that is, or begin anew with"),
         ("here.ckpt", "so name {launch}/here.ckpt, or begin anew with"),
         ("{moved}/checkpoints/last.ckpt", None),  # its own, when it begins
     ],
