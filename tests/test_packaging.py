@@ -55,6 +55,7 @@ def test_the_wheel_holds_configs_and_plugin(wheel):
         "mdlm_mcd/models/hf/configuration_mdlm.py",
         "mdlm_mcd/models/hf/modeling_mdlm.py",
         "mdlm_mcd/evaluation/report/page.html",
+        "mdlm_mcd/evaluation/report/tables.html",
         "mdlm_mcd/evaluation/report/style.css",
         "mdlm_mcd/evaluation/report/published.json",
         "hydra_plugins/mdlm_mcd_searchpath.py",

@@ -73,10 +73,15 @@ def main() -> None:
     if str(folder) not in sys.path:  # PYTHONSAFEPATH
         sys.path.insert(0, str(folder))
     os.environ[IN_MEMORY] = str(folder)
-    # Tracebacks show the lines that run, split as Python counts them, not those on disk.
-    linecache.cache[path] = (len(source), None, io.StringIO(source).readlines(), path)
+    remember(path, source)
     sys.excepthook = traceback.print_exception  # the built-in one reads the disk
     run(path, stubs.compiled(path, source))
+
+
+def remember(path: str, source: str) -> None:
+    """Have tracebacks show the lines that run, not those on disk."""
+    lines = io.StringIO(source).readlines()  # unlike `splitlines`, as Python counts
+    linecache.cache[path] = (len(source), None, lines, path)
 
 
 def run(path: str, code) -> None:
