@@ -214,16 +214,16 @@ def _settings(config, folder: Path, spec: HostSpec) -> Iterator[Finding]:
     if trained.mark == STOP:
         yield trained
         return
-    host = importlib.import_module(f"{specs.__package__}.{spec.adapter}").Host
+    adapter = importlib.import_module(f"{specs.__package__}.{spec.adapter}")
     masked, predictor = mixin.parameterization == "subs", config.sampling.predictor
     # The student's class without its host: the same checks, in the same words.
-    student = type("Student", (host, mixin), {})
+    student = adapter.student(mixin, object)
     ch_1 = spec is DUO and not specs.takes_labels(folder)
 
     def check_predictor():
-        kind, fits = host.fitting(mixin.parameterization)
+        kind, fits = sampling.fitting(spec, mixin.parameterization)
         if ch_1:  # all that this branch lets through
-            fits = (*host.samplers, "ancestral_cache") if masked else ("ancestral",)
+            fits = (*sampling.ours(spec), "ancestral_cache") if masked else ("ancestral",)
         sampling.check_predictor(predictor, kind, fits)
         return f"sampling.predictor={predictor}"
 
@@ -252,7 +252,7 @@ def _settings(config, folder: Path, spec: HostSpec) -> Iterator[Finding]:
 
     def check_sampling():
         wide = config.sampling.get("use_float64", True)
-        if wide and predictor in host.samplers:
+        if wide and predictor in sampling.ours(spec):
             return "the plugin samples in float64"
         if wide and spec is DUO and not ch_1:
             return "the host samples in float64"

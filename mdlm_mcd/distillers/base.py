@@ -9,6 +9,7 @@ an adapter from `hosts` implements the methods that begin with `host_`.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -29,6 +30,7 @@ from .callbacks.rounds import RoundCheckpoints
 from .checkpoint_io import use_safe_files
 from .divergence_guard import LossGuard
 from .rng import StepNoise, seed_global
+from .rows import Rows
 from .teacher import Teacher, whole
 
 
@@ -137,21 +139,26 @@ class Distiller:
         """Call `backbone` on z (batch, length) as the host would: raw logits."""
         raise NotImplementedError
 
-    def ema_parameters(self):
-        """Return (name, parameter) pairs in the order of the host's EMA."""
-        raise NotImplementedError
-
-    def reset_fast_forward(self) -> None:
-        """Clear what loading the teacher's checkpoint left of its own run."""
-        raise NotImplementedError
-
-    def host_rewind(self, checkpoint, batches: int) -> None:
-        """Let a loader whose place is in the checkpoint deal `batches` again."""
-        raise NotImplementedError
-
     def host_record(self, loss_sum: Tensor, num_tokens: Tensor) -> None:
         """Enter a training loss into the host's metrics."""
         raise NotImplementedError
+
+    # The public hosts have these in common.
+
+    def ema_parameters(self):
+        """Return (name, parameter) pairs in the order of the host's EMA."""
+        return itertools.chain(self.backbone.named_parameters(), self.noise.named_parameters())
+
+    def reset_fast_forward(self) -> None:
+        """Clear what loading the teacher's checkpoint left of its own run."""
+        self.fast_forward_epochs = self.fast_forward_batches = None
+
+    def host_rewind(self, checkpoint, batches: int) -> None:
+        """Let a loader whose place is in the checkpoint deal `batches` again."""
+        loop = checkpoint["loops"]["fit_loop"]["state_dict"] if batches else {}
+        for state in loop.get("combined_loader", []):
+            if "batch" in state:
+                state["batch"] -= batches
 
     # Construction -----------------------------------------------------------------
 
@@ -240,9 +247,15 @@ class Distiller:
             self.teacher.to(self.device)
 
     def on_train_start(self) -> None:
+        self._rows = Rows(self.trainer, self.config.seed)
         super().on_train_start()
+        self._rows.begin()
         if self.config.algo.teacher_placement == "sharded":
             self.teacher.shard(lambda network: strategies.shard(self.trainer, network))
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._rows.begin_epoch()
 
     def on_before_batch_transfer(self, batch, dataloader_idx):
         batches.check_ids(self, batch)

@@ -62,22 +62,18 @@ def resolve_model_class(mixin: type, spec: HostSpec) -> str:
 
 @functools.cache
 def distiller(name: str, spec: HostSpec, module: ModuleType) -> type:
-    """Build a student class: the adapter's hooks, the mixin's training, the host's rest."""
+    """Build a student class: the distiller's training before the host's model."""
     from .. import distillers  # imports torch: `mdlm-mcd patch` does without
 
     adapter = importlib.import_module(f"{__name__}.{spec.adapter}")
     mixin = getattr(distillers, name)
     model = resolve_model_class(mixin, spec)
-    return type(
-        name,
-        (adapter.Host, mixin, getattr(module, model)),
-        {
-            "__doc__": mixin.__doc__,
-            # Where pickle finds it again, made for the host that is loaded there.
-            "__module__": __name__,
-            "host_dataloader": spec.modules[module.__name__],
-        },
-    )
+    cls = adapter.student(mixin, getattr(module, model))
+    # Where pickle finds it again, made for the host that is loaded there.
+    cls.__module__, cls.__name__, cls.__qualname__ = __name__, name, name
+    cls.__doc__ = mixin.__doc__
+    cls.host_dataloader = spec.modules[module.__name__]
+    return cls
 
 
 def __getattr__(name: str):

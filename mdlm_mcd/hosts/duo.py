@@ -6,8 +6,7 @@ import torch
 
 from ..errors import ConfigError
 from ..sampling.denoiser import denoiser as model_denoiser
-from .common import LightningHost, no_autocast
-from .sampling import SAMPLERS
+from . import sampling
 from .specs import DUO
 
 
@@ -19,7 +18,7 @@ def denoise(model, backbone, z, alpha_t, labels):
     sigma = model._process_sigma(model._sigma_from_alphat(alpha_t[:, None]))
     # Only where there are classes: older backbones do not take the argument.
     classes = {} if labels is None else {"class_cond": labels}
-    with no_autocast():
+    with sampling.no_autocast():
         return backbone(z, sigma, **classes)
 
 
@@ -31,62 +30,68 @@ def denoiser(model, labels=None):
     return model_denoiser(model, denoise, labels)
 
 
-class Host(LightningHost):
-    """Implement the distillers' `host_` methods by Duo's own."""
+def student(distiller: type, model: type) -> type:
+    """Build a student class: a distiller before a model of Duo, with Duo's own hooks."""
 
-    spec = DUO
-    # Duo has an `ancestral` of its own, which it refuses for masked models.
-    samplers = tuple(name for name in SAMPLERS if name != "ancestral")
+    class Student(distiller, model):
+        @classmethod
+        def check_config(cls, config):
+            sampling.check(config.sampling, DUO, distiller.parameterization)
+            return super().check_config(config)
 
-    def _validate_configuration(self):
-        # Hosts accept the names that they know, branch ch-1 nothing but this one.
-        named = self.sampler
-        self.sampler = "ancestral_cache" if named in self.samplers else named
-        super()._validate_configuration()
-        self.sampler = named
+        def _validate_configuration(self):
+            # Hosts accept the names that they know, branch ch-1 nothing but this one.
+            named = self.sampler
+            self.sampler = "ancestral_cache" if named in sampling.ours(DUO) else named
+            super()._validate_configuration()
+            self.sampler = named
 
-    @staticmethod
-    def model_setting(config, name):
-        return f"algo.{name}", config.algo.get(name)
+        @staticmethod
+        def model_setting(config, name):
+            return f"algo.{name}", config.algo.get(name)
 
-    def host_inputs(self, batch, uniform):
-        x0, _, valid = self._process_model_input(batch["input_ids"], batch["attention_mask"])
-        labels = batch.get("labels")
-        if getattr(self, "class_conditional", False):  # not on ch-1
-            if labels is None:
-                raise ConfigError(
-                    f"data.num_classes={self.num_classes} asks for classes, and the "
-                    "batches have no `labels`: use data with labels, or set "
-                    "data.num_classes=null."
+        def host_inputs(self, batch, uniform):
+            x0, _, valid = self._process_model_input(batch["input_ids"], batch["attention_mask"])
+            labels = batch.get("labels")
+            if getattr(self, "class_conditional", False):  # not on ch-1
+                if labels is None:
+                    raise ConfigError(
+                        f"data.num_classes={self.num_classes} asks for classes, and the "
+                        "batches have no `labels`: use data with labels, or set "
+                        "data.num_classes=null."
+                    )
+                # As in the host's `nll`: guidance needs a student that also knows the
+                # class `num_classes`, "none in particular".
+                dropped = uniform("class dropout").to(labels.device) < self.class_cond_dropout
+                labels = torch.where(dropped, self.num_classes, labels)
+            return x0, valid, labels
+
+        def host_alpha(self, t):
+            return self.noise(t)[1]
+
+        def host_denoise(self, backbone, z, alpha_t, condition):
+            return denoise(self, backbone, z, alpha_t, condition)
+
+        def host_record(self, loss_sum, num_tokens):
+            self.metrics.update_train(loss_sum, 0.0, num_tokens)
+
+        def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
+            """Draw token ids (num_samples, length) by `sampling.predictor`, ours or the host's.
+
+            Raises ConfigError for guidance, which only the host's own samplers know.
+            """
+            # Only where there are classes: older hosts do not take the argument.
+            classes = {} if labels is None else {"labels": labels.to(self.device)}
+            if self.sampler not in sampling.ours(DUO):
+                return super().generate_samples(
+                    num_samples, num_steps=num_steps, eps=eps, **classes
                 )
-            # As in the host's `nll`: guidance needs a student that also knows the
-            # class `num_classes`, "none in particular".
-            dropped = uniform("class dropout").to(labels.device) < self.class_cond_dropout
-            labels = torch.where(dropped, self.num_classes, labels)
-        return x0, valid, labels
+            weight = self.config.sampling.get("guid_weight")
+            if classes and weight:
+                raise ConfigError(
+                    f"sampling.guid_weight={weight} guides the host's own samplers alone: "
+                    "set sampling.predictor=ancestral_cache, or the weight to null."
+                )
+            return sampling.draw(self, denoiser(self, **classes), num_samples, num_steps)
 
-    def host_alpha(self, t):
-        return self.noise(t)[1]
-
-    def host_denoise(self, backbone, z, alpha_t, condition):
-        return denoise(self, backbone, z, alpha_t, condition)
-
-    def host_record(self, loss_sum, num_tokens):
-        self.metrics.update_train(loss_sum, 0.0, num_tokens)
-
-    def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
-        """Draw token ids (num_samples, length) by `sampling.predictor`, ours or the host's.
-
-        Raises ConfigError for guidance, which only the host's own samplers know.
-        """
-        # Only where there are classes: older hosts do not take the argument.
-        classes = {} if labels is None else {"labels": labels.to(self.device)}
-        if self.sampler not in self.samplers:
-            return super().generate_samples(num_samples, num_steps=num_steps, eps=eps, **classes)
-        weight = self.config.sampling.get("guid_weight")
-        if classes and weight:
-            raise ConfigError(
-                f"sampling.guid_weight={weight} guides the host's own samplers alone: "
-                "set sampling.predictor=ancestral_cache, or the weight to null."
-            )
-        return self.host_draw(denoiser(self, **classes), num_samples, num_steps)
+    return Student

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..sampling.denoiser import denoiser as model_denoiser
-from .common import LightningHost, no_autocast
-from .sampling import SAMPLERS
+from . import sampling
 from .specs import MDLM
 
 
@@ -16,7 +15,7 @@ def denoise(model, backbone, z, alpha_t, labels=None):
     z: (batch, length); alpha_t: (batch,); labels: None, since this host has no classes.
     """
     sigma = model._process_sigma(-torch.log(alpha_t))
-    with no_autocast():
+    with sampling.no_autocast():
         return backbone(z, sigma)
 
 
@@ -25,33 +24,39 @@ def denoiser(model):
     return model_denoiser(model, denoise)
 
 
-class Host(LightningHost):
-    """Implement the distillers' `host_` methods by MDLM's own."""
+def student(distiller: type, model: type) -> type:
+    """Build a student class: a distiller before MDLM's model, with MDLM's own hooks."""
 
-    spec = MDLM
-    samplers = tuple(SAMPLERS)
+    class Student(distiller, model):
+        @classmethod
+        def check_config(cls, config):
+            sampling.check(config.sampling, MDLM, distiller.parameterization)
+            return super().check_config(config)
 
-    @staticmethod
-    def model_setting(config, name):
-        return name, config.get(name)
+        @staticmethod
+        def model_setting(config, name):
+            return name, config.get(name)
 
-    def host_inputs(self, batch, uniform):
-        # Crops the long rows of `data=text8-crop`.
-        x0, _, valid = self._maybe_sub_sample(batch["input_ids"], batch["attention_mask"])
-        return x0, valid, None
+        def host_inputs(self, batch, uniform):
+            # Crops the long rows of `data=text8-crop`.
+            x0, _, valid = self._maybe_sub_sample(batch["input_ids"], batch["attention_mask"])
+            return x0, valid, None
 
-    def host_alpha(self, t):
-        return torch.exp(-self.noise(t)[0])
+        def host_alpha(self, t):
+            return torch.exp(-self.noise(t)[0])
 
-    def host_denoise(self, backbone, z, alpha_t, condition):
-        return denoise(self, backbone, z, alpha_t)
+        def host_denoise(self, backbone, z, alpha_t, condition):
+            return denoise(self, backbone, z, alpha_t)
 
-    def host_record(self, loss_sum, num_tokens):
-        self.train_metrics.update(loss_sum / num_tokens, num_tokens)
-        self.log_dict(self.train_metrics, on_step=False, on_epoch=True, sync_dist=True)
+        def host_record(self, loss_sum, num_tokens):
+            self.train_metrics.update(loss_sum / num_tokens, num_tokens)
+            self.log_dict(self.train_metrics, on_step=False, on_epoch=True, sync_dist=True)
 
-    def _sample(self, num_steps=None, eps=1e-5):
-        """Draw token ids by `sampling.predictor`, ours or the host's."""
-        if self.sampler not in self.samplers:
-            return super()._sample(num_steps=num_steps, eps=eps)
-        return self.host_draw(denoiser(self), self.config.loader.eval_batch_size, num_steps)
+        def _sample(self, num_steps=None, eps=1e-5):
+            """Draw token ids by `sampling.predictor`, ours or the host's."""
+            if self.sampler not in sampling.ours(MDLM):
+                return super()._sample(num_steps=num_steps, eps=eps)
+            count = self.config.loader.eval_batch_size
+            return sampling.draw(self, denoiser(self), count, num_steps)
+
+    return Student

@@ -11,6 +11,7 @@ import torch
 from .. import laws, sampling
 from ..distillers.settings import number
 from ..errors import ConfigError
+from .specs import HostSpec
 
 log = logging.getLogger(__name__)
 
@@ -19,14 +20,29 @@ OPTIONS = {key for own in sampling.OPTIONS.values() for key in own} - {"latent"}
 MOST_TOKENS = 500_000
 
 
-def check(how, ours: Sequence[str], models: str, fits: Sequence[str]) -> None:
+def ours(spec: HostSpec) -> list[str]:
+    """Return our samplers that a host's `sampling.predictor` may name.
+
+    Duo has an `ancestral` of its own, which it refuses for masked models.
+    """
+    return [name for name in SAMPLERS if name not in spec.uniform_predictors]
+
+
+def fitting(spec: HostSpec, parameterization: str) -> tuple[str, list[str]]:
+    """Return what is sampled, in a word, and the predictors that fit it."""
+    if parameterization == "mean":  # ours are for masks
+        return "uniform-state", list(spec.uniform_predictors)
+    return "masked", [*ours(spec), *spec.predictors]
+
+
+def check(how, spec: HostSpec, parameterization: str) -> None:
     """Check the config's section `sampling` of a model.
 
-    ours: samplers of ours; models: the kind of model, in a word; fits: the predictors
-    for it. Raises ConfigError.
+    Hosts take a name that they do not know for another, or end in an assertion. Raises
+    ConfigError.
     """
-    check_predictor(how.predictor, models, fits)
-    if how.predictor in ours:
+    check_predictor(how.predictor, *fitting(spec, parameterization))
+    if how.predictor in ours(spec):
         _try_options(how)
 
 
@@ -74,6 +90,15 @@ def _try_options(how) -> None:
         generator=torch.Generator(),  # the global one is left alone
         **keywords,
     )
+
+
+def no_autocast():
+    """Return the context in which a host's `forward` calls its backbone.
+
+    Whatever precision the trainer asks for, the DiT chooses its own inside. (The
+    hosts write autocast to float32, which PyTorch takes for none, with a warning.)
+    """
+    return torch.autocast("cuda", enabled=False)
 
 
 def draw(model, denoise, count: int, steps: int | None) -> torch.Tensor:

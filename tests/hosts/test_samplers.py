@@ -13,6 +13,7 @@ from mdlm_mcd import laws, sampling
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.hosts import duo, specs
+from mdlm_mcd.hosts import sampling as host_sampling
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models.dit import DIT
@@ -20,7 +21,7 @@ from mdlm_mcd.models.dit import DIT
 
 @pytest.mark.parametrize(
     "family, name",
-    [(f, n) for f in FAMILIES for n in f.adapter.Host.samplers],
+    [(f, n) for f in FAMILIES for n in host_sampling.ours(f.spec)],
     ids=lambda x: getattr(getattr(x, "spec", None), "name", x),
 )
 def test_every_sampler_of_ours_serves_a_host(compose, family, name):
