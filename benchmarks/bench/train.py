@@ -86,7 +86,7 @@ class FixedTeacher(Teacher):
         super().snapshot(backbone, None)
 
     def snapshot(self, student, round_index: int) -> None:
-        self.keep(round_index)
+        self.round = round_index
 
 
 def fit(
