@@ -17,7 +17,7 @@ from mdlm_mcd.commands.sweep import machine, versions
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError, DivergenceError, MCDError
 from mdlm_mcd.evaluation.candidates import Candidate
-from mdlm_mcd.evaluation.plan import Plan, Point
+from mdlm_mcd.evaluation.plan import Plan, Setting
 from mdlm_mcd.evaluation.rows import existing
 from mdlm_mcd.evaluation.sweep import Sweep
 
@@ -28,7 +28,7 @@ from .sizes import BATCH, SIZES, Part
 
 # A method that ends so is reported; anything else is a bug and ends the benchmark.
 STOPS = (MCDError, MissingConfigException, ConfigCompositionException)
-Points = tuple[Point, ...]
+Points = tuple[Setting, ...]
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Job:
         method = self.method
         start, end = method.temperatures
         how = {"temperature": start, "temperature_end": end}
-        found = [Point(steps=n, **how) for n in (size.steps if method.main else size.few)]
+        found = [Setting(steps=n, **how) for n in (size.steps if method.main else size.few)]
         if method.teacher != UNIFORM:
-            found += [Point("sparse", "lattice", 1 / n, steps=n, **how) for n in size.lattice]
+            found += [Setting("sparse", "lattice", 1 / n, steps=n, **how) for n in size.lattice]
         rounds = range(1, size.rounds) if method.rounds else ()
-        return {None: tuple(found), **{k: (Point(steps=size.few[-1]),) for k in rounds}}
+        return {None: tuple(found), **{k: (Setting(steps=size.few[-1]),) for k in rounds}}
 
     def cost(self, size: Part) -> float:
         """Return the expected core seconds."""
@@ -109,7 +109,7 @@ def is_done(job: Job, part: Part, folder: Path) -> bool:
     if job.method is None:
         return job.path(folder, ".pt").exists()
     rows = existing(job.path(folder, ".jsonl"))
-    found = {(row["round"], Point(**{k: row[k] for k in asdict(Point())})) for row in rows}
+    found = {(row["round"], Setting(**{k: row[k] for k in asdict(Setting())})) for row in rows}
     return found >= {(k, p) for k, points in job.points(part).items() for p in points}
 
 

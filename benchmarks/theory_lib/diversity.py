@@ -12,7 +12,7 @@ from bench.setting import ExactLanguage
 from bench.sizes import BATCH, LANGUAGE
 
 from mdlm_mcd.evaluation import metrics
-from mdlm_mcd.evaluation.plan import Plan, Point
+from mdlm_mcd.evaluation.plan import Plan, Setting
 from mdlm_mcd.evaluation.sweep import draw
 
 from .pages import Table, shown
@@ -54,7 +54,7 @@ FIGURES = (
 def figures(setting, weights, seed: int, temperature: float = 1.0) -> dict:
     """Of samples in STEPS steps, by the evaluation's own functions."""
     model = setting.masked("model", weights)
-    point = Point(steps=STEPS, temperature=temperature)
+    point = Setting(steps=STEPS, temperature=temperature)
     plan = Plan((point,), setting.part.samples, BATCH, seed=seed)
     tokens, _ = draw(model, point, plan, jobs.noise)
     return of_tokens(setting, tokens)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from .plan import Plan, Point
+from .plan import Plan, Setting
 from .report.paper import comparable
 
 DTYPES = ("float32", "float64")
@@ -42,7 +42,7 @@ def plan(of: Plan) -> Plan:
     `ancestral` and no other: in float32 its races are the hosts', mask included.
     """
     steps = sorted({point.steps for point in of.points})
-    points = [Point("ancestral", steps=n, dtype=d) for n in steps for d in DTYPES]
+    points = [Setting("ancestral", steps=n, dtype=d) for n in steps for d in DTYPES]
     return replace(of, points=tuple(points))
 
 

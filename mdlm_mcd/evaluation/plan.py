@@ -17,8 +17,8 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Point:
-    """Where a model is measured; u_law, u_step and stratified are of `laws.draw_u`."""
+class Setting:
+    """A setting at which a model is measured; u_law, u_step and stratified are of `laws.draw_u`."""
 
     sampler: str = "sparse"
     u_law: str = "iid"
@@ -38,7 +38,7 @@ class Plan:
     bound_rows: rows of held-out text for the bounds. mauve: measure that, too.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[Setting, ...]
     num_samples: int = 1024
     batch_size: int = 64
     bound_rows: int = 256
@@ -88,10 +88,10 @@ def grid(
     dtypes: Sequence[str] = ("float64",),
     top_p: float = 1.0,
     stratified: bool = False,
-) -> tuple[Point, ...]:
+) -> tuple[Setting, ...]:
     """Return all combinations, the cheap ones first, each once."""
     found = (
-        Point(sampler, law, step, stratified, n, t, top_p, dtype)
+        Setting(sampler, law, step, stratified, n, t, top_p, dtype)
         for n, t, sampler, (law, step), dtype in product(
             sorted(steps), temperatures, samplers, laws, dtypes
         )

@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from . import bounds, metrics
 from .candidates import Candidate
 from .evaluators import Evaluator
-from .plan import DTYPES, Plan, Point
+from .plan import DTYPES, Plan, Setting
 from .results import SETTINGS
 from .rows import SCHEMA, append, existing, resumed
 
@@ -34,7 +34,7 @@ __all__ = ["Sweep", "append", "draw", "existing", "identity", "resumed", "sha256
 OPEN_BY_U = ("ancestral", "sparse", "locked")
 TEXTS = 4  # samples kept as text
 
-POINT = tuple(Point.__dataclass_fields__)
+POINT = tuple(Setting.__dataclass_fields__)
 # What a file has in common; one with more dtypes than one can be reported by parts.
 SHARED = tuple(key for key in SETTINGS if key != "dtype")
 IDENTITY = ("sha256", *POINT, *SHARED)
@@ -161,7 +161,7 @@ class Sweep:
                 "what follows draws from other noise."
             ) from error
 
-    def _head(self, model: Candidate, point: Point, evaluator: str, text: Tensor) -> dict:
+    def _head(self, model: Candidate, point: Setting, evaluator: str, text: Tensor) -> dict:
         return {
             "schema": SCHEMA,
             "model": model.label,
@@ -175,7 +175,7 @@ class Sweep:
             "bound_rows": min(self.plan.bound_rows, len(text)),
         }
 
-    def _measure(self, model, point: Point, evaluator: Evaluator, text: Tensor) -> dict:
+    def _measure(self, model, point: Setting, evaluator: Evaluator, text: Tensor) -> dict:
         plan, fitted = self.plan, {}
         with self._memory(model, f"the evaluator {evaluator.name}"):
             corpus = self._once(
@@ -222,7 +222,7 @@ class Sweep:
         )
         return laws.fit_step(information, model.length, steps)
 
-    def _bounds(self, model: Candidate, point: Point, text: Tensor) -> dict[str, Any]:
+    def _bounds(self, model: Candidate, point: Setting, text: Tensor) -> dict[str, Any]:
         """Return the bounds of a model on held-out text, the same for all its samples."""
         if point.top_p < 1 or point.sampler not in OPEN_BY_U or model.denoise is None:
             return {}  # what a nucleus cuts costs infinitely much
@@ -262,12 +262,12 @@ class Sweep:
         return {name: figure._asdict() for name, figure in found.items()}
 
 
-def _law(point: Point) -> dict[str, Any]:
+def _law(point: Setting) -> dict[str, Any]:
     return {key: getattr(point, key) for key in ("u_law", "u_step", "stratified")}
 
 
 def draw(
-    model: Candidate, point: Point, plan: Plan, noise: Noise = counter_generator
+    model: Candidate, point: Setting, plan: Plan, noise: Noise = counter_generator
 ) -> tuple[Tensor, int]:
     """Draw (num_samples, length) tokens; also return one sequence's network evaluations.
 

@@ -13,7 +13,7 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import bounds, results, sweep
 from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator
-from mdlm_mcd.evaluation.plan import Plan, Point, grid
+from mdlm_mcd.evaluation.plan import Plan, Setting, grid
 
 VOCAB, MASK, LENGTH = 12, 11, 8
 
@@ -243,7 +243,7 @@ def test_noise_of_ones_own(tmp_path):
 def test_a_temperature_that_falls(tmp_path):
     """Between the two ends, by bound and by name; the endless bound knows no steps."""
     out = tmp_path / "r.jsonl"
-    points = [Point(steps=4, temperature=1.0, temperature_end=t) for t in (None, 0.3, 1.0)]
+    points = [Setting(steps=4, temperature=1.0, temperature_end=t) for t in (None, 0.3, 1.0)]
     plain, falling, flat = run(out, model(), plan=Plan(tuple(points), 10, 4, 16))
     assert falling["texts"] != plain["texts"] == flat["texts"]
     bound = [r["metrics"]["n_step_nelbo"]["value"] for r in (plain, falling, flat)]
@@ -251,7 +251,7 @@ def test_a_temperature_that_falls(tmp_path):
     assert "nelbo" in plain["metrics"] and "nelbo" not in falling["metrics"]
     assert results.read([out]).names == ["a", "a, T to 0.3", "a, T to 1"]
     with pytest.raises(ConfigError, match="temperature positive"):
-        run(out, model(), plan=Plan((Point(temperature_end=-1.0),), 10, 4, 16))
+        run(out, model(), plan=Plan((Setting(temperature_end=-1.0),), 10, 4, 16))
 
 
 def test_a_model_that_draws_itself(tmp_path):
