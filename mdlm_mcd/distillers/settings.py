@@ -105,8 +105,7 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
         # A trial draw refuses what no law knows; the global generator is left alone.
         coupling.draw_u(1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator())
     guard_mode(algo.guard)
-    if trains:
-        check_processes(config)
+    check_processes(config)
     return Curriculum(algo.rounds, algo.steps_per_round, **{"delta0": None, **numbers})
 
 

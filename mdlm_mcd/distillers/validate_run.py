@@ -32,6 +32,8 @@ def check_processes(config: DictConfig) -> None:
 
     Lightning starts them before it asks a model anything. Raises ConfigError.
     """
+    if config.get("mode", "train") != "train":
+        return
     trainer, rows = config.get("trainer", {}), config.loader.global_batch_size
     counts = [trainer.get(key, 1) for key in ("devices", "num_nodes")]
     if all(type(count) is int and count > 0 for count in (*counts, rows)):
