@@ -19,7 +19,7 @@ def test_the_readmes_library_example_runs():
     scope: dict = {}
     exec(code, scope)
     assert scope["loss"].shape == (8, 128) and scope["loss"].isfinite().all()
-    assert scope["stage"].index == 1
+    assert scope["round_"].index == 1
     assert torch.equal(scope["loss"] == 0, ~scope["pair"].masked_t)
 
 
