@@ -11,17 +11,17 @@ __version__ = "0.1.0"
 
 
 def _beside(name: str) -> Path:
-    """A folder that stands beside the package in a checkout, in it in a wheel."""
+    """Return a folder beside the package in a checkout, inside it in a wheel."""
     package = Path(__file__).resolve().parent
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
 
 
 def configs_dir() -> Path:
-    """The folder with our Hydra config groups."""
+    """Return the folder with our Hydra config groups."""
     return _beside("configs")
 
 
 def patches_dir() -> Path:
-    """The folder with the hosts' patches."""
+    """Return the folder with the hosts' patches."""
     return _beside("patches")

@@ -42,7 +42,7 @@ def printable(text: str) -> str:
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """A value for a message: one printable line of at most `most` letters."""
+    """Return a value for a message: one printable line of at most `most` letters."""
     if isinstance(value, (str, BaseException)):
         text = str(value).strip().partition("\n")[0]
     elif isinstance(value, (bool, float, type(None))) or (
@@ -56,13 +56,13 @@ def shown(value: Any, most: int = 80) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, short enough to stand inside a sentence."""
+    """Return the first line of a library's error, to stand inside a sentence."""
     said = str(error).strip() or type(error).__name__
     return said.splitlines()[0].rstrip(".:")
 
 
 def cause(error: BaseException) -> str:
-    """What went wrong in a library, on one line."""
+    """Return what went wrong in a library, on one line."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__:
         error = error.__cause__  # it says nothing itself
     text = ""

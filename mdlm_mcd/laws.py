@@ -66,7 +66,7 @@ def draw_u(
 
 
 def _checked_step(law: str, step: Any, prefix: str) -> float | None:
-    """The step with the law's default filled in. Raises ConfigError."""
+    """Return the step, by default the law's own. Raises ConfigError."""
     key = f"{prefix}u_step={step}"
     if law not in U_LAWS:
         raise ConfigError(f"{prefix}u_law={law} is unknown: choose one of {', '.join(U_LAWS)}.")
@@ -184,7 +184,7 @@ def _rank(keys: Tensor) -> Tensor:
 
 
 def _cells(rank: Tensor, generator: _Generator) -> Tensor:
-    """One u in each of `length` equal cells: cell `rank` plus one offset per sequence.
+    """Draw one u in each of `length` equal cells: cell `rank` plus one offset per sequence.
 
     rank: (batch, length) permutations. Any interval of width w then contains floor(w * length)
     or ceil(w * length) of a sequence's u, and u is uniform where the rank is.

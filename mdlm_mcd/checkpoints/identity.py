@@ -142,7 +142,7 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_same(a: Any, b: Any) -> bool:
-    """Whether two values of a setting are the same, as numbers or as paths.
+    """Return whether two values of a setting are the same, as numbers or as paths.
 
     Older checkpoints name paths as they were given, relative to some folder.
     """

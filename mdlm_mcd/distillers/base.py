@@ -317,7 +317,7 @@ class Distiller:
 
     @classmethod
     def load_from_checkpoint(cls, path, *args, config=None, **kwargs):
-        """As Lightning's, but for what a host opens before it trains.
+        """Load as Lightning does, but for what a host opens before it trains.
 
         That is its `training.finetune_path`, a file which torch may refuse.
         `start.load_teacher` reads it, and no more of it than weights.

@@ -68,7 +68,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self._sound: set[Path] = set()  # files that need no second look
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
-        """Raises CheckpointError for a full disk or a folder that cannot be written."""
+        """Save atomically. Raises CheckpointError where the disk takes no file."""
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return

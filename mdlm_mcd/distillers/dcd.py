@@ -124,7 +124,7 @@ class GaussianSchedule:
 
 
 def gamma_of(alpha_t: float, num_classes: int) -> float:
-    """The gamma at which T(alpha_tilde) is alpha_t, in (0, 1)."""
+    """Return the gamma at which T(alpha_tilde) is alpha_t, in (0, 1)."""
     kept = alpha_t + (1 - alpha_t) / num_classes
     return -2 * math.log(NoiseGap(num_classes).icdf(kept).item())
 
@@ -151,7 +151,7 @@ def draw_other(
 def couple(
     x0: Tensor, u: Tensor, other: Tensor, t: Tensor, s: Tensor, alpha: Alpha, num_classes: int
 ) -> UniformPair:
-    """The views (z_t, z_s) of one path, at times s <= t.
+    """Couple the views (z_t, z_s) of one path, at times s <= t.
 
     x0, u: (batch, length), u uniform in [0, 1]; other: (batch, length) of `draw_other`,
     the place of j* among the tokens that are not x0; t, s: (batch,); alpha: any

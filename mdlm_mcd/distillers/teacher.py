@@ -60,7 +60,7 @@ class Teacher:
         self.backbone = wrap(self.backbone)
 
     def to(self, *args) -> None:
-        """As `nn.Module.to`: a device, a dtype, or both."""
+        """Move as `nn.Module.to`: to a device, a dtype, or both."""
         if self.backbone is not None:
             self.backbone.to(*args)
 

@@ -339,7 +339,7 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
         }
     elif data.get("valid") not in dataloader.LOCAL:
         raise ConfigError(
-            f"CKPT={source.path} does not name text that is at hand: give --corpus "
+            f"CKPT={source.path} names no text that is on this disk: give --corpus "
             "with files of text that the models have not seen."
         )
     config = checkpoint_config.literal(

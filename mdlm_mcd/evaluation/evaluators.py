@@ -134,7 +134,7 @@ class CausalLM:
         self.context, self.windows = context or own, context is not None
         if source is None and not retokenize:
             raise ConfigError(
-                f"evaluator={name} cannot be told to share the samples' vocabulary: "
+                f"evaluator={name} is not known to share the samples' vocabulary: "
                 "give the samples' tokenizer as source, or leave retokenize on."
             )
 

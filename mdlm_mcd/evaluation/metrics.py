@@ -65,7 +65,7 @@ def measure(
     seed: int = 0,
     resamples: int = intervals.RESAMPLES,
 ) -> dict[str, dict[str, float | None]]:
-    """The metrics of samples alone, as a row of a results file holds them.
+    """Compute the metrics of samples alone, as a row of a results file holds them.
 
     samples: (samples, length) ids; corpus_tokens: (rows, length) held-out ids, of
     which at most as many rows are compared with, and at most half (the other half is
@@ -73,7 +73,7 @@ def measure(
     `bigram_tv` or `mauve` is. eos: refuse samples of nothing but this id. texts:
     samples and held-out text, decoded.
 
-    Answers {name: {"value", "low", "high"}}; besides in entropy's and perplexity's `error`,
+    Return {name: {"value", "low", "high"}}; besides in entropy's and perplexity's `error`,
     the standard error (of the logarithm for perplexity), and in perplexity's
     `correlation`, that of the two errors; `n_step_nelbo` and `nelbo` are of a model
     and not of samples: `n_step_nelbo(...).estimate()._asdict()`.
@@ -101,8 +101,8 @@ def measure(
     out["corpus_entropy"] = pooled_entropy(samples)
     out["bigram_entropy"] = bigram_entropy(samples)
     if corpus_tokens is not None:
-        held, _ = _halves(len(samples), corpus_tokens)
-        out["bigram_tv"] = bigram_tv(samples[: len(held)], held)
+        half, _ = _halves(len(samples), corpus_tokens)
+        out["bigram_tv"] = bigram_tv(samples[: len(half)], half)
     for n in (1, 2, 3):
         out[f"distinct_{n}"] = distinct(samples, n)
     out["self_bleu"] = intervals.mean(self_bleu(samples), **how)

@@ -249,7 +249,7 @@ class Diffusion(TrainerBase):
         return x0, None, valid_tokens
 
     def _process_sigma(self, sigma):
-        """(batch, 1) -> (batch,); zeros unless the model is time-conditioned."""
+        """Flatten (batch, 1) to (batch,); zeros unless the model is time-conditioned."""
         sigma = sigma.mean(-1)
         return sigma if self.time_conditioning else torch.zeros_like(sigma)
 

@@ -30,7 +30,7 @@ MOST = 300  # letters of a library's message
 
 
 def raised_by(error, libraries, beside=()):
-    """Whether a library raised an error with no code of its callers in between."""
+    """Return whether a library raised an error with no code of its callers in between."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = [f.f_globals.get("__name__", "").partition(".")[0] for f in frames]
     first = next((i for i, name in enumerate(names) if name in libraries), len(names))
@@ -39,13 +39,13 @@ def raised_by(error, libraries, beside=()):
 
 
 def is_hydras(error):
-    """Whether it is Hydra's refusal, or what Hydra stumbles over before a job."""
+    """Return whether it is Hydra's refusal, or what Hydra stumbles over before a job."""
     beside = ("omegaconf", "yaml", "antlr4")
     return isinstance(error, CompactHydraException) or raised_by(error, {"hydra"}, beside)
 
 
 def is_lightnings(error):
-    """Whether Lightning refuses the settings, or stumbles over one of them.
+    """Return whether Lightning refuses the settings, or stumbles over one of them.
 
     With code of ours or the user's in between it may be a bug of that; what torch says
     in a step is no matter of settings.

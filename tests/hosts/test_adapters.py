@@ -225,3 +225,11 @@ def test_the_documented_command_with_a_relative_path(compose, corpus, tmp_path):
     for p, average in zip(model.parameters(), saved["ema"]["shadow_params"], strict=True):
         assert torch.equal(p, average)
     assert saved["mdlm_mcd"]["loss"] == "kl_fwd"
+
+
+@pytest.mark.parametrize("name", hosts.DISTILLERS)
+def test_two_classes_of_ours_stand_before_the_hosts(name):
+    cls = hosts.distiller(name, specs.DUO, algo)
+    own = [c for c in cls.__mro__ if c.__module__.startswith("mdlm_mcd.distillers")]
+    assert len(own) <= (3 if name == "CD4LM" else 2)  # CD4LM is an MCD
+    assert set(cls.__mro__[1 : len(own) + 1]) == set(own)

@@ -22,7 +22,7 @@ VOCABULARIES = (2, 64, 1024, 50258)
 
 
 def log_linear(t: Tensor) -> Tensor:
-    """MDLM's alpha_t = 1 - t, without the offsets that hosts add at its ends."""
+    """Return MDLM's alpha_t = 1 - t, without the offsets that hosts add at its ends."""
     return 1.0 - t
 
 
@@ -45,22 +45,22 @@ class LatentPath(NamedTuple):
 
     @property
     def overtaken(self) -> float:
-        """The first time at which P(w_t) is the mask."""
+        """Return the first time at which P(w_t) is the mask."""
         return self.t[~self.visible][0].item()
 
     @property
     def crossed(self) -> float:
-        """The first time at which alpha_t < u: the same, by Theorem 3.3."""
+        """Return the first time at which alpha_t < u: the same, by Theorem 3.3."""
         return self.t[self.alpha_t < self.u][0].item()
 
     @property
     def token(self) -> Tensor:
-        """The token's own coordinate of w_t, (T,)."""
+        """Return the token's own coordinate of w_t, (T,)."""
         return self.w_t[:, self.x0]
 
     @property
     def rival(self) -> Tensor:
-        """The largest of the others, (T,)."""
+        """Return the largest of the others, (T,)."""
         return torch.cat([self.w_t[:, : self.x0], self.w_t[:, self.x0 + 1 :]], dim=1).amax(1)
 
 
