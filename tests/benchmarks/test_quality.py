@@ -211,7 +211,7 @@ def test_a_uniform_model_is_drawn_from_by_its_host(finished):
     """As many samples as asked for, the same for the same seed; no bound."""
     setting = opened("language", "tiny", finished / "language")
     model = setting.uniform("uniform", setting.prepare(methods.UNIFORM))
-    points = jobs.Point(steps=2), jobs.Point(steps=2)
+    points = jobs.Setting(steps=2), jobs.Setting(steps=2)
     one, other = (
         sweep.draw(model, point, jobs.Plan((point,), 70, seed=3), jobs.noise)[0] for point in points
     )
