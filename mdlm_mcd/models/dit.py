@@ -4,8 +4,8 @@ A `state_dict` of MDLM, of Duo's masked models or of the released `mdlm-owt` loa
 strictly into `DIT` at the same sizes. Attention is torch's SDPA; flash-attn is used where
 it is installed and applies (CUDA, half precision).
 
-Import torch alone here: export copies this file beside the weights, where it has to run
-without this package or others.
+Import torch and einops alone here: export copies this file beside the weights, where it
+has to run without this package.
 """
 
 import math
@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from einops import rearrange
 
 try:
     from flash_attn import flash_attn_func
@@ -68,9 +69,9 @@ def attention(q, k, v, causal: bool):
     """Attend from q to k, v: each (batch, length, heads, dim) -> the same shape."""
     if flash_attn_func is not None and q.is_cuda and q.element_size() == 2:
         return flash_attn_func(q, k, v, causal=causal)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    q, k, v = (rearrange(x, "batch length heads dim -> batch heads length dim") for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    return out.transpose(1, 2)
+    return rearrange(out, "batch heads length dim -> batch length heads dim")
 
 
 class LayerNorm(nn.Module):
@@ -145,9 +146,14 @@ class DDiTBlock(nn.Module):
             modulation = self.adaLN_modulation(c)[:, None].chunk(6, dim=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation
         h = fitting(self.norm1(x) * (1 + scale_a) + shift_a, self.attn_qkv)
-        q, k, v = self.attn_qkv(h).unflatten(-1, (3, self.n_heads, -1)).unbind(2)
+        q, k, v = rearrange(
+            self.attn_qkv(h),
+            "batch length (qkv heads dim) -> qkv batch length heads dim",
+            qkv=3,
+            heads=self.n_heads,
+        )
         h = attention(rotate(q, *rotary), rotate(k, *rotary), v, self.causal)
-        h = self.attn_out(h.flatten(2))
+        h = self.attn_out(rearrange(h, "batch length heads dim -> batch length (heads dim)"))
         x = x + gate_a * F.dropout(h, self.dropout, self.training)
         h = self.mlp(fitting(self.norm2(x) * (1 + scale_m) + shift_m, self.mlp[0]))
         return x + gate_m * F.dropout(h, self.dropout, self.training)

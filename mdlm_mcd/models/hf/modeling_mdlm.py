@@ -1,6 +1,6 @@
 """A masked diffusion language model for `transformers.AutoModelForMaskedLM`.
 
-Needs torch and transformers. `dit.py`, the network itself, lies beside this file.
+Needs torch, transformers and einops. `dit.py`, the network itself, lies beside this file.
 """
 
 import torch
