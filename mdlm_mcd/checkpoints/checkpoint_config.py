@@ -93,17 +93,14 @@ def used(source: str) -> AbstractContextManager[None]:
 
 def check_sizes(sizes: Mapping[str, Any], source: str) -> None:
     """Raise CheckpointError for sizes of which no DiT can be made."""
-    for name in ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length"):
-        if type(sizes[name]) is not int or not 0 < sizes[name] <= MOST:
-            raise CheckpointError(
-                f"{source} has {name} = {shown(sizes[name])}, of which no model can be "
-                "made: use another copy."
-            )
-    if sizes["hidden_dim"] % (2 * sizes["n_heads"]):
+    names = ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length")
+    found = {name: sizes[name] for name in names}
+    fine = all(type(size) is int and 0 < size <= MOST for size in found.values())
+    if not fine or found["hidden_dim"] % (2 * found["n_heads"]):
+        named = ", ".join(f"{name}={shown(size)}" for name, size in found.items())
         raise CheckpointError(
-            f"{source} has {sizes['n_heads']} attention heads for a width of "
-            f"{sizes['hidden_dim']}, which they do not divide into even parts: give "
-            "--heads N."
+            f"{source} has sizes of which no model can be made ({named}): use another copy, or "
+            "give --heads N."
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import tempfile
@@ -131,15 +130,6 @@ def disk_full(error: OSError) -> ConfigError:
     )
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
 def read_json(path: Path, default):
     """Return what a JSON file contains; `default` when it is missing or was cut short."""
     try:
@@ -166,25 +156,10 @@ def write_text(path: Path, text: str) -> None:
 def expanded(path: str | os.PathLike, key: str) -> str:
     """Return `path` with a leading `~` replaced by the home folder.
 
-    key: the setting that names it, for the message. Raises ConfigError where no such
-    folder is known: as it stands, the path would be a folder called `~` here.
+    key: the setting that names it. Raises ConfigError where no such folder is known: the
+    path would be a folder called `~` here.
     """
     found = os.path.expanduser(path)
-    user = found.partition("/")[0]
-    if user.startswith("~") and (user == "~" or not os.path.lexists(user)):
-        raise ConfigError(
-            f"{key}={path}: no home folder is known for {user}: give the folder "
-            f"itself, e.g. {key}=/some/folder, or set HOME."
-        )
+    if found.startswith("~") and not os.path.lexists(found.partition("/")[0]):
+        raise ConfigError(f"{key}={path}: no home folder is known: set HOME, or give the folder.")
     return found
-
-
-def check_hub_cache(name: str) -> None:
-    """Raise ConfigError where `name`, if it has to be fetched, would go to a `~` here.
-
-    The Hub's library takes such a folder where it knows of no home.
-    """
-    if not os.path.exists(str(name)):
-        from huggingface_hub.constants import HF_HUB_CACHE
-
-        expanded(HF_HUB_CACHE, "HF_HOME")

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError, border, shown
 from . import sanitize
-from .files import check_hub_cache, expanded
-from .formats import Weights, first, read_file
+from .files import expanded
+from .formats import Weights, read_file
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,6 @@ HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
 _FILE = re.compile(r".*\.(ckpt|pt|pth|bin|safetensors)")
 ROTARY = "rotary_emb.inv_freq"
 MOST = 1 << 24  # a length, a width or a number of blocks beyond it is a mistake
-
-
-# Reading --------------------------------------------------------------------------
 
 
 def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
@@ -71,7 +68,6 @@ def _download(name: str, source: str) -> str:
     import huggingface_hub
 
     found = HUB_ID.fullmatch(name)
-    check_hub_cache(found["repo"])
     for patterns in (
         ["model.safetensors", "model-*.safetensors", TABLES[0], CONFIG],
         ["pytorch_model.bin", "pytorch_model-*.bin", TABLES[1], CONFIG],
@@ -107,15 +103,11 @@ def _weight_files(folder: str, source: str) -> list[str]:
 
 def _json(path: str, source: str) -> dict[str, Any]:
     """Return the object in a JSON file; an empty one when there is no file."""
-    try:
-        found = sanitize.read_json(path)
-    except FileNotFoundError:
+    if not os.path.exists(path):
         return {}
-    except (ValueError, OSError) as error:
-        raise CheckpointError(
-            f"{source} has a {os.path.basename(path)} that is no JSON "
-            f"({shown(error, 200)}): use another copy."
-        ) from error
+    what = f"{source} has a {os.path.basename(path)} that is no JSON"
+    with border(what, "use another copy", CheckpointError):
+        found = sanitize.read_json(path)
     return found if isinstance(found, dict) else {}
 
 
@@ -143,9 +135,6 @@ def _read_folder(folder: str, source: str) -> Weights:
         config=config or parts[0].config,
         mdlm_mcd=notes if isinstance(notes, dict) else parts[0].mdlm_mcd,
     )
-
-
-# Loading --------------------------------------------------------------------------
 
 
 PROCESSES = {"subs": "a masked model under SUBS", "mean": "a uniform-state model"}
@@ -232,16 +221,11 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
 
 
 _SIZES = {"hidden_size": "hidden_dim", "length": "model_length"} | {
-    name: name
-    for name in (
-        "hidden_dim",
-        "cond_dim",
-        "n_blocks",
-        "n_heads",
-        "model_length",
-        "dropout",
-        "time_conditioning",
-    )
+    name: name for name in "hidden_dim cond_dim n_blocks n_heads model_length".split()
+}
+_OTHERS = {
+    "dropout": lambda x: isinstance(x, (int, float)) and 0 <= x < 1,
+    "time_conditioning": lambda x: isinstance(x, (bool, int)),
 }
 
 
@@ -254,13 +238,9 @@ def model_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for part in (config, config.get("model"), config.get("algo")):
         for name, value in (part if isinstance(part, dict) else {}).items():
-            if name == "time_conditioning":
-                usable = isinstance(value, (bool, int))
-            elif name == "dropout":
-                usable = isinstance(value, (int, float)) and 0 <= value < 1
-            else:
-                usable = type(value) is int and 0 < value <= MOST
-            if name in _SIZES and usable:
+            if name in _OTHERS and _OTHERS[name](value):
+                found[name] = value
+            elif name in _SIZES and type(value) is int and 0 < value <= MOST:
                 found[_SIZES[name]] = value
     return found
 
@@ -268,31 +248,14 @@ def model_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Apply `load_state_dict` where every key and every shape must fit.
 
-    Raises CheckpointError naming the first keys that do not.
+    Raises CheckpointError with torch's words for the first that do not.
     """
-    if difference := misfit(module.state_dict(), weights):
-        raise CheckpointError(
-            f"{source} does not fit this model: {difference}. Train with the teacher's own "
-            "`model`, `data` (vocabulary) and `algo` settings."
-        )
-    module.load_state_dict(weights)
-
-
-def misfit(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Return the first names and shapes of `given` that are not a model's own, as text."""
-    found = []
-    if missing := own.keys() - given.keys():
-        found.append(f"it lacks {first(missing)}")
-    if surplus := given.keys() - own.keys():
-        found.append(f"it has no place for {first(surplus)}")
-    shapes = [
-        f"{name} {tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in given and given[name].shape != tensor.shape
-    ]
-    if shapes:
-        found.append(f"shapes differ: {first(shapes)}")
-    return "; ".join(found)
+    with border(
+        f"{source} does not fit this model",
+        "train with the teacher's own `model`, `data` (vocabulary) and `algo` settings",
+        CheckpointError,
+    ):
+        module.load_state_dict(weights)
 
 
 @torch.no_grad()
@@ -306,17 +269,11 @@ def load_average(
 
     Raises CheckpointError when their number or a shape does not fit.
     """
-    parameters = list(parameters)
-    if len(parameters) != len(shadow):
+    own = [parameter for _, parameter in parameters]
+    if [x.shape for x in own] != [x.shape for x in shadow]:
         raise CheckpointError(
-            f"{source} holds an EMA of {len(shadow)} tensors for a model of "
-            f"{len(parameters)}: take its raw weights with {remedy}."
+            f"{source} holds an EMA of {len(shadow)} tensors that are not of this model's "
+            f"{len(own)} shapes: take its raw weights with {remedy}."
         )
-    for (name, parameter), average in zip(parameters, shadow, strict=True):
-        if parameter.shape != average.shape:
-            raise CheckpointError(
-                f"{source} holds an EMA whose tensor for {name} is "
-                f"{tuple(average.shape)} instead of {tuple(parameter.shape)}: take its "
-                f"raw weights with {remedy}."
-            )
+    for parameter, average in zip(own, shadow, strict=True):
         parameter.copy_(average)

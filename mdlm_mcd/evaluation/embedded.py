@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..checkpoints import checkpoint_config, weights
+from ..checkpoints.files import expanded
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
-from ..minihost.corpus import existing_path
 from ..models import vocabulary
 
 _SIZES = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout")
@@ -19,7 +19,7 @@ def open_model(path: str | Path, ema: bool = True):
     A student opens as the plain model it is: MDLM, or DUO_BASE for a uniform-state
     one. Returns (model, tokenizer). Raises CheckpointError and ConfigError.
     """
-    path, source = existing_path(str(path), "CKPT"), f"CKPT={path}"
+    path, source = expanded(str(path), "CKPT"), f"CKPT={path}"
     found = weights.read_weights(path, "CKPT")
     entry.register_resolvers()
     config = {**found.config, "data": checkpoint_config.data(found.config)}

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checkpoints.files import check_hub_cache
 from ..errors import ConfigError, border
 from ..models.vocabulary import check_evaluator, check_tokens, context_of
 from .intervals import Scores, finite
@@ -148,7 +147,6 @@ class CausalLM:
         import transformers
 
         weights = {} if dtype is None else {"torch_dtype": dtype}
-        check_hub_cache(name)
         with border(
             f"evaluator={name} cannot be loaded",
             "give the folder or the Hub name of a causal language model with its tokenizer",

@@ -6,7 +6,6 @@ from .. import losses
 from ..errors import ConfigError
 from ..models import vocabulary
 from . import trainer_base
-from .checks import check_choices
 from .uniform import DUO_BASE
 
 __all__ = ["AR", "DUO_BASE", "MDLM"]
@@ -15,22 +14,11 @@ __all__ = ["AR", "DUO_BASE", "MDLM"]
 class MDLM(trainer_base.AbsorbingState):
     """Masked diffusion under SUBS: no mass on the mask, visible tokens stay."""
 
-    def __init__(self, config, tokenizer):
-        super().__init__(config, tokenizer)
-        self._validate_configuration()
-
-    def _validate_configuration(self):
-        checks = {
-            "algo.parameterization": (self.parameterization, {"subs"}),
-            "algo.loss_type": (self.loss_type, {"elbo", "low_var"}),
-            "algo.T": (self.T, {0}),
-            "sampling.predictor": (self.sampler, {"ancestral", "ancestral_cache"}),
-            "sampling.noise_removal": (
-                self.config.sampling.noise_removal,
-                {"ancestral", "greedy", "none"},
-            ),
-        }
-        check_choices("MDLM", checks)
+    ALLOWED = trainer_base.Diffusion.ALLOWED | {
+        "algo.parameterization": ["subs"],
+        "algo.loss_type": ["elbo", "low_var"],
+        "sampling.predictor": ["ancestral", "ancestral_cache"],
+    }
 
     def _process_model_output(self, model_output, xt, sigma):
         return losses.subs(model_output, xt, self.mask_index)

@@ -4,7 +4,6 @@ import transformers
 
 from ..errors import ConfigError, border
 from ..models import dit
-from .corpus import existing_path
 
 
 def backbone(config, vocab_size: int):
@@ -24,9 +23,7 @@ def backbone(config, vocab_size: int):
         f"eval.checkpoint_path={path} cannot be opened as a Hugging Face model",
         "name a folder or a Hub model, or set algo.backbone=dit",
     ):
-        model = transformers.AutoModelForMaskedLM.from_pretrained(
-            existing_path(path, "eval.checkpoint_path"), trust_remote_code=True
-        )
+        model = transformers.AutoModelForMaskedLM.from_pretrained(path, trust_remote_code=True)
     if model.config.vocab_size != vocab_size:
         raise ConfigError(
             f"eval.checkpoint_path={path} has a vocabulary of "

@@ -58,6 +58,7 @@ RULES = (
         "at least 3, for BOS, EOS and a token between them",
     ),
     ("model.tie_word_embeddings", lambda x: x is False, "false, this host ties none"),
+    ("data.streaming", lambda x: x is False, "false, this host reads the whole data set"),
     ("data.separator", lambda x: x is None or _text(x), "a line of text, or null"),
     (
         "training.sampling_eps",
@@ -69,7 +70,7 @@ RULES = (
     ("data.cache_dir eval.generated_samples_path checkpointing.save_dir", _text, "a path"),
     # Other values would be taken for true, also `no`.
     (
-        "data.wrap data.insert_train_eos data.insert_valid_eos data.streaming "
+        "data.wrap data.insert_train_eos data.insert_valid_eos "
         "training.antithetic_sampling algo.time_conditioning algo.causal_attention "
         "sampling.use_float64 eval.disable_ema eval.generate_samples "
         "eval.compute_generative_perplexity checkpointing.resume_from_ckpt",
@@ -92,16 +93,3 @@ def check(config) -> None:
             f"model.hidden_size={size} is not shared evenly by model.n_heads={heads}: "
             f"take a multiple of {2 * heads}, as rotary positions turn pairs."
         )
-
-
-def check_choices(model: str, checks: dict) -> None:
-    """Refuse the first value that is not allowed. Raises ConfigError.
-
-    checks: {key: (value, allowed values)}.
-    """
-    for key, (value, allowed) in checks.items():
-        if value not in allowed:
-            raise ConfigError(
-                f"{key}={value} does not work with {model}: choose one of "
-                f"{', '.join(map(str, sorted(allowed)))}."
-            )

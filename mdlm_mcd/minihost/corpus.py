@@ -16,10 +16,8 @@ import re
 import sys
 import sysconfig
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
-from hydra.utils import to_absolute_path
 from omegaconf import OmegaConf
 
 from ..checkpoints.files import expanded, write_text
@@ -52,18 +50,6 @@ PARAGRAPH_BREAK = r"\n(?:[^\S\n]*\n)+"
 LINE_BREAK = r"\n+"
 
 
-def local_path(path, key=""):
-    """Return `path` from where the run was launched, `~` expanded; `key` names it."""
-    # Hydra may have moved the process into its output folder.
-    return to_absolute_path(expanded(str(path), key))
-
-
-def existing_path(name, key=""):
-    """Return the absolute path if `name` is a file, folder or glob, else `name`."""
-    path = local_path(name, key)
-    return path if os.path.exists(path) or glob.glob(path) else name
-
-
 def digest(*parts):
     """Return the hex SHA-256 of the parts, which cannot run into one another."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -75,23 +61,16 @@ def cached(cache_dir, name, build, parse=str):
     The file appears whole or not at all, and processes may race: the last one wins,
     with the same text. Raises ConfigError where it cannot be written or read.
     """
-    path = Path(local_path(cache_dir, "data.cache_dir"), name)
-    if path.is_file():
-        with border(
-            f"data.cache_dir={cache_dir}: {path} cannot be read",
-            "delete that file, which is then made anew",
-        ):
-            return parse(path.read_text(encoding="utf-8"))
-    text = build()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    except OSError as error:
-        raise ConfigError(
-            f"data.cache_dir={cache_dir} cannot be written ({error.strerror}): name "
-            "another folder, e.g. data.cache_dir=~/mdlm_mcd."
-        ) from error
-    return parse(text)
+    path = Path(expanded(cache_dir, "data.cache_dir"), name)
+    text = None if path.is_file() else build()
+    with border(
+        f"data.cache_dir={cache_dir}: {path} cannot be read or written",
+        "delete that file, which is then made anew, or name another folder",
+    ):
+        if text is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+        return parse(path.read_text(encoding="utf-8"))
 
 
 def normalise(text):
@@ -139,8 +118,7 @@ def stdlib_documents(cache_dir, max_chars):
     """Return English out of Python itself: its help topics and its docstrings.
 
     Normalised, without repeats, each of at least `MIN_CHARS` characters, and at
-    most `max_chars` characters together. Depends on the Python release. Raises
-    ConfigError where `max_chars` leaves fewer than two documents.
+    most `max_chars` characters together. Depends on the Python release.
     """
 
     def build():
@@ -156,28 +134,16 @@ def stdlib_documents(cache_dir, max_chars):
 
     stdlib = sysconfig.get_path("stdlib")
     key = digest(CACHE_VERSION, PYTHON, stdlib, max_chars)
-    documents = cached(cache_dir, f"stdlib-{key[:16]}.json", build, json.loads)
-    if len(documents) < 2:
-        raise ConfigError(
-            f"data.max_chars={max_chars} leaves {len(documents)} document(s) of the "
-            "standard library: raise it, e.g. data.max_chars=6000000."
-        )
-    return documents
+    return cached(cache_dir, f"stdlib-{key[:16]}.json", build, json.loads)
 
 
 def _expand(key, patterns):
     """Return the files that paths and globs name, each once, in a fixed order."""
     patterns = [patterns] if isinstance(patterns, str) else list(patterns or [])
-    if not patterns:
-        raise ConfigError(
-            f"data.{key}=[] names no file: give at least one UTF-8 text file, e.g. "
-            f"data.{key}=[corpus.txt]."
-        )
     paths = {}
     for pattern in patterns:
-        path = local_path(pattern, f"data.{key}")
         # A file whose very name has brackets is that file, not a pattern.
-        found = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
+        found = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
         found = sorted(name for name in found if os.path.isfile(name))
         if not found:
             raise ConfigError(
@@ -203,11 +169,10 @@ def textfile_documents(key, patterns, separator=None):
     With a `separator`, documents end at the lines equal to it. Without, they end
     at two or more blank lines; if that gives fewer than `MIN_DOCUMENTS`
     documents, at every blank line; if that gives a single one, at every line.
-    The end of a file always ends a document. Raises ConfigError where there is no file,
-    one is not UTF-8, or there is no text.
+    The end of a file always ends a document. Raises ConfigError where there is no file
+    or one is not UTF-8.
     """
-    paths = _expand(key, patterns)
-    texts = [_read(key, path) for path in paths]
+    texts = [_read(key, path) for path in _expand(key, patterns)]
 
     def pieces(pattern):
         # Files put one after another leave byte order marks inside.
@@ -223,8 +188,6 @@ def textfile_documents(key, patterns, separator=None):
             documents = pieces(PARAGRAPH_BREAK)
         if len(documents) == 1:
             documents = pieces(LINE_BREAK)
-    if not documents:
-        raise ConfigError(f"data.{key}={paths} hold no text: give at least one file that does.")
     return documents
 
 
@@ -248,32 +211,20 @@ def documents(data, mode):
     """Return the documents of `data.train` (mode "train") or `data.valid` ("valid").
 
     data: the `data` config, with `stdlib` or `textfile` for that mode. Returns a list of
-    str, not empty, in a fixed order. Raises ConfigError, also where one document would
-    have to serve both splits.
+    str in a fixed order. Raises ConfigError.
     """
     if data[mode] == "stdlib":
         found = stdlib_documents(data.cache_dir, data.get("max_chars", 6_000_000))
         return split(found)[mode == "valid"]
     separator, valid_files = data.get("separator"), data.get("valid_files")
     if not valid_files:
-        found = textfile_documents("files", data.files, separator)
-        if len(set(found)) < 2:
-            raise ConfigError(
-                "data.files hold 1 distinct document, so training and validation "
-                "cannot both have one: part the text by blank lines or by "
-                "data.separator, or name data.valid_files."
-            )
-        return split(found)[mode == "valid"]
+        return split(textfile_documents("files", data.files, separator))[mode == "valid"]
     held_out = textfile_documents("valid_files", valid_files, separator)
     if mode == "valid":
         return held_out
-    held_out = set(held_out)
     found = textfile_documents("files", data.files, separator)
+    held_out = set(held_out)
     train = [text for text in found if text not in held_out]
-    if not train:
-        raise ConfigError(
-            "data.files hold only documents of data.valid_files: leave other text for training."
-        )
     if len(train) < len(found):
         log.warning(
             "%d documents of data.files are also in data.valid_files: left out of training.",
@@ -287,8 +238,7 @@ def huggingface_dataset(data, mode):
 
     `data.train` / `data.valid` is the name of a dataset, a loader such as `json`
     (with `data.data_files`), or a folder that `save_to_disk` wrote. Returns a
-    datasets.Dataset (IterableDataset if `data.streaming`) whose one column is
-    `data.text_key`. Raises ConfigError.
+    datasets.Dataset whose one column is `data.text_key`. Raises ConfigError.
     """
     name = data[mode]
     try:
@@ -298,7 +248,7 @@ def huggingface_dataset(data, mode):
             f"data.{mode}={name} takes the package datasets: install it with pip "
             "install mdlm-mcd[data], or use data=stdlib or data=textfile."
         ) from error
-    part, streaming = _part(data, mode), data.get("streaming", False)
+    part, files = _part(data, mode), data.get("data_files")
     on_disk = any(
         os.path.isfile(os.path.join(name, file))
         for file in ("dataset_dict.json", "dataset_info.json")
@@ -308,20 +258,17 @@ def huggingface_dataset(data, mode):
             found = datasets.load_from_disk(name)
             # A bare dataset counts as the training split, as `load_dataset` has it.
             found = (found if isinstance(found, dict) else {"train": found})[part]
-            found = found.to_iterable_dataset() if streaming else found
         else:
             found = datasets.load_dataset(
                 name,
                 data.get(f"{mode}_config"),
-                data_files=_plain(data.get("data_files")),
+                data_files=OmegaConf.to_container(files) if OmegaConf.is_config(files) else files,
                 split=part,
                 cache_dir=data.cache_dir,
                 revision=data.get(f"{mode}_revision"),
-                streaming=streaming,
             )
     key = data.text_key
-    # A stream may not know its columns before the first row.
-    if found.column_names and key not in found.column_names:
+    if key not in found.column_names:
         raise ConfigError(
             f"data.text_key={key} is no column of data.{mode}={name}: choose one of "
             f"{', '.join(found.column_names)}."
@@ -331,12 +278,11 @@ def huggingface_dataset(data, mode):
 
 def named(data, mode):
     """Return how messages call the documents of a mode: key, value and files."""
-    own = "valid_files" if mode == "valid" and data.get("valid_files") else "files"
-    key = own if data[mode] == "textfile" else "data_files"
-    files = data.get(key) if data[mode] != "stdlib" else None
-    if isinstance(files, Mapping):
-        files = files.get(_part(data, mode).partition("[")[0], files)
-    return f"data.{mode}={data[mode]}" + (f" (data.{key}={files})" if files else "")
+    key = "data_files"
+    if data[mode] == "textfile":
+        key = "valid_files" if mode == "valid" and data.get("valid_files") else "files"
+    files = data.get(key)
+    return f"data.{mode}={data[mode]}" + ("" if files is None else f" (data.{key}={files})")
 
 
 def _part(data, mode):
@@ -345,12 +291,8 @@ def _part(data, mode):
 
 
 def reading(data, mode):
-    """Border on the package datasets, which reads a row when it is asked for."""
+    """Return the border on the package datasets."""
     return border(
         f"{named(data, mode)} with data.{mode}_split={_part(data, mode)} cannot be read",
         "check name, split and network, and that files are whole, of the same columns",
     )
-
-
-def _plain(value):
-    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -13,13 +13,12 @@ import tokenizers
 import torch
 import transformers
 from omegaconf import OmegaConf
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import identity
-from ..checkpoints.files import check_hub_cache
 from ..errors import ConfigError, border
 from ..models import vocabulary
-from . import corpus, resumable_loader
+from . import corpus
 from .resumable_loader import RankSampler, ResumableLoader
 
 LOCAL = ("stdlib", "textfile")
@@ -92,14 +91,12 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
     name = config.data.tokenizer_name_or_path
     if name == "bpe":
         return _bpe_tokenizer(config.data)
-    path = corpus.existing_path(name, key.rstrip("= "))
-    check_hub_cache(path)
     with border(
         f"{key}{name} cannot be loaded",
         "check the network, give the folder or the Hub name of a tokenizer that the "
         "installed transformers and tokenizers read, or bpe to train one",
     ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         vocabulary.check_tokens(tokenizer)
     for token, stand_in in (("bos", "cls"), ("eos", "sep")):
         if getattr(tokenizer, f"{token}_token_id") is None:
@@ -113,6 +110,8 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
 
 
 def _tokenize(tokenizer, texts):
+    if not texts:
+        return []
     with border(
         f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} cannot encode the text",
         "choose another tokenizer",
@@ -200,50 +199,15 @@ def _map_rows(batch, numbers, layout, key):
     return {"input_ids": tokens.tolist(), "attention_mask": mask.tolist()}
 
 
-class _Stream(IterableDataset):
-    """Rows of a streamed Hugging Face dataset; each process takes its share."""
-
-    def __init__(self, rows, data, mode):
-        self.rows, self.data, self.mode = rows, data, mode
-        self.rank, self.world = 0, 1
-
-    def __iter__(self):
-        from datasets.distributed import split_dataset_by_node
-
-        with corpus.reading(self.data, self.mode):
-            yield from split_dataset_by_node(self.rows, self.rank, self.world)
-
-
-class _StreamLoader(DataLoader):
-    def __iter__(self):
-        rows = self.dataset
-        # Here and not in the dataset: a worker process does not know its rank.
-        rows.rank, rows.world = resumable_loader.rank_and_world()
-        empty = True
-        for batch in super().__iter__():
-            empty = False
-            yield batch
-        if empty:
-            raise ConfigError(
-                f"{corpus.named(rows.data, rows.mode)} is a stream without a row for "
-                f"process {rows.rank} of {rows.world}: give more text, or take a "
-                "smaller model.length or fewer trainer.devices."
-            )
-
-
 def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
     """Return rows of `data.train` (mode "train") or `data.valid` (mode "valid").
 
     size, mask_index: of the model's vocabulary, where it is not the one that the host
     makes for the tokenizer. Rows are dicts `input_ids`, `attention_mask`, int64
-    (length,): in memory for `stdlib` and `textfile`, on disk for Hugging Face datasets,
-    iterable if `data.streaming`. Raises ConfigError.
+    (length,): in memory for `stdlib` and `textfile`, on disk for Hugging Face datasets.
+    Raises ConfigError, also for training rows of less than a step and for no row at all.
     """
     name, length = config.data[mode], config.model.length
-    if length < 3:
-        raise ConfigError(
-            f"model.length={length} has no room between BOS and EOS: take at least 3."
-        )
     if size is None and OmegaConf.select(config, "algo.parameterization") == "mean":
         size = vocabulary.uniform(tokenizer)
     elif size is None:
@@ -260,46 +224,33 @@ def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
     if name in LOCAL:
         rows = Rows(*_to_rows(corpus.documents(config.data, mode), **layout))
     else:
+        key, workers = config.data.text_key, config.loader.num_workers
         texts = corpus.huggingface_dataset(config.data, mode)
-        key = config.data.text_key
-        make = functools.partial(_map_rows, layout=layout, key=key)
-        how = {"batched": True, "with_indices": True, "remove_columns": [key]}
-        streaming = config.data.get("streaming", False)
-        if not streaming and config.loader.num_workers > 1:
-            how["num_proc"] = config.loader.num_workers
         with corpus.reading(config.data, mode):
-            rows = texts.map(make, **how).with_format("torch")
-        if streaming:
-            rows = _Stream(rows, config.data, mode)
-    check_rows(config, rows, mode)
-    return rows
-
-
-def check_rows(config, rows, mode):
-    """Refuse training rows of less than a step, or no row at all. Raises ConfigError.
-
-    A stream is read as far as that.
-    """
+            rows = texts.map(
+                functools.partial(_map_rows, layout=layout, key=key),
+                batched=True,
+                with_indices=True,
+                remove_columns=[key],
+                num_proc=workers if workers > 1 else None,
+            ).with_format("torch")
     wanted, use = 1, "validation"
     if mode == "train":
         wanted = config.loader.get("global_batch_size", 1)
         use = f"a step of loader.global_batch_size={wanted}"
-    stream = isinstance(rows, _Stream)
-    count = sum(1 for _ in itertools.islice(rows, wanted)) if stream else len(rows)
-    if count < wanted:
+    if len(rows) < wanted:
         raise ConfigError(
-            f"{corpus.named(config.data, mode)} has {count} rows of model.length="
-            f"{config.model.length}, too few for {use}: give more text, or take a "
-            "smaller model.length or batch."
+            f"{layout['what']} has {len(rows)} rows of model.length={length}, too few for "
+            f"{use}: give more text, or take a smaller model.length or batch."
         )
+    return rows
 
 
 def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, **how):
     """Return the training and the validation loader; None for one left out.
 
     how: goes to `get_dataset`. Both have the `tokenizer`. Training is a
-    `ResumableLoader`; a streamed dataset has plain loaders in its own order, which start
-    over when a run is resumed. Raises ConfigError.
+    `ResumableLoader`. Raises ConfigError.
     """
     loader = config.loader
     workers = loader.num_workers
@@ -315,9 +266,7 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, **how
             "pin_memory": loader.pin_memory and torch.cuda.is_available(),
             "persistent_workers": workers > 0 and mode == "train",
         }
-        if isinstance(rows, _Stream):
-            made = _StreamLoader(rows, **kwargs)
-        elif mode == "train":
+        if mode == "train":
             made = ResumableLoader(rows, seed=config.seed, **kwargs)
         else:
             generator = torch.Generator().manual_seed(config.seed)

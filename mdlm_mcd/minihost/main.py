@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import re
 from pathlib import Path
 
 import hydra
@@ -18,9 +17,9 @@ import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ProgressBar
 
-from ..checkpoints import identity, sanitize
+from ..checkpoints import identity, sanitize, unpickling
 from ..checkpoints.files import check_overwrite, check_writable, write_text
-from ..errors import ConfigError, border, first_line
+from ..errors import ConfigError, border
 from ..settings import groups
 from . import algo, checks, command, dataloader, paths
 from .progress import Lines
@@ -79,15 +78,8 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
 
 
 def _exists(path):
-    if "://" not in path:
-        return os.path.exists(path)
-    try:
+    with border(f"{path} cannot be opened", "install what its protocol takes, or name a file"):
         return get_filesystem(path).exists(path)
-    except Exception as error:  # each protocol has its own
-        raise ConfigError(
-            f"{path} cannot be opened ({first_line(error)}): install what its protocol "
-            "takes, or name a file of this machine."
-        ) from error
 
 
 def check_file(key, path):
@@ -126,18 +118,16 @@ def _open_plain(path, source):
     Before torch 2.6 Lightning opens it with pickle.
     """
     try:
-        if "://" in path:
-            with get_filesystem(path).open(path, "rb") as file:
-                return torch.load(file, map_location="cpu", weights_only=True)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with get_filesystem(path).open(path, "rb") as file:
+            local = os.path.exists(path)  # then no more of it is read than is used
+            return torch.load(
+                path if local else file, map_location="cpu", weights_only=True, mmap=local
+            )
     except Exception as error:  # a broken file fails in many ways
-        # Among torch's advice; torch 2.3 words it otherwise.
-        named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
-        why = f"it names {named[1]}" if named else first_line(error)
         raise ConfigError(
-            f"{source} does not open as tensors and plain values "
-            f"({type(error).__name__}: {why[:200]}): it is damaged, or not of this "
-            "host; name another, or distil from it with algo.teacher_path."
+            f"{source} does not open as tensors and plain values ({unpickling.reason(error)}): "
+            "it is damaged, or not of this host; name another, or distil from it with "
+            "algo.teacher_path."
         ) from error
 
 
@@ -297,16 +287,15 @@ CONFIGS = str(Path(__file__).parent / "configs")
 
 def main():
     """Run the command line. A refusal, ours or a library's, ends with status 1."""
-    outcomes = command.Outcomes()
 
     @hydra.main(version_base=None, config_path=CONFIGS, config_name="config")
     def job(config):
         # By its name: a launcher may have sent this to another process.
         from mdlm_mcd.minihost import main as here
 
-        command.perform(here.run, config, outcomes)
+        return command.perform(here.run, config)
 
-    command.call(job, outcomes, CONFIGS)
+    command.call(job, CONFIGS)
 
 
 register_resolvers()

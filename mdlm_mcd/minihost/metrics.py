@@ -1,14 +1,11 @@
 """Measure NELBO, generative perplexity and sample entropy in a run of the host."""
 
-import math
 import os
 
 import torch
 import torch.nn.functional as F
-import torchmetrics
 from torchmetrics.aggregation import MeanMetric
 
-from ..checkpoints.files import check_hub_cache
 from ..errors import border
 from ..models.vocabulary import check_evaluator, check_tokens
 
@@ -30,13 +27,6 @@ class NLL(MeanMetric):
         self.weight = self.weight + weight
 
 
-class BPD(NLL):
-    """Bits per token."""
-
-    def compute(self) -> torch.Tensor:
-        return super().compute() / math.log(2)
-
-
 class Perplexity(NLL):
     """exp(nats per token)."""
 
@@ -48,10 +38,7 @@ class Metrics:
     """What one run measures. `gen_ppl` needs an evaluator, loaded on first use."""
 
     def __init__(self, gen_ppl_eval_model_name_or_path=None, eval_ppl_batch_size=8):
-        nlls = torchmetrics.MetricCollection({"nll": NLL(), "bpd": BPD(), "ppl": Perplexity()})
-        nlls.set_dtype(torch.float64)
-        self.train_nlls = nlls.clone(prefix="train/")
-        self.valid_nlls = nlls.clone(prefix="val/")
+        self.valid_nll = NLL().set_dtype(torch.float64)
         self.gen_ppl = Perplexity().set_dtype(torch.float64)
         self.sample_entropy = MeanMetric()
         self.eval_ppl_batch_size = eval_ppl_batch_size
@@ -61,15 +48,12 @@ class Metrics:
     def to(self, device):
         # They count in float64, which Apple's GPUs do not have.
         device = "cpu" if torch.device(device).type == "mps" else device
-        for metric in (self.train_nlls, self.valid_nlls, self.gen_ppl, self.sample_entropy):
+        for metric in (self.valid_nll, self.gen_ppl, self.sample_entropy):
             metric.to(device)
         return self
 
     def update_train(self, nll, aux_loss, num_tokens):
-        self.train_nlls.update(nll, num_tokens)
-
-    def update_valid(self, nll, aux_loss, num_tokens):
-        self.valid_nlls.update(nll, num_tokens)
+        """Take what the public hosts count; here `trainer/loss` is all that is logged."""
 
     @torch.no_grad()
     def record_entropy(self, tokens):
@@ -87,7 +71,6 @@ class Metrics:
 
             name = self.gen_ppl_eval_model_name_or_path
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            check_hub_cache(name)
             with border(
                 f"eval.gen_ppl_eval_model_name_or_path={name} cannot be loaded",
                 "check the network, or give the folder of a causal language model with "
@@ -104,26 +87,22 @@ class Metrics:
         return tokenizer, model.to(device)
 
     @torch.no_grad()
-    def record_generative_perplexity(self, text_samples, max_length, retokenize=True, device="cpu"):
+    def record_generative_perplexity(self, text_samples, max_length, device="cpu"):
         """Record the perplexity of texts under a causal LM of `transformers`.
 
-        text_samples: strings, or with `retokenize=False` the evaluator's own token ids
-        (batch, length). Raises ConfigError where the evaluator cannot read them.
+        Raises ConfigError where the evaluator cannot read them.
         """
         tokenizer, model = self.load_evaluator(device)
         what = f"eval.gen_ppl_eval_model_name_or_path={model.name_or_path}"
-        if retokenize:
-            with border(f"{what} cannot encode the samples", "choose another"):
-                batch = tokenizer(
-                    list(text_samples),
-                    return_tensors="pt",
-                    padding=True,
-                    truncation=True,
-                    max_length=max_length,
-                )
-            ids, attention_mask = batch["input_ids"], batch["attention_mask"]
-        else:
-            ids, attention_mask = text_samples, torch.ones_like(text_samples)
+        with border(f"{what} cannot encode the samples", "choose another"):
+            batch = tokenizer(
+                list(text_samples),
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+                max_length=max_length,
+            )
+        ids, attention_mask = batch["input_ids"], batch["attention_mask"]
         check_evaluator(what, model, ids)
         ids, attention_mask = ids.to(device), attention_mask.to(device)
         size = self.eval_ppl_batch_size

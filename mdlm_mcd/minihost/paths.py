@@ -1,10 +1,13 @@
 """Make a config's paths absolute: they start at the folder the run is launched from."""
 
+import glob
+import os
 from collections.abc import Mapping
 
+from hydra.utils import to_absolute_path
 from omegaconf import OmegaConf
 
-from .corpus import existing_path, local_path
+from ..checkpoints.files import expanded
 
 # In this order: what is built on one of them follows it.
 PATHS = (
@@ -42,24 +45,22 @@ def make_absolute(config) -> None:
         value = OmegaConf.select(config, key)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)
-        found = _absolute(value, key, _named if key in NAMES else local_path)
+        found = _absolute(value, key)
         if found != value:
             OmegaConf.update(config, key, found, merge=False)
 
 
-def _named(value, key):
-    return value if value in WORDS else existing_path(value, key)
-
-
-def _absolute(value, key, find):
-    if isinstance(value, str):
-        found = find(value, key) if value and "://" not in value else value
-        return found.replace("${", "\\${")  # a name's own, which is no interpolation
+def _absolute(value, key):
     if isinstance(value, Mapping):
-        return {name: _absolute(part, key, find) for name, part in value.items()}
+        return {name: _absolute(part, key) for name, part in value.items()}
     if isinstance(value, list):
-        return [_absolute(part, key, find) for part in value]
-    return value
+        return [_absolute(part, key) for part in value]
+    if not isinstance(value, str) or not value or "://" in value:
+        return value
+    path = to_absolute_path(expanded(value, key))
+    if key in NAMES and (value in WORDS or not (os.path.exists(path) or glob.glob(path))):
+        path = value
+    return path.replace("${", "\\${")  # a name's own, which is no interpolation
 
 
 def _folders(config, name):

@@ -1,6 +1,7 @@
 """Train, evaluate and sample the host's models: what they share."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import hydra.utils
@@ -25,7 +26,6 @@ class Loss:
 
     loss: torch.Tensor
     nlls: torch.Tensor
-    prior_loss: torch.Tensor | float
     num_tokens: torch.Tensor
 
 
@@ -177,10 +177,7 @@ class TrainerBase(L.LightningModule):
         nll = self.nll(inputs, labels, outputs, current_accumulation_step, train_mode)
         nlls = (nll * valid_tokens).sum()
         num_tokens = valid_tokens.sum()
-        return Loss(nlls / num_tokens, nlls, 0.0, num_tokens)
-
-    def on_train_epoch_start(self):
-        self.metrics.train_nlls.reset()
+        return Loss(nlls / num_tokens, nlls, num_tokens)
 
     def training_step(self, batch, batch_idx):
         losses = self._loss(
@@ -190,22 +187,22 @@ class TrainerBase(L.LightningModule):
             batch_idx % self.trainer.accumulate_grad_batches,
             train_mode=True,
         )
-        self.metrics.update_train(losses.nlls, losses.prior_loss, losses.num_tokens)
         self.log("trainer/loss", losses.loss.detach(), prog_bar=True, sync_dist=True)
         return losses.loss
 
     def on_validation_epoch_start(self):
-        self.metrics.valid_nlls.reset()
+        self.metrics.valid_nll.reset()
         self._eval_mode()
 
     def validation_step(self, batch, batch_idx):
         losses = self._loss(batch["input_ids"], batch.get("labels"), batch["attention_mask"])
-        self.metrics.update_valid(losses.nlls, losses.prior_loss, losses.num_tokens)
+        self.metrics.valid_nll.update(losses.nlls, losses.num_tokens)
         return losses.loss
 
     def on_validation_epoch_end(self):
-        for name, metric in self.metrics.valid_nlls.items():
-            self.log(name, metric.compute().float(), sync_dist=True)
+        nll = self.metrics.valid_nll.compute()
+        for name, value in {"nll": nll, "bpd": nll / math.log(2), "ppl": nll.exp()}.items():
+            self.log(f"val/{name}", value.float(), sync_dist=True)
         sanity = self.trainer.sanity_checking
         if self.config.eval.generate_samples and (
             self.config.eval.compute_perplexity_on_sanity or not sanity
@@ -243,7 +240,24 @@ class Diffusion(TrainerBase):
 
     Subclasses define `q_xt`, `prior_sample`, `nll_per_token` (the NELBO's integrand) and
     `_posterior_from_x0`, q(z_s | z_t) with x0: (batch, length, vocab) probabilities.
+    ALLOWED: the values of some keys that they work with.
     """
+
+    ALLOWED = {"algo.T": [0], "sampling.noise_removal": ["ancestral", "greedy", "none"]}
+
+    def __init__(self, config, tokenizer, vocab_size):
+        super().__init__(config, tokenizer, vocab_size)
+        self._validate_configuration()
+
+    def _validate_configuration(self):
+        for key, allowed in self.ALLOWED.items():
+            value = omegaconf.OmegaConf.select(self.config, key)
+            value = self.sampler if key == "sampling.predictor" else value
+            if value not in (None, *allowed):
+                raise ConfigError(
+                    f"{key}={value} does not work with this model: choose one of "
+                    f"{', '.join(map(str, allowed))}."
+                )
 
     def _process_model_input(self, x0, valid_tokens):
         return x0, None, valid_tokens

@@ -4,7 +4,6 @@ import torch
 
 from ..models import vocabulary
 from . import trainer_base
-from .checks import check_choices
 
 
 class UniformState(trainer_base.Diffusion):
@@ -41,24 +40,13 @@ class UniformState(trainer_base.Diffusion):
 class DUO_BASE(UniformState):
     """Duo's uniform-state model, trained on the continuous-time NELBO."""
 
-    def __init__(self, config, tokenizer):
-        super().__init__(config, tokenizer)
-        self._validate_configuration()
-
-    def _validate_configuration(self):
-        checks = {
-            "algo.parameterization": (self.parameterization, {"mean"}),
-            "algo.time_conditioning": (self.time_conditioning, {True}),
-            "algo.causal_attention": (self.config.algo.causal_attention, {False}),
-            "algo.loss_type": (self.loss_type, {"elbo"}),
-            "algo.T": (self.T, {0}),
-            "sampling.predictor": (self.sampler, {"ancestral"}),
-            "sampling.noise_removal": (
-                self.config.sampling.noise_removal,
-                {"ancestral", "greedy", "none"},
-            ),
-        }
-        check_choices("DUO_BASE", checks)
+    ALLOWED = UniformState.ALLOWED | {
+        "algo.parameterization": ["mean"],
+        "algo.time_conditioning": [True],
+        "algo.causal_attention": [False],
+        "algo.loss_type": ["elbo"],
+        "sampling.predictor": ["ancestral"],
+    }
 
     def _process_model_output(self, model_output, xt, sigma):
         return model_output.log_softmax(-1)

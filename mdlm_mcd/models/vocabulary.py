@@ -119,6 +119,6 @@ def check_evaluator(
     highest = max((int(row.max()) for row in ids if len(row)), default=0)
     if highest >= size:
         raise ConfigError(
-            f"{what} has a vocabulary of {size} tokens and is given token {highest}: "
-            "its tokenizer is another model's, or the samples need retokenize=True."
+            f"{what} has a vocabulary of {size} tokens and is given token {highest}: its "
+            "tokenizer is another model's; name one of its own."
         )

@@ -143,7 +143,7 @@ def examples(count: int):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@examples(60)
+@examples(40)
 @given(changes=CHANGES, index=st.integers(0, 3))
 def test_bytes_flipped_cut_and_removed(folder, kind, changes, index):
     files = dict(FORMATS[kind])
@@ -152,23 +152,6 @@ def test_bytes_flipped_cut_and_removed(folder, kind, changes, index):
     is_opened(folder, files)
 
 
-@examples(60)
-@given(data=st.data(), length=st.integers(0, 2**64 - 1) | st.none())
-def test_headers_of_safetensors(folder, data, length):
-    """Behind a header that is JSON: types, shapes and offsets that do not fit."""
-    whole = FORMATS["safetensors"]["x.safetensors"]
-    (size,) = struct.unpack("<Q", whole[:8])
-    header = json.loads(whole[8 : 8 + size])
-    name = data.draw(st.sampled_from(sorted(header)))
-    header[name] = data.draw(JSON | st.fixed_dictionaries({"dtype": DTYPES, **SHAPES}))
-    text = json.dumps(header).encode()
-    start = struct.pack("<Q", len(text) if length is None else length)
-    is_opened(folder, {"x.safetensors": start + text + whole[8 + size :]})
-
-
-NUMBERS = st.lists(st.integers(-1, 2**62) | st.integers(0, 99), max_size=3)
-SHAPES = {"shape": NUMBERS, "data_offsets": NUMBERS}
-DTYPES = st.sampled_from(["F32", "F64", "F16", "BF16", "F8_E4M3", "F4", "I64", "BOOL", "C64", "?"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -209,7 +192,6 @@ WHOLE = records(FORMATS["ckpt"]["x.ckpt"])
 PICKLE = next(name for name in WHOLE if name.endswith("data.pkl"))
 
 
-@pytest.mark.usefixtures("each_reader")
 @examples(80)
 @given(data=st.data())
 def test_members_of_the_archive_swapped_dropped_and_changed(folder, data):
@@ -244,6 +226,25 @@ EVIL = [
     call("subprocess check_call", text(f"touch {MARKER}")),
     call("builtins open", text(MARKER), text("w")),
     call("os mkdir", text(MARKER), how=b"\x81"),
+    *(
+        call(name, text(MARKER), text("w"))
+        for name in (
+            "importlib import_module",
+            "runpy run_path",
+            "functools reduce",
+            "shutil rmtree",
+            "pathlib Path.touch",
+            "torch load",
+            "torch from_file",
+            "torch.hub load",
+            "torch.jit load",
+            "numpy load",
+            "numpy memmap",
+            "ctypes CDLL",
+            "weakref finalize",
+            "mdlm_mcd.checkpoints.files write_json",
+        )
+    ),
     call("builtins getattr", b"cos\nsystem\n", text("__call__"))
     + text(f"touch {MARKER}")
     + b"\x85R",
@@ -261,7 +262,7 @@ PARTS = st.sampled_from(EVIL) | st.binary(min_size=1, max_size=4)
 
 
 @pytest.mark.usefixtures("each_reader")
-@examples(150)
+@examples(80)
 @given(parts=st.lists(st.tuples(PLACE, PARTS), min_size=1, max_size=6), mend=st.booleans())
 def test_operations_put_into_the_pickle(folder, parts, mend):
     stream = WHOLE[PICKLE]

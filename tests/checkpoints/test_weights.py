@@ -65,14 +65,10 @@ def same(a, b, shift=0.0):
     [
         "backbone.",
         "backbone.backbone.",
-        "backbone._orig_mod.",
         "_orig_mod.backbone.",
-        "module.backbone.",
         "backbone.module.",
-        "module._orig_mod.backbone.",
         "module.",
         "_orig_mod.module.backbone._orig_mod.backbone.module.",
-        "_orig_mod.",
         "module.module.backbone._fsdp_wrapped_module.",
     ],
 )
@@ -126,11 +122,6 @@ def test_a_training_checkpoint_without_an_average_is_not_taken_for_one(tmp_path)
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match="holds no EMA: set algo.init_from=raw"):
         load(tmp_path / "x.ckpt")
-
-
-def test_a_file_that_is_missing_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="algo.teacher_path=.*x.ckpt is no file: name a"):
-        weights.read_weights(str(tmp_path / "x.ckpt"))
 
 
 @pytest.mark.parametrize(
@@ -242,16 +233,6 @@ def test_odd_metadata_in_safetensors_is_left_out(tmp_path, metadata):
     assert found.global_step is None and found.mdlm_mcd == {}
 
 
-def test_rotary_frequencies_in_half_precision_are_the_models_own(tmp_path):
-    """A file cast to bfloat16 rounds them: a radian off at position 1,000."""
-    model = net()
-    folder = a_folder(tmp_path / "hf", "one", model)
-    tensors = {name: x.bfloat16() for name, x in prefixed(model).items()}
-    save_file(tensors, folder / "model.safetensors")
-    read, _ = load(folder)
-    assert torch.equal(read.rotary_emb.inv_freq, model.rotary_emb.inv_freq)
-
-
 def test_missing_rotary_frequencies_are_the_models_own(tmp_path, caplog):
     """They are computed, and only they show the number of heads in a file."""
     model = net()
@@ -263,11 +244,15 @@ def test_missing_rotary_frequencies_are_the_models_own(tmp_path, caplog):
         read, _ = load(folder)
     assert same(read, model) and torch.equal(read.rotary_emb.inv_freq, own)
     assert "holds no rotary_emb.inv_freq: computed for heads of 8" in caplog.text
+    # A file cast to bfloat16 rounds them: a radian off at position 1,000.
+    half = {name: x.bfloat16() for name, x in prefixed(model).items()}
+    save_file(half, tmp_path / "half.safetensors")
+    assert torch.equal(load(tmp_path / "half.safetensors")[0].rotary_emb.inv_freq, own)
     with pytest.raises(CheckpointError, match="2 attention heads, and this model has 4"):
         load(folder, n_heads=4)
     del tensors["backbone.vocab_embed.embedding"]
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="it lacks vocab_embed.embedding"):
+    with pytest.raises(CheckpointError, match="Missing key.*vocab_embed.embedding"):
         load(folder)
 
 
@@ -288,34 +273,24 @@ def test_sizes_are_read_in_any_hosts_words():
 # The Hub --------------------------------------------------------------------------
 
 
-def test_a_hub_model_is_fetched_without_its_code(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind, fetches", [("bin", 2), ("one", 1)])
+def test_a_hub_model_is_fetched_without_its_code(tmp_path, monkeypatch, kind, fetches):
     model, asked = net(), []
-    folder = a_folder(tmp_path / "hf", "bin", model)
+    folder = a_folder(tmp_path / "hf", kind, model)
 
     def fetch(repo, revision, allow_patterns):
         asked.append((repo, revision, tuple(allow_patterns)))
-        return str(folder)
+        wanted = [p for p in allow_patterns if p != "config.json"]
+        return str(folder if any((folder / p).exists() for p in wanted) else tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert same(load("kuleshov-group/mdlm-owt")[0], model)
     assert same(load("jdeschena/sdtt@baselines_kld_step_70000")[0], model)
-    assert asked[0][:2] == ("kuleshov-group/mdlm-owt", None)
-    assert asked[1][:2] == ("jdeschena/sdtt", "baselines_kld_step_70000")
+    assert [call[:2] for call in asked] == [
+        ("jdeschena/sdtt", "baselines_kld_step_70000")
+    ] * fetches
     patterns = {p for *_, patterns in asked for p in patterns}
     assert "config.json" in patterns and "model.safetensors" in patterns
     assert not any(p.endswith((".py", "*")) for p in patterns)
-
-
-def test_a_hub_model_in_safetensors_is_not_fetched_twice(tmp_path, monkeypatch):
-    folder, asked = a_folder(tmp_path / "hf", "one", net()), []
-
-    def fetch(repo, **kwargs):
-        asked.append(repo)
-        return str(folder)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    weights.read_weights("a/b")
-    assert asked == ["a/b"]
 
 
 def test_the_disk_goes_before_the_hub(tmp_path, monkeypatch):
@@ -346,31 +321,23 @@ def test_what_cannot_be_fetched_is_refused_in_a_sentence(tmp_path, monkeypatch):
 # Fitting --------------------------------------------------------------------------
 
 
-def test_strict_loading_names_the_first_keys():
-    content = net().state_dict()
-    content["extra"] = torch.zeros(1)
-    del content["blocks.0.norm1.weight"]
-    content["vocab_embed.embedding"] = torch.zeros(5, 4)
-    with pytest.raises(CheckpointError) as error:
+@pytest.mark.parametrize("change", ["surplus", "lack", "shape"])
+def test_what_does_not_fit_is_refused(change):
+    content, name = net().state_dict(), "blocks.0.norm1.weight"
+    if change == "lack":
+        del content[name]
+    else:
+        content[name + "x" * (change == "surplus")] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=rf"a\.ckpt does not fit this model .*{name}"):
         weights.load_strictly(net(), content, "algo.teacher_path=a.ckpt")
-    for words in (
-        "a.ckpt",
-        "lacks blocks.0.norm1.weight",
-        "no place for extra",
-        "vocab_embed.embedding (5, 4)",
-    ):
-        assert words in str(error.value)
 
 
-def test_an_average_that_does_not_fit_is_refused():
+@pytest.mark.parametrize("change", [lambda s: s[:3], lambda s: [*s[:-1], torch.zeros(9)]])
+def test_an_average_that_does_not_fit_is_refused(change):
     model = net()
-    shadow = [p.detach() for p in model.parameters()]
-    count, last = len(shadow), list(model.named_parameters())[-1][0]
-    message = f"EMA of 3 tensors for a model of {count}"
-    with pytest.raises(CheckpointError, match=message):
-        weights.load_average(model.named_parameters(), shadow[:3], "a.ckpt")
-    with pytest.raises(CheckpointError, match=last):
-        weights.load_average(model.named_parameters(), [*shadow[:-1], torch.zeros(9)], "a.ckpt")
+    shadow = change([p.detach() for p in model.parameters()])
+    with pytest.raises(CheckpointError, match=f"EMA of {len(shadow)} tensors that are not of this"):
+        weights.load_average(model.named_parameters(), shadow, "a.ckpt")
 
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
@@ -386,9 +353,3 @@ def test_a_long_prefix_takes_no_time(tmp_path):
     torch.save({name: torch.ones(2)}, tmp_path / "x.ckpt")
     (found,) = weights.read_weights(str(tmp_path / "x.ckpt")).state_dict
     assert len(found) == len(name) - 18
-
-
-def test_a_path_with_a_tilde(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    torch.save({"a": torch.ones(1)}, tmp_path / "w.pt")
-    assert "a" in weights.read_weights("~/w.pt").state_dict

@@ -11,11 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
-from torch.distributed.fsdp import MixedPrecision
+from lightning.pytorch.strategies import FSDPStrategy
+from torch.distributed.fsdp import (
+    FullOptimStateDictConfig,
+    FullStateDictConfig,
+    FullyShardedDataParallel,
+    MixedPrecision,
+    OptimStateKeyType,
+    StateDictType,
+)
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from mdlm_mcd.distillers import loop_state
-from mdlm_mcd.minihost.strategy import ShardedStrategy
 from mdlm_mcd.models import dit
 
 SECONDS = 180
@@ -28,6 +35,47 @@ forks = pytest.mark.skipif(
 fsdp = pytest.mark.skipif(
     loop_state.LIGHTNING < (2, 3), reason="Lightning 2.2 has FSDP for GPUs alone"
 )
+
+
+class ShardedStrategy(FSDPStrategy):
+    """Lightning's on CPUs, over gloo. Checkpoints are whole, as by default."""
+
+    def _setup_model(self, model):
+        # Lightning names a device by its index, and CPUs have none.
+        return FullyShardedDataParallel(
+            model,
+            cpu_offload=self.cpu_offload,
+            mixed_precision=self.mixed_precision_config,
+            sharding_strategy=self.sharding_strategy,
+            device_id=self.root_device,
+            **self.kwargs,
+        )
+
+    # Lightning asks for whole states offloaded to the CPU. From a CPU that moves
+    # nothing, and frees what it should have moved.
+
+    def _whole(self):
+        where = {"offload_to_cpu": False, "rank0_only": True}
+        return FullyShardedDataParallel.state_dict_type(
+            self.model,
+            StateDictType.FULL_STATE_DICT,
+            FullStateDictConfig(**where),
+            FullOptimStateDictConfig(**where),
+        )
+
+    def lightning_module_state_dict(self):
+        with self._whole():
+            return self.model.state_dict()
+
+    def optimizer_state(self, optimizer):
+        with self._whole():
+            optimizer = getattr(optimizer, "_optimizer", optimizer)
+            state = FullyShardedDataParallel.optim_state_dict(self.model, optimizer)
+            if self.global_rank != 0:
+                return state
+            return FullyShardedDataParallel.rekey_optim_state_dict(
+                state, OptimStateKeyType.PARAM_ID, self.model
+            )
 
 
 class Sharded(ShardedStrategy):

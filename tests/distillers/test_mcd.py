@@ -566,17 +566,10 @@ def test_bad_settings_are_refused_in_a_sentence(mcd, overrides, words):
     assert str(error.value).endswith((".", ")."))
 
 
-def test_a_teacher_of_another_size_is_refused(mcd):
-    with pytest.raises(CheckpointError) as error:
-        minihost.run(mcd("model.hidden_size=64"))
-    assert "shapes differ: blocks.0." in str(error.value)
-    assert "(32, 32) instead of (64, 64)" in str(error.value)
-
-
-def test_a_teacher_of_another_vocabulary_is_refused(mcd):
-    with pytest.raises(CheckpointError) as error:
-        minihost.run(mcd("data.vocab_size=290"))
-    assert "output_layer.linear.bias" in str(error.value)
+@pytest.mark.parametrize("override", ["model.hidden_size=64", "data.vocab_size=290"])
+def test_a_teacher_of_another_size_is_refused(mcd, override):
+    with pytest.raises(CheckpointError, match="does not fit this model .*size mismatch for"):
+        minihost.run(mcd(override))
 
 
 def test_a_run_of_another_algo_is_not_resumed(mcd, teacher_path):

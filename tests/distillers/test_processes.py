@@ -368,12 +368,13 @@ def test_fewer_rows_than_processes_are_refused_by_all(configure, tmp_path):
 @several.fsdp
 @pytest.mark.slow
 def test_sharded_gradients_are_clipped_as_whole_ones(configure, tmp_path):
-    """In float32, by `strategy=fsdp` as it comes."""
+    """In float32."""
     clipped = ("trainer.precision=32-true", "trainer.gradient_clip_val=1e-2")
     ends = []
-    for processes, strategy in ((1, "ddp"), (2, "fsdp")):
-        config = configure(processes, *PADDED, *clipped, f"strategy={strategy}", "training.ema=0")
-        several.run(processes, partial(train, config), tmp_path / strategy)
+    on_cpu = ("strategy=fsdp", "strategy._target_=several.ShardedStrategy")
+    for processes, strategy in ((1, ("strategy=ddp",)), (2, on_cpu)):
+        config = configure(processes, *PADDED, *clipped, *strategy, "training.ema=0")
+        several.run(processes, partial(train, config), tmp_path / str(processes))
         held = torch.load(checkpoints(config) / "round-2.ckpt", weights_only=True)
         ends.append(held["state_dict"])
     for name, value in ends[0].items():

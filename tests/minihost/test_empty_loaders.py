@@ -1,0 +1,85 @@
+"""Loaders of a host that give no batch: a distiller refuses them, and never loops."""
+
+import itertools
+
+import pytest
+from torch.utils.data import DataLoader, IterableDataset
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import main as minihost
+
+pytestmark = pytest.mark.filterwarnings("ignore:Total length of")
+
+
+class Passes(IterableDataset):
+    """The batches of each pass over it; the last one again and again."""
+
+    def __init__(self, *passes):
+        self.passes = iter([*passes[:-1], *itertools.repeat(passes[-1], 9)])
+
+    def __iter__(self):
+        yield from next(self.passes)
+
+
+MCD = (
+    "algo=mcd",
+    "algo.init_from=scratch",
+    "algo.rounds=3",
+    "algo.steps_per_round=1",
+    "trainer.max_steps=3",
+    "trainer.val_check_interval=1",
+)
+
+
+@pytest.mark.parametrize(
+    "train, valid, split, steps",
+    [
+        ([[]], [2], "train", 0),
+        ([2, 0], [2], "train", 2),
+        ([4], [0], "valid", 0),
+        ([4], [2, 2, 0], "valid", 2),
+        ([], [2], "train", 0),  # a loader with a length
+    ],
+)
+def test_a_hosts_loader_that_gives_no_batch(compose, train, valid, split, steps):
+    config = compose(*MCD)
+    config.trainer.num_sanity_val_steps = 1
+    tokenizer = dataloader.get_tokenizer(config)
+    model = minihost.model_class(config)(config, tokenizer)
+    loader, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
+    batches = list(itertools.islice(loader, 4))
+    given = [
+        DataLoader(Passes(*(batches[: n or 0] for n in some)), batch_size=None)
+        if some
+        else DataLoader([], batch_size=4)
+        for some in (train, valid)
+    ]
+    with pytest.raises(
+        ConfigError, match=rf"data\.{split}=textfile gives not one batch: give more"
+    ):
+        minihost.make_trainer(config).fit(model, *given)
+    assert model.global_step == steps
+
+
+def test_a_run_that_goes_on_at_an_epochs_end(compose, tmp_path):
+    """Its first epoch has no batch left, which is none of the loaders' faults."""
+    config = compose(
+        *MCD,
+        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+        "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+    )
+    tokenizer = dataloader.get_tokenizer(config)
+    loader, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
+    batches = list(itertools.islice(loader, 2))
+
+    def fit(ckpt_path=None):
+        model = minihost.model_class(config)(config, tokenizer)
+        given = (DataLoader(Passes(batches), batch_size=None) for _ in range(2))
+        minihost.make_trainer(config).fit(model, *given, ckpt_path=ckpt_path)
+        return model
+
+    weights = fit().state_dict()
+    for step in (1, 2):
+        again = fit(str(tmp_path / "checkpoints" / f"step-{step}.ckpt"))
+        assert again.global_step == 3 and weights.keys() == again.state_dict().keys()
