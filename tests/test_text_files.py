@@ -42,7 +42,7 @@ def test_results(tmp_path, way):
     path = tmp_path / "r.jsonl"
     path.write_bytes(way("\n".join(map(json.dumps, rows)) + "\n"))
     found = results.read([path])
-    assert [p.row for p in found.points] == rows and not found.said
+    assert [p.row for p in found.points] == rows and not found.notes
     assert sweep.existing(path) == [row for row in rows if "sha256" in row]
 
 

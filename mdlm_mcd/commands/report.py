@@ -31,6 +31,6 @@ def call(args) -> None:
     found = report.write(
         args.results, args.out, force=args.force, reference=args.reference, title=args.title
     )
-    for sentence in found.said:
+    for sentence in found.notes:
         print(f"mdlm-mcd: {sentence}", file=sys.stderr)
     print(f"Wrote {args.out}: {len(found.points)} rows.")

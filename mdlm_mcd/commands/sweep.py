@@ -18,12 +18,10 @@ from torch import Tensor
 
 from .. import __version__
 from ..errors import ConfigError, first_line
-from ..evaluation import calibration, candidates, embedded
+from ..evaluation import candidates, embedded
 from ..evaluation.candidates import Candidate
 from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator
 from ..evaluation.plan import Plan
-from ..evaluation.report.paper import published
-from ..evaluation.rows import resumed
 from ..evaluation.sweep import Sweep
 
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
@@ -206,15 +204,3 @@ def sweep(sources, plan: Plan, out: Path, *, console: Console | None = None, **h
             progress.update(task, completed=done, total=total, description=what)
 
         return measure(sources, plan, out, on_point=on_point, **how)
-
-
-def calibrate(source: candidates.Source, plan: Plan, out: Path, **how) -> None:
-    """Draw the teacher's curve in float32 and float64 and print which one is published.
-
-    Its rows go to a file of their own: rows of two precisions are not one table.
-    """
-    resumed(out)  # what follows is refused before this work, not after it
-    path = out.with_name(f"{out.stem}.calibration.jsonl")
-    rows = sweep([source], calibration.plan(plan), path, **how)
-    console = how.get("console") or Console(stderr=True)
-    console.print(calibration.table(calibration.verdicts(rows, published())))

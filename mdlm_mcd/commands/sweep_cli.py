@@ -56,12 +56,6 @@ def configure(parser) -> None:
     parser.add_argument("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
-    parser.add_argument(
-        "--calibrate",
-        action="store_true",
-        help="first draw the first checkpoint's curve in float32 and float64, and hold "
-        "both against the published one",
-    )
     parser.set_defaults(call=call)
 
 
@@ -111,7 +105,5 @@ def call(args) -> None:
         for text in args.checkpoint
     ]
     how = dict(judge=args.evaluator, corpus=args.corpus, device=args.device, host=args.host)
-    if args.calibrate:
-        sweep.calibrate(sources[0], plan, Path(args.out), **how)
     rows = sweep.sweep(sources, plan, Path(args.out), **how)
     print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report {args.out}")

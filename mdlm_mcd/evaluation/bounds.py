@@ -14,6 +14,7 @@ with iid u it becomes the continuous-time bound, `nelbo`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,54 +22,25 @@ from torch import Tensor
 from ..coupling import Alpha, draw_u
 from ..errors import ConfigError
 from ..losses import subs_masked, temper
-from ..sampling.chain import Denoise, alpha_at, logits_at
+from ..sampling.chain import (
+    Denoise,
+    Temperature,
+    alpha_at,
+    levels_of,
+    logits_at,
+    opening_steps,
+    temperature_path,
+)
 from .intervals import Scores, finite
 
 
-def levels_of(alpha: Alpha, steps: int) -> Tensor:
-    """Return the share of tokens open before and after each step: (steps + 1,), 0 to 1.
-
-    `sampling.sample`'s grid: all is masked at t = 1, whatever alpha is there, and the last
-    step opens what is left.
-    """
-    alphas = alpha(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)).double()
-    levels = (alphas - alphas[0]) / (1.0 - alphas[0])
-    levels[-1] = 1.0
-    return levels
-
-
-def opening_steps(u: Tensor, levels: Tensor) -> Tensor:
-    """Return the step at which each token opens, the first whose level exceeds u.
-
-    levels: (steps + 1,). u's shape, int64, from 0 to steps - 1.
-    """
-    ends = levels[1:].double().to(u.device)
-    return torch.searchsorted(ends, u.double(), right=True).clamp(max=len(ends) - 1)
-
-
-def _check(tokens: Tensor, valid: Tensor | None, mask_index: int) -> Tensor:
-    """Return `valid` as (rows, length) bool, given or all True."""
-    if tokens.ndim != 2 or not tokens.numel():
-        raise ConfigError(
-            f"held-out tokens of shape {tuple(tokens.shape)} hold no text: give "
-            "(rows, length) with at least one token."
-        )
-    if valid is None:
-        valid = torch.ones_like(tokens, dtype=torch.bool)
-    valid = valid.bool().to(tokens.device)
-    if valid.shape != tokens.shape:
-        raise ConfigError(
-            f"valid has shape {tuple(valid.shape)} and tokens {tuple(tokens.shape)}: "
-            "give the attention mask of the same rows."
-        )
-    if not valid.any():
-        raise ConfigError("valid leaves no token to count: give rows with text.")
-    if (tokens[valid] == mask_index).any():
+def _check(tokens: Tensor, mask_index: int) -> None:
+    """Raise ConfigError for held-out tokens with masks among them."""
+    if (tokens == mask_index).any():
         raise ConfigError(
             f"held-out tokens hold mask_index={mask_index}, which no model predicts: "
-            "give text without masks, or leave those positions out of valid."
+            "give text without masks."
         )
-    return valid
 
 
 # Tokens projected onto the vocabulary at once: 1.5 GiB of logits at 50,258 tokens.
@@ -116,69 +88,51 @@ def n_step_nelbo(
     *,
     alpha: Alpha,
     mask_index: int,
+    schedule: str | Sequence[float] | None = None,
     u_law: str = "iid",
     u_step: float | None = None,
     generator: torch.Generator | None = None,
-    temperature: float | Callable[[float], float] = 1.0,
+    temperature: Temperature = 1.0,
     batch_size: int = 64,
-    valid: Tensor | None = None,
-    draws: int = 1,
-    levels: Sequence[float] | None = None,
-    **law,
+    **law: Any,
 ) -> Scores:
     """Estimate the N-step NELBO: what each of N steps opens, given the truth before it.
 
     Unbiased over u, for any sampler that opens by u (module docstring); with iid u that is
     `ancestral` and `sparse`. `.value` is in nats per token, `.nats` and `.tokens` are of
     each row. A time-conditioned network is called at the times of the steps. At most
-    `steps` network passes a row and draw: a step that opens nothing in a row costs nothing.
+    `steps` network passes a row: a step that opens nothing in a row costs nothing.
 
-    tokens: (rows, length) held-out ids.
-    valid: (rows, length) bool; other positions are masked and opened like any, and neither
-      counted nor projected.
-    temperature: of the sampler (log-probabilities renormalised), or a function from the
-      fraction of the way, 0 at the first step and 1 at the last, as in `sampling.sample`.
-    levels: (steps + 1,) shares from 0 to 1 in place of alpha's.
+    tokens: (rows, length) held-out ids; repeat rows to draw several u for each.
+    schedule, temperature: as in `sampling.sample`; log-probabilities are renormalised.
     generator: on the CPU; with the same seed two models see the same masks.
-    draws: of u for each row, averaged.
     law: further keywords of `coupling.draw_u`.
 
-    Raises ConfigError for settings out of range, tokens with mask_index among them, no
-    token to count, or nats that are not finite.
+    Raises ConfigError for settings out of range, tokens with mask_index among them, or
+    nats that are not finite.
     """
-    valid = _check(tokens, valid, mask_index)
-    if steps < 1 or draws < 1:
-        raise ConfigError(f"steps={steps} and draws={draws} must be at least 1.")
+    _check(tokens, mask_index)
+    if steps < 1:
+        raise ConfigError(f"steps={steps} must be at least 1.")
     first = float(alpha(torch.ones(1, dtype=torch.float64)))
-    if levels is None:
-        levels = levels_of(alpha, steps)
-    levels = torch.as_tensor(levels, dtype=torch.float64)
-    at = temperature if callable(temperature) else lambda fraction: temperature
-    fractions = [0.0, *(levels[1:-1] / levels[-2]).tolist()]
-    temperatures = [at(fraction) for fraction in fractions]
-    if len(levels) != steps + 1 or not min(temperatures) > 0:
-        raise ConfigError(
-            f"temperature={temperature} must be positive and levels, of which there "
-            f"are {len(levels)}, be steps + 1 = {steps + 1}."
-        )
+    levels = levels_of(alpha, steps, schedule)
+    at = temperature_path(temperature)
+    temperatures = [at(level / levels[-2]) if k else at(0.0) for k, level in enumerate(levels[:-1])]
     count, length = tokens.shape
-    u = draw_u(count * draws, length, u_law, step=u_step, generator=generator, **law)
+    u = draw_u(count, length, u_law, step=u_step, generator=generator, **law)
     order = opening_steps(u, levels).to(tokens.device)
-    nats = torch.zeros(count * draws, dtype=torch.float64, device=tokens.device)
-    for part in torch.arange(count * draws, device=tokens.device).split(batch_size):
-        x0, counts = tokens[part // draws], valid[part // draws]
+    nats = torch.zeros(count, dtype=torch.float64, device=tokens.device)
+    for part in torch.arange(count, device=tokens.device).split(batch_size):
         for k, tau in enumerate(temperatures):
-            opens = (order[part] == k) & counts
-            here = opens.any(-1).nonzero().squeeze(-1)
+            here = part[(order[part] == k).any(-1)]
             if not len(here):
                 continue
-            rows, masked = opens[here], order[part][here] >= k
-            alpha_t = alpha_at(levels[k], first).expand(len(here))
-            lost = _nats(denoise, x0[here], masked, rows, mask_index, tau, alpha_t)
-            where = part[here][rows.nonzero()[:, 0]]
-            nats.index_add_(0, where, lost.double())
-    nats = finite("The N-step NELBO", nats.view(count, draws).mean(-1).cpu())
-    return Scores(nats, valid.sum(-1).double().cpu())
+            rows, masked = order[here] == k, order[here] >= k
+            alpha_t = torch.full((len(here),), float(alpha_at(levels[k], first))).double()
+            alpha_t = alpha_t.to(tokens.device)
+            lost = _nats(denoise, tokens[here], masked, rows, mask_index, tau, alpha_t)
+            nats.index_add_(0, here[rows.nonzero()[:, 0]], lost.double())
+    return Scores(finite("The N-step NELBO", nats.cpu()), _lengths(tokens))
 
 
 @torch.no_grad()
@@ -192,7 +146,6 @@ def nelbo_rows(
     eps: float = 1e-3,
     batch_size: int = 64,
     temperature: float = 1.0,
-    valid: Tensor | None = None,
 ) -> Scores:
     """Estimate the continuous-time NELBO by row, the bound that masked models train on.
 
@@ -201,24 +154,20 @@ def nelbo_rows(
     network is called. With generators of the same seed two models see the same masks.
     Raises ConfigError as `n_step_nelbo`.
     """
-    valid = _check(tokens, valid, mask_index)
-    rows = len(tokens)
+    _check(tokens, mask_index)
+    rows, device = len(tokens), tokens.device
     t = (torch.rand(rows, generator=generator) + torch.arange(rows)) / rows
-    dalpha_t, alpha_t = (a[:, None] for a in noise(eps + (1 - eps) * t))
-    masked = torch.rand(tokens.shape, generator=generator) > alpha_t
-    masked = masked.to(tokens.device)
-    weight = (-dalpha_t / (1 - alpha_t)).to(tokens.device)
-    alpha_t = alpha_t[:, 0].to(tokens.device)
-    nats = torch.zeros(rows, dtype=torch.float64, device=tokens.device)
-    for part in torch.arange(rows, device=tokens.device).split(batch_size):
-        x0, hidden = tokens[part], masked[part]
-        at = hidden & valid[part]
-        lost = _nats(denoise, x0, hidden, at, mask_index, temperature, alpha_t[part])
+    dalpha_t, alpha_t = noise(eps + (1 - eps) * t)
+    masked = (torch.rand(tokens.shape, generator=generator) > alpha_t[:, None]).to(device)
+    weight, alpha_t = (-dalpha_t / (1 - alpha_t)).to(device), alpha_t.to(device)
+    nats = torch.zeros(rows, dtype=torch.float64, device=device)
+    for part in torch.arange(rows, device=device).split(batch_size):
+        at = masked[part]
+        lost = _nats(denoise, tokens[part], at, at, mask_index, temperature, alpha_t[part])
         row = part[at.nonzero()[:, 0]]
-        nats.index_add_(0, row, (lost * weight[row, 0]).double())
-    return Scores(finite("The NELBO", nats.cpu()), valid.sum(-1).double().cpu())
+        nats.index_add_(0, row, (lost * weight[row]).double())
+    return Scores(finite("The NELBO", nats.cpu()), _lengths(tokens))
 
 
-def nelbo(*args, **kwargs) -> float:
-    """Return `nelbo_rows` in nats per token."""
-    return nelbo_rows(*args, **kwargs).value
+def _lengths(tokens: Tensor) -> Tensor:
+    return torch.full((len(tokens),), tokens.shape[1], dtype=torch.float64)

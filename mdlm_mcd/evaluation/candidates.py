@@ -7,6 +7,7 @@ run, nor is any that comes with a file.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -60,10 +61,7 @@ class Candidate:
         return dalpha_t, alpha_t.detach()
 
 
-# Sizes and weights ---------------------------------------------------------------
-
-
-def sizes(opened: weights.Weights, given: Mapping[str, Any], source: str) -> dict:
+def sizes(opened: weights.Weights, given: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the model's sizes in MDLMConfig's words: the tensors', else the config's."""
     tensors, known = opened.state_dict, weights.model_sizes(opened.config)
     weights.check_process(opened, source)
@@ -88,13 +86,10 @@ def sizes(opened: weights.Weights, given: Mapping[str, Any], source: str) -> dic
             raise ConfigError(f"{source} does not say its {name}: give {flag}.")
     found = {
         "vocab_size": vocab_size,
-        "model_length": known["model_length"],
         "hidden_dim": hidden_dim,
         "cond_dim": cond_dim,
         "n_blocks": len(blocks),
-        "n_heads": known["n_heads"],
-        "dropout": known["dropout"],
-        "time_conditioning": known["time_conditioning"],
+        **{k: known[k] for k in ("model_length", "n_heads", "dropout", "time_conditioning")},
     }
     checkpoint_config.check_sizes(found, source)
     return found
@@ -107,10 +102,13 @@ def _shape(tensors: Mapping[str, Tensor], name: str, source: str) -> tuple[int, 
             f"{source} has no {name} of two dimensions, so it is no masked DiT as MDLM "
             "and Duo train it: name a checkpoint of such a model."
         )
-    return tuple(found.shape)
+    rows, columns = found.shape
+    return rows, columns
 
 
-def build(opened: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str):
+def build(
+    opened: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str
+) -> tuple[dit.DIT, str]:
     """Return the network with the chosen weights, in float32, and the words for them."""
     model = {**sizes, "hidden_size": sizes["hidden_dim"]}
     checkpoint_config.check_room(model, sizes["vocab_size"], False, opened.state_dict, source)
@@ -119,30 +117,25 @@ def build(opened: weights.Weights, sizes: Mapping[str, Any], which: str, source:
     return backbone, taken
 
 
-# Schedules ------------------------------------------------------------------------
-
-
-def _geometric(t: Tensor, sigma_min: float, sigma_max: float, **_) -> Tensor:
-    return torch.exp(-(sigma_min ** (1 - t) * sigma_max**t))
-
-
 # Functions of t and of a config's settings; the two families' cosines differ.
-DUO_SCHEDULES = {
+_SCHEDULES: dict[str, Callable[..., Tensor]] = {
     "log-linear": lambda t, eps, **_: 1 - (1 - eps) * t,
     "cosine": lambda t, eps, **_: 1 - torch.cos(math.pi / 2 * (1 - (1 - eps) * t)),
 }
-DUO_SCHEDULES["loglinear"] = DUO_SCHEDULES["log-linear"]
-MDLM_SCHEDULES = {
+DUO_SCHEDULES = {**_SCHEDULES, "loglinear": _SCHEDULES["log-linear"]}
+MDLM_SCHEDULES: dict[str, Callable[..., Tensor]] = {
     **DUO_SCHEDULES,
     "cosine": lambda t, eps, **_: eps + (1 - eps) * torch.cos(math.pi / 2 * t),
     "linear": lambda t, sigma_min, sigma_max, **_: torch.exp(
         -(sigma_min + t * (sigma_max - sigma_min))
     ),
-    "geometric": _geometric,
+    "geometric": lambda t, sigma_min, sigma_max, **_: torch.exp(
+        -(sigma_min ** (1 - t) * sigma_max**t)
+    ),
 }
 
 
-def schedule(config: Mapping[str, Any], source: str):
+def schedule(config: Mapping[str, Any], source: str) -> Alpha:
     """alpha(t) of the schedule that a host's config names; log-linear without one.
 
     Raises ConfigError for one that is not known.
@@ -157,10 +150,8 @@ def schedule(config: Mapping[str, Any], source: str):
             f"one of {', '.join(known)}."
         )
     # MDLM's own log-linear and cosine have this eps and take none from the config.
-    settings = {"eps": 1e-3}
-    for name in ("eps", "sigma_min", "sigma_max"):
-        if noise.get(name) is not None:
-            settings[name] = noise[name]
+    names = ("eps", "sigma_min", "sigma_max")
+    settings = {"eps": 1e-3} | {k: noise[k] for k in names if noise.get(k) is not None}
 
     def alpha(t: Tensor) -> Tensor:
         return known[kind](t, **settings)
@@ -179,30 +170,26 @@ def schedule(config: Mapping[str, Any], source: str):
     return alpha
 
 
-# Opening --------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Source:
-    """What the command line says of one model: [LABEL=]CKPT, and what it lacks."""
+    """What the command line says of one model: [LABEL=]CKPT, weights and tokenizer."""
 
     label: str
     path: str
     which: str = "ema"
     tokenizer: str | None = None
-    given: Mapping[str, Any] | None = None
 
     @classmethod
-    def parse(cls, text: str, **rest) -> Source:
+    def parse(cls, text: str, **rest: Any) -> Source:
         label, equals, path = text.partition("=")
         if equals and not os.path.exists(text):
             return cls(label, path, **rest)
-        stem = Path(text)
-        name = "/".join([*stem.parent.parts[-1:], stem.stem]) if stem.suffix else text
+        file = Path(text)
+        if not file.suffix:
+            return cls(text, text, **rest)
         # `checkpoints` says nothing; the folder above it is the run.
-        if stem.parent.name == "checkpoints":
-            name = "/".join([*stem.parent.parent.parts[-1:], stem.stem])
-        return cls(name, text, **rest)
+        folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
+        return cls("/".join([*folder.parts[-1:], file.stem]), text, **rest)
 
 
 def _family(config: Mapping[str, Any]) -> str:
@@ -210,33 +197,31 @@ def _family(config: Mapping[str, Any]) -> str:
         return "Hugging Face"
     if "parameterization" in config:
         return "MDLM"
-    if "text_key" in section(config, "data") or "max_chars" in section(config, "data"):
-        return "minihost"
-    if section(config, "data").get("train") == "textfile":
+    data = section(config, "data")
+    if {"text_key", "max_chars"} & data.keys() or data.get("train") == "textfile":
         return "minihost"
     return "Duo" if "algo" in config else "unknown"
 
 
-def tokenizer_of(opened: weights.Weights, source: Source):
+def tokenizer_of(opened: weights.Weights, source: Source) -> Any:
     """Return the tokenizer that a checkpoint names, or the one that was given for it."""
     if source.tokenizer is not None:
         return given_tokenizer(source.tokenizer, opened.config)
-    data = checkpoint_config.data(opened.config)
+    key, data = f"CKPT={source.path}", checkpoint_config.data(opened.config)
     if os.path.isfile(os.path.join(source.path, "tokenizer.json")):
         data = {"tokenizer_name_or_path": source.path}  # an exported folder
     if "tokenizer_name_or_path" not in data:
         raise ConfigError(
-            f"CKPT={source.path} does not say its tokenizer: give --tokenizer with a "
+            f"{key} does not say its tokenizer: give --tokenizer with a "
             "folder or a Hub name, e.g. --tokenizer gpt2."
         )
     try:
-        with checkpoint_config.used(f"CKPT={source.path}"):
-            return dataloader.get_tokenizer(checkpoint_config.literal({"data": data}))
+        return _tokenizer(data, key)
     except ConfigError as error:
-        raise ConfigError(f"CKPT={source.path}: {error} Or give --tokenizer.") from error
+        raise ConfigError(f"{key}: {error} Or give --tokenizer.") from error
 
 
-def given_tokenizer(name: str, config: Mapping[str, Any]):
+def given_tokenizer(name: str, config: Mapping[str, Any]) -> Any:
     """Return the tokenizer that --tokenizer names: a folder, a Hub name, or `bpe`.
 
     `bpe` is the embedded host's own, trained on the text that a checkpoint's config
@@ -249,13 +234,12 @@ def given_tokenizer(name: str, config: Mapping[str, Any]):
             "that host: give the folder or the Hub name of a tokenizer."
         )
     data = {**(checkpoint_config.data(config) if bpe else {}), "tokenizer_name_or_path": name}
-    try:
-        with checkpoint_config.used(f"--tokenizer {name}: the checkpoint"):
-            return dataloader.get_tokenizer(
-                checkpoint_config.literal({"data": data}), key="--tokenizer "
-            )
-    except ConfigError as error:
-        raise ConfigError(str(error)) from error
+    return _tokenizer(data, f"--tokenizer {name}: the checkpoint", key="--tokenizer ")
+
+
+def _tokenizer(data: Mapping[str, Any], source: str, **how: str) -> Any:
+    with checkpoint_config.used(source):
+        return dataloader.get_tokenizer(checkpoint_config.literal({"data": data}), **how)
 
 
 def open_model(source: Source, device: str = "cpu") -> Candidate:
@@ -266,7 +250,7 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     """
     key = f"CKPT={source.path}"
     opened = weights.read_weights(source.path, "CKPT")
-    found = sizes(opened, source.given or {}, key)
+    found = sizes(opened, {}, key)
     tokenizer = tokenizer_of(opened, source)
     count, mask_index = vocabulary.masked(tokenizer, found["vocab_size"])
     if count != found["vocab_size"]:
@@ -277,7 +261,7 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     backbone, taken = build(opened, found, source.which, key, "--weights")
     backbone.to(device).eval().requires_grad_(False)
     noted = opened.mdlm_mcd
-    algo = section(opened.config, "algo")
+    algo, teacher = section(opened.config, "algo"), noted.get("teacher_path")
     return Candidate(
         label=source.label,
         denoise=denoiser(backbone, found["time_conditioning"], device),
@@ -296,17 +280,13 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
             "loss": noted.get("loss"),
             "round": noted.get("round"),
             "recipe": noted.get("settings"),
-            "teacher": _last_part(noted.get("teacher_path")),
+            "teacher": os.path.basename(teacher) or None if isinstance(teacher, str) else None,
             "host": _family(opened.config),
         },
     )
 
 
-def _last_part(path: Any) -> str | None:
-    return os.path.basename(path) or None if isinstance(path, str) else None
-
-
-def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str):
+def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str) -> Denoise:
     """`backbone` as a `sampling.Denoise`, called as the hosts call it."""
     model = SimpleNamespace(backbone=backbone, time_conditioning=time_conditioning, device=device)
     return sparse_denoiser(
@@ -314,10 +294,7 @@ def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str):
     )
 
 
-# Text to measure on ---------------------------------------------------------------
-
-
-def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
+def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]) -> Tensor:
     """Return up to `most` rows, (rows, model.length), of text the model has not seen.
 
     files: UTF-8 files or globs; without any, the validation split of a checkpoint of
@@ -326,14 +303,10 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
     data = checkpoint_config.data(weights.read_weights(source.path, "CKPT").config)
     if files:
         data = {
-            "train": "textfile",
             "valid": "textfile",
-            "files": list(files),
             "valid_files": list(files),
             "separator": None,
             "wrap": True,
-            "streaming": False,
-            "insert_train_eos": True,
             "insert_valid_eos": True,
             "cache_dir": data["cache_dir"],
         }
@@ -342,33 +315,18 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]):
             f"CKPT={source.path} names no text that is on this disk: give --corpus "
             "with files of text that the models have not seen."
         )
-    config = checkpoint_config.literal(
-        {
-            "data": data,
-            "model": {"length": model.length},
-            "loader": {"eval_batch_size": 64, "num_workers": 0, "pin_memory": False},
-            "seed": 1,
-        }
-    )
+    config = checkpoint_config.literal({"data": data, "model": {"length": model.length}})
     try:
         with checkpoint_config.used(f"CKPT={source.path}"):
-            _, loader = dataloader.get_dataloaders(
-                config,
-                model.tokenizer,
-                skip_train=True,
-                size=model.vocab_size,
-                mask_index=model.mask_index,
+            rows = dataloader.get_dataset(
+                config, model.tokenizer, "valid", size=model.vocab_size, mask_index=model.mask_index
             )
     except ConfigError as error:
         raise ConfigError(f"--corpus: {error}") from error
-    rows: list[Tensor] = []
-    for batch in loader:
-        # Whole rows only: padding would be counted as text.
-        whole = batch["attention_mask"].bool().all(-1)
-        rows.append(batch["input_ids"][whole])
-        if sum(map(len, rows)) >= most:
-            break
-    found = torch.cat(rows)[:most]
-    if not len(found):
+    # Whole rows only: padding would be counted as text.
+    every = (rows[i] for i in range(len(rows)))
+    whole = (row["input_ids"] for row in every if row["attention_mask"].all())
+    found = list(itertools.islice(whole, most))
+    if not found:
         raise ConfigError(f"--corpus holds no row of {model.length} tokens: give more text.")
-    return found
+    return torch.stack(found)

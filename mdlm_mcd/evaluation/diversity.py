@@ -6,9 +6,8 @@ are kept for the n-grams that occur, so nothing has the size of vocab ** n.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,24 +27,12 @@ def sample_entropy(tokens: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-# Counting -------------------------------------------------------------------------
-
-
-def _need(tokens: Tensor, n: int, samples: int, what: str) -> Tensor:
-    if tokens.ndim != 2 or len(tokens) < samples or tokens.shape[1] < n:
-        raise ConfigError(
-            f"{what} needs at least {samples} sample(s) of {n} token(s) and has "
-            f"{tuple(tokens.shape)}: raise num_samples or the length."
-        )
-    return tokens.cpu()
-
-
 def _ngrams(tokens: Tensor, n: int) -> Tensor:
     """Number the n-grams from 0: (samples, length) -> (samples, length - n + 1).
 
     Longer ones are numbered from the numbers of shorter ones, so no key outgrows int64.
     """
-    first = torch.unique(tokens, return_inverse=True)[1]
+    first = torch.unique(tokens.cpu(), return_inverse=True)[1]
     base, out = int(first.max()) + 1, first
     for k in range(1, n):
         out = torch.unique(out[:, :-1] * base + first[:, k:], return_inverse=True)[1]
@@ -56,9 +43,9 @@ class _Counts(NamedTuple):
     """How often each n-gram occurs, pooled and by sample (sparse triples)."""
 
     pooled: Tensor  # (grams,)
-    sample: Tensor  # (pairs,) of the triples (sample, gram, count)
+    sample: Tensor  # (pairs,) of the triples (sample, gram, own)
     gram: Tensor
-    count: Tensor
+    own: Tensor
     sizes: Tensor  # (samples,) n-grams of each
 
     @property
@@ -84,13 +71,10 @@ def _count_rows(ids: Tensor) -> _Counts:
     return _count(ids.flatten(), rows.flatten(), len(ids), int(ids.max()) + 1)
 
 
-# Pooled statistics, each with every sample left out once ---------------------------
-
-
 def _entropy(counts: _Counts) -> tuple[Tensor, Tensor]:
     """Return the entropy of the pooled counts, and (samples,) of it without each sample."""
     c = counts.pooled[counts.gram]
-    left = c - counts.count
+    left = c - counts.own
     total = torch.xlogy(counts.pooled, counts.pooled).sum()
     change = counts.by_sample(torch.xlogy(left, left) - torch.xlogy(c, c))
     size = counts.total - counts.sizes
@@ -100,8 +84,7 @@ def _entropy(counts: _Counts) -> tuple[Tensor, Tensor]:
 
 def pooled_entropy(tokens: Tensor) -> Estimate:
     """Return the entropy of the pooled unigrams, nats."""
-    ids = _ngrams(_need(tokens, 1, 1, "corpus_entropy"), 1)
-    return jackknife(*_entropy(_count_rows(ids)))
+    return jackknife(*_entropy(_count_rows(_ngrams(tokens, 1))))
 
 
 def bigram_entropy(tokens: Tensor) -> Estimate:
@@ -109,7 +92,6 @@ def bigram_entropy(tokens: Tensor) -> Estimate:
 
     Plug-in, so low by about (distinct bigrams - distinct tokens) / (2 * bigrams).
     """
-    tokens = _need(tokens, 2, 1, "bigram_entropy")
     both, without_both = _entropy(_count_rows(_ngrams(tokens, 2)))
     first, without_first = _entropy(_count_rows(_ngrams(tokens[:, :-1], 1)))
     return jackknife(both - first, without_both - without_first)
@@ -121,8 +103,7 @@ def bigram_tv(tokens: Tensor, corpus: Tensor) -> Estimate:
     Both sides are cut to the same number of bigrams, since two finite draws of one law are
     already apart (`metrics.corpus_reference`). The interval is of the samples alone.
     """
-    tokens = _need(tokens, 2, 1, "bigram_tv")
-    corpus = _need(corpus, 2, 1, "bigram_tv's corpus")
+    tokens, corpus = tokens.cpu(), corpus.cpu()
     vocab = int(max(tokens.max(), corpus.max())) + 1
     keys = [(t[:, :-1] * vocab + t[:, 1:]).flatten() for t in (tokens, corpus)]
     most = min(map(len, keys))
@@ -131,30 +112,27 @@ def bigram_tv(tokens: Tensor, corpus: Tensor) -> Estimate:
     counts = _count(ids[:most], sample, int(sample[-1]) + 1, len(names))
     q = torch.bincount(ids[most:], minlength=len(names)).double() / most
 
-    def apart(c: Tensor, size, q: Tensor) -> Tensor:
+    size = counts.total - counts.sizes
+
+    def apart(c: Tensor, size: Tensor | float, q: Tensor) -> Tensor:
         return (c / size - q).abs() / 2
 
-    size = counts.total - counts.sizes
     # Samples are of one length, but for the last, which may be cut: few sizes.
-    base = {s: float(apart(counts.pooled, s, q).sum()) for s in set(size.tolist())}
+    sizes, which = size.unique(return_inverse=True)
+    without = torch.stack([apart(counts.pooled, s, q).sum() for s in sizes])[which]
     c, size_of, q_of = counts.pooled[counts.gram], size[counts.sample], q[counts.gram]
-    change = apart(c - counts.count, size_of, q_of) - apart(c, size_of, q_of)
-    without = torch.tensor([base[s] for s in size.tolist()], dtype=torch.float64)
+    change = apart(c - counts.own, size_of, q_of) - apart(c, size_of, q_of)
     value = apart(counts.pooled, counts.total, q).sum()
     return jackknife(value, without + counts.by_sample(change))
 
 
 def distinct(tokens: Tensor, n: int) -> Estimate:
     """Return distinct-n: different n-grams over all n-grams, pooled."""
-    tokens = _need(tokens, n, 1, f"distinct_{n}")
     counts = _count_rows(_ngrams(tokens, n))
-    own = counts.by_sample((counts.pooled[counts.gram] == counts.count).double())
+    own = counts.by_sample((counts.pooled[counts.gram] == counts.own).double())
     different = len(counts.pooled)
     size = counts.total - counts.sizes
     return jackknife(different / float(counts.total), (different - own) / size)
-
-
-# Against one another --------------------------------------------------------------
 
 
 def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
@@ -165,29 +143,21 @@ def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
     matches where there are none. Exact in one pass: the clip of an n-gram, its highest
     count in another sample, needs only the two highest counts.
     """
-    tokens = _need(tokens, order, 2, "self_bleu")
     log_precision = torch.zeros(len(tokens), dtype=torch.float64)
     for n in range(1, order + 1):
         counts = _count_rows(_ngrams(tokens, n))
-        # By n-gram, highest count first.
-        most = int(counts.count.max()) + 1
-        by = (counts.gram * most - counts.count.long()).argsort()
-        gram, count = counts.gram[by], counts.count[by]
-        starts = torch.ones_like(gram, dtype=torch.bool)
-        starts[1:] = gram[1:] != gram[:-1]
-        highest = count[starts]  # (grams,), as grams are numbered in order
-        second = torch.zeros_like(highest)
-        follows = ~starts & starts.roll(1)
-        second[gram[follows]] = count[follows]
-        clip = torch.where(starts, second[gram], highest[gram])
-        clipped = torch.empty_like(count)
-        clipped[by] = torch.minimum(count, clip)
+        gram, count, none = counts.gram, counts.own, torch.zeros_like(counts.pooled)
+        highest = none.scatter_reduce(0, gram, count, "amax")
+        tops = count == highest[gram]
+        alone = tops & (torch.bincount(gram[tops])[gram] == 1)
+        second = none.scatter_reduce(0, gram[~alone], count[~alone], "amax")
+        clipped = torch.where(alone, second[gram].minimum(count), count)
         matched = counts.by_sample(clipped)
         log_precision += (matched.where(matched > 0, 0.1) / counts.sizes).log()
     return (log_precision / order).exp()
 
 
-def require_mauve():
+def require_mauve() -> Any:
     """Return `mauve.compute_mauve`; raise ConfigError where its package is missing."""
     try:
         from mauve import compute_mauve
@@ -199,11 +169,10 @@ def require_mauve():
     return compute_mauve
 
 
-def mauve(samples: Sequence[str], corpus: Sequence[str], **how) -> float:
+def mauve(samples: Sequence[str], corpus: Sequence[str]) -> float:
     """Return MAUVE (Pillutla et al. 2021, arXiv 2102.01454) by the package `mauve-text`.
 
-    how: for `mauve.compute_mauve`, say max_text_length=256, device_id=0. Raises ConfigError
-    where the package is missing or there are too few texts.
+    Raises ConfigError where the package is missing or there are too few texts.
     """
     fewest = min(len(samples), len(corpus))
     if fewest < MAUVE_SAMPLES:
@@ -211,9 +180,5 @@ def mauve(samples: Sequence[str], corpus: Sequence[str], **how) -> float:
             f"mauve needs at least {MAUVE_SAMPLES} texts on both sides and has "
             f"{fewest}: raise num_samples (its authors advise thousands)."
         )
-    compute_mauve = require_mauve()
-    how = {"verbose": False, **how}
-    value = compute_mauve(p_text=list(samples), q_text=list(corpus), **how).mauve
-    if not math.isfinite(value):
-        raise ConfigError(f"mauve is {value}: look for empty samples.")
-    return float(value)
+    how = {"p_text": list(samples), "q_text": list(corpus), "verbose": False}
+    return float(require_mauve()(**how).mauve)

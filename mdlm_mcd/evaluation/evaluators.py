@@ -1,21 +1,17 @@
 """Judge samples by any causal LM of `transformers`, or a callable of one's own.
 
-The public hosts' convention, which `CausalLM` follows: samples are decoded with their
-own tokenizer (special tokens as text), encoded with the evaluator's and cut to the
-samples' length; windows of the evaluator's context are scored on their own, so the
-first token of each is context only; of the rest every token counts that is not EOS,
-*also after an EOS*, and of the EOS tokens the first of a window. A perplexity is
-exp(nats / tokens) over all samples. Encoded anew, samples differ in length and the
-hosts pad with EOS up to the longest: the first pad then counts as its sample's EOS,
-unless there was one. Two things differ: no partial batch is dropped, and padding is
-always EOS on the right, whatever pad token or side the tokenizer has.
+The public hosts' convention, which `CausalLM` follows (docs/metrics.md): samples are
+decoded, encoded anew and cut to their own length; of each window of the evaluator's
+context the first token is not scored; of the rest every token counts that is not EOS,
+*also after an EOS*, and of the EOS tokens the first. Rows are padded with EOS to the
+longest, and the first pad counts as its sample's EOS unless there was one.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -56,15 +52,6 @@ def _scores(name: str, nats: Tensor, tokens: Tensor) -> Scores:
     return Scores(finite(f"The score of evaluator={name}", nats), tokens)
 
 
-def _check(samples: Tensor) -> Tensor:
-    if samples.ndim != 2 or len(samples) < 1 or samples.shape[1] < 2:
-        raise ConfigError(
-            f"samples of shape {tuple(samples.shape)} leave nothing to score: give "
-            "(samples, length) with at least one sample of two tokens."
-        )
-    return samples
-
-
 class CallableEvaluator:
     """A callable as an Evaluator, for instance the embedded host's AR model.
 
@@ -80,7 +67,7 @@ class CallableEvaluator:
     def nll(self, samples: Tensor) -> Scores:
         """Score (samples, length) ids; raise ConfigError for nothing to score, or NaN."""
         nats, tokens = [], []
-        for part in _check(samples).split(self.batch_size):
+        for part in samples.split(self.batch_size):
             counts = counted(part, self.eos).cpu()
             scored = self.judge(part).cpu().double()
             nats.append(scored.where(counts, 0.0).sum(-1))
@@ -92,135 +79,71 @@ class CausalLM:
     """A causal language model of `transformers` as an Evaluator.
 
     model, tokenizer: the evaluator's; `load` opens both by name.
-    source: the samples' own tokenizer. retokenize: decode with it and encode with the
-        evaluator's; False hands the ids over, which needs one vocabulary.
-    context: tokens of a window; None demands that samples fit the evaluator's own
-        context (1024 is the hosts' figure, in windows where samples are longer).
-    max_length: tokens kept of a re-encoded sample; None keeps the samples' length, as
-        the hosts do, or all of a text.
-    replace: text exchanged before encoding, say {"<|endoftext|>": "</s>"} where an
-        evaluator spells EOS differently: the hosts score such markup as text.
-    count_pad: let the first pad count as EOS, as the hosts do; False makes a sample's
-        score independent of the longest's length.
+    source: the samples' own tokenizer, by which they are decoded.
     """
 
     def __init__(
         self,
-        model,
-        tokenizer,
+        model: Any,
+        tokenizer: Any,
         *,
         name: str,
-        source=None,
-        retokenize: bool = True,
-        context: int | None = None,
-        max_length: int | None = None,
-        replace: Mapping[str, str] | None = None,
-        count_pad: bool = True,
+        source: Any = None,
         batch_size: int = 8,
     ):
-        """Raise ConfigError for a context the model lacks or a missing tokenizer."""
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self.source, self.retokenize = source, retokenize
-        self.max_length, self.replace = max_length, dict(replace or {})
-        self.count_pad, self.batch_size = count_pad, batch_size
+        self.source, self.batch_size = source, batch_size
         self.eos = tokenizer.eos_token_id
-        own = context_of(model)
-        if context is not None and (context < 2 or (own and context > own)):
-            raise ConfigError(
-                f"evaluator={name} has a context of {own} tokens: choose context="
-                f"{context} between 2 and {own}."
-            )
-        self.context, self.windows = context or own, context is not None
-        if source is None and not retokenize:
-            raise ConfigError(
-                f"evaluator={name} is not known to share the samples' vocabulary: "
-                "give the samples' tokenizer as source, or leave retokenize on."
-            )
+        self.context = context_of(model)
 
     @classmethod
-    def load(cls, name: str, *, device=None, dtype=None, **how) -> CausalLM:
+    def load(cls, name: str, *, device: Any = "cpu", **how: Any) -> CausalLM:
         """Open a local folder or a name on the Hub, e.g. gpt2-large.
 
-        dtype: of the weights; None leaves it to transformers (float32 for GPT-2).
         Raises ConfigError when model or tokenizer cannot be loaded.
         """
         import transformers
 
-        weights = {} if dtype is None else {"torch_dtype": dtype}
         with border(
             f"evaluator={name} cannot be loaded",
             "give the folder or the Hub name of a causal language model with its tokenizer",
         ):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             check_tokens(tokenizer)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                name, trust_remote_code=False, **weights
-            )
-        if device is not None:
-            model = model.to(device)
-        return cls(model, tokenizer, name=name, **how)
+            model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)
+        return cls(model.to(device), tokenizer, name=name, **how)
 
-    def reading(self, source) -> CausalLM:
+    def reading(self, source: Any) -> CausalLM:
         """Return this evaluator, its model shared, for samples of another tokenizer."""
         found = copy.copy(self)
         found.source = source
         return found
 
-    # From samples to the evaluator's ids -------------------------------------------
-
-    def _texts(self, samples: Tensor | Sequence[str]) -> list[str]:
+    def _encode(self, samples: Tensor | Sequence[str]) -> list[Tensor]:
+        """Return the evaluator's ids, of a sample no more than it has tokens itself."""
+        cut: dict[str, Any] = {}
         if isinstance(samples, Tensor):
+            cut = {"truncation": True, "max_length": samples.shape[1]}
             if self.source is None:
                 raise ConfigError(
                     f"evaluator={self.name} is given ids and no tokenizer to decode "
                     "them with: give the samples' tokenizer as source."
                 )
             samples = self.source.batch_decode(samples)
-        texts = list(samples)
-        for old, new in self.replace.items():
-            texts = [text.replace(old, new) for text in texts]
-        return texts
-
-    def _encode(self, samples: Tensor | Sequence[str]) -> list[Tensor]:
-        if not self.retokenize:
-            self._check_vocabulary(samples)
-            return list(samples.cpu())
-        most = self.max_length
-        if most is None and isinstance(samples, Tensor):
-            most = samples.shape[1]
-        cut = {} if most is None else {"truncation": True, "max_length": most}
-        encoded = self.tokenizer(self._texts(samples), **cut)["input_ids"]
+        encoded = self.tokenizer(list(samples), **cut)["input_ids"]
         return [torch.tensor(ids, dtype=torch.long) for ids in encoded]
-
-    def _check_vocabulary(self, samples: Tensor) -> None:
-        if not isinstance(samples, Tensor):
-            raise ConfigError(
-                f"evaluator={self.name} is given texts: leave retokenize on for them."
-            )
-        ids = samples.unique().tolist()
-        spelt = (t.convert_ids_to_tokens(ids) for t in (self.source, self.tokenizer))
-        for token, theirs, ours in zip(ids, *spelt, strict=True):
-            if theirs != ours:
-                raise ConfigError(
-                    f"evaluator={self.name} reads token {token} as {ours!r} and the "
-                    f"samples' tokenizer as {theirs!r}: set retokenize=True."
-                )
-
-    # Scores -------------------------------------------------------------------------
 
     @torch.no_grad()
     def nll(self, samples: Tensor | Sequence[str]) -> Scores:
         """(samples, length) ids, or texts -> nats and tokens counted, by sample.
 
-        Raises ConfigError when samples do not fit the context or the vocabulary, when
-        no sample has a token to score, or for NaN.
+        Raises ConfigError when samples do not fit the vocabulary, when no sample has a
+        token to score, or for NaN.
         """
-        if isinstance(samples, Tensor):
-            _check(samples)
         with border(f"evaluator={self.name} cannot encode the text", "choose another"):
             encoded = self._encode(samples)
         width = max(map(len, encoded), default=0)
-        check_evaluator(f"evaluator={self.name}", self.model, encoded, self.windows)
+        check_evaluator(f"evaluator={self.name}", self.model, encoded, windows=True)
         nats = torch.zeros(len(encoded), dtype=torch.float64)
         tokens = torch.zeros_like(nats)
         pad = self.eos if self.eos is not None else 0
@@ -230,11 +153,10 @@ class CausalLM:
             for row, i in enumerate(part.tolist()):
                 ids[row, : len(encoded[i])] = encoded[i]
                 real[row, : len(encoded[i])] = True
-            for window, text in zip(
-                *(x.split(self.context or width, -1) for x in (ids, real)), strict=True
-            ):
+            windows = (x.split(self.context or width, -1) for x in (ids, real))
+            for window, text in zip(*windows, strict=True):
                 counts = counted(window, self.eos)
-                if self.eos is None or not self.count_pad:
+                if self.eos is None:
                     counts &= text[:, 1:]
                 some = counts.any(-1)
                 if not some.any():

@@ -1,4 +1,4 @@
-"""Estimate intervals over samples: the bootstrap, the paired one and the jackknife.
+"""Estimate intervals over samples: the bootstrap and the jackknife.
 
 Statistics of means and ratios of sums are resampled. Those of pooled counts (an entropy,
 a distance of laws, distinct-n) get a jackknife, since a resample repeats samples and so
@@ -7,8 +7,8 @@ looks less diverse than any fresh draw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..coupling import counter_generator
 from ..errors import ConfigError
 
+LEVEL = 0.95
 RESAMPLES = 1000
 CHUNK = 2**22  # indices drawn at a time
 
@@ -26,6 +27,10 @@ class Estimate(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float] | None:
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
 
 class Scores(NamedTuple):
@@ -49,7 +54,7 @@ class Scores(NamedTuple):
         parts = (self.nats - self.tokens * self.value) / self.tokens.mean()
         return float(parts.std() / len(parts) ** 0.5)
 
-    def estimate(self, statistic: Callable[..., Tensor] | None = None, **how):
+    def estimate(self, statistic: Callable[..., Tensor] | None = None, **how: Any) -> Estimate:
         """`bootstrap` of the nats per token, or of another statistic of both sums."""
         return bootstrap(statistic or per_token, self.nats, self.tokens, **how)
 
@@ -76,65 +81,39 @@ def finite(what: str, values: Tensor) -> Tensor:
     return values
 
 
-def _columns(columns: Sequence[Tensor]) -> Tensor:
-    """Return (samples, columns) float64, checked."""
-    sizes = {len(column) for column in columns}
-    if len(sizes) != 1:
-        raise ConfigError(
-            f"columns of {sorted(sizes)} samples cannot be resampled together: give "
-            "each the same samples in the same order."
-        )
-    if min(sizes) < 2:
-        raise ConfigError(
-            f"an interval needs at least 2 samples and has {min(sizes)}: raise num_samples."
-        )
-    columns = [torch.as_tensor(column).double().cpu() for column in columns]
-    return torch.stack([finite("The figure", column) for column in columns], -1)
-
-
 def bootstrap(
     statistic: Callable[..., Tensor],
     *columns: Tensor,
     seed: int = 0,
     resamples: int = RESAMPLES,
-    level: float = 0.95,
 ) -> Estimate:
-    """Return a statistic of sums over samples, with its percentile bootstrap interval.
+    """Return a statistic of sums over samples, with its 95% percentile bootstrap interval.
 
-    columns: each (samples,), resampled together. statistic(*sums) maps their sums, (1,)
-    for the estimate and (k,) for k resamples at a time, to the same shape. Same seed,
-    same interval. Raises ConfigError for fewer than two samples, columns of different
-    lengths or values that are not finite.
+    columns: each (samples,), resampled together; of two models on the same latents, say, so
+    that what the latents share cancels. statistic(*sums) maps their sums, (1,) for the
+    estimate and (k,) for k resamples at a time, to the same shape. Same seed, same
+    interval. Raises ConfigError for fewer than two samples or values that are not finite.
     """
-    table = _columns(columns)
-    n = len(table)
+    n = len(columns[0])
+    if n < 2:
+        raise ConfigError(f"an interval needs at least 2 samples and has {n}: raise num_samples.")
+    doubles = (torch.as_tensor(column).double().cpu() for column in columns)
+    table = torch.stack([finite("The figure", column) for column in doubles], -1)
     generator = counter_generator(seed, "bootstrap")
     drawn = []
     for part in torch.arange(resamples).split(max(1, CHUNK // n)):
         index = torch.randint(n, (len(part), n), generator=generator)
         drawn.append(statistic(*table[index].sum(1).unbind(-1)))
-    tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = torch.cat(drawn).nanquantile(tail).tolist()
+    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    low, high = torch.cat(drawn).nanquantile(tails).tolist()
     (value,) = statistic(*table.sum(0, keepdim=True).unbind(-1)).tolist()
     return Estimate(value, low, high)
 
 
-def mean(values: Tensor, **how) -> Estimate:
+def mean(values: Tensor, **how: Any) -> Estimate:
     """Return the mean of (samples,) values, with its bootstrap interval."""
     values = torch.as_tensor(values).double()
     return bootstrap(per_token, values, torch.ones_like(values), **how)
-
-
-def paired(
-    statistic: Callable[..., Tensor], a: Sequence[Tensor], b: Sequence[Tensor], **how
-) -> Estimate:
-    """Return statistic(a) - statistic(b) where row i of both came from the same latent.
-
-    a, b: columns of `bootstrap`, of two models or two step counts; the same rows are
-    resampled on both sides, so what the latents share cancels.
-    """
-    k = len(a)
-    return bootstrap(lambda *sums: statistic(*sums[:k]) - statistic(*sums[k:]), *a, *b, **how)
 
 
 def correlation(scores: Scores, values: Tensor) -> float:

@@ -48,15 +48,14 @@ class Plan:
     def check(self) -> None:
         """Raise ConfigError for what cannot be measured, before any model is opened."""
         for point in self.points:
-            if point.dtype not in DTYPES:
-                raise ConfigError(
-                    f"--dtype {point.dtype} is unknown: choose one of {', '.join(DTYPES)}."
-                )
-            if point.sampler not in sampling.SAMPLERS:
-                raise ConfigError(
-                    f"--sampler {point.sampler} is unknown: choose one of "
-                    f"{', '.join(sampling.SAMPLERS)}."
-                )
+            for flag, value, known in (
+                ("dtype", point.dtype, DTYPES),
+                ("sampler", point.sampler, sampling.SAMPLERS),
+            ):
+                if value not in known:
+                    raise ConfigError(
+                        f"--{flag} {value} is unknown: choose one of {', '.join(known)}."
+                    )
             temperatures = (point.temperature, point.temperature_end or 1.0)
             fine = all(0 < t < math.inf for t in temperatures) and 0 < point.top_p <= 1
             if not (point.steps >= 1 and fine):
@@ -66,7 +65,7 @@ class Plan:
                     "positive and top-p within (0, 1]."
                 )
             # A trial draw refuses what no law knows; `auto` is fitted later.
-            step = None if point.u_step == "auto" else point.u_step
+            step = None if isinstance(point.u_step, str) else point.u_step
             laws.draw_u(1, 1, point.u_law, step=step, generator=torch.Generator(), prefix="")
         if self.bound_rows < 2:
             raise ConfigError(f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows.")

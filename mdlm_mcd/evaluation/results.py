@@ -2,15 +2,16 @@
 
 A results file is JSON lines, one row a point: a model at a number of steps and a
 temperature. What is wrong with a row is an error that names file and line; what an
-interruption left behind is passed over, with a sentence in `Results.said`.
+interruption left behind is passed over, with a sentence in `Results.notes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError, shown
 from . import rows
@@ -28,11 +29,11 @@ _DEFAULT = {"u_law": "iid", "stratified": False, "top_p": 1.0}
 class Point:
     """One row of a results file, and where it stood."""
 
-    row: dict
+    row: dict[str, Any]
     source: str
     name: str = ""  # of its curve: the model, and what else tells curves apart
 
-    def __getattr__(self, key: str):
+    def __getattr__(self, key: str) -> Any:
         if key.startswith("__"):
             raise AttributeError(key)
         found = self.row.get(key)  # null says no more than nothing does
@@ -44,17 +45,18 @@ class Point:
         if not found or not finite(found.get("value")):
             return None
         low, high = found.get("low"), found.get("high")
-        both = finite(low) and finite(high)
-        return Estimate(found["value"], *((low, high) if both else ()))
+        if not (finite(low) and finite(high)):
+            low = high = None
+        return Estimate(found["value"], low, high)
 
     @property
     def correlation(self) -> float | None:
         """Correlation of the errors of log perplexity and entropy; None where it is not known."""
-        found = (self.row["metrics"].get("perplexity") or {}).get("correlation")
+        found: Any = (self.row["metrics"].get("perplexity") or {}).get("correlation")
         return found if finite(found) and abs(found) <= 1 else None
 
     @property
-    def curve(self) -> tuple:
+    def curve(self) -> tuple[str, ...]:
         """Equal for the points of one curve: all but steps and temperature."""
         keys = ("model", "sha256", *VARIANT, *SETTINGS)
         return tuple(str(getattr(self, key)) for key in keys)
@@ -64,12 +66,12 @@ class Point:
 class Results:
     """Points that may stand in one table, in the order of their files.
 
-    said: what the reader has to know of the files, in sentences. mixed: settings that
+    notes: what the reader has to know of the files, in sentences. mixed: settings that
     differ although figures are compared, with their values (only under `force`).
     """
 
     points: list[Point]
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     mixed: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -92,8 +94,8 @@ class Results:
 
     def of_text(self, metric: str) -> float | None:
         """Return that figure of the held-out text; None where rows differ on it."""
-        found = [(p.corpus or {}).get(metric) for p in self.points]
-        found = [v for v in found if finite(v)]
+        every: list[Any] = [(p.corpus or {}).get(metric) for p in self.points]
+        found = [v for v in every if finite(v)]
         if not found or max(found) - min(found) > 1e-6 * abs(found[0]):
             return None
         return found[0]
@@ -109,32 +111,18 @@ class Results:
         return out
 
     @cached_property
-    def _places(self) -> dict[tuple, Point]:
+    def _places(self) -> dict[tuple[str, float, int], Point]:
         return {(p.name, p.temperature, p.steps): p for p in self.points}
 
 
-def _rows(path: Path, said: list[str]) -> Iterable[tuple[dict, str]]:
-    try:
-        lines = rows.lines(path, f"{path.name}, line")
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}): name a results file that "
-            "`mdlm-mcd sweep` wrote."
-        ) from error
-    for line in lines:
-        if line.fault.endswith(rows.NO_JSON):
-            said.append(
-                f"{line.where} is cut short or corrupt, as an interruption leaves it, and "
-                "was passed over."
-            )
-        elif line.fault:
-            raise ConfigError(f"{line.fault}.")
-    found = [(line.row, line.where) for line in lines if not line.fault]
-    if not found:
-        raise ConfigError(
-            f"{path} holds no row of results: name a file that `mdlm-mcd sweep` wrote."
-        )
-    return found
+def clash(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return in which setting two rows differ that may not stand in one table, or "".
+
+    `sha256` where a checkpoint changed under its name.
+    """
+    if row["model"] == other["model"] and row.get("sha256") != other.get("sha256"):
+        return "sha256"
+    return next((key for key in SETTINGS if row.get(key) != other.get(key)), "")
 
 
 def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
@@ -145,71 +133,76 @@ def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
     bounds) do not stand in one table, and one label is one file: ConfigError, or with
     `force` curves apart, named by what differs, and `Results.mixed`.
     """
-    said: list[str] = []
-    points: dict[tuple, Point] = {}
+    notes: list[str] = []
+    points: dict[tuple[Any, ...], Point] = {}
     for path in map(Path, paths):
-        for row, where in _rows(path, said):
-            point = Point(row, where)
+        for line in _lines(path, notes):
+            point = Point(line.row, line.where)
             key = (*point.curve, point.steps, float(point.temperature))
-            if key in points:
-                said.append(
-                    f"{where} repeats {points[key].source} ({point.model}, "
-                    f"{point.steps} steps, T = {point.temperature:g}); the later one "
-                    "counts."
+            if earlier := points.pop(key, None):
+                notes.append(
+                    f"{line.where} repeats {earlier.source} ({point.model}, {point.steps} "
+                    f"steps, T = {point.temperature:g}); the later one counts."
                 )
-                del points[key]
             points[key] = point
-    results = Results(list(points.values()), said)
-    _tell_apart(results, force)
+    results = Results(list(points.values()), notes)
+    _name_curves(results, force)
     return results
+
+
+def _lines(path: Path, notes: list[str]) -> list[rows.Line]:
+    """Return a file's rows; note lines that are no JSON, refuse any other."""
+    try:
+        found = rows.lines(path, f"{path.name}, line")
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}): name a results file that "
+            "`mdlm-mcd sweep` wrote."
+        ) from error
+    for line in found:
+        if line.fault and line.is_json:
+            raise ConfigError(f"{line.fault}: write it again with `mdlm-mcd sweep`.")
+        if line.fault:
+            notes.append(f"{line.where} is cut short or corrupt, and was passed over.")
+    found = [line for line in found if not line.fault]
+    if not found:
+        raise ConfigError(
+            f"{path} holds no row of results: name a file that `mdlm-mcd sweep` wrote."
+        )
+    return found
 
 
 def _values(points: Iterable[Point], key: str) -> list[str]:
     return list(dict.fromkeys(str(getattr(p, key)) for p in points))
 
 
-def _tell_apart(results: Results, force: bool) -> None:
-    """Name the curves; refuse what must not stand side by side."""
-    points = results.points
-    for key in SETTINGS:
-        values = _values(points, key)
-        if len(values) < 2:
-            continue
-        if not force:
-            other = next(p for p in points if str(getattr(p, key)) == values[1])
-            raise ConfigError(
-                f"{other.source} has {key} {values[1]} where {points[0].source} has "
-                f"{values[0]}: such figures are not compared; report them apart, or "
-                "mark them with --force."
-            )
-        results.mixed[key] = values
-    hashes_of: dict[str, dict[str, None]] = {}
+def _name_curves(results: Results, force: bool) -> None:
+    """Name the curves by what tells them apart; refuse what must not stand side by side."""
+    points, changed = results.points, set()
+    first: dict[str, Point] = {}
     for p in points:
-        hashes_of.setdefault(p.model, {})[str(p.sha256)] = None
-    changed = {model: list(hashes) for model, hashes in hashes_of.items() if len(hashes) > 1}
-    if changed and not force:
-        model, hashes = next(iter(changed.items()))
-        first, other = (
-            next(p for p in points if p.model == model and str(p.sha256) == h) for h in hashes[:2]
-        )
-        raise ConfigError(
-            f"{other.source} has another checkpoint under the name {shown(repr(model))} "
-            f"than {first.source} (sha256 {hashes[1][:8]} and {hashes[0][:8]}): the "
-            "file changed; give one of them another label, or keep them apart with "
-            "--force."
-        )
-    for model in changed:
-        results.said.append(
-            f"The checkpoint of {model} changed under the same name; its versions are "
-            "kept apart by their sha256."
-        )
+        for other in (points[0], first.setdefault(p.model, p)):
+            key = clash(other.row, p.row)
+            if key and not force:
+                raise ConfigError(
+                    f"{p.source} has {key} {shown(getattr(p, key))} where {other.source} has "
+                    f"{shown(getattr(other, key))}: such figures are not compared; report them "
+                    "apart, under another label for another checkpoint, or mark them with --force."
+                )
+            if key == "sha256":
+                changed.add(p.model)
+    results.mixed |= {k: found for k in SETTINGS if len(found := _values(points, k)) > 1}
+    results.notes += [
+        f"The checkpoint of {model} changed under the same name; its versions are kept apart "
+        "by their sha256."
+        for model in sorted(changed)
+    ]
     apart = [k for k in VARIANT if len(_values(points, k)) > 1]
     for i, point in enumerate(points):
         extra = [_setting(point, key) for key in (*apart, *results.mixed)]
         if point.model in changed:
             extra.append(str(point.sha256)[:8])
-        name = ", ".join([point.model, *(e for e in extra if e)])
-        points[i] = replace(point, name=name)
+        points[i] = replace(point, name=", ".join([point.model, *filter(None, extra)]))
 
 
 # What a curve's name says of a setting that differs.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,91 +18,60 @@ from ..checkpoints.files import check_overwrite, check_writable
 from ..errors import ConfigError, shown
 
 SCHEMA = 1
-_NUMBER = (int, float)
-REQUIRED = {
-    "model": str,
-    "steps": int,
-    "temperature": _NUMBER,
-    "sampler": str,
-    "dtype": str,
-    "seed": int,
-    "num_samples": int,
-    "length": int,
-    "metrics": dict,
-}
-OPTIONAL = {
-    "evaluator": str,
-    "checkpoint": str,
-    "sha256": str,
-    "algo": str,
-    "loss": str,
-    "round": int,
-    "recipe": dict,
-    "teacher": str,
-    "host": str,
-    "commit": str,
-    "versions": dict,
-    "machine": dict,
-    "u_law": str,
-    "top_p": _NUMBER,
-    "seconds": _NUMBER,
-    "evaluations": _NUMBER,
-    "corpus": dict,
-    "texts": list,
-    "corpus_sha256": str,
-    "bound_rows": int,
-    "batch_size": int,
-}
+HEAD = b'{"schema": '  # how each row begins
+REQUIRED = "model steps temperature sampler dtype seed num_samples length metrics".split()
 POSITIVE = ("steps", "temperature", "num_samples", "length")
 
+_NUMBER = (int, float)
+_TEXT = "model sampler dtype evaluator checkpoint sha256 algo loss teacher host commit u_law"
+_KEYS = {
+    str: [*_TEXT.split(), "corpus_sha256"],
+    int: ["steps", "seed", "num_samples", "length", "round", "bound_rows", "batch_size"],
+    _NUMBER: ["temperature", "top_p", "seconds", "evaluations"],
+    dict: ["metrics", "recipe", "versions", "machine", "corpus"],
+    list: ["texts"],
+}
+KINDS: dict[str, Any] = {key: kind for kind, keys in _KEYS.items() for key in keys}
 
-def finite(x) -> bool:
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def finite(x: Any) -> bool:
     """Return whether it is a number, and finite."""
     return _is(x, _NUMBER) and math.isfinite(x)
 
 
-def _is(value, kind) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _repr(value) -> str:
-    return shown(repr(value))
-
-
-def check(row, where: str) -> None:
-    """Raise ConfigError for a row that is not one of ours."""
+def fault(row: Any) -> str:
+    """Return what keeps a value from being a row of a sweep; empty for a row."""
     if not isinstance(row, dict):
-        raise ConfigError(f"{where} is no row of results: it has to be a JSON object.")
+        return "is no row of results, which has to be a JSON object"
     if row.get("schema", SCHEMA) != SCHEMA:
-        raise ConfigError(
-            f"{where} has schema {_repr(row['schema'])}, and this version of mdlm-mcd "
-            f"reads {SCHEMA}: write it again with `mdlm-mcd sweep`."
-        )
-    if missing := [key for key in REQUIRED if key not in row]:
-        raise ConfigError(f"{where} has no {missing[0]!r}: it is no row of a sweep.")
-    for key, kind in (REQUIRED | OPTIONAL).items():
-        optional = key in OPTIONAL and row.get(key) is None
-        if not (optional or _is(row[key], kind)):
-            raise ConfigError(f"{where}: {key} = {_repr(row[key])} is of the wrong kind.")
-    for key in POSITIVE:
-        if not (finite(row[key]) and row[key] > 0):
-            raise ConfigError(f"{where}: {key} = {_repr(row[key])} has to be above 0.")
+        return f"has schema {shown(repr(row['schema']))}, and this version reads {SCHEMA}"
+    for key, kind in KINDS.items():
+        if key in REQUIRED and key not in row:
+            return f"has no {key!r}"
+        value: Any = row.get(key)
+        if not (_is(value, kind) or (value is None and key not in REQUIRED)):
+            return f"has {key} = {shown(repr(value))}, which is of the wrong kind"
+        if key in POSITIVE and not (finite(value) and value > 0):
+            return f"has {key} = {shown(repr(value))}, which has to be above 0"
     for name, metric in row["metrics"].items():
-        if not isinstance(metric or {}, dict):
-            raise ConfigError(
-                f"{where}: metrics.{shown(name)} = {_repr(metric)} has to be an object "
-                "with value, low and high."
+        if not _is_figure(name, metric):
+            return (
+                f"has metrics.{shown(name)} = {shown(repr(metric))}, which has to be an object "
+                "of numbers value, low and high, of a perplexity above 0"
             )
-        for part in ("value", "low", "high"):
-            x = (metric or {}).get(part)
-            if x is not None and not _is(x, _NUMBER):
-                raise ConfigError(
-                    f"{where}: metrics.{shown(name)}.{part} = {_repr(x)} is no number."
-                )
-            if name == "perplexity" and x is not None and x <= 0:
-                raise ConfigError(
-                    f"{where}: metrics.perplexity.{part} = {_repr(x)} has to be above 0."
-                )
+    return ""
+
+
+def _is_figure(name: str, metric: Any) -> bool:
+    """Return whether it is an object of numbers and nulls, or null."""
+    if not isinstance(metric or {}, dict):
+        return False
+    parts = [x for part in ("value", "low", "high") if (x := (metric or {}).get(part)) is not None]
+    return all(_is(x, _NUMBER) and not (name == "perplexity" and x <= 0) for x in parts)
 
 
 class Line(NamedTuple):
@@ -111,10 +81,13 @@ class Line(NamedTuple):
     where: str
     row: Any
     fault: str
+    is_json: bool = True
 
-
-NO_JSON = "is no JSON"
-HEAD = b'{"schema": '  # how each row begins
+    @property
+    def is_cut(self) -> bool:
+        """Whether it is the beginning of a row, as an interrupted write leaves it."""
+        whole = self.is_json or self.text.endswith((b"\n", b"\r"))
+        return not whole and HEAD.startswith(self.text[: len(HEAD)])
 
 
 def lines(path: Path, name: str = "line") -> list[Line]:
@@ -124,15 +97,14 @@ def lines(path: Path, name: str = "line") -> list[Line]:
     for number, text in enumerate(sanitize.read_bytes(path).splitlines(keepends=True), 1):
         if not text.strip():
             continue
-        where, row, fault = f"{name} {number}", None, ""
+        where = f"{name} {number}"
         try:
             row = sanitize.loads(text.decode("utf-8", errors="replace"))
-            check(row, where)
-        except ConfigError as error:
-            fault = str(error).rstrip(".")
         except ValueError:
-            fault = f"{where} {NO_JSON}"
-        found.append(Line(text, where, row, fault))
+            found.append(Line(text, where, None, f"{where} is no JSON", is_json=False))
+            continue
+        why = fault(row)
+        found.append(Line(text, where, row, why and f"{where} {why}"))
     return found
 
 
@@ -154,12 +126,12 @@ def resumed(path: Path) -> list[dict[str, Any]]:
     found = lines(path) if path.exists() else []
     if not found:
         return []
-    cut = _cut(found)
+    *_, last = found
     try:
         with path.open("r+b") as file:
-            file.seek(-len(cut), os.SEEK_END)
+            file.seek(-len(last.text) if last.fault else 0, os.SEEK_END)
             file.truncate()
-            if not cut and not found[-1].text.endswith(b"\n"):
+            if not last.fault and not last.text.endswith(b"\n"):
                 file.write(b"\n")
     except OSError as error:
         raise ConfigError(
@@ -171,20 +143,12 @@ def resumed(path: Path) -> list[dict[str, Any]]:
 def _foreign(path: Path) -> str:
     """Return why a file is no results file to go on with; empty where it is one."""
     found = lines(path)
-    faults = [line.fault for line in found if line.fault]
-    return "" if not faults or (len(faults) == 1 and _cut(found)) else faults[0]
+    if found and found[-1].is_cut:
+        found.pop()
+    return next((line.fault for line in found if line.fault), "")
 
 
-def _cut(found: list[Line]) -> bytes:
-    """Return the last line where it is the beginning of a row, else nothing."""
-    last = found[-1]
-    if last.text.endswith((b"\n", b"\r")) or not last.fault.endswith(NO_JSON):
-        return b""
-    first = HEAD if len(found) == 1 else found[0].text[: min(len(HEAD), len(last.text))]
-    return last.text if last.text.startswith(first) else b""
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
+def append(path: Path, row: Mapping[str, Any]) -> None:
     """Write one whole line to the disk, or leave what there was before."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -6,10 +6,9 @@ hash of the weights among it. What is in the file already is not measured again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,13 @@ from torch import Tensor
 
 from .. import laws, sampling
 from ..coupling import counter_generator
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from . import bounds, metrics
 from .candidates import Candidate
 from .evaluators import Evaluator
+from .intervals import Estimate
 from .plan import DTYPES, Plan, Setting
-from .results import SETTINGS
+from .results import SETTINGS, clash
 from .rows import SCHEMA, append, existing, resumed
 
 __all__ = ["Sweep", "append", "draw", "existing", "identity", "resumed", "sha256_of"]
@@ -34,10 +34,7 @@ __all__ = ["Sweep", "append", "draw", "existing", "identity", "resumed", "sha256
 OPEN_BY_U = ("ancestral", "sparse", "locked")
 TEXTS = 4  # samples kept as text
 
-POINT = tuple(Setting.__dataclass_fields__)
-# What a file has in common; one with more dtypes than one can be reported by parts.
-SHARED = tuple(key for key in SETTINGS if key != "dtype")
-IDENTITY = ("sha256", *POINT, *SHARED)
+IDENTITY = ("sha256", *Setting.__dataclass_fields__, *SETTINGS)
 
 Noise = Callable[..., torch.Generator]
 """noise(seed, what, *counters): a CPU generator for the draws named by `what`."""
@@ -50,7 +47,7 @@ def sha256_of(tokens: Tensor) -> str:
     return hashlib.sha256(shape.numpy().tobytes() + ids.numpy().tobytes()).hexdigest()
 
 
-def identity(row: dict[str, Any]) -> tuple:
+def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what is equal for rows of the same measurement."""
     return tuple(row.get(key) for key in IDENTITY)
 
@@ -81,7 +78,7 @@ class Sweep:
         self.plan, self.out, self.facts = plan, out, facts or {}
         self.evaluator, self.evaluator_name = evaluator, evaluator_name
         self.held_out, self.on_point, self.noise = held_out, on_point, noise
-        self._of_model: dict[tuple, Any] = {}  # figures that several points share
+        self._of_model: dict[tuple[Any, ...], Any] = {}  # figures that several points share
 
     def run(self, models: Sequence[Callable[[], Candidate]]) -> list[dict[str, Any]]:
         """Return every row of the plan, those of earlier runs included.
@@ -91,77 +88,55 @@ class Sweep:
         beside these.
         """
         earlier = resumed(self.out)
-        known = {(row.get("model"), identity(row)): row for row in earlier}
+        known = {(row["model"], identity(row)): row for row in earlier}
         same = {identity(row): row for row in earlier if row.get("sha256")}
         done, total = 0.0, float(len(models) * sum(p.steps for p in self.plan.points))
-        rows = []
+        rows: list[dict[str, Any]] = []
         for open_model in models:
             model = open_model()
             self._of_model.clear()
-            self._check_name(model, earlier)
             evaluator = None if self.evaluator_name else self.evaluator(model)
-            name = self.evaluator_name or evaluator.name
+            name = evaluator.name if evaluator else str(self.evaluator_name)
             text = self.held_out(model)
             heads = [self._head(model, point, name, text) for point in self.plan.points]
-            self._check_settings(heads[0], earlier + rows)
-            for point, row in zip(self.plan.points, heads, strict=True):
+            self._check(heads[0], earlier + rows)
+            for point, head in zip(self.plan.points, heads, strict=True):
                 self.on_point(done, total, f"{model.label} @ {point.steps}")
-                found = known.get((model.label, identity(row)))
-                if found is None and identity(row) in same:
-                    # The same weights under another name.
-                    found = same[identity(row)] | row
+                found = known.get((model.label, identity(head)))
+                if found is None:
+                    # Figures of the same weights under another name are taken over.
+                    found = same.get(identity(head), {}) | head
+                    if "metrics" not in found:
+                        evaluator = evaluator or self.evaluator(model)
+                        found |= self._measure(model, point, evaluator, text)
                     append(self.out, found)
-                elif found is None:
-                    evaluator = evaluator or self.evaluator(model)
-                    found = row | self._measure(model, point, evaluator, text)
-                    append(self.out, found)
-                    if row.get("sha256"):
-                        same[identity(row)] = found
+                    if head.get("sha256"):
+                        same[identity(head)] = found
                 rows.append(found)
                 done += point.steps
         self.on_point(done, total, "done")
         return rows
 
-    def _once(self, key: tuple, make: Callable[[], Any]) -> Any:
+    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self._of_model:
             self._of_model[key] = make()
         return self._of_model[key]
 
-    def _check_name(self, model: Candidate, earlier: Iterable[dict[str, Any]]) -> None:
-        mine = model.provenance.get("sha256")
+    def _check(self, mine: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> None:
         for row in earlier:
-            if row["model"] == model.label and row.get("sha256") != mine:
+            # One file may have several dtypes, which are reported by parts.
+            key = clash({**row, "dtype": None}, {**mine, "dtype": None})
+            if key:
                 raise ConfigError(
-                    f"--out {self.out} holds rows of a model {model.label!r} with "
-                    f"other weights (sha256 {str(row.get('sha256'))[:12]} and not "
-                    f"{str(mine)[:12]}): the checkpoint changed under the same name; "
-                    "give it another label (LABEL=CKPT) or name another file."
+                    f"--out {self.out} holds rows of {row['model']} with {key} "
+                    f"{shown(row.get(key))}, and those of {mine['model']} would have "
+                    f"{shown(mine.get(key))}: no table can hold both; name another file, or "
+                    "another label for another checkpoint (LABEL=CKPT)."
                 )
 
-    def _check_settings(self, mine: dict, earlier: Sequence[dict[str, Any]]) -> None:
-        for row in earlier:
-            for key in SHARED:
-                if row.get(key) != mine.get(key):
-                    raise ConfigError(
-                        f"--out {self.out} holds rows with {key} {row.get(key)}, and "
-                        f"those of {mine['model']} would have {mine.get(key)}: no "
-                        "table can hold both; name another file."
-                    )
-
-    @contextlib.contextmanager
-    def _memory(self, model: Candidate, what: str) -> Iterator[None]:
-        """Raise a full GPU as a ConfigError that says what filled it."""
-        try:
-            yield
-        except torch.cuda.OutOfMemoryError as error:
-            raise ConfigError(
-                f"--batch-size {self.plan.batch_size} takes more memory than "
-                f"{model.device} has, for {model.label} with {what}: choose a smaller "
-                "one and start the same command again; what was measured is kept, and "
-                "what follows draws from other noise."
-            ) from error
-
-    def _head(self, model: Candidate, point: Setting, evaluator: str, text: Tensor) -> dict:
+    def _head(
+        self, model: Candidate, point: Setting, evaluator: str, text: Tensor
+    ) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "model": model.label,
@@ -175,32 +150,31 @@ class Sweep:
             "bound_rows": min(self.plan.bound_rows, len(text)),
         }
 
-    def _measure(self, model, point: Setting, evaluator: Evaluator, text: Tensor) -> dict:
+    def _measure(
+        self, model: Candidate, point: Setting, evaluator: Evaluator, text: Tensor
+    ) -> dict[str, Any]:
         plan, fitted = self.plan, {}
-        with self._memory(model, f"the evaluator {evaluator.name}"):
-            corpus = self._once(
-                ("corpus",), lambda: metrics.corpus_reference(text, evaluator, plan.num_samples)
-            )
+        corpus = self._once(
+            ("corpus",), lambda: metrics.corpus_reference(text, evaluator, plan.num_samples)
+        )
         if point.u_step == "auto":
             step = self._fit(model, point.steps, text)
             fitted["u_step_fitted"] = step
             point = replace(point, u_step=step)
         start = time.perf_counter()
-        with self._memory(model, f"--sampler {point.sampler} at {point.steps} steps"):
-            tokens, evaluations = draw(model, point, plan, self.noise)
-            tokens = tokens.cpu()  # waits for the device, too
-            seconds = time.perf_counter() - start
-            bound = self._bounds(model, point, text)
+        tokens, evaluations = draw(model, point, plan, self.noise)
+        tokens = tokens.cpu()  # waits for the device, too
+        seconds = time.perf_counter() - start
+        bound = self._bounds(model, point, text)
         decode = model.tokenizer.batch_decode
-        with self._memory(model, f"the evaluator {evaluator.name}"):
-            found = metrics.measure(
-                tokens,
-                evaluator=evaluator,
-                corpus_tokens=text.cpu(),
-                eos=getattr(model.tokenizer, "eos_token_id", None),
-                texts=(decode(tokens), decode(text[: len(tokens)].cpu())) if plan.mauve else None,
-                seed=plan.seed,
-            )
+        found = metrics.measure(
+            tokens,
+            evaluator=evaluator,
+            corpus_tokens=text.cpu(),
+            eos=getattr(model.tokenizer, "eos_token_id", None),
+            texts=(decode(tokens), decode(text[: len(tokens)].cpu())) if plan.mauve else None,
+            seed=plan.seed,
+        )
         return {
             **self.facts,
             **fitted,
@@ -224,42 +198,46 @@ class Sweep:
 
     def _bounds(self, model: Candidate, point: Setting, text: Tensor) -> dict[str, Any]:
         """Return the bounds of a model on held-out text, the same for all its samples."""
-        if point.top_p < 1 or point.sampler not in OPEN_BY_U or model.denoise is None:
+        denoise = model.denoise
+        if point.top_p < 1 or point.sampler not in OPEN_BY_U or denoise is None:
             return {}  # what a nucleus cuts costs infinitely much
         plan, text = self.plan, text.to(model.device)
-        start, end = point.temperature, point.temperature_end
+        how: dict[str, Any] = {"mask_index": model.mask_index, "batch_size": plan.batch_size}
 
-        def n_step() -> dict:
+        def n_step() -> Estimate:
             # The same masks for every model.
             return bounds.n_step_nelbo(
-                model.denoise,
+                denoise,
                 text[: plan.bound_rows],
                 point.steps,
                 alpha=model.alpha,
-                mask_index=model.mask_index,
                 **_law(point),
                 generator=self.noise(plan.seed, "n-step", point.steps),
-                temperature=start if end is None else lambda share: start + (end - start) * share,
-                batch_size=plan.batch_size,
+                temperature=_temperature(point),
+                **how,
             ).estimate(seed=plan.seed)
 
-        def endless() -> dict:
+        def endless() -> Estimate:
             # One pass a row and a noisy figure: of all rows that there are.
             return bounds.nelbo_rows(
-                model.denoise,
+                denoise,
                 model.noise,
                 text,
-                model.mask_index,
                 generator=self.noise(plan.seed, "nelbo"),
-                temperature=start,
-                batch_size=plan.batch_size,
+                temperature=point.temperature,
+                **how,
             ).estimate(seed=plan.seed)
 
-        key = (*_law(point).values(), point.steps, start, end)
+        key = (*_law(point).values(), point.steps, _temperature(point))
         found = {"n_step_nelbo": self._once(key, n_step)}
-        if end is None:  # it knows neither a law of u nor a number of steps
-            found["nelbo"] = self._once(("nelbo", start), endless)
+        if point.temperature_end is None:  # it knows neither a law of u nor a number of steps
+            found["nelbo"] = self._once(("nelbo", point.temperature), endless)
         return {name: figure._asdict() for name, figure in found.items()}
+
+
+def _temperature(point: Setting) -> sampling.Temperature:
+    start, end = point.temperature, point.temperature_end
+    return start if end is None else (start, end)
 
 
 def _law(point: Setting) -> dict[str, Any]:
@@ -278,9 +256,7 @@ def draw(
     if model.generate is not None:
         generator = noise(plan.seed, "host", point.steps)
         return model.generate(plan.num_samples, point.steps, generator), point.steps
-    temperature = point.temperature
-    if point.temperature_end is not None:
-        temperature = (temperature, point.temperature_end)
+    assert model.denoise is not None
     parts, evaluations = [], 0
     for index, first in enumerate(range(0, plan.num_samples, plan.batch_size)):
         options = _law(point)
@@ -299,7 +275,7 @@ def draw(
             vocab_size=model.vocab_size,
             generator=generator,
             dtype=DTYPES[point.dtype],
-            temperature=temperature,
+            temperature=_temperature(point),
             top_p=point.top_p,
             **options,
         )

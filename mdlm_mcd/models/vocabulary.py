@@ -99,21 +99,18 @@ def context_of(model: Any) -> int | None:
 
 
 def check_evaluator(
-    what: str, model: Any, ids: Tensor | Sequence[Tensor], windows: bool | None = None
+    what: str, model: Any, ids: Tensor | Sequence[Tensor], windows: bool = False
 ) -> None:
     """Raise ConfigError where a causal language model cannot read rows of ids.
 
-    what: the model, for the message. windows: whether rows are cut into parts of its
-    context; None where they cannot be.
+    what: the model, for the message. windows: rows are cut into parts of its context.
     """
     width = max(map(len, ids), default=0)
     context = context_of(model)
     if context and width > context and not windows:
-        cut = f"set context={context} to score it in windows, or "
-        cut = "" if windows is None else cut
         raise ConfigError(
-            f"{what} has a context of {context} tokens and a sample {width}: {cut}"
-            "choose an evaluator with a longer context."
+            f"{what} has a context of {context} tokens and a sample {width}: choose an "
+            "evaluator with a longer context."
         )
     size = model.get_input_embeddings().num_embeddings
     highest = max((int(row.max()) for row in ids if len(row)), default=0)

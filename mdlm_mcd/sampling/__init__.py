@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import laws
 from ..coupling import Alpha
 from ..errors import ConfigError
 from .chain import (
@@ -24,6 +23,7 @@ from .chain import (
     Sample,
     Temperature,
     categorical,
+    levels_of,
     probabilities,
     temperature_path,
     warn_of_float32,
@@ -135,7 +135,7 @@ def sample(
     chain = Chain(
         denoise,
         float(alpha(torch.ones(1, dtype=torch.float64))),
-        _levels(alpha, schedule, steps or 1),
+        levels_of(alpha, steps or 1, schedule),
         mask_index,
         dtype,
         temperature_path(temperature),
@@ -164,16 +164,6 @@ def _own(name: str, options: dict[str, Any]) -> dict[str, Any]:
                 f"{key}={value} is not supported with sampler={name}: leave it out, or use {fits}."
             )
     return {key: value for key, value in options.items() if key in own}
-
-
-def _levels(alpha: Alpha, schedule: str | Sequence[float] | None, steps: int) -> list[float]:
-    """Return the share of tokens open before and after each step, from 0 to 1."""
-    if schedule is not None:
-        return laws.levels(schedule, steps)
-    alphas = alpha(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)).tolist()
-    # All is masked at the start, whatever alpha is at t = 1.
-    first = alphas[0]
-    return [*((a - first) / (1.0 - first) for a in alphas[:-1]), 1.0]
 
 
 def _start(

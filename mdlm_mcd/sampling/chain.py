@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import laws
+from ..coupling import Alpha
 from ..errors import ConfigError
 from ..losses import NEG_INFINITY
 
@@ -47,6 +49,31 @@ def logits_at(denoise: Denoise, z: Tensor, rows: Tensor, alpha_t: float | Tensor
         return denoise(z, rows)
     alpha_t = torch.as_tensor(alpha_t, dtype=torch.float64, device=z.device)
     return denoise(z, rows, alpha_t.expand(len(z)))
+
+
+def levels_of(
+    alpha: Alpha, steps: int, schedule: str | Sequence[float] | None = None
+) -> list[float]:
+    """Return the share of tokens open before and after each step: steps + 1, from 0 to 1.
+
+    schedule: the shares of `laws.levels` in place of those that alpha gains in equal steps
+    of time.
+    """
+    if schedule is not None:
+        return laws.levels(schedule, steps)
+    alphas = alpha(torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)).tolist()
+    # All is masked at the start, whatever alpha is at t = 1; the last step opens what is left.
+    first = alphas[0]
+    return [*((a - first) / (1.0 - first) for a in alphas[:-1]), 1.0]
+
+
+def opening_steps(u: Tensor, levels: Sequence[float]) -> Tensor:
+    """Return the step at which each token opens, the first whose level exceeds u.
+
+    levels: as `levels_of`. u's shape, int64, from 0 to steps - 1.
+    """
+    ends = torch.tensor(levels[1:], dtype=torch.float64, device=u.device)
+    return torch.searchsorted(ends, u.double(), right=True).clamp(max=len(ends) - 1)
 
 
 def alpha_at(level: float | Tensor, first: float) -> float | Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..laws import draw_u
-from .chain import Chain, is_time_conditioned
+from .chain import Chain, is_time_conditioned, opening_steps
 from .latent import Latent
 
 SCORES = ("max", "margin", "entropy", "drawn")
@@ -226,9 +226,7 @@ def _seed(chain: Chain) -> int:
 
 def _at_levels(chain: Chain, z: Tensor, u: Tensor) -> Callable[[int], Tensor]:
     """Open token i at the first step whose level exceeds u_i; u: float64 on the CPU."""
-    ends = torch.tensor(chain.levels[1:], dtype=torch.float64)
-    plan = torch.searchsorted(ends, u.cpu(), right=True).clamp(max=chain.steps - 1)
-    plan = plan.to(z.device)
+    plan = opening_steps(u.cpu(), chain.levels).to(z.device)
     return lambda step: plan == step
 
 

@@ -64,7 +64,7 @@ ROWS = st.integers(4, 9).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ROWS, ROWS)
 def test_fast_counts_are_the_naive_ones(rows, corpus):
     tokens = torch.tensor(rows)
@@ -81,13 +81,13 @@ def test_fast_counts_are_the_naive_ones(rows, corpus):
         assert found == near(naive_self_bleu(rows, order))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(ROWS, ROWS)
 def test_intervals_leave_each_sample_out_once(rows, corpus):
     """The same interval as computing the naive statistic anew without each row."""
-    tokens, held = torch.tensor(rows), torch.tensor(corpus)
+    tokens, text = torch.tensor(rows), torch.tensor(corpus)
     # As many bigrams as the samples have: leaving one out then moves nothing else.
-    held = held.repeat(len(rows) * 9, 1)
+    text = text.repeat(len(rows) * 9, 1)
     bigrams = grams(corpus * len(rows) * 9, 2)[: len(grams(rows, 2))]
     q = Counter(bigrams)
 
@@ -99,7 +99,7 @@ def test_intervals_leave_each_sample_out_once(rows, corpus):
         (diversity.pooled_entropy(tokens), lambda r: entropy(Counter(grams(r, 1)))),
         (diversity.bigram_entropy(tokens), naive_bigram_entropy),
         (diversity.distinct(tokens, 2), lambda r: naive_distinct(r, 2)),
-        (diversity.bigram_tv(tokens, held), tv),
+        (diversity.bigram_tv(tokens, text), tv),
     ):
         without = [naive(rows[:i] + rows[i + 1 :]) for i in range(len(rows))]
         expected = intervals.jackknife(naive(rows), torch.tensor(without, dtype=torch.float64))
@@ -113,22 +113,6 @@ def chain(samples, length=20, vocab=40, seed=0):
     step = step * torch.randint(0, 2, (samples, 1), generator=g) + (step == 1)
     start = torch.randint(0, vocab, (samples, 1), generator=g)
     return (start + step.cumsum(-1)) % vocab
-
-
-STATISTICS = {
-    "pooled_entropy": diversity.pooled_entropy,
-    "bigram_entropy": diversity.bigram_entropy,
-    "bigram_tv": lambda t: diversity.bigram_tv(t, chain(100, seed=10_000)),
-    "distinct_2": lambda t: diversity.distinct(t, 2),
-}
-
-
-@pytest.mark.parametrize("statistic", STATISTICS.values(), ids=STATISTICS)
-def test_an_interval_is_as_wide_as_fresh_draws_are_apart(statistic):
-    found = [statistic(chain(100, seed=k)) for k in range(120)]
-    spread = float(torch.tensor([f.value for f in found]).std())
-    claimed = sum((f.high - f.low) / 2 / 1.96 for f in found) / len(found)
-    assert 0.75 * spread < claimed < 1.5 * spread
 
 
 def test_repeats_and_novelty_at_their_extremes():
@@ -166,40 +150,21 @@ def test_a_large_vocabulary_does_not_overflow():
     )
 
 
-@pytest.mark.parametrize(
-    "call,said",
-    [
-        (lambda t: diversity.distinct(t, 3), "distinct_3 needs at least 1 sample"),
-        (diversity.bigram_entropy, "2 token(s) and has (3, 1)"),
-        (diversity.self_bleu, "self_bleu needs at least 2 sample(s) of 4"),
-        (lambda t: diversity.bigram_tv(t, t), "bigram_tv needs"),
-        (lambda t: diversity.pooled_entropy(t[:0]), "corpus_entropy needs"),
-    ],
-)
-def test_too_few_is_said_with_how_many(call, said):
-    with pytest.raises(ConfigError) as caught:
-        call(torch.zeros(3, 1, dtype=torch.long))
-    assert said in str(caught.value)
-
-
 TEXTS = [f"text {i}" for i in range(100)]
 
 
 def test_mauve_calls_its_package(monkeypatch):
-    asked, value = {}, 0.75
+    asked = {}
 
     def compute_mauve(**how):
         asked.update(how)
-        return types.SimpleNamespace(mauve=value)
+        return types.SimpleNamespace(mauve=0.75)
 
     monkeypatch.setitem(sys.modules, "mauve", types.SimpleNamespace(compute_mauve=compute_mauve))
-    assert diversity.mauve(TEXTS, TEXTS[::-1], device_id=3) == 0.75
-    assert asked == {"p_text": TEXTS, "q_text": TEXTS[::-1], "verbose": False, "device_id": 3}
+    assert diversity.mauve(TEXTS, TEXTS[::-1]) == 0.75
+    assert asked == {"p_text": TEXTS, "q_text": TEXTS[::-1], "verbose": False}
     with pytest.raises(ConfigError, match="at least 100 texts on both sides and has 7"):
         diversity.mauve(TEXTS, TEXTS[:7])
-    value = math.nan
-    with pytest.raises(ConfigError, match="mauve is nan"):
-        diversity.mauve(TEXTS, TEXTS)
     monkeypatch.setitem(sys.modules, "mauve", None)
     with pytest.raises(ConfigError, match=r"pip install 'mdlm-mcd\[mauve\]'"):
         diversity.mauve(TEXTS, TEXTS)
@@ -209,3 +174,12 @@ def test_the_naive_bleu_is_bleu():
     """By hand: one clipped unigram of two, no bigram match."""
     assert naive_self_bleu([[1, 1], [1, 2]], 1)[0] == pytest.approx(0.5)
     assert naive_self_bleu([[1, 1], [1, 2]], 2)[0] == pytest.approx((0.5 * 0.1) ** 0.5)
+
+
+def test_an_entropy_by_sample_hides_what_the_pooled_one_sees():
+    repeated, diverse = torch.arange(4).repeat(8, 1), torch.arange(32).view(8, 4)
+    mixed = diversity.sample_entropy(torch.tensor([[1, 1, 1, 1], [5, 5, 6, 6]]))
+    assert mixed.tolist() == pytest.approx([0.0, math.log(2)])
+    for tokens, pooled in ((repeated, 4), (diverse, 32)):
+        assert diversity.sample_entropy(tokens).tolist() == pytest.approx([math.log(4)] * 8)
+        assert diversity.pooled_entropy(tokens).value == pytest.approx(math.log(pooled))

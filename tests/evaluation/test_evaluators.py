@@ -52,7 +52,7 @@ def gpt2():
 def naive(model, rows, eos, context):
     """The hosts' figure, token by token; rows: lists of ids, padded with EOS.
 
-    Answers [(nats, tokens)] by sample.
+    Return [(nats, tokens)] by sample.
     """
     longest = max(map(len, rows))
     out = []
@@ -87,108 +87,53 @@ SAMPLES = torch.tensor(
 
 
 def lm(model, **change):
-    how = dict(name="tiny", source=by_word(), batch_size=2, max_length=1000)
+    how = dict(name="tiny", source=by_word(), batch_size=2)
     return evaluators.CausalLM(model, by_byte(), **{**how, **change})
 
 
-@pytest.mark.parametrize("context", [16, 50, 64])
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
-def test_retokenized_scores_are_the_hosts(gpt2, context, batch_size):
-    found = lm(gpt2, context=context, batch_size=batch_size).nll(SAMPLES)
+def test_scores_are_the_hosts(gpt2, batch_size):
+    """Of texts whole, in windows; the first pad counts as an EOS; of ids, cut to their length."""
     texts = by_word().batch_decode(SAMPLES)
     assert texts[0] == "the cat sat on the mat" and texts[1].count(END) == 3
+    judge = lm(gpt2, batch_size=batch_size)
     rows = [by_byte()(text)["input_ids"] for text in texts]
-    assert max(map(len, rows)) > 64  # several windows, whatever the context
-    expected = naive(gpt2, rows, eos=0, context=context)
-    assert found.tokens.tolist() == [count for _, count in expected]
-    assert found.nats.tolist() == pytest.approx([n for n, _ in expected], rel=1e-4)
-    total, tokens = map(sum, zip(*expected, strict=True))
-    assert found.perplexity == pytest.approx(math.exp(total / tokens), rel=1e-4)
+    assert max(map(len, rows)) > 64  # several windows
+    for samples, cut in ((texts, 1000), (SAMPLES, 6)):
+        found = judge.nll(samples)
+        expected = naive(gpt2, [row[:cut] for row in rows], eos=0, context=64)
+        assert found.tokens.tolist() == [count for _, count in expected]
+        assert found.nats.tolist() == pytest.approx([n for n, _ in expected], rel=1e-4)
+        total, tokens = map(sum, zip(*expected, strict=True))
+        assert found.perplexity == pytest.approx(math.exp(total / tokens), rel=1e-4)
 
 
-def test_the_first_pad_counts_as_the_hosts_do_and_can_be_left_out(gpt2):
-    text = ["the cat", "the cat sat on the mat"]
-    hosts = lm(gpt2).nll(text)
-    own = lm(gpt2, count_pad=False).nll(text)
-    short = by_byte()(text[0])["input_ids"]
-    assert hosts.tokens.tolist() == [len(short), len(text[1]) - 1]
-    assert own.tokens.tolist() == [len(short) - 1, len(text[1]) - 1]
-    logits = gpt2(torch.tensor([short])).logits[0, -1].log_softmax(-1)
-    assert float(hosts.nats[0] - own.nats[0]) == pytest.approx(-float(logits[0].detach()), rel=1e-4)
-    assert float(hosts.nats[1]) == pytest.approx(float(own.nats[1]))
-    # Without padding's token a sample's score is its own.
-    alone = lm(gpt2, count_pad=False).nll(text[:1])
-    assert float(alone.nats[0]) == pytest.approx(float(own.nats[0]), rel=1e-5)
-
-
-def test_samples_are_cut_to_their_own_length_as_the_hosts_do(gpt2):
-    found = lm(gpt2, max_length=None).nll(SAMPLES[:1])
-    assert found.tokens.tolist() == [SAMPLES.shape[1] - 1]
-    assert lm(gpt2, max_length=4).nll(SAMPLES[:1]).tokens.tolist() == [3]
-
-
-def test_markup_of_another_spelling_can_be_replaced(gpt2):
-    strange = ["the cat</s>", "the cat sat on"]
-    plain = lm(gpt2).nll(strange)
-    known = lm(gpt2, replace={"</s>": END}).nll(strange)
-    assert plain.tokens.tolist()[0] == len("the cat</s>")
-    assert known.tokens.tolist()[0] == len("the cat")
-
-
-def test_the_same_vocabulary_needs_no_retokenization(gpt2):
-    byte = by_byte()
-    ids = torch.tensor([byte("the cat sat")["input_ids"], [5] * 5 + [0] * 6])
-    direct = evaluators.CausalLM(gpt2, byte, name="tiny", source=by_byte(), retokenize=False).nll(
-        ids
-    )
-    expected = naive(gpt2, ids.tolist(), eos=0, context=11)
-    assert direct.tokens.tolist() == [10, 5]
-    assert direct.nats.tolist() == pytest.approx([n for n, _ in expected], rel=1e-4)
-
-
-def test_another_vocabulary_is_refused_without_retokenization(gpt2):
-    with pytest.raises(ConfigError, match="reads token 1 as '!' and .* as 'the'"):
-        lm(gpt2, retokenize=False).nll(SAMPLES)
-    with pytest.raises(ConfigError, match="give the samples' tokenizer as source"):
-        lm(gpt2, retokenize=False, source=None)
-    with pytest.raises(ConfigError, match="given texts: leave retokenize on"):
-        lm(gpt2, retokenize=False).nll(["the cat"])
-    with pytest.raises(ConfigError, match="no tokenizer to decode"):
-        lm(gpt2, source=None).nll(SAMPLES)
-
-
-def test_a_vocabulary_too_small_is_refused(gpt2):
-    small = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=50, n_positions=64, n_embd=8, n_layer=1, n_head=1)
-    )
-    with pytest.raises(ConfigError, match="vocabulary of 50 tokens and is given token"):
-        lm(small).nll(["the cat"])
-
-
-def test_a_context_too_small_is_refused_or_split_on_request(gpt2):
-    with pytest.raises(ConfigError, match="context of 64 tokens and a sample 95: set "):
-        lm(gpt2).nll(SAMPLES)
-    with pytest.raises(ConfigError, match="choose context=65 between 2 and 64"):
-        lm(gpt2, context=65)
-    assert lm(gpt2, context=64).nll(SAMPLES).tokens.sum() > 0
+def test_without_an_eos_every_token_counts_and_no_pad(gpt2):
+    judge = lm(gpt2)
+    judge.eos = None
+    assert judge.nll(["the cat", "the cat sat"]).tokens.tolist() == [6, 10]
 
 
 @pytest.mark.parametrize(
-    "samples,said",
+    "change, samples, words",
     [
-        ([END * 6] * 3, "in 3 samples: they are empty or all EOS"),
-        (["", ""], "in 2 samples: they are empty"),
-        (torch.zeros(0, 6, dtype=torch.long), "leave nothing to score"),
-        (torch.ones(6, 1, dtype=torch.long), "leave nothing to score"),
+        ({"source": None}, SAMPLES, "no tokenizer to decode"),
+        ({}, [END * 6] * 3, "in 3 samples: they are empty or all EOS"),
+        ({}, ["", ""], "in 2 samples: they are empty"),
+        ({}, torch.zeros(6, 1, dtype=torch.long), "in 6 samples: they are empty"),
     ],
 )
-def test_nothing_to_score_is_said(gpt2, samples, said):
+def test_what_cannot_be_scored_is_refused(gpt2, change, samples, words):
     with pytest.raises(ConfigError) as caught:
-        lm(gpt2, context=64).nll(samples)
-    assert said in str(caught.value)
+        lm(gpt2, **change).nll(samples)
+    assert words in str(caught.value)
 
 
-def test_nan_is_said(gpt2):
+def test_an_evaluator_that_does_not_fit_is_refused(gpt2):
+    how = dict(n_positions=64, n_embd=8, n_layer=1, n_head=1)
+    small = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, **how))
+    with pytest.raises(ConfigError, match="vocabulary of 50 tokens and is given token"):
+        lm(small).nll(["the cat"])
     broken = transformers.GPT2LMHeadModel(gpt2.config).eval()
     torch.nn.init.constant_(broken.transformer.ln_f.weight, float("nan"))
     with pytest.raises(ConfigError, match="score of evaluator=tiny of sample 0 is nan"):
@@ -199,13 +144,9 @@ def test_a_folder_is_opened_by_name(gpt2, tmp_path):
     gpt2.save_pretrained(tmp_path)
     by_byte().save_pretrained(tmp_path)
     name = str(tmp_path)
-    opened = evaluators.CausalLM.load(name, source=by_word(), context=64, max_length=1000)
+    opened = evaluators.CausalLM.load(name).reading(by_word())
     assert opened.name == name
-    expected = lm(gpt2, context=64).nll(SAMPLES)
-    torch.testing.assert_close(opened.nll(SAMPLES).nats, expected.nats)
-    half = evaluators.CausalLM.load(name, dtype=torch.bfloat16, device="cpu")
-    assert half.model.dtype == torch.bfloat16
-    assert half.nll(["the cat"]).value == pytest.approx(lm(gpt2).nll(["the cat"]).value, rel=0.1)
+    torch.testing.assert_close(opened.nll(SAMPLES).nats, lm(gpt2).nll(SAMPLES).nats)
 
 
 def test_what_is_no_evaluator_is_refused(tmp_path, monkeypatch):
@@ -214,39 +155,29 @@ def test_what_is_no_evaluator_is_refused(tmp_path, monkeypatch):
         evaluators.CausalLM.load(str(tmp_path))
 
 
-# Judges ------------------------------------------------------------------------------
-
-
 def uniform(tokens):
-    return torch.full((len(tokens), tokens.shape[1] - 1), math.log(50.0))
+    """A judge, whose nats after an EOS of id 0 are no numbers."""
+    nats = torch.full((len(tokens), tokens.shape[1] - 1), math.log(50.0))
+    return nats.where((tokens[:, 1:] != 0) | (tokens[:, :-1] != 0), float("nan"))
 
 
 def test_a_judge_counts_all_but_the_first_or_the_hosts_way():
-    tokens = torch.tensor([[1, 7, 0, 3, 0], [0, 0, 2, 2, 2], [1, 1, 1, 1, 1]])
+    tokens = torch.tensor([[1, 7, 0, 3, 0], [0, 2, 2, 2, 2], [1, 1, 1, 1, 1]])
     plain = evaluators.CallableEvaluator(uniform, "AR", batch_size=2).nll(tokens)
     assert plain.tokens.tolist() == [4, 4, 4]
-    hosts = evaluators.CallableEvaluator(uniform, "AR", eos=0, batch_size=2).nll(tokens)
-    assert hosts.tokens.tolist() == [3, 3, 4]
+    ends = torch.tensor([[0, 0, 2, 2, 2], [1, 7, 0, 3, 0]])  # NaN where nothing counts
+    hosts = evaluators.CallableEvaluator(uniform, "AR", eos=0, batch_size=2).nll(ends)
+    assert hosts.tokens.tolist() == [3, 3]
     for scores in (plain, hosts):
         assert scores.perplexity == pytest.approx(50)
-        estimate = scores.estimate(intervals.perplexity)
-        assert estimate == pytest.approx((50, 50, 50))
+        assert scores.estimate(intervals.perplexity) == pytest.approx((50, 50, 50))
 
 
-def test_a_judges_nan_and_nothing_are_said():
+def test_a_judges_nan_and_nothing_are_refused():
     with pytest.raises(ConfigError, match="evaluator=AR finds no token"):
         evaluators.CallableEvaluator(uniform, "AR", eos=0).nll(torch.zeros(2, 4).long())
-    broken = evaluators.CallableEvaluator(lambda t: uniform(t) * float("nan"), "AR")
     with pytest.raises(ConfigError, match="2 of 2 samples are not finite"):
-        broken.nll(torch.ones(2, 4).long())
-
-
-def test_nan_where_nothing_counts_does_not_count():
-    def judge(tokens):
-        return uniform(tokens).where(tokens[:, 1:] != 0, float("nan"))
-
-    tokens = torch.tensor([[0, 0, 2, 2, 2]])
-    assert evaluators.CallableEvaluator(judge, "AR", eos=0).nll(tokens).tokens.tolist() == [3]
+        evaluators.CallableEvaluator(uniform, "AR").nll(torch.zeros(2, 4).long())
 
 
 def test_the_minihosts_ar_model_is_a_judge(compose):

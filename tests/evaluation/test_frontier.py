@@ -1,12 +1,16 @@
-"""Interpolation: exact on the laws it assumes, silent beyond the points."""
+"""Comparisons at equal entropy and by steps: exact on the laws they assume, silent beyond."""
 
 import math
+import statistics
 
 import pytest
-from hypothesis import assume, given, settings
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import estimate, row, sweep, write
 
-from mdlm_mcd.evaluation import frontier
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import frontier, intervals, metrics, results
 
 POINTS = st.lists(st.tuples(st.floats(3.0, 6.0), st.floats(5.0, 5000.0)), min_size=1, max_size=8)
 
@@ -40,16 +44,6 @@ def test_points_are_met_and_a_log_line_is_followed(xs):
     assert frontier.at_equal(xs, ys, middle) == pytest.approx(line(middle), rel=1e-6)
 
 
-@settings(deadline=None)
-@given(POINTS, st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_a_rising_frontier_stays_rising(points, a, b):
-    xs, ys = (sorted(v) for v in split(points))
-    assume(len(set(xs)) == len(xs))
-    within = [min(xs[0] + share * (xs[-1] - xs[0]), xs[-1]) for share in (a, b)]
-    low, high = (frontier.at_equal(xs, ys, t) for t in sorted(within))
-    assert low <= high * (1 + 1e-9)
-
-
 def test_ties_count_as_their_geometric_mean_and_no_number_as_none():
     assert frontier.at_equal([4, 4], [10, 1000], 4) == pytest.approx(100)
     assert frontier.at_equal([4, float("nan")], [10, 20], 4) is None
@@ -71,3 +65,93 @@ def test_reach():
     gap = [(4, 400.0), (16, None), (64, 25.0)]
     assert frontier.reach(gap, 100.0) == frontier.Reach("within", 64)
     assert frontier.reach([(4, 400.0), (16, None)], 100.0).kind == "apart"
+
+
+# Rows against the reference -----------------------------------------------------------
+
+
+def test_the_reference_is_the_teacher_or_the_one_asked_for(tmp_path):
+    rows = sweep(models=("MCD round 1", "teacher"))
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    assert frontier.reference_of(found) == "teacher"
+    assert frontier.reference_of(found, "MCD round 1") == "MCD round 1"
+    with pytest.raises(ConfigError, match="--reference nobody .* MCD round 1, teacher"):
+        frontier.reference_of(found, "nobody")
+
+
+def point(model, steps, temperature, perplexity, entropy):
+    metrics = {"perplexity": estimate(perplexity, 0.01), "entropy": estimate(entropy)}
+    metrics["perplexity"]["correlation"] = 0.9
+    return row(model, steps, temperature, metrics=metrics)
+
+
+def test_a_sharper_model_is_no_better_one(tmp_path):
+    """The student is the tempered teacher: half the perplexity, nothing gained."""
+    rows = [
+        point("teacher", n, t, 800 / n * 2 ** ((t - 1) * 10), 3 + t)
+        for n in (4, 8, 16)
+        for t in (0.8, 1.0)
+    ]
+    rows += [point("MCD round 1", n, 1.0, 800 / n / 2, 3.9) for n in (4, 8, 16)]
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    student = found.at("MCD round 1", 1.0, 8)
+    match = frontier.match(found, student, "teacher")
+    assert match.ratio.value == pytest.approx(1.0) and match.verdict == "a tie"
+    plain = frontier.steps_at_equal("perplexity", found, student, "teacher")
+    both = frontier.steps_at_equal("frontier", found, student, "teacher")
+    assert plain.steps == pytest.approx(16.0) and both.steps == pytest.approx(8.0)
+
+
+def test_beyond_the_temperatures_it_is_not_reached(tmp_path):
+    rows = [point("teacher", 8, t, 100.0 * t, 3 + t) for t in (0.9, 1.0)]
+    rows += [point("MCD round 1", 8, 1.0, 50.0, 3.5)]
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    match = frontier.match(found, found.at("MCD round 1", 1.0, 8), "teacher")
+    assert match.other is None and match.verdict == "not reached"
+
+
+def drawn(law, temperature, seed, samples=128, length=48):
+    """Samples of independent tokens at a temperature, measured as a sweep does.
+
+    law: (topics, vocab); each sample is of one topic, so that samples differ.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    q = law ** (1 / temperature)
+    topic = torch.randint(len(law), (samples,), generator=generator)
+    x = torch.multinomial(q[topic], length, replacement=True, generator=generator)
+    log_p = law.log()[:, x].sum(-1).logsumexp(0)
+    scores = intervals.Scores(-log_p, torch.full((samples,), float(length)).double())
+    entropies = metrics.sample_entropy(x)
+    how = dict(seed=seed, resamples=200)
+    perplexity = scores.estimate(intervals.perplexity, **how)._asdict()
+    perplexity["correlation"] = intervals.correlation(scores, entropies)
+    entropy = intervals.mean(entropies, **how)._asdict()
+    return row("m", 8, temperature, metrics={"perplexity": perplexity, "entropy": entropy})
+
+
+def test_the_interval_at_equal_entropy_holds_the_truth():
+    """One law, so no difference; for independent errors it was 3 times too wide."""
+    generator = torch.Generator().manual_seed(0)
+    law = torch.empty(8, 50).exponential_(generator=generator).pow(2).double()
+    law /= law.sum(-1, keepdim=True)
+    errors, spreads = [], []
+    for seed in range(0, 300, 4):
+        *curve, own = (
+            results.Point(drawn(law, t, seed + i), "") for i, t in enumerate((0.7, 0.85, 1.0, 0.9))
+        )
+        curve, own = [frontier.place(p) for p in curve], frontier.place(own)
+        errors.append(math.log(own.y / frontier.at_entropy(curve, own.x)))
+        spreads.append(frontier.log_ratio_error(own, curve))
+    share = sum(abs(e) <= s for e, s in zip(errors, spreads, strict=True)) / len(errors)
+    assert 0.88 <= share <= 0.99
+    assert statistics.mean(spreads) == pytest.approx(1.96 * statistics.stdev(errors), rel=0.25)
+
+
+def test_without_a_correlation_there_is_no_verdict(tmp_path):
+    rows = [point("teacher", 8, t, 100.0 * t, 3 + t) for t in (0.8, 1.0)]
+    rows += [point("MCD round 1", 8, 1.0, 80.0, 3.9)]
+    for found_there in (None, "high", 2.0):
+        rows[0]["metrics"]["perplexity"]["correlation"] = found_there
+        found = results.read([write(tmp_path / "r.jsonl", rows)])
+        match = frontier.match(found, found.at("MCD round 1", 1.0, 8), "teacher")
+        assert match.ratio.value < 1 and match.verdict == "no interval"

@@ -54,12 +54,11 @@ def test_a_row_has_the_schemas_names_and_is_json():
 
 
 def test_intervals_follow_the_seed():
-    how = dict(evaluator=AR, corpus_tokens=text(80, seed=1))
     noisy = text(40).where(torch.rand(40, 16) < 0.9, 0)
-    assert metrics.measure(noisy, **how) == metrics.measure(noisy, **how)
-    other = metrics.measure(noisy, seed=1, **how)["perplexity"]
-    one = metrics.measure(noisy, **how)["perplexity"]
-    assert other["value"] == one["value"] and other["low"] != one["low"]
+    one, again, other = (
+        metrics.measure(noisy, evaluator=AR, seed=seed)["perplexity"] for seed in (0, 0, 1)
+    )
+    assert one == again and other["value"] == one["value"] and other["low"] != one["low"]
 
 
 def test_the_reference_is_what_true_samples_score():
@@ -92,21 +91,8 @@ def test_a_small_corpus_is_halved_on_both_sides(rows):
     )
 
 
-def test_sharper_samples_look_better_on_perplexity_alone():
-    """Why the entropies stand beside it: one sample repeated wins on perplexity."""
-    noisy = text(40).where(torch.rand(40, 16) < 0.9, 0)
-    best = noisy[AR.nll(noisy).nats.argmin()].repeat(40, 1)
-    corpus = text(200, seed=1)
-    honest, cheat = (metrics.measure(t, evaluator=AR, corpus_tokens=corpus) for t in (noisy, best))
-    assert cheat["perplexity"]["value"] < honest["perplexity"]["value"]
-    for name in ("bigram_entropy", "distinct_2", "distinct_3"):
-        assert cheat[name]["value"] < honest[name]["value"], name
-    assert cheat["self_bleu"]["value"] == pytest.approx(1)
-    assert cheat["bigram_tv"]["value"] > honest["bigram_tv"]["value"]
-
-
 @pytest.mark.parametrize(
-    "samples,change,said",
+    "samples, change, words",
     [
         (text(1), {}, "at least 2 samples of 4 tokens and have (1, 16)"),
         (text(5)[:, :3], {}, "at least 2 samples of 4 tokens and have (5, 3)"),
@@ -116,25 +102,7 @@ def test_sharper_samples_look_better_on_perplexity_alone():
         (text(5), {"texts": (["a"], ["b"])}, "mauve needs at least 100 texts"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(samples, change, said):
+def test_what_cannot_be_measured_is_refused(samples, change, words):
     with pytest.raises(ConfigError) as caught:
         metrics.measure(samples, **change)
-    assert said in str(caught.value)
-
-
-def test_mauve_joins_the_row_when_texts_are_given(monkeypatch):
-    monkeypatch.setattr(metrics, "mauve", lambda p, q: 0.5 if (p, q) == ("p", "q") else 0)
-    row = metrics.measure(text(5), texts=("p", "q"))
-    assert row["mauve"] == {"value": 0.5, "low": None, "high": None}
-
-
-def test_the_bound_fits_into_a_row():
-    tokens = text(30)
-
-    def denoise(z, rows):
-        return torch.zeros(int(rows.sum()), 13)
-
-    found = metrics.n_step_nelbo(denoise, tokens, 4, alpha=lambda t: 1 - t, mask_index=12)
-    figure = found.estimate()._asdict()
-    assert figure["value"] == pytest.approx(math.log(12))
-    assert figure["low"] == pytest.approx(figure["high"])
+    assert words in str(caught.value)

@@ -3,6 +3,7 @@
 import itertools
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,8 @@ from hypothesis import strategies as st
 from synthetic import estimate, row, sweep, write
 
 from mdlm_mcd.commands import main
-from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import report, results
-from mdlm_mcd.evaluation.report import compare, paper, view
+from mdlm_mcd.evaluation.report import charts, view
 
 SVG = {"g", "path", "defs", "use", "text", "title", "desc"}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -52,15 +52,24 @@ class Page(HTMLParser):
         return [a for t, a, _ in self.tags if t == tag]
 
 
-def made(tmp_path, rows, **keys):
-    path = write(tmp_path / "rows.jsonl", rows)
-    found = results.read([path], force=keys.pop("force", False))
-    return report.page(found, **keys)
+def read(tmp_path, rows, **how):
+    return results.read([write(tmp_path / "rows.jsonl", rows)], **how)
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """`made(rows)`: their page, without figures, which take long and have tests of their own."""
+    monkeypatch.setattr(charts, "matplotlib", None)
+
+    def page(rows, force=False, **how):
+        return report.page(read(tmp_path, rows, force=force), **how)
+
+    return page
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("report"), sweep())
+    return report.page(read(tmp_path_factory.mktemp("report"), sweep()))
 
 
 # Structure --------------------------------------------------------------------------
@@ -72,7 +81,6 @@ def test_sections_in_their_order(full):
     assert sections == [
         "what",
         "figures",
-        "paper",
         "steps",
         "frontier",
         "compared",
@@ -123,33 +131,25 @@ def test_figures_take_their_colours_from_the_page(full):
     assert not re.search(r"#[0-9a-f]{6}\b", body)
 
 
-def test_without_matplotlib_a_sentence_names_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(report.charts, "matplotlib", None)
-    page = Page(made(tmp_path, sweep()))
+def test_without_matplotlib_a_sentence_names_the_extra(made):
+    page = Page(made(sweep()))
     assert "pip install 'mdlm-mcd[demo]'" in "".join(page.words["p"])
-    assert not page.all("svg") and len(page.tables) == 11
+    assert not page.all("svg") and len(page.tables) == 9
 
 
 def test_the_nelbo_stands_first_in_every_table_of_figures(full):
     seen = 0
     for text in Page(full).tables:
-        if "arXiv" in text or "read from" in text:
-            continue  # the paper gives none; provenance has no figures
-        caption, rest = text.lstrip("\n|").split("|", 1)
-        if "Table 1" in caption:
-            assert caption.index("N-step NELBO") < caption.index("perplexity")
-            assert rest.index("4.700") < rest.index("|500|") < rest.index("3.84")
-        else:
-            before = re.split("perplexity|Perplexity|entropy", rest)[0]
-            assert "N-step NELBO" in before, text[:200]
+        if "read from" in text:
+            continue  # provenance has no figures
+        before = re.split("perplexity|Perplexity|entropy", text.lstrip("\n|").split("|", 1)[1])[0]
+        assert "N-step NELBO" in before, text[:200]
         seen += 1
-    assert seen == 9
+    assert seen == 8
 
 
-def test_intervals_and_absent_figures(tmp_path):
-    rows = [row(), row("MCD round 1", metrics={"perplexity": estimate(100.0)})]
-    text = made(tmp_path, rows)
-    Page(text)
+def test_intervals_and_absent_figures(made):
+    text = made([row(), row("MCD round 1", metrics={"perplexity": estimate(100.0)})])
     assert "98.0–102" in text and "not measured" in text
     assert not re.search(r"\b(nan|None|inf)\b", " ".join(Page(text).tables))
 
@@ -157,54 +157,30 @@ def test_intervals_and_absent_figures(tmp_path):
 # What it says -----------------------------------------------------------------------
 
 
-def test_published_figures_stand_apart_or_beside(tmp_path, full):
-    assert "163.27" in full and "float32?" in full
-    assert "another model, text and evaluator" in full
-    same = sweep(steps=(32, 64), length=1024, evaluator="openai/gpt2-large")
-    beside = made(tmp_path, same)
-    assert "another model, text and evaluator" not in beside
-    (table,) = [t for t in Page(beside).tables if "Table 1 of the paper" in t]
-    assert "MCD hybrid, measured" in table
-    assert "163.27" in table and "39.73" in table and "192 in float64" in beside
-
-
-def test_the_published_figures_are_the_papers():
-    found = paper.published()
-    assert all(len(r["perplexity"]) == len(found["steps"]) for r in found["rows"])
-    by = {(r["algo"], r["round"]): r["perplexity"] for r in found["rows"]}
-    assert by["mdlm", None] == [163.27, 105.96, 81.54, 65.02, 54.74]
-    assert by["mcd", 5] == [39.73, 29.74, 23.12, 21.22, 18.38]
-    assert by["sdtt", 5][0] == 52.16 and by["duo", 1][-1] == 67.94
-    assert len(by) == 17
-
-
-def test_forced_rows_are_marked(tmp_path):
+def test_forced_rows_are_marked(made):
     rows = sweep(models=("teacher",)) + sweep(models=("MCD round 1",), dtype="float32")
-    path = write(tmp_path / "r.jsonl", rows)
-    assert main.main(["report", str(path), "--out", str(tmp_path / "o.html")]) == 1
-    text = made(tmp_path, rows, force=True)
-    assert text.count("Forced: these rows differ in dtype and do not compare.") == 6
+    text = made(rows, force=True)
+    assert text.count("Forced: these rows differ in dtype and do not compare.") == 4
     assert "MCD round 1, float32" in text and "float32 noise acts like" in text
 
 
-def test_caveats_follow_the_rows(tmp_path):
-    def said(rows):
-        return made(tmp_path, rows).partition("</aside>")[0]
+def test_caveats_follow_the_rows(made):
+    def caveats(*rows):
+        return made(rows).partition("</aside>")[0]
 
-    assert "96 samples a point" in said([row(num_samples=96)])
-    assert "samples a point" not in said([row(num_samples=5000)])
-    one = [row(), row("MCD round 1")]
-    assert "one temperature" in said(one) and "one temperature" not in said(sweep())
-    bare = [row(metrics={"perplexity": estimate(9.0)})]
-    assert "N-step NELBO was not measured" in said(bare)
-    large = row(host="mdlm", length=1024, num_samples=5000)
-    assert "<aside" not in made(tmp_path, [large])
+    assert "96 samples a point" in caveats(row(num_samples=96))
+    assert "samples a point" not in caveats(row(num_samples=5000))
+    assert "one temperature" in caveats(row(), row("MCD round 1"))
+    assert "one temperature" not in caveats(*sweep(steps=(4,)))
+    bare = caveats(row(metrics={"perplexity": estimate(9.0)}))
+    assert "N-step NELBO was not measured" in bare
+    assert "<aside" not in made([row(host="mdlm", length=1024, num_samples=5000)])
 
 
 def test_samples_of_one_latent_stand_together(full):
     page = Page(full)
-    told = "".join(page.words["summary"])
-    assert "4 steps, sample 1" in told and "16 steps, sample 2" in told
+    titles = "".join(page.words["summary"])
+    assert "4 steps, sample 1" in titles and "16 steps, sample 2" in titles
     assert "the same place is the same latent" in full
     first = full.index("4 steps, sample 1")
     group = full[first : full.index("4 steps, sample 2")]
@@ -213,27 +189,11 @@ def test_samples_of_one_latent_stand_together(full):
     assert "a second of" not in group
 
 
-def test_one_lonely_row_makes_a_page(tmp_path):
-    text = made(tmp_path, [row()])
-    page = Page(text)
-    assert 'id="compared"' not in text and len(page.tables) >= 2
-
-
-def test_a_row_without_any_figure_makes_a_page(tmp_path):
+def test_few_rows_and_few_figures_make_a_page(made):
+    text = made([row()])
+    assert 'id="compared"' not in text and len(Page(text).tables) >= 2
     bare = row(metrics={}, corpus={}, texts=[], recipe=None, evaluator=None)
-    text = made(tmp_path, [bare, {**bare, "model": "other"}])
-    Page(text)
-    for said in ("No figure over steps", "No frontier", "hold no texts"):
-        assert said in text
-
-
-def test_the_reference_is_the_teacher_or_the_one_asked_for(tmp_path):
-    rows = sweep(models=("MCD round 1", "teacher"))
-    found = results.read([write(tmp_path / "r.jsonl", rows)])
-    assert compare.reference_of(found) == "teacher"
-    assert compare.reference_of(found, "MCD round 1") == "MCD round 1"
-    with pytest.raises(ConfigError, match="--reference nobody .* MCD round 1, teacher"):
-        report.page(found, reference="nobody")
+    assert "hold no texts" in made([bare, {**bare, "model": "other"}])
 
 
 # What comes from outside ------------------------------------------------------------
@@ -242,10 +202,12 @@ def test_the_reference_is_the_teacher_or_the_one_asked_for(tmp_path):
 @settings(max_examples=12, deadline=None)
 @given(st.text(max_size=60), st.text(min_size=1, max_size=20))
 def test_no_text_breaks_out_of_the_page(sample, name):
-    told = {"model": name, "evaluator": name, "checkpoint": sample, "commit": sample}
-    made_ = {**row(texts=[sample], recipe={name: sample}), **told}
-    points = [results.Point(made_, "r.jsonl, line 1", name)]
-    text = report.page(results.Results(points))
+    named = {"model": name, "evaluator": name, "checkpoint": sample, "commit": sample}
+    one = {**row(texts=[sample], recipe={name: sample}), **named}
+    points = [results.Point(one, "r.jsonl, line 1", name)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "matplotlib", None)
+        text = report.page(results.Results(points))
     page = Page(text)
     text.encode("utf-8")
     (shown,) = [a for a in page.all("p") if a.get("class") == "sample"]
@@ -255,35 +217,90 @@ def test_no_text_breaks_out_of_the_page(sample, name):
 
 def test_hostile_samples(tmp_path):
     bad = "</p><script>alert(1)</script><style>*{}</style>&amp; \x00\ud800\u202e{{ title }}"
-    model = '"><b onload=x>$x$\ud800\n</svg>日'
-    text = made(tmp_path, [row(texts=[bad], model=model)], title="<i>")
+    names = ('"><b onload=x>$x$\ud800\n</svg>日', "_under", "$", "<i>" * 20)
+    rows = [row(texts=[bad], model=name) for name in names]
+    text = report.page(read(tmp_path, rows), title="<i>", reference="$")
     page = Page(text)
-    legend = [t for t, _, around in page.tags if "svg" in around and t not in SVG]
-    assert not legend
+    assert not [t for t, _, around in page.tags if "svg" in around and t not in SVG]
     assert not page.all("script") and not page.all("b") and len(page.all("style")) == 1
     assert "&lt;script&gt;" in text and "{{ title }}" in text and "&amp;amp;" in text
     assert not re.search("[\x00\ud800\u202e]", text)
+    assert any("_under" in words for words in page.words["text"])
+
+
+# Figures ----------------------------------------------------------------------------
+
+EXTREMES = [
+    {"perplexity": estimate(x), "entropy": {"value": y, "low": -y, "high": y}}
+    for x, y in ((1e300, 1e300), (1e-300, 0.0), (1e-320, 1e-320), (1.7e308, -1e-300), (10.0, 3.0))
+]
+
+
+@pytest.mark.parametrize("metrics", [EXTREMES[:1], EXTREMES[1:2], EXTREMES[2:3], EXTREMES])
+def test_any_finite_figure_can_be_drawn(tmp_path, metrics):
+    found = read(tmp_path, [row(steps=10**k, metrics=m) for k, m in enumerate(metrics)])
+    for panel in charts.over_steps(found, "teacher") + charts.frontier(found, "teacher"):
+        assert not re.search(r"\b(nan|inf)\b", panel.svg)
+        assert "sampling steps" in panel.svg or "entropy of a sample" in panel.svg
+
+
+def test_without_figures_sentences_stand_in_their_place(tmp_path):
+    text = report.page(read(tmp_path, [row(metrics={}, corpus={})]))
+    assert "No figure over steps" in text and "No frontier" in text and "<svg" not in text
+
+
+@pytest.mark.parametrize("perplexity, near", [(300.0, True), (1e6, False), (0.0, False)])
+def test_held_out_text_far_from_the_samples_is_not_drawn(tmp_path, perplexity, near):
+    rows = sweep(("teacher",), (4,), corpus={"perplexity": perplexity, "entropy": 3.7})
+    found = read(tmp_path, rows)
+    assert all(bool(p.text) == near for p in charts.frontier(found, "teacher"))
+    assert ("Held-out text lies outside" in report.page(found)) != near
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_contrast_in_light_and_dark():
+    style = (files(report) / "style.css").read_text("utf-8")
+    themes = re.findall(r":root \{(.*?)\n\s*\}", style, re.DOTALL)[:2]
+    assert len(themes) == 2
+    for theme in themes:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", theme))
+        assert len(colours) == 8 + 8 + 5
+        grounds = [luminance(colours[k]) for k in ("paper", "panel")]
+        for key in set(colours) - {"paper", "panel", "rule", "grid"}:
+            own = luminance(colours[key])
+            for ground in grounds if key in ("ink", "soft", "warn") else grounds[:1]:
+                ratio = (max(own, ground) + 0.05) / (min(own, ground) + 0.05)
+                assert ratio >= 4.5, (key, colours[key], ratio)
+        ramp = [luminance(colours[f"r{k}"]) for k in range(5)]
+        assert ramp in (sorted(ramp), sorted(ramp, reverse=True))
+
+
+def test_curves_differ_without_colour(tmp_path):
+    names = ["teacher", *(f"MCD round {k}" for k in range(1, 6))]
+    look = charts.looks(read(tmp_path, sweep(names, (4,), (1.0,))), "teacher")
+    assert len({marker for _, marker in look.values()}) == 6
+    assert [look[n][0] for n in names] == ["c0", "r0", "r1", "r2", "r3", "r4"]
 
 
 # The command ------------------------------------------------------------------------
 
 
 def test_the_command(tmp_path, capsys):
-    path = write(tmp_path / "r.jsonl", sweep(), tail='{"schema"')
-    out = tmp_path / "page.html"
-    assert main.main(["report", str(path), "--out", str(out), "--title", "A & B"]) == 0
-    said = capsys.readouterr()
-    assert "line 28 is cut short" in said.err and "27 rows" in said.out
-    assert "<title>A &amp; B</title>" in out.read_text("utf-8")
+    path = write(tmp_path / "r.jsonl", sweep(steps=(4,)), tail='{"schema"')
+    out, none = tmp_path / "page.html", tmp_path / "none" / "page.html"
+    how = ["report", str(path), "--title", "A & B", "--out"]
+    assert main.main([*how, str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "line 10 is cut short" in printed.err and "9 rows" in printed.out
     first = out.read_text("utf-8")
-    assert main.main(["report", str(path), "--out", str(out), "--title", "A & B"]) == 0
-    assert out.read_text("utf-8") == first
-    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
-
-
-def test_the_command_refuses_in_a_sentence(tmp_path, capsys):
-    path = write(tmp_path / "r.jsonl", sweep())
-    out = tmp_path / "none" / "page.html"
-    assert main.main(["report", str(path), "--out", str(out)]) == 1
-    said = capsys.readouterr().err
-    assert "cannot be written" in said and "Traceback" not in said
+    assert "<title>A &amp; B</title>" in first and "<svg" in first
+    assert main.main([*how, str(out)]) == 0 and out.read_text("utf-8") == first
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "r.jsonl"]
+    assert main.main([*how, str(none)]) == 1
+    printed = capsys.readouterr().err
+    assert "cannot be written" in printed and "Traceback" not in printed

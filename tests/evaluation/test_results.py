@@ -1,10 +1,18 @@
-"""Results files: what is read, what is refused, and in which words."""
+"""Results files, which anybody may have written: what is read, and what is refused."""
+
+import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from synthetic import row, sweep, write
 
-from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import results
+from mdlm_mcd.errors import ConfigError, MCDError
+from mdlm_mcd.evaluation import report, results, rows
+
+
+def read(tmp_path, *lines, **how):
+    return results.read([write(tmp_path / "r.jsonl", lines)], **how)
 
 
 def test_rows_become_points_of_named_curves(tmp_path):
@@ -13,7 +21,7 @@ def test_rows_become_points_of_named_curves(tmp_path):
     found = results.read([one, two])
     assert found.names == ["teacher", "MCD round 1"] and found.steps == [4, 8, 16]
     assert found.temperatures("teacher") == [1.0, 0.9, 0.8]
-    assert len(found.points) == 18 and not found.said and not found.mixed
+    assert len(found.points) == 18 and not found.notes and not found.mixed
     point = found.at("MCD round 1", 0.9, 8)
     assert point.source == "b.jsonl, line 5" and point.round == 1
     assert point.metric("mauve") is None and found.of_text("entropy") == 3.73
@@ -22,28 +30,28 @@ def test_rows_become_points_of_named_curves(tmp_path):
     assert point.metric("self_bleu").low is None
 
 
-def test_an_interrupted_file_keeps_its_rows(tmp_path):
-    path = write(tmp_path / "r.jsonl", sweep(), tail='{"schema": 1, "model": "te')
-    found = results.read([path])
-    assert len(found.points) == 27
-    assert found.said == [
-        "r.jsonl, line 28 is cut short or corrupt, as an interruption leaves it, and "
-        "was passed over."
-    ]
+BROKEN = [
+    b'{"schema": 1, "model": "te',
+    '{"model": "\u00e9'.encode()[:-1],  # half a letter
+    b"[" * 100_000,
+    b'{"a": ' + b"9" * 5000 + b"}",
+    b'"',
+]
 
 
-def test_half_a_letter_at_the_end_is_no_crash(tmp_path):
+@pytest.mark.parametrize("end", BROKEN)
+def test_lines_that_are_no_json_are_passed_over_with_a_note(tmp_path, end):
     path = write(tmp_path / "r.jsonl", [row()])
-    path.write_bytes(path.read_bytes() + '{"model": "é'.encode()[:-1])
+    path.write_bytes(path.read_bytes() + end)
     found = results.read([path])
-    assert len(found.points) == 1 and "line 2" in found.said[0]
+    assert len(found.points) == 1 and rows.existing(path) == [row()]
+    assert found.notes == ["r.jsonl, line 2 is cut short or corrupt, and was passed over."]
 
 
 def test_of_two_rows_for_a_point_the_later_counts(tmp_path):
-    rows = [row(seconds=1.0), row(steps=16), row(seconds=2.0)]
-    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    found = read(tmp_path, row(seconds=1.0), row(steps=16), row(seconds=2.0))
     assert len(found.points) == 2 and found.at("teacher", 1.0, 8).seconds == 2.0
-    assert "line 3 repeats r.jsonl, line 1" in found.said[0]
+    assert "line 3 repeats r.jsonl, line 1" in found.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -54,33 +62,38 @@ def test_of_two_rows_for_a_point_the_later_counts(tmp_path):
         ("num_samples", 96),
         ("length", 128),
         ("seed", 2),
+        ("corpus_sha256", "ab"),
+        ("bound_rows", 7),
     ],
 )
 def test_what_does_not_compare_is_refused_unless_forced(tmp_path, key, other):
-    rows = [row(), row("MCD round 1", **{key: other})]
-    path = write(tmp_path / "r.jsonl", rows)
+    lines = [row(), row("MCD round 1", **{key: other})]
     with pytest.raises(ConfigError, match=rf"r.jsonl, line 2 has {key} {other} .*force"):
-        results.read([path])
-    found = results.read([path], force=True)
-    assert found.mixed == {key: [str(rows[0][key]), str(other)]}
+        read(tmp_path, *lines)
+    found = read(tmp_path, *lines, force=True)
+    assert found.mixed == {key: [str(lines[0].get(key)), str(other)]}
     assert len(found.names) == 2 and all(", " in name for name in found.names)
     assert str(other) in found.names[1]
 
 
 def test_a_checkpoint_that_changed_under_its_name(tmp_path):
-    rows = [row(), row(steps=16, sha256="f" * 64)]
-    path = write(tmp_path / "r.jsonl", rows)
-    with pytest.raises(ConfigError, match="line 2 has another checkpoint under the na"):
-        results.read([path])
-    found = results.read([path], force=True)
-    assert found.names[1] == "teacher, ffffffff" and len(found.names) == 2
-    assert "changed under the same name" in found.said[0]
+    lines = [row("MCD round 1"), row(), row(steps=16, sha256="f" * 64)]
+    with pytest.raises(ConfigError, match="line 3 has sha256 ffff.* where r.jsonl, line 2 has"):
+        read(tmp_path, *lines)
+    found = read(tmp_path, *lines, force=True)
+    assert found.names[2] == "teacher, ffffffff" and len(found.names) == 3
+    assert "teacher changed under the same name" in found.notes[0]
 
 
 def test_laws_and_samplers_are_curves_of_their_own(tmp_path):
-    rows = [row(), row(u_law="golden"), row(u_law="lattice", u_step=0.125)]
-    found = results.read([write(tmp_path / "r.jsonl", rows)])
-    assert found.names == ["teacher", "teacher, u golden", "teacher, u lattice, step 0.125"]
+    lines = row(top_p=None), row(u_law="golden"), row(u_law="lattice", u_step=0.125)
+    found = read(tmp_path, *lines, row(top_p=0.9))
+    assert found.names == [
+        "teacher",
+        "teacher, u golden",
+        "teacher, u lattice, step 0.125",
+        "teacher, top-p 0.9",
+    ]
     assert not found.mixed
 
 
@@ -91,44 +104,71 @@ def without(key):
 
 
 @pytest.mark.parametrize(
-    "broken, said",
+    "broken, words",
     [
         (["no row"], "line 2 is no row of results"),
         (without("steps"), "line 2 has no 'steps'"),
         (row(schema=7), "line 2 has schema 7"),
-        (dict(row(), steps="8"), "line 2: steps = '8' is of the wrong kind"),
-        (dict(row(), steps=True), "line 2: steps = True is of the wrong kind"),
-        (dict(row(), temperature=0), "line 2: temperature = 0 has to be above 0"),
-        (dict(row(), texts="one"), "line 2: texts = 'one' is of the wrong kind"),
-        (row(metrics={"perplexity": 3.0}), "line 2: metrics.perplexity = 3.0 has to"),
-        (row(metrics={"perplexity": {"value": 0}}), "perplexity.value = 0 has to"),
-        (row(metrics={"entropy": {"value": "3"}}), "metrics.entropy.value = '3' is no"),
+        (dict(row(), steps="8"), "line 2 has steps = '8', which is of the wrong kind"),
+        (dict(row(), steps=True), "line 2 has steps = True, which is of the wrong kind"),
+        (dict(row(), steps=10**400), "line 2 has steps = None, which is of the wrong kind"),
+        (dict(row(), temperature=0), "line 2 has temperature = 0, which has to be above 0"),
+        (dict(row(), texts="one"), "line 2 has texts = 'one', which is of the wrong kind"),
+        (row(metrics={"perplexity": 3.0}), "line 2 has metrics.perplexity = 3.0, which"),
+        (row(metrics={"perplexity": {"value": 0}}), "metrics.perplexity = {'value': 0}, which"),
+        (row(metrics={"entropy": {"value": "3"}}), "metrics.entropy = {'value': '3'}, which"),
     ],
 )
-def test_a_row_that_is_none_is_named_by_file_and_line(tmp_path, broken, said):
+def test_a_row_that_is_none_is_named_by_file_and_line(tmp_path, broken, words):
     with pytest.raises(ConfigError) as error:
-        results.read([write(tmp_path / "r.jsonl", [row(), broken])])
-    assert said in str(error.value) and "r.jsonl" in str(error.value)
+        read(tmp_path, row(), broken)
+    assert words in str(error.value) and "r.jsonl" in str(error.value)
 
 
 def test_files_without_rows(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
-        results.read([tmp_path / "none.jsonl"])
-    with pytest.raises(ConfigError, match="cannot be read"):
-        results.read([tmp_path])
     empty = tmp_path / "empty.jsonl"
     empty.write_text("\n\n")
-    with pytest.raises(ConfigError, match="holds no row"):
-        results.read([empty])
+    for path, words in (
+        (tmp_path / "none.jsonl", "cannot be read"),
+        (tmp_path, "cannot be read"),
+        (empty, "holds no row"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            results.read([path])
 
 
-def test_figures_that_are_no_numbers_are_absent(tmp_path):
-    rows = [row(metrics={"perplexity": {"value": float("nan")}, "entropy": None})]
-    (point,) = results.read([write(tmp_path / "r.jsonl", rows)]).points
-    assert point.metric("perplexity") is None and point.metric("entropy") is None
-
-
-def test_texts_that_differ_have_no_figure_of_their_own(tmp_path):
-    rows = [row(), row("MCD round 1", corpus={"entropy": 3.5})]
-    found = results.read([write(tmp_path / "r.jsonl", rows)])
+def test_figures_that_are_no_numbers_or_differ_are_absent(tmp_path):
+    one = row(metrics={"perplexity": {"value": float("nan")}, "entropy": None})
+    found = read(tmp_path, one, row("MCD round 1", corpus={"entropy": 3.5}))
+    assert found.points[0].metric("perplexity") is None
+    assert found.points[0].metric("entropy") is None
     assert found.of_text("entropy") is None and found.of_text("perplexity") == 57.4
+
+
+def test_a_line_end_of_another_script_is_no_line_end(tmp_path):
+    """A sweep that went on took such rows for cut short, and out of the file."""
+    path, lines = tmp_path / "r.jsonl", [row(texts=["a\u2028b", "c\x85d"]), row(steps=4)]
+    for one in lines:
+        rows.append(path, one)
+    assert rows.existing(path) == rows.resumed(path) == lines
+    assert len(results.read([path]).points) == 2
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60)
+@given(changes=st.dictionaries(st.sampled_from(sorted(rows.KINDS)), JSON, max_size=3))
+def test_any_row_ends_in_a_page_or_our_own_error(changes, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "r.jsonl"
+    path.write_text("\n".join(map(json.dumps, (row(), {**row(), **changes}))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report.charts, "matplotlib", None)  # figures have tests of their own
+        try:
+            report.write([path], path.with_name("o.html"), force=True)
+        except MCDError as error:
+            assert "\n" not in str(error)

@@ -48,8 +48,8 @@ def test_a_sweep_with_the_embedded_hosts_judge(runs, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_device_without_float64_is_refused_in_a_sentence(runs, tmp_path):
-    done = run("sweep.py", runs["mdlm"], runs["ar"], tmp_path, DOUBLES="no")
+def test_a_device_without_float64_is_refused_in_a_sentence(tmp_path):
+    done = run("sweep.py", "none.ckpt", "none.ckpt", tmp_path, DOUBLES="no")
     assert done.returncode == 1
     assert "--device gpu:0 cannot be used" in done.stderr and "use cpu" in done.stderr
 

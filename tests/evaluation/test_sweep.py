@@ -6,6 +6,7 @@ import types
 from dataclasses import replace
 
 import pytest
+import synthetic
 import torch
 
 from mdlm_mcd.coupling import counter_generator
@@ -131,40 +132,34 @@ def test_it_goes_on_where_it_stopped(tmp_path):
     assert len(lines(out)) == 5 and more[0]["steps"] == 8
 
 
-@pytest.mark.parametrize("at", [5, 12, -2])
-@pytest.mark.parametrize("whole", [0, 1])
+@pytest.mark.parametrize("whole, at", [(0, 5), (0, -2), (1, 12)])
 def test_a_row_cut_anywhere_is_measured_again(tmp_path, whole, at):
     out = tmp_path / "r.jsonl"
     rows = run(out, model())
     kept = out.read_bytes().splitlines(keepends=True)
     out.write_bytes(b"".join(kept[:whole]) + kept[whole][:at])
-    if whole or at != 5:  # of which nobody could say whose they were
-        assert [r["texts"] for r in run(out, model())] == [r["texts"] for r in rows]
-        assert [sweep.identity(r) for r in lines(out)] == [sweep.identity(r) for r in rows]
-        return
-    with pytest.raises(ConfigError, match="line 1 is no JSON"):
-        run(out, model())
-    assert out.read_bytes() == kept[0][:at]
+    assert [r["texts"] for r in run(out, model())] == [r["texts"] for r in rows]
+    assert [sweep.identity(r) for r in lines(out)] == [sweep.identity(r) for r in rows]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda held: b"\xef\xbb\xbf" + held,  # as Windows' editors leave it
-        lambda held: held.replace(b"\n", b"\r\n"),
-        lambda held: held.replace(b"\n", b"\n\n \n"),
-        lambda held: held.rstrip(),
+        lambda kept: b"\xef\xbb\xbf" + kept,  # as Windows' editors leave it
+        lambda kept: kept.replace(b"\n", b"\r\n"),
+        lambda kept: kept.replace(b"\n", b"\n\n \n"),
+        lambda kept: kept.rstrip(),
     ],
 )
 def test_a_file_saved_by_an_editor_is_gone_on_with(tmp_path, change):
-    out, calls = tmp_path / "r.jsonl", []
-    run(out, model())
+    out = tmp_path / "r.jsonl"
+    for n in (4, 8):
+        sweep.append(out, synthetic.row(steps=n))
     out.write_bytes(change(out.read_bytes()))
     before = out.read_bytes()
-    assert len(run(out, model(calls=calls))) == 2 and not calls
-    assert out.read_bytes().startswith(before)
-    run(out, model(), plan=Plan(grid([8]), 10, 4, 16))
-    assert [row["steps"] for row in sweep.existing(out)] == [2, 4, 8]
+    assert [row["steps"] for row in sweep.resumed(out)] == [4, 8]
+    sweep.append(out, synthetic.row(steps=16))
+    assert [row["steps"] for row in sweep.existing(out)] == [4, 8, 16]
     assert out.read_bytes().startswith(before)
 
 
@@ -172,33 +167,23 @@ def test_results_that_may_not_be_written(tmp_path, monkeypatch):
     def forbidden(self, mode="r", **how):
         raise PermissionError(13, "Permission denied")
 
-    out, calls = tmp_path / "r.jsonl", []
-    run(out, model())
+    sweep.append(tmp_path / "r.jsonl", synthetic.row())
     monkeypatch.setattr("pathlib.Path.open", forbidden)
     with pytest.raises(ConfigError, match="cannot be written .Permission denied"):
-        run(out, model("b", "2" * 64, calls=calls))
-    assert not calls
+        sweep.resumed(tmp_path / "r.jsonl")
 
 
-def test_weights_that_changed_under_a_name(tmp_path):
-    out = tmp_path / "r.jsonl"
-    run(out, model())
-    with pytest.raises(ConfigError, match="sha256 111111111111 and not 3333.*LABEL="):
-        run(out, model(sha="3" * 64))
-    assert len(lines(out)) == 2
-
-
-def test_another_held_out_text_is_another_measurement(tmp_path, monkeypatch):
-    """And has its own file, as no table could hold both."""
+def test_what_no_table_could_hold_is_refused_before_any_work(tmp_path, monkeypatch):
     out, calls = tmp_path / "r.jsonl", []
-    first = run(out, model())
-    more = replace(plan(), bound_rows=64)
-    with pytest.raises(ConfigError, match="with bound_rows 16, and those of a .* 64"):
-        run(out, model(calls=calls), plan=more)
-    few = replace(plan(), num_samples=5)
-    with pytest.raises(ConfigError, match="with num_samples 10, and .* another file"):
-        run(out, model("b", "2" * 64, calls=calls), plan=few)
-    wider = run(tmp_path / "wider.jsonl", model(), plan=more)
+    first = run(out, model(), plan=plan(dtypes=["float32"]))
+    wider = replace(plan(), bound_rows=64)
+    for change, other, words in (
+        ({}, model(sha="3" * 64, calls=calls), "sha256 1111.* would have 3333.*LABEL="),
+        ({"plan": wider}, model(calls=calls), "bound_rows 16, .* 64"),
+        ({"plan": replace(plan(), num_samples=5)}, model("b", "2" * 64, calls=calls), "samples 10"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(out, other, **change)
     monkeypatch.setitem(
         globals(),
         "held_out",
@@ -206,25 +191,15 @@ def test_another_held_out_text_is_another_measurement(tmp_path, monkeypatch):
     )
     with pytest.raises(ConfigError, match="with corpus_sha256"):
         run(out, model(calls=calls))
-    assert not calls and lines(out) == first  # before any work
-    other = run(tmp_path / "other.jsonl", model())
-    bound = [r[0]["metrics"]["n_step_nelbo"]["value"] for r in (first, wider, other)]
-    assert len(set(bound)) == 3
-    assert [r[0]["bound_rows"] for r in (first, wider)] == [16, 64]
-    with pytest.raises(ConfigError, match="has corpus_sha256"):
-        results.read([out, tmp_path / "other.jsonl"])
     # Nor do rows of before it was written down stand beside these.
     out.write_text("".join(json.dumps(r | {"corpus_sha256": None}) + "\n" for r in first))
     with pytest.raises(ConfigError, match="with corpus_sha256 None, and"):
         run(out, model(calls=calls))
-    assert not calls
-
-
-def test_two_precisions_share_a_file(tmp_path):
-    """A sweep measures both at once, and the report tells them apart by --force."""
-    out = tmp_path / "r.jsonl"
-    run(out, model(), plan=plan(dtypes=["float32"]))
-    run(out, model(), plan=plan(dtypes=["float64"]))
+    assert not calls and len(lines(out)) == 2
+    # Two precisions share a file: the report takes them by parts.
+    monkeypatch.undo()
+    out.write_text("".join(json.dumps(r) + "\n" for r in first))
+    run(out, model())
     assert [row["dtype"] for row in lines(out)] == ["float32"] * 2 + ["float64"] * 2
 
 
@@ -264,23 +239,6 @@ def test_a_model_that_draws_itself(tmp_path):
     assert rows[0]["texts"] == run(tmp_path / "again", own)[0]["texts"] != rows[1]["texts"]
 
 
-def test_a_full_device_is_a_sentence(tmp_path):
-    def denoise(z, rows):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(ConfigError, match="--batch-size 4 takes more memory than cpu has"):
-        run(tmp_path / "r.jsonl", replace(model(), denoise=denoise))
-
-
-def test_another_batch_is_written_down(tmp_path):
-    out = tmp_path / "r.jsonl"
-    run(out, model())
-    other = model("b", "2" * 64)
-    rows = run(out, other, plan=replace(plan(), batch_size=3))
-    assert {row["batch_size"] for row in lines(out)} == {4, 3}
-    assert rows[0]["texts"] != lines(out)[0]["texts"]  # of other noise
-
-
 def test_two_names_of_the_same_weights(tmp_path):
     """In one run or in two, the figures stand already."""
     out, calls = tmp_path / "r.jsonl", []
@@ -309,8 +267,8 @@ def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path)
     assert opened == ["a", "b", "c"]
     assert sweep_of("even") == rows and not opened
     assert sweep_of(None) == rows and opened == ["a", "b", "c"]
-    held = out.read_text().splitlines(keepends=True)
-    out.write_text("".join(held[:3] + held[4:]))
+    kept = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(kept[:3] + kept[4:]))
     assert [r["metrics"] for r in sweep_of("even")] == [r["metrics"] for r in rows]
     assert opened == ["b"]
 
@@ -319,27 +277,31 @@ def test_models_of_no_checkpoint_are_measured_each(tmp_path):
     one, other = (
         replace(model(name, scale=s), provenance={}) for name, s in (("a", 1.0), ("b", 5.0))
     )
-    rows = run(tmp_path / "r.jsonl", one, other)
-    assert rows[0]["texts"] != rows[2]["texts"]
-    run(tmp_path / "r.jsonl", one, other)
+    few = replace(plan(), points=grid([2]))
+    rows = run(tmp_path / "r.jsonl", one, other, plan=few)
+    assert rows[0]["texts"] != rows[1]["texts"]
+    run(tmp_path / "r.jsonl", one, other, plan=few)
     assert lines(tmp_path / "r.jsonl") == rows  # nothing is taken out, nor added
 
 
-def test_bounds_only_where_they_are_bounds(tmp_path):
-    rows = run(tmp_path / "a", model(), plan=plan(top_p=0.9))
-    assert "n_step_nelbo" not in rows[0]["metrics"]
-    rows = run(tmp_path / "b", model(), plan=plan(laws=[("lattice", 0.5)]))
-    iid = run(tmp_path / "c", model())
-    lattice = rows[0]["metrics"]["n_step_nelbo"]["value"]
-    assert lattice != iid[0]["metrics"]["n_step_nelbo"]["value"]
+def test_points_of_all_kinds(tmp_path):
+    """Bounds only where they are bounds; a fitted step; and the batch, by which noise goes."""
+    points = (
+        Setting(steps=2),
+        Setting(steps=2, u_law="lattice", u_step=0.5),
+        Setting(steps=2, top_p=0.9),
+        Setting(steps=2, sampler="confidence"),
+        Setting(steps=2, u_law="lattice", u_step="auto", stratified=True),
+    )
+    rows = run(tmp_path / "r", model(), plan=Plan(points, 10, 4, 16))
+    iid, lattice, nucleus, confident, fitted = rows
+    assert "n_step_nelbo" not in nucleus["metrics"] | confident["metrics"]
+    assert lattice["metrics"]["n_step_nelbo"] != iid["metrics"]["n_step_nelbo"]
     # The bound without steps knows no law of u.
-    assert rows[0]["metrics"]["nelbo"] == iid[0]["metrics"]["nelbo"]
-
-
-def test_a_plan_is_checked_before_any_model_is_opened(tmp_path):
-    with pytest.raises(ConfigError, match="sprase is unknown: choose one of ancestral"):
-        run(tmp_path / "r.jsonl", plan=plan(samplers=["sprase"]))
-    assert not (tmp_path / "r.jsonl").exists()
+    assert lattice["metrics"]["nelbo"] == iid["metrics"]["nelbo"]
+    assert fitted["u_step"] == "auto" and 0 < fitted["u_step_fitted"] <= 1
+    (other,) = run(tmp_path / "s", model(), plan=Plan(points[:1], 10, 3, 16))
+    assert other["texts"] != iid["texts"] and (iid["batch_size"], other["batch_size"]) == (4, 3)
 
 
 def test_one_latent_for_all_numbers_of_steps(tmp_path):
@@ -348,35 +310,26 @@ def test_one_latent_for_all_numbers_of_steps(tmp_path):
     def blind(z, rows):
         return torch.linspace(0, 1, VOCAB).expand(int(rows.sum()), VOCAB).clone()
 
-    fixed = replace(model(), denoise=blind)
     points = grid([2, 5], samplers=["locked"], laws=[("lattice", None)])
-    rows = run(tmp_path / "r", fixed, plan=Plan(points, 10, 4, 16))
+    rows = run(tmp_path / "r", replace(model(), denoise=blind), plan=Plan(points, 10, 4, 16))
     assert rows[0]["texts"] == rows[1]["texts"]
 
 
-def test_a_fitted_step(tmp_path):
-    rows = run(tmp_path / "r", model(), plan=plan(laws=[("lattice", "auto")], stratified=True))
-    assert rows[0]["u_step"] == "auto" and 0 < rows[0]["u_step_fitted"] <= 1
-    assert rows[0]["stratified"] is True
-
-
-def test_mauve_is_asked_for_before_any_model_is_opened(tmp_path, monkeypatch):
+def test_a_plan_is_checked_before_any_model_is_opened(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="sprase is unknown: choose one of ancestral"):
+        run(tmp_path / "r.jsonl", plan=plan(samplers=["sprase"]))
+    asked = Plan(grid([2]), 100, 50, 16, mauve=True)
     monkeypatch.setitem(sys.modules, "mauve", None)
-    asked = replace(plan(), mauve=True)
     with pytest.raises(ConfigError, match=r"mdlm-mcd\[mauve\]"):
         run(tmp_path / "r.jsonl", plan=asked)
-    stub = types.ModuleType("mauve")
-    seen = []
+    assert not (tmp_path / "r.jsonl").exists()
 
     def compute_mauve(p_text, q_text, **how):
-        seen.append((len(p_text), len(q_text)))
-        return types.SimpleNamespace(mauve=0.5)
+        return types.SimpleNamespace(mauve=len(p_text) / len(q_text))
 
-    stub.compute_mauve = compute_mauve
-    monkeypatch.setitem(sys.modules, "mauve", stub)
-    many = replace(asked, num_samples=100, points=grid([2]))
-    (row,) = run(tmp_path / "r.jsonl", model(), plan=many)
-    assert row["metrics"]["mauve"]["value"] == 0.5 and seen == [(100, 100)]
+    monkeypatch.setitem(sys.modules, "mauve", types.SimpleNamespace(compute_mauve=compute_mauve))
+    (row,) = run(tmp_path / "r.jsonl", model(), plan=asked)
+    assert row["metrics"]["mauve"] == {"value": 1.0, "low": None, "high": None}
 
 
 def test_samples_of_nothing_but_eos(tmp_path):

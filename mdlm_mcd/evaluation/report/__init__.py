@@ -12,9 +12,10 @@ import jinja2
 from ...checkpoints import sanitize
 from ...checkpoints.files import check_overwrite, write_text
 from ...errors import ConfigError
+from .. import frontier
 from .. import results as _results
 from ..results import Results
-from . import charts, compare, paper, view
+from . import charts, view
 
 __all__ = ["page", "write"]
 
@@ -25,13 +26,7 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
     reference: label of the model that others are compared with; the teacher when it
     is not named. Raises ConfigError for a label that no row has.
     """
-    try:
-        base = compare.reference_of(results, reference)
-    except KeyError as error:
-        raise ConfigError(
-            f"--reference {reference} is no model of these results: name one of "
-            f"{', '.join(dict.fromkeys(p.model for p in results.points))}."
-        ) from error
+    base = frontier.reference_of(results, reference)
     folder = files(__package__)
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
@@ -41,17 +36,16 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
         undefined=jinja2.StrictUndefined,
     )
     # What the templates call.
-    environment.globals |= vars(view) | dict(charts=charts, paper=paper, dumps=json.dumps)
+    environment.globals |= vars(view) | dict(charts=charts, compare=frontier, dumps=json.dumps)
     title = title or "Few-step samples, measured"
     made = environment.get_template("page.html").render(results=results, base=base, title=title)
     return view.clean(made).lstrip()
 
 
 def _foreign(path: Path) -> str:
-    """Return why a file is no page of ours; older ones have only the foot's mark."""
+    """Return why a file is no page of ours."""
     found = sanitize.read_bytes(path)
-    marks = (b'content="mdlm-mcd report"', b"Made by <code>mdlm-mcd report</code>")
-    ours = found.startswith(b"<!doctype html>") and any(mark in found for mark in marks)
+    ours = found.startswith(b"<!doctype html>") and b'content="mdlm-mcd report"' in found
     return "" if ours else "it is no page of `mdlm-mcd report`"
 
 

@@ -7,26 +7,24 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
 from ..intervals import Estimate
 from ..results import Results
-from . import compare
 from .view import clean, heading, plain
 
 try:
     import matplotlib
     from matplotlib import ticker
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 except ImportError:  # of the extra `demo`; the report stands without figures
-    matplotlib = None
+    matplotlib = None  # type: ignore[assignment]
 
-WIDTH, HEIGHT = 440, 330  # px, which are points at 72 dpi
-LEFT, RIGHT, TOP, BOTTOM = 46, 316, 318, 40
+WIDTH, HEIGHT = 440, 300  # px, which are points at 72 dpi; below it a line for two names
+LEFT, RIGHT, TOP, BOTTOM, LINE = 46, 430, 290, 44, 18
 MARKERS = "os^DvP"
 COLOURS = "ink soft grid paper c0 c1 c2 c3 c4 c5 c6 c7 r0 r1 r2 r3 r4".split()
 METRICS = {
@@ -56,19 +54,20 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """key: its id; text: (x, y, name) of held-out text, x None for a level; svg: as drawn."""
+    """key: its id; text: (x, y) of held-out text, x None for a level; svg: as drawn."""
 
     key: str
     title: str
     x: str
     y: str
     curves: list[Curve]
-    text: tuple | None = None
+    text: tuple[float | None, float] | None = None
     svg: str = ""
+    height: int = HEIGHT
 
 
 @contextlib.contextmanager
-def _defaults():
+def _defaults() -> Iterator[None]:
     """Draw as matplotlib does by itself, and without its warnings of letters it lacks."""
     with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore")
@@ -110,7 +109,7 @@ def over_steps(results: Results, reference: str) -> list[Panel]:
             curves += [Curve(heading(name, t), *look[name], dots, dashed)] if dots else []
         own = None if metric == "n_step_nelbo" else results.of_text(metric)
         fine = own is not None and (own > 0 or metric == "entropy")
-        text = (None, own, "held-out text") if fine else None
+        text = (None, own) if own is not None and fine else None
         panel = Panel(f"steps-{metric}", title, "sampling steps", title, curves, text)
         panels += [_drawn(panel, curves, results.steps)] if curves else []
     return panels
@@ -122,20 +121,19 @@ def frontier(results: Results, reference: str) -> list[Panel]:
     by_steps: dict[int, list[Curve]] = {}
     for n in results.steps:
         for name, look in looks(results, reference).items():
-            points = [p for p in results.of(name) if p.steps == n and compare.place(p)]
             dots = [
-                Dot(_finite(p.metric("entropy")), _finite(p.metric("perplexity")), p.temperature)
-                for p in points
+                Dot(_finite(x), _finite(y), p.temperature)
+                for p in results.of(name)
+                if p.steps == n and (x := p.metric("entropy")) and (y := p.metric("perplexity"))
             ]
             curve = Curve(name, *look, dots, noted=name == reference)
             by_steps.setdefault(n, []).extend([curve] if dots else [])
     every = [curve for curves in by_steps.values() for curve in curves]
-    own = (results.of_text("entropy"), results.of_text("perplexity"), "held-out text")
-    dots = [d for curve in every for d in curve.dots]
-    inside = None not in own and min(own[:2]) > 0 and _near(own, dots)
+    h, q = results.of_text("entropy"), results.of_text("perplexity")
+    own = (h, q) if h and q and _near(h, q, [d for curve in every for d in curve.dots]) else None
     names = ("entropy of a sample (nats)", "perplexity")
     panels = [
-        Panel(f"frontier-{n}", f"{n} steps", *names, curves, own if inside else None)
+        Panel(f"frontier-{n}", f"{n} steps", *names, curves, own)
         for n, curves in by_steps.items()
         if curves
     ]
@@ -144,14 +142,17 @@ def frontier(results: Results, reference: str) -> list[Panel]:
 
 def _finite(e: Estimate) -> Estimate:
     """Return an estimate so far from infinity that its axis stays finite."""
-    return Estimate(*(v if v is None else min(max(v, -1e100), 1e100) for v in e))
+    value, low, high = (v if v is None else min(max(v, -1e100), 1e100) for v in e)
+    return Estimate(value or 0.0, low, high)
 
 
-def _near(text: tuple, dots: list[Dot]) -> bool:
+def _near(x: float, y: float, dots: list[Dot]) -> bool:
     """Return whether a mark there would not squeeze the dots into a corner."""
+    if min(x, y) <= 0:
+        return False
     for at, values in (
-        (text[0], [d.x.value for d in dots]),
-        (math.log(text[1]), [math.log(d.y.value) for d in dots]),
+        (x, [d.x.value for d in dots]),
+        (math.log(y), [math.log(d.y.value) for d in dots]),
     ):
         low, high = min(values, default=0), max(values, default=0)
         if abs(at - (low + high) / 2) > high - low:
@@ -159,53 +160,26 @@ def _near(text: tuple, dots: list[Dot]) -> bool:
     return True
 
 
-@_defaults()
-def legend(panels: list[Panel]) -> dict[str, Markup]:
-    """Return a line with its marker for each curve's name."""
-    found = {}
-    for k, curve in enumerate({c.name: c for p in panels for c in p.curves}.values()):
-        figure = Figure((32 / 72, 14 / 72), dpi=72)
-        figure.add_artist(Line2D([0, 0.5, 1], [0.5] * 3, markevery=[1], **_mark(curve)))
-        found[curve.name] = _svg(figure, f"{panels[0].key}-{k}")
-    return found
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return places near the wanted ones, in their order, at least `gap` apart.
-
-    Where they do not all fit between low and high the gap shrinks.
-    """
-    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
-    order, out = sorted(range(len(wanted)), key=wanted.__getitem__), list(wanted)
-    for i in order:
-        out[i] = low = max(out[i], low)
-        low += gap
-    for i in reversed(order):
-        out[i] = high = min(out[i], high)
-        high -= gap
-    return out
-
-
 def _colour(name: str) -> str:
     """Return a stand-in for a colour of style.css, which `_svg` replaces."""
     return f"#fe00{COLOURS.index(name):02x}"
 
 
-def _svg(figure: Figure, key: str) -> Markup:
+def _svg(figure: Any, key: str) -> Markup:
     """Return what stands inside of the SVG element; ids begin with `key`."""
     out = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     for artist in figure.findobj():
         artist.set_clip_on(False)
     figure.savefig(out, format="svg", metadata=nothing, transparent=True)
-    inside = re.search(r"</defs>(.*)</svg>", out.getvalue(), re.DOTALL)[1]
+    inside = out.getvalue().partition("</defs>")[2].rpartition("</svg>")[0]
     inside = re.sub(r' id="(?!m[0-9a-f]{10}")[^"]*"', "", inside)  # of no use but for markers
     inside = re.sub(r'( id="|xlink:href="#)', rf"\g<1>{key}-", inside)
     inside = re.sub(r"#fe00(\w\w)", lambda m: f"var(--{COLOURS[int(m[1], 16)]})", inside)
     return Markup(re.sub(r"\n\s*", " ", inside))
 
 
-def _mark(curve: Curve) -> dict:
+def _mark(curve: Curve) -> dict[str, Any]:
     """Return the keywords of a curve's line."""
     own, paper = _colour(curve.colour), _colour("paper")
     face, edge = (paper, own) if curve.marker // 6 % 2 else (own, paper)
@@ -219,46 +193,58 @@ def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> P
 
     steps: ticks of a logarithmic x axis.
     """
-    figure, log = Figure((WIDTH / 72, HEIGHT / 72), dpi=72), "perplexity" in panel.y
-    size = (RIGHT - LEFT) / WIDTH, (TOP - BOTTOM) / HEIGHT
-    ax = figure.add_axes((LEFT / WIDTH, BOTTOM / HEIGHT, *size), axisbelow=True)
+    lines, log = {}, "perplexity" in panel.y
+    # From top to bottom, as the curves end on the right.
+    curves = sorted(panel.curves, key=lambda curve: -max(curve.dots, key=_place)[1].value)
+    named = LINE * -(-(len(curves) + bool(panel.text)) // 2)
+    height = HEIGHT + named
+    figure = Figure((WIDTH / 72, height / 72), dpi=72)
+    box = (LEFT / WIDTH, (BOTTOM + named) / height, (RIGHT - LEFT) / WIDTH, (TOP - BOTTOM) / height)
+    ax = figure.add_axes(box, axisbelow=True)
     ax.set(xscale="log" if steps else "linear", yscale="log" if log else "linear")
     ax.margins(0.07)
-    text = dict(size=12, va="center", parse_math=False, annotation_clip=False)
-    near = dict(textcoords="offset points", **text)
-    ends = []
-    if panel.text and panel.text[0] is None:
-        ax.axhline(panel.text[1], color=_colour("ink"), ls=":", lw=1)
-        ends.append((max(steps), *panel.text[1:], "ink"))
-    elif panel.text:
-        *at, name = panel.text
-        ax.plot(*at, "*", markersize=11, color=_colour("ink"))
-        ax.annotate(name, at, (10, 0), color=_colour("ink"), **near)
-    for curve in panel.curves:
-        bar = dict(colors=_colour(curve.colour), linewidth=1.2, alpha=0.75)
-        places = [(d.x.value, d.y.value) for d in curve.dots]
+    if panel.text:
+        x, y = panel.text
+        if x is None:
+            line = ax.axhline(y, color=_colour("ink"), ls=":", lw=1)
+        else:
+            (line,) = ax.plot(x, y, "*", markersize=11, color=_colour("ink"))
+        lines["held-out text"] = line
+    for curve in curves:
+        bar: Any = dict(colors=_colour(curve.colour), linewidth=1.2, alpha=0.75)
+        places = [_place(dot) for dot in curve.dots]
         xs, ys = zip(*places, strict=True)
         ax.vlines(xs, *zip(*(_bar(d.y, log) for d in curve.dots), strict=True), **bar)
         ax.hlines(ys, *zip(*(_bar(d.x) for d in curve.dots), strict=True), **bar)
-        ax.plot(xs, ys, **_mark(curve))
+        (lines[curve.name],) = ax.plot(xs, ys, **_mark(curve))
         for place, dot in zip(places, curve.dots * curve.noted, strict=False):
-            small = {**near, "size": 11, "ha": "right", "color": _colour("soft")}
-            ax.annotate(f"{dot.temperature:g}", place, (-6, 7), **small)
-        ends.append((*max(places), curve.name, curve.colour))
+            small: Any = dict(size=11, ha="right", va="center", color=_colour("soft"))
+            beside: Any = dict(textcoords="offset points", annotation_clip=False)
+            ax.annotate(f"{dot.temperature:g}", place, (-6, 7), **beside, **small)
     dots = [d for c in scale for d in c.dots]
     ax.update_datalim([(x, y) for d in dots for x in _bar(d.x) for y in _bar(d.y, log)])
     ax.autoscale_view()
     _axes(ax, panel, steps)
-    heights = [float(ax.transData.transform(end[:2])[1]) for end in ends]
-    for (*at, name, colour), y in zip(ends, spread(heights, 14, BOTTOM + 2, TOP - 4), strict=True):
-        own = _colour(colour)
-        lead = dict(arrowstyle="-", color=own, alpha=0.45, shrinkA=0, shrinkB=5, relpos=(0, 0.5))
-        beside = dict(textcoords="figure points", arrowprops=lead, color=own, **text)
-        ax.annotate(_short(name), at, (RIGHT + 14, y), **beside)
-    return panel._replace(svg=_svg(figure, panel.key))
+    shape: Any = dict(ncols=2, columnspacing=1, frameon=False, fontsize=12, labelcolor="linecolor")
+    close: Any = dict(borderpad=0, borderaxespad=0, labelspacing=0.3, handlelength=2.2)
+    legend = figure.legend(
+        lines.values(),
+        map(str, range(len(lines))),
+        loc="upper left",
+        bbox_to_anchor=(LEFT / WIDTH, named / height),
+        **shape,
+        **close,
+    )
+    for text, name in zip(legend.get_texts(), lines, strict=True):
+        text.set(text=_short(name), parse_math=False)
+    return panel._replace(svg=_svg(figure, panel.key), height=height)
 
 
-def _axes(ax, panel: Panel, steps: Sequence[int]) -> None:
+def _place(dot: Dot) -> tuple[float, float]:
+    return dot.x.value, dot.y.value
+
+
+def _axes(ax: Any, panel: Panel, steps: Sequence[int]) -> None:
     """Set ticks at round numbers, or at most eight of the steps, and a grid."""
     ax.spines[:].set_visible(False)
     ax.grid(color=_colour("grid"), linewidth=1)
@@ -276,13 +262,12 @@ def _axes(ax, panel: Panel, steps: Sequence[int]) -> None:
     ax.tick_params(length=0, pad=6, labelsize=12, labelcolor=_colour("soft"))
 
 
-def _bar(e: Estimate, log: bool = False) -> list[float]:
+def _bar(e: Estimate, log: bool = False) -> tuple[float, float]:
     """Return the ends of an interval; the value twice where it has none that can be drawn."""
-    fine = e.low is not None and (e.low > 0 or not log)
-    return [e.low, e.high] if fine else [e.value] * 2
+    return e.ends if e.ends and (e.ends[0] > 0 or not log) else (e.value, e.value)
 
 
 def _short(name: str) -> str:
     """Cut a name in its middle: those of one family differ at their end."""
     name = " ".join(clean(name).split())
-    return name if len(name) <= 16 else f"{name[:7].rstrip()}…{name[-8:].lstrip()}"
+    return name if len(name) <= 24 else f"{name[:11].rstrip()}…{name[-12:].lstrip()}"

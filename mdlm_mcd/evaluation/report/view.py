@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from ..frontier import NELBO
 from ..intervals import Estimate
 from ..results import Point, Results
-from . import compare
-from .compare import NELBO
 
 # What no HTML text may hold (C0 and C1 but tab and newline, lone surrogates,
 # non-characters), and marks that would turn the direction of what follows.
@@ -27,11 +26,6 @@ DIVERSITY = {
     "self_bleu": "self-BLEU",
     "mauve": "MAUVE",
 }
-
-SETTINGS = (
-    "steps temperature temperature_end top_p sampler u_law u_step dtype seed num_samples length "
-    "evaluator evaluations seconds checkpoint sha256 algo loss round teacher host commit"
-).split()
 
 nats, two = "{:.3f}".format, "{:.2f}".format
 
@@ -105,8 +99,11 @@ def limit(points: Iterable[Point]) -> Estimate | None:
 
 
 def columns(results: Results) -> list[str]:
-    """Return the settings that any row has."""
-    return [k for k in SETTINGS if any(p.row.get(k) is not None for p in results.points)]
+    """Return the keys of rows under which any has a number or a text of its own."""
+    found = [
+        k for p in results.points for k, v in p.row.items() if isinstance(v, (int, float, str))
+    ]
+    return [k for k in dict.fromkeys(found) if k not in ("schema", "model")]
 
 
 def subject(results: Results, reference: str) -> list[Point]:
@@ -114,20 +111,6 @@ def subject(results: Results, reference: str) -> list[Point]:
     names = [n for n in results.names if n != reference]
     name = max(names, key=lambda n: (results.of(n)[0].round or 0, names.index(n)))
     return results.of(name, results.temperatures(name)[0])
-
-
-def matched(results: Results, reference: str, point: Point) -> list[tuple[str, compare.Match]]:
-    """Return the point's match, and if it has no ratio, the last other model's that has one."""
-    names = [n for n in reversed(results.names) if n not in (point.name, reference)]
-    found = []
-    for name in (point.name, *names):
-        other = results.at(name, results.temperatures(name)[0], point.steps)
-        match = other and compare.match(results, other, reference)
-        if match and (match.ratio or name == point.name):
-            found.append((name, match))
-        if match and match.ratio:
-            break
-    return found
 
 
 def samples(results: Results, reference: str) -> Iterator[tuple[int, int, list[Point]]]:
