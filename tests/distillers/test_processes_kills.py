@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import several
 import stress
-import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from runs import Watch, fit
+from runs import SHORT, Watch, fit, opened
 
 from mdlm_mcd.distillers import checkpoint_io
 
@@ -19,11 +18,10 @@ pytestmark = several.forks
 
 RUN = [
     "algo=mcd",
+    *SHORT,
     "algo.init_from=scratch",
-    "algo.rounds=2",
-    "algo.steps_per_round=3",
     "algo.delta0=1/16",
-    "trainer.max_steps=6",
+    "trainer.num_sanity_val_steps=1",
     "trainer.devices=2",
     "loader.batch_size=2",
     "model.dropout=0.2",
@@ -105,14 +103,12 @@ def whole(configure, tmp_path_factory):
 
 def go_on(config, whole, step, folder):
     """Resumed from `step`, the run ends as the whole one, bit for bit."""
-    assert torch.load(last(config), weights_only=True)["global_step"] == step
+    assert opened(last(config))["global_step"] == step
     reference, losses = whole
     answers = several.run(2, partial(train, config, resume=True), folder)
     assert answers == [x[MICRO_BATCHES * step :] for x in losses]
     for name in ("last.ckpt", "round-1.ckpt", "round-2.ckpt"):
-        one, other = (
-            torch.load(last(c).with_name(name), weights_only=True) for c in (reference, config)
-        )
+        one, other = (opened(last(c).with_name(name)) for c in (reference, config))
         for key in stress.COMPARED:
             assert stress.differs(one.get(key), other.get(key), key) is None, name
 
@@ -135,7 +131,7 @@ def test_one_is_asked_before_the_first_step(configure, whole, tmp_path):
     watch = partial(SendBefore, signal.SIGTERM, 1, None)
     answers = several.run(2, partial(stopped, config, watch), tmp_path / "stopped")
     assert answers == [x[:MICRO_BATCHES] for x in whole("ddp")[1]]
-    assert torch.load(last(config), weights_only=True)["global_step"] == 1
+    assert opened(last(config))["global_step"] == 1
 
 
 def test_one_is_killed(configure, whole, tmp_path):
