@@ -80,32 +80,24 @@ def load_teacher(module) -> str | None:
 
 
 def check_teacher(module, weights: Weights, source: str) -> None:
-    """Refuse a teacher that fits the student by its shapes alone."""
-    config = module.config
+    """Refuse a teacher that fits the student by its shapes alone. Raises CheckpointError."""
+    config, theirs = module.config, model_sizes(weights.config)
     check_process(weights, source, module.parameterization)
-    check_length(weights, source, config.model.length)
     check_tokenizer(weights, source, config.data)
-    theirs = model_sizes(weights.config).get("time_conditioning")
+    timed, length = theirs.get("time_conditioning"), theirs.get("model_length")
     key, mine = module.model_setting(config, "time_conditioning")
-    if theirs is not None and bool(theirs) != bool(mine):
+    if timed is not None and bool(timed) != bool(mine):
         raise CheckpointError(
-            f"{source} was trained with time_conditioning={bool(theirs)}, and this "
-            f"run has {key}={mine}: set {key}={bool(theirs)}."
+            f"{source} was trained with time_conditioning={bool(timed)}, and this "
+            f"run has {key}={mine}: set {key}={bool(timed)}."
         )
-
-
-def check_length(weights: Weights, source: str, length: int) -> None:
-    """Refuse a student longer than its teacher's rows.
-
-    Rotary positions run at any length, but of distances it never saw a teacher
-    predicts nothing worth learning. Raises CheckpointError.
-    """
-    theirs = model_sizes(weights.config).get("model_length")
-    if theirs is not None and length > theirs:
+    # Rotary positions run at any length, but of distances it never saw a teacher
+    # predicts nothing worth learning.
+    if length is not None and config.model.length > length:
         raise CheckpointError(
-            f"{source} was trained on rows of {theirs} tokens, and this run has "
-            f"model.length={length}: set model.length={theirs}, or train the teacher further "
-            "at that length."
+            f"{source} was trained on rows of {length} tokens, and this run has "
+            f"model.length={config.model.length}: set model.length={length}, or train the "
+            "teacher further at that length."
         )
 
 

@@ -17,18 +17,16 @@ def shadow(path):
     return torch.cat([p.flatten() for p in opened(path)["ema"]["shadow_params"]])
 
 
-@pytest.mark.parametrize("algo", ["mcd", "dcd"])
-def test_the_divergence_falls(config, algo):
-    """Towards a sharper teacher. (Most of MCD's rest is cross-entropy on few tokens.)"""
+def test_the_divergence_falls(config):
+    """Towards a sharper teacher. (Most of the rest is cross-entropy on few tokens.)"""
     found = []
 
     class Divergence(Watch):
         def on_train_batch_end(self, trainer, *args):
-            found.append(float(trainer.logged_metrics[f"{algo}/kl"]))
+            found.append(float(trainer.logged_metrics["mcd/kl"]))
 
-    steps = ("algo.rounds=1", "algo.steps_per_round=50", "trainer.max_steps=50")
-    more = ("algo.delta0=0.5", "algo.tau0=0.5", "optim.lr=5e-3")
-    fit(config(*steps, *more, algo=algo), Divergence())
+    steps = ("algo.rounds=1", "algo.steps_per_round=80", "trainer.max_steps=80")
+    fit(config(*steps, "algo.tau0=0.5", "optim.lr=3e-3"), Divergence())
     assert sum(found[-15:]) < 0.7 * sum(found[:15])
 
 
