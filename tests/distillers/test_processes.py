@@ -340,32 +340,19 @@ def test_two_processes_by_the_command_line(compose, teacher_path, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "strategy,overrides,words",
+    "strategy, overrides, words",
     [
-        ("FSDPStrategy", [], ["training.ema=0.995", "training.ema=0, or"]),
-        (
-            "FSDPStrategy",
-            ["training.ema=0", "eval.generate_samples=true"],
-            ["eval.generate_samples=true", "strategy=ddp"],
-        ),
-        (
-            "FSDPStrategy",
-            ["training.ema=0", "+strategy.state_dict_type=sharded"],
-            ["strategy.state_dict_type=sharded", "leave it out"],
-        ),
-        (
-            "DDPStrategy",
-            ["algo.teacher_placement=sharded"],
-            ["algo.teacher_placement=sharded", "set strategy=fsdp"],
-        ),
-        ("ModelParallelStrategy", [], ["strategy=ModelParallelStrategy", "strategy=ddp"]),
+        ("FSDPStrategy", (), "training.ema=0.995 .*training.ema=0, or"),
+        ("FSDPStrategy", ("eval.generate_samples=true",), "eval.generate_samples=true.*=ddp"),
+        ("FSDPStrategy", ("+strategy.state_dict_type=sharded",), "=sharded .*leave it out"),
+        ("DDPStrategy", ("algo.teacher_placement=sharded",), "=sharded .*set strategy=fsdp"),
+        ("ModelParallelStrategy", (), "strategy=ModelParallelStrategy.*strategy=ddp"),
     ],
 )
-def test_strategies_that_cannot_work(configure, strategy, overrides, words):
+def test_strategies_that_cannot_work(config, strategy, overrides, words):
     kind = getattr(lightning.pytorch.strategies, strategy, None)
     if kind is None:
         pytest.skip(f"this Lightning has no {strategy}")
-    trainer = SimpleNamespace(strategy=kind())
-    with pytest.raises(ConfigError) as error:
-        strategies.check(trainer, configure(2, *overrides))
-    assert all(word in str(error.value) for word in words), error.value
+    ema = ("training.ema=0",) if overrides else ("training.ema=0.995",)
+    with pytest.raises(ConfigError, match=words):
+        strategies.check(SimpleNamespace(strategy=kind()), config(*ema, *overrides))

@@ -14,7 +14,7 @@ from runs import SHORT, Watch, fit, opened
 
 from mdlm_mcd.distillers import checkpoint_io
 
-pytestmark = several.forks
+pytestmark = [several.forks, pytest.mark.slow]
 
 RUN = [
     "algo=mcd",
