@@ -23,7 +23,7 @@ every = pytest.mark.parametrize("algo", ALGOS)
 @every
 def test_a_teacher_is_the_student_at_its_rounds_start(trained, algo):
     """Bit for bit, in eval mode, to the round's end; only the optimizer moves a student."""
-    folder, _, watch, model = trained(algo)
+    folder, config, watch, model = trained(algo)
     hosts_own = host.DUO_BASE if algo == "dcd" else host.MDLM
     assert isinstance(model, getattr(distillers, ALGOS[algo])) and isinstance(model, hosts_own)
     batches = MICROS * ROUND
@@ -41,8 +41,14 @@ def test_a_teacher_is_the_student_at_its_rounds_start(trained, algo):
     assert not teacher & {p.data_ptr() for p in model.parameters()}
     for k in (1, 2):
         saved = opened(folder / f"round-{k}.ckpt")
-        assert saved["global_step"] == ROUND * k
-        assert saved["mdlm_mcd"]["round"] == k and saved["mdlm_mcd"]["teacher"]["round"] == k - 1
+        noted = saved["mdlm_mcd"]
+        assert (saved["global_step"], noted["round"], noted["teacher"]["round"]) == (
+            3 * k,
+            k,
+            k - 1,
+        )
+        assert (noted["algo"], noted["loss"]) == (algo, config.algo.loss)
+        assert noted["teacher_path"] == config.algo.teacher_path
 
 
 @every

@@ -1,7 +1,6 @@
 """A run's identity: what a checkpoint says of itself is what made it."""
 
 import functools
-import json
 import logging
 import shutil
 
@@ -9,8 +8,7 @@ import pytest
 import torch
 from runs import changed, fit, opened
 
-from mdlm_mcd.commands import export
-from mdlm_mcd.errors import CheckpointError, MCDError
+from mdlm_mcd.errors import CheckpointError
 from mdlm_mcd.minihost import main as minihost
 
 SHORT = (
@@ -236,20 +234,3 @@ def test_teachers_are_known_by_their_names_where_no_digest_is(taught, tmp_path):
     minihost.run(config("step-2", "org/name"))
     with pytest.raises(CheckpointError, match="org/name, and this one has .*org/other"):
         minihost.run(config("step-2", "org/other"))
-
-
-def test_what_is_exported_is_what_was_trained(taught, tmp_path):
-    config, teacher = taught
-    other = shutil.copy(teacher, tmp_path / "other.ckpt")
-    another(other)
-    for more in ((other, "algo.loss=ce"), (teacher, "algo.delta0=0.1")):
-        with pytest.raises(MCDError):
-            minihost.run(config("last", *more))
-    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    noted = opened(path)["mdlm_mcd"]
-    assert (noted["loss"], noted["delta"]) == ("hybrid", 1 / 16)
-    assert noted["teacher_path"] == str(teacher)
-    export.export(str(path), tmp_path / "out")
-    said = json.loads((tmp_path / "out" / "config.json").read_text())["mdlm_mcd"]
-    assert (said["loss"], said["teacher_path"], said["delta"]) == ("hybrid", "t.ckpt", 1 / 16)
-    assert said["settings"]["loss"] == "hybrid"
