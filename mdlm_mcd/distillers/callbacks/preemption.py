@@ -39,8 +39,7 @@ class Preemption(L.Callback):
     def teardown(self, *args, **kwargs):
         _running.discard(self)
 
-    def on_exception(self, *args):
-        _running.discard(self)
+    on_exception = teardown
 
     # As soon as Lightning's handler is in place, which would leave in the middle of a
     # step. When a run ends, Lightning restores the handlers from before its own.
