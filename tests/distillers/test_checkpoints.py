@@ -116,8 +116,8 @@ def test_a_damaged_last_checkpoint_is_passed_over(saved, caplog, harm):
     assert newest_checkpoint(saved) == (saved / "last.previous.ckpt", 1)
     with caplog.at_level(logging.WARNING):
         assert files.load_checkpoint(str(last))["global_step"] == 1
-    (said,) = caplog.messages
-    assert "last.ckpt cannot be read" in said and "goes on from" in said
+    (message,) = caplog.messages
+    assert "last.ckpt cannot be read" in message and "goes on from" in message
     # It does not take the place of the good one.
     files.save_checkpoint(content(3), str(last))
     assert step_of(last) == 3 and step_of(saved / "last.previous.ckpt") == 1
@@ -143,8 +143,8 @@ def test_a_full_disk(saved):
             SafeCheckpointIO().save_checkpoint(content(3), str(saved / "last.ckpt"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    said = str(error.value)
-    assert f"checkpointing.save_dir={saved.parent} takes no checkpoint (File too large)" in said
+    message = str(error.value)
+    assert f"checkpointing.save_dir={saved.parent} takes no checkpoint (File too large)" in message
     assert names(saved) == ["last.ckpt", "last.previous.ckpt"]
     assert step_of(saved / "last.ckpt") == 2
 

@@ -26,9 +26,9 @@ def kept(folder):
 def test_a_callback_that_stops_the_trainer(config, tmp_path, algo, step):
     with pytest.raises(UnfinishedError) as error:
         fit(config(algo=algo), Stop(step))
-    said, path = str(error.value), tmp_path / "checkpoints" / "last.ckpt"
-    assert f"at step {step} of 6, in round {step // 3 + 1} of 2" in said
-    assert f"the same command goes on from {path}" in said
+    message, path = str(error.value), tmp_path / "checkpoints" / "last.ckpt"
+    assert f"at step {step} of 6, in round {step // 3 + 1} of 2" in message
+    assert f"the same command goes on from {path}" in message
     assert kept(tmp_path)["last.ckpt"] == step
     minihost.run(config(algo=algo))
     rounds = {"round-1.ckpt": 3, "round-2.ckpt": 6, "last.ckpt": 6}
@@ -73,7 +73,7 @@ def test_no_step_at_all(config, tmp_path, key):
 
 
 def test_epochs_of_a_stream(config, tmp_path, monkeypatch):
-    """They end where no length said so."""
+    """They end where no length message so."""
 
     class Stream(torch.utils.data.IterableDataset):
         def __init__(self, rows):

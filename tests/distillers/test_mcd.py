@@ -177,7 +177,7 @@ def test_the_guard_lets_good_losses_pass(config, kind):
     assert len(watch.losses) == 6
 
 
-# What is said of a run ----------------------------------------------------------------
+# What is message of a run ----------------------------------------------------------------
 
 
 def test_the_guard_stops_warns_or_is_off(config, caplog):

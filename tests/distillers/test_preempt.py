@@ -80,8 +80,8 @@ def test_sigterm_saves_at_the_next_step(config, whole, tmp_path, caplog, moment,
     path = Path(stopped.checkpointing.resume_ckpt_path)
     assert opened(path)["global_step"] == step
     assert logged(tmp_path) == logged(folder)[:step]  # the last step, too
-    (said,) = [m for m in caplog.messages if "SIGTERM" in m]
-    assert f"stands at step {step} of 6" in said and "the same command" in said
+    (message,) = [m for m in caplog.messages if "SIGTERM" in m]
+    assert f"stands at step {step} of 6" in message and "the same command" in message
     other, _ = fit(stopped, again := Watch(), path)
     assert again.losses == losses[2 * step :]
     assert torch.equal(weights, Watch.flat(other))

@@ -120,12 +120,12 @@ def configure(module_compose, teacher_path, tmp_path_factory):
 
 @pytest.fixture
 def several_runs(configure, tmp_path):
-    """`several_runs(processes, *overrides)`: each process's answer of `work`."""
+    """`several_runs(processes, *overrides)`: each process's result of `work`."""
 
     def start(processes, *overrides, ckpt_path=None):
         config = configure(processes, *overrides)
-        answers = tmp_path / f"answers-{processes}"
-        return several.run(processes, partial(work, config, ckpt_path), answers)
+        results = tmp_path / f"results-{processes}"
+        return several.run(processes, partial(work, config, ckpt_path), results)
 
     return start
 
@@ -143,19 +143,19 @@ def with_checkpoints(configure, processes, *overrides):
         "callbacks.checkpoint_every_n_steps.save_top_k=-1",
     )
     folder = checkpoints(config)
-    return several.run(processes, partial(work, config), folder / "answers"), folder
+    return several.run(processes, partial(work, config), folder / "results"), folder
 
 
 @pytest.fixture(scope="module")
 def one(configure):
-    """One process, each step in one go: (its answer, its checkpoints)."""
+    """One process, each step in one go: (its result, its checkpoints)."""
     (end,), folder = with_checkpoints(configure, 1)
     return end, folder
 
 
 @pytest.fixture(scope="module")
 def two(configure):
-    """Two processes, each step in two micro-batches: (answers, checkpoints)."""
+    """Two processes, each step in two micro-batches: (results, checkpoints)."""
     return with_checkpoints(configure, 2, "loader.batch_size=2")
 
 
@@ -227,8 +227,8 @@ def test_a_checkpoint_that_some_do_not_see_is_not_resumed(configure, one, tmp_pa
         config.checkpointing.resume_ckpt_path = path or str(one[1] / "nowhere.ckpt")
         return refusal(config, CheckpointError, ckpt_path=path)
 
-    for said in several.run(2, work, tmp_path / "answers"):
-        assert "there for some processes and not for others" in said
+    for message in several.run(2, work, tmp_path / "results"):
+        assert "there for some processes and not for others" in message
 
 
 # FSDP -----------------------------------------------------------------------------
@@ -263,10 +263,10 @@ def test_sharded(configure, one, tmp_path, overrides, gathered):
     end, folder = one
     assert max(end["norms"]) < 1  # so it is not clipped
     config = configure(2, *PADDED, *SHARDED, *overrides, "loader.batch_size=2")
-    answers = several.run(2, partial(work, config), tmp_path / "answers")
+    results = several.run(2, partial(work, config), tmp_path / "results")
     same_files(checkpoints(config), folder)
     whole = len(end["weights"])
-    for own in answers:
+    for own in results:
         torch.testing.assert_close(own["norms"], end["norms"], rtol=1e-5, atol=0)
         assert 0.3 * whole < len(own["weights"]) < 0.7 * whole
         # Where the last layer is sharded by itself, the full logits are computed.
@@ -301,8 +301,8 @@ def test_whole_and_sharded_go_on_as_each_other(configure, one, tmp_path, monkeyp
 def test_all_say_that_the_run_has_ended_early(configure, tmp_path, strategy):
     config = configure(2, *strategy)
     work = partial(refusal, config, UnfinishedError, Stop(4))
-    for said in several.run(2, work, tmp_path / "answers"):
-        assert "The run ended at step 4 of 6, in round 2 of 2" in said
+    for message in several.run(2, work, tmp_path / "results"):
+        assert "The run ended at step 4 of 6, in round 2 of 2" in message
     saved = opened(checkpoints(config) / "last.ckpt")
     assert saved["global_step"] == 4 and saved["mdlm_mcd"]["teacher"]["round"] == 1
 

@@ -81,8 +81,8 @@ def whole(configure, tmp_path_factory):
 
     @functools.cache
     def run(strategy):
-        config, answers = configure(strategy), tmp_path_factory.mktemp("whole") / "answers"
-        return config, several.run(2, partial(train, config), answers)
+        config, results = configure(strategy), tmp_path_factory.mktemp("whole") / "results"
+        return config, several.run(2, partial(train, config), results)
 
     return run
 
@@ -91,8 +91,8 @@ def go_on(config, whole, step, folder):
     """Resumed from `step`, the run ends as the whole one, bit for bit."""
     assert opened(last(config))["global_step"] == step
     reference, losses = whole
-    answers = several.run(2, partial(train, config, resume=True), folder)
-    assert answers == [x[MICRO_BATCHES * step :] for x in losses]
+    results = several.run(2, partial(train, config, resume=True), folder)
+    assert results == [x[MICRO_BATCHES * step :] for x in losses]
     for name in ("last.ckpt", "round-1.ckpt", "round-2.ckpt"):
         one, other = (opened(last(c).with_name(name)) for c in (reference, config))
         for key in stress.COMPARED:
@@ -106,8 +106,8 @@ def test_all_leave_when_one_is_asked(configure, whole, tmp_path, strategy, rank)
     reference, losses = whole(strategy)
     config = configure(strategy)
     # In the first of two micro-batches of step 2.
-    answers = several.run(2, partial(stopped, config, rank, 2), tmp_path / "stopped")
-    assert answers == [x[: 2 * MICRO_BATCHES] for x in losses]
+    results = several.run(2, partial(stopped, config, rank, 2), tmp_path / "stopped")
+    assert results == [x[: 2 * MICRO_BATCHES] for x in losses]
     go_on(config, (reference, losses), 2, tmp_path / "resumed")
 
 
@@ -143,6 +143,6 @@ def test_sharded_weights_are_damaged(configure, whole, tmp_path):
     data = bytearray(last(config).read_bytes())
     data[len(data) // 2] ^= 1
     last(config).write_bytes(data)
-    answers = several.run(2, partial(train, config, resume=True), tmp_path / "again")
+    results = several.run(2, partial(train, config, resume=True), tmp_path / "again")
     # The one before it is that of step 4.
-    assert answers == [x[MICRO_BATCHES * 4 :] for x in losses]
+    assert results == [x[MICRO_BATCHES * 4 :] for x in losses]

@@ -62,8 +62,8 @@ def test_a_finished_run_says_so_and_writes_nothing(runs, algo, caplog):
         assert files(folder) == before
         if algo == "mcd":  # as the real hosts fit again, whatever the checkpoint
             fit(config(), ckpt_path=path)
-    said = f"{path} is finished at step 4; nothing to do"
-    assert caplog.text.count(said) == (2 if algo == "mcd" else 1)
+    message = f"{path} is finished at step 4; nothing to do"
+    assert caplog.text.count(message) == (2 if algo == "mcd" else 1)
     assert files(folder / "checkpoints") == {
         k.relative_to("checkpoints"): v for k, v in before.items() if k.parts[0] == "checkpoints"
     }
@@ -83,10 +83,10 @@ def test_other_settings_are_refused(runs, algo, name, key, value, was):
     path, before = folder / "checkpoints" / f"{name}.ckpt", files(folder)
     with pytest.raises(CheckpointError) as error:
         minihost.run(config(resume(path), f"{key}={value}"))
-    said = str(error.value)
-    assert said.startswith(f"{resume(path)} was written by")
+    message = str(error.value)
+    assert message.startswith(f"{resume(path)} was written by")
     for words in (f"{key}={was}", f"{key}={value}", "hydra.run.dir", "resume_from_ckpt=false"):
-        assert words in said, said
+        assert words in message, message
     after = files(folder)
     assert {k: after[k] for k in before} == before
 
@@ -215,8 +215,8 @@ def test_another_teacher_is_refused_whatever_its_name(taught, tmp_path, name):
     another(other)
     with pytest.raises(CheckpointError) as error:
         minihost.run(config(name, other))
-    said = str(error.value)
-    assert f"algo.teacher_path={teacher} (SHA-256 " in said and str(other) in said
+    message = str(error.value)
+    assert f"algo.teacher_path={teacher} (SHA-256 " in message and str(other) in message
     another(teacher)
     with pytest.raises(CheckpointError, match=f"{teacher} .SHA-256.*{teacher} .SHA"):
         minihost.run(config(name))

@@ -49,8 +49,8 @@ def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
 
 @pytest.mark.parametrize("algo", ["mcd", "sdtt", "cd4lm", "dcd"])
 def test_every_host_key_of_ours_is_known(shell, algo):
-    status, said = shell.mcd(f"algo={algo}", "algo.rounds=0")
-    assert status == 1 and "algo.rounds=0 must be a whole number" in said
+    status, message = shell.mcd(f"algo={algo}", "algo.rounds=0")
+    assert status == 1 and "algo.rounds=0 must be a whole number" in message
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_every_host_key_of_ours_is_known(shell, algo):
     ],
 )
 def test_a_refusal_on_the_command_line(shell, given, words):
-    status, said = shell.mcd(given)
-    assert status == 1 and words in said and "Traceback" not in said, said
+    status, message = shell.mcd(given)
+    assert status == 1 and words in message and "Traceback" not in message, message
 
 
 # Teachers -----------------------------------------------------------------------------
