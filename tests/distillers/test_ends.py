@@ -73,7 +73,7 @@ def test_no_step_at_all(config, tmp_path, key):
 
 
 def test_epochs_of_a_stream(config, tmp_path, monkeypatch):
-    """They end where no length message so."""
+    """They end where no length says so."""
 
     class Stream(torch.utils.data.IterableDataset):
         def __init__(self, rows):

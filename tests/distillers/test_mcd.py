@@ -177,7 +177,7 @@ def test_the_guard_lets_good_losses_pass(config, kind):
     assert len(watch.losses) == 6
 
 
-# What is message of a run ----------------------------------------------------------------
+# What a run reports ------------------------------------------------------------------
 
 
 def test_the_guard_stops_warns_or_is_off(config, caplog):
