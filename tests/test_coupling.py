@@ -102,17 +102,12 @@ def test_impossible_delta_is_refused(delta):
 
 
 @pytest.mark.parametrize("module,alpha", [(LogLinear(1e-3), log_linear), (Cosine(1e-3), cosine)])
-def test_pairs_agree_with_the_hosts_schedules(module, alpha):
+def test_the_hosts_schedules(module, alpha):
     t = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)
     dalpha_t, alpha_t = module(t)
     torch.testing.assert_close(alpha_t, alpha(t))
     (slope,) = torch.autograd.grad(alpha_t.sum(), t)
     torch.testing.assert_close(dalpha_t, slope)
-    x0, u = tokens(50, 9), coupling.draw_u(50, 9, generator=generator())
-    times = coupling.sample_times(50, 0.1, generator=generator())
-    ours = coupling.couple(x0, u, *times, alpha, MASK)
-    hosts = coupling.couple(x0, u, *times, lambda t: module(t)[1], MASK)
-    assert all(torch.equal(a, b) for a, b in zip(ours, hosts, strict=True))
 
 
 def test_ablations_of_the_coupling():

@@ -86,6 +86,8 @@ def test_equals_the_naive_reference(kind, tau):
     got = losses.per_token(kind, *logp, x0, masked_t, masked_s)
     expected = naive(kind, student, teacher, x0, masked_t, masked_s, tau)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    # Reverse KL costs about a million where only the teacher sees.
+    assert (got[masked_t & ~masked_s].mean() > 1e5) == (kind == "kl_bwd")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,19 +110,6 @@ def test_any_tau(tau, seed):
     got = losses.subs_masked(losses.temper(teacher, tau), MASK).exp()
     power = losses.subs_masked(teacher, MASK).exp() ** (1 / tau)
     torch.testing.assert_close(got, power / power.sum(-1, keepdim=True))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kl_bwd_costs_a_million_where_only_the_teacher_sees(dtype):
-    student, teacher, x0, masked_t, masked_s = make(dtype=dtype)
-    logp = log_probs(student, teacher, x0, masked_t, masked_s, 0.9)
-    got = losses.per_token("kl_bwd", *logp, x0, masked_t, masked_s)
-    revealed = masked_t & ~masked_s
-    p_true = logp[0].exp().gather(-1, x0[..., None]).squeeze(-1)
-    expected = 1e6 * (1 - p_true)
-    # Up to the student's own entropy, at most log(vocab).
-    assert ((got - expected)[revealed].abs() <= math.log(VOCAB) + 0.1).all()
-    assert got[revealed].mean() > 1e5
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "hybrid_fwd", "kl_fwd", "kl_bwd"])
