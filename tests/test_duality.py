@@ -224,9 +224,9 @@ def test_projected_latent_is_masking_by_the_scalar(num_classes):
             assert torch.equal(z_t[~tie], expected[~tie])
 
 
-@pytest.mark.parametrize("num_classes", CLASSES)
+@pytest.mark.parametrize("num_classes", CLASSES[:3])
 def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes):
-    total, mask = min(20_000, 12_000_000 // num_classes), num_classes - 1
+    total, mask = 20_000, num_classes - 1
     for name, schedule in SCHEDULES.items():
         alpha_t, counts = schedule(TIMES), torch.zeros(len(TIMES))
         for x0, eps in chunks(num_classes, total):
