@@ -24,10 +24,6 @@ class CheckpointError(MCDError, ValueError):
     """A file of weights that does not fit what is asked of it."""
 
 
-class TeacherError(MCDError, RuntimeError):
-    """A teacher that changed between two round starts."""
-
-
 class UnfinishedError(MCDError, RuntimeError):
     """A distillation that ended, without an error, before its last round."""
 

@@ -50,6 +50,12 @@ def cache_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
+@pytest.fixture(scope="session")
+def compose_in(corpus, cache_dir):
+    """`compose_in(folder)`: a `compose` for that folder."""
+    return lambda folder: _composer(corpus, cache_dir, folder)
+
+
 @pytest.fixture
 def compose(corpus, cache_dir, tmp_path):
     """`compose(*overrides)`: the minihost's config, tiny, for this test's folder."""

@@ -23,6 +23,7 @@ def test_a_gap_may_stay_or_be_left_to_the_method():
     fixed = Curriculum(3, 10, delta0=1 / 64, growth=1)
     assert [fixed.at(i).delta for i in (0, 10, 20)] == [1 / 64] * 3
     assert math.isnan(Curriculum(3, 10, delta0=None).at(0).delta)
+    assert Curriculum(10**12, 1, None, tau_step=0.0).total_steps == 10**12  # at once
 
 
 @given(rounds=st.integers(1, 6), steps=st.integers(1, 50), where=st.floats(0, 1))
@@ -73,7 +74,3 @@ def test_max_steps_must_be_the_rounds():
     Curriculum(2, 10).check_max_steps(20)
     with pytest.raises(ConfigError, match=r"trainer.max_steps=50 .*max_steps=20"):
         Curriculum(2, 10).check_max_steps(50)
-
-
-def test_a_very_long_curriculum_is_checked_at_once():
-    assert Curriculum(10**12, 1, None, tau_step=0.0).total_steps == 10**12

@@ -91,19 +91,8 @@ def test_law_matches_adaptive_quadrature(num_classes):
         for which in ("cdf", "pdf"):
             got, expected = getattr(law, which)(y).item(), reference(num_classes, y, which)
             assert got == pytest.approx(expected, rel=1e-10, abs=0), (u, which)
-
-
-@pytest.mark.parametrize("num_classes", CLASSES)
-def test_noise_alone_keeps_one_token_in_num_classes(num_classes):
-    kept = NoiseGap(num_classes).cdf(0.0).item()
-    assert kept == pytest.approx(1 / num_classes, rel=1e-10)
-
-
-def test_quantiles_invert_probabilities():
-    u = torch.rand(1500, generator=seeded(), dtype=torch.float64).view(3, 500)
-    for num_classes in (2, 5, 50258):
-        law = NoiseGap(num_classes)
-        torch.testing.assert_close(law.cdf(law.icdf(u)), u, rtol=1e-11, atol=1e-14)
+    # Noise alone keeps one token in num_classes.
+    assert law.cdf(0.0).item() == pytest.approx(1 / num_classes, rel=1e-10)
 
 
 def test_ends_and_outside_of_the_range():
@@ -158,6 +147,9 @@ def test_derivatives(num_classes):
         (lambda a: duo_transform(a, num_classes), u),
     ):
         assert torch.autograd.gradcheck(function, point, eps=1e-7, atol=1e-5)
+    y = torch.linspace(-3, 8, 50)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # costs no digits
+        assert torch.equal(law.cdf(y), NoiseGap(num_classes).cdf(y))
     y = float64(-30, -3, 0, 4, 9, 50).requires_grad_()
     (slope,) = torch.autograd.grad(law.cdf(y).sum(), y)
     torch.testing.assert_close(slope, law.pdf(y).detach(), rtol=1e-9, atol=1e-14)
@@ -166,19 +158,13 @@ def test_derivatives(num_classes):
 def test_gradients_reach_noise_and_coefficients():
     x0, eps = draw(5, 4, seeded())
     eps.requires_grad_()
-    coefficients = [float64(0.9, 0.5, -0.2, 0.1), float64(0.4, 0.8, 0.9, 0.99)]
-    coefficients = [c.requires_grad_() for c in coefficients]
-    gradcheck = torch.autograd.gradcheck
-    assert gradcheck(lambda e, a, s: latent(x0, e, a, s), (eps, *coefficients))
-    assert gradcheck(lambda e: noise_gap(e, x0), eps)
-    assert gradcheck(lambda e: to_uniform(e, x0, 5), eps)
-
-
-def test_autocast_does_not_cost_digits():
-    y = torch.linspace(-3, 8, 50)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = NoiseGap(64).cdf(y)
-    torch.testing.assert_close(inside, NoiseGap(64).cdf(y), rtol=0, atol=0)
+    alpha = float64(0.9, 0.5, -0.2, 0.1).requires_grad_()
+    for function, point in (
+        (lambda e, a: latent(x0, e, a, 1 - a), (eps, alpha)),
+        (lambda e: noise_gap(e, x0), eps),
+        (lambda e: to_uniform(e, x0, 5), eps),
+    ):
+        assert torch.autograd.gradcheck(function, point)
 
 
 # The Gaussian side
@@ -187,13 +173,12 @@ def test_autocast_does_not_cost_digits():
 def test_latent_is_the_interpolation_of_the_one_hot():
     x0, eps = draw(7, 12, seeded())
     alpha, sigma = float64(0.6, -0.1, 1.0), float64(0.8, 0.995, 0.0)
-    one_hot = torch.nn.functional.one_hot(x0, 7)
     before = eps.clone()
     w_t = latent(x0, eps, alpha[:, None], sigma[:, None])
+    one_hot = torch.nn.functional.one_hot(x0, 7)
     expected = alpha[:, None, None] * one_hot + sigma[:, None, None] * eps
     torch.testing.assert_close(w_t, expected, rtol=0, atol=1e-16)
     assert torch.equal(eps, before)
-    torch.testing.assert_close(latent(x0, eps, 0.6, 0.8), w_t[0])
     # Token ids over (batch, length), a coefficient per row of the batch.
     batch = latent(x0.view(3, 4), eps.view(3, 4, 7), alpha[:, None], sigma[:, None])
     torch.testing.assert_close(batch[1], w_t[1, 4:8])
@@ -205,15 +190,6 @@ def test_project_keeps_only_a_strictly_largest_coordinate():
     assert project(w_t, x0, 3).tolist() == [0, 3, 3]
     assert project(w_t[:, :3], x0, 2).tolist() == [0, 2, 2]
     assert project(w_t.to(torch.bfloat16), x0, 3).dtype == torch.int64
-
-
-def test_noise_gap_is_the_largest_rival_minus_the_token():
-    x0, eps = draw(9, 200, seeded())
-    others = eps.scatter(-1, x0[:, None], -math.inf).amax(-1)
-    own = eps.gather(-1, x0[:, None])[:, 0]
-    torch.testing.assert_close(noise_gap(eps, x0), others - own, rtol=0, atol=0)
-    assert noise_gap(eps.view(10, 20, 9), 3).shape == (10, 20)
-    assert noise_gap(float64(1, 1, 0), 0).item() == 0
 
 
 @pytest.mark.parametrize("num_classes", CLASSES)
@@ -248,9 +224,9 @@ def test_projected_latent_is_masking_by_the_scalar(num_classes):
             assert torch.equal(z_t[~tie], expected[~tie])
 
 
-@pytest.mark.parametrize("num_classes", CLASSES)
+@pytest.mark.parametrize("num_classes", CLASSES[:3])
 def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes):
-    total, mask = min(20_000, 12_000_000 // num_classes), num_classes - 1
+    total, mask = 20_000, num_classes - 1
     for name, schedule in SCHEDULES.items():
         alpha_t, counts = schedule(TIMES), torch.zeros(len(TIMES))
         for x0, eps in chunks(num_classes, total):
@@ -305,19 +281,17 @@ def test_bad_num_classes(num_classes):
 @pytest.mark.parametrize(
     "call, value, shown",
     [
-        (lambda a: calibrate(a, 5), bad, shown)
-        for bad, shown in (
-            (0, "alpha_t=0.0"),
-            (1.0, "alpha_t=1.0"),
-            (float64(0.5, 1.25), "alpha_t=1.25"),
-            (math.nan, "alpha_t=nan"),
-        )
-    ]
-    + [(lambda a: duo_transform(a, 5), bad, f"alpha_tilde={bad}") for bad in (-0.25, 1.5)],
+        (calibrate, 0, "alpha_t=0.0"),
+        (calibrate, 1.0, "alpha_t=1.0"),
+        (calibrate, float64(0.5, 1.25), "alpha_t=1.25"),
+        (calibrate, math.nan, "alpha_t=nan"),
+        (duo_transform, -0.25, "alpha_tilde=-0.25"),
+        (duo_transform, 1.5, "alpha_tilde=1.5"),
+    ],
 )
 def test_schedules_out_of_range(call, value, shown):
     with pytest.raises(ConfigError, match=f"^{shown} lies outside"):
-        call(value)
+        call(value, 5)
 
 
 def test_law_of_other_num_classes_than_the_noise():
@@ -337,12 +311,4 @@ def test_noise_that_is_not_finite_numbers(bad):
         lambda: to_uniform(eps, x0, 5),
     ):
         with pytest.raises(ConfigError, match="The noise, of dtype .* is not finite"):
-            call()
-
-
-@pytest.mark.parametrize("index", [5, -1])
-def test_an_id_outside_of_the_classes_is_refused_by_torch(index):
-    eps, x0 = torch.zeros(2, 5), torch.full((2,), index)
-    for call in (lambda: latent(x0, eps, 0.6, 0.8), lambda: noise_gap(eps, x0)):
-        with pytest.raises((RuntimeError, IndexError)):
             call()

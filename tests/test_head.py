@@ -99,22 +99,18 @@ SHARES = [(0.7, 0.4), (0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.3, 0.3)]
 
 @pytest.mark.parametrize("kind", list(losses.LOSSES))
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("chunk", [1, 5, 1000])
-@pytest.mark.parametrize("wrap", [False, True])
-def test_float64_loss_and_every_gradient(kind, share, chunk, wrap):
+@pytest.mark.parametrize("chunk, wrap", [(1, False), (5, False), (5, True), (1000, False)])
+def test_loss_and_every_gradient(kind, share, chunk, wrap):
+    """In float64 to rounding; in float32 to its own."""
     (loss, grads), (ours, our_grads) = both(kind, torch.float64, share, chunk, wrap)
     torch.testing.assert_close(ours, loss, rtol=1e-12, atol=1e-12)
     # Without a masked row the gradient is zero, not missing: backward and DDP need it.
     assert all(g is not None for g in our_grads)
     torch.testing.assert_close(our_grads, grads, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["hybrid", "kl_fwd", "ce"])
-@pytest.mark.parametrize("chunk", [3, 1000])
-def test_float32_loss_and_every_gradient(kind, chunk):
-    (loss, grads), (ours, our_grads) = both(kind, torch.float32, (0.7, 0.4), chunk)
-    for a, b in zip((ours, *our_grads), (loss, *grads), strict=True):
-        assert (a - b).norm() <= 1e-6 * max(b.norm(), 1e-6)
+    if share == SHARES[0] and kind in ("hybrid", "kl_fwd", "ce"):
+        (loss, grads), (ours, our_grads) = both(kind, torch.float32, share, chunk, wrap)
+        for a, b in zip((ours, *our_grads), (loss, *grads), strict=True):
+            assert (a - b).norm() <= 1e-6 * max(b.norm(), 1e-6)
 
 
 def test_backbones_without_a_plain_projection_are_named_once(caplog):
@@ -193,11 +189,8 @@ def test_the_loss_is_differentiated_once():
     parts.loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="differentiated already"):
         parts.loss.backward()
-
-
-def test_a_student_that_is_not_trained_costs_no_gradient():
-    student = Backbone().requires_grad_(False)
-    parts = gathered("hybrid", student, Backbone(), *batch(), 0.9, 4)
+    frozen = Backbone().requires_grad_(False)  # costs no gradient
+    parts = gathered("hybrid", frozen, Backbone(), *batch(), 0.9, 4)
     assert not parts.loss.requires_grad and parts.loss > 0
 
 

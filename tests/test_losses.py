@@ -86,6 +86,8 @@ def test_equals_the_naive_reference(kind, tau):
     got = losses.per_token(kind, *logp, x0, masked_t, masked_s)
     expected = naive(kind, student, teacher, x0, masked_t, masked_s, tau)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    # Reverse KL costs about a million where only the teacher sees.
+    assert (got[masked_t & ~masked_s].mean() > 1e5) == (kind == "kl_bwd")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,27 +101,15 @@ def test_zero_where_the_student_sees_the_token(kind):
 
 @settings(deadline=None, max_examples=30)
 @given(tau=st.floats(0.05, 3.0), seed=st.integers(0, 1000))
-def test_hybrid_with_forward_kl_is_kl_fwd(tau, seed):
-    """Forward KL against SUBS's one-hot is the cross-entropy, for every tau."""
-    student, teacher, x0, masked_t, masked_s = make(seed)
-    logp = log_probs(student, teacher, x0, masked_t, masked_s, tau)
-    rest = (x0, masked_t, masked_s)
-    a = losses.per_token("hybrid_fwd", *logp, *rest)
-    b = losses.per_token("kl_fwd", *logp, *rest)
+def test_any_tau(tau, seed):
+    """Forward KL against SUBS's one-hot is the cross-entropy; tau is a power."""
+    student, teacher, *rest = make(seed)
+    logp = log_probs(student, teacher, *rest, tau)
+    a, b = (losses.per_token(kind, *logp, *rest) for kind in ("hybrid_fwd", "kl_fwd"))
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kl_bwd_costs_a_million_where_only_the_teacher_sees(dtype):
-    student, teacher, x0, masked_t, masked_s = make(dtype=dtype)
-    logp = log_probs(student, teacher, x0, masked_t, masked_s, 0.9)
-    got = losses.per_token("kl_bwd", *logp, x0, masked_t, masked_s)
-    revealed = masked_t & ~masked_s
-    p_true = logp[0].exp().gather(-1, x0[..., None]).squeeze(-1)
-    expected = 1e6 * (1 - p_true)
-    # Up to the student's own entropy, at most log(vocab).
-    assert ((got - expected)[revealed].abs() <= math.log(VOCAB) + 0.1).all()
-    assert got[revealed].mean() > 1e5
+    got = losses.subs_masked(losses.temper(teacher, tau), MASK).exp()
+    power = losses.subs_masked(teacher, MASK).exp() ** (1 / tau)
+    torch.testing.assert_close(got, power / power.sum(-1, keepdim=True))
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "hybrid_fwd", "kl_fwd", "kl_bwd"])
@@ -153,15 +143,6 @@ def test_subs_is_the_hosts_parameterization():
     visible = log_p[~masked_t]
     assert (visible.gather(-1, x0[~masked_t][:, None]) == 0).all()
     assert (visible.sum(-1) == losses.NEG_INFINITY * (VOCAB - 1)).all()
-
-
-@settings(deadline=None, max_examples=30)
-@given(tau=st.floats(0.05, 3.0))
-def test_temper_is_a_power_of_the_distribution(tau):
-    logits = make()[1]
-    got = losses.subs_masked(losses.temper(logits, tau), MASK).exp()
-    power = losses.subs_masked(logits, MASK).exp() ** (1 / tau)
-    torch.testing.assert_close(got, power / power.sum(-1, keepdim=True))
 
 
 def test_unknown_loss_lists_the_valid_ones():

@@ -1,10 +1,14 @@
-"""Distil in rounds, each from a snapshot of the student itself.
+"""Algorithm 1: distil in rounds, each from a snapshot of the student itself.
 
-Algorithm 1 reads from here to `mcd.py`: `on_train_batch_start` begins a round with
-theta^- := theta, `training_step` takes delta and tau of the round and x0 of the data,
-and a distiller's `distil` draws u, t and s, makes the pair of views, and returns the
-loss. A distiller is a mixin before a host's model class; it knows no host by name, and
-an adapter from `hosts` implements the methods that begin with `host_`.
+    for each round:                                       on_train_batch_start
+        theta^- := stopgrad(theta)                        begin_round
+        for each step of it, with its delta and tau:      training_step
+            take x0 from the data
+            draw u, t and s; couple (z_t, z_s)            distil (mcd.py)
+            theta := theta - eta grad of Eq. 14
+
+A distiller is a mixin before a host's model class; it knows no host by name, and an
+adapter from `hosts` implements the methods that begin with `host_`.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ from torch import Tensor
 from .. import head, losses
 from ..checkpoints.formats import unwrap
 from ..curriculum import Curriculum, Round
-from ..errors import CheckpointError, shown
 from ..models.vocabulary import check_mask
 from . import loop_state, resume, settings, start, strategies, validate_run
 from .callbacks import batches
@@ -44,10 +47,8 @@ class Distiller:
     # Algorithm 1 ------------------------------------------------------------------
 
     def on_train_batch_start(self, batch, batch_idx):
-        # Once a round: micro-batches of a step share the teacher, and validation, which
-        # swaps the average in, never gets here.
         index = self.curriculum.at(self.global_step).index
-        if self.teacher.round != index:
+        if self.teacher.round != index:  # micro-batches of a step share the teacher
             with whole(self.trainer.strategy.model):
                 self.begin_round(index)
         return super().on_train_batch_start(batch, batch_idx)
@@ -65,8 +66,6 @@ class Distiller:
             self.ema.restore(own)
         else:
             self.teacher.snapshot(self.backbone, index)
-        if self.trainer.world_size > 1 and self.config.algo.teacher_placement == "replicated":
-            self.teacher.check_same(self)
 
     def training_step(self, batch, batch_idx):
         round_ = self.curriculum.at(self.global_step)  # its delta and tau
@@ -74,7 +73,7 @@ class Distiller:
         seed_global(self, "micro-batch", micro)
         noise = StepNoise(self, len(batch["input_ids"]), micro)
         x0, valid, condition = self.host_inputs(batch, noise.uniform)
-        parts = self.distil(round_, x0, valid, condition, noise)
+        parts = self.distil(round_, x0, valid, condition, noise)  # u, t, s, pair, loss
         tokens = valid.sum().clamp(min=1)
         loss = parts.loss / tokens
         self.global_batch.add(self, round_, parts, valid, micro)
@@ -101,7 +100,6 @@ class Distiller:
         return self.host_alpha(t)
 
     def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
-        rows = max(1, parts.distil_rows + parts.reveal_rows)
         on_bar = {"round": float(round_.index + 1), "delta": round_.delta, "tau": round_.tau}
         others = {
             # Of the loss: kl + ce = trainer/loss.
@@ -109,11 +107,11 @@ class Distiller:
             "ce": parts.reveal / tokens,
             "rows_distil": parts.distil_rows / tokens,
             "rows_reveal": parts.reveal_rows / tokens,
-            "student_entropy": parts.entropy / rows,
+            "student_entropy": parts.entropy / max(1, parts.distil_rows + parts.reveal_rows),
         }
-        for some, bar in ((on_bar, True), (others, False)):
-            some = {f"{self.config.algo.name}/{k}": v for k, v in some.items()}
-            self.log_dict(some, on_step=True, on_epoch=False, prog_bar=bar)
+        for some in (on_bar, others):
+            named = {f"{self.config.algo.name}/{k}": v for k, v in some.items()}
+            self.log_dict(named, on_step=True, on_epoch=False, prog_bar=some is on_bar)
         self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
 
     # What an adapter implements ---------------------------------------------------
@@ -201,10 +199,6 @@ class Distiller:
 
     # A fit ------------------------------------------------------------------------
 
-    @property
-    def teacher_path(self) -> str:
-        return start.teacher_path(self.config)
-
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
@@ -219,7 +213,8 @@ class Distiller:
                 self.teacher.prepare(self.backbone)
 
     def configure_callbacks(self):
-        algo, folder = self.config.algo, self.checkpoints_folder
+        algo = self.config.algo
+        folder = os.path.join(self.config.checkpointing.save_dir, "checkpoints")
         return [
             # Batches first, who know more of an end without any than rounds do.
             *super().configure_callbacks(),
@@ -228,12 +223,7 @@ class Distiller:
             Monitor(algo.name, settings.number(algo, "min_entropy")),
             RoundCheckpoints(folder, self.curriculum),
             Preemption(folder),
-            resume.Restoring(),
         ]
-
-    @property
-    def checkpoints_folder(self) -> str:
-        return os.path.join(self.config.checkpointing.save_dir, "checkpoints")
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -300,17 +290,12 @@ class Distiller:
     def on_load_checkpoint(self, checkpoint) -> None:
         trainer = getattr(self, "_trainer", None)
         unwrap(checkpoint, self)
-        if self.ema and "ema" not in checkpoint:
-            raise CheckpointError(
-                "The checkpoint holds no EMA, and this model would show that of its "
-                "random start: set training.ema=0 to use the raw weights."
-            )
         # Without a trainer that fits, the file is opened for its weights alone.
         fits = trainer is not None and trainer.state.fn == "fit"
         if fits:
             self.check_resume(self.config, checkpoint, trainer.ckpt_path)
-            if self.ema:
-                resume.check_average(checkpoint["ema"], [p for _, p in self.ema_parameters()])
+        if self.ema:
+            resume.check_average(checkpoint, [p for _, p in self.ema_parameters()])
         super().on_load_checkpoint(checkpoint)
         if fits:
             resume.restore(self, checkpoint, trainer.ckpt_path)
@@ -326,19 +311,7 @@ class Distiller:
             return cls(config, kwargs["tokenizer"])
         if isinstance(path, (str, os.PathLike)):
             path = validate_run.find_evaluated(os.fspath(path))
-        try:
-            model = _lightnings_load(cls)(path, *args, config=config, **kwargs)
-            if model.ema:
-                resume.check_average(model.ema.state_dict(), [p for _, p in model.ema_parameters()])
-            return model
-        except Exception as error:
-            if not resume.is_odd(error):
-                raise
-            raise CheckpointError(
-                f"eval.checkpoint_path={path} does not fit this model "
-                f"({type(error).__name__}: {shown(error, 200)}): use the `model`, "
-                "`data` and `algo` settings it was trained with."
-            ) from error
+        return _lightnings_load(cls)(path, *args, config=config, **kwargs)
 
 
 def _lightnings_load(cls: type[Distiller]):

@@ -14,4 +14,4 @@ class CD4LM(MCD):
 
     def times(self, round_: Round, noise: StepNoise):
         """Return t ~ U(0, 1] and s ~ U(0, t], each (batch,)."""
-        return noise.nested_times()
+        return noise.times(None)

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -46,15 +45,6 @@ def save_last(trainer, folder: str) -> None:
     trainer.save_checkpoint(path)
 
 
-def unwritable(folder: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"checkpointing.save_dir={folder.parent} takes no checkpoint "
-        f"({error.strerror or error}): free some space, make it writable or name "
-        "another folder, and start the same command again; what was saved before is "
-        "as it was."
-    )
-
-
 class SafeCheckpointIO(TorchCheckpointIO):
     """`torch.save` to a file beside the target, which then takes its name.
 
@@ -65,7 +55,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def __init__(self):
         super().__init__()
-        self._sound: set[Path] = set()  # files that need no second look
+        self._damaged: set[Path] = set()  # what must not become the backup
 
     def save_checkpoint(self, checkpoint, path, storage_options=None) -> None:
         """Save atomically. Raises CheckpointError where the disk takes no file."""
@@ -79,15 +69,20 @@ class SafeCheckpointIO(TorchCheckpointIO):
             for left in target.parent.glob("*.ckpt" + PART):  # by a run that was killed
                 left.unlink()
             write(checkpoint, part)
-            if target.name == LAST and self._is_sound(target):
+            if target.name == LAST and target.exists() and target not in self._damaged:
                 keep(target, target.with_name(PREVIOUS))
             os.replace(part, target)
             sync(target.parent)
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink()
-            raise unwritable(target.parent, error) from error
-        self._sound.add(target)
+            raise CheckpointError(
+                f"checkpointing.save_dir={target.parent.parent} takes no checkpoint "
+                f"({error.strerror or error}): free some space, make it writable or name "
+                "another folder, and start the same command again; what was saved before is "
+                "as it was."
+            ) from error
+        self._damaged.discard(target)
 
     def load_checkpoint(self, path, *args, **kwargs):
         return super().load_checkpoint(self.sound(path), *args, **kwargs)
@@ -101,24 +96,15 @@ class SafeCheckpointIO(TorchCheckpointIO):
             return path
         path = Path(path)
         if harm := damage(path):
-            path = self._before(path, harm)
+            self._damaged.add(path)
+            why = f"checkpointing.resume_ckpt_path={path} cannot be read: {harm}"
+            previous = path.with_name(PREVIOUS)
+            if path.name != LAST or not previous.exists() or damage(previous):
+                raise cannot_resume(why)
+            _warn(f"{why}. The run goes on from {previous}, the one before it.")
+            path = previous
         _check_plain(path)
-        self._sound.add(path)
         return path
-
-    def _is_sound(self, path: Path) -> bool:
-        return path.exists() and (path in self._sound or damage(path) is None)
-
-    def _before(self, path: Path, harm: str) -> Path:
-        why = f"checkpointing.resume_ckpt_path={path} cannot be read: {harm}"
-        previous = path.with_name(PREVIOUS)
-        if path.name == LAST and previous.exists():
-            worse = damage(previous)
-            if worse is None:
-                _warn(f"{why}. The run goes on from {previous}, the one before it.")
-                return previous
-            why += f"; nor can {previous}, the one before it: {worse}"
-        raise cannot_resume(why)
 
 
 def cannot_resume(why: str) -> CheckpointError:
@@ -172,15 +158,12 @@ class Recorded:
 
 
 def keep(target: Path, previous: Path) -> None:
-    """Give `target` a second name, atomically; copy it where links are refused."""
+    """Give `target` a second name, atomically, where the file system has links."""
     part = previous.with_name(previous.name + PART)
-    try:
+    with contextlib.suppress(OSError):
         os.link(target, part)
-    except OSError:
-        shutil.copyfile(target, part)
-    os.replace(part, previous)
-    # Between two names of one file that move does nothing.
-    part.unlink(missing_ok=True)
+        os.replace(part, previous)
+        part.unlink(missing_ok=True)  # between two names of one file that move does nothing
 
 
 def sync(folder: Path) -> None:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from omegaconf import DictConfig
@@ -69,14 +68,16 @@ class DCD(Distiller):
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
         algo, length = self.config.algo, x0.shape[1]
         t, s = noise.times(round_.delta)
-        (other,) = noise.share(
-            "other token",
-            lambda total, generator: (draw_other((total, length), self.vocab_size, generator),),
-        )
-        pair = couple(x0, noise.u(length), other, t, s, self.alpha, self.vocab_size)
-        student = self.encode(self.backbone, pair.z_t, t, condition)
+        others = self.vocab_size - 1
+
+        def draw(total, generator):
+            return (torch.randint(others, (total, length), generator=generator),)
+
+        (other,) = noise.share("other token", draw)
+        z_t, z_s = couple(x0, noise.u(length), other, t, s, self.alpha, self.vocab_size)
+        student = self.encode(self.backbone, z_t, t, condition)
         with torch.no_grad():
-            teacher = self.encode(self.teacher.backbone, pair.z_s, s, condition)
+            teacher = self.encode(self.teacher.backbone, z_s, s, condition)
         return head.supervise_all(
             algo.loss, student, teacher, valid > 0, tau=round_.tau, chunk=algo.head_chunk
         )
@@ -129,39 +130,20 @@ def gamma_of(alpha_t: float, num_classes: int) -> float:
     return -2 * math.log(NoiseGap(num_classes).icdf(kept).item())
 
 
-class UniformPair(NamedTuple):
-    """Two views of one batch of sequences; each (batch, length).
-
-    Where `kept_t`, z_t shows x0; `kept_t` implies `kept_s` when s <= t.
-    """
-
-    z_t: Tensor
-    z_s: Tensor
-    kept_t: Tensor
-    kept_s: Tensor
-
-
-def draw_other(
-    shape: tuple[int, ...], num_classes: int, generator: torch.Generator | None = None
-) -> Tensor:
-    """Noise for j*: int64 of the given shape, uniform over 0 .. K - 2, for `couple`."""
-    return torch.randint(num_classes - 1, shape, generator=generator)
-
-
 def couple(
     x0: Tensor, u: Tensor, other: Tensor, t: Tensor, s: Tensor, alpha: Alpha, num_classes: int
-) -> UniformPair:
-    """Couple the views (z_t, z_s) of one path, at times s <= t.
+) -> tuple[Tensor, Tensor]:
+    """Couple the views (z_t, z_s) of one path, at times s <= t; each (batch, length).
 
-    x0, u: (batch, length), u uniform in [0, 1]; other: (batch, length) of `draw_other`,
-    the place of j* among the tokens that are not x0; t, s: (batch,); alpha: any
-    uniform-state schedule, such as a `GaussianSchedule`.
+    x0, u: (batch, length), u uniform in [0, 1]; other: (batch, length), uniform over
+    0 .. K - 2, the place of j* among the tokens that are not x0; t, s: (batch,); alpha:
+    any uniform-state schedule, such as a `GaussianSchedule`.
     """
     other = other.to(x0)
     j = other + (other >= x0)
-    kept = []
+    views = []
     for time in (t, s):
         alpha_t = alpha(time).to(u.device)[:, None]
-        kept.append(u <= alpha_t + (1 - alpha_t) / num_classes)
-    z_t, z_s = (torch.where(k, x0, j) for k in kept)
-    return UniformPair(z_t, z_s, *kept)
+        views.append(torch.where(u <= alpha_t + (1 - alpha_t) / num_classes, x0, j))
+    z_t, z_s = views
+    return z_t, z_s

@@ -1,14 +1,10 @@
-"""Stop a run whose loss has left its scale, and name the cause."""
+"""Stop a run whose loss has left its scale."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from typing import NamedTuple
-
-import torch
-from torch import nn
 
 from ..curriculum import Round
 from ..errors import ConfigError, DivergenceError
@@ -16,17 +12,11 @@ from ..errors import ConfigError, DivergenceError
 log = logging.getLogger(__name__)
 
 MODES = ("stop", "warn", "off")
-
-# Knowing nothing costs log(vocab) nats a token, so a loss of many times that is
-# not a bad student but a broken target.
+# Knowing nothing costs log(vocab) nats a token: many times that is a broken target.
 TIMES_IGNORANCE = 10.0
-# A run that starts well can break later: hence a second bound, on the loss against
-# its own past.
+# A run that starts well can break later: a second bound, on the loss against its past.
 TIMES_RUNNING = 20.0
 DECAY = 0.98
-
-
-RATE = "lower optim.lr"
 
 
 class StepSums(NamedTuple):
@@ -63,91 +53,38 @@ class LossGuard:
         self.running: float | None = None
         self.warned = False
 
-    def check(
-        self,
-        round_: Round,
-        step: int,
-        sums: StepSums,
-        cause: Callable[[bool], str] = lambda finite: RATE,
-    ) -> None:
-        """cause(finite) is asked for a remedy when a bound is passed, and only then."""
-        rows = sums.distil_rows + sums.reveal_rows
+    def check(self, round_: Round, step: int, sums: StepSums) -> None:
+        rows, total = sums.distil_rows + sums.reveal_rows, sums.distil + sums.reveal
         if self.mode == "off" or rows == 0:
             return
-        total = sums.distil + sums.reveal
         learnt, token = total / rows, total / sums.tokens
-        # The floor keeps a loss that has all but vanished from tripping the bound.
         past = token if self.running is None else self.running
+        # The floor keeps a loss that has all but vanished from tripping the bound.
         bound = max(TIMES_RUNNING * past, 1.0)
         if math.isfinite(total) and learnt <= self.ceiling and token <= bound:
             self.running = DECAY * past + (1 - DECAY) * token
             return
-        if self.warned:
-            return
-        if math.isfinite(total) and learnt <= self.ceiling:
-            found = f"{token:.4g} nats per token", f"{bound:.4g}, 20 times its mean,"
+        message = (
+            f"algo.loss={self.kind} is {learnt:.4g} nats per token learnt (at most "
+            f"{self.ceiling:.4g} was to be expected) and {token:.4g} per token (at most "
+            f"{bound:.4g}) at step {step} (round {round_.index + 1}, delta={round_.delta:g}, "
+            f"tau={round_.tau:g}): "
+        )
+        if self.kind == "kl_bwd" and sums.reveal > sums.distil:
+            message += (
+                f"{sums.reveal:.4g} of {total:.4g} nats are on the {sums.reveal_rows:.0f} of "
+                f"{rows:.0f} rows that only the teacher sees, where SUBS makes it one-hot "
+                "and reverse KL costs about 1e6: use algo.loss=hybrid, or algo.guard=off to "
+                "watch it fail."
+            )
         else:
-            found = f"{learnt:.4g} nats per token learnt", f"{self.ceiling:.4g}"
-        message = self._message(round_, step, sums, cause, *found)
+            message += (
+                "lower optim.lr; in float16 use trainer.precision=bf16; at the first step "
+                "look for another algo.teacher_path or tokenizer; or set algo.guard=warn to "
+                "go on."
+            )
         if self.mode == "stop":
             raise DivergenceError(message)
-        self.warned = True
-        log.warning(message)
-
-    def _message(self, round_, step, sums: StepSums, cause, value, bound) -> str:
-        rows = sums.distil_rows + sums.reveal_rows
-        total = sums.distil + sums.reveal
-        said = (
-            f"algo.loss={self.kind} is {value} at step {step} (round "
-            f"{round_.index + 1}, delta={round_.delta:g}, tau={round_.tau:g}), where at "
-            f"most {bound} was to be expected"
-        )
-        if sums.reveal_rows:  # never where nothing is masked
-            said += (
-                f"; the teacher sees {sums.reveal_rows:.0f} of the {rows:.0f} masked "
-                f"rows ({sums.reveal_rows / rows:.2%}), which "
-            )
-            if math.isfinite(total):
-                said += f"bring {sums.reveal / total:.2%} of the loss"
-            else:
-                said += f"add {sums.reveal:.4g} nats, and the others {sums.distil:.4g}"
-        finite = math.isfinite(total)
-        if self.kind == "kl_bwd" and finite and sums.reveal > total / 2:
-            return said + (
-                ". There SUBS makes the teacher one-hot, and reverse KL against a "
-                "one-hot costs about 1e6 per token: use algo.loss=hybrid, which takes "
-                "the cross-entropy on these rows, or algo.guard=off to watch it fail."
-            )
-        return said + f": {cause(finite)}, or set algo.guard=warn to go on."
-
-
-def cause(module, finite: bool) -> str:
-    """Return the remedy for a loss that left its scale, by what the run looks like.
-
-    Reads all of the weights. Ids were checked before the step (`batches.check_ids`).
-    """
-    precision = str(module.trainer.precision)
-    half = next(module.backbone.parameters()).dtype == torch.float16
-    # bfloat16 has the range of float32, so it is no cause.
-    if half or (not finite and precision.startswith("16")):
-        return (
-            f"trainer.precision={precision} computes in float16, which ends at 65504: "
-            "set trainer.precision=bf16 (or 32)"
-        )
-    if not _is_finite(module.backbone):
-        return "the student's weights are not finite since an earlier step: lower optim.lr"
-    if not _is_finite(module.teacher.backbone):
-        return (
-            f"the teacher's weights are not finite since round "
-            f"{module.teacher.round + 1} began: go on from a checkpoint of before it"
-        )
-    if module.global_step == 0:
-        start = "no step was taken yet, so it is the model that the run starts from: "
-        if not finite:
-            return start + "name another checkpoint in algo.teacher_path"
-        return start + "use the data and the tokenizer that it was trained with"
-    return RATE
-
-
-def _is_finite(network: nn.Module) -> bool:
-    return all(bool(p.isfinite().all()) for p in network.parameters())
+        if not self.warned:
+            self.warned = True
+            log.warning(message)

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning as L
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from .. import __version__
 from ..checkpoints import identity
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError
 from . import loop_state, start
 from .checkpoint_io import cannot_resume
 
 KEY = "mdlm_mcd"  # of a checkpoint
-# What a value of another kind than expected ends in.
-ODD = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-
-
-def is_odd(error: BaseException) -> bool:
-    """Return whether `error` is one of Python's own, without a sentence for the user."""
-    return type(error) in ODD
 
 
 def does_not_fit(path: str, why: str) -> CheckpointError:
@@ -64,15 +54,26 @@ def check_run(
     start.check_same_teacher(config, note, path)
 
 
-def check_average(state: Any, parameters: Sequence[Tensor]) -> None:
-    """Raise ValueError for an EMA that is not one of `parameters`; hosts cut it to fit."""
+def check_average(checkpoint: Mapping[str, Any], parameters: Sequence[Tensor]) -> None:
+    """Refuse an EMA that is not one of `parameters`; hosts cut it to fit.
+
+    Raises CheckpointError.
+    """
+    if "ema" not in checkpoint:
+        raise CheckpointError(
+            "The checkpoint holds no EMA, and this model would show that of its "
+            "random start: set training.ema=0 to use the raw weights."
+        )
     try:
-        shapes = [p.shape for p in state["shadow_params"]]
-        fits = shapes == [p.shape for p in parameters] and 0 <= state["decay"] <= 1
+        shapes = [p.shape for p in checkpoint["ema"]["shadow_params"]]
+        fits = shapes == [p.shape for p in parameters] and 0 <= checkpoint["ema"]["decay"] <= 1
     except (AttributeError, KeyError, TypeError):
         fits = False
     if not fits:
-        raise ValueError("its ema is of another model")
+        raise CheckpointError(
+            "The checkpoint's ema is of another model: use the `model`, `data` and `algo` "
+            "settings it was trained with."
+        )
 
 
 def note(module, step: int) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def note(module, step: int) -> dict[str, Any]:
         "version": __version__,
         "algo": algo.name,
         "loss": algo.loss,
-        "teacher_path": str(module.teacher_path),
+        "teacher_path": start.teacher_path(module.config),
         "teacher_sha256": module.teacher_sha256,
         "round": done and done.index + 1,
         "delta": done and done.delta,
@@ -107,10 +108,7 @@ def restore(module, checkpoint, path: str) -> None:
     """Take the guard, and a teacher in the middle of its round, out of a checkpoint."""
     found, step = checkpoint[KEY], checkpoint["global_step"]
     module.teacher_sha256 = found.get("teacher_sha256")
-    guard = found.get("guard")
-    if guard is not None and not math.isfinite(guard):
-        raise does_not_fit(path, f"its guard is {guard}")
-    module.guard.running = guard
+    module.guard.running = found.get("guard")
     loop_state.resplit(checkpoint, found.get("split"), split(module))
     if step >= module.curriculum.total_steps:
         loop_state.say("%s is finished at step %d; nothing to do.", path, step)
@@ -122,20 +120,3 @@ def restore(module, checkpoint, path: str) -> None:
     if found["teacher"] is None or found["teacher"]["round"] != last:
         raise does_not_fit(path, f"it has no teacher of round {last + 1}")
     module.teacher.load_state_dict(found["teacher"], like=module.backbone)
-
-
-class Restoring(L.Callback):
-    """Put into a sentence what Lightning, hosts or callbacks cannot take from a file."""
-
-    def on_exception(self, trainer, module, exception):
-        if is_odd(exception) and _is_restoring(exception):
-            why = f"{type(exception).__name__}: {shown(exception, 200)}"
-            raise does_not_fit(str(trainer.ckpt_path), why) from exception
-
-
-def _is_restoring(error: BaseException) -> bool:
-    return any(
-        frame.f_globals.get("__name__", "").endswith("checkpoint_connector")
-        and frame.f_code.co_name.lstrip("_").startswith(("restore", "resume"))
-        for frame, _ in traceback.walk_tb(error.__traceback__)
-    )

@@ -47,43 +47,36 @@ class StepNoise:
         generator = coupling.counter_generator(self.config.seed, self.step, name)
         return tuple(self._place(x[self.places]) for x in draw(self.total, generator))
 
-    def times(self, delta: float) -> tuple[Tensor, Tensor]:
-        """Return t ~ U(delta, 1] and s = t - delta, each (batch,) float64."""
-        return self.share(
-            "t",
-            lambda total, generator: coupling.sample_times(
-                total, delta, generator=generator, antithetic=self._antithetic
-            ),
-        )
+    def times(self, delta: float | None) -> tuple[Tensor, Tensor]:
+        """Return t ~ U(delta, 1] and s = t - delta, each (batch,) float64.
 
-    def nested_times(self) -> tuple[Tensor, Tensor]:
-        """Return t ~ U(0, 1] and s ~ U(0, t], each (batch,) float64."""
-        return self.share(
-            "t",
-            lambda total, generator: coupling.sample_nested_times(
-                total, generator=generator, antithetic=self._antithetic
-            ),
-        )
+        delta=None: t ~ U(0, 1] and s ~ U(0, t].
+        """
+        antithetic = self.config.training.antithetic_sampling
+
+        def draw(total: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            how = {"generator": generator, "antithetic": antithetic}
+            if delta is None:
+                return coupling.sample_nested_times(total, **how)
+            return coupling.sample_times(total, delta, **how)
+
+        return self.share("t", draw)
 
     def u(self, length: int, name: str = "u") -> Tensor:
         """Return the noise u of the coupling, (batch, length), under `algo.u_law`."""
-        algo = self.config.algo
-        generator = coupling.counter_generator(self.config.seed, self.step, name)
-        u = coupling.draw_u(
-            self.total, length, algo.u_law, step=number(algo, "u_step"), generator=generator
-        )[self.places]
+        law, step = self.config.algo.u_law, number(self.config.algo, "u_step")
+
+        def draw(total: int, generator: torch.Generator) -> tuple[Tensor]:
+            return (coupling.draw_u(total, length, law, step=step, generator=generator),)
+
+        (u,) = self.share(name, draw)
         if self.ignore_bos:
             u[:, 0] = 0.0  # visible at every time
-        return u.to(self.device)
+        return u
 
     def uniform(self, name: str) -> Tensor:
-        """Return a number of [0, 1) for each row, (batch,) float32 on the CPU."""
-        generator = coupling.counter_generator(self.config.seed, self.step, name)
-        return torch.rand(self.total, generator=generator)[self.places]
-
-    @property
-    def _antithetic(self) -> bool:
-        return self.config.training.antithetic_sampling
+        """Return a number of [0, 1) for each row, (batch,) float32."""
+        return self.share(name, lambda total, g: (torch.rand(total, generator=g),))[0]
 
     def _place(self, x: Tensor) -> Tensor:
         # Apple's GPUs have no float64.

@@ -30,7 +30,7 @@ BPE = ("train", "files", "valid_files", "separator", "max_chars", "vocab_size")
 def teacher_path(config: DictConfig) -> str:
     """Return `algo.teacher_path`, or the host's `training.finetune_path`; or ''."""
     training = config.get("training", {})
-    return config.algo.teacher_path or training.get("finetune_path") or ""
+    return str(config.algo.teacher_path or training.get("finetune_path") or "")
 
 
 def find_teacher(config: DictConfig) -> str:
@@ -45,11 +45,6 @@ def find_teacher(config: DictConfig) -> str:
             "model: name its checkpoint (or set algo.init_from=scratch to distil from "
             "random weights)."
         )
-    if not isinstance(path, str):
-        raise ConfigError(
-            f"algo.teacher_path={path} is no path: name one checkpoint, in quotes "
-            "where its name is a number."
-        )
     found = find(path, "algo.teacher_path") or path
     check_named(found, f"algo.teacher_path={path}")
     return found
@@ -61,7 +56,7 @@ def load_teacher(module) -> str | None:
     Return their SHA-256; None for algo.init_from=scratch. Raises ConfigError and
     CheckpointError for a teacher that is not there or does not fit.
     """
-    algo, path, sha256 = module.config.algo, module.teacher_path, None
+    algo, path, sha256 = module.config.algo, teacher_path(module.config), None
     if algo.init_from != "scratch":
         weights, source = read_weights(find_teacher(module.config)), f"algo.teacher_path={path}"
         check_teacher(module, weights, source)
@@ -85,40 +80,25 @@ def load_teacher(module) -> str | None:
 
 
 def check_teacher(module, weights: Weights, source: str) -> None:
-    """Refuse a teacher that fits the student by its shapes alone."""
-    config = module.config
+    """Refuse a teacher that fits the student by its shapes alone. Raises CheckpointError."""
+    config, theirs = module.config, model_sizes(weights.config)
     check_process(weights, source, module.parameterization)
-    check_length(weights, source, config.model.length)
     check_tokenizer(weights, source, config.data)
-    theirs = model_sizes(weights.config).get("time_conditioning")
+    timed, length = theirs.get("time_conditioning"), theirs.get("model_length")
     key, mine = module.model_setting(config, "time_conditioning")
-    if theirs is not None and bool(theirs) != bool(mine):
+    if timed is not None and bool(timed) != bool(mine):
         raise CheckpointError(
-            f"{source} was trained with time_conditioning={bool(theirs)}, and this "
-            f"run has {key}={mine}: set {key}={bool(theirs)}."
+            f"{source} was trained with time_conditioning={bool(timed)}, and this "
+            f"run has {key}={mine}: set {key}={bool(timed)}."
         )
-
-
-def check_length(weights: Weights, source: str, length: int) -> None:
-    """Refuse a student longer than its teacher's rows; warn where it is shorter.
-
-    Rotary positions run at any length, but of distances it never saw a teacher
-    predicts nothing worth learning. Raises CheckpointError.
-    """
-    theirs = model_sizes(weights.config).get("model_length")
-    if theirs is None or theirs == length:
-        return
-    differ = f"{source} was trained on rows of {theirs} tokens, and this run has model.length="
-    if length > theirs:
+    # Rotary positions run at any length, but of distances it never saw a teacher
+    # predicts nothing worth learning.
+    if length is not None and config.model.length > length:
         raise CheckpointError(
-            f"{differ}{length}: set model.length={theirs}, or train the teacher further "
-            "at that length."
+            f"{source} was trained on rows of {length} tokens, and this run has "
+            f"model.length={config.model.length}: set model.length={length}, or train the "
+            "teacher further at that length."
         )
-    log.warning(
-        "%s%d: a shorter student is not comparable with its teacher at full length.",
-        differ,
-        length,
-    )
 
 
 def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:
@@ -155,7 +135,7 @@ def check_same_teacher(config: DictConfig, note: Mapping[str, Any], at: str) -> 
     the disk is known by its name: the checkpoint has the student, and nothing is
     fetched. Raises CheckpointError.
     """
-    path, was = str(teacher_path(config)), note.get("teacher_path")
+    path, was = teacher_path(config), note.get("teacher_path")
     if config.algo.init_from == "scratch" or was is None:
         return
     sha256, found = note.get("teacher_sha256"), find(path, "algo.teacher_path")

@@ -32,31 +32,33 @@ def check(trainer, config: DictConfig) -> None:
                 f"{config.algo.name} cannot take a teacher from: use strategy=ddp or "
                 "strategy=fsdp."
             )
-    if not is_sharded(trainer):
-        if config.algo.teacher_placement == "sharded":
-            raise ConfigError(
-                "algo.teacher_placement=sharded spreads the teacher as strategy=fsdp "
-                "does the student, and this run has another strategy: set "
-                "strategy=fsdp, or algo.teacher_placement=replicated."
-            )
-        return
-    if config.strategy.get("state_dict_type", "full") != "full":
-        raise ConfigError(
-            "strategy.state_dict_type=sharded writes a checkpoint as a folder, part by "
-            "part over the one before it, and a kill in between would damage both: "
-            "leave it out; checkpoints are then whole, in one file."
-        )
-    if config.training.ema:
-        raise ConfigError(
-            f"training.ema={config.training.ema} averages whole weights, and "
-            "strategy=fsdp shards them: set training.ema=0, or strategy=ddp."
-        )
-    if config.eval.get("generate_samples"):
-        raise ConfigError(
-            "eval.generate_samples=true draws from whole weights while the run trains, "
-            "and strategy=fsdp shards them: set eval.generate_samples=false and sample "
-            "from the checkpoint, or strategy=ddp."
-        )
+    sharded, part = is_sharded(trainer), config.strategy.get("state_dict_type", "full")
+    for wrong, sentence in (
+        (
+            not sharded and config.algo.teacher_placement == "sharded",
+            "algo.teacher_placement=sharded spreads the teacher as strategy=fsdp does the "
+            "student, and this run has another strategy: set strategy=fsdp, or "
+            "algo.teacher_placement=replicated.",
+        ),
+        (
+            sharded and part != "full",
+            f"strategy.state_dict_type={part} writes a checkpoint as a folder, part by part "
+            "over the one before it, and a kill in between would damage both: leave it out.",
+        ),
+        (
+            sharded and config.training.ema,
+            f"training.ema={config.training.ema} averages whole weights, and strategy=fsdp "
+            "shards them: set training.ema=0, or strategy=ddp.",
+        ),
+        (
+            sharded and config.eval.get("generate_samples"),
+            "eval.generate_samples=true draws from whole weights, and strategy=fsdp shards "
+            "them: set eval.generate_samples=false and sample from the checkpoint, or "
+            "strategy=ddp.",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(sentence)
 
 
 def shard(trainer, module):

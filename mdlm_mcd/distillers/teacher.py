@@ -12,11 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..checkpoints.weights import load_strictly
-from ..errors import TeacherError
 from ..head import FSDP_INNER, is_sharded
-
-_AT_ONCE = 1 << 22
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Teacher:
@@ -82,36 +78,6 @@ class Teacher:
             self.prepare(like)
         load_strictly(self.backbone, state["backbone"], "the checkpoint's teacher")
         self.round = state["round"]
-
-    def check_same(self, module) -> None:
-        """Raise TeacherError where processes have taken different weights."""
-        # A checksum is a number below 2^64, and tensors hold signed ones.
-        own = torch.tensor(checksum(self.backbone) - 2**63, device=module.device)
-        sums = module.all_gather(own).flatten().tolist()
-        if odd := [rank for rank, other in enumerate(sums) if other != sums[0]]:
-            raise TeacherError(
-                f"Round {self.round + 1} begins with other weights on process "
-                f"{', '.join(map(str, odd))} than on process 0 (checksums differ): a "
-                "callback changes them on some processes alone, their gradients are "
-                "not averaged, or devices of several kinds round otherwise; take that "
-                "out, use strategy=ddp on devices of one kind, and resume from the "
-                "last checkpoint."
-            )
-
-
-def checksum(module: nn.Module) -> int:
-    """Return a number that changes with any bit of the parameters, equal on all devices.
-
-    Bit patterns as integers, each weighed by its place, summed modulo 2^64.
-    """
-    total, count = 0, 0
-    for p in module.parameters():
-        bits = p.detach().contiguous().view(-1).view(_INTEGERS[p.element_size()])
-        for part in bits.split(_AT_ONCE):
-            place = torch.arange(count + 1, count + len(part) + 1, device=part.device)
-            total += int((part * place).sum(dtype=torch.int64))
-            count += len(part)
-    return total % 2**64
 
 
 def whole(module: nn.Module, write: bool = False):

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from types import SimpleNamespace
 from unittest import mock
 
 import fakes
@@ -235,9 +234,3 @@ def test_a_disk_that_takes_no_more(shell, small_disk, what):
         status, said = call(shell)
     assert status == 1 and "Traceback" not in said, said
     assert (words or "The disk takes no more") in said
-
-
-def test_a_disk_without_room_for_the_run(shell):
-    with mock.patch("shutil.disk_usage", lambda path: SimpleNamespace(free=1000)):
-        status, said = shell.mcd()
-    assert status == 1 and "GiB left, and" in said

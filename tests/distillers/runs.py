@@ -3,16 +3,30 @@
 import copy
 
 import lightning as L
+import pytest
 import torch
 from omegaconf import OmegaConf
 
+from mdlm_mcd import hosts
 from mdlm_mcd.distillers.rng import StepNoise
+from mdlm_mcd.hosts import specs
+from mdlm_mcd.minihost import algo as host
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 
+# Two rounds of three steps.
+SHORT = (
+    "algo.rounds=2",
+    "algo.steps_per_round=3",
+    "trainer.max_steps=6",
+    "trainer.num_sanity_val_steps=0",
+    "optim.lr=1e-3",
+)
+ALGOS = {"mcd": "MCD", "sdtt": "SDTT", "cd4lm": "CD4LM", "dcd": "DCD"}
+
 
 class Watch(L.Callback):
-    """Notes what the run did, step by step."""
+    """Notes what the run did, micro-batch by micro-batch."""
 
     def __init__(self):
         self.weights, self.teachers, self.rounds, self.losses = [], [], [], []
@@ -36,45 +50,47 @@ class Watch(L.Callback):
         self.losses.append(float(outputs["loss"]))
 
 
+class Stop(L.Callback):
+    """Stops the trainer after `last` optimizer steps."""
+
+    def __init__(self, last):
+        self.last = last
+
+    def on_train_batch_end(self, trainer, *args):
+        trainer.should_stop |= trainer.global_step == self.last
+
+
 def changed(config, *overrides):
-    """A copy with plain keys overridden: to compose takes as long as a short run."""
+    """A copy with plain keys overridden."""
     config = config.copy()
     OmegaConf.set_struct(config, False)
     keys = [override.lstrip("+") for override in overrides]
     return OmegaConf.merge(config, OmegaConf.from_dotlist(keys))
 
 
+def built(config, cls=None):
+    """A model of the config's class in the minihost, or of `cls`."""
+    cls = cls or minihost.model_class(config)
+    return cls(config, dataloader.get_tokenizer(config))
+
+
+def student_class(algo):
+    return hosts.distiller(ALGOS[algo], specs.DUO, host)
+
+
 def fit(config, watch=None, ckpt_path=None, model=None):
     L.seed_everything(config.seed)
-    tokenizer = dataloader.get_tokenizer(config)
-    train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
-    model = model or minihost.model_class(config)(config, tokenizer)
+    model = model or built(config)
+    loaders = dataloader.get_dataloaders(config, model.tokenizer)
     trainer = minihost.make_trainer(config, use_distributed_sampler=False)
     if watch:
         trainer.callbacks.insert(0, watch)
-    trainer.fit(model, train_ds, valid_ds, ckpt_path=ckpt_path)
+    trainer.fit(model, *loaders, ckpt_path=ckpt_path and str(ckpt_path))
     return model, trainer
 
 
-def resumed(config, folder, stop, *overrides):
-    """A whole run's module and its watch, and those of one resumed from `stop`.
-
-    `config` builds a config from overrides; `stop` names a checkpoint, as in step-8.
-    """
-
-    def every(name):
-        return config(
-            f"checkpointing.save_dir={folder / name}",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-            *overrides,
-        )
-
-    watch, again = Watch(), Watch()
-    whole, _ = fit(every("whole"), watch)
-    path = folder / "whole" / "checkpoints" / f"{stop}.ckpt"
-    other, _ = fit(every("resumed"), again, ckpt_path=str(path))
-    return whole, watch, other, again
+def opened(path):
+    return torch.load(path, weights_only=True)
 
 
 def shaken(model, round=0):
@@ -97,16 +113,11 @@ def distil(model, x0, valid, step):
     class Trainer:
         accumulate_grad_batches, world_size = 1, 1
 
-    cls, fakes = (type(model), {"trainer": Trainer, "global_step": step, "global_rank": 0})
-    for name, value in fakes.items():
-        setattr(cls, name, property(lambda self, value=value: value))
-    try:
-        return model.distil(
-            model.curriculum.at(step), x0, valid, None, StepNoise(model, len(x0), 0)
-        )
-    finally:
-        for name in fakes:
-            delattr(cls, name)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("trainer", Trainer), ("global_step", step), ("global_rank", 0)):
+            patch.setattr(type(model), name, property(lambda self, value=value: value))
+        round_ = model.curriculum.at(step)
+        return model.distil(round_, x0, valid, None, StepNoise(model, len(x0), 0))
 
 
 def assert_same_gradients(model, reference):

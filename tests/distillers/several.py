@@ -109,9 +109,9 @@ def _child(work: Callable, rank: int, world: int, port: int, folder: Path):
 
 
 def run(world: int, work: Callable, folder: Path) -> list:
-    """What `work()` answers in each of `world` processes, in the order of their ranks.
+    """Return what `work()` returns in each of `world` processes, in the order of their ranks.
 
-    Answers of `work` are containers of tensors and numbers. Raises RuntimeError when
+    Results of `work` are containers of tensors and numbers. Raises RuntimeError when
     a process fails or takes too long; all of them are gone then.
     """
     assert not torch.distributed.is_initialized()  # it would be the children's, too

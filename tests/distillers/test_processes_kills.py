@@ -1,5 +1,6 @@
 """Several processes stopped and killed: nothing is lost, and none is left waiting."""
 
+import functools
 import os
 import shutil
 import signal
@@ -9,21 +10,19 @@ from pathlib import Path
 import pytest
 import several
 import stress
-import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from runs import Watch, fit
+from runs import SHORT, Watch, fit, opened
 
 from mdlm_mcd.distillers import checkpoint_io
 
-pytestmark = several.forks
+pytestmark = [several.forks, pytest.mark.slow]
 
 RUN = [
     "algo=mcd",
+    *SHORT,
     "algo.init_from=scratch",
-    "algo.rounds=2",
-    "algo.steps_per_round=3",
     "algo.delta0=1/16",
-    "trainer.max_steps=6",
+    "trainer.num_sanity_val_steps=1",
     "trainer.devices=2",
     "loader.batch_size=2",
     "model.dropout=0.2",
@@ -42,44 +41,32 @@ STRATEGIES = {
 MICRO_BATCHES = 2
 
 
-class Send(Watch):
-    """Sends a signal to process `rank` alone at the start of a micro-batch."""
+class Terminate(Watch):
+    """Sends SIGTERM to process `rank` alone at the start of a micro-batch."""
 
-    def __init__(self, number, rank, batch):
+    def __init__(self, rank, batch):
         super().__init__()
-        self.number, self.rank, self.batch = number, rank, batch
+        self.rank, self.batch = rank, batch
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         super().on_train_batch_start(trainer, module, batch, batch_idx)
         if trainer.global_rank == self.rank and len(self.weights) == self.batch + 1:
-            os.kill(os.getpid(), self.number)
-
-
-class SendBefore(Send):
-    """In Lightning's check of the validation, when no step was made."""
-
-    def on_train_batch_start(self, *args):
-        Watch.on_train_batch_start(self, *args)
-
-    def on_validation_batch_start(self, trainer, *args):
-        if trainer.sanity_checking and trainer.global_rank == self.rank:
-            os.kill(os.getpid(), self.number)
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def last(config):
     return Path(config.checkpointing.resume_ckpt_path)
 
 
-def train(config, watch=Watch, resume=False):
-    fit(config, seen := watch(), str(last(config)) if resume else None)
+def train(config, resume=False):
+    fit(config, seen := Watch(), last(config) if resume else None)
     return seen.losses
 
 
-def stopped(config, watch):
+def stopped(config, rank, batch):
     """Losses until SIGTERM ended the process, with status 0."""
-    seen = watch()
     with pytest.raises(SIGTERMException) as end:
-        fit(config, seen)
+        fit(config, seen := Terminate(rank, batch))
     assert end.value.code is None
     return seen.losses
 
@@ -96,28 +83,23 @@ def configure(module_compose, tmp_path_factory):
 @pytest.fixture(scope="module")
 def whole(configure, tmp_path_factory):
     """`whole(strategy)`: a run never stopped, (config, losses of each process)."""
-    runs = {}
 
-    def answer(strategy):
-        if strategy not in runs:
-            config = configure(strategy)
-            answers = tmp_path_factory.mktemp("whole") / "answers"
-            runs[strategy] = (config, several.run(2, partial(train, config), answers))
-        return runs[strategy]
+    @functools.cache
+    def run(strategy):
+        config, results = configure(strategy), tmp_path_factory.mktemp("whole") / "results"
+        return config, several.run(2, partial(train, config), results)
 
-    return answer
+    return run
 
 
 def go_on(config, whole, step, folder):
     """Resumed from `step`, the run ends as the whole one, bit for bit."""
-    assert torch.load(last(config), weights_only=True)["global_step"] == step
+    assert opened(last(config))["global_step"] == step
     reference, losses = whole
-    answers = several.run(2, partial(train, config, resume=True), folder)
-    assert answers == [x[MICRO_BATCHES * step :] for x in losses]
+    results = several.run(2, partial(train, config, resume=True), folder)
+    assert results == [x[MICRO_BATCHES * step :] for x in losses]
     for name in ("last.ckpt", "round-1.ckpt", "round-2.ckpt"):
-        one, other = (
-            torch.load(last(c).with_name(name), weights_only=True) for c in (reference, config)
-        )
+        one, other = (opened(last(c).with_name(name)) for c in (reference, config))
         for key in stress.COMPARED:
             assert stress.differs(one.get(key), other.get(key), key) is None, name
 
@@ -129,27 +111,9 @@ def test_all_leave_when_one_is_asked(configure, whole, tmp_path, strategy, rank)
     reference, losses = whole(strategy)
     config = configure(strategy)
     # In the first of two micro-batches of step 2.
-    watch = partial(Send, signal.SIGTERM, rank, 2)
-    answers = several.run(2, partial(stopped, config, watch), tmp_path / "stopped")
-    assert answers == [x[: 2 * MICRO_BATCHES] for x in losses]
+    results = several.run(2, partial(stopped, config, rank, 2), tmp_path / "stopped")
+    assert results == [x[: 2 * MICRO_BATCHES] for x in losses]
     go_on(config, (reference, losses), 2, tmp_path / "resumed")
-
-
-def test_one_is_asked_before_the_first_step(configure, whole, tmp_path):
-    config = configure("ddp")
-    watch = partial(SendBefore, signal.SIGTERM, 1, None)
-    answers = several.run(2, partial(stopped, config, watch), tmp_path / "stopped")
-    assert answers == [x[:MICRO_BATCHES] for x in whole("ddp")[1]]
-    assert torch.load(last(config), weights_only=True)["global_step"] == 1
-
-
-def test_one_is_killed(configure, whole, tmp_path):
-    """The other one ends, too, and in an error."""
-    config = configure("ddp")
-    watch = partial(Send, signal.SIGKILL, 1, 7)
-    with pytest.raises(RuntimeError, match=r"exit codes \[1, -9\]"):
-        several.run(2, partial(train, config, watch), tmp_path / "killed")
-    go_on(config, whole("ddp"), 2, tmp_path / "resumed")
 
 
 def killed_in_writing(config):
@@ -181,9 +145,9 @@ def test_sharded_weights_are_damaged(configure, whole, tmp_path):
     """FSDP reads by itself: a bit that is wrong has to be found all the same."""
     config, (reference, losses) = configure("fsdp"), whole("fsdp")
     shutil.copytree(last(reference).parent, last(config).parent)
-    held = bytearray(last(config).read_bytes())
-    held[len(held) // 2] ^= 1
-    last(config).write_bytes(held)
-    answers = several.run(2, partial(train, config, resume=True), tmp_path / "again")
+    data = bytearray(last(config).read_bytes())
+    data[len(data) // 2] ^= 1
+    last(config).write_bytes(data)
+    results = several.run(2, partial(train, config, resume=True), tmp_path / "again")
     # The one before it is that of step 4.
-    assert answers == [x[MICRO_BATCHES * 4 :] for x in losses]
+    assert results == [x[MICRO_BATCHES * 4 :] for x in losses]

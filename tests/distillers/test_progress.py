@@ -3,9 +3,10 @@
 import copy
 
 import pytest
-from runs import Watch, fit
+from runs import Stop, Watch, fit
 
 from mdlm_mcd.distillers import loop_state
+from mdlm_mcd.errors import UnfinishedError
 
 
 def count(ready, completed):
@@ -86,31 +87,15 @@ def test_weights_alone_have_no_counts():
     assert loop_state.mend({"state_dict": {}}, {}, 4) == 0
 
 
-def test_other_micro_batches_end_an_epoch_with_its_rows(compose, tmp_path):
+def test_other_micro_batches_end_an_epoch_with_its_rows(config, tmp_path):
     """Rows of 30 in steps of 8, stopped after 16: one more step of 8, one of 6."""
     path = tmp_path / "small.txt"
     line = "the cat sat on a mat and saw one old dog run by its red house at dawn " * 3
     other = "the dog run by its red house at dawn and sat "
     path.write_text("\n".join([line] * 30) + "\n\n\n" + other * 40)
-
-    def config(folder, batch):
-        return compose(
-            "algo=mcd",
-            "algo.init_from=scratch",
-            "algo.rounds=2",
-            "algo.steps_per_round=4",
-            "trainer.max_steps=8",
-            "algo.delta0=1/16",
-            f"data.files=[{path}]",
-            f"loader.batch_size={batch}",
-            f"checkpointing.save_dir={tmp_path / folder}",
-            "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-            "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-        )
-
-    _, trainer = fit(config("whole", 8), Watch())
-    assert trainer.num_training_batches == 3
-    stopped = tmp_path / "whole" / "checkpoints" / "step-2.ckpt"
+    given = ("algo.init_from=scratch", f"data.files=[{path}]")
+    with pytest.raises(UnfinishedError):
+        fit(config(*given, "loader.batch_size=8"), Stop(2))
     steps = []
 
     class Steps(Watch):
@@ -118,6 +103,7 @@ def test_other_micro_batches_end_an_epoch_with_its_rows(compose, tmp_path):
             super().on_train_batch_start(trainer, module, *args)
             steps.append(trainer.global_step)
 
-    _, trainer = fit(config("again", 2), Steps(), ckpt_path=str(stopped))
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    _, trainer = fit(config(*given, "loader.batch_size=2"), Steps(), last)
     assert trainer.num_training_batches == 15
     assert [steps.count(s) for s in (2, 3, 4)] == [4, 3, 4]

@@ -61,18 +61,6 @@ def test_states_follow_the_ancestral_chain(tau, start):
     assert scipy.stats.chisquare(seen, expected).pvalue > 1e-3
 
 
-def test_targets_are_what_was_known_when_a_token_opened():
-    logits = table()
-    features, z, states = roll(logits, (0.9, 0.6, 0.2, 0.0), n=200)
-    for row in range(200):
-        for i in range(LENGTH):
-            opened = [k for k in (1, 2) if states[k][row, i] != MASK]
-            k = opened[0] - 1 if opened else 2  # the step at which it was predicted
-            known = logits[tuple(states[k][row].tolist())][i]
-            assert torch.equal(features.hidden[row, i], known)
-    assert (z != MASK).any() and (z == MASK).any()
-
-
 def test_tokens_seen_stay_and_one_step_is_a_prediction():
     logits = table()
     _, z, _ = roll(logits, (0.9, 0.5, 0.0), n=100, start=(2, MASK, 0))

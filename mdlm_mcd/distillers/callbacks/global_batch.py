@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-
 import lightning as L
 import torch
 from torch import Tensor
 
 from ...curriculum import Round
 from ...head import LossOutput
-from ..divergence_guard import LossGuard, StepSums, cause
+from ..divergence_guard import LossGuard, StepSums
 
 
 class GlobalBatch(L.Callback):
@@ -49,7 +47,7 @@ class GlobalBatch(L.Callback):
             if trainer.world_size > 1:
                 sums = module.all_gather(sums).sum(0)
             step = StepSums(*sums.tolist())
-            self.guard.check(round_, module.global_step, step, functools.partial(cause, module))
+            self.guard.check(round_, module.global_step, step)
             self._correction = nominal * shares / max(step.tokens, 1.0)
         if shares > 1:
             self.weight = tokens.to(parts.loss.dtype) / nominal

@@ -39,22 +39,17 @@ class Preemption(L.Callback):
     def teardown(self, *args, **kwargs):
         _running.discard(self)
 
-    def on_exception(self, *args):
-        _running.discard(self)
+    on_exception = teardown
 
     # As soon as Lightning's handler is in place, which would leave in the middle of a
     # step. When a run ends, Lightning restores the handlers from before its own.
 
-    def on_sanity_check_start(self, *args):
-        self._listen()
-
-    def on_train_start(self, trainer, module):
+    def on_sanity_check_start(self, trainer, module):
         self._last = trainer.global_step
-        self._listen()
-
-    def _listen(self):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._ask)
+
+    on_train_start = on_sanity_check_start
 
     def _ask(self, signum, frame):
         self.asked = True
@@ -79,20 +74,12 @@ class Preemption(L.Callback):
                 self.dirpath,
             )
 
-    # The step is logged by then, and other callbacks have had their turn.
-
-    def on_train_batch_start(self, *args):
-        self._leave()
-
-    def on_validation_start(self, *args):
-        self._leave()
-
-    def on_train_epoch_end(self, *args):
-        self._leave()
-
-    def _leave(self):
+    def _leave(self, *args):
         if self._saved:
             raise SIGTERMException
+
+    # The step is logged by then, and other callbacks have had their turn.
+    on_train_batch_start = on_validation_start = on_train_epoch_end = _leave
 
 
 _say = rank_zero_only(log.warning)

@@ -1,0 +1,260 @@
+"""What all four distillers have in common: rounds, teacher, resume, times, settings."""
+
+import csv
+from types import SimpleNamespace
+
+import pytest
+import torch
+from runs import ALGOS, Watch, changed, fit, opened, student_class
+
+from mdlm_mcd import distillers
+from mdlm_mcd.distillers.rng import StepNoise
+from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.hosts import distiller, specs
+from mdlm_mcd.minihost import algo as host
+from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.models.dit import DIT
+
+MICROS, ROUND = 2, 3  # micro-batches of a step, steps of a round
+every = pytest.mark.parametrize("algo", ALGOS)
+
+
+@every
+def test_a_teacher_is_the_student_at_its_rounds_start(trained, algo):
+    """Bit for bit, in eval mode, to the round's end; only the optimizer moves a student."""
+    folder, config, watch, model = trained(algo)
+    hosts_own = host.DUO_BASE if algo == "dcd" else host.MDLM
+    assert isinstance(model, getattr(distillers, ALGOS[algo])) and isinstance(model, hosts_own)
+    batches = MICROS * ROUND
+    assert watch.rounds == [0] * batches + [1] * batches and not any(watch.teacher_modes)
+    for i, teacher in enumerate(watch.teachers):
+        assert torch.equal(teacher, watch.weights[i // batches * batches])
+    assert not torch.equal(watch.teachers[0], watch.teachers[-1])
+    # Not validation, which swaps the average in, nor the snapshot.
+    for i, (before, after) in enumerate(zip(watch.weights, watch.after_step, strict=True)):
+        assert torch.equal(before, after) == (i % MICROS == 0)
+        assert i == 0 or torch.equal(watch.after_step[i - 1], before)
+    assert all(0 <= x < 10 for x in watch.losses) and max(watch.losses) > 1e-6
+    assert not any("teacher" in k for k in model.state_dict())
+    teacher = {p.data_ptr() for p in model.teacher.backbone.parameters()}
+    assert not teacher & {p.data_ptr() for p in model.parameters()}
+    for k in (1, 2):
+        saved = opened(folder / f"round-{k}.ckpt")
+        noted = saved["mdlm_mcd"]
+        assert (saved["global_step"], noted["round"], noted["teacher"]["round"]) == (
+            3 * k,
+            k,
+            k - 1,
+        )
+        assert (noted["algo"], noted["loss"]) == (algo, config.algo.loss)
+        assert noted["teacher_path"] == config.algo.teacher_path
+
+
+@every
+@pytest.mark.parametrize("name", ["step-3", "step-4"])
+def test_resume_is_exact(trained, tmp_path, algo, name):
+    """Stopped in mid-round or at a boundary, a run ends with the same bits."""
+    folder, config, watch, model = trained(algo)
+    again, start = Watch(), MICROS * int(name[-1])
+    where = changed(config, f"checkpointing.save_dir={tmp_path}")
+    other, _ = fit(where, again, folder / f"{name}.ckpt")
+    assert again.losses == watch.losses[start:] and again.rounds == watch.rounds[start:]
+    assert all(map(torch.equal, again.teachers, watch.teachers[start:]))
+    assert all(map(torch.equal, again.weights, watch.weights[start:]))
+    assert torch.equal(Watch.flat(model), Watch.flat(other))
+    assert model.guard.running == other.guard.running > 0
+    assert all(map(torch.equal, model.ema.shadow_params, other.ema.shadow_params))
+
+
+@every
+def test_gradient_accumulation_computes_the_same_update(config, algo):
+    """Noise belongs to a sequence's place in the global batch, not to a call."""
+    ends = []
+    for batch in (8, 2):
+        run = config(f"loader.batch_size={batch}", "optim.eps=1e-3", algo=algo)
+        ends.append(Watch.flat(fit(run)[0].backbone))
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)
+
+
+@every
+def test_what_is_logged(trained, algo):
+    folder, config, watch, _ = trained(algo)
+    (path,) = folder.parent.glob("lightning_logs/*/metrics.csv")
+    rows = [
+        {k.removeprefix(f"{algo}/"): float(v) for k, v in row.items() if v}
+        for row in csv.DictReader(path.open())
+    ]
+    steps = [r for r in rows if "round" in r]
+    assert [r["round"] for r in steps] == [1] * ROUND + [2] * ROUND
+    if algo != "cd4lm":
+        first = 1 / 8 if algo == "sdtt" else 1 / 16
+        assert [r["delta"] for r in steps] == [first] * ROUND + [2 * first] * ROUND
+    assert [round(r["tau"], 4) for r in steps[2:4]] == ([0.96, 0.93] if algo == "mcd" else [1, 1])
+    for r, loss in zip(steps, watch.losses[1::MICROS], strict=True):
+        assert r["trainer/loss"] == pytest.approx(r["kl"] + r["ce"], rel=1e-4)
+        assert r["trainer/loss"] == pytest.approx(MICROS * loss, rel=1e-5)
+        shown = r["rows_distil"] + r["rows_reveal"]
+        assert shown == 1 if algo == "dcd" else 0 < shown <= 1
+        assert 0 < r["student_entropy"] < 6 and r["grad_norm"] > 0
+        assert r["ce"] == 0 or algo in ("mcd", "cd4lm")
+    assert any("val/nll" in r for r in rows)
+
+
+@pytest.mark.parametrize("algo, own", [("mcd", "mdlm"), ("sdtt", "mdlm"), ("dcd", "duo_base")])
+def test_the_hosts_own_algo_opens_the_student(trained, config, tmp_path, algo, own):
+    """Validation is the host's true NELBO, whatever the student trained on."""
+    given = ["mode=ppl_eval", f"eval.checkpoint_path={trained(algo)[0] / 'round-2.ckpt'}"]
+    mine, theirs = (minihost.run(config(*given, algo=name))["val/nll"] for name in (algo, own))
+    assert mine == theirs > 0
+    given[0] = "mode=sample_eval"
+    given += ["sampling.steps=4", f"eval.generated_samples_path={tmp_path}/samples.json"]
+    for name in (algo, own):
+        found = minihost.run(config(*given, algo=name))
+        assert found["entropy"] > 0 and found["sampling_dtype"] == "float64"
+
+
+@pytest.mark.parametrize(
+    "algo, overrides",
+    [
+        ("mcd", ()),
+        ("mcd", ("algo.coupling=none",)),
+        ("cd4lm", ()),
+        ("sdtt", ("algo.teacher_steps=3",)),
+        ("dcd", ()),
+    ],
+)
+def test_both_networks_are_given_the_times_of_their_views(config, monkeypatch, algo, overrides):
+    seen, drawn = [], []
+    timed = () if algo == "dcd" else ("algo.time_conditioning=true",)
+    forward, times = DIT.forward, StepNoise.times
+
+    def watched(self, x, sigma, *args, **kwargs):
+        seen.append(sigma)
+        return forward(self, x, sigma, *args, **kwargs)
+
+    def noted(self, delta):
+        drawn.append(times(self, delta))
+        return drawn[-1]
+
+    monkeypatch.setattr(DIT, "forward", watched)
+    monkeypatch.setattr(StepNoise, "times", noted)
+    given = ("algo.init_from=scratch", "trainer.limit_val_batches=0", *timed, *overrides)
+    model, trainer = fit(config(*given, algo=algo))
+    assert trainer.global_step == len(drawn) == 6
+    wanted = []
+    for step, (t, s) in enumerate(drawn):
+        teacher = [s]
+        if algo == "sdtt":
+            teacher = [t - model.curriculum.at(step).delta * k / 3 for k in range(3)]
+        elif overrides:
+            teacher = [t]
+        wanted += [-model.alpha(time).log() for time in (t, *teacher)]
+    torch.testing.assert_close(seen, wanted, check_dtype=False)
+    assert all(len(sigma.unique()) > 1 for sigma in seen)
+
+
+@pytest.mark.parametrize("micros", [1, 4])
+def test_processes_and_micro_batches_draw_what_one_process_draws(config, micros):
+    """The union of two ranks' noise is that of one process with the whole batch."""
+
+    def draw(world, rank, batch, micro):
+        module = SimpleNamespace(
+            config=config(f"loader.batch_size={batch}"),
+            trainer=SimpleNamespace(accumulate_grad_batches=micros, world_size=world),
+            global_step=3,
+            global_rank=rank,
+            device=torch.device("cpu"),
+        )
+        noise = StepNoise(module, batch, micro)
+        return torch.cat((noise.u(5).double(), noise.times(0.25)[0][:, None]), -1)
+
+    for micro in range(micros):
+        whole = draw(1, 0, 8, micro)
+        # A sampler deals row i of the batch to rank i % world.
+        assert torch.equal(whole[0::2], draw(2, 0, 4, micro))
+        assert torch.equal(whole[1::2], draw(2, 1, 4, micro))
+    assert not torch.equal(draw(1, 0, 8, 0)[0], draw(1, 0, 8, 0)[1])
+
+
+@pytest.mark.parametrize(
+    "algo, deltas, taus",
+    [
+        ("mcd", [2**i / 512 for i in range(5)], [0.96, 0.93, 0.9, 0.87, 0.84]),
+        # dt from 1/1024, doubling, over two steps of the teacher.
+        ("sdtt", [2 * 2**i / 1024 for i in range(5)], [1.0] * 5),
+        ("dcd", [2**i / 512 for i in range(5)], [1.0] * 5),
+    ],
+)
+def test_the_papers_schedules(compose, algo, deltas, taus):
+    curriculum = student_class(algo).check_config(compose(f"algo={algo}"))
+    rounds = [curriculum.at(10_000 * i) for i in range(5)]
+    assert ([r.delta for r in rounds], [r.tau for r in rounds]) == (deltas, taus)
+
+
+# Settings -----------------------------------------------------------------------------
+
+SETTINGS = [
+    ("mcd", "algo.loss=kl", "algo.loss=kl is unknown to algo=mcd: .*hybrid, hybrid_fwd, kl_fwd"),
+    ("mcd", "algo.coupling=x", "algo.coupling=x .*shared"),
+    ("mcd", "algo.guard=x", "algo.guard=x .*stop, warn, off"),
+    ("mcd", "algo.init_from=x", "algo.init_from=x .*ema, raw, scratch"),
+    ("mcd", "algo.teacher_placement=x", "replicated, sharded"),
+    ("mcd", "algo.snapshot=ema training.ema=0", "algo.snapshot=ema .*training.ema"),
+    ("mcd", "algo.min_entropy=[1]", r"algo.min_entropy=\[1\] is no number"),
+    ("mcd", "algo.growth=0", "algo.growth=0.* positive"),
+    ("mcd", "algo.delta0=1/0", "algo.delta0=1/0 is no number: .*1/20"),
+    ("mcd", "algo.delta0=true", "algo.delta0=True is no number"),
+    ("mcd", "algo.delta0=null", "algo.delta0=None must be a finite number"),
+    ("mcd", "algo.delta0=0.9", "algo.delta0=0.9 .*round 2"),
+    ("mcd", "algo.tau0=warm", "algo.tau0=warm is no number"),
+    ("mcd", "algo.parameterization=mean", "parameterization=mean does .*a masked model"),
+    ("mcd", "algo.u_step=1/8", "u_law=iid"),
+    ("mcd", "algo.losss=ce", "losss=ce is read neither .*did you mean algo.loss?"),
+    ("mcd", "sampling.u_lwa=iid", "u_lwa=iid is read neither .*did you mean sampling.u_law?"),
+    ("mcd", "sampling.greedy_tail=-1", "greedy_tail=-1 must not be negative"),
+    ("mcd", "sampling.schedule=[1,2,3]", "between 128 steps: give 128 positive"),
+    ("sdtt", "algo.loss=hybrid", "algo.loss=hybrid is .*algo=sdtt: .*kl_bwd, kl_fwd"),
+    ("sdtt", "algo.teacher_steps=0", "algo.teacher_steps=0 .*at least 1"),
+    ("sdtt", "algo.teacher_steps=1.5", "algo.teacher_steps=1.5 .*whole number"),
+    ("cd4lm", "algo.snapshot=x", "algo.snapshot=x .*raw, ema, fixed"),
+    ("dcd", "algo.loss=mse", "algo.loss=mse .*kl_bwd, kl_fwd"),
+    ("dcd", "algo.gamma_max=x", "algo.gamma_max=x is no number"),
+    ("dcd", "algo.gamma_min=null", "algo.gamma_min=None must be a finite number"),
+    ("dcd", "algo.parameterization=subs", "=subs .*a uniform-state model"),
+    ("dcd", "algo.u_law=x", "algo.u_law=x .*lattice"),
+    ("dcd", "sampling.predictor=sparse", "sparse is not for uniform-state models .*ancestral"),
+]
+
+
+@pytest.mark.parametrize("algo, overrides, words", SETTINGS)
+def test_bad_settings_are_refused(config, algo, overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        student_class(algo).check_config(config(*overrides.split(), algo=algo))
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        ("algo.losss=ce", "did you mean algo.loss?"),
+        ("trainer.max_steps=7", "trainer.max_steps=7 .*2 .* 3 = 6"),
+        ("algo.teacher_path=", "algo.teacher_path is empty.*scratch"),
+        ("algo.teacher_path=/no/such.ckpt", "/no/such.ckpt is no file"),
+    ],
+)
+def test_they_are_refused_before_the_text_is_read(config, monkeypatch, overrides, words):
+    monkeypatch.setattr(dataloader, "get_dataloaders", lambda *a: pytest.fail("read the text"))
+    with pytest.raises((ConfigError, CheckpointError), match=words):
+        minihost.run(config(overrides))
+
+
+def test_fractions_are_numbers_too(config):
+    given = config("algo.u_law=lattice", "algo.u_step=1/8", "sampling.predictor=locked")
+    before = torch.get_rng_state()
+    assert student_class("mcd").check_config(given).delta0 == 1 / 16
+    assert torch.equal(torch.get_rng_state(), before)  # of a trial draw
+
+
+def test_a_host_without_such_models_says_so():
+    with pytest.raises(ConfigError, match="needs a uniform-state.*MDLM's code has none.*Duo's"):
+        distiller("DCD", specs.MDLM, host)

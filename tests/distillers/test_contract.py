@@ -1,0 +1,194 @@
+"""One step's loss and gradients in float64, token by token from the papers' text.
+
+The reference is given the same random numbers and the host's own networks, no more.
+"""
+
+import math
+
+import pytest
+import torch
+from runs import assert_same_gradients, built, distil, shaken, student_class
+from scipy import integrate, special, stats
+
+from mdlm_mcd import losses
+from mdlm_mcd.coupling import counter_generator, draw_u, sample_nested_times, sample_times
+from mdlm_mcd.duality import NoiseGap
+from mdlm_mcd.minihost import algo as host
+
+LENGTH = 16
+
+
+def case(config, algo, *overrides, rows, step):
+    """(model, its student, its teacher, x0, valid, parts) of a step, differentiated."""
+    given = ("algo.init_from=scratch", "algo.head_chunk=5", f"loader.batch_size={rows}")
+    model = built(config(*given, *overrides, algo=algo)).double()
+    student, teacher = shaken(model, model.curriculum.at(step).index)
+    x0 = torch.randint(0, 250, (rows, LENGTH))
+    valid = torch.ones(rows, LENGTH, dtype=torch.long)
+    valid[2, 10:] = 0
+    parts = distil(model, x0, valid, step)
+    (parts.loss / valid.sum()).backward()
+    return model, student, teacher, x0, valid, parts
+
+
+def noise(name, step):
+    return counter_generator(1, step, name)
+
+
+def assert_contract(case, tokens):
+    """tokens: the losses of the tokens that count, which depend on the case's student."""
+    model, student, _, _, valid, parts = case
+    total = sum(tokens) / valid.sum()
+    total.backward()
+    torch.testing.assert_close(parts.loss / valid.sum(), total, rtol=1e-12, atol=1e-12)
+    assert_same_gradients(model.backbone, student)
+
+
+@pytest.mark.parametrize("algo", ["mcd", "cd4lm"])
+def test_eq_14(config, algo):
+    """Reverse KL where neither view shows a token, -log p(x0) where the teacher's does."""
+    found = model, student, target, x0, valid, parts = case(config, algo, rows=8, step=4)
+    round_, mask = model.curriculum.at(4), model.mask_index
+    g = noise("t", 4)
+    nested = algo == "cd4lm"
+    times = sample_nested_times(8, generator=g) if nested else None
+    t, s = times or sample_times(8, round_.delta, generator=g)
+    u = draw_u(8, LENGTH, generator=noise("u", 4))
+    alpha = [1 - (1 - 1e-3) * time[:, None] for time in (t, s)]
+    z_t, z_s = (torch.where(u > a, mask, x0) for a in alpha)
+    # The host's own `forward`, of a network with the student's parameters.
+    reference = host.MDLM.forward.__get__(model)
+    own, model.backbone = model.backbone, student
+    log_student = reference(z_t, -torch.log(alpha[0]))
+    model.backbone = own
+    with torch.no_grad():
+        log_teacher = losses.subs(target(z_s, torch.zeros(8)) / round_.tau, z_s, mask)
+    tokens = []
+    for b in range(8):
+        for i in range(LENGTH):
+            p, q = log_student[b, i], log_teacher[b, i]
+            if z_t[b, i] != mask or not valid[b, i]:
+                continue
+            if nested:  # the forward KL at all of them
+                tokens.append((q.exp() * (q - p)).sum())
+            elif z_s[b, i] == mask:
+                tokens.append((p.exp() * (p - q)).sum())
+            else:
+                tokens.append(-p[x0[b, i]])
+    assert parts.distil_rows and parts.reveal_rows
+    assert parts.distil_rows + parts.reveal_rows == len(tokens)
+    assert_contract(found, tokens)
+
+
+SDTT = student_class("sdtt").loss_kinds
+
+
+@pytest.mark.parametrize("kind, teacher_steps", [*((k, 3) for k in SDTT), ("kl_bwd", 2)])
+def test_sdtt(config, kind, teacher_steps):
+    """Each token against what the teacher knew in the step in which it opened."""
+    given = (f"algo.loss={kind}", "algo.tau0=0.8", f"algo.teacher_steps={teacher_steps}")
+    found = model, student, target, x0, valid, parts = case(
+        config, "sdtt", *given, "algo.delta0=0.25", rows=4, step=4
+    )
+    round_, mask = model.curriculum.at(4), model.mask_index
+    t, s = sample_times(4, round_.delta, generator=noise("t", 4))
+    u = draw_u(4, LENGTH, generator=noise("u", 4))
+
+    def keeps(time):
+        return 1 - (1 - 1e-3) * time
+
+    z_t = torch.where(u > keeps(t)[:, None], mask, x0)
+    opens, values = (
+        [
+            torch.rand(4, LENGTH, generator=noise(f"{name} {k}", 4), dtype=torch.float64)
+            for k in range(teacher_steps - 1)
+        ]
+        for name in ("open", "token")
+    )
+    targets = {}
+    with torch.no_grad():
+        for b in range(4):
+            z, dt = z_t[b].clone(), float(t[b] - s[b]) / teacher_steps
+            for k in range(teacher_steps):
+                logits = target(z[None], torch.zeros(1))[0] / round_.tau
+                logits[:, mask] = -torch.inf
+                p = logits.softmax(-1)
+                now, after = keeps(t[b] - k * dt), keeps(t[b] - (k + 1) * dt)
+                chance, following = (after - now) / (1 - now), z.clone()
+                for i in range(LENGTH):
+                    if z[i] == mask:
+                        targets[b, i] = p[i]
+                        if k < teacher_steps - 1 and opens[k][b, i] < chance:
+                            following[i] = int((p[i].cumsum(-1) <= values[k][b, i]).sum())
+                z = following
+    log_student = losses.subs(student(z_t, torch.zeros(4)), z_t, mask)
+    kept, tokens = [v for v in range(model.vocab_size) if v != mask], []
+    for (b, i), q in targets.items():
+        if valid[b, i]:
+            log_p, log_q = log_student[b, i, kept], q[kept].log()
+            p, q = log_p.exp(), q[kept]
+            tokens.append(
+                {
+                    "kl_bwd": (p * (log_p - log_q)).sum(),
+                    "kl_fwd": (q * (log_q - log_p)).sum(),
+                    "mse": (log_p - log_q).square().mean(),
+                    "tvd": (p - q).abs().sum() / 2,
+                }[kind]
+            )
+    assert (parts.distil_rows, parts.reveal_rows) == (len(tokens), 0)
+    assert_contract(found, tokens)
+
+
+def transform(gamma, size):
+    """T(alpha_tilde), Duo's Eq. 10, by SciPy; alpha_tilde^2 = sigmoid(-gamma)."""
+    ratio = math.exp(-gamma / 2)
+
+    def density(z):
+        return stats.norm.pdf(z - ratio) * special.ndtr(z) ** (size - 1)
+
+    kept, _ = integrate.quad(density, -12, 12 + ratio, epsabs=1e-13, epsrel=1e-12, limit=500)
+    return torch.tensor((size * kept - 1) / (size - 1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", student_class("dcd").loss_kinds)
+def test_dcd(config, kind):
+    """From Gaussian latents, of which the views are the arg max."""
+    given = (f"algo.loss={kind}", "algo.tau0=0.8", "algo.delta0=0.25")
+    found = model, student, target, x0, valid, parts = case(config, "dcd", *given, rows=4, step=4)
+    size = model.vocab_size
+    t, s = sample_times(4, 0.5, generator=noise("t", 4))
+    u = draw_u(4, LENGTH, generator=noise("u", 4))
+    others = torch.randint(size - 1, (4, LENGTH), generator=noise("other token", 4))
+    # A vector of noise that has this u and this j*: the rest far below.
+    eps = torch.full((4, LENGTH, size), -1e3, dtype=torch.float64)
+    eps.scatter_(-1, x0[..., None], 0.0)
+    j = others + (others >= x0)
+    eps.scatter_(-1, j[..., None], NoiseGap(size).icdf(u).double()[..., None])
+    one_hot = torch.nn.functional.one_hot(x0, size)
+    logs = []
+    for time, net, tau in ((t, student, 1.0), (s, target, 0.8)):
+        gamma = (-4 + 5 * time)[:, None, None]
+        w = (1 + gamma.exp()).rsqrt() * one_hot + (1 + (-gamma).exp()).rsqrt() * eps
+        alpha = torch.stack([transform(g, size) for g in gamma.flatten()])
+        logs.append((net(w.argmax(-1), -alpha.log()) / tau).log_softmax(-1))
+    p, q = logs[0], logs[1].detach()
+    of, to = (p, q) if kind == "kl_bwd" else (q, p)
+    assert (parts.distil_rows, parts.reveal_rows) == (valid.sum(), 0)
+    assert_contract(found, (of.exp() * (of - to)).sum(-1)[valid > 0])
+
+
+@pytest.mark.parametrize("algo", ["mcd", "dcd"])
+def test_ignore_bos_keeps_the_first_token(config, algo):
+    model = built(config("algo.init_from=scratch", "algo.ignore_bos=true", algo=algo))
+    shaken(model)
+    x0, seen, denoise = torch.randint(0, 250, (8, LENGTH)), [], model.host_denoise
+
+    def watched(backbone, z, alpha_t, condition):
+        seen.append(z)
+        return denoise(backbone, z, alpha_t, condition)
+
+    model.host_denoise = watched
+    distil(model, x0, torch.ones_like(x0), step=0)
+    assert len(seen) == 2
+    for z in seen:
+        assert torch.equal(z[:, 0], x0[:, 0]) and (z != x0)[:, 1:].any(0).all()
