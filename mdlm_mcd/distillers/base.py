@@ -31,7 +31,7 @@ from .checkpoint_io import use_safe_files
 from .divergence_guard import LossGuard
 from .rng import StepNoise, seed_global
 from .rows import Rows
-from .teacher import Teacher, whole
+from .teacher import Teacher, compile_blocks, whole
 
 
 class Distiller:
@@ -167,7 +167,9 @@ class Distiller:
         curriculum = self.check_config(config)
         super().__init__(config, tokenizer, **kwargs)
         self.curriculum = curriculum
-        self.teacher = Teacher()
+        self.teacher = Teacher(config.algo.compile)
+        if config.algo.compile:
+            compile_blocks(self.backbone)
         self.teacher_sha256: str | None = None  # of the weights that it began with
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self.global_batch = GlobalBatch(self.guard)

@@ -52,6 +52,7 @@ class SDTT(Distiller):
             tau=round_.tau,
             mask_index=self.mask_index,
             chunk=algo.head_chunk,
+            compile=algo.compile,
         )
 
     def _roll(self, round_: Round, z_t, t, condition, noise: StepNoise) -> head.HiddenStates:

@@ -87,9 +87,9 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
             "to warn, or null.",
         ),
         (
-            type(algo.head_chunk) is not int or algo.head_chunk < 1,
-            f"algo.head_chunk={algo.head_chunk} must be at least 1: it is the number of "
-            "rows projected onto the vocabulary at a time.",
+            not (algo.head_chunk is None or (type(algo.head_chunk) is int and algo.head_chunk > 0)),
+            f"algo.head_chunk={algo.head_chunk} must be at least 1, or null: it is the number "
+            "of rows projected onto the vocabulary at a time.",
         ),
         (
             trains and short,
