@@ -58,7 +58,10 @@ class Bench:
             if name == "mdlm":
                 yield "mdlm (mdlm)", {"algo": (), "clone": clone}
                 continue
-            yield f"mdlm ({name})", {"algo": ("algo=mdlm",), "clone": clone}
+            yield (
+                f"mdlm ({name})",
+                {"algo": ("algo=mdlm", "sampling.predictor=ancestral_cache"), "clone": clone},
+            )
             cache = f"algo.integral_cache_path={clone}/integral/gpt2.pkl"
             yield f"distillation ({name})", {"algo": ("algo=distillation", cache), "clone": clone}
 

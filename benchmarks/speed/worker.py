@@ -63,10 +63,10 @@ class Worker:
             files = f"data=textfile data.files=[{self.assets}/text.txt] ~logger"
             how = ["mdlm_mcd.minihost.main", *files.split()]
         else:
-            data = (
-                "data=wikitext2 data.train=tiny data.valid=tiny ~wandb eval.generate_samples=False"
-            )
-            how = ["mdlm_mcd.commands.main", "run", "model=tiny", *data.split()]
+            host = f"""model=tiny data=wikitext2 data.train=tiny data.valid=tiny ~wandb
+                eval.generate_samples=False
+                eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2"""
+            how = ["mdlm_mcd.commands.main", "run", *host.split()]
         if self.devices > 1:
             given.append("strategy=ddp")
         return [sys.executable, "-m", *how, *given, *self.algo, *self.gate]
@@ -142,9 +142,7 @@ def make_assets(folder: Path, size: Size) -> None:
     made.save_pretrained(folder / "tokenizer")
     # The hosts open a tokenizer of their evaluator, if they measure with it or not.
     (folder / "gpt2").mkdir()
-    transformers.GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1).save_pretrained(
-        folder / "gpt2"
-    )
+    transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1).save_pretrained(folder / "gpt2")
     made.save_pretrained(folder / "gpt2")
     draw = random.Random(0)
     count = 16 * size.batch
