@@ -1,7 +1,7 @@
 """Measure a training step, a sample and their growth, beside the hosts' own code.
 
-    python benchmarks/speed --out DIR [--hosts FOLDER] [--device cpu] [--tiny]
-                            [--parts steps,samples,growth,processes,head]
+    python benchmarks/speed.py --out DIR [--hosts FOLDER] [--device cpu] [--tiny]
+                               [--parts steps,samples,growth,processes,head]
 
 Rows of JSON in DIR/figures.jsonl, each printed as it is measured. Trainings are programs
 of their own that take steps in turn; a ratio is of medians within one such pair. --hosts:
@@ -17,9 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from head import head
-from parts import Bench
-from worker import Size
+from speed_lib.head import head
+from speed_lib.parts import Bench
+from speed_lib.worker import Size
 
 PARTS = ("steps", "samples", "growth", "processes", "head")
 TINY = {"vocab": 300, "width": 32, "blocks": 2, "length": 32, "batch": 4}

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from gate import clock
-from worker import Size
 
 from mdlm_mcd import coupling, losses
 from mdlm_mcd import head as gathered_head
+
+from .gate import clock
+from .worker import Size
 
 TAU = 0.96
 

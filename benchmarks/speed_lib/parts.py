@@ -1,6 +1,6 @@
 """The parts of the speed benchmark: steps, samples, growth, processes.
 
-Each yields rows, dicts that `__main__` writes as JSON and prints.
+Each yields rows, dicts that `speed.py` writes as JSON and prints.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from worker import Size, Worker, in_turn, make_assets, median
+from .worker import Size, Worker, in_turn, make_assets, median
 
 ROUNDS = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=100000")
 OURS = ("mcd", "sdtt", "cd4lm", "dcd")
