@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import losses
+from .errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -85,21 +86,23 @@ class HiddenStates:
         """Return positions `index` of the flattened batch: (rows, dim or vocab)."""
         return self.hidden.flatten(0, 1)[index]
 
+    @functools.cached_property
+    def matrix(self) -> Tensor:
+        """The projection's weights in the precision the backbone multiplies in, cast once."""
+        assert self.linear is not None
+        # Without autocast a hidden state may be wider than the weights.
+        return self.linear.weight.detach().to(self.autocast or self.linear.weight.dtype)
+
     def logits(self, rows: Tensor) -> Tensor:
         """Return logits of gathered rows, (rows, vocab), in float32 or better."""
         if self.linear is None:
             return losses.widen(rows)
-        rows, weight = self.operands(rows, self.linear)
-        bias = None if self.linear.bias is None else self.linear.bias.to(weight.dtype)
+        bias, dtype = self.linear.bias, self.matrix.dtype
         # A trainer's autocast may be on around us; only the backbone's own counts.
         with _no_autocast(rows.device.type):
-            return losses.widen(F.linear(rows, weight, bias))
-
-    def operands(self, rows: Tensor, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Return rows and matrix in the precision the backbone multiplies them in."""
-        # Without autocast a hidden state may be wider than the weights.
-        dtype = self.autocast or linear.weight.dtype
-        return rows.to(dtype), linear.weight.to(dtype)
+            return losses.widen(
+                F.linear(rows.to(dtype), self.matrix, None if bias is None else bias.to(dtype))
+            )
 
 
 def _no_autocast(device: str) -> contextlib.AbstractContextManager:
@@ -167,11 +170,98 @@ class LossOutput(NamedTuple):
     reveal_rows: int
 
 
+def row_terms(
+    term: losses.Term,
+    logits: Tensor,
+    teacher: Tensor | None,
+    target: Tensor | None,
+    tau: Tensor | float,
+    mask_index: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Compute a loss and the student's predictive entropy of gathered rows, each (rows,).
+
+    term: of `losses`. logits, teacher: (rows, vocab), the teacher's before its temperature
+    tau; None where it sees the token, and SUBS makes it one-hot at `target` (rows,).
+    mask_index: None for models without a mask, whose predictions are plain softmaxes.
+    """
+    student_logp, teacher_logp = _log_probabilities(logits, mask_index), None
+    with torch.no_grad():
+        if teacher is not None:
+            teacher_logp = _log_probabilities(losses.widen(teacher) / tau, mask_index)
+        elif term is not losses.cross_entropy:
+            assert target is not None
+            teacher_logp = losses.subs_visible(target, logits.shape[-1], logits.dtype)
+    loss = term(student_logp, teacher_logp, target)
+    with torch.no_grad():
+        entropy = -(student_logp.exp() * student_logp).sum(-1)
+    return loss, entropy
+
+
+def _log_probabilities(logits: Tensor, mask_index: int | None) -> Tensor:
+    if mask_index is None:
+        return losses.widen(logits).log_softmax(-1)
+    return losses.subs_masked(logits, mask_index)
+
+
+@functools.cache
+def compiled_row_terms() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return `row_terms`, fused by `torch.compile`: a third of its passes over the vocabulary.
+
+    Sizes and tau are dynamic: rounds, last chunks and vocabularies share one compilation.
+    """
+    compiled = torch.compile(row_terms, dynamic=True)
+
+    def run(
+        term: losses.Term, logits: Tensor, teacher: Any, target: Any, tau: float, mask_index: Any
+    ) -> tuple[Tensor, Tensor]:
+        # A number would be compiled in, and compiled again with each round.
+        number = torch.tensor(tau, dtype=logits.dtype)
+        return compiled(term, logits, teacher, target, number, mask_index)
+
+    return run
+
+
+@dataclass
+class _Rows:
+    """The rows of one loss: where they lie, and what they learn from.
+
+    index: (rows,) into the flattened batch, those that distil before those revealed.
+    """
+
+    index: Tensor
+    distil: int
+    loss: losses.Loss
+    teacher: HiddenStates | None
+    x0: Tensor | None
+    tau: float
+    mask_index: int | None
+    compile: bool
+
+    def chunks(self, chunk: int) -> Iterator[tuple[slice, bool]]:
+        """Yield slices of at most `chunk` rows of one regime, and whether it is revealed."""
+        regimes = (0, self.distil, False), (self.distil, len(self.index), True)
+        for start, stop, revealed in regimes:
+            for at in range(start, stop, chunk):
+                yield slice(at, min(at + chunk, stop)), revealed
+
+    def of_chunk(self, logits: Tensor, at: slice, revealed: bool) -> tuple[Tensor, Tensor]:
+        """Return the losses and entropies of one chunk, each (rows,)."""
+        index = self.index[at]
+        term = self.loss.reveal if revealed and self.loss.reveal else self.loss.distil
+        seen = None
+        if not revealed and term is not losses.cross_entropy:
+            assert self.teacher is not None
+            with torch.no_grad():
+                seen = self.teacher.logits(self.teacher.rows(index))
+        target = None if self.x0 is None else self.x0.flatten()[index]
+        terms = compiled_row_terms() if self.compile else row_terms
+        return terms(term, logits, seen, target, self.tau, self.mask_index)
+
+
 class _ChunkedLoss(torch.autograd.Function):
     """Sum w_i loss_i over rows, with its gradient, chunk by chunk.
 
-    objective(logits, k) returns the losses and entropies of chunk k. Only the two
-    products around the projection are differentiated by hand.
+    Only the two products around the projection are differentiated by hand.
     """
 
     @staticmethod
@@ -181,11 +271,12 @@ class _ChunkedLoss(torch.autograd.Function):
         matrix: Tensor | None,
         bias: Tensor | None,
         weight: Tensor,
-        features: HiddenStates,
-        sizes: list[int],
-        objective: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+        student: HiddenStates,
+        job: _Rows,
+        chunk: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         inputs = (rows, matrix, bias)
+        wide = losses.widen(rows[:0]).dtype
         # Chunks are summed in float32 or better, also for weights in bfloat16.
         grads = [
             torch.zeros_like(x, dtype=losses.widen(x[:0]).dtype)
@@ -194,37 +285,33 @@ class _ChunkedLoss(torch.autograd.Function):
             for x, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
         ]
         ctx.dtypes = [None if x is None else x.dtype for x in inputs]
-        wide = losses.widen(rows[:0]).dtype
-        out, entropy = [], torch.zeros((), dtype=wide, device=rows.device)
-        chunks = zip(rows.split(sizes), weight.split(sizes), strict=True)
-        start = 0
-        for k, (part, w) in enumerate(chunks):
-            at = slice(start, start := start + len(part))
-            logits = features.logits(part).detach().requires_grad_()
+        losses_, entropy = rows.new_zeros(len(rows), dtype=wide), rows.new_zeros((), dtype=wide)
+        for at, revealed in job.chunks(chunk):
+            logits = student.logits(rows[at]).detach().requires_grad_()
             with torch.enable_grad():
-                loss, row_entropy = objective(logits, k)
-                (slope,) = torch.autograd.grad((loss * w).sum(), logits)
-            out.append(loss.detach())
+                loss, row_entropy = job.of_chunk(logits, at, revealed)
+                (slope,) = torch.autograd.grad((loss * weight[at]).sum(), logits)
+            losses_[at] = loss.detach()
             entropy += row_entropy.sum()
-            if features.linear is None:
+            if student.linear is None:
                 if grads[0] is not None:
                     grads[0][at] = slope
                 continue
-            part, w_matrix = features.operands(part, features.linear)
-            slope = slope.to(part.dtype)
+            slope = slope.to(student.matrix.dtype)
             with _no_autocast(rows.device.type):
                 if grads[0] is not None:
-                    grads[0][at] = slope @ w_matrix
-                if grads[1] is not None and grads[1].dtype == slope.dtype:
-                    grads[1].addmm_(slope.T, part)
-                elif grads[1] is not None:  # half precision: sum in float32
-                    grads[1] += slope.T @ part
+                    grads[0][at] = slope @ student.matrix
+                if grads[1] is not None:
+                    part = rows[at].to(slope.dtype)
+                    if grads[1].dtype == slope.dtype:
+                        grads[1].addmm_(slope.T, part)
+                    else:  # half precision: sum in float32
+                        grads[1] += slope.T @ part
                 if grads[2] is not None:
                     grads[2] += slope.sum(0)
         ctx.grads = grads
-        loss = torch.cat(out) if out else weight.new_zeros(0)
-        ctx.mark_non_differentiable(loss, entropy)
-        return (loss * weight).sum(), loss, entropy
+        ctx.mark_non_differentiable(losses_, entropy)
+        return (losses_ * weight).sum(), losses_, entropy
 
     @staticmethod
     @once_differentiable
@@ -246,123 +333,65 @@ def supervise(
     kind: str,
     student: HiddenStates,
     teacher: HiddenStates | None,
-    x0: Tensor,
+    x0: Tensor | None,
     masked_t: Tensor,
     masked_s: Tensor,
     *,
     tau: float,
-    mask_index: int,
+    mask_index: int | None,
     weight: Tensor | None = None,
-    chunk: int = 1024,
+    chunk: int | None = None,
+    compile: bool = False,
 ) -> LossOutput:
     """Compute Eq. 14 on gathered rows; equals `losses.per_token` on full logits.
 
     kind: of `losses.LOSSES`. teacher: None only for losses that read none. x0, masked_t,
     masked_s: (batch, length); clear positions to leave out (padding) in `masked_t`.
-    weight: (batch, length) factors of the tokens in the sum `loss`; 1 if None. chunk:
-    rows projected at a time. `loss` can be differentiated once; a second time raises
-    RuntimeError. Raises ConfigError for an unknown kind.
+    mask_index: None for models without a mask: both predictions are then plain softmaxes,
+    without SUBS, and with masked_t = masked_s, the tokens that count, x0 may be None.
+    weight: (batch, length) factors of the tokens in the sum `loss`; 1 if None. chunk: rows
+    projected at a time; None: `default_chunk`. compile: fuse what lies between
+    the projection and the loss, by `torch.compile`. `loss` can be differentiated once; a
+    second time raises RuntimeError. Raises ConfigError for an unknown kind or a chunk
+    without rows.
     """
-    terms = losses.get(kind)
-    both, revealed = map(_places, (masked_t & masked_s, masked_t & ~masked_s))
-    if terms.reveal is None:
-        revealed = revealed[:0]
-
-    def objective(logits: Tensor, index: Tensor, of_revealed: bool) -> tuple[Tensor, Tensor]:
-        term = terms.reveal if of_revealed and terms.reveal else terms.distil
-        target = x0.flatten()[index]
-        student_logp, teacher_logp = losses.subs_masked(logits, mask_index), None
-        if term is not losses.cross_entropy:
-            with torch.no_grad():
-                if of_revealed:
-                    teacher_logp = losses.subs_visible(target, logits.shape[-1], logits.dtype)
-                else:
-                    assert teacher is not None
-                    seen = losses.temper(teacher.logits(teacher.rows(index)), tau)
-                    teacher_logp = losses.subs_masked(seen, mask_index)
-        return term(student_logp, teacher_logp, target), student_logp
-
-    return _sum_rows(student, x0.shape, both, revealed, objective, weight, chunk)
-
-
-def supervise_all(
-    kind: str,
-    student: HiddenStates,
-    teacher: HiddenStates,
-    rows: Tensor,
-    *,
-    tau: float,
-    weight: Tensor | None = None,
-    chunk: int = 1024,
-) -> LossOutput:
-    """Compute a divergence from the teacher at every token, for models without a mask.
-
-    Both predictions are plain softmaxes over the vocabulary, without SUBS; the teacher
-    is tempered by tau. kind: a loss whose `distil` term needs no clean token, such as
-    `kl_bwd` or `kl_fwd`. rows: (batch, length) bool, the tokens that count. The rest is
-    as in `supervise`; `reveal` stays empty.
-    """
-    term, index = losses.get(kind).distil, _places(rows)
-
-    def objective(logits: Tensor, index: Tensor, _: bool) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            seen = losses.temper(teacher.logits(teacher.rows(index)), tau)
-            teacher_logp = losses.widen(seen).log_softmax(-1)
-        student_logp = logits.log_softmax(-1)
-        return term(student_logp, teacher_logp, None), student_logp
-
-    return _sum_rows(student, rows.shape, index, index[:0], objective, weight, chunk)
-
-
-def _places(rows: Tensor) -> Tensor:
-    """Return the indices of the true ones in the flattened batch."""
-    return rows.flatten().nonzero().squeeze(-1)
-
-
-def _sum_rows(
-    student: HiddenStates,
-    shape: torch.Size,
-    distil: Tensor,
-    reveal: Tensor,
-    objective: Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor]],
-    weight: Tensor | None,
-    chunk: int,
-) -> LossOutput:
-    """Sum `objective` over the positions `distil` and `reveal`, a chunk at a time.
-
-    objective(logits, index, of_revealed) returns the loss of each row of a chunk and
-    the student's log-probabilities.
-    """
-    jobs = [
-        (part, of_revealed)
-        for index, of_revealed in ((distil, False), (reveal, True))
-        if len(index)
-        for part in index.split(chunk)
-    ]
-
-    def of_chunk(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        loss, student_logp = objective(logits, *jobs[k])
-        with torch.no_grad():
-            entropy = -(student_logp.exp() * student_logp).sum(-1)
-        return loss, entropy
-
-    index = torch.cat((distil, reveal))
+    loss = losses.get(kind)
+    if chunk is not None and chunk < 1:
+        raise ConfigError(f"algo.head_chunk={chunk} must be at least 1, or null.")
+    distil, reveal = map(_places, (masked_t & masked_s, masked_t & ~masked_s))
+    if loss.reveal is None:
+        reveal = reveal[:0]
+    index, linear = torch.cat((distil, reveal)), student.linear
     wide = losses.widen(student.hidden[:0]).dtype
     if weight is None:
         factors = torch.ones(len(index), dtype=wide, device=index.device)
     else:
         factors = weight.flatten()[index].to(wide)
-    linear = student.linear
     total, rows, entropy = _ChunkedLoss.apply(
         student.rows(index),
         None if linear is None else linear.weight,
         None if linear is None else linear.bias,
         factors,
         student,
-        [len(part) for part, _ in jobs],
-        of_chunk,
+        _Rows(index, len(distil), loss, teacher, x0, tau, mask_index, compile),
+        default_chunk(student) if chunk is None else chunk,
     )
-    per_token = torch.zeros(shape, dtype=rows.dtype, device=index.device)
+    per_token = torch.zeros(masked_t.shape, dtype=rows.dtype, device=index.device)
     per_token.view(-1)[index] = rows
-    sums = [part.sum() for part in rows.split((len(distil), len(reveal)))]
-    return LossOutput(total, per_token, sums[0], sums[1], entropy, len(distil), len(reveal))
+    counts = len(distil), len(reveal)
+    sums = [part.sum() for part in rows.split(counts)]
+    return LossOutput(total, per_token, sums[0], sums[1], entropy, *counts)
+
+
+def default_chunk(student: HiddenStates) -> int:
+    """Return the number of rows to project at a time, by device and vocabulary."""
+    if student.hidden.is_cuda:
+        return 4096
+    # Where 1,024 rows of float32 logits outgrow a CPU's caches.
+    wide = student.linear is not None and student.linear.out_features >= 8192
+    return 128 if wide else 1024
+
+
+def _places(rows: Tensor) -> Tensor:
+    """Return the indices of the true ones in the flattened batch."""
+    return rows.flatten().nonzero().squeeze(-1)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -65,17 +66,29 @@ def dense(kind, student, teacher, x0, masked_t, masked_s, tau):
     )
 
 
-def gathered(kind, student, teacher, x0, masked_t, masked_s, tau, chunk, weight=None):
+def gathered(
+    kind, student, teacher, x0, masked_t, masked_s, tau, chunk, weight=None, compile=False
+):
     z_t, z_s = views(x0, masked_t, masked_s)
     with torch.no_grad():
         t = head.encode(teacher, lambda net: net(z_s))
     s = head.encode(student, lambda net: net(z_t))
     return head.supervise(
-        kind, s, t, x0, masked_t, masked_s, tau=tau, mask_index=MASK, chunk=chunk, weight=weight
+        kind,
+        s,
+        t,
+        x0,
+        masked_t,
+        masked_s,
+        tau=tau,
+        mask_index=MASK,
+        chunk=chunk,
+        weight=weight,
+        compile=compile,
     )
 
 
-def both(kind, dtype, share, chunk, wrap=False, tau=0.9):
+def both(kind, dtype, share, chunk, wrap=False, tau=0.9, compile=False):
     """(loss per token, every gradient): of the definition, and gathered."""
     torch.manual_seed(1)
     student, teacher = (Backbone(wrap).to(dtype) for _ in range(2))
@@ -83,7 +96,7 @@ def both(kind, dtype, share, chunk, wrap=False, tau=0.9):
     weight = torch.rand(BATCH, LENGTH, dtype=dtype)
     loss = dense(*args)
     total = (loss * weight).sum()
-    parts = gathered(*args, chunk, weight)
+    parts = gathered(*args, chunk, weight, compile)
     torch.testing.assert_close(parts.loss, total.detach(), rtol=1e-6, atol=1e-9)
     # An upstream factor, as a trainer's division by micro-batches is one.
     grads, ours = (
@@ -111,6 +124,27 @@ def test_loss_and_every_gradient(kind, share, chunk, wrap):
         (loss, grads), (ours, our_grads) = both(kind, torch.float32, share, chunk, wrap)
         for a, b in zip((ours, *our_grads), (loss, *grads), strict=True):
             assert (a - b).norm() <= 1e-6 * max(b.norm(), 1e-6)
+
+
+@pytest.mark.slow  # compiles for half a minute
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_loss_and_every_gradient():
+    """For all sizes of chunks and temperatures one compilation of each term.
+
+    And another for a single row, of which torch makes a case of its own.
+    """
+    head.compiled_row_terms.cache_clear()
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    for chunk, tau in ((5, 0.9), (1000, 0.9), (4, 0.84), (1000, 1.0)):
+        (loss, grads), (ours, our_grads) = both(
+            "hybrid", torch.float64, (0.7, 0.4), chunk, tau=tau, compile=True
+        )
+        torch.testing.assert_close(ours, loss, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(our_grads, grads, rtol=1e-12, atol=1e-12)
+    stats = torch._dynamo.utils.counters["stats"]
+    assert 1 <= stats["unique_graphs"] <= 4
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_backbones_without_a_plain_projection_are_named_once(caplog):
@@ -269,7 +303,9 @@ def test_every_token_of_models_without_a_mask(kind, share, wrap):
     with torch.no_grad():
         seen = head.encode(teacher, lambda net: net(z_s))
     shown = head.encode(student, lambda net: net(z_t))
-    parts = head.supervise_all(kind, shown, seen, rows, tau=0.8, weight=weight, chunk=5)
+    parts = head.supervise(
+        kind, shown, seen, None, rows, rows, tau=0.8, mask_index=None, weight=weight, chunk=5
+    )
     logp = student(z_t).log_softmax(-1), (teacher(z_s).detach() / 0.8).log_softmax(-1)
     of, to = logp if kind == "kl_bwd" else logp[::-1]
     loss = (of.exp() * (of - to)).sum(-1) * rows

@@ -23,6 +23,7 @@ from torch import Tensor
 from .. import head, losses
 from ..checkpoints.formats import unwrap
 from ..curriculum import Curriculum, Round
+from ..models.compiling import compile_blocks
 from ..models.vocabulary import check_mask
 from . import loop_state, resume, settings, start, strategies, validate_run
 from .callbacks import batches
@@ -165,7 +166,9 @@ class Distiller:
         curriculum = self.check_config(config)
         super().__init__(config, tokenizer, **kwargs)
         self.curriculum = curriculum
-        self.teacher = Teacher()
+        self.teacher = Teacher(config.algo.compile)
+        if config.algo.compile:
+            compile_blocks(self.backbone)
         self.teacher_sha256: str | None = None  # of the weights that it began with
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self.global_batch = GlobalBatch(self.guard)

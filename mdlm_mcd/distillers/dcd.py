@@ -78,8 +78,17 @@ class DCD(Distiller):
         student = self.encode(self.backbone, z_t, t, condition)
         with torch.no_grad():
             teacher = self.encode(self.teacher.backbone, z_s, s, condition)
-        return head.supervise_all(
-            algo.loss, student, teacher, valid > 0, tau=round_.tau, chunk=algo.head_chunk
+        return head.supervise(
+            algo.loss,
+            student,
+            teacher,
+            None,
+            valid > 0,
+            valid > 0,
+            tau=round_.tau,
+            mask_index=None,
+            chunk=algo.head_chunk,
+            compile=algo.compile,
         )
 
 

@@ -52,6 +52,7 @@ class SDTT(Distiller):
             tau=round_.tau,
             mask_index=self.mask_index,
             chunk=algo.head_chunk,
+            compile=algo.compile,
         )
 
     def _roll(self, round_: Round, z_t, t, condition, noise: StepNoise) -> head.HiddenStates:
@@ -82,14 +83,14 @@ def draw_tokens(
     v: Tensor,
     tau: float,
     mask_index: int,
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> Tensor:
     """Draw a token at each position `index` of the flattened batch, (rows,) ids.
 
     By inversion of the distribution function, in float64, under SUBS at temperature
     tau: v (rows,), uniform on [0, 1), decides alone, whatever device or chunk.
     """
-    drawn = [index.new_zeros(0)]
+    chunk, drawn = chunk or head.default_chunk(features), [index.new_zeros(0)]
     for rows, uniform in zip(index.split(chunk), v.split(chunk), strict=True):
         logits = features.logits(features.rows(rows))
         if logits.device.type != "mps":  # which knows no float64
@@ -113,7 +114,7 @@ def rollout(
     *,
     tau: float,
     mask_index: int,
-    chunk: int = 1024,
+    chunk: int | None = None,
 ) -> tuple[head.HiddenStates, Tensor]:
     """Collect the teacher's predictions along len(opening) + 1 ancestral steps.
 

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from ..checkpoints.weights import load_strictly
 from ..head import FSDP_INNER, is_sharded
+from ..models.compiling import compile_blocks
 
 
 class Teacher:
     """theta^- of Algorithm 1: the student as it was when the round began.
 
     Not an `nn.Module`, so that a module may have one as an attribute without its
-    optimizer, DDP or `state_dict` seeing it.
+    optimizer, DDP or `state_dict` seeing it. compile: by `compile_blocks`.
     """
 
-    def __init__(self):
+    def __init__(self, compile: bool = False):
+        self.compile = compile
         self.backbone: nn.Module | None = None
         self.round: int | None = None
 
@@ -34,6 +36,8 @@ class Teacher:
         self.backbone = copy.deepcopy(student)
         self.backbone.requires_grad_(False)
         self.backbone.eval()
+        if self.compile:  # a copy is not
+            compile_blocks(self.backbone)
 
     @torch.no_grad()
     def snapshot(self, student: nn.Module, round_index: int) -> None:

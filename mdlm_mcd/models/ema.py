@@ -41,8 +41,8 @@ class ExponentialMovingAverage:
         if self.num_updates is not None:
             self.num_updates += 1
             decay = min(decay, (1 + self.num_updates) / (10 + self.num_updates))
-        for shadow, p in self._pairs(parameters):
-            shadow.lerp_(p.detach().to(shadow.dtype), 1.0 - decay)
+        if pairs := [(x, p.detach().to(x.dtype)) for x, p in self._pairs(parameters)]:
+            torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1.0 - decay)
 
     @torch.no_grad()
     def copy_to(self, parameters: Iterable[nn.Parameter]) -> None:

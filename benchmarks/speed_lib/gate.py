@@ -1,0 +1,130 @@
+"""A training under remote control: it takes a step, samples or counts when asked to.
+
+`worker.Worker` starts a training whose config names this callback, and talks to it
+over two pipes. So runs of several programs, a host's own among them, take their steps in
+turn, each in a process whose peak memory is its own. Imported by the hosts.
+"""
+
+import json
+import os
+import resource
+import time
+
+import lightning as L
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Finished(Exception):
+    """Ends a training whose figures have been taken."""
+
+
+class Gate(L.Callback):
+    """Wait for a command before each step; write its figures, a line of JSON each.
+
+    dense: project every token onto the vocabulary, with the full logits stored.
+    Commands: `step` (milliseconds), `count` (a step's floating-point operations),
+    `sample PREDICTOR STEPS`, `ceilings` (of this process), and `stop`.
+    """
+
+    def __init__(self, dense: bool = False):
+        self.dense, self.counter, self.commands = dense, None, None
+
+    def on_train_start(self, trainer, module):
+        if trainer.global_rank == 0:  # the others follow its all-reduce
+            read, write = map(int, os.environ["SPEED_GATE"].split(","))
+            self.commands, self.figures = os.fdopen(read), os.fdopen(write, "w")
+            parameters = sum(p.numel() for p in module.backbone.parameters())
+            self.write(parameters=parameters)
+        if self.dense:
+            from mdlm_mcd import head
+
+            head.output_projection = lambda backbone: None
+
+    def write(self, **figures):
+        self.figures.write(json.dumps(figures) + "\n")
+        self.figures.flush()
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if self.commands is None:
+            return
+        while True:
+            name, *how = self.commands.readline().split() or ["stop"]
+            if name == "stop":
+                raise Finished
+            if name == "sample":
+                self.sample(module, how[0], int(how[1]))
+            elif name == "ceilings":
+                self.write(**ceilings(module.device))
+            else:
+                break
+        if name == "count":
+            self.counter = FlopCounterMode(display=False)
+            self.counter.__enter__()
+        self.reset(module.device)
+        self.start = clock(module.device)
+
+    def on_train_batch_end(self, trainer, module, *args):
+        if self.commands is None:
+            return
+        figures = {"ms": 1e3 * (clock(module.device) - self.start)}
+        if self.counter is not None:
+            self.counter.__exit__(None, None, None)
+            figures = {"flop": self.counter.get_total_flops()}
+            self.counter = None
+        self.write(**figures, gib=self.peak(module.device))
+
+    def reset(self, device):
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak(self, device) -> float:
+        """Return the peak memory so far in GiB: of the process on a CPU."""
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    def sample(self, module, predictor: str, steps: int):
+        """Time the host's own sampler, or ours, of a batch with the weights as they are."""
+        module.eval()
+        how = module.config.sampling
+        before = how.predictor, module.sampler if hasattr(module, "sampler") else None
+        how.predictor = module.sampler = predictor
+        evaluations = []
+        hook = module.backbone.register_forward_pre_hook(lambda *_: evaluations.append(1))
+        start = clock(module.device)
+        with torch.no_grad():
+            module.generate_samples(module.config.loader.eval_batch_size, num_steps=steps)
+        seconds = clock(module.device) - start
+        hook.remove()
+        how.predictor, module.sampler = before
+        module.train()
+        self.write(seconds=seconds, evaluations=len(evaluations), gib=self.peak(module.device))
+
+
+def clock(device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def ceilings(device) -> dict:
+    """Measure a device: TFLOP/s of a large product, and TB/s of a large copy."""
+    cuda = device.type == "cuda"
+    n, dtype = (8192, torch.bfloat16) if cuda else (2048, torch.float32)
+    x = torch.randn(n, n, device=device, dtype=dtype)
+    a = torch.randn(1 << (28 if cuda else 26), device=device)
+    b = torch.empty_like(a)
+    size = 2 * a.numel() * a.element_size()
+    rates = {"dtype": str(dtype).removeprefix("torch.")}
+    for name, call, work in (
+        ("tflops", lambda: x @ x, 2 * n**3),
+        ("tb_s", lambda: b.copy_(a), size),
+    ):
+        times = []
+        for _ in range(6):
+            start = clock(device)
+            call()
+            times.append(clock(device) - start)
+        rates[name] = 1e-12 * work / min(times)
+    return rates

@@ -1,0 +1,175 @@
+"""The parts of the speed benchmark: steps, samples, growth, processes.
+
+Each yields rows, dicts that `speed.py` writes as JSON and prints.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .worker import Size, Worker, in_turn, make_assets, median
+
+ROUNDS = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=100000")
+OURS = ("mcd", "sdtt", "cd4lm", "dcd")
+BYTES = 4  # of a weight, its gradient and the optimizer's state
+
+
+def distiller(name: str, *more: str) -> tuple[str, ...]:
+    return (f"algo={name}", *ROUNDS, *more)
+
+
+@dataclass
+class Bench:
+    """One run of the benchmark. hosts: clones by name."""
+
+    size: Size
+    folder: Path
+    hosts: dict[str, Path]
+    repeats: int
+    tiny: bool
+
+    def __post_init__(self):
+        self._count = itertools.count()
+        self._made: dict[tuple, Path] = {}
+
+    def worker(self, size: Size, algo: tuple[str, ...], **how) -> Worker:
+        key = size.vocab, size.length, size.batch
+        if key not in self._made:
+            self._made[key] = self.folder / f"assets-{len(self._made)}"
+            self._made[key].mkdir(parents=True)
+            make_assets(self._made[key], size)
+        out = self.folder / f"run-{next(self._count)}"
+        small = ("algo.gamma_max=2",) if "algo=dcd" in algo and size.vocab < 5000 else ()
+        return Worker(size, self._made[key], out, (*algo, *small), **how)
+
+    # (a) and (e) ----------------------------------------------------------------------
+
+    def variants(self) -> Iterator[tuple[str, dict]]:
+        """Yield the trainings beside MCD's own, by name."""
+        yield "mcd, dense", {"algo": distiller("mcd"), "gate": ("+callbacks.gate.dense=true",)}
+        yield "mcd, compiled", {"algo": distiller("mcd", "algo.compile=true")}
+        for name in OURS[1:]:
+            yield name, {"algo": distiller(name)}
+        yield "mdlm (minihost)", {"algo": ("algo=mdlm",)}
+        for name, clone in self.hosts.items():
+            if name == "mdlm":
+                yield "mdlm (mdlm)", {"algo": (), "clone": clone}
+                continue
+            yield (
+                f"mdlm ({name})",
+                {"algo": ("algo=mdlm", "sampling.predictor=ancestral_cache"), "clone": clone},
+            )
+            cache = f"algo.integral_cache_path={clone}/integral/gpt2.pkl"
+            yield f"distillation ({name})", {"algo": ("algo=distillation", cache), "clone": clone}
+
+    def steps(self) -> Iterator[dict]:
+        """Time each training's step beside MCD's, the two in turn, and MCD's floor."""
+        with self.worker(self.size, distiller("mcd")) as mcd:  # whose peak is not the step's
+            yield self.floor(mcd)
+        with self.worker(self.size, distiller("mcd")) as mcd:
+            for name, how in self.variants():
+                try:
+                    with self.worker(self.size, **how) as other:
+                        found = in_turn({"mcd": mcd, name: other}, "step", self.repeats)
+                except RuntimeError as error:
+                    yield {"part": "step", "name": name, "error": str(error)[-400:]}
+                    continue
+                ours, theirs = found["mcd"], found[name]
+                yield {
+                    "part": "step",
+                    "name": name,
+                    "ms": median(theirs, "ms"),
+                    "mcd_ms": median(ours, "ms"),
+                    "ratio": median(ours, "ms") / median(theirs, "ms"),
+                    "gib": median(theirs, "gib"),
+                    "mcd_gib": median(ours, "gib"),
+                    "gib_ratio": median(ours, "gib") / median(theirs, "gib"),
+                }
+
+    def floor(self, mcd: Worker) -> dict:
+        """Count a step's operations and bytes, and the time they take at the ceilings.
+
+        Bytes: each weight read for student and teacher, its gradient written, and read by
+        the norm; AdamW reads weight, gradient and two moments and writes three of them;
+        the average is read and written: 13 passes over the weights. Logits: each written
+        and read once, and the gradient's likewise; activations are left out.
+        """
+        rates, flop = mcd.ask("ceilings"), mcd.ask("count")["flop"]
+        size = self.size
+        logits = 3 * 2 * size.batch * size.length * (size.vocab + 1) / 2  # half are masked
+        moved = BYTES * (13 * mcd.parameters + logits)
+        ms = 1e3 * (flop / (1e12 * rates["tflops"]) + moved / (1e12 * rates["tb_s"]))
+        took = median(in_turn({"mcd": mcd}, "step", self.repeats)["mcd"], "ms")
+        return {
+            "part": "floor",
+            **rates,
+            "parameters": mcd.parameters,
+            "gflop": flop / 1e9,
+            "gbyte": moved / 1e9,
+            "floor_ms": ms,
+            "mcd_ms": took,
+            "ratio": took / ms,
+        }
+
+    # (c) ------------------------------------------------------------------------------
+
+    def samples(self) -> Iterator[dict]:
+        """Time the hosts' `ancestral_cache` and our samplers with the same weights, in turn."""
+        steps = (2, 4) if self.tiny else (8, 32, 128, 512)
+        hosts = {"minihost": None, **{k: v for k, v in self.hosts.items() if k != "mdlm"}}
+        for name, clone in hosts.items():
+            with self.worker(self.size, distiller("mcd"), clone=clone) as worker:
+                worker.ask("step")  # weights away from their zero start
+                for n in steps:
+                    found = {
+                        p: [worker.ask(f"sample {p} {n}") for _ in range(1 if n > 32 else 2)][-1]
+                        for p in ("ancestral_cache", "sparse", "locked")
+                    }
+                    theirs = found["ancestral_cache"]["seconds"]
+                    for predictor, row in found.items():
+                        times = theirs / row["seconds"]
+                        of = {"host": name, "predictor": predictor, "steps": n}
+                        yield {"part": "sample", **of, **row, "times_faster": times}
+
+    # (d) and (f) ----------------------------------------------------------------------
+
+    def growth(self) -> Iterator[dict]:
+        """Time MCD's step against length, batch, vocabulary and width, with exponents."""
+        base = self.size if self.tiny else replace(self.size, width=256, blocks=4, batch=1)
+        twice = (1, 2, 4) if self.tiny else (1, 2, 4, 8)
+        for name, start in (("length", 128), ("batch", 1), ("vocab", 1000), ("width", 128)):
+            if self.tiny:
+                start = getattr(base, name)
+            found = []
+            for factor in twice:
+                size = replace(base, **{name: start * factor})
+                with self.worker(size, distiller("mcd")) as worker:
+                    rows = in_turn({"mcd": worker}, "step", self.repeats)["mcd"]
+                row = {name: start * factor, "ms": median(rows, "ms"), "gib": median(rows, "gib")}
+                found.append(row)
+                yield {"part": "growth", **row}
+            yield {"part": "exponent", "of": name, "ms": exponent(found, name)}
+
+    def processes(self) -> Iterator[dict]:
+        """Time a step of one process and of two with the same global batch, a core each."""
+        size = replace(self.size, threads=1, batch=max(2, self.size.batch))
+        found = {}
+        for devices in (1, 2):
+            with self.worker(size, distiller("mcd"), devices=devices) as worker:
+                found[devices] = median(in_turn({"mcd": worker}, "step", self.repeats)["mcd"], "ms")
+        yield {
+            "part": "processes",
+            "one_ms": found[1],
+            "two_ms": found[2],
+            "times_faster": found[1] / found[2],
+        }
+
+
+def exponent(rows: list[dict], name: str) -> float:
+    """Fit ms ~ name^k by least squares of the logarithms; return k."""
+    import numpy as np
+
+    return float(np.polyfit(*(np.log([r[key] for r in rows]) for key in (name, "ms")), 1)[0])
