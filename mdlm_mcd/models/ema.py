@@ -41,8 +41,11 @@ class ExponentialMovingAverage:
         if self.num_updates is not None:
             self.num_updates += 1
             decay = min(decay, (1 + self.num_updates) / (10 + self.num_updates))
-        if pairs := [(x, p.detach().to(x.dtype)) for x, p in self._pairs(parameters)]:
-            torch._foreach_lerp_(*map(list, zip(*pairs, strict=True)), 1.0 - decay)
+        pairs = list(self._pairs(parameters))
+        if pairs:  # one kernel for many, on a GPU
+            shadows = [shadow for shadow, _ in pairs]
+            current = [p.detach().to(shadow.dtype) for shadow, p in pairs]
+            torch._foreach_lerp_(shadows, current, 1.0 - decay)
 
     @torch.no_grad()
     def copy_to(self, parameters: Iterable[nn.Parameter]) -> None:
