@@ -12,3 +12,13 @@ def folder(named: str) -> Path:
     if not named:
         raise ConfigError("--out is empty: name a folder.")
     return Path(named)
+
+
+def require_matplotlib() -> None:
+    """Raise ConfigError with the remedy when matplotlib is not installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "The figure needs matplotlib, which is not installed: pip install 'mdlm-mcd[demo]'."
+        ) from error
