@@ -82,13 +82,13 @@ def pictures(model: candidates.Candidate | None = None, seed: int = 10) -> list[
         f"{abs(c.ratio[(c.alpha_t - 0.5).abs().argmin()].item()):.1f} for K = {c.num_classes:,}"
         for c in curves
     )
-    unlike = (
-        f" ({sum(shown.differs(r)) or 'none'} of its words unlike the last)" for r in shown.runs
-    )
-    texts = [f"\u201c{' '.join(run.words)}\u201d in {run.steps} steps" for run in shown.runs]
-    alt = "One sentence from one latent: " + ", ".join(
-        [*map("".join, zip(texts[:-1], unlike, strict=False)), texts[-1]]
-    )
+
+    def described(run: data.Run) -> str:
+        text = f"\u201c{' '.join(run.words)}\u201d in {run.steps} steps"
+        unlike = f" ({sum(shown.differs(run)) or 'none'} of its words unlike the last)"
+        return text if run is shown.runs[-1] else text + unlike
+
+    alt = f"One sentence from one latent: {', '.join(map(described, shown.runs))}"
     if model:
         noted = model.provenance
         alt += f"; by {model.label} ({noted.get('checkpoint')}, weights of SHA-256 "

@@ -168,7 +168,10 @@ def regimes(shown: Regimes):
             elif masked[i]:
                 style, word = MASKED, ""
             table.bar(i, 0.76, 0.92, y - 0.38, lw=0.8, **style)
-            how = {"weight": "bold" if bold else None, "bbox": HALO if style.get("hatch") else None}
+            how = {
+                "weight": "bold" if bold else "normal",
+                "bbox": HALO if style.get("hatch") else None,
+            }
             table.text(i, y, word, fontsize=9, parse_math=False, **how, **CENTRED)
         if y in (1, 2):
             text = f"{int(masked.sum())} of {len(masked)} masked"
