@@ -95,7 +95,7 @@ class Case:
         """Return the distiller that `algo._target_` names."""
         from .. import distillers
 
-        return getattr(distillers, self.config.algo._target_.rpartition(".")[2])
+        return getattr(distillers, self.config.algo._target_.rpartition(".")[2], distillers.MCD)
 
 
 def _fitted(spec: HostSpec, given: Sequence[str], patched: bool) -> list[str]:
