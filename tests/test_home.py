@@ -95,8 +95,9 @@ def test_the_hubs_cache(homeless, compose):
 
 
 def test_the_doctor(homeless, compose):
-    config = compose("algo=mcd", "algo.teacher_path='~/a.ckpt'")
-    found = doctor._weights(config, homeless, asked=True)
+    case = doctor.Case(homeless)
+    case.config = compose("algo=mcd", "algo.teacher_path='~/a.ckpt'")
+    found = doctor.finding("checkpoint", case)
     assert found.mark == doctor.STOP and "no home folder is known" in found.text
 
 

@@ -1,5 +1,6 @@
 """The command: its words, its refusals, and the demo from end to end."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -9,8 +10,9 @@ import sys
 import time
 
 import pytest
+import torch
 
-from mdlm_mcd.commands import demo, demo_tables, main
+from mdlm_mcd.commands import demo, demo_tables, main, stages
 from mdlm_mcd.errors import ConfigError
 
 PRODUCTS = (
@@ -41,7 +43,11 @@ def test_every_command_has_its_arguments(name, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "flag, value, words",
-    [("--u-law", "lattice:x", "the step x is no number"), ("--steps", "8,x", "list of ints")],
+    [
+        ("--u-law", "lattice:x", "the step x is no number"),
+        ("--steps", "8,x", "list of ints"),
+        ("--steps", "", "list of ints"),
+    ],
 )
 def test_arguments_of_the_sweep(flag, value, words, capsys):
     with pytest.raises(SystemExit) as end:
@@ -113,19 +119,11 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
 
 
 def test_a_stage_that_fails_says_where_and_why(tmp_path):
-    broken = demo.Recipe(overrides=("model.n_heads=3",), judge_steps=2)
-    with pytest.raises(demo.StageError) as error:
+    broken = dataclasses.replace(demo.QUICK, overrides=("model.n_heads=3",))
+    with pytest.raises(stages.StageError) as error:
         demo.run(tmp_path / "demo", recipe=broken)
-    assert "judge stopped at step 0 of 2" in str(error.value)
-    assert "log.txt" in str(error.value)
-
-
-def test_an_unusable_folder_is_refused(tmp_path, capsys):
-    (tmp_path / "file").write_text("x")
-    assert main.main(["demo", "--out", str(tmp_path / "file")]) == 1
-    assert "is a file: name a folder" in capsys.readouterr().err
-    assert main.main(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
-    assert "cannot be made" in capsys.readouterr().err
+    text = str(error.value)
+    assert "judge stopped at step 0 of 20" in text and "log.txt" in text and "n_heads" in text
 
 
 def test_without_matplotlib_the_demo_says_so_first(tmp_path, monkeypatch):
@@ -133,6 +131,48 @@ def test_without_matplotlib_the_demo_says_so_first(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'mdlm-mcd\[demo\]'"):
         demo.run(tmp_path / "demo")
     assert not os.listdir(tmp_path)
+
+
+# Stages -----------------------------------------------------------------------------------
+
+
+def test_a_child_that_takes_too_long_is_ended(tmp_path):
+    log, asked = tmp_path / "log.txt", []
+    log.write_text("before\n")
+    text = tmp_path / "clock.py"
+    text.write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    how = dict(folder=tmp_path, seconds=1.2, waiting=lambda: asked.append(log.read_text()))
+    assert stages.start("clock", [], log, **how) is None
+    assert log.read_text() == "before\nbegun\n" and asked
+    text.write_text("raise SystemExit(3)")
+    assert stages.start("clock", [], log, folder=tmp_path) == 3
+
+
+def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path):
+    calls, seen = [], []
+    folder, log = tmp_path / "a=b", tmp_path / "log.txt"
+
+    def start(module, arguments, log, *, folder, waiting):
+        calls.append(arguments)
+        (tmp_path / "a=b/checkpoints").mkdir(parents=True, exist_ok=True)
+        step = 4 * len(calls)
+        torch.save({"global_step": step}, tmp_path / "a=b/checkpoints/last.ckpt")
+        with log.open("a") as file:
+            file.write(f"step {step - 2}/8 loss\nstep {step}/8 loss\n\nstopped\n")
+        waiting()
+        return len(calls) % 2
+
+    done = [stages.train(folder, ["algo=mdlm"], 8, log, start=start, on_step=seen.append)]
+    done += [stages.train(folder, ["algo=mdlm"], 8, log, start=start) for _ in range(2)]
+    last = folder / "checkpoints/last.ckpt"
+    assert [(d.checkpoint, d.step, d.status) for d in done] == [(last, 4, 1), (last, 8, 0)] + [
+        (last, 8, 0)
+    ]
+    assert seen == [4] and done[0].last_lines == "step 2/8 loss\nstep 4/8 loss\nstopped"
+    assert len(calls) == 2  # the third found all of it done
+    assert calls[0][-1] == "checkpointing.resume_from_ckpt=false"
+    assert calls[1][0] == f"hydra.run.dir='{folder}'"
+    assert calls[1][-1] == f"checkpointing.resume_ckpt_path='{last}'"
 
 
 def made_up(**students):
