@@ -1,6 +1,5 @@
 """The command: its words, its refusals, and the demo from end to end."""
 
-import dataclasses
 import functools
 import json
 import os
@@ -118,10 +117,11 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
     assert other.returncode == 1 and "another seed" in said and "Traceback" not in said
 
 
-def test_a_stage_that_fails_says_where_and_why(tmp_path):
-    broken = dataclasses.replace(demo.QUICK, overrides=("model.n_heads=3",))
+def test_a_stage_that_fails_says_where_and_why(tmp_path, monkeypatch):
+    ended = stages.Trained(None, 0, 1, "first\n" * 9 + "n_heads=3 does not divide it\n")
+    monkeypatch.setattr(stages, "train", lambda *args, **how: ended)
     with pytest.raises(stages.StageError) as error:
-        demo.run(tmp_path / "demo", recipe=broken)
+        demo.run(tmp_path / "demo", recipe=demo.QUICK)
     text = str(error.value)
     assert "judge stopped at step 0 of 20" in text and "log.txt" in text and "n_heads" in text
 
