@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mdlm_mcd import duality, losses
 from mdlm_mcd.commands import figures, main
 from mdlm_mcd.commands.figures import data, draw
 from mdlm_mcd.sampling import Latent
@@ -46,18 +45,6 @@ def styled(make, *shown):
 # What is computed -----------------------------------------------------------------------
 
 
-def test_a_latent_path_is_the_gaussian_one(monkeypatch):
-    eps = torch.randn(7, dtype=torch.float64)
-    monkeypatch.setattr(torch, "randn", lambda *args, **how: eps)
-    path = data.latent_path(0, num_classes=7, points=99)
-    for i, time in enumerate(path.t.tolist()):
-        ratio = duality.NoiseGap(7).icdf(1 - time).item()
-        sigma = 1 / math.sqrt(1 + ratio**2)
-        w = [sigma * e + (j == 0) * ratio * sigma for j, e in enumerate(eps.tolist())]
-        assert path.w_t[i].tolist() == pytest.approx(w, abs=1e-12)
-        assert path.token[i] == path.w_t[i, 0] and path.rival[i] == path.w_t[i, 1:].max()
-
-
 def test_the_projection_changes_where_the_schedule_crosses_u():
     paths = [data.latent_path(seed) for seed in range(12)]
     for path in paths:
@@ -71,31 +58,6 @@ def test_the_regimes_are_what_equation_14_asks():
     assert set(shown.cases) == set(draw.CASES) and 0 < shown.alpha_t < shown.alpha_s < 1
     for u, case in zip(shown.u.tolist(), shown.cases, strict=True):
         assert case == ("KL" if u > shown.alpha_s else "CE" if u > shown.alpha_t else "none")
-    count = len(shown.words)
-    x0, masked = torch.arange(count)[None], (shown.masked_t[None], shown.masked_s[None])
-    log_p, log_q = (
-        losses.subs(torch.randn(1, count, count + 1), x0.masked_fill(m, count), count)
-        for m in masked
-    )
-    (found,) = losses.per_token("hybrid", log_p, log_q, x0, *masked)
-    kl = (log_p.exp() * (log_p - log_q))[0, :, :count].sum(-1)  # the mask has no probability
-    ce = -log_p[0].gather(-1, x0.T).squeeze(-1)
-    want = {"KL": kl, "CE": ce, "none": torch.zeros(count)}
-    for i, case in enumerate(shown.cases):
-        assert found[i].item() == pytest.approx(want[case][i].item(), abs=1e-5)
-
-
-def test_the_calibration_is_lemma_3_1():
-    curves = [data.calibration(k) for k in data.VOCABULARIES]
-    two = curves[0]  # Y is the difference of two normals
-    normal = torch.special.ndtr(two.ratio / math.sqrt(2))
-    assert torch.allclose(two.alpha_t, normal, atol=1e-10)
-    for curve in curves:
-        a = curve.alpha_tilde
-        kept = duality.NoiseGap(curve.num_classes).cdf(a / (1 - a * a).sqrt())
-        assert torch.allclose(kept, 1 - curve.t, atol=1e-8)
-    for small, large in itertools.pairwise(curves):
-        assert (small.alpha_t >= large.alpha_t).all()
 
 
 def test_a_trajectory_is_what_the_sampler_does(shown):
@@ -320,8 +282,6 @@ def test_the_trajectory_of_a_trained_checkpoint(runs, tmp_path, capsys):
         (["--out", "{0}/out", "--model", "{0}/none.ckpt"], "none.ckpt"),
         (["--out", "{0}/out", "--model", "{1}"], "a masked model under SUBS"),
         (["--out", ""], "--out is empty: name a folder."),
-        (["--out", "{0}/out", "--weights", "raw"], "--weights is a checkpoint's: name"),
-        (["--out", "{0}/out", "--tokenizer", "x"], "--tokenizer is a checkpoint's"),
     ],
 )
 def test_refusals_are_one_sentence(flags, sentence, runs, tmp_path, capsys):

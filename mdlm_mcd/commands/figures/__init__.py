@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from ...checkpoints import sanitize
 from ...checkpoints.files import check_overwrite, make_folder
-from ...errors import ConfigError
 from ...evaluation import candidates
 from .. import folder, require_matplotlib
 from . import data, draw
@@ -34,7 +33,7 @@ def configure(parser) -> None:
     parser.add_argument(
         "--model", metavar="CKPT", help="whose trajectory; what mdlm-mcd sweep takes"
     )
-    parser.add_argument("--weights", choices=("ema", "raw"), help="default: ema")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of the model")
     parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
     parser.add_argument("--seed", type=int, default=10, help="of the latent")
     parser.set_defaults(call=call)
@@ -45,13 +44,8 @@ def call(args) -> None:
     out, model = folder(args.out), None
     check_out(out)
     if args.model is not None:
-        source = candidates.Source.parse(
-            args.model, which=args.weights or "ema", tokenizer=args.tokenizer
-        )
-        model = candidates.open_model(source)
-    elif args.weights or args.tokenizer:
-        flag = "--weights" if args.weights else "--tokenizer"
-        raise ConfigError(f"{flag} is a checkpoint's: name it with --model.")
+        how = dict(which=args.weights, tokenizer=args.tokenizer)
+        model = candidates.open_model(candidates.Source.parse(args.model, **how))
     print(f"Wrote {len(write(out, pictures(model, args.seed)))} files to {args.out}.")
 
 
