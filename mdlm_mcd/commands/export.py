@@ -56,10 +56,10 @@ def configure(parser) -> None:
         help="goes along; bpe: the one the embedded host trained",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an export")
-    unsaid = parser.add_argument_group("where the checkpoint does not say it")
-    unsaid.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
-    unsaid.add_argument("--heads", type=int, metavar="N", help="attention heads")
-    unsaid.add_argument("--time-conditioning", action=argparse.BooleanOptionalAction, default=None)
+    missing = parser.add_argument_group("where the checkpoint does not say it")
+    missing.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
+    missing.add_argument("--heads", type=int, metavar="N", help="attention heads")
+    missing.add_argument("--time-conditioning", action=argparse.BooleanOptionalAction, default=None)
     parser.set_defaults(call=call)
 
 

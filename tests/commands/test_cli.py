@@ -79,12 +79,12 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
         assert first.poll() is None, first.stderr.read()
         time.sleep(0.2)
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=60)
-    assert first.returncode == 130 and "same command goes on" in said
+    _, printed = first.communicate(timeout=60)
+    assert first.returncode == 130 and "same command goes on" in printed
     assert not (out / "results.json").exists()
 
     second = command("demo", "--out", out, "--quick")
-    said, errors = second.communicate(timeout=300)
+    printed, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors + log.read_text()[-2000:]
     # The judge stood already and was not trained again.
     assert log.read_text().count("algo=ar") == 1
@@ -101,7 +101,7 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
     plain, sharp = list(results["models"].values())[:2]
     assert plain["nelbo"] != sharp["nelbo"]  # each at its own temperature
     # Perplexity never stands without entropy, in the terminal and in the file.
-    for text in (said, (out / "table.md").read_text()):
+    for text in (printed, (out / "table.md").read_text()):
         assert "MCD round 2" in text and "entropy" in text and "float64" in text
 
     # A third run finds all of it done, and says the same.
@@ -113,8 +113,8 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
 
     # With another seed the folder is refused before anything is touched.
     other = command("demo", "--out", out, "--quick", "--seed", 2)
-    _, said = other.communicate(timeout=60)
-    assert other.returncode == 1 and "another seed" in said and "Traceback" not in said
+    _, printed = other.communicate(timeout=60)
+    assert other.returncode == 1 and "another seed" in printed and "Traceback" not in printed
 
 
 def test_a_stage_that_fails_says_where_and_why(tmp_path, monkeypatch):
@@ -228,9 +228,9 @@ def made_up(**students):
     ],
 )
 def test_the_reading_follows_from_the_figures(cells, words):
-    said = demo_tables.reading(made_up(MCD_round_1=cells))
-    assert all(word in said for word in words), said
-    assert "from 4.000 (teacher) to 4.200" in said
+    printed = demo_tables.reading(made_up(MCD_round_1=cells))
+    assert all(word in printed for word in words), printed
+    assert "from 4.000 (teacher) to 4.200" in printed
 
 
 def test_the_figure_is_drawn(tmp_path):

@@ -125,8 +125,8 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_one_sentence_and_status_1(shell, name):
     call, words = CASES[name]
-    status, said = call(shell)
-    assert status == 1 and words in said and "Traceback" not in said, said[-2500:]
+    status, printed = call(shell)
+    assert status == 1 and words in printed and "Traceback" not in printed, printed[-2500:]
     assert not (shell.folder / "out").exists() and not (shell.folder / "d").exists()
 
 
@@ -177,12 +177,12 @@ DISKS = {
 def test_a_disk_that_takes_no_more(shell, small_disk, what):
     size, call, words = DISKS[what]
     with small_disk(size):
-        status, said = call(shell)
-    assert status == 1 and "Traceback" not in said, said
-    assert (words or "The disk takes no more") in said
+        status, printed = call(shell)
+    assert status == 1 and "Traceback" not in printed, printed
+    assert (words or "The disk takes no more") in printed
 
 
 def test_a_disk_without_room_for_the_run(shell):
     with mock.patch("shutil.disk_usage", lambda path: SimpleNamespace(free=1000)):
-        status, said = shell.mcd()
-    assert status == 1 and "GiB left, and" in said
+        status, printed = shell.mcd()
+    assert status == 1 and "GiB left, and" in printed

@@ -37,7 +37,7 @@ def found(*args):
 def test_a_host_that_is_ready(host, teacher, capsys):
     patches.patch(host, DUO)
     assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in (
         "Duo's spec as on branch main",
         "applied",
@@ -49,19 +49,19 @@ def test_a_host_that_is_ready(host, teacher, capsys):
         "5 rounds of 10000",
         "mdlm-mcd run    ready",
     ):
-        assert words in said, said
-    lines = said.splitlines()
+        assert words in printed, printed
+    lines = printed.splitlines()
     wide = [x for x in lines if len(x) > 88 and str(host.parent) not in x]
     assert len(lines) < 30 and not wide  # one screen, but for a path as long as it is
 
 
 def test_an_unpatched_host(host, capsys):
     assert cli.main(["doctor", str(host)]) == 1
-    said = capsys.readouterr().out
-    assert "STOP patch" in said and "start with `mdlm-mcd run`" in " ".join(said.split())
+    printed = capsys.readouterr().out
+    assert "STOP patch" in printed and "start with `mdlm-mcd run`" in " ".join(printed.split())
     # What else stops main.py depends on the machine.
-    assert re.search(r"python main\.py +would stop: [a-z, -]*patch", said)
-    assert re.search(r"mdlm-mcd run +ready", said)
+    assert re.search(r"python main\.py +would stop: [a-z, -]*patch", printed)
+    assert re.search(r"mdlm-mcd run +ready", printed)
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("how", REFUSED)
 def test_refused_with_the_name_that_was_found(shell, evil, how):
-    status, said = REFUSED[how](shell, evil)
-    assert status == 1 and "Traceback" not in said, said
-    assert "shutil.copytree" in said
+    status, printed = REFUSED[how](shell, evil)
+    assert status == 1 and "Traceback" not in printed, printed
+    assert "shutil.copytree" in printed
 
 
 def test_weights_alone_are_read(shell, evil):

@@ -125,8 +125,8 @@ def test_from_the_command_line(runs, tmp_path, capsys):
     assert "<script" not in page.read_text()
     # Calibration goes to a file of its own and is printed.
     assert main.main(["sweep", command[1], "--steps", "2", *settings, "--calibrate"]) == 0
-    said = capsys.readouterr().err
-    assert "float32" in said and "no published" in said
+    printed = capsys.readouterr().err
+    assert "float32" in printed and "no published" in printed
     drawn = (tmp_path / "r.calibration.jsonl").read_text().splitlines()
     assert [json.loads(x)["dtype"] for x in drawn] == ["float32", "float64"]
 
