@@ -86,16 +86,13 @@ class Case:
     def config(self) -> Any:
         return compose(self.folder, self.spec, self.overrides, self.patched)
 
-    @property
-    def ours(self) -> bool:
-        return "mdlm_mcd" in self.config.algo.get("_target_", "")
-
     @cached_property
-    def mixin(self) -> type:
-        """Return the distiller that `algo._target_` names."""
+    def mixin(self) -> type | None:
+        """Return the distiller of ours that `algo._target_` names."""
         from .. import distillers
 
-        return getattr(distillers, self.config.algo._target_.rpartition(".")[2], distillers.MCD)
+        package, _, name = self.config.algo.get("_target_", "").rpartition(".")
+        return getattr(distillers, name, None) if package == "mdlm_mcd.hosts" else None
 
 
 def _fitted(spec: HostSpec, given: Sequence[str], patched: bool) -> list[str]:
@@ -209,7 +206,7 @@ def check_algo(case: Case) -> str:
     from ..hosts import resolve_model_class
 
     config, algo = case.config, case.config.algo
-    if not case.ours:
+    if case.mixin is None:
         text = f"algo.name={algo.get('name')} is none of ours"
         raise (Note if any("algo=" in arg for arg in case.overrides) else ConfigError)(text)
     resolve_model_class(case.mixin, case.spec)
@@ -307,7 +304,7 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     try:
         for topic in CHECKS:
             found.append(finding(topic, case))
-            if (topic, found[-1].mark) == ("host", STOP) or (topic == "algo" and not case.ours):
+            if (topic, found[-1].mark) == ("host", STOP) or (topic == "algo" and not case.mixin):
                 break
     except Exception as error:  # whatever Hydra has against the overrides
         from ..settings import hydra_errors
