@@ -50,7 +50,6 @@ def test_the_wheel_holds_configs_and_plugin(wheel):
         "mdlm_mcd/minihost/configs/config.yaml",
         "mdlm_mcd/minihost/configs/algo/mdlm.yaml",
         "mdlm_mcd/commands/figures/animation.svg",
-        "mdlm_mcd/commands/figures/index.html",
         "mdlm_mcd/commands/model_card.md",
         "mdlm_mcd/models/hf/configuration_mdlm.py",
         "mdlm_mcd/models/hf/modeling_mdlm.py",

@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.table import Table
 
-from ..errors import ConfigError
 from ..evaluation.frontier import Place, at_equal, log_ratio_error
 
 
-def require_matplotlib() -> None:
-    """Raise ConfigError with the remedy when matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "The figure needs matplotlib, which is not installed: pip install 'mdlm-mcd[demo]'."
-        ) from error
-
-
 def results(rows: list[dict]) -> dict:
-    """Arrange a sweep's rows, the teacher's first, as `results.json` holds them."""
-    first = rows[0]
-    models: dict[str, dict] = {}
+    """Arrange a sweep's rows, the teacher's first, as `results.json` has them."""
+    first, models = rows[0], {}
     for row in rows:
         t, found = row["temperature"], row["metrics"]
-        name = row["model"] if t == 1 else f"{row['model']}, T = {t:g}"
-        model = models.setdefault(
-            name,
-            {
-                "checkpoint": row["checkpoint"],
-                "sha256": row["sha256"],
-                "temperature": t,
-                "nelbo": found["nelbo"]["value"],
-                "steps": {},
-            },
-        )
         ppl, entropy = found["perplexity"], found["entropy"]
-        model["steps"][str(row["steps"])] = {
+        name = row["model"] if t == 1 else f"{row['model']}, T = {t:g}"
+        model = {
+            "checkpoint": row["checkpoint"],
+            "sha256": row["sha256"],
+            "temperature": t,
+            "nelbo": found["nelbo"]["value"],
+            "steps": {},
+        }
+        models.setdefault(name, model)["steps"][str(row["steps"])] = {
             "perplexity": ppl["value"],
             "perplexity_error": ppl["value"] * ppl["error"],
             "entropy": entropy["value"],
@@ -71,7 +57,8 @@ def results(rows: list[dict]) -> dict:
 
 
 def _columns(results) -> list[str]:
-    return list(next(iter(results["models"].values()))["steps"])
+    """Return the numbers of steps, few to many."""
+    return list(results["models"]["teacher"]["steps"])
 
 
 def _caption(results) -> str:
@@ -79,61 +66,51 @@ def _caption(results) -> str:
     return (
         f"by sampling steps: perplexity under a left-to-right evaluator / unigram "
         f"entropy of a sample in nats; {how['samples']} samples of {how['length']} "
-        f"tokens, drawn in {how['dtype']}; held-out text: "
-        f"{_figure(corpus['perplexity'])} / {corpus['entropy']:.2f}"
+        f"tokens, drawn in {how['dtype']}; held-out text: {_cell(corpus, ' / ')}"
     )
 
 
-def _figure(x: float) -> str:
-    return f"{x:.0f}" if x >= 100 else f"{x:.1f}"
+def _cell(figures: dict, between: str) -> str:
+    x = figures["perplexity"]
+    shown = f"{x:.0f}" if x >= 100 else f"{x:.1f}"
+    return f"{shown}{between}{figures['entropy']:.2f}"
 
 
-def _rows(results, between: str):
+def _rows(results, between: str) -> Iterator[tuple[str, ...]]:
     for name, model in results["models"].items():
-        cells = model["steps"].values()
-        yield (
-            name,
-            f"{model['nelbo']:.3f}",
-            *(_figure(c["perplexity"]) + between + f"{c['entropy']:.2f}" for c in cells),
-        )
+        cells = (_cell(cell, between) for cell in model["steps"].values())
+        yield name, f"{model['nelbo']:.3f}", *cells
 
 
 def table(results) -> Table:
     """Return for the terminal: perplexity, and under it entropy."""
     out = Table(caption=_caption(results), caption_justify="left")
-    for i, title in enumerate(["", "NELBO", *_columns(results)]):
-        out.add_column(title, justify="right" if i else "left", no_wrap=True)
+    out.add_column("", no_wrap=True)
+    for title in ("NELBO", *_columns(results)):
+        out.add_column(title, justify="right", no_wrap=True)
     for row in _rows(results, "\n"):
         out.add_row(*row)
     return out
 
 
 def markdown(results) -> str:
-    """Return the same table, and how to read it."""
+    """Return the same table, how to read it, and what made it."""
     header = ["", "NELBO", *(f"{n} steps" for n in _columns(results))]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *_rows(results, " / ")]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    parts = [text, _caption(results) + ".", reading(results), _provenance(results)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _provenance(results) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items())
     machine = results["machine"]
-    return (
+    made = (
         f"Recipe `{results['recipe']['name']}`, seed {results['seed']}, "
         f"{machine['device']} with {machine['threads']} threads; {versions}."
     )
+    return "\n\n".join([text, _caption(results) + ".", reading(results), made]) + "\n"
 
 
 def _place(cell: dict) -> Place:
-    return Place(
-        cell["entropy"],
-        cell["perplexity"],
-        cell["entropy_error"],
-        cell["perplexity_error"] / cell["perplexity"],
-        cell["correlation"],
-    )
+    y = cell["perplexity"]
+    errors = cell["entropy_error"], cell["perplexity_error"] / y
+    return Place(cell["entropy"], y, *errors, cell["correlation"])
 
 
 def _verdict(matched: float, student: dict, line: list[dict]) -> str:
@@ -148,38 +125,32 @@ def _verdict(matched: float, student: dict, line: list[dict]) -> str:
 
 def reading(results) -> str:
     """Return what the figures say, in sentences made from them."""
-    models = results["models"]
-    names, columns = list(models), _columns(results)
-    teacher, student = models["teacher"], models[names[-1]]
+    models, columns = results["models"], _columns(results)
+    teacher, tempered, *names = models
     few = "8" if "8" in columns else columns[0]
-    here = student["steps"][few]
-    faster = [n for n in columns if teacher["steps"][n]["perplexity"] >= here["perplexity"]]
-    parts = []
-    if faster and int(faster[-1]) > int(few):
-        slow = teacher["steps"][faster[-1]]
-        parts.append(
-            f"{names[-1]} at {few} steps ({here['perplexity']:.1f}) is at or below the "
-            f"teacher at {faster[-1]} ({slow['perplexity']:.1f}), at an entropy of "
-            f"{here['entropy']:.2f} against {slow['entropy']:.2f} nats."
-        )
-    else:
-        parts.append(
-            f"{names[-1]} at {few} steps ({here['perplexity']:.1f}) does not reach the "
-            "teacher at more steps."
-        )
-    sharp = next(n for n in names if n.startswith("teacher, T"))
+    last = names[-1]
+    here, at_teacher = models[last]["steps"][few], models[teacher]["steps"]
+    slow = [n for n in columns if at_teacher[n]["perplexity"] >= here["perplexity"]][-1:]
+    start = f"{last} at {few} steps ({here['perplexity']:.1f})"
+    parts = [f"{start} does not reach the teacher at more steps."]
+    if slow and int(slow[0]) > int(few):
+        there = at_teacher[slow[0]]
+        parts = [
+            f"{start} is at or below the teacher at {slow[0]} ({there['perplexity']:.1f}), at an "
+            f"entropy of {here['entropy']:.2f} against {there['entropy']:.2f} nats."
+        ]
     # The plain teacher and the tempered one span a line of perplexity over entropy.
-    cells = [m["steps"][few] for m in (teacher, models[sharp])]
-    line = [[cell[key] for cell in cells] for key in ("entropy", "perplexity")]
-    for name in names[2:][::-1]:
+    line = [models[name]["steps"][few] for name in (teacher, tempered)]
+    entropies, perplexities = ([cell[k] for cell in line] for k in ("entropy", "perplexity"))
+    for name in reversed(names):
         cell = models[name]["steps"][few]
-        matched = at_equal(*line, cell["entropy"])
+        matched = at_equal(entropies, perplexities, cell["entropy"])
         if matched is not None:
             parts.append(
                 f"At the entropy of {name} ({cell['entropy']:.2f} nats, {few} steps) a "
                 f"teacher that is only sampled at a lower temperature scores "
                 f"{matched:.1f} against the student's {cell['perplexity']:.1f}: "
-                f"{_verdict(matched, cell, cells)}."
+                f"{_verdict(matched, cell, line)}."
             )
             break
     else:
@@ -187,15 +158,11 @@ def reading(results) -> str:
             "No student's entropy lies between the teacher's and the tempered "
             "teacher's, so they are not compared at equal entropy."
         )
-    drift = student["nelbo"] - teacher["nelbo"]
+    before, after = models[teacher]["nelbo"], models[last]["nelbo"]
+    further = ": part of the gain may be further training of a teacher that was not done"
     parts.append(
-        f"The NELBO, which does not reward sharpness, goes from {teacher['nelbo']:.3f} "
-        f"(teacher) to {student['nelbo']:.3f} ({names[-1]})"
-        + (
-            ": part of the gain may be further training of a teacher that was not done."
-            if drift < -0.005
-            else "."
-        )
+        f"The NELBO, which does not reward sharpness, goes from {before:.3f} (teacher) to "
+        f"{after:.3f} ({last}){further * (after < before - 0.005)}."
     )
     return " ".join(parts)
 
@@ -208,61 +175,50 @@ def samples(results) -> str:
     for name, model in results["models"].items():
         for n in chosen:
             cell = model["steps"][n]
-            out.append(
-                f"=== {name}, {n} steps (perplexity {cell['perplexity']:.1f}, entropy "
-                f"{cell['entropy']:.2f} nats)\n"
-            )
+            figures = f"perplexity {cell['perplexity']:.1f}, entropy {cell['entropy']:.2f} nats"
+            out.append(f"=== {name}, {n} steps ({figures})\n")
             out += [f"{text}\n---" for text in cell["texts"]]
     return "\n".join(out) + "\n"
 
 
 def perplexity_vs_steps(results, path: Path) -> None:
     """Draw the paper's Figure 3, with the entropy it leaves out beside it."""
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    steps = [int(n) for n in _columns(results)]
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    oranges = pyplot.get_cmap("Oranges")
-    students = [n for n in results["models"] if not n.startswith("teacher")]
+    columns = _columns(results)
+    steps = [int(n) for n in columns]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    teacher, tempered, *students = results["models"]
+    look = {
+        teacher: dict(color="#5b7083", marker="s", linestyle="-"),
+        tempered: dict(color="#5b7083", marker="v", linestyle="--"),
+    }
+    for i, name in enumerate(students, 1):
+        look[name] = dict(color=colormaps["Oranges"](0.35 + 0.6 * i / len(students)), marker="o")
     for name, model in results["models"].items():
-        cells = list(model["steps"].values())
-        if name in students:
-            shade = 0.35 + 0.6 * (students.index(name) + 1) / len(students)
-            style = dict(color=oranges(shade), marker="o")
-        else:
-            plain = model["temperature"] == 1.0
-            style = dict(
-                color="#5b7083", marker="s" if plain else "v", linestyle="-" if plain else "--"
-            )
-        axes[0].errorbar(
-            steps,
-            [c["perplexity"] for c in cells],
-            yerr=[c["perplexity_error"] for c in cells],
-            label=name,
-            capsize=2,
-            **style,
+        cells = model["steps"].values()
+        y, error, entropy = (
+            [c[k] for c in cells] for k in ("perplexity", "perplexity_error", "entropy")
         )
-        axes[1].plot(steps, [c["entropy"] for c in cells], label=name, **style)
+        left.errorbar(steps, y, yerr=error, label=name, capsize=2, **look[name])
+        right.plot(steps, entropy, **look[name])
     for axis, key, title in (
-        (axes[0], "perplexity", "generative perplexity (evaluator: AR)"),
-        (axes[1], "entropy", "unigram entropy of a sample (nats)"),
+        (left, "perplexity", "generative perplexity (evaluator: AR)"),
+        (right, "entropy", "unigram entropy of a sample (nats)"),
     ):
         axis.axhline(results["corpus"][key], color="black", lw=1, ls=":", label="held-out text")
         axis.set_xscale("log", base=2)
-        axis.set_xticks(steps, [str(n) for n in steps])
+        axis.set_xticks(steps, columns)
         axis.set_xlabel("sampling steps")
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25)
-    axes[0].set_yscale("log")
-    for which in ("major", "minor"):
-        axes[0].tick_params(axis="y", which=which, labelsize=8)
-    axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].yaxis.set_minor_formatter("{x:g}")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, loc="outside right center")
+    left.set_yscale("log")
+    left.tick_params(axis="y", which="both", labelsize=8)
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside right center")
     how = results["sampling"]
     figure.suptitle(
         f"MCD on a laptop: {how['samples']} samples of {how['length']} tokens, drawn "
@@ -270,4 +226,3 @@ def perplexity_vs_steps(results, path: Path) -> None:
         fontsize=10,
     )
     figure.savefig(path, dpi=130)
-    pyplot.close(figure)

@@ -10,12 +10,11 @@ import importlib
 import importlib.util
 import os
 import platform
-import subprocess
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .. import __version__, configs_dir
 from ..checkpoints.files import expanded
@@ -23,6 +22,7 @@ from ..errors import ConfigError, MCDError
 from ..hosts import patches, specs
 from ..hosts.specs import DUO, MDLM, HostSpec
 from ..hosts.stubs.packages import SENTENCES
+from . import git, installed
 
 OK, NOTE, STOP = "ok", "note", "STOP"
 
@@ -37,6 +37,10 @@ class Finding(NamedTuple):
     topic: str
     mark: str
     text: str
+
+
+class Note(MCDError):
+    """A check's sentence that is worth knowing and stops nothing."""
 
 
 def configure(parser) -> None:
@@ -56,111 +60,39 @@ def call(args) -> int:
     return status
 
 
-def _checked(topic: str, check: Callable[[], str | Finding]) -> Finding:
-    """Run a check, which returns what is fine or raises the sentence that is not."""
-    try:
-        found = check()
-    except MCDError as error:
-        return Finding(topic, STOP, str(error))
-    return found if isinstance(found, Finding) else Finding(topic, OK, found)
+class Case:
+    """What is examined: a host's folder, and the overrides of a run in it."""
 
+    def __init__(self, folder: str | Path, overrides: Sequence[str] = ()):
+        self.folder, self.overrides = Path(folder).resolve(), overrides
 
-# The machine and the folder -----------------------------------------------------------
+    @cached_property
+    def spec(self) -> HostSpec:
+        return specs.of_folder(self.folder)
 
+    @cached_property
+    def ch_1(self) -> bool:
+        """Return whether the folder is Duo's branch ch-1."""
+        return self.spec is DUO and not specs.takes_labels(self.folder)
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "missing"
+    @cached_property
+    def patched(self) -> bool:
+        try:
+            return patches.examine(self.folder, self.spec)[0] == patches.PATCHED
+        except MCDError:  # local edits, of which `check_patch` speaks
+            return False
 
+    @cached_property
+    def config(self) -> Any:
+        return compose(self.folder, self.spec, self.overrides, self.patched)
 
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True
-        )
-    except OSError:  # no git on this machine
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    @cached_property
+    def mixin(self) -> type | None:
+        """Return the distiller of ours that `algo._target_` names."""
+        from .. import distillers
 
-
-def _host(folder: Path, spec: HostSpec) -> str:
-    kind = ""
-    if spec is DUO:
-        kind = " as on branch " + ("main" if specs.takes_labels(folder) else "ch-1")
-    text = f"{spec.name}'s spec{kind} in {folder}"
-    if _git(folder, "rev-parse", "--show-toplevel") != str(folder):
-        return f"{text}, no git checkout"
-    text += f", git branch {_git(folder, 'rev-parse', '--abbrev-ref', 'HEAD')}"
-    text += f", commit {_git(folder, 'rev-parse', '--short', 'HEAD')}"
-    edited = _git(folder, "diff", "--name-only", "HEAD").split()
-    return f"{text}, edited: {', '.join(edited)}" if edited else text
-
-
-def _requirements(folder: Path) -> str:
-    needed = sorted(specs.packages(folder) - SENTENCES.keys())
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
-        raise ConfigError(
-            f"the host imports {', '.join(missing)}, not installed here: install its own "
-            "requirements"
-        )
-    return "those the host imports are installed"
-
-
-def _patch(folder: Path, spec: HostSpec) -> str:
-    if patches.examine(folder, spec)[0] == patches.PATCHED:
-        return "applied: python main.py trains algo=mcd"
-    raise ConfigError(
-        "not applied, so python main.py does not train algo=mcd: run `mdlm-mcd patch "
-        f"{folder}` once, or start with `mdlm-mcd run` in place of `python main.py`"
-    )
-
-
-def _plugin(folder: Path) -> str | Finding:
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-
-    try:
-        found = Plugins.instance().discover(SearchPathPlugin)
-    except Exception as error:  # some other plugin's, and every Hydra program's end
-        raise ConfigError(
-            f"a plugin of Hydra fails when it is loaded ({error}): uninstall it"
-        ) from error
-    if not any(p.__module__ == "hydra_plugins.mdlm_mcd_searchpath" for p in found):
-        spec = importlib.util.find_spec("hydra_plugins")
-        where = list(spec.submodule_search_locations) if spec else []
-        raise ConfigError(
-            f"does not see the plugin: {spec.origin} makes `hydra_plugins` a plain package "
-            "and hides all others: delete that file"
-            if spec and spec.origin
-            else "does not see the plugin: it is not in "
-            f"{', '.join(where) or 'any folder of sys.path'}: install with `pip install .`"
-        )
-    own = folder / "configs" / "algo" / "mcd.yaml"
-    if own.exists():
-        return Finding("hydra", NOTE, f"sees the plugin, but {own} of the host wins over ours")
-    return f"sees algo=mcd in {configs_dir()}"
-
-
-def _devices() -> Iterator[Finding]:
-    import torch
-
-    if torch.cuda.is_available():
-        kind = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-        yield Finding("devices", OK, f"{kind}, CUDA {torch.version.cuda}")
-    else:
-        kind = "Apple GPU (mps)" if torch.backends.mps.is_available() else "CPU"
-        way = "start with `mdlm-mcd run`, which makes the host's device settings fit"
-        yield Finding("devices", NOTE, f"{kind}, no CUDA: {way}")
-    if importlib.util.find_spec("flash_attn"):
-        yield Finding("flash-attn", OK, _version("flash-attn"))
-    else:
-        text = "missing, so python main.py cannot import its models: `mdlm-mcd run` supplies a"
-        yield Finding("flash-attn", NOTE, f"{text} stand-in")
-
-
-# The configured run -------------------------------------------------------------------
+        package, _, name = self.config.algo.get("_target_", "").rpartition(".")
+        return getattr(distillers, name, None) if package == "mdlm_mcd.hosts" else None
 
 
 def _fitted(spec: HostSpec, given: Sequence[str], patched: bool) -> list[str]:
@@ -193,109 +125,155 @@ def compose(folder: Path, spec: HostSpec, given: Sequence[str], patched: bool):
     return config
 
 
-def _distiller(config) -> type:
-    """Return the mixin that `algo._target_` names; MCD where it names none of ours."""
-    from .. import distillers
-
-    name = str(config.algo.get("_target_", "")).rpartition(".")[2]
-    return getattr(distillers, name if name in distillers.__all__ else "MCD")
+# Checks: each returns what is fine, or raises the sentence of what is not -----------------
 
 
-def _settings(config, folder: Path, spec: HostSpec) -> Iterator[Finding]:
-    """Check the configured run against its distiller, by the checks the run makes."""
+def check_versions(case: Case) -> str:
+    versions = ", ".join(f"{p} {installed(p) or 'missing'}" for p in PACKAGES)
+    system = f"Python {platform.python_version()} on {platform.system()}"
+    return f"mdlm-mcd {__version__}, {system}, {versions}"
+
+
+def check_devices(case: Case) -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        kind = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+        return f"{kind}, CUDA {torch.version.cuda}"
+    kind = "Apple GPU (mps)" if torch.backends.mps.is_available() else "CPU"
+    way = "start with `mdlm-mcd run`, which makes the host's device settings fit"
+    raise Note(f"{kind}, no CUDA: {way}")
+
+
+def check_flash_attn(case: Case) -> str:
+    if found := installed("flash-attn"):
+        return found
+    text = "missing, so python main.py cannot import its models: `mdlm-mcd run` supplies a"
+    raise Note(f"{text} stand-in")
+
+
+def check_plugin(case: Case) -> str:
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+    found = Plugins.instance().discover(SearchPathPlugin)
+    if not any(p.__module__ == "hydra_plugins.mdlm_mcd_searchpath" for p in found):
+        spec = importlib.util.find_spec("hydra_plugins")
+        remedy = "install with `pip install .`"
+        if spec and spec.origin:
+            remedy = f"delete {spec.origin}, which makes `hydra_plugins` a plain package"
+        raise ConfigError(f"does not see the plugin: {remedy}")
+    own = case.folder / "configs" / "algo" / "mcd.yaml"
+    if own.exists():
+        raise Note(f"sees the plugin, but {own} of the host wins over ours")
+    return f"sees algo=mcd in {configs_dir()}"
+
+
+def check_host(case: Case) -> str:
+    folder = case.folder
+    text = f"{case.spec.name}'s spec in {folder}"
+    if case.spec is DUO:
+        text = f"Duo's spec as on branch {'ch-1' if case.ch_1 else 'main'} in {folder}"
+    if git(folder, "rev-parse", "--show-toplevel") != str(folder):
+        return f"{text}, no git checkout"
+    branch, commit = (git(folder, "rev-parse", how, "HEAD") for how in ("--abbrev-ref", "--short"))
+    edited = ", ".join(git(folder, "diff", "--name-only", "HEAD").split())
+    return f"{text}, git branch {branch}, commit {commit}, edited: {edited or 'nothing'}"
+
+
+def check_packages(case: Case) -> str:
+    needed = sorted(specs.packages(case.folder) - SENTENCES.keys())
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        raise ConfigError(
+            f"the host imports {', '.join(missing)}, not installed here: install its own "
+            "requirements"
+        )
+    return "those the host imports are installed"
+
+
+def check_patch(case: Case) -> str:
+    patches.examine(case.folder, case.spec)  # raises where the patch does not fit
+    if case.patched:
+        return "applied: python main.py trains algo=mcd"
+    raise ConfigError(
+        "not applied, so python main.py does not train algo=mcd: run `mdlm-mcd patch "
+        f"{case.folder}` once, or start with `mdlm-mcd run` in place of `python main.py`"
+    )
+
+
+def check_algo(case: Case) -> str:
+    """Make the checks of the student's class, in the same words, without its host."""
+    from ..hosts import resolve_model_class
+
+    config, algo = case.config, case.config.algo
+    if case.mixin is None:
+        text = f"algo.name={algo.get('name')} is none of ours"
+        raise (Note if any("algo=" in arg for arg in case.overrides) else ConfigError)(text)
+    resolve_model_class(case.mixin, case.spec)
+    adapter = importlib.import_module(f"{specs.__package__}.{case.spec.adapter}")
+    student = adapter.student(case.mixin, object)
+    student.check_config(config).check_max_steps(config.trainer.max_steps)
+    return f"loss {algo.loss}, {algo.rounds} rounds of {algo.steps_per_round} steps"
+
+
+def check_noise(case: Case) -> str:
     from omegaconf import OmegaConf
 
     from ..distillers.settings import check_schedule
     from ..evaluation import candidates
-    from ..hosts import resolve_model_class, sampling
 
-    mixin = _distiller(config)
-    trained = _checked("algo", lambda: resolve_model_class(mixin, spec))
-    if trained.mark == STOP:
-        yield trained
-        return
-    adapter = importlib.import_module(f"{specs.__package__}.{spec.adapter}")
-    masked, predictor = mixin.parameterization == "subs", config.sampling.predictor
-    # The student's class without its host: the same checks, in the same words.
-    student = adapter.student(mixin, object)
-    ch_1 = spec is DUO and not specs.takes_labels(folder)
-
-    def check_predictor():
-        kind, fits = sampling.fitting(spec, mixin.parameterization)
-        if ch_1:  # all that this branch lets through
-            fits = (*sampling.ours(spec), "ancestral_cache") if masked else ("ancestral",)
-        sampling.check_predictor(predictor, kind, fits)
-        return f"sampling.predictor={predictor}"
-
-    def check_noise():
-        # Plain containers of the parts that say it.
+    config = case.config
+    if case.mixin.parameterization == "subs":  # else the method brings its own
         parts = {"noise": OmegaConf.to_container(config.noise)}
-        if spec is MDLM:
+        if case.spec is MDLM:
             parts["parameterization"] = config.parameterization
         alpha = candidates.schedule(parts, "The host's config")
         check_schedule(alpha, config.noise.type, config.algo.name)
-        return f"noise.type={config.noise.type}"
+    return f"noise.type={config.noise.type}"
 
-    def check_precision():
-        precision = str(config.trainer.precision)
-        if precision in ("16-true", "bf16-true", "transformer-engine"):
-            raise ConfigError(
-                f"trainer.precision={precision} keeps the weights in half precision, where "
-                "steps of optim.lr vanish: use bf16 (or 32) instead"
-            )
-        return f"trainer.precision={precision}; the loss is in float32"
 
-    def check_algo():
-        student.check_config(config).check_max_steps(config.trainer.max_steps)
-        rounds = f"{config.algo.get('rounds')} rounds of {config.algo.get('steps_per_round')} steps"
-        return f"loss {config.algo.get('loss')}, {rounds}"
-
-    def check_sampling():
-        wide = config.sampling.get("use_float64", True)
-        if wide and predictor in sampling.ours(spec):
-            return "the plugin samples in float64"
-        if wide and spec is DUO and not ch_1:
-            return "the host samples in float64"
-        return Finding(
-            "sampling",
-            NOTE,
-            "this model is sampled in float32, which lowers entropy and flatters "
-            "generative perplexity: compare only figures of the same dtype",
+def check_precision(case: Case) -> str:
+    precision = str(case.config.trainer.precision)
+    if precision in ("16-true", "bf16-true", "transformer-engine"):
+        raise ConfigError(
+            f"trainer.precision={precision} keeps the weights in half precision, where "
+            "steps of optim.lr vanish: use bf16 (or 32) instead"
         )
-
-    yield _checked("predictor", check_predictor)
-    if masked:  # else the method brings its own
-        yield _checked("noise", check_noise)
-    yield _checked("precision", check_precision)
-    yield _checked("algo", check_algo)
-    yield _checked("sampling", check_sampling)
+    return f"trainer.precision={precision}; the loss is in float32"
 
 
-def _weights(config, folder: Path, asked: bool) -> Finding:
-    return _checked("checkpoint", lambda: _checkpoint(config, folder, asked))
+def check_sampling(case: Case) -> str:
+    from ..hosts import sampling
+
+    how = case.config.sampling
+    wide = how.predictor in sampling.ours(case.spec) or (case.spec is DUO and not case.ch_1)
+    text = f"sampling.predictor={how.predictor}, which samples in"
+    if wide and how.get("use_float64", True):
+        return f"{text} float64"
+    raise Note(
+        f"{text} float32: that lowers entropy and flatters generative perplexity, so compare "
+        "only figures of the same dtype"
+    )
 
 
-def _checkpoint(config, folder: Path, asked: bool) -> str | Finding:
+def check_checkpoint(case: Case) -> str:
     """Open the checkpoint of the configured mode."""
     from ..checkpoints.weights import check_process, read_weights
+    from ..distillers import start
 
-    train = config.mode == "train"
-    key, path = "eval.checkpoint_path", config.eval.checkpoint_path
-    if train:
-        key, path = "algo.teacher_path", config.algo.teacher_path
-    if train and not path:
-        key, path = "training.finetune_path", config.training.get("finetune_path") or ""
-        if path and not os.path.isabs(path):
-            why = "hosts look for it in the run's folder: give an absolute path"
-            raise ConfigError(f"{key}={path}: {why}")
-    path = str(path)
+    config, train = case.config, case.config.mode == "train"
+    key = "algo.teacher_path" if train else "eval.checkpoint_path"
+    path = str(start.teacher_path(config) if train else config.eval.checkpoint_path or "")
     if not path:
-        mark = STOP if asked and config.algo.init_from != "scratch" else NOTE
-        return Finding("checkpoint", mark, "none named: give algo.teacher_path=CHECKPOINT")
+        stops = case.overrides and config.algo.init_from != "scratch"
+        raise (ConfigError if stops else Note)(f"none named: give {key}=CHECKPOINT")
+    if train and not config.algo.teacher_path and not os.path.isabs(path):
+        why = "hosts look for it in the run's folder: give an absolute path"
+        raise ConfigError(f"training.finetune_path={path}: {why}")
     # As the run would find it: from the host's folder, wherever we were called.
-    local = folder / expanded(path, key)
+    local = case.folder / expanded(path, key)
     weights = read_weights(str(local) if local.exists() else path, key)
-    check_process(weights, f"{key}={path}", _distiller(config).parameterization)
+    check_process(weights, f"{key}={path}", case.mixin.parameterization)
     alone = weights.shadow_params is None and not weights.is_final
     if alone and train and config.algo.init_from == "ema":
         raise ConfigError(f"{path} holds no EMA: set algo.init_from=raw")
@@ -303,46 +281,47 @@ def _checkpoint(config, folder: Path, asked: bool) -> str | Finding:
     return f"{path}: {len(weights.state_dict)} tensors, {average}, step {weights.global_step}"
 
 
-# The report ---------------------------------------------------------------------------
+# The report, in its order.
+CHECKS: dict[str, Callable[[Case], str]] = {
+    "versions": check_versions,
+    "devices": check_devices,
+    "flash-attn": check_flash_attn,
+    "hydra": check_plugin,
+    "host": check_host,
+    "packages": check_packages,
+    "patch": check_patch,
+    "algo": check_algo,
+    "noise": check_noise,
+    "precision": check_precision,
+    "sampling": check_sampling,
+    "checkpoint": check_checkpoint,
+}
 
 
 def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
-    """Return everything the report says, in its order."""
-    folder = Path(folder).resolve()
-    versions = ", ".join(f"{p} {_version(p)}" for p in PACKAGES)
-    system = f"Python {platform.python_version()} on {platform.system()}"
-    found = [
-        Finding("versions", OK, f"mdlm-mcd {__version__}, {system}, {versions}"),
-        *_devices(),
-        _checked("hydra", lambda: _plugin(folder)),
-    ]
+    """Return everything the report says, as far as the folder is a host and the algo ours."""
+    case, found = Case(folder, overrides), []
     try:
-        spec = specs.of_folder(folder)
-    except MCDError as error:
-        return [*found, Finding("host", STOP, str(error))]
-    found += [
-        _checked("host", lambda: _host(folder, spec)),
-        _checked("packages", lambda: _requirements(folder)),
-        _checked("patch", lambda: _patch(folder, spec)),
-    ]
-    patched = found[-1].mark == OK
-    try:
-        config = compose(folder, spec, overrides, patched)
-        if "mdlm_mcd" not in config.algo.get("_target_", ""):
-            mark = OK if any("algo=" in arg for arg in overrides) else STOP
-            text = f"algo.name={config.algo.get('name')} is none of ours"
-            return [*found, Finding("algo", mark, text)]
-        found += _settings(config, folder, spec)
-        found.append(_weights(config, folder, asked=bool(overrides)))
+        for topic in CHECKS:
+            found.append(finding(topic, case))
+            if (topic, found[-1].mark) == ("host", STOP) or (topic == "algo" and not case.mixin):
+                break
     except Exception as error:  # whatever Hydra has against the overrides
         from ..settings import hydra_errors
 
         if hydra_errors.is_hydras(error):
-            given = _fitted(spec, overrides, patched)
-            error = hydra_errors.explain(error, given, folder / "configs")
+            given = _fitted(case.spec, case.overrides, case.patched)
+            error = hydra_errors.explain(error, given, case.folder / "configs")
         text = " ".join(str(error).split()) or type(error).__name__
         found.append(Finding("config", STOP, text))
     return found
+
+
+def finding(topic: str, case: Case) -> Finding:
+    try:
+        return Finding(topic, OK, CHECKS[topic](case))
+    except MCDError as error:
+        return Finding(topic, NOTE if isinstance(error, Note) else STOP, str(error))
 
 
 def report(found: Sequence[Finding]) -> tuple[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,9 +32,8 @@ _AUTO_MAP = {
     "AutoConfig": "configuration_mdlm.MDLMConfig",
     "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
 }
-# Files of an export; from the fourth on, what tokenizers save.
-_WRITTEN = """
-    model.safetensors config.json README.md
+# What tokenizers save, of any kind.
+_TOKENIZER = """
     tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
     vocab.json vocab.txt merges.txt chat_template.jinja tokenizer.model spiece.model
 """.split()
@@ -56,28 +56,20 @@ def configure(parser) -> None:
         help="goes along; bpe: the one the embedded host trained",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an export")
-    unsaid = parser.add_argument_group("where the checkpoint does not say it")
-    unsaid.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
-    unsaid.add_argument("--heads", type=int, metavar="N", help="attention heads")
-    unsaid.add_argument("--time-conditioning", action=argparse.BooleanOptionalAction, default=None)
+    missing = parser.add_argument_group("where the checkpoint does not say it")
+    missing.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
+    missing.add_argument("--heads", type=int, metavar="N", help="attention heads")
+    missing.add_argument("--time-conditioning", action=argparse.BooleanOptionalAction, default=None)
     parser.set_defaults(call=call)
 
 
 def call(args) -> None:
-    given = {
-        "model_length": args.length,
-        "n_heads": args.heads,
-        "time_conditioning": args.time_conditioning,
-    }
-    line = export(
-        args.checkpoint,
-        args.out,
-        which=args.weights,
-        tokenizer=args.tokenizer,
-        overwrite=args.overwrite,
-        given={k: v for k, v in given.items() if v is not None},
+    given = dict(
+        model_length=args.length, n_heads=args.heads, time_conditioning=args.time_conditioning
     )
-    print(line)
+    given = {k: v for k, v in given.items() if v is not None}
+    how = (args.weights, args.tokenizer, args.overwrite)
+    print(export(args.checkpoint, args.out, *how, given))
 
 
 def export(
@@ -96,12 +88,12 @@ def export(
     line that says what was written. Raises CheckpointError and ConfigError; `out` is
     then as it was.
     """
-    out = Path(out).absolute()
+    out, source = Path(out).absolute(), f"CKPT={checkpoint}"
     _check_target(out, overwrite)
-    source = f"CKPT={checkpoint}"
     found = weights.read_weights(checkpoint, "CKPT")
     sizes = candidates.sizes(found, given or {}, source)
     backbone, taken = candidates.build(found, sizes, which, source, "--weights")
+    info = _info(found, checkpoint, taken)
     config = {
         "architectures": ["MDLM"],
         "auto_map": _AUTO_MAP,
@@ -109,11 +101,10 @@ def export(
         **sizes,
         **_schedule(found.config),
         "torch_dtype": "float32",
-        "mdlm_mcd": _info(found, checkpoint, taken),
+        "mdlm_mcd": info,
     }
-    opened = None
-    if tokenizer is not None:
-        opened = candidates.given_tokenizer(tokenizer, found.config)
+    opened = tokenizer and candidates.given_tokenizer(tokenizer, found.config)
+    if opened:
         count, config["mask_index"] = vocabulary.masked(opened, sizes["vocab_size"])
         if count != sizes["vocab_size"]:
             raise ConfigError(
@@ -121,76 +112,54 @@ def export(
                 f"included, and the model has {sizes['vocab_size']}: name the "
                 "tokenizer it was trained with."
             )
+        # No chat with a masked model; names of templates become file names in transformers.
+        opened.chat_template = None
+    tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
+    notes = {"format": "pt", "mdlm_mcd": json.dumps(info)}
+    if found.global_step is not None:
+        notes["global_step"] = str(found.global_step)
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        _write(out, backbone, config, found.global_step, opened)
+        part.mkdir(parents=True)
+        save_file(tensors, part / "model.safetensors", notes)
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        (part / "README.md").write_text(_card(out.name, config), "utf-8")
+        for path in CODE:
+            shutil.copyfile(path, part / path.name)
+        if opened:
+            opened.save_pretrained(part)
+        old = part.with_suffix(".old")
+        if out.exists():
+            os.replace(out, old)
+        os.replace(part, out)
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError) as error:  # the latter of a full disk
         raise ConfigError(
             f"OUT={out} cannot be written ({error}): name a folder that can."
         ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     count = sum(p.numel() for p in backbone.parameters())
     return f"Wrote {out}: {count / 1e6:.1f}M parameters, {taken} from {checkpoint}."
 
 
-def _write(out: Path, backbone, config: dict[str, Any], step, tokenizer) -> None:
-    """Write the whole folder beside `out`, then put it in its place."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    part.mkdir(parents=True)
-    try:
-        tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
-        notes = {"format": "pt", "mdlm_mcd": json.dumps(config["mdlm_mcd"])}
-        if step is not None:
-            notes["global_step"] = str(step)
-        save_file(tensors, part / "model.safetensors", notes)
-        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        for path in CODE:
-            shutil.copyfile(path, part / path.name)
-        if tokenizer is not None:
-            # No chat with a masked model; their names are file names in transformers.
-            tokenizer.chat_template = None
-            tokenizer.save_pretrained(part)
-        (part / "README.md").write_text(_card(out.name, config), "utf-8")
-        _put(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _ours(folder: Path) -> bool:
-    """Return whether an export of ours is all that a folder contains."""
-    try:
-        config = sanitize.read_json(folder / "config.json")
-    except (OSError, ValueError):
-        return False
-    noted = config.get("mdlm_mcd") if isinstance(config, dict) else None
-    if not isinstance(noted, dict) or "exported_by" not in noted:
-        return False
-    known = {*_WRITTEN, *(path.name for path in CODE)}
-    return all(path.is_file() and path.name in known for path in folder.iterdir())
-
-
 def _check_target(out: Path, overwrite: bool) -> None:
-    if out.is_dir() and not any(out.iterdir()):
+    """Raise ConfigError unless `out` is free, or an export of ours that may be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if out.exists() and not overwrite:
+    if not overwrite:
         raise ConfigError(f"OUT={out} exists: name a new folder, or replace it with --overwrite.")
-    if out.exists() and not _ours(out):
+    known = {"model.safetensors", "config.json", "README.md", *_TOKENIZER, *(p.name for p in CODE)}
+    try:
+        ours = "exported_by" in sanitize.read_json(out / "config.json")["mdlm_mcd"]
+        ours = ours and {path.name for path in out.iterdir()} <= known
+    except (OSError, ValueError, LookupError, TypeError):
+        ours = False
+    if not ours:
         raise ConfigError(
             f"OUT={out} holds other things than an exported model, so --overwrite does "
             "not replace it: name another folder."
         )
-
-
-def _put(part: Path, out: Path) -> None:
-    """Move the finished folder into place, whole."""
-    old = part.with_suffix(".old")
-    if out.exists():
-        os.replace(out, old)
-    try:
-        os.replace(part, out)
-    except OSError:
-        if old.exists():
-            os.replace(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:
@@ -199,40 +168,34 @@ def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]
     def public(path):
         if not isinstance(path, str) or not path:
             return None
-        if weights.HUB_ID.fullmatch(path) and not os.path.exists(path):
-            return path
-        return os.path.basename(os.path.normpath(path))
+        on_hub = weights.HUB_ID.fullmatch(path) and not os.path.exists(path)
+        return path if on_hub else os.path.basename(os.path.normpath(path))
 
-    info = {k: found.mdlm_mcd[k] for k in _NOTED if k in found.mdlm_mcd}
-    if info:
-        settings = candidates.section(info, "settings") or candidates.section(found.config, "algo")
-        info["teacher_path"] = public(info.get("teacher_path"))
-        info["settings"] = {**settings, "teacher_path": info["teacher_path"]}
-    training = {
-        "optim": found.config.get("optim"),
-        "ema": candidates.section(found.config, "training").get("ema"),
-        "global_batch_size": candidates.section(found.config, "loader").get("global_batch_size"),
-    }
-    if any(training.values()):
-        info["training"] = training
-    return {
+    section = candidates.section
+    info = {
         "exported_by": f"mdlm-mcd {__version__}",
         "checkpoint": public(checkpoint),
         "weights": taken,
         "global_step": found.global_step,
-        **info,
     }
+    if noted := {k: found.mdlm_mcd[k] for k in _NOTED if k in found.mdlm_mcd}:
+        settings = section(noted, "settings") or section(found.config, "algo")
+        teacher = {"teacher_path": public(noted.get("teacher_path"))}
+        info |= {**noted, **teacher, "settings": {**settings, **teacher}}
+    training = {
+        "optim": found.config.get("optim"),
+        "ema": section(found.config, "training").get("ema"),
+        "global_batch_size": section(found.config, "loader").get("global_batch_size"),
+    }
+    return info | ({"training": training} if any(training.values()) else {})
 
 
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `candidates.schedule` reads in a host's config, for the folder's."""
-    noise = {
-        name: value
-        for name, value in candidates.section(config, "noise").items()
-        if name in ("type", "eps", "sigma_min", "sigma_max")
-        and isinstance(value, (str, int, float))
-    }
-    return {"noise": noise} | ({"parameterization": "subs"} if "parameterization" in config else {})
+    noise = candidates.section(config, "noise")
+    keys = ("type", "eps", "sigma_min", "sigma_max")
+    kept = {k: noise[k] for k in keys if isinstance(noise.get(k), (str, int, float))}
+    return {"noise": kept} | ({"parameterization": "subs"} if "parameterization" in config else {})
 
 
 def _cell(value: Any) -> str:
@@ -241,31 +204,28 @@ def _cell(value: Any) -> str:
         return ", ".join(f"{_cell(k)}: {_cell(v)}" for k, v in value.items())
     if isinstance(value, list):
         return ", ".join(map(_cell, value))
-    text = errors.shown(value, 200)
-    return "".join("\\" + c if c in "|<>[]`\\" else c for c in text)
+    return re.sub(r"([|<>\[\]`\\])", r"\\\1", errors.shown(value, 200))
 
 
 def _card(name: str, config: dict[str, Any]) -> str:
-    info = config["mdlm_mcd"]
+    info, vocab_size = config["mdlm_mcd"], config["vocab_size"]
+    origin = "Nothing is noted of a distillation: the weights are a host's own."
     if "loss" in info:
-        origin = (
-            f"A student of Masked Consistency Distillation (arXiv 2602.00792), "
-            f"distilled from {_cell(info.get('teacher_path') or 'a random start')}."
-        )
-    else:
-        origin = "Nothing is noted of a distillation: the weights are a host's own."
+        teacher = _cell(info.get("teacher_path") or "a random start")
+        origin = "A student of Masked Consistency Distillation (arXiv 2602.00792), "
+        origin += f"distilled from {teacher}."
     sizes = {k: v for k, v in config.items() if isinstance(v, (int, float))}
     facts = {k: v for k, v in {**info, **sizes}.items() if v not in (None, "", {})}
     timed = config["time_conditioning"]
     sigma = "sigma = torch.tensor([6.9])  # -log alpha_t, where alpha_t = 1e-3\n"
     return CARD.read_text("utf-8").format(
         name=name,
-        sigma=sigma if timed else "",
-        timesteps=", timesteps=sigma" if timed else "",
+        sigma=sigma * timed,
+        timesteps=", timesteps=sigma" * timed,
         origin=origin,
         length=config["model_length"],
-        vocab=config["vocab_size"],
-        mask=config.get("mask_index", config["vocab_size"] - 1),
-        guess="" if "mask_index" in config else " (the last, unless the tokenizer has its own)",
+        vocab=vocab_size,
+        mask=config.get("mask_index", vocab_size - 1),
+        guess=" (the last, unless the tokenizer has its own)" * ("mask_index" not in config),
         rows="\n".join(f"| {k} | {_cell(v)} |" for k, v in facts.items()),
     )

@@ -10,20 +10,17 @@ from .. import __version__
 from ..errors import MCDError
 from ..settings import console
 
-# The module that has the arguments of each, and what `mdlm-mcd --help` says. Only that
-# of the command in use is imported: several need torch, which takes seconds.
+# The modules, and what `mdlm-mcd --help` says of each. Only that of the command in use is
+# imported: most need torch, which takes seconds.
 COMMANDS = {
-    "demo": (
-        "demo_cli",
-        "train a teacher, distil it, compare them; about 15 minutes on 2 CPU cores",
-    ),
-    "patch": ("patch", "let a clone of Duo or MDLM train our classes; a few lines"),
-    "run": ("run", "run the main.py of the host in this folder, patched in memory only"),
-    "doctor": ("doctor", "what would stop a run, and what a bug report needs, on one screen"),
-    "export": ("export", "write a checkpoint as a Hugging Face folder"),
-    "sweep": ("sweep_cli", "sample and measure checkpoints over steps and temperatures"),
-    "report": ("report", "one page out of results files: tables, curves, frontier, samples"),
-    "figures": ("figures", "draw the paper's pictures from the code: SVG, PNG and an animation"),
+    "demo": "train a teacher, distil it, compare them; about 15 minutes on 2 CPU cores",
+    "patch": "let a clone of Duo or MDLM train our classes; a few lines",
+    "run": "run the main.py of the host in this folder, patched in memory only",
+    "doctor": "what would stop a run, and what a bug report needs, on one screen",
+    "export": "write a checkpoint as a Hugging Face folder",
+    "sweep": "sample and measure checkpoints over steps and temperatures",
+    "report": "one page out of results files: tables, curves, frontier, samples",
+    "figures": "draw the paper's pictures from the code: SVG, PNG and an animation",
 }
 
 
@@ -35,10 +32,10 @@ def parser(argv: list[str]) -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=__version__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module, summary) in COMMANDS.items():
+    for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary)
         if argv[:1] == [name]:
-            importlib.import_module(f".{module}", __package__).configure(command)
+            importlib.import_module(f".{name}", __package__).configure(command)
     return root
 
 

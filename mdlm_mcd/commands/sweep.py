@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from ..errors import ConfigError, first_line
 from ..evaluation import candidates, embedded
 from ..evaluation.candidates import Candidate
 from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator
-from ..evaluation.plan import Plan
+from ..evaluation.plan import Plan, grid
 from ..evaluation.sweep import Sweep
+from . import git, installed
 
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
 # Rows of held-out text: for the corpus's own figures as many as there are samples,
@@ -30,14 +31,107 @@ PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "n
 MOST_ROWS = 4096
 
 
+def configure(parser) -> None:
+    parser.description = (
+        "Draws samples of every checkpoint at every point of the grid and "
+        "measures them: N-step NELBO, perplexity, entropy, diversity, with intervals. "
+        "One line of JSON a point; the same command goes on where it stopped."
+    )
+    parser.add_argument(
+        "checkpoint",
+        nargs="+",
+        metavar="[LABEL=]CKPT",
+        help="of the embedded host, MDLM or Duo, an exported folder or a hub id",
+    )
+    parser.add_argument("--steps", type=numbers(int), default=[8, 16, 32], metavar="N,N")
+    parser.add_argument("--temperature", type=numbers(float), default=[1.0], metavar="T,T")
+    parser.add_argument("--sampler", default="sparse", metavar="NAME,NAME")
+    parser.add_argument(
+        "--u-law",
+        type=law,
+        nargs="+",
+        default=[("iid", None)],
+        metavar="LAW[:STEP]",
+        help="joint law of the masks: iid, lattice, lattice:1/8, lattice:auto, halton",
+    )
+    parser.add_argument("--stratified", action="store_true", help="each step opens its exact share")
+    parser.add_argument("--num-samples", type=int, default=1024)
+    parser.add_argument("--top-p", type=float, default=1.0)
+    parser.add_argument("--dtype", default="float64", help="of the draws")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--evaluator",
+        default="gpt2-large",
+        metavar="NAME_OR_CKPT",
+        help="a causal LM of transformers, or a .ckpt of the embedded host's AR model",
+    )
+    parser.add_argument(
+        "--corpus",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="held-out text; default: the first checkpoint's own, where it is found",
+    )
+    parser.add_argument("--out", default="results.jsonl", metavar="FILE")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
+    parser.add_argument("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
+    parser.set_defaults(call=call)
+
+
+def numbers(kind):
+    """Return a reader of numbers between commas."""
+
+    def parse(text: str) -> list:
+        if found := [kind(part) for part in text.split(",") if part.strip()]:
+            return found
+        raise ValueError
+
+    parse.__name__ = f"list of {kind.__name__}s"  # for argparse's own message
+    return parse
+
+
+def law(text: str) -> tuple[str, float | str | None]:
+    """Read `iid`, `lattice`, or with a step: `lattice:1/8`, `lattice:auto`."""
+    name, _, step = text.partition(":")
+    if not step or step == "auto":
+        return name, step or None
+    try:
+        return name, float(Fraction(step))
+    except (ValueError, ZeroDivisionError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text}: the step {step} is no number such as 0.125 or 1/8"
+        ) from error
+
+
+def call(args) -> None:
+    points = grid(
+        args.steps,
+        args.temperature,
+        args.sampler.split(","),
+        args.u_law,
+        args.dtype.split(","),
+        args.top_p,
+        args.stratified,
+    )
+    plan = Plan(points, args.num_samples, args.batch_size, args.bound_rows, args.seed, args.mauve)
+    plan.check()
+    sources = [
+        candidates.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
+        for text in args.checkpoint
+    ]
+    how = dict(judge=args.evaluator, corpus=args.corpus, device=args.device, host=args.host)
+    rows = sweep(sources, plan, Path(args.out), **how)
+    print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report {args.out}")
+
+
 def versions() -> dict[str, str]:
     found = {"mdlm-mcd": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return found | {name: text for name in PACKAGES if (text := installed(name))}
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -49,19 +143,6 @@ def machine(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": kind,
     }
-
-
-def commit(folder: str | Path | None) -> str | None:
-    """Return the commit a folder stands at; None without a folder or git."""
-    if folder is None:
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True
-        )
-    except OSError:
-        return None
-    return done.stdout.strip() or None
 
 
 def evaluator_name(name: str) -> str:
@@ -116,22 +197,23 @@ def evaluator(
     return CallableEvaluator(embedded.judge(judge), evaluator_name(name), batch_size=batch_size)
 
 
-class HeldOut:
-    """Read `models.held_out` once for each tokenizer and length of many models."""
+def held_out(
+    source: candidates.Source, most: int, files: Sequence[str]
+) -> Callable[[Candidate], Tensor]:
+    """Return `candidates.held_out`, read once for each tokenizer and length of many models."""
+    texts: dict[tuple, Tensor] = {}
 
-    def __init__(self, source: candidates.Source, most: int, files: Sequence[str]):
-        self.source, self.most, self.files = source, most, files
-        self._texts: dict[tuple, Tensor] = {}
-
-    def __call__(self, model: Candidate) -> Tensor:
+    def text(model: Candidate) -> Tensor:
         tokenizer = model.tokenizer
         fast = getattr(tokenizer, "backend_tokenizer", None)
-        # A slow one does not say all that it does: it is itself alone.
+        # A slow one does not tell all that it does: it is itself alone.
         same = fast and (fast.to_str(), str(tokenizer.special_tokens_map))
         key = (same or tokenizer, model.length, model.vocab_size, model.mask_index)
-        if key not in self._texts:
-            self._texts[key] = candidates.held_out(self.source, model, self.most, self.files)
-        return self._texts[key]
+        if key not in texts:
+            texts[key] = candidates.held_out(source, model, most, files)
+        return texts[key]
+
+    return text
 
 
 def measure(
@@ -157,8 +239,6 @@ def measure(
         raise ConfigError(
             f"Two checkpoints are called {sorted(twice)[0]!r}: tell them apart with LABEL=CKPT."
         )
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {device}: no CUDA device is there; use cpu.")
     try:
         # Samples are drawn in it, and Apple's GPUs do not know it.
         torch.zeros(1, dtype=torch.float64, device=device).item()
@@ -176,8 +256,12 @@ def measure(
             evaluator, judge, device, min(plan.batch_size, 16), load=cache(load_evaluator)
         ),
         evaluator_name=evaluator_name(judge),
-        held_out=HeldOut(sources[0], rows, corpus),
-        facts={"versions": versions(), "machine": machine(device), "commit": commit(host)},
+        held_out=held_out(sources[0], rows, corpus),
+        facts={
+            "versions": versions(),
+            "machine": machine(device),
+            "commit": host and git(host, "rev-parse", "HEAD") or None,
+        },
         **how,
     ).run([partial(candidates.open_model, source, device) for source in sources])
 

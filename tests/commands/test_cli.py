@@ -9,8 +9,9 @@ import sys
 import time
 
 import pytest
+import torch
 
-from mdlm_mcd.commands import demo, demo_tables, main
+from mdlm_mcd.commands import demo, demo_tables, main, stages
 from mdlm_mcd.errors import ConfigError
 
 PRODUCTS = (
@@ -41,7 +42,11 @@ def test_every_command_has_its_arguments(name, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     "flag, value, words",
-    [("--u-law", "lattice:x", "the step x is no number"), ("--steps", "8,x", "list of ints")],
+    [
+        ("--u-law", "lattice:x", "the step x is no number"),
+        ("--steps", "8,x", "list of ints"),
+        ("--steps", "", "list of ints"),
+    ],
 )
 def test_arguments_of_the_sweep(flag, value, words, capsys):
     with pytest.raises(SystemExit) as end:
@@ -74,12 +79,12 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
         assert first.poll() is None, first.stderr.read()
         time.sleep(0.2)
     first.send_signal(signal.SIGINT)
-    _, said = first.communicate(timeout=60)
-    assert first.returncode == 130 and "same command goes on" in said
+    _, printed = first.communicate(timeout=60)
+    assert first.returncode == 130 and "same command goes on" in printed
     assert not (out / "results.json").exists()
 
     second = command("demo", "--out", out, "--quick")
-    said, errors = second.communicate(timeout=300)
+    printed, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors + log.read_text()[-2000:]
     # The judge stood already and was not trained again.
     assert log.read_text().count("algo=ar") == 1
@@ -96,7 +101,7 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
     plain, sharp = list(results["models"].values())[:2]
     assert plain["nelbo"] != sharp["nelbo"]  # each at its own temperature
     # Perplexity never stands without entropy, in the terminal and in the file.
-    for text in (said, (out / "table.md").read_text()):
+    for text in (printed, (out / "table.md").read_text()):
         assert "MCD round 2" in text and "entropy" in text and "float64" in text
 
     # A third run finds all of it done, and says the same.
@@ -108,24 +113,17 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
 
     # With another seed the folder is refused before anything is touched.
     other = command("demo", "--out", out, "--quick", "--seed", 2)
-    _, said = other.communicate(timeout=60)
-    assert other.returncode == 1 and "another seed" in said and "Traceback" not in said
+    _, printed = other.communicate(timeout=60)
+    assert other.returncode == 1 and "another seed" in printed and "Traceback" not in printed
 
 
-def test_a_stage_that_fails_says_where_and_why(tmp_path):
-    broken = demo.Recipe(overrides=("model.n_heads=3",), judge_steps=2)
-    with pytest.raises(demo.StageError) as error:
-        demo.run(tmp_path / "demo", recipe=broken)
-    assert "judge stopped at step 0 of 2" in str(error.value)
-    assert "log.txt" in str(error.value)
-
-
-def test_an_unusable_folder_is_refused(tmp_path, capsys):
-    (tmp_path / "file").write_text("x")
-    assert main.main(["demo", "--out", str(tmp_path / "file")]) == 1
-    assert "is a file: name a folder" in capsys.readouterr().err
-    assert main.main(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
-    assert "cannot be made" in capsys.readouterr().err
+def test_a_stage_that_fails_says_where_and_why(tmp_path, monkeypatch):
+    ended = stages.Trained(None, 0, 1, "first\n" * 9 + "n_heads=3 does not divide it\n")
+    monkeypatch.setattr(stages, "train", lambda *args, **how: ended)
+    with pytest.raises(stages.StageError) as error:
+        demo.run(tmp_path / "demo", recipe=demo.QUICK)
+    text = str(error.value)
+    assert "judge stopped at step 0 of 20" in text and "log.txt" in text and "n_heads" in text
 
 
 def test_without_matplotlib_the_demo_says_so_first(tmp_path, monkeypatch):
@@ -133,6 +131,48 @@ def test_without_matplotlib_the_demo_says_so_first(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install 'mdlm-mcd\[demo\]'"):
         demo.run(tmp_path / "demo")
     assert not os.listdir(tmp_path)
+
+
+# Stages -----------------------------------------------------------------------------------
+
+
+def test_a_child_that_takes_too_long_is_ended(tmp_path):
+    log, asked = tmp_path / "log.txt", []
+    log.write_text("before\n")
+    text = tmp_path / "clock.py"
+    text.write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    how = dict(folder=tmp_path, seconds=1.2, waiting=lambda: asked.append(log.read_text()))
+    assert stages.start("clock", [], log, **how) is None
+    assert log.read_text() == "before\nbegun\n" and asked
+    text.write_text("raise SystemExit(3)")
+    assert stages.start("clock", [], log, folder=tmp_path) == 3
+
+
+def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path):
+    calls, seen = [], []
+    folder, log = tmp_path / "a=b", tmp_path / "log.txt"
+
+    def start(module, arguments, log, *, folder, waiting):
+        calls.append(arguments)
+        (tmp_path / "a=b/checkpoints").mkdir(parents=True, exist_ok=True)
+        step = 4 * len(calls)
+        torch.save({"global_step": step}, tmp_path / "a=b/checkpoints/last.ckpt")
+        with log.open("a") as file:
+            file.write(f"step {step - 2}/8 loss\nstep {step}/8 loss\n\nstopped\n")
+        waiting()
+        return len(calls) % 2
+
+    done = [stages.train(folder, ["algo=mdlm"], 8, log, start=start, on_step=seen.append)]
+    done += [stages.train(folder, ["algo=mdlm"], 8, log, start=start) for _ in range(2)]
+    last = folder / "checkpoints/last.ckpt"
+    assert [(d.checkpoint, d.step, d.status) for d in done] == [(last, 4, 1), (last, 8, 0)] + [
+        (last, 8, 0)
+    ]
+    assert seen == [4] and done[0].last_lines == "step 2/8 loss\nstep 4/8 loss\nstopped"
+    assert len(calls) == 2  # the third found all of it done
+    assert calls[0][-1] == "checkpointing.resume_from_ckpt=false"
+    assert calls[1][0] == f"hydra.run.dir='{folder}'"
+    assert calls[1][-1] == f"checkpointing.resume_ckpt_path='{last}'"
 
 
 def made_up(**students):
@@ -188,9 +228,9 @@ def made_up(**students):
     ],
 )
 def test_the_reading_follows_from_the_figures(cells, words):
-    said = demo_tables.reading(made_up(MCD_round_1=cells))
-    assert all(word in said for word in words), said
-    assert "from 4.000 (teacher) to 4.200" in said
+    printed = demo_tables.reading(made_up(MCD_round_1=cells))
+    assert all(word in printed for word in words), printed
+    assert "from 4.000 (teacher) to 4.200" in printed
 
 
 def test_the_figure_is_drawn(tmp_path):

@@ -1,0 +1,153 @@
+"""Stages of a long plan: each leaves its result in a folder and is skipped when it is there.
+
+Trainings are started as a user would start them, by the command line of the embedded host or
+of a clone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import __version__
+from ..checkpoints.files import (
+    check_overwrite,
+    lacks,
+    make_folder,
+    newest_checkpoint,
+    read_json,
+    write_json,
+)
+from ..errors import ConfigError, MCDError
+
+MINIHOST, CLONE = "mdlm_mcd.minihost.main", "mdlm_mcd.hosts.launch"
+
+
+class StageError(MCDError, RuntimeError):
+    """A stage that did not finish."""
+
+
+def claim(folder: Path, settings: Mapping[str, Any], file: str, what: str) -> Path:
+    """Note in `file` the settings of a folder, made where it is missing; return its path.
+
+    what: a word for its contents. Raises ConfigError for a folder of other things, and where
+    it was made with other settings or by another version.
+    """
+    folder = make_folder(folder)
+    check_overwrite(f"--out {folder}", folder, lacks(file))
+    mine = json.loads(json.dumps({**settings, "version": __version__}))
+    found = read_json(folder / file, None)
+    if found is None:
+        write_json(folder / file, mine)
+    elif found != mine:
+        found = found if isinstance(found, dict) else {}
+        differ = sorted(k for k in {*mine, *found} if found.get(k) != mine.get(k))
+        raise ConfigError(
+            f"--out {folder} holds a {what} with another {', '.join(differ)} (see {file} in "
+            "it): name another folder, or delete this one."
+        )
+    return folder
+
+
+def override(key: str, value: str | Path) -> str:
+    """Write `key=value` in Hydra's grammar, which wants a path like epoch=1.ckpt quoted."""
+    text = str(value)
+    plain = re.fullmatch(r"[\w./:@~+-]+", text)
+    return f"{key}={text}" if plain else f"{key}='" + text.replace("'", r"\'") + "'"
+
+
+def start(
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    *,
+    folder: Path | None = None,
+    seconds: float = float("inf"),
+    waiting: Callable[[], None] = lambda: None,
+) -> int | None:
+    """Run `python -m module arguments` in `folder`; return its exit status.
+
+    Its output is appended to `log`; waiting() is called twice a second. None when `seconds`
+    were not enough: it is then terminated, and so it is when this process ends.
+    """
+    end = time.monotonic() + seconds
+    with log.open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            while (left := end - time.monotonic()) > 0:
+                try:
+                    return process.wait(min(0.5, left))
+                except subprocess.TimeoutExpired:
+                    waiting()
+            return None
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+
+
+class Trained(NamedTuple):
+    """checkpoint: the newest whole one, of `step`; status: None when time was over; output."""
+
+    checkpoint: Path | None
+    step: int
+    status: int | None = 0
+    output: str = ""
+
+    @property
+    def last_lines(self) -> str:
+        lines = (line.strip() for line in self.output.splitlines())
+        return "\n".join([line for line in lines if line][-5:])
+
+
+def train(
+    folder: Path,
+    overrides: Sequence[str],
+    steps: int,
+    log: Path,
+    *,
+    host: Path | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
+    start=start,
+    **how,
+) -> Trained:
+    """Train in `folder` to `steps` steps, from its newest whole checkpoint.
+
+    host: a clone in place of the embedded host. on_step(step): progress, where the run has
+    the callback `lines`. how: `seconds` of `start`, and what may take its place.
+    """
+    last, step = newest_checkpoint(folder / "checkpoints")
+    if step >= steps:
+        return Trained(last, step)
+    resume = "checkpointing.resume_from_ckpt=false"
+    if last:
+        resume = override("checkpointing.resume_ckpt_path", last)
+    arguments = [override("hydra.run.dir", folder), *overrides, f"trainer.max_steps={steps}"]
+    arguments.append(resume)
+    module = CLONE if host else MINIHOST
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ python -m {module} {' '.join(arguments)}\n")
+    since = log.stat().st_size
+
+    def output() -> str:
+        return log.read_bytes()[since:].decode("utf-8", errors="replace")
+
+    def waiting() -> None:
+        if found := re.findall(r"^step (\d+)/", output(), re.MULTILINE):
+            on_step(int(found[-1]))
+
+    status = start(module, arguments, log, folder=host, waiting=waiting, **how)
+    return Trained(*newest_checkpoint(folder / "checkpoints"), status, output())
