@@ -108,7 +108,16 @@ class Sweep:
                     found = same.get(identity(head), {}) | head
                     if "metrics" not in found:
                         evaluator = evaluator or self.evaluator(model)
-                        found |= self._measure(model, point, evaluator, text)
+                        try:
+                            found |= self._measure(model, point, evaluator, text)
+                        except torch.cuda.OutOfMemoryError as error:
+                            raise ConfigError(
+                                f"--batch-size {self.plan.batch_size} takes more memory than "
+                                f"{model.device} has, for {model.label} by --sampler "
+                                f"{point.sampler} at {point.steps} steps and its evaluator: "
+                                "choose a smaller one and start the same command again; what "
+                                "was measured is kept."
+                            ) from error
                     append(self.out, found)
                     if head.get("sha256"):
                         same[identity(head)] = found

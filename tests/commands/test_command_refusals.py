@@ -78,10 +78,6 @@ CASES = {
         lambda s: s.sweep("--evaluator", s.teacher),
         "gives no text a likelihood from left to right",
     ),
-    "evaluator's length": (
-        lambda s: s.sweep("--evaluator", s.with_setting("model.length", 8, s.judge)),
-        "was trained on 8 tokens, and the samples",
-    ),
     "no evaluator": (lambda s: s.sweep("--evaluator", "none.ckpt"), "is no file"),
     "silent evaluator": (
         lambda s: s.sweep("--evaluator", s.changed(lambda c: c.pop("hyper_parameters"), s.judge)),
