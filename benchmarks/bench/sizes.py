@@ -15,8 +15,7 @@ class Part:
     students alone. steps: sampling steps; few: those of methods that are not `main`.
     lattice: steps at which the lattice is sampled, too. seeds: of main methods and of
     the others; samples: drawn at each point, bound_rows: held-out rows of the N-step
-    NELBO. seconds: core seconds measured, of teachers and judge as a whole, `train`
-    of a student, `sample` of a pass over all samples, `bound` of one over the rows.
+    NELBO.
     """
 
     model: tuple[str, ...]
@@ -31,7 +30,6 @@ class Part:
     seeds: tuple[int, int]
     samples: int
     bound_rows: int
-    seconds: dict[str, float]
     judge_steps: int = 0
     corpus_rows: int = 0
     language: dict = field(default_factory=dict)
@@ -71,7 +69,6 @@ LANGUAGE = Part(
     bound_rows=32,
     corpus_rows=20_000,
     language={"components": 2},
-    seconds={"teacher": 170, "uniform teacher": 520, "train": 20, "sample": 0.09, "bound": 0.025},
 )
 
 TEXT = Part(
@@ -96,7 +93,6 @@ TEXT = Part(
     samples=96,
     bound_rows=32,
     judge_steps=600,
-    seconds={"teacher": 155, "judge": 75, "train": 32, "sample": 0.18, "bound": 0.04},
 )
 
 
@@ -111,7 +107,6 @@ QUICK = {
         bound_rows=24,
         teacher_steps=1500,
         steps_per_round=30,
-        seconds={"teacher": 64, "uniform teacher": 196, "train": 15, "sample": 0.07, "bound": 0.02},
     ),
     "text": replace(
         TEXT,
@@ -124,7 +119,6 @@ QUICK = {
         teacher_steps=1200,
         judge_steps=300,
         steps_per_round=20,
-        seconds={"teacher": 78, "judge": 38, "train": 9, "sample": 0.1, "bound": 0.02},
     ),
 }
 
@@ -145,7 +139,6 @@ def _tiny(part: Part, *overrides: str, **changes) -> Part:
         lattice=(2,),
         samples=8,
         bound_rows=4,
-        seconds=dict.fromkeys(part.seconds, 0.01),
         **changes,
     )
 
