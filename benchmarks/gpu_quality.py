@@ -18,21 +18,27 @@ from __future__ import annotations
 import argparse
 import glob
 import re
+import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from paper.stages import OutOfTime, StageError, Stages, claim, override, start
+from paper.stages import StageError, Stages, claim, override, start
 
 from mdlm_mcd.checkpoints.files import make_folder
 from mdlm_mcd.errors import ConfigError, MCDError
 from mdlm_mcd.evaluation.sweep import existing
 
 UNFINISHED = 3  # exit status: a slice is over, the same command goes on
-STARTING = 30.0  # seconds that a stage takes before its first and after its last step
+SAVING = 60.0  # seconds of a slice that are left for the last checkpoint
 DISTILLED = {"mcd": "MCD", "sdtt": "SDTT", "cd4lm": "Subset consistency"}
+LAWS = ("iid", "lattice")
+
+
+class OutOfTime(MCDError):
+    """The slice is over; the same command goes on."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,14 @@ class Recipe:
     # likelihood is taken, since both pass over it many times.
     judge_steps: int = 1_000
     teacher_steps: int = 10_000
-    validate_every: int = 250
+    every: int = 250  # steps between validations, and between checkpoints
     rounds: int = 5
     steps_per_round: int = 1_000
     steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
     temperatures: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-    laws: tuple[str, ...] = ("iid", "lattice")
     samples: int = 256
     bound_rows: int = 64
-    checkpoint_every: int = 250
-    overrides: tuple[str, ...] = ("model=small",)
+    overrides: str = "model=small"
 
     @property
     def budget(self) -> int:
@@ -71,96 +75,63 @@ SMOKE = Recipe(
     micro_batch=8,
     judge_steps=2,
     teacher_steps=6,
-    validate_every=2,
+    every=2,
     rounds=2,
     steps_per_round=2,
     steps=(2, 4),
     temperatures=(0.8, 1.0),
     samples=2,
     bound_rows=2,
-    checkpoint_every=2,
-    overrides=tuple(
-        "model=laptop model.hidden_size=32 model.n_blocks=1 model.n_heads=2 model.cond_dim=16 "
-        "data.max_chars=60000 trainer.limit_val_batches=1".split()
-    ),
+    overrides="model=laptop model.hidden_size=32 model.n_blocks=1 model.n_heads=2 "
+    "model.cond_dim=16 data.max_chars=60000 trainer.limit_val_batches=1",
 )
-
-
-@dataclass
-class Clock:
-    """The time left of a slice; `minutes` None: there is no end."""
-
-    minutes: float | None
-    began: float = field(default_factory=time.monotonic)
-
-    def left(self) -> float | None:
-        """Return the seconds for a stage. Raises OutOfTime when they are too few to start."""
-        if self.minutes is None:
-            return None
-        left = 60 * self.minutes - (time.monotonic() - self.began) - 2 * STARTING
-        if left < STARTING:
-            raise OutOfTime("The slice is over.")
-        return left
 
 
 class Quality:
     """All stages of one recipe in one folder."""
 
-    def __init__(
-        self,
-        out: Path,
-        recipe: Recipe,
-        *,
-        device: str = "cuda",
-        seed: int = 1,
-        data: tuple[str, ...] = (),
-        minutes: float | None = None,
-        start=start,
-        say=print,
-    ):
-        self.recipe, self.device, self.seed, self.data = recipe, device, seed, data
-        name = hardware(device)
-        self.out = make_folder(out) / name
-        settings = {"recipe": repr(recipe), "seed": seed, "data": list(data)}
-        claim(self.out, {"hardware": name, **settings})
+    def __init__(self, args: argparse.Namespace, recipe: Recipe, start=start, say=print):
+        self.args, self.recipe, self.say = args, recipe, say
+        name = hardware(args.device)
+        self.out = make_folder(args.out) / name
+        settings = {"hardware": name, "recipe": repr(recipe), "seed": args.seed, "data": args.data}
+        claim(self.out, settings)
         self.results = self.out / "results.jsonl"
         self.stages = Stages(self.out, start, say)
-        self.clock, self.say = Clock(minutes), say
 
-    def overrides(self, algo: str, steps: int) -> list[str]:
-        """Return what every training is given."""
-        recipe, accelerator = self.recipe, "cpu" if self.device == "cpu" else "gpu"
-        validate = recipe.validate_every * recipe.batch // recipe.micro_batch
+    def train(self, name: str, algo: str, steps: int, *overrides: str, target="last.ckpt") -> Path:
+        recipe, args = self.recipe, self.args
         words = f"""
-            algo={algo} data={"textfile" if self.data else "stdlib"} seed={self.seed}
+            algo={algo} data={"textfile" if args.data else "stdlib"} seed={args.seed}
             model.length={recipe.length} data.vocab_size={recipe.vocab_size}
             loader.global_batch_size={recipe.batch} loader.batch_size={recipe.micro_batch}
             lr_scheduler.num_warmup_steps={max(1, steps // 50)}
-            trainer.accelerator={accelerator} trainer.devices=1
-            trainer.val_check_interval={validate}
+            trainer.accelerator={"cpu" if args.device == "cpu" else "gpu"} trainer.devices=1
+            trainer.val_check_interval={recipe.every * recipe.batch // recipe.micro_batch}
             callbacks=[checkpoint_every_n_steps,checkpoint_monitor,lines]
-            callbacks.checkpoint_every_n_steps.every_n_train_steps={recipe.checkpoint_every}
+            callbacks.checkpoint_every_n_steps.every_n_train_steps={recipe.every}
             +trainer.enable_progress_bar=false +trainer.enable_model_summary=false
         """
-        files = [override("data.files", self.data)] if self.data else []
+        if algo in ("ar", "mdlm"):  # the distillers' own callback: save at SIGTERM
+            saves = "mdlm_mcd.distillers.callbacks.preemption.Preemption"
+            folder = self.out / "runs" / name / "checkpoints"
+            words += f" +callbacks.preemption._target_={saves} "
+            overrides = (*overrides, override("+callbacks.preemption.dirpath", folder))
+        files = [override("data.files", args.data)] if args.data else []
         cache = override("data.cache_dir", self.out / "cache")
-        return [*recipe.overrides, *words.split(), *files, cache]
-
-    def train(self, name: str, overrides: list[str], steps: int, target="last.ckpt"):
-        folder, seconds = self.out / "runs" / name, self.clock.left()
-        return self.stages.train(name, folder, overrides, steps, target=target, seconds=seconds)
+        given = [*recipe.overrides.split(), *words.split(), *files, cache, *overrides]
+        return self.stages.train(name, given, steps, target=target)
 
     def pretrain(self, name: str, algo: str, steps: int) -> Path:
         """Train evaluator or teacher from random weights."""
-        rest = ["lr_scheduler=cosine_decay_warmup", "optim.lr=6e-4", "training.ema=0.999"]
-        low = ["algo.loss_type=low_var"] if algo == "mdlm" else []
-        return self.train(name, [*rest, *self.overrides(algo, steps), *low], steps, "best.ckpt")
+        own = ["lr_scheduler=cosine_decay_warmup", "optim.lr=6e-4", "training.ema=0.999"]
+        own += ["algo.loss_type=low_var"] if algo == "mdlm" else []
+        return self.train(name, algo, steps, *own, target="best.ckpt")
 
     def student(self, name: str, algo: str, *overrides: str, target="last.ckpt") -> Path:
         """Train at the optimizer, batch and length that students and `continued` share."""
-        steps = self.recipe.budget
-        same = ["optim.lr=1e-4", "training.ema=0.99", *self.overrides(algo, steps)]
-        return self.train(name, [*same, *overrides], steps, target)
+        same = ["optim.lr=1e-4", "training.ema=0.99"]
+        return self.train(name, algo, self.recipe.budget, *same, *overrides, target=target)
 
     def distilled(self, algo: str, label: str, teacher: Path) -> dict[str, Path]:
         """Return the student of each round, by row's name."""
@@ -182,37 +153,26 @@ class Quality:
 
     def sweep(self, rows: dict[str, Path], judge: Path, temperatures) -> None:
         """Measure each number of steps by itself, since its lattice is the step's own."""
-        recipe = self.recipe
+        recipe, args = self.recipe, self.args
         for n in recipe.steps:
-            points = {(t, law) for t in temperatures for law in recipe.laws}
+            points = {(t, law) for t in temperatures for law in LAWS}
             left = {name: rows[name] for name in rows if points - self.measured(name, n)}
             if not left:
                 continue
             self.say(f"sampling: {len(left)} models at {n} steps")
-            before = len(existing(self.results))
             flags = {
                 "--steps": n,
                 "--temperature": ",".join(map(str, temperatures)),
-                "--u-law": [f"{x}:1/{n}" if x == "lattice" else x for x in recipe.laws],
+                "--u-law": ["iid", f"lattice:1/{n}"],
                 "--num-samples": recipe.samples,
                 "--bound-rows": recipe.bound_rows,
-                "--seed": self.seed,
+                "--seed": args.seed,
                 "--batch-size": min(64, recipe.samples),
                 "--evaluator": judge,
-                "--device": self.device,
+                "--device": args.device,
                 "--out": self.results,
             }
-            try:
-                self.stages.sweep(left, flags, self.clock.left())
-            except OutOfTime as error:
-                # A slice that began with sampling and measured nothing would begin for ever.
-                if len(existing(self.results)) == before and not self.stages.trained:
-                    raise StageError(
-                        f"--slice {self.clock.minutes:g} is too short for one point of "
-                        f"{recipe.samples} samples: give it more minutes, or take fewer "
-                        "--samples in another --out."
-                    ) from error
-                raise OutOfTime(f"Sampling is at {n} steps.") from error
+            self.stages.sweep(left, flags)
 
     def measured(self, name: str, steps: int) -> set[tuple[float, str]]:
         """Return (temperature, law) of a model's rows that are measured."""
@@ -223,7 +183,7 @@ class Quality:
         }
 
     def run(self) -> Path:
-        """Run everything, from wherever it stands; return the report. Raises OutOfTime."""
+        """Run everything, from wherever it stands; return the report."""
         recipe = self.recipe
         judge = self.pretrain("judge", "ar", recipe.judge_steps)
         teacher = self.pretrain("teacher", "mdlm", recipe.teacher_steps)
@@ -235,6 +195,33 @@ class Quality:
         self.sweep({"teacher": teacher}, judge, recipe.temperatures)
         self.sweep(students, judge, (1.0,))
         return self.stages.report(self.results, f"MCD and its controls on {self.out.name}")
+
+    def slice(self, minutes: float | None) -> Path:
+        """Run for that long at most, or until it is done (None). Raises OutOfTime.
+
+        A stage that runs then is sent SIGTERM, at which a training saves. Raises StageError
+        where nothing was saved or measured: the next slice would begin at the same place.
+        """
+
+        def over(signum, frame):
+            raise OutOfTime("The slice is over.")
+
+        began, before = time.time(), signal.signal(signal.SIGALRM, over)
+        signal.setitimer(signal.ITIMER_REAL, 60 * minutes - SAVING if minutes else 0)
+        try:
+            return self.run()
+        except OutOfTime as error:
+            kept = [self.results, *self.out.glob("runs/*/checkpoints/*.ckpt")]
+            if not any(path.exists() and path.stat().st_mtime >= began for path in kept):
+                raise StageError(
+                    f"--slice {minutes:g} is too short for one point of {self.recipe.samples} "
+                    "samples or one checkpoint: give it more minutes, or take fewer --samples in "
+                    "another --out."
+                ) from error
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def hardware(device: str) -> str:
@@ -249,8 +236,8 @@ def hardware(device: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", torch.cuda.get_device_name(device)).strip("-")
 
 
-def parsed(argv) -> argparse.Namespace:
-    """Return the flags, `recipe` among them. Raises ConfigError for impossible ones."""
+def parsed(argv=None) -> tuple[argparse.Namespace, Recipe]:
+    """Return the flags and the recipe. Raises ConfigError for impossible ones."""
     p = argparse.ArgumentParser(prog="gpu_quality.py", description=__doc__.partition("\n\n")[0])
     p.add_argument("--out", type=Path, default=Path("gpu_quality"), metavar="DIR")
     p.add_argument("--slice", type=float, metavar="MINUTES", help="default: no end")
@@ -263,36 +250,28 @@ def parsed(argv) -> argparse.Namespace:
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--smoke", action="store_true", help="tiny; its figures mean nothing")
     args = p.parse_args(argv)
-    if args.slice is not None and args.slice * 60 <= 3 * STARTING:
+    if args.slice is not None and args.slice * 60 <= SAVING:
         raise ConfigError(
-            f"--slice {args.slice:g} is used up by starting and ending: give at least "
-            f"{3 * STARTING / 60 + 0.5:g} minutes."
+            f"--slice {args.slice:g} is used up by starting and ending: give at least 2 minutes."
         )
-    missing = [path for path in args.data if not glob.glob(path)]
-    if missing:
-        raise ConfigError(f"--data {missing[0]} is not there: name text files.")
+    for path in args.data:
+        if not glob.glob(path):
+            raise ConfigError(f"--data {path} is not there: name text files.")
+    args.data = [str(Path(path).absolute()) for path in args.data]
     sizes = dict(length=args.length, micro_batch=args.micro_batch, samples=args.samples)
-    args.recipe = recipe = SMOKE if args.smoke else Recipe(**sizes)
+    recipe = SMOKE if args.smoke else Recipe(**sizes)
     if recipe.length < 3 or recipe.micro_batch < 1 or recipe.batch % recipe.micro_batch:
         raise ConfigError(
             f"--length {recipe.length} must be at least 3, and --micro-batch "
             f"{recipe.micro_batch} divide the batch of {recipe.batch}."
         )
-    return args
+    return args, recipe
 
 
 def main(argv=None, start=start) -> int:
     try:
-        args = parsed(argv)
-        page = Quality(
-            args.out,
-            args.recipe,
-            device=args.device,
-            seed=args.seed,
-            data=tuple(str(Path(path).absolute()) for path in args.data),
-            minutes=args.slice,
-            start=start,
-        ).run()
+        args, recipe = parsed(argv)
+        page = Quality(args, recipe, start).slice(args.slice)
     except OutOfTime as error:
         print(f"gpu_quality: {error} The same command goes on.")
         return UNFINISHED

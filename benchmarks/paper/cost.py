@@ -1,6 +1,6 @@
-"""Parameters and FLOPs of the paper's models, counted on the meta device.
+"""`--dry-run`: every config of a table composed, its parameters and FLOPs counted.
 
-Nothing is allocated and nothing is timed. Operations are counted by torch's
+Nothing is allocated (torch's meta device) and nothing is timed. Operations are counted by torch's
 `FlopCounterMode` (matrix products, two FLOPs a multiply-add) on the embedded host's
 DIT, which has the hosts' sizes and parameter names. Optimizer, norms, softmax and the
 float64 draws of sampling are not in it.
@@ -8,6 +8,7 @@ float64 draws of sampling are not in it.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,25 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mdlm_mcd.models.dit import DIT
 
-from .experiments import PARAMETERS, Method
+from .chain import TEACHER_STEPS, TRAIN, Chain, row
+from .compose import composed
+from .experiments import METHODS, PARAMETERS, Method, Table
 
 GPT2_TOKENS = 50_257
 A100 = 312e12  # bfloat16, dense, by its data sheet
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """The machine for which hours are computed: devices x FLOP/s of each x share used."""
-
-    devices: int = 2
-    peak: float = A100
-    mfu: float = 0.4
-
-    def hours(self, flops: float, devices: int | None = None) -> float:
-        return flops / ((devices or self.devices) * self.peak * self.mfu) / 3600
-
-    def __str__(self) -> str:
-        return f"{self.devices} devices of {self.peak / 1e12:.0f} TFLOP/s at {self.mfu:.0%} MFU"
 
 
 @dataclass(frozen=True)
@@ -69,11 +57,6 @@ class Counted:
         return steps * (self.trunk + 0.5 * self.head)
 
 
-def judged(evaluator: str, length: int) -> float:
-    """Return the FLOPs of scoring one sample: twice the parameters a token; 0 if unknown."""
-    return 2.0 * PARAMETERS.get(evaluator, 0) * length
-
-
 def count(model: Mapping, *, uniform: bool = False) -> Counted:
     """Count a network of the config section `model` over GPT-2's vocabulary.
 
@@ -97,3 +80,69 @@ def _count(sizes: tuple, vocab: int) -> Counted:
         trunk = counter.get_total_flops() - 2 * head
     parameters = sum(p.numel() for p in network.parameters())
     return Counted(parameters, model["length"], trunk, head)
+
+
+def hours(flops: float, given: Namespace, devices: int | None = None) -> float:
+    """Return the hours of FLOPs on `devices` of --peak each, of which --mfu is used."""
+    return flops / ((devices or given.devices) * given.peak * given.mfu) / 3600
+
+
+def text(table: Table, given: Namespace) -> str:
+    """Return the table of costs, as Markdown. Raises ConfigError for what does not compose."""
+    chain = Chain(table, given)
+    hardware = f"{given.devices} devices of {given.peak / 1e12:.0f} TFLOP/s at {given.mfu:.0%} MFU"
+    head = ("training", "host", "parameters", "batch", "steps", "FLOP/step", "FLOP", "hours")
+    lines = [
+        f"# {table.title}: what it costs\n",
+        f"Counted on the meta device, not measured; hours are FLOPs over {hardware}.\n",
+        row(*head),
+        "| --- " * len(head) + "|",
+    ]
+    runs = []  # (name, method, host, overrides) of every training
+    if given.teacher == TRAIN:
+        recipe = table.teacher_recipe
+        overrides = [f"+recipe={recipe}", f"trainer.max_steps={TEACHER_STEPS[recipe]}"]
+        runs.append((recipe, METHODS["mdlm"], None, ["algo=mdlm", *overrides, *chain.common()]))
+    for run in table.trained:
+        overrides = [*chain.overrides(run, given.teacher or "TEACHER"), *chain.length(run)]
+        overrides.append(f"trainer.max_steps={chain.max_steps}")
+        hosts = (None, given.host) if given.host else (None,)
+        runs += [(run.name, run.method, host, overrides) for host in hosts]
+    flops, sizes = {}, {}
+    for name, method, host, overrides in runs:
+        if given.host and not host:  # the user's own may be meant for the clone
+            overrides = [x for x in overrides if x not in given.overrides]
+        config = composed(overrides, host)
+        counted = sizes[method.uniform] = count(config.model, uniform=method.uniform)
+        batch, steps = config.loader.global_batch_size, config.trainer.max_steps
+        step = counted.step(batch, method)
+        flops[name] = step * steps
+        cells = [name, host.name if host else "minihost", f"{counted.parameters / 1e6:.1f}M"]
+        cells += [f"{batch}", f"{steps:,}", f"{step:.2e}", f"{flops[name]:.2e}"]
+        lines.append(row(*cells, f"{hours(flops[name], given):.1f}"))
+    training, measuring = sum(flops.values()), sampling(chain, sizes)
+    lines.append(
+        f"\n{given.num_samples} samples at {len(table.steps)} step counts and {given.bound_rows} "
+        f"rows of N-step NELBO of each model, scored by {chain.evaluator}, included: "
+        f"{training + measuring:.2e} FLOP, training {hours(training, given):.1f} hours on "
+        f"{hardware}, sampling and bounds {hours(measuring, given, 1):.1f} hours on one of them."
+    )
+    return "\n".join(lines)
+
+
+def sampling(chain: Chain, sizes: dict[bool, Counted]) -> float:
+    """Return the FLOPs of all samples, their bounds and their scores.
+
+    A score is two FLOPs a parameter and token; an evaluator of unknown size counts for none.
+    """
+    table, given, total = chain.table, chain.given, 0.0
+    models = {uniform: 1 for uniform in sizes}  # the teachers
+    for run in table.trained:
+        models[run.method.uniform] += len(chain.rounds(run))
+    for uniform, counted in sizes.items():
+        score = 2.0 * PARAMETERS.get(chain.evaluator, 0) * counted.length
+        for n in table.steps:
+            bound = 0 if uniform else given.bound_rows * counted.bound(n)
+            each = given.num_samples * (counted.sample(n, uniform) + score) + bound
+            total += models[uniform] * each
+    return total

@@ -195,10 +195,3 @@ TABLES = {
         ),
     )
 }
-
-
-def table(name: str) -> Table:
-    """Return a table. Raises ConfigError for one that the paper does not have."""
-    if name not in TABLES:
-        raise ConfigError(f"{name} is unknown: choose one of {', '.join(TABLES)}.")
-    return TABLES[name]
