@@ -166,7 +166,7 @@ def noise(seed: int, what: str, *counters: int) -> torch.Generator:
 def candidates(job: Job, setting, found: dict) -> Iterator[tuple[Candidate, Points]]:
     """Each model that a job measures, and at which points."""
     method = job.method
-    label = TEACHER if method.group == "tempered teacher" else method.name
+    label = TEACHER if method.masked_teacher else method.name
     for k, points in job.points(setting.part).items():
         name, weights = f"{label}, round {k}" if k else label, found.get(k or max(found, default=0))
         if method.name == ORACLE:

@@ -113,7 +113,7 @@ class Figures:
             if method in FRONTIER and method != TEACHER:
                 return {}  # all of the frontier is as far as the teacher
             found["teacher"] = interval(mine.values(), percent)
-        elif method != (reference := KNOWN[method].reference):
+        elif method != (reference := KNOWN[method].teacher):
             found["teacher"] = difference(self.of(measure, reference, place))
         if method != MCD:
             found["mcd"] = difference(self.of(measure, MCD, place))

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mdlm_mcd.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "questions"
 
 
-@dataclass(frozen=True)
-class Table:
-    """rows: strings, or numbers that are shown with four digits."""
+class Table(NamedTuple):
+    """header: as in Markdown, ` | ` between columns; cells: strings, or numbers in four digits."""
 
     caption: str
-    header: Sequence[str]
+    header: str
     rows: Sequence[Sequence[object]]
 
     def markdown(self) -> str:
-        cells = [[shown(cell) for cell in row] for row in (self.header, *self.rows)]
-        cells.insert(1, ["---", *["---:"] * (len(self.header) - 1)])
+        cells = [self.header.split(" | "), *([*map(shown, row)] for row in self.rows)]
+        cells.insert(1, ["---", *["---:"] * (len(cells[0]) - 1)])
         lines = ["| " + " | ".join(row) + " |" for row in cells]
         return "\n".join([f"*{self.caption}*", "", *lines])
 
@@ -44,10 +43,7 @@ def shown(cell) -> str:
 
 
 def block(page: str, kind: str) -> re.Match:
-    """Find the tables of `kind` in a page, the markers included.
-
-    Raises ConfigError where the page has none, or more than one.
-    """
+    """Find the tables of `kind` in a page. Raises ConfigError but for exactly one place."""
     begin, end = f"<!-- {kind} -->", f"<!-- end of {kind} -->"
     pattern = re.escape(begin) + r"\n(.*?)\n" + re.escape(end)
     found = list(re.finditer(pattern, page, re.DOTALL))

@@ -158,14 +158,8 @@ def exact() -> list[Table]:
     learned = Table(
         "Training under each law of u, delta = 1/8, tau = 1, exactly over u (eight "
         "times t); nats are a masked token's",
-        (
-            "",
-            "masked",
-            "mask patterns that occur",
-            "KL of the best student",
-            "entropy given z_t",
-            "less given z_s, masked for both",
-        ),
+        " | masked | mask patterns that occur | KL of the best student | entropy given z_t | "
+        "less given z_s, masked for both",
         rows,
     )
     by_order = w.by_order(w.truth)
@@ -177,7 +171,7 @@ def exact() -> list[Table]:
     drawn.append(("lattice, 1/N (laws.draw_u)", *(w.missing(x) for x in each)))
     samples = Table(
         "The N-step sampler under each law, exact denoiser: KL from the language, nats a token",
-        ("", "N = 2", "N = 3", "N = 4"),
+        " | N = 2 | N = 3 | N = 4",
         drawn,
     )
     return [learned, samples]
@@ -211,7 +205,7 @@ def measured() -> list[Table]:
         "A network of width 6, too small for the language, trained under one law and "
         "sampled in 2 steps under another: KL from the language, nats a token, mean of "
         f"{len(SEEDS)} seeds",
-        ("", *(f"sampled: {name}" for name in names)),
+        "".join(f" | sampled: {name}" for name in names),
         rows,
     )
     return [table]
