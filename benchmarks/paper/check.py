@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,19 +43,13 @@ def problems(table: Table, given: Namespace) -> Iterator[str]:
                 "the embedded host samples only such a file: name one of its own algo=duo_base, "
                 "or give --host a clone of Duo."
             )
-    for flag, paths in (("--data", given.data), ("--held-out", given.held_out)):
-        for path in paths:
-            if not glob.glob(path, recursive=True):
-                yield f"{flag} {path} is not there: name a text file."
+    for path in given.held_out:
+        if not glob.glob(path, recursive=True):
+            yield f"--held-out {path} is not there: name a text file."
     if not given.data and not given.held_out:
         yield (
             "--held-out is missing: name files of text that no model has seen, for example the "
             "end of OpenWebText (docs/paper_setting.md has the command)."
-        )
-    if not given.data and given.host is None and importlib.util.find_spec("datasets") is None:
-        yield (
-            "OpenWebText is read with the package datasets, which is not installed: `pip install "
-            "'mdlm-mcd[data]'`, or name text files with --data."
         )
     if given.device.startswith("cuda") and not torch.cuda.is_available():
         yield (
@@ -90,8 +83,6 @@ def opens(path: str) -> bool:
 
 def of_host(given: Namespace, uniform: str | None) -> Iterator[str]:
     where = f"--host {given.host}"
-    if not given.host.is_dir():
-        yield f"{where} is no folder: name a clone of Duo or MDLM, or leave it out."
     if of_folder(given.host) is MDLM:
         if uniform:
             yield (
@@ -103,8 +94,6 @@ def of_host(given: Namespace, uniform: str | None) -> Iterator[str]:
                 f"--teacher {TRAIN} needs `algo=mdlm`, which a clone of MDLM does not have: train "
                 "it by its own scripts/train_owt_mdlm.sh and name the checkpoint."
             )
-    if given.data:
-        yield "--data is for the embedded host: give a clone its data by an override, data=NAME."
     if not given.cache:
         yield (
             f"--cache is missing: the config of {given.host} names a folder of its authors' "

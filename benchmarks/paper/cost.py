@@ -20,7 +20,7 @@ from mdlm_mcd.models.dit import DIT
 
 from .chain import TEACHER_STEPS, TRAIN, Chain, row
 from .compose import composed
-from .experiments import METHODS, PARAMETERS, Method, Table
+from .experiments import METHODS, Method, Table
 
 GPT2_TOKENS = 50_257
 A100 = 312e12  # bfloat16, dense, by its data sheet
@@ -44,17 +44,6 @@ class Counted:
         heads = 3 + bool(method.teacher_passes)  # the teacher's rows are projected once
         trunks = 3 + method.teacher_passes
         return batch * (trunks * self.trunk + method.head_rows * heads * self.head)
-
-    def sample(self, steps: int, uniform: bool = False) -> float:
-        """Return the FLOPs of drawing one sequence.
-
-        Each row is projected once, or, in a uniform-state model, at every step.
-        """
-        return steps * self.trunk + self.head * (steps if uniform else 1)
-
-    def bound(self, steps: int) -> float:
-        """Return the FLOPs of one row's N-step NELBO: half of the rows are masked on average."""
-        return steps * (self.trunk + 0.5 * self.head)
 
 
 def count(model: Mapping, *, uniform: bool = False) -> Counted:
@@ -82,9 +71,9 @@ def _count(sizes: tuple, vocab: int) -> Counted:
     return Counted(parameters, model["length"], trunk, head)
 
 
-def hours(flops: float, given: Namespace, devices: int | None = None) -> float:
-    """Return the hours of FLOPs on `devices` of --peak each, of which --mfu is used."""
-    return flops / ((devices or given.devices) * given.peak * given.mfu) / 3600
+def hours(flops: float, given: Namespace) -> float:
+    """Return the hours of FLOPs on --devices of --peak each, of which --mfu is used."""
+    return flops / (given.devices * given.peak * given.mfu) / 3600
 
 
 def text(table: Table, given: Namespace) -> str:
@@ -108,41 +97,20 @@ def text(table: Table, given: Namespace) -> str:
         overrides.append(f"trainer.max_steps={chain.max_steps}")
         hosts = (None, given.host) if given.host else (None,)
         runs += [(run.name, run.method, host, overrides) for host in hosts]
-    flops, sizes = {}, {}
+    flops = {}
     for name, method, host, overrides in runs:
         if given.host and not host:  # the user's own may be meant for the clone
             overrides = [x for x in overrides if x not in given.overrides]
         config = composed(overrides, host)
-        counted = sizes[method.uniform] = count(config.model, uniform=method.uniform)
+        counted = count(config.model, uniform=method.uniform)
         batch, steps = config.loader.global_batch_size, config.trainer.max_steps
         step = counted.step(batch, method)
         flops[name] = step * steps
         cells = [name, host.name if host else "minihost", f"{counted.parameters / 1e6:.1f}M"]
         cells += [f"{batch}", f"{steps:,}", f"{step:.2e}", f"{flops[name]:.2e}"]
         lines.append(row(*cells, f"{hours(flops[name], given):.1f}"))
-    training, measuring = sum(flops.values()), sampling(chain, sizes)
+    whole = sum(flops.values())
     lines.append(
-        f"\n{given.num_samples} samples at {len(table.steps)} step counts and {given.bound_rows} "
-        f"rows of N-step NELBO of each model, scored by {chain.evaluator}, included: "
-        f"{training + measuring:.2e} FLOP, training {hours(training, given):.1f} hours on "
-        f"{hardware}, sampling and bounds {hours(measuring, given, 1):.1f} hours on one of them."
+        f"\nIn all {whole:.2e} FLOP, {hours(whole, given):.1f} hours; sampling is not in it."
     )
     return "\n".join(lines)
-
-
-def sampling(chain: Chain, sizes: dict[bool, Counted]) -> float:
-    """Return the FLOPs of all samples, their bounds and their scores.
-
-    A score is two FLOPs a parameter and token; an evaluator of unknown size counts for none.
-    """
-    table, given, total = chain.table, chain.given, 0.0
-    models = {uniform: 1 for uniform in sizes}  # the teachers
-    for run in table.trained:
-        models[run.method.uniform] += len(chain.rounds(run))
-    for uniform, counted in sizes.items():
-        score = 2.0 * PARAMETERS.get(chain.evaluator, 0) * counted.length
-        for n in table.steps:
-            bound = 0 if uniform else given.bound_rows * counted.bound(n)
-            each = given.num_samples * (counted.sample(n, uniform) + score) + bound
-            total += models[uniform] * each
-    return total

@@ -75,9 +75,6 @@ RUNS = {
 
 GPT2 = "gpt2-large"
 LLAMA = "meta-llama/Meta-Llama-3-8B"
-# Of the evaluators, for the arithmetic of cost.
-PARAMETERS = {GPT2: 774_030_080, LLAMA: 8_030_261_248}
-
 TEACHER, DUO_TEACHER = "teacher", "Duo teacher"
 
 

@@ -72,8 +72,9 @@ def exact() -> list[Table]:
         rows.append((name, w.entropy(q), likeliest, cost, w.nats(law), w.perplexity(law)))
     end = Table(
         "Where the loss is lowest: the best table of one round",
-        " | entropy, nats a token | chance of the likeliest token | cost left at tokens the teacher "
-        "sees, a masked token | entropy of 4-step samples, nats a token | their exact perplexity",
+        " | entropy, nats a token | chance of the likeliest token | cost left at tokens the "
+        "teacher sees, a masked token | entropy of 4-step samples, nats a token | their exact "
+        "perplexity",
         rows,
     )
     return [first, end]

@@ -105,8 +105,8 @@ def exact() -> list[Table]:
         "0.5, from one u. KL: of the exact denoiser from the best student (forward "
         "KL, tau = 1). Last: TV of z_s given z_t between MCD's views of the truth and "
         "one step of the exact denoiser's own samples",
-        "delta | TV from q(z_t, z_s given x0) | TV from two u | teacher alone sees: one u | two u | "
-        "student alone sees: two u | KL, one u | KL, two u | TV from a sampled step",
+        "delta | TV from q(z_t, z_s given x0) | TV from two u | teacher alone sees: one u | two u"
+        " | student alone sees: two u | KL, one u | KL, two u | TV from a sampled step",
         rows,
     )
     return [first, along_the_sde()]

@@ -56,7 +56,7 @@ def test_a_slice_ends_after_a_checkpoint_and_the_next_goes_on(tmp_path, monkeypa
     for _ in range(2):
         quality = tiny(tmp_path, start, judge_steps=steps, every=steps)
         with pytest.raises(gpu_quality.OutOfTime):
-            quality.slice(0.5)
+            quality.slice(1.0)
         step = newest_checkpoint(tmp_path / "cpu/runs/judge/checkpoints")[1]
         assert reached[-1] < step < steps
         reached.append(step)

@@ -11,6 +11,7 @@ from bench import jobs, methods, page, train
 from bench.jobs import Job
 from bench.setting import opened
 from bench.sizes import SIZES
+from omegaconf import OmegaConf
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import sweep
@@ -137,14 +138,16 @@ def test_the_full_plan_has_the_seeds_laws_and_preparations():
             assert laws == {"iid"} | ({"lattice"} if method.teacher != methods.UNIFORM else set())
 
 
-def test_overrides_compose_for_every_method():
-    for method in methods.METHODS:
-        if not method.overrides or method.teacher == methods.UNIFORM:
-            continue
-        config = train.compose(*jobs.overrides(method, TINY, 7))
-        assert config.seed == 7 and config.trainer.max_steps == TINY.total_steps
-        if "rounds" in config.algo:
-            assert config.algo.rounds * config.algo.steps_per_round == TINY.total_steps
+@pytest.mark.parametrize("algo", ["mcd", "sdtt", "cd4lm", "dcd", "mdlm"])
+def test_overrides_name_keys_of_their_algo(algo):
+    mine = [m for m in methods.METHODS if m.overrides[:1] == (f"algo={algo}",)]
+    config = train.compose(*jobs.overrides(mine[0], TINY, 7))
+    assert config.seed == 7 and config.trainer.max_steps == TINY.total_steps
+    if "rounds" in config.algo:
+        assert config.algo.rounds * config.algo.steps_per_round == TINY.total_steps
+    missing = object()
+    for override in (o for m in mine for o in m.overrides[1:]):
+        assert OmegaConf.select(config, override.split("=")[0], default=missing) is not missing
 
 
 def test_the_exact_denoiser_teaches_every_round(finished):

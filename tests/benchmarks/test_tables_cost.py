@@ -58,10 +58,7 @@ def test_a_step_by_hand():
     }
     found = {name: counted.step(128, method) for name, method in METHODS.items()}
     assert found == {name: pytest.approx(128 * x, rel=1e-4) for name, x in steps.items()}
-    assert counted.sample(32) == 32 * trunk + head
-    assert counted.sample(32, uniform=True) == 32 * (trunk + head)
     assert cost.hours(2 * 312e12 * 0.4 * 3600, A100S) == pytest.approx(1)
-    assert cost.hours(312e12 * 0.4 * 3600, A100S, devices=1) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +106,6 @@ def test_dry_runs(name, capsys):
     for run in (table.teacher_recipe, *table.runs):
         assert f"| {run} | minihost | {size} |" in out
     assert "not measured" in out and "312 TFLOP/s at 40% MFU" in out
-    assert f"{len(table.steps)} step counts" in out
 
 
 def test_the_dry_run_composes_what_is_given(capsys):
