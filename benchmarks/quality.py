@@ -21,7 +21,7 @@ from bench.setting import SETTINGS
 from bench.sizes import SIZES
 from bench.summary import summary
 
-from mdlm_mcd.checkpoints.files import check_overwrite, make_folder, read_json, write_text
+from mdlm_mcd.checkpoints.files import make_folder, read_json, write_text
 from mdlm_mcd.errors import ConfigError, MCDError
 from mdlm_mcd.evaluation.rows import existing
 
@@ -40,7 +40,6 @@ def parsed(argv=None) -> argparse.Namespace:
     add("--part", action="append", choices=sorted(SETTINGS), help="only this")
     add("--method", action="append", help="only this method, and the teachers")
     add("--seeds", type=int, help="at most so many seeds a method")
-    add("--docs", type=Path, help="page to write as well, its figure and rows beside it")
     add("--table-only", action="store_true", help="no measuring, only tables")
     return made.parse_args(argv)
 
@@ -92,11 +91,6 @@ def write(folder: Path, size: str, docs: Path | None, say) -> None:
         say(f"Wrote {path}, its rows and figure.")
 
 
-def foreign(path: Path) -> str:
-    """Return why a file is no page of this benchmark; empty where it is one."""
-    return "" if page.MARK.encode() in path.read_bytes() else "it is no page of this benchmark"
-
-
 def run(args, say=print) -> Path:
     """Run the benchmark; return the folder of its figures."""
     for flag in ("seeds", "jobs"):
@@ -112,9 +106,7 @@ def run(args, say=print) -> Path:
             f"{args.out}: leave it out, to measure."
         )
     whole = size == "full" and not (args.part or args.method or args.seeds)
-    docs = args.docs or (ROOT / "docs" / "results.md" if whole else None)
-    if docs is not None:
-        check_overwrite(f"--docs {docs}", docs, foreign)
+    docs = ROOT / "docs" / "results.md" if whole else None
     folder, done = make_folder(args.out / name), []
 
     def on_done(job):

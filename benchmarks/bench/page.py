@@ -9,7 +9,6 @@ from .methods import MCD, METHODS, TEACHER
 from .summary import FRONTIER, LEVELS
 
 TITLES = {"language": "An exactly solvable language", "text": "The standard library's English"}
-MARK = "Written by `python benchmarks/quality.py"
 GAP = "–"
 EQUAL = "perplexity at equal entropy"
 SENTENCES = {  # MCD and ... : what it is compared with
@@ -38,8 +37,9 @@ def page(rows: Sequence[dict], how: Sequence[str], name: str = "results") -> str
     lines = [
         "# MCD beside its baselines and controls",
         "",
-        f"{MARK}`. Every figure and every interval, of all measures, rounds and parts, is a "
-        f"line of [{name}.jsonl]({name}.jsonl). How to read them: [quality.md](quality.md).",
+        "Written by `python benchmarks/quality.py`. Every figure and every interval, of all "
+        f"measures, rounds and parts, is a line of [{name}.jsonl]({name}.jsonl). How to read "
+        "them: [quality.md](quality.md).",
     ]
     for part, title in TITLES.items():
         mine = [row for row in rows if row["part"] == part]

@@ -12,7 +12,7 @@ from mdlm_mcd.checkpoints.files import make_folder, read_json
 from mdlm_mcd.evaluation.sweep import existing
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
-from .stages import CLONE, MINIHOST, Stages, claim, override, start
+from .stages import CLONE, COMMAND, MINIHOST, Stages, claim, override, start
 
 STEPS_PER_ROUND = 10_000
 TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
@@ -112,11 +112,14 @@ class Chain:
             else:
                 rows |= self.distil(run, rows[TEACHER])
         self.say(f"sampling {len(rows)} models at {len(self.table.steps)} step counts")
-        self.stages.sweep(rows, self.measuring())
+        models = [f"{name}={path}" for name, path in rows.items()]
+        self.stages.must("sweep", COMMAND, ["sweep", *models, *self.measuring()])
         for (name, path), n in product(uniform.items(), self.table.steps):
             self.sample_uniform(name, path, n)
         title = self.table.title + (" (smoke run)" if self.given.smoke else "")
-        self.stages.report(self.results, title)
+        page = str(self.results.with_name("report.html"))
+        shown = [str(self.results), "--reference", TEACHER, "--title", title, "--out", page]
+        self.stages.must("report", COMMAND, ["report", *shown])
         text = self.text()
         self.results.with_name("table.md").write_text(text + "\n", "utf-8")
         return text
@@ -156,7 +159,7 @@ class Chain:
         paths = {run.key(k): checkpoints / f"round-{k}.ckpt" for k in self.rounds(run)}
         return {name: path for name, path in paths.items() if path.exists()}
 
-    def measuring(self) -> dict[str, object]:
+    def measuring(self) -> list[str]:
         """Return the flags of `mdlm-mcd sweep`."""
         given, evaluator = self.given, self.evaluator
         if given.evaluator == TRAIN:
@@ -164,19 +167,14 @@ class Chain:
         key, tokenizer = "data.tokenizer_name_or_path=", "gpt2"
         for x in given.overrides:
             tokenizer = x.removeprefix(key) if x.startswith(key) else tokenizer
-        return {
-            "--steps": ",".join(map(str, self.table.steps)),
-            "--num-samples": given.num_samples,
-            "--bound-rows": given.bound_rows,
-            "--batch-size": given.batch_size,
-            "--seed": given.seed,
-            "--evaluator": evaluator,
-            "--device": given.device,
-            "--out": self.results,
-            "--corpus": given.held_out,
-            "--tokenizer": None if given.smoke else tokenizer,
-            "--host": given.host,
-        }
+        flags = ["--steps", ",".join(map(str, self.table.steps)), "--seed", given.seed]
+        flags += ["--num-samples", given.num_samples, "--bound-rows", given.bound_rows]
+        flags += ["--batch-size", given.batch_size, "--device", given.device]
+        flags += ["--evaluator", evaluator, "--out", self.results]
+        flags += ["--corpus", *given.held_out] if given.held_out else []
+        flags += [] if given.smoke else ["--tokenizer", tokenizer]
+        flags += ["--host", given.host] if given.host else []
+        return [*map(str, flags)]
 
     def sample_uniform(self, name: str, checkpoint: str | Path, steps: int) -> None:
         """Draw and score a uniform-state model by the host's own `sample_eval`.

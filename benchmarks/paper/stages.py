@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mdlm_mcd import __version__
@@ -46,15 +46,6 @@ def override(key: str, value: str | Path | Sequence[str]) -> str:
     if isinstance(value, str | Path):
         return f"{key}={quoted(str(value))}"
     return f"{key}=[{','.join(map(quoted, value))}]"
-
-
-def options(values: Mapping[str, object]) -> list[str]:
-    """Write flags of a command line: lists as several words, nothing for None and []."""
-    words = []
-    for flag, value in values.items():
-        if value is not None and value != []:
-            words += [flag, *map(str, value if isinstance(value, list) else [value])]
-    return words
 
 
 def start(module, arguments, log, *, folder=None) -> int:
@@ -120,18 +111,6 @@ class Stages:
         last = "\n".join(text.strip().splitlines()[-5:])
         how = f"{where} (exit status {status}; log: {self.log})"
         return StageError(f"{stage} stopped{how}. Its last lines: {last}")
-
-    def sweep(self, rows: Mapping[str, Path | str], flags: Mapping) -> None:
-        """Run `mdlm-mcd sweep` of models by their row's name."""
-        models = [f"{name}={path}" for name, path in rows.items()]
-        self.must("sweep", COMMAND, ["sweep", *models, *options(flags)])
-
-    def report(self, results: Path, title: str) -> Path:
-        """Run `mdlm-mcd report` beside the results file; return the page."""
-        page = results.with_name("report.html")
-        flags = options({"--reference": "teacher", "--title": title, "--out": page})
-        self.must("report", COMMAND, ["report", str(results), *flags])
-        return page
 
     def train(
         self,
