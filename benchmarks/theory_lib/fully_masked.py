@@ -15,12 +15,6 @@ from .tiny import Tiny, world
 SIZES = (1, 2, 3, 4, 8, 16)
 
 
-def total_correlation(w: Tiny) -> float:
-    """Return KL(language || product of its marginals), nats a sequence."""
-    marginals = w.truth[w.index(torch.full((w.length,), w.vocab))]
-    return float(torch.special.entr(marginals).sum() - torch.special.entr(w.p).sum())
-
-
 def state_entropy(w: Tiny, t: float) -> tuple[float, float, float]:
     """Return H(z_t), of that the masks', and I(x0; z_t) in nats a sequence."""
     whole = float(torch.special.entr(w.at(t)).sum())
