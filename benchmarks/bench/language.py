@@ -2,7 +2,7 @@
 
 A mixture of Markov chains. Each chain has sparse rows plus a small floor, so that a
 wrong transition is costly and every likelihood is finite. Which chain a sequence is
-from is not said, so tokens far apart depend on one another, too.
+from is not marked, so tokens far apart depend on one another, too.
 """
 
 from __future__ import annotations

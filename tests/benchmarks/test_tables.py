@@ -31,7 +31,7 @@ def run(tmp_path_factory):
         flags = ["--smoke", "--out", str(out), "--methods", METHODS[name], *flags]
         with contextlib.redirect_stdout(words), contextlib.redirect_stderr(words):
             status = command.main(name, flags, start=inside)
-        return SimpleNamespace(status=status, stages=inside.stages, said=words.getvalue(), out=out)
+        return SimpleNamespace(status=status, stages=inside.stages, text=words.getvalue(), out=out)
 
     return once
 
@@ -44,7 +44,7 @@ def ran(run):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_tables_chain(ran, name):
     done, folder = ran[name], ran[name].out / name
-    assert done.status == 0, done.said + (done.out / "log.txt").read_text("utf-8")
+    assert done.status == 0, done.text + (done.out / "log.txt").read_text("utf-8")
     trained = [x.removeprefix("algo=") for x in done.stages if x.startswith("algo=")]
     assert sorted(trained) == TRAINED[name].split()
     assert [x for x in done.stages if "=" not in x] == ["sweep", "report"]
@@ -57,9 +57,9 @@ def test_a_tables_chain(ran, name):
     }
     page = (folder / "report.html").read_text("utf-8")
     assert "smoke run" in page and all(label in page for label in wanted)
-    text = (folder / "table.md").read_text("utf-8").strip()
-    assert done.said.strip().endswith(text)
-    assert "its figures mean nothing" in text and "has not reproduced" in text
+    table = (folder / "table.md").read_text("utf-8").strip()
+    assert done.text.strip().endswith(table)
+    assert "its figures mean nothing" in table and "has not reproduced" in table
 
 
 def test_uniform_state_models_are_drawn_by_their_host(ran):
@@ -85,15 +85,15 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(ran, run
     (resumed,) = re.findall(r"\$ MCD: .*algo.rounds=2.*resume_ckpt_path=(\S+)", log)
     assert "/runs/mcd/checkpoints/" in resumed
     other = run("table1", "--seed", "2")
-    assert other.status == 1 and "has a run with another overrides" in other.said
+    assert other.status == 1 and "has a run with another overrides" in other.text
 
 
 def test_a_training_that_fails_says_where_and_why(tmp_path, capsys):
     flags = ["--smoke", "--out", str(tmp_path), "loader.nonsense=1"]
     assert command.main("figure3", flags, start=Inside()) == 1
-    said = capsys.readouterr().err
-    assert "teacher stopped at step 0 of 2" in said and "nonsense" in said
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert "teacher stopped at step 0 of 2" in error and "nonsense" in error
+    assert "Traceback" not in error
 
 
 def test_how_a_batch_is_divided_may_change(tmp_path):

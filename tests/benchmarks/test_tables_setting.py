@@ -62,7 +62,7 @@ CLONE = {"--host": ".", "--cache": "cache", "--data": None}
 
 
 @pytest.mark.parametrize(
-    "clone, changed, said",
+    "clone, changed, words",
     [
         (None, {"--out": None}, "--out is missing: name the folder"),
         (None, {"--teacher": None}, "--teacher is missing: name a checkpoint"),
@@ -81,8 +81,8 @@ CLONE = {"--host": ".", "--cache": "cache", "--data": None}
         (MDLM, {**CLONE, "--teacher": "train"}, "scripts/train_owt_mdlm.sh"),
     ],
 )
-def test_bad_input(tmp_path, monkeypatch, capsys, clone, changed, said):
-    """Found before anything is trained, and said in one sentence."""
+def test_bad_input(tmp_path, monkeypatch, capsys, clone, changed, words):
+    """Found before anything is trained, in one sentence."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(check.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(
@@ -98,7 +98,7 @@ def test_bad_input(tmp_path, monkeypatch, capsys, clone, changed, said):
     inside = Inside()
     assert command.main("table1", flags, start=inside) == 1
     err = capsys.readouterr().err
-    assert said in err and inside.calls == []
+    assert words in err and inside.calls == []
     assert err.startswith("table1: ") and err.count("\n") == 1
 
 
