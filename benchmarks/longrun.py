@@ -64,7 +64,7 @@ def read(step: int, folder: Path) -> Reading:
 
 
 def run(folder: Path, steps: int, every: int) -> list[Reading]:
-    """Return the readings of one run of `steps` optimizer steps, its files in `folder`."""
+    """Return the readings of one run of `steps` steps, its files in `folder`."""
     per_round, meter, make = steps // ROUNDS, Meter(every, folder), minihost.make_trainer
     config = embedded(
         [

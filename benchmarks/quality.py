@@ -45,7 +45,7 @@ def parsed(argv=None) -> argparse.Namespace:
 
 
 def code_version(root: Path = ROOT) -> str:
-    """12 hex digits over all sources that figures could depend on, and their names."""
+    """Hash all sources that figures could depend on, and their names: 12 hex digits."""
     digest = hashlib.sha256()
     for path in sorted({p for pattern in SOURCES for p in root.glob(pattern)}):
         if path.parent.name != "bench" or path.name not in READERS:

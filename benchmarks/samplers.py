@@ -85,16 +85,16 @@ class Strands(Language):
         return x.view(len(x), -1, self.lag).transpose(1, 2).flatten(0, 1)
 
     def denoise(self, z, rows):
-        """log p(x_i | the visible tokens of its chain)."""
+        """Return log p(x_i | the visible tokens of its chain), as a denoiser of `sample`."""
         found = self.posterior(self.strands(z)).unflatten(0, (len(z), self.lag))
         return torch.nn.functional.pad(found.transpose(1, 2).flatten(1, 2)[rows], (0, 1))
 
     def per_token(self, x):
-        """Nats a token of each sequence, (batch,)."""
+        """Return nats a token of each sequence, (batch,)."""
         return -self.log_prob(self.strands(x)).view(len(x), self.lag).sum(-1) / LENGTH
 
     def information(self):
-        """Return the mutual information by lag, as `laws.mutual_information` estimates it."""
+        """Return what `laws.mutual_information` estimates, by lag."""
         mi = torch.zeros(LENGTH - 1, dtype=torch.float64)
         for k in range(1, (LENGTH - 1) // self.lag + 1):
             then = torch.linalg.matrix_power(self.step[0], k)

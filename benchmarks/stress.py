@@ -138,7 +138,7 @@ class Stress:
         self.require(not any(start.statuses()), name, "did not finish")
 
     def once(self, name: str, wanted: str, kind: str, draw) -> Kill | None:
-        """Start, and kill at a random moment; return None where the run was faster."""
+        """Start, and kill at a random moment; None where the run was faster."""
         number, killed = draw.randint(1, 3), None
         ranks = everyone = tuple(range(self.devices))
         if self.devices > 1:
@@ -168,7 +168,7 @@ class Stress:
         return Kill(killed, kind, ranks, statuses) if killed else None
 
     def done(self, name: str) -> bool:
-        """The end of a run is a last checkpoint at its last step."""
+        """Return whether there is a last checkpoint at the last step."""
         last = self.rounds * self.steps
         try:
             return self.saved(name, "last.ckpt")["global_step"] == last
@@ -179,7 +179,7 @@ class Stress:
         return torch.load(self.out / name / "checkpoints" / file, weights_only=True)
 
     def compare(self, name: str) -> int:
-        """Raise SystemExit unless run `name` equals `whole`; return the number of losses read."""
+        """Raise SystemExit unless run `name` equals `whole`; count its losses."""
         for file in (*(f"round-{k + 1}.ckpt" for k in range(self.rounds)), "last.ckpt"):
             one, other = self.saved("whole", file), self.saved(name, file)
             for key in COMPARED:
@@ -193,7 +193,7 @@ class Stress:
         return len(again)
 
     def trace(self, name: str) -> dict:
-        """Return what was noted by (what, number, process): a set, since steps are run again."""
+        """Return what was noted, sets by (what, number, process): steps are run again."""
         noted = collections.defaultdict(set)
         for rank in range(self.devices):
             for line in trace_of(self.out / name, rank).read_text("utf-8").splitlines():

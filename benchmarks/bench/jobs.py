@@ -42,7 +42,7 @@ class Job:
     seed: int = 1
 
     def path(self, folder: Path, suffix: str) -> Path:
-        """Its rows (.jsonl), trained weights (.pt), or how it ended (.end)."""
+        """Return the file of its rows (.jsonl), weights (.pt) or end (.end)."""
         if self.method is None:
             return folder / self.part / f"{self.what}{suffix}"
         name = re.sub(r"[^a-z0-9]+", "-", self.what)
@@ -156,7 +156,7 @@ def students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
 
 
 def noise(seed: int, what: str, *counters: int) -> torch.Generator:
-    """The sweep's noise under this benchmark's names; what has the same seed is paired."""
+    """Return the sweep's noise under this benchmark's names; equal seeds are paired."""
     if what == "sweep":
         steps, index = counters
         return counter_generator(seed, "draw", steps, index * BATCH)
@@ -164,7 +164,7 @@ def noise(seed: int, what: str, *counters: int) -> torch.Generator:
 
 
 def candidates(job: Job, setting, found: dict) -> Iterator[tuple[Candidate, Points]]:
-    """Each model that a job measures, and at which points."""
+    """Yield each model that a job measures, and at which points."""
     method = job.method
     label = TEACHER if method.masked_teacher else method.name
     for k, points in job.points(setting.part).items():

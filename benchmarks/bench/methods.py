@@ -36,7 +36,7 @@ class Method:
 
     @property
     def words(self) -> str:
-        """What it is, as the command line would say it."""
+        """Return what it is, in the words of the command line."""
         start, end = self.temperatures
         if self.name == ORACLE:
             return "the exact denoiser, sampled"

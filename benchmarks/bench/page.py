@@ -33,7 +33,7 @@ STEPS = 8  # of the figure, where they were measured
 
 
 def page(rows: Sequence[dict], how: Sequence[str], name: str = "results") -> str:
-    """Return the page as Markdown; how: lines on how it was measured; name: of its files."""
+    """Return the page as Markdown; how: how it was measured; name: of its files."""
     lines = [
         "# MCD beside its baselines and controls",
         "",
@@ -79,7 +79,7 @@ def heading(row: dict, unit: str = "") -> str:
 
 
 def difference(found: Sequence, unit: str = "%") -> str:
-    """A difference with its interval: nats, or a change in percent."""
+    """Write a difference with its interval: nats, or a change in percent."""
     mean, low, high, _ = found
 
     def show(x: float) -> str:
@@ -120,7 +120,7 @@ def number(x: float) -> str:
 
 
 def level(row: dict) -> str:
-    """A cell: perplexity (geometric mean over seeds), N-step NELBO and three entropies."""
+    """Write perplexity (geometric mean over seeds), N-step NELBO, three entropies."""
     bound = f"{row['n_step_nelbo']:.3f}" if "n_step_nelbo" in row else GAP
     entropies = " / ".join(f"{row[name]:.2f}" for name in LEVELS[2:])
     return f"{number(row['perplexity'])}; {bound}; {entropies}"
@@ -134,7 +134,7 @@ def outcome(row: dict) -> str:
 
 
 def matrix(rows: Sequence[dict], cell: Callable[[dict], str]) -> list[str]:
-    """A table of methods by places; a row of nothing but gaps is left out."""
+    """Return a table of methods by places; a row of gaps alone is left out."""
     places = {place(row): heading(row) for row in sorted(rows, key=place)}
     lines = ["| | " + " | ".join(places.values()) + " |", "| --- |" + " ---: |" * len(places)]
     for method in dict.fromkeys(row["method"] for row in rows):

@@ -83,7 +83,7 @@ def _quick(part: Part, **changes) -> Part:
 
 
 def _tiny(part: Part, *overrides: str, **changes) -> Part:
-    """A part for tests."""
+    """Return a part for tests."""
     small = ("hidden_size=16", "n_blocks=1", "n_heads=2", "length=16")
     return replace(
         part,

@@ -79,7 +79,7 @@ class Figures:
         return found
 
     def _over_teacher(self, axis: str, method: str, place: tuple) -> BySeed:
-        """log perplexity over the tempered teacher's at the same `axis`, by seed.
+        """Return log perplexity over the tempered teacher's at the same `axis`, by seed.
 
         A seed is left out where no temperature of the teacher (same law of u, same steps,
         same seed) gets there.

@@ -68,7 +68,7 @@ def silence():
 
 
 def averaged(model) -> Weights:
-    """The backbone's parameters as its EMA has them."""
+    """Return the backbone's parameters as its EMA has them."""
     names = [name for name, _ in model.backbone.named_parameters()]
     if model.ema:
         shadows = model.ema.shadow_params[: len(names)]

@@ -75,7 +75,7 @@ class Chain:
         return [*own, *run.overrides, *self.common()]
 
     def length(self, run: Run) -> list[str]:
-        """Return as many rounds as the table needs; subset consistency has one, a long one."""
+        """Return as many rounds as the table needs; subset consistency has a long one."""
         if run.algo == "cd4lm":
             return ["algo.rounds=1", f"algo.steps_per_round={self.max_steps}"]
         # With 16 tokens, smaller gaps would reveal nothing.
@@ -204,7 +204,7 @@ class Chain:
         self.stages.must(f"{name} at {steps} steps", module, arguments, given.host)
 
     def uniform(self, name: str, steps: int) -> Path:
-        """Return the file of a uniform-state model's samples and score, written by its host."""
+        """Return the file of a uniform-state model's samples, written by its host."""
         slug = name.replace(" ", "-")
         return self.results.parent / "uniform" / f"{slug}-{steps}.json"
 

@@ -71,7 +71,7 @@ def of_checkpoint(flag: str, path: str | None, what: str) -> Iterator[str]:
 
 
 def opens(path: str) -> bool:
-    """Whether a file opens as the embedded host opens a uniform-state model to sample it."""
+    """Return whether the embedded host could open a file to sample it."""
     if path == TRAIN or not Path(path).is_file():
         return True
     try:
@@ -102,7 +102,7 @@ def of_host(given: Namespace, uniform: str | None) -> Iterator[str]:
 
 
 def of_evaluator(name: str) -> Iterator[str]:
-    """Fetch its config and tokenizer, a few megabytes: who has them may have the rest."""
+    """Fetch config and tokenizer, a few megabytes: who has them may have the rest."""
     import transformers
 
     try:

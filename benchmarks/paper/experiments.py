@@ -120,7 +120,7 @@ STEPS = (32, 64, 128, 256, 512)
 
 
 def _table1() -> dict[tuple[str, int], float | None]:
-    """As the report shows it: `published.json` keeps Table 1 for both."""
+    """Return Table 1 of `published.json`, as the report shows it."""
     table = published()
     names = {"mdlm": TEACHER, "duo": "Duo", "mcd": "MCD", "sdtt": "SDTT"}
     found = {}

@@ -105,7 +105,7 @@ def measured() -> list[Table]:
 
 
 def report(language: dict, curve: list[dict], each: dict[str, list[dict]]) -> list[Table]:
-    """each: the figures of every student, a dict a seed."""
+    """Return the tables; each: the figures of every student, a dict a seed."""
     names = ["teacher", *(f"teacher, T = {t:g}" for t in TEMPERATURES)]
     rows = {"the language": language} | dict(zip(names, curve, strict=True))
     rows |= {name: mean(by_seed) for name, by_seed in each.items()}

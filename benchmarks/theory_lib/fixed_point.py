@@ -14,7 +14,7 @@ PRODUCT = math.prod(TAUS)
 
 
 def one_round(w: Tiny) -> Table:
-    """Each loss and coupling, once, at tau = 1, from the exact denoiser."""
+    """Minimise each loss under each coupling, at tau = 1, from the exact denoiser."""
     rows = []
     same = "hybrid_fwd = kl_fwd"
     ways = [(loss, "shared") for loss in (same, "ce", "hybrid", "hybrid_no_ce")]
@@ -60,7 +60,7 @@ def compounding(w: Tiny) -> Table:
 
 
 def gain(w: Tiny, steps: int) -> Table:
-    """Students after five rounds beside the exact denoiser at their entropy."""
+    """Compare students after five rounds with the exact denoiser at their entropy."""
     tables = {
         "exact denoiser": w.truth,
         f"exact denoiser at T = {PRODUCT:.3f}": w.tempered(w.truth, PRODUCT),

@@ -65,7 +65,7 @@ def views_sampled(w: Tiny, teacher: Tensor, delta: float) -> Tensor:
 
 
 def along_the_sde(t: float = 0.5) -> Table:
-    """How often a token comes back if its latent follows the SDE, not the DDIM path."""
+    """Count tokens that come back if the latent follows the SDE, not the DDIM path."""
     rows = [
         (
             f"1/{1 / delta:.0f}",
