@@ -15,7 +15,6 @@ import math
 import time
 
 import torch
-from bench.language import Language
 
 from mdlm_mcd import laws
 from mdlm_mcd.coupling import counter_generator
@@ -71,39 +70,59 @@ def head(args):
         )
 
 
-class Strands(Language):
+class Language:
     """`lag` interleaved Markov chains: x_i depends on x_{i - lag}."""
 
     def __init__(self, lag=1, sharpness=1.0):
-        super().__init__(KINDS, components=1)
         g = counter_generator("language")
         logits = 2.5 * torch.randn(KINDS, KINDS, generator=g, dtype=torch.float64)
-        self.lag, self.step = lag, (sharpness * logits).softmax(-1)[None]
-        self.start = torch.linalg.matrix_power(self.step[0], 1000)[:1]
+        self.lag, self.p = lag, (sharpness * logits).softmax(-1)
+        self.start = torch.linalg.matrix_power(self.p, 1000)[0]
+        powers = [torch.linalg.matrix_power(self.p, k) for k in range(LENGTH)]
+        # Beyond either end nothing is visible.
+        self.left = torch.stack([*powers, self.start.expand(KINDS, -1)]).log()
+        self.right = torch.stack([*powers, torch.ones_like(self.p)]).log()
 
     def strands(self, x):
-        return x.view(len(x), -1, self.lag).transpose(1, 2).flatten(0, 1)
+        return x.view(len(x), -1, self.lag).transpose(1, 2)
 
     def denoise(self, z, rows):
-        """Return log p(x_i | the visible tokens of its chain), as a denoiser of `sample`."""
-        found = self.posterior(self.strands(z)).unflatten(0, (len(z), self.lag))
-        return torch.nn.functional.pad(found.transpose(1, 2).flatten(1, 2)[rows], (0, 1))
+        """Return log p(x_i | nearest visible neighbours): exact by the Markov property."""
+        shape = (len(z), self.lag, -1)
+        z, rows_in = self.strands(z), self.strands(rows)
+        n = z.shape[-1]
+        at = torch.arange(n).expand(z.shape)
+        before = torch.where(z < KINDS, at, -1).cummax(-1).values
+        after = torch.where(z < KINDS, at, n).flip(-1).cummin(-1).values.flip(-1)
+        a = torch.where(before < 0, LENGTH, at - before)
+        b = torch.where(after == n, LENGTH, after - at)
+        known = [z.gather(-1, i.clamp(0, n - 1)).clamp(max=KINDS - 1) for i in (before, after)]
+        # Position by position, in the order of `rows` on the whole sequence.
+        order = torch.arange(rows.numel()).view_as(rows)
+        order = self.strands(order).reshape(shape)[rows_in].argsort()
+        logits = self.left[a[rows_in], known[0][rows_in]]
+        logits = logits + self.right[b[rows_in], :, known[1][rows_in]]
+        return torch.nn.functional.pad(logits[order], (0, 1))
 
-    def per_token(self, x):
+    def nll(self, x):
         """Return nats a token of each sequence, (batch,)."""
-        return -self.log_prob(self.strands(x)).view(len(x), self.lag).sum(-1) / LENGTH
+        x = self.strands(x)
+        first = -self.start.log()[x[..., 0]].sum(-1)
+        rest = -self.p.log()[x[..., :-1], x[..., 1:]].sum((-1, -2))
+        return (first + rest) / LENGTH
 
     def information(self):
-        """Return what `laws.mutual_information` estimates, by lag."""
+        """Return the mutual information by lag, as `laws.mutual_information` estimates it."""
         mi = torch.zeros(LENGTH - 1, dtype=torch.float64)
         for k in range(1, (LENGTH - 1) // self.lag + 1):
-            then = torch.linalg.matrix_power(self.step[0], k)
-            mi[k * self.lag - 1] = (self.start.T * then * (then / self.start).log()).sum()
+            joint = self.start[:, None] * self.left[k].exp()
+            ratio = (joint / (self.start[:, None] * self.start)).log()
+            mi[k * self.lag - 1] = (joint * ratio).sum()
         return mi
 
     def entropy(self):
         """Return the entropy in nats a token, the first of a sequence included."""
-        step = self.start[0] @ torch.special.entr(self.step[0]).sum(-1)
+        step = self.start @ torch.special.entr(self.p).sum(-1)
         first = torch.special.entr(self.start).sum()
         return float((first + (LENGTH - 1) * step) / LENGTH)
 
@@ -119,7 +138,7 @@ def entropy(x):
 
 
 def of_laws(steps=4):
-    near, table = Strands(), Strands(lag=steps)
+    near, table = Language(), Language(lag=steps)
     fitted = {id(x): laws.fit_step(x.information(), LENGTH, steps) for x in (near, table)}
     ways = {
         "iid": {},
@@ -143,7 +162,7 @@ def of_laws(steps=4):
             auto = how.get("u_step") == "auto"
             given = how | {"u_step": fitted[id(language)]} if auto else how
             x = tokens(language, name, n, **given)
-            cells.append(f"{language.per_token(x).mean().exp():.2f} / {entropy(x):.3f}")
+            cells.append(f"{language.nll(x).mean().exp():.2f} / {entropy(x):.3f}")
         print(f"{label:<30}{cells[0]:>16}{cells[1]:>20}", flush=True)
 
     for label, how in ways.items():
@@ -158,7 +177,7 @@ def of_laws(steps=4):
 
 def of_a_latent(steps=8):
     """Print the variance of the difference of two models' nats a token, by sequence."""
-    truth, other = Strands(), Strands(sharpness=1.1)
+    truth, other = Language(), Language(sharpness=1.1)
     print(
         f"\nvariance of a difference in nats a token, {BATCH} sequences, by what the "
         f"two samples share\n{'difference':<30}{'nothing':>10}{'generator':>11}"
@@ -179,7 +198,7 @@ def of_a_latent(steps=8):
             name = "locked" if "latent" in how[0] else "sparse"
             a = tokens(one, name, few, **how[0])
             b = tokens(two, name, many, **how[1])
-            spread.append(float((truth.per_token(a) - truth.per_token(b)).var()))
+            spread.append(float((truth.nll(a) - truth.nll(b)).var()))
         print(
             f"{label:<30}{spread[0]:>10.4f}{spread[1]:>11.4f}{spread[2]:>9.4f}"
             f"{spread[0] / spread[2]:>7.1f}x",
@@ -197,7 +216,7 @@ def main():
     head(args)
     of_laws()
     of_a_latent()
-    print(f"\nthe language itself: perplexity {math.exp(Strands().entropy()):.2f}")
+    print(f"\nthe language itself: perplexity {math.exp(Language().entropy()):.2f}")
 
 
 if __name__ == "__main__":
