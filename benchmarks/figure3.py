@@ -1,7 +1,4 @@
-"""Figure 3: the teacher and five rounds of MCD, from 8 to 512 steps.
-
-See `--help` and docs/paper_setting.md.
-"""
+"""Figure 3: the teacher and five rounds of MCD, from 8 to 512 steps."""
 
 import sys
 

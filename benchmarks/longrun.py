@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import statistics
 import sys
 import tempfile
-import warnings
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import lightning as L
 import tiny_run
 import torch
+from bench.train import silence
 from paper.compose import embedded
 
 from mdlm_mcd.minihost import main as minihost
@@ -32,8 +31,7 @@ from mdlm_mcd.minihost import main as minihost
 ROUNDS, SLACK = 3, 0.01
 
 
-@dataclass
-class Reading:
+class Reading(NamedTuple):
     """Resources of a process after some optimizer steps; memory and logs in bytes."""
 
     step: int
@@ -44,40 +42,30 @@ class Reading:
 
 
 class Meter(L.Callback):
-    """Reads every `every` optimizer steps, after the garbage is gone."""
+    """Read every `every` optimizer steps, after the garbage is gone."""
 
     def __init__(self, every: int, folder: Path):
         self.every, self.folder, self.readings = every, folder, []
 
     def on_train_batch_end(self, trainer, *args):
         step = trainer.global_step
-        if step % self.every or (self.readings and self.readings[-1].step == step):
-            return
-        trainer.logger.save()
-        self.readings.append(read(step, self.folder))
+        if step % self.every == 0 and not any(r.step == step for r in self.readings):
+            trainer.logger.save()
+            self.readings.append(read(step, self.folder))
 
 
 def read(step: int, folder: Path) -> Reading:
     gc.collect()
-    with warnings.catch_warnings():  # some objects warn when their class is asked for
-        warnings.simplefilter("ignore")
-        tensors = sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects())
+    tensors = sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects())
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     logs = [p for p in folder.rglob("*") if p.is_file() and p.suffix != ".ckpt"]
-    return Reading(
-        step,
-        pages * os.sysconf("SC_PAGE_SIZE"),
-        tensors,
-        len(os.listdir("/proc/self/fd")),
-        sum(p.stat().st_size for p in logs),
-    )
+    memory, files = pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))
+    return Reading(step, memory, tensors, files, sum(p.stat().st_size for p in logs))
 
 
 def run(folder: Path, steps: int, every: int) -> list[Reading]:
-    """Return the readings of one run of `steps` optimizer steps, its files in `folder`."""
-    if steps % ROUNDS:
-        raise ValueError(f"steps={steps} do not divide into {ROUNDS} rounds.")
-    per_round = steps // ROUNDS
+    """Return the readings of one run of `steps` steps, its files in `folder`."""
+    per_round, meter, make = steps // ROUNDS, Meter(every, folder), minihost.make_trainer
     config = embedded(
         [
             *tiny_run.overrides(folder, folder / "corpus.txt", ROUNDS, per_round),
@@ -87,15 +75,13 @@ def run(folder: Path, steps: int, every: int) -> list[Reading]:
             f"callbacks.checkpoint_every_n_steps.every_n_train_steps={per_round // 4}",
         ]
     )
-    meter, make = Meter(every, folder), minihost.make_trainer
 
     def make_trainer(*args, **kwargs):
         trainer = make(*args, **kwargs)
         trainer.callbacks.append(meter)
         return trainer
 
-    with mock.patch.object(minihost, "make_trainer", make_trainer), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with mock.patch.object(minihost, "make_trainer", make_trainer), silence():
         minihost.run(config)
     return meter.readings
 
@@ -107,46 +93,37 @@ def verdict(readings: list[Reading], warm_up: int) -> list[str]:
     varies; the log is judged by its bytes per step.
     """
     after = [r for r in readings if r.step > warm_up]
-    if len(after) < 4:
-        raise ValueError(f"{len(after)} readings after the warm-up are too few.")
     halves = after[: len(after) // 2], after[len(after) // 2 :]
-
-    def middle(name: str) -> tuple[float, float]:
-        early, late = (statistics.median(getattr(r, name) for r in half) for half in halves)
-        return early, late
-
-    said = []
-    early, late = middle("memory")
-    if late > (1 + SLACK) * early:
-        said.append(f"resident memory grew by {late / early - 1:.1%}")
-    for name, words in (("tensors", "live tensors"), ("files", "open files")):
-        early, late = middle(name)
-        if late > early:
-            said.append(f"{words} grew from {early:g} to {late:g}")
+    early, late = (Reading(*map(statistics.median, zip(*half, strict=True))) for half in halves)
+    found = []
+    if late.memory > (1 + SLACK) * early.memory:
+        found.append(f"resident memory grew by {late.memory / early.memory - 1:.1%}")
+    for name in ("tensors", "files"):
+        one, other = getattr(early, name), getattr(late, name)
+        if other > one:
+            found.append(f"{name} grew from {one:g} to {other:g}")
     rates = [(half[-1].log - half[0].log) / (half[-1].step - half[0].step) for half in halves]
     if rates[1] > 1.1 * rates[0]:
-        said.append(f"the log's bytes per step grew from {rates[0]:.0f} to {rates[1]:.0f}")
-    return said
+        found.append(f"the log's bytes per step grew from {rates[0]:.0f} to {rates[1]:.0f}")
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=2400)
-    parser.add_argument("--every", type=int, default=100)
-    parser.add_argument("--warm-up", type=int, default=600)
+    for name, value in {"steps": 2400, "every": 100, "warm-up": 600}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    if args.steps % ROUNDS or (args.steps - args.warm_up) // args.every < 4:
+        parser.error(f"--steps: a multiple of {ROUNDS}, with 4 readings after --warm-up")
     with tempfile.TemporaryDirectory() as folder:
         readings = run(Path(folder), args.steps, args.every)
     print(f"{'step':>6}{'memory MiB':>12}{'tensors':>9}{'files':>7}{'log KiB':>9}")
     for r in readings:
-        print(
-            f"{r.step:>6}{r.memory / 2**20:>12.1f}{r.tensors:>9}{r.files:>7}{r.log / 2**10:>9.0f}"
-        )
-    said = verdict(readings, args.warm_up)
-    print("grew: " + "; ".join(said) if said else "nothing grew")
-    return bool(said)
+        memory, log = r.memory / 2**20, r.log / 2**10
+        print(f"{r.step:>6}{memory:>12.1f}{r.tensors:>9}{r.files:>7}{log:>9.0f}")
+    found = verdict(readings, args.warm_up)
+    print("grew: " + "; ".join(found) if found else "nothing grew")
+    return bool(found)
 
 
 if __name__ == "__main__":

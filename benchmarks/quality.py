@@ -2,13 +2,130 @@
 
     python benchmarks/quality.py [--quick] [--jobs 2] [--out bench-quality]
 
-Ends with the verdict table, a report page for each part and docs/results.md. Every
-finished measurement is a line on the disk: the same command goes on where it stopped.
+Ends with results.md, a figure and the rows of both as JSON lines, in OUT and, where nothing is
+left out, in docs. Every finished measurement is a line on the disk: the same command goes on
+where it stopped.
 """
 
-import sys
+from __future__ import annotations
 
-from bench.main import main
+import argparse
+import hashlib
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+from bench import jobs, methods, page
+from bench.setting import SETTINGS
+from bench.sizes import SIZES
+from bench.summary import summary
+
+from mdlm_mcd.checkpoints.files import make_folder, read_json, write_text
+from mdlm_mcd.errors import ConfigError, MCDError
+from mdlm_mcd.evaluation.rows import existing
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("mdlm_mcd/**/*.py", "mdlm_mcd/**/*.yaml", "configs/**/*.yaml", "benchmarks/bench/*.py")
+READERS = ("page.py", "summary.py")  # of figures that are there
+
+
+def parsed(argv=None) -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="quality.py", description=__doc__.partition("\n")[0])
+    add = made.add_argument
+    add("--quick", action="store_true", help="a part of it, in at most 10 minutes")
+    add("--size", choices=sorted(SIZES), help=argparse.SUPPRESS)
+    add("--jobs", type=int, default=2, help="worker processes, one thread each")
+    add("--out", type=Path, default=Path("bench-quality"), help="folder of figures")
+    add("--part", action="append", choices=sorted(SETTINGS), help="only this")
+    add("--method", action="append", help="only this method, and the teachers")
+    add("--seeds", type=int, help="at most so many seeds a method")
+    add("--table-only", action="store_true", help="no measuring, only tables")
+    return made.parse_args(argv)
+
+
+def code_version(root: Path = ROOT) -> str:
+    """Hash all sources that figures could depend on, and their names: 12 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted({p for pattern in SOURCES for p in root.glob(pattern)}):
+        if path.parent.name != "bench" or path.name not in READERS:
+            digest.update(str(path.relative_to(root).as_posix()).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def described(part, row: dict, version: str) -> str:
+    """Return how a part was measured, as a line of the page."""
+    machine, versions = (
+        ", ".join(f"{k} {v}" for k, v in row[key].items()) for key in ("machine", "versions")
+    )
+    return (
+        f"teacher of {part.teacher_steps} steps; students of {part.rounds} rounds of "
+        f"{part.steps_per_round} steps (without rounds: {part.total_steps}), delta0 = "
+        f"1/{round(1 / part.delta0)}; {part.seeds[0]} seeds for the main methods and "
+        f"{part.seeds[1]} for the others; {part.samples} samples a seed and point by `sparse`, "
+        f"drawn in float64; N-step NELBO on {part.bound_rows} held-out rows; held-out text scores "
+        f"{row['corpus']['perplexity']:.2f}. Code version {version}; {machine}; {versions}."
+    )
+
+
+def write(folder: Path, size: str, docs: Path | None, say) -> None:
+    """Write the page, its figure and its rows from what the jobs in `folder` wrote."""
+    rows, how = [], []
+    for name, part in SIZES[size].items():
+        measured = [row for p in sorted((folder / name).glob("*.jsonl")) for row in existing(p)]
+        if not measured:
+            continue
+        rows += summary(name, measured)
+        version = folder.name.partition("-")[0]
+        how.append(f"- {page.TITLES[name]}: {described(part, measured[0], version)}")
+        ends = [read_json(path, {}) for path in sorted((folder / name).glob("*.end"))]
+        stopped = {end["method"]: end["why"] for end in ends if end.get("why")}
+        how += [f"- Not measured: {method}: {why}" for method, why in stopped.items()]
+    say("\n".join(page.headline([r for r in rows if r["part"] == "language"])))
+    for path in filter(None, (folder / "results.md", docs)):
+        write_text(path, page.page(rows, how, path.stem))
+        write_text(path.with_suffix(".jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+        if any(row["part"] == "language" for row in rows):
+            page.figure(rows, path.with_suffix(".svg"))
+        say(f"Wrote {path}, its rows and figure.")
+
+
+def run(args, say=print) -> Path:
+    """Run the benchmark; return the folder of its figures."""
+    for flag in ("seeds", "jobs"):
+        if (number := getattr(args, flag)) is not None and number < 1:
+            raise ConfigError(f"--{flag} {number} must be at least 1.")
+    size = args.size or ("quick" if args.quick else "full")
+    parts = [name for name in SETTINGS if name in (args.part or SETTINGS)]
+    todo = jobs.plan(methods.named(args.method, size != "full"), parts, size, args.seeds)
+    name = f"{code_version()}-{size}"  # other code, another folder
+    if args.table_only and not any((args.out / name).glob("*/*.jsonl")):
+        raise ConfigError(
+            f"--table-only finds no figures of this code ({name}) in --out "
+            f"{args.out}: leave it out, to measure."
+        )
+    whole = size == "full" and not (args.part or args.method or args.seeds)
+    docs = ROOT / "docs" / "results.md" if whole else None
+    folder, done = make_folder(args.out / name), []
+
+    def on_done(job):
+        done.append(job)
+        say(f"[{len(done)}/{len(todo)}] {job.part}: {job.what}, seed {job.seed}")
+
+    if not args.table_only:
+        jobs.run_all(todo, size, folder, args.jobs, on_done)
+    write(folder, size, docs, say)
+    return folder
+
+
+def main(argv=None) -> int | str:
+    try:
+        run(parsed(argv), partial(print, flush=True))
+    except MCDError as error:
+        return f"{type(error).__name__}: {error}"
+    return 0
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -79,7 +79,7 @@ class Language:
         self.lag, self.p = lag, (sharpness * logits).softmax(-1)
         self.start = torch.linalg.matrix_power(self.p, 1000)[0]
         powers = [torch.linalg.matrix_power(self.p, k) for k in range(LENGTH)]
-        # Beyond either end: what is known of nothing.
+        # Beyond either end nothing is visible.
         self.left = torch.stack([*powers, self.start.expand(KINDS, -1)]).log()
         self.right = torch.stack([*powers, torch.ones_like(self.p)]).log()
 
@@ -87,7 +87,7 @@ class Language:
         return x.view(len(x), -1, self.lag).transpose(1, 2)
 
     def denoise(self, z, rows):
-        """log p(x_i | nearest visible neighbours): exact under the Markov property."""
+        """Return log p(x_i | nearest visible neighbours): exact by the Markov property."""
         shape = (len(z), self.lag, -1)
         z, rows_in = self.strands(z), self.strands(rows)
         n = z.shape[-1]
@@ -105,7 +105,7 @@ class Language:
         return torch.nn.functional.pad(logits[order], (0, 1))
 
     def nll(self, x):
-        """Nats a token of each sequence, (batch,)."""
+        """Return nats a token of each sequence, (batch,)."""
         x = self.strands(x)
         first = -self.start.log()[x[..., 0]].sum(-1)
         rest = -self.p.log()[x[..., :-1], x[..., 1:]].sum((-1, -2))

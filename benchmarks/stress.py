@@ -16,19 +16,17 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import itertools
 import json
 import multiprocessing
-import os
 import random
 import signal
 import socket
 import tempfile
 import time
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import NamedTuple
 
 import tiny_run
 import torch
@@ -55,8 +53,7 @@ OVERRIDES = """
 """
 
 
-@dataclass(frozen=True)
-class Kill:
+class Kill(NamedTuple):
     """Where a signal fell, and the exit statuses of the processes (0, or minus a signal)."""
 
     phase: str
@@ -104,10 +101,9 @@ class Start:
         return tuple(process.exitcode for process in self.processes)
 
     def send(self, ranks, kind: str) -> None:
-        number = signal.SIGKILL if kind == "KILL" else signal.SIGTERM
         for rank in ranks:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.processes[rank].pid, number)
+            process = self.processes[rank]
+            process.kill() if kind == "KILL" else process.terminate()
 
 
 class Stress:
@@ -123,7 +119,7 @@ class Stress:
         self.context.set_forkserver_preload(["stressed", "mdlm_mcd.evaluation.embedded"])
 
     def start(self, name: str) -> Start:
-        """The command that begins run `name`, or goes on with it."""
+        """Begin run `name`, or go on with it."""
         folder = self.out / name
         command = [
             *tiny_run.overrides(folder, self.shared / "corpus.txt", self.rounds, self.steps),
@@ -142,7 +138,7 @@ class Stress:
         self.require(not any(start.statuses()), name, "did not finish")
 
     def once(self, name: str, wanted: str, kind: str, draw) -> Kill | None:
-        """Start, and kill at a random moment; return None where the run was faster."""
+        """Start, and kill at a random moment; None where the run was faster."""
         number, killed = draw.randint(1, 3), None
         ranks = everyone = tuple(range(self.devices))
         if self.devices > 1:
@@ -163,61 +159,51 @@ class Stress:
             elif killed and kind == "TERM, KILL" and phase in ("write", "rename"):
                 start.send(ranks, "KILL")
         statuses = start.statuses()
-        self.check(name, ranks, statuses, killed)
-        return Kill(killed, kind, ranks, statuses) if killed else None
-
-    def check(self, name: str, ranks, statuses, killed: str | None) -> None:
-        """Require that those killed ended by the signal or well, the others well if they did."""
         for rank, status in enumerate(statuses):
+            # Those killed end by the signal or well, the others well if they did.
             good = [0, -signal.SIGKILL, -signal.SIGTERM]
             if rank not in ranks and killed != "start":
                 good = [0, 1] if any(statuses[r] for r in ranks) else [0]
-            said = f"ended with status {status} of process {rank}"
-            self.require(status in good, name, said)
+            self.require(status in good, name, f"ended with status {status} of process {rank}")
+        return Kill(killed, kind, ranks, statuses) if killed else None
 
     def done(self, name: str) -> bool:
-        """The end of a run is a last checkpoint at its last step."""
-        path = self.out / name / "checkpoints" / "last.ckpt"
-        if not path.exists():
+        """Return whether there is a last checkpoint at the last step."""
+        last = self.rounds * self.steps
+        try:
+            return self.saved(name, "last.ckpt")["global_step"] == last
+        except FileNotFoundError:
             return False
-        return torch.load(path, weights_only=True)["global_step"] == self.rounds * self.steps
+
+    def saved(self, name: str, file: str) -> dict:
+        return torch.load(self.out / name / "checkpoints" / file, weights_only=True)
 
     def compare(self, name: str) -> int:
-        """Raise SystemExit unless run `name` equals `whole`; return the number of losses read."""
-        for k in range(1, self.rounds + 1):
-            self.same(name, f"round-{k}.ckpt")
-        self.same(name, "last.ckpt")
+        """Raise SystemExit unless run `name` equals `whole`; count its losses."""
+        for file in (*(f"round-{k + 1}.ckpt" for k in range(self.rounds)), "last.ckpt"):
+            one, other = self.saved("whole", file), self.saved(name, file)
+            for key in COMPARED:
+                where = differs(one[key], other[key], key)
+                self.require(where is None, name, f"has another {where} in {file}")
         reference, again = self.trace("whole"), self.trace(name)
-        self.require(reference.keys() >= again.keys(), name, "has steps of its own")
-        for key, values in again.items():
-            alike = values == reference[key]
-            self.require(alike, name, f"differs at {key}: {values}, {reference[key]}")
+        differ = {key for key, values in again.items() if values != reference.get(key)}
+        self.require(not differ, name, f"differs at {differ}")
         missing = [k for k in reference.keys() - again.keys() if k[0] == "batch"]
         self.require(not missing, name, f"lacks {missing}")
         return len(again)
 
     def trace(self, name: str) -> dict:
-        """Return what was noted by (what, number, process): a set, since steps are run again."""
+        """Return what was noted, sets by (what, number, process): steps are run again."""
         noted = collections.defaultdict(set)
         for rank in range(self.devices):
-            lines = trace_of(self.out / name, rank).read_text("utf-8").splitlines()
-            for line in lines:
+            for line in trace_of(self.out / name, rank).read_text("utf-8").splitlines():
                 (what, number), *rest = json.loads(line).items()
                 noted[what, number, rank].add(tuple(rest))
         return noted
 
-    def same(self, name: str, file: str) -> None:
-        one, other = (
-            torch.load(self.out / run / "checkpoints" / file, weights_only=True)
-            for run in ("whole", name)
-        )
-        for key in COMPARED:
-            where = differs(one[key], other[key], key)
-            self.require(where is None, name, f"has another {where} in {file}")
-
-    def require(self, good: bool, name: str, said: str) -> None:
+    def require(self, good: bool, name: str, what: str) -> None:
         if not good:
-            raise SystemExit(f"Run {self.out / name} {said}; log: {self.out / name}.log")
+            raise SystemExit(f"Run {self.out / name} {what}; log: {self.out / name}.log")
 
 
 def differs(a, b, where: str) -> str | None:
@@ -227,8 +213,7 @@ def differs(a, b, where: str) -> str | None:
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         items = [(a[k], b[k], f"{where}.{k}") for k in a]
     elif isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
-        pairs = enumerate(zip(a, b, strict=True))
-        items = [(x, y, f"{where}.{i}") for i, (x, y) in pairs]
+        items = [(x, y, f"{where}.{i}") for i, (x, y) in enumerate(zip(a, b, strict=True))]
     else:
         return None if a == b else where
     return next(filter(None, (differs(*item) for item in items)), None)

@@ -62,7 +62,7 @@ class Watch(L.Callback):
 def child(
     pipe, folder: str, command: list[str], steps_per_round: int, joined: dict[str, str]
 ) -> None:
-    """The run, with pauses in which it can be killed."""
+    """Run it, with pauses in which it can be killed."""
     torch.set_num_threads(1)
     os.environ.update(joined)
 

@@ -1,7 +1,4 @@
-"""Table 1: MCD, SDTT and Duo's DCD over five rounds, at 32 to 512 steps.
-
-See `--help` and docs/paper_setting.md.
-"""
+"""Table 1: MCD, SDTT and Duo's DCD over five rounds, at 32 to 512 steps."""
 
 import sys
 

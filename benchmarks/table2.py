@@ -1,7 +1,4 @@
-"""Table 2: the losses hybrid, kl_fwd and kl_bwd after one round, at 32 steps.
-
-See `--help` and docs/paper_setting.md.
-"""
+"""Table 2: the losses hybrid, kl_fwd and kl_bwd after one round, at 32 steps."""
 
 import sys
 

@@ -1,7 +1,4 @@
-"""Table 3: 863M parameters, one round, Llama 3 8B as evaluator.
-
-See `--help` and docs/paper_setting.md.
-"""
+"""Table 3: 863M parameters, one round, Llama 3 8B as evaluator."""
 
 import sys
 

@@ -16,7 +16,7 @@ COMMON = f"""
 
 
 def overrides(folder: Path, corpus: Path, rounds: int, steps: int) -> list[str]:
-    """Return those of `rounds` rounds of `steps` steps in `folder`; writes the corpus."""
+    """Return those of a run in `folder`; write the corpus where it is missing."""
     if not corpus.exists():
         words = "the cat sat on a mat and saw one old dog run by its red house".split()
         draw = random.Random(0)

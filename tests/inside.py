@@ -23,7 +23,7 @@ class Inside:
     def __init__(self):
         self.calls: list[tuple[str, list[str]]] = []
 
-    def __call__(self, module, arguments, log, *, folder=None, seconds=None):
+    def __call__(self, module, arguments, log, *, folder=None):
         self.calls.append((module, list(arguments)))
         with log.open("a", encoding="utf-8") as file, contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.redirect_stdout(file))

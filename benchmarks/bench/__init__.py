@@ -1,1 +1,1 @@
-"""Parts of `benchmarks/quality.py`; see docs/results.md for what they find."""
+"""Parts of `benchmarks/quality.py`; see docs/quality.md for what it does."""

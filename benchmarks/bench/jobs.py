@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,10 +17,9 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from mdlm_mcd.checkpoints.files import write_json
 from mdlm_mcd.commands.sweep import machine, versions
 from mdlm_mcd.coupling import counter_generator
-from mdlm_mcd.errors import ConfigError, DivergenceError, MCDError
+from mdlm_mcd.errors import DivergenceError, MCDError
 from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.plan import Plan, Setting
-from mdlm_mcd.evaluation.rows import existing
 from mdlm_mcd.evaluation.sweep import Sweep
 
 from . import setting as settings
@@ -39,10 +40,9 @@ class Job:
     what: str
     method: Method | None = None
     seed: int = 1
-    needs: tuple[str, ...] = ()
 
     def path(self, folder: Path, suffix: str) -> Path:
-        """Its rows (.jsonl), trained weights (.pt), or why it stopped (.stopped)."""
+        """Return the file of its rows (.jsonl), weights (.pt) or end (.end)."""
         if self.method is None:
             return folder / self.part / f"{self.what}{suffix}"
         name = re.sub(r"[^a-z0-9]+", "-", self.what)
@@ -59,65 +59,60 @@ class Job:
         rounds = range(1, size.rounds) if method.rounds else ()
         return {None: tuple(found), **{k: (Setting(steps=size.few[-1]),) for k in rounds}}
 
-    def cost(self, size: Part) -> float:
-        """Return the expected core seconds."""
-        if self.method is None:
-            return size.seconds[self.what]
-        passes = sum(p.steps for points in self.points(size).values() for p in points)
-        each = size.seconds["sample"] + size.seconds["bound"]
-        return passes * each + bool(self.method.overrides) * size.seconds["train"]
-
 
 def plan(methods, parts, size: str, seeds: int | None = None) -> list[Job]:
     """Return every job, preparations first; seeds: at most so many a method."""
     jobs = []
     for name in parts:
-        part, setting = SIZES[size][name], settings.SETTINGS[name]
         mine = [m for m in methods if name in m.parts]
-        wanted = set(setting.preparations) | {m.teacher for m in mine if m.teacher == UNIFORM}
-        jobs += [Job(name, what) for what in (*setting.preparations, UNIFORM) if what in wanted]
-        judge = ("judge",) if "judge" in setting.preparations else ()
+        uniform = [UNIFORM] * any(m.teacher == UNIFORM for m in mine)
+        jobs += [Job(name, what) for what in (*uniform, *settings.SETTINGS[name].preparations)]
         for method in mine:
-            count = part.seeds[0 if method.main else 1]
-            needs = () if method.name == ORACLE else (method.teacher,)
-            for seed in range(1, 1 + min(count, seeds or count)):
-                jobs.append(Job(name, method.name, method, seed, (*judge, *needs)))
+            count = SIZES[size][name].seeds[0 if method.main else 1]
+            jobs += [
+                Job(name, method.name, method, seed)
+                for seed in range(1, 1 + min(count, seeds or count))
+            ]
     # Seed by seed, so that what an interruption leaves can be read.
     return sorted(jobs, key=lambda job: (job.method is not None, job.seed))
 
 
-def run(job: Job, size: str, folder: Path) -> float:
-    """Do what is missing of a job, row by row; return its CPU seconds."""
+def run_all(
+    todo: Sequence[Job], size: str, folder: Path, workers: int, on_done: Callable[[Job], None]
+) -> None:
+    """Run all preparations, then all else, in processes of one thread each."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a worker imports torch
+    call = partial(run, size=size, folder=folder)
+    for prepared in (True, False):
+        batch = [job for job in todo if (job.method is None) == prepared]
+        if workers == 1:
+            done = map(call, batch)
+            for job, _ in zip(batch, done, strict=True):
+                on_done(job)
+            continue
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            for job, _ in zip(batch, pool.map(call, batch), strict=True):
+                on_done(job)
+
+
+def run(job: Job, size: str, folder: Path) -> None:
+    """Do what is missing of a job, row by row."""
     torch.set_num_threads(1)
-    start = time.process_time()
+    weights, end = job.path(folder, ".pt"), job.path(folder, ".end")
+    if end.exists() or (job.method is None and weights.exists()):
+        return
+    weights.parent.mkdir(parents=True, exist_ok=True)
     setting = settings.opened(job.part, size, folder / job.part)
-    weights, stopped = job.path(folder, ".pt"), job.path(folder, ".stopped")
-    if not (stopped.exists() or is_done(job, setting.part, folder)):
-        try:
-            weights.parent.mkdir(parents=True, exist_ok=True)
-            if job.method is None:
-                keep(weights, setting.prepare(job.what))
-            else:
-                measure(job, setting, students(job, setting, weights), folder)
-                weights.unlink(missing_ok=True)
-        except STOPS as error:
-            write_json(stopped, {"method": job.what, "why": why(error)})
-    return time.process_time() - start
-
-
-def is_done(job: Job, part: Part, folder: Path) -> bool:
     if job.method is None:
-        return job.path(folder, ".pt").exists()
-    rows = existing(job.path(folder, ".jsonl"))
-    found = {(row["round"], Setting(**{k: row[k] for k in asdict(Setting())})) for row in rows}
-    return found >= {(k, p) for k, points in job.points(part).items() for p in points}
-
-
-def why(error: Exception) -> str:
-    """Return what the page says of a method that did not run."""
-    if isinstance(error, MissingConfigException):
-        return f"this version has no {error.missing_cfg_file}"
-    return " ".join(str(error).split())
+        keep(weights, setting.prepare(job.what))
+        return
+    try:
+        measure(job, setting, students(job, setting, weights), folder)
+        why = None
+    except STOPS as error:
+        why = " ".join(str(error).split())
+    write_json(end, {"method": job.what, "why": why})
+    weights.unlink(missing_ok=True)
 
 
 def keep(path: Path, value) -> None:
@@ -143,8 +138,6 @@ def overrides(method: Method, part: Part, seed: int) -> list[str]:
 def students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
     """Return weights by round, of an earlier, interrupted run where it got that far."""
     method, part = job.method, setting.part
-    if method.name != ORACLE and not setting.has(method.teacher):
-        raise ConfigError(f"there is no {method.teacher} to start from")
     if not method.overrides:
         return {} if method.name == ORACLE else {1: setting.weights(method.teacher)}
     if not path.exists():
@@ -163,7 +156,7 @@ def students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
 
 
 def noise(seed: int, what: str, *counters: int) -> torch.Generator:
-    """The sweep's noise under this benchmark's names; what has the same seed is paired."""
+    """Return the sweep's noise under this benchmark's names; equal seeds are paired."""
     if what == "sweep":
         steps, index = counters
         return counter_generator(seed, "draw", steps, index * BATCH)
@@ -171,9 +164,9 @@ def noise(seed: int, what: str, *counters: int) -> torch.Generator:
 
 
 def candidates(job: Job, setting, found: dict) -> Iterator[tuple[Candidate, Points]]:
-    """Each model that a job measures, and at which points."""
+    """Yield each model that a job measures, and at which points."""
     method = job.method
-    label = TEACHER if method.group == "tempered teacher" else method.name
+    label = TEACHER if method.masked_teacher else method.name
     for k, points in job.points(setting.part).items():
         name, weights = f"{label}, round {k}" if k else label, found.get(k or max(found, default=0))
         if method.name == ORACLE:
@@ -182,15 +175,7 @@ def candidates(job: Job, setting, found: dict) -> Iterator[tuple[Candidate, Poin
             model = setting.uniform(name, weights)
         else:
             model = setting.masked(name, weights)
-        algo = dict(o.split("=", 1) for o in method.overrides).get("algo", "mdlm")
-        model.provenance.update(
-            method=method.name,
-            round=k,
-            algo=algo,
-            teacher=method.reference if method.overrides else None,
-            recipe={"overrides": list(method.overrides)},
-            host="minihost",
-        )
+        model.provenance.update(method=method.name, round=k, host="minihost")
         yield model, points
 
 

@@ -2,7 +2,7 @@
 
 A mixture of Markov chains. Each chain has sparse rows plus a small floor, so that a
 wrong transition is costly and every likelihood is finite. Which chain a sequence is
-from is not said, so tokens far apart depend on one another, too.
+from is not marked, so tokens far apart depend on one another, too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Language:
         self.step = (1 - floor) * sparse + floor / vocab
 
     def draw(self, count: int, length: int, generator: torch.Generator) -> Tensor:
-        """(count, length) int64."""
+        """Draw sequences: (count, length) int64."""
 
         def pick(p):
             return torch.multinomial(p, 1, generator=generator).squeeze(-1)
@@ -50,19 +50,19 @@ class Language:
         return torch.stack(tokens, -1)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log p of whole sequences: x (batch, length) -> (batch,) float64 nats."""
+        """Return log p of sequences: x (batch, length) -> (batch,) float64 nats."""
         by_chain = self.weight.log() + self.start.log()[:, x[:, 0]].T
         if x.shape[1] > 1:
             by_chain += self.step.log()[:, x[:, :-1], x[:, 1:]].sum(-1).T
         return by_chain.logsumexp(-1)
 
     def nll(self, tokens: Tensor) -> Scores:
-        """The exact likelihood as an evaluator: every token counts."""
+        """Score samples by the exact likelihood: every token counts."""
         count = torch.full((len(tokens),), float(tokens.shape[1]), dtype=torch.float64)
         return Scores(-self.log_prob(tokens), count)
 
     def posterior(self, z: Tensor) -> Tensor:
-        """log p(x_i | the visible tokens of z): (batch, length, vocab) float64.
+        """Return log p(x_i | the visible tokens of z): (batch, length, vocab) float64.
 
         z: (batch, length) ids, `vocab` where masked. Forward-backward in each chain;
         the chains are weighted by their posterior given z.

@@ -6,27 +6,24 @@ from dataclasses import dataclass
 
 from mdlm_mcd.errors import ConfigError
 
-MCD, SDTT = "mcd", "sdtt"
+MCD = "mcd"
 TEACHER, ORACLE, UNIFORM = "teacher", "oracle", "uniform teacher"
-TEMPERATURES = (0.9, 0.8, 0.7, 0.6, 0.5)
-LANGUAGE = ("language",)
-BOTH = ("language", "text")
+LANGUAGE, BOTH = ("language",), ("language", "text")
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the verdict table.
+    """One row of the tables.
 
     overrides: of a training run, after those of its part; empty: nothing is trained.
     teacher: whose weights it starts from and is compared with. oracle: the exact
     denoiser is the teacher in every round. main: more seeds, all step counts. rounds:
     the student of every round is sampled. one_round: all steps are one round.
     parts: where it is run. temperatures: at the first step and, where it falls, at the
-    last.
+    last. quick: whether `--quick` has it.
     """
 
     name: str
-    group: str
     overrides: tuple[str, ...] = ()
     teacher: str = TEACHER
     oracle: bool = False
@@ -38,13 +35,8 @@ class Method:
     quick: bool = False
 
     @property
-    def reference(self) -> str:
-        """The teacher that it is compared with."""
-        return UNIFORM if self.teacher == UNIFORM else TEACHER
-
-    @property
     def words(self) -> str:
-        """What it is, as the command line would say it."""
+        """Return what it is, in the words of the command line."""
         start, end = self.temperatures
         if self.name == ORACLE:
             return "the exact denoiser, sampled"
@@ -58,93 +50,72 @@ class Method:
         return text + (f", from the {UNIFORM}" if self.teacher == UNIFORM else "")
 
     @property
+    def masked_teacher(self) -> bool:
+        """Whether it is the teacher, at any temperature."""
+        return not self.overrides and self.name not in (ORACLE, UNIFORM)
+
+    @property
     def frontier(self) -> bool:
         """Whether it is the teacher at a constant temperature."""
-        tempered = self.group == "tempered teacher" and self.temperatures[1] is None
-        return self.name == TEACHER or tempered
+        return self.masked_teacher and self.temperatures[1] is None
 
 
-def _tempered(label: str, *temperatures: float | None) -> Method:
-    return Method(
-        f"{TEACHER}, {label}",
-        "tempered teacher",
-        temperatures=temperatures,
-        main=temperatures[1] is None,
-        parts=BOTH,
-        quick=temperatures in ((0.8, None), (0.6, None)),
+def _tempered(t: float) -> tuple[Method, Method]:
+    constant = {"main": True, "quick": t in (0.8, 0.6)}
+    return (
+        Method(f"{TEACHER}, T {t:g}", temperatures=(t, None), parts=BOTH, **constant),
+        Method(f"{TEACHER}, T 1 to {t:g}", temperatures=(1.0, t), parts=BOTH),
     )
 
 
 def _mcd(name: str, *overrides: str, **how) -> Method:
-    return Method(name, overrides=("algo=mcd", *overrides), **{"group": "ablations of MCD", **how})
+    return Method(f"mcd, {name}", ("algo=mcd", *overrides), **how)
 
 
 def _sdtt(name: str, *overrides: str, **how) -> Method:
-    return Method(name, "baselines", ("algo=sdtt", *overrides), **how)
+    return Method(name, ("algo=sdtt", *overrides), **how)
 
 
 FLAT = ("algo.tau0=1.0", "algo.tau_step=0.0")
 FALLING = ("algo.tau0=0.96", "algo.tau_step=0.03")
+COMB = ("algo.u_law=lattice", "algo.u_step=1/8")
+CONTINUED = ("algo=mdlm", "algo.loss_type=low_var")
+GAUSSIAN = ("algo=dcd", "algo.gamma_max=4.02")  # its schedule at this size of vocabulary
 EVERYWHERE = {"main": True, "parts": BOTH, "quick": True}
 
 METHODS: tuple[Method, ...] = (
-    Method(TEACHER, "teachers", **EVERYWHERE),
-    Method(ORACLE, "teachers", main=True, quick=True),
-    *(
-        method
-        for t in TEMPERATURES
-        for method in (_tempered(f"T {t:g}", t, None), _tempered(f"T 1 to {t:g}", 1.0, t))
-    ),
-    Method(UNIFORM, "teachers", teacher=UNIFORM, main=True),
-    _mcd(MCD, group="MCD", rounds=True, **EVERYWHERE),
+    Method(TEACHER, **EVERYWHERE),
+    Method(ORACLE, main=True, quick=True),
+    *(method for t in (0.9, 0.8, 0.7, 0.6, 0.5) for method in _tempered(t)),
+    Method(UNIFORM, teacher=UNIFORM, main=True),
+    Method(MCD, ("algo=mcd",), rounds=True, **EVERYWHERE),
     # Baselines.
-    _sdtt(SDTT, *FLAT, rounds=True, **EVERYWHERE),
+    _sdtt("sdtt", *FLAT, rounds=True, **EVERYWHERE),
     _sdtt("sdtt, tau falling", *FALLING, **EVERYWHERE),
     _sdtt("sdtt, kl_fwd", "algo.loss=kl_fwd", *FLAT),
     _sdtt("sdtt, mse", "algo.loss=mse", *FLAT),
     _sdtt("sdtt, tvd", "algo.loss=tvd", *FLAT),
-    Method("subset consistency", "baselines", ("algo=cd4lm",), one_round=True, **EVERYWHERE),
-    Method(
-        # Its Gaussian schedule at this size of vocabulary.
-        "dcd",
-        "baselines",
-        ("algo=dcd", "algo.gamma_max=4.02"),
-        teacher=UNIFORM,
-        main=True,
-        rounds=True,
-    ),
-    Method(
-        "mdlm, continued",
-        "controls",
-        ("algo=mdlm", "algo.loss_type=low_var"),
-        one_round=True,
-        **EVERYWHERE,
-    ),
-    # Controls: what is left of MCD without one of its parts.
-    _mcd("mcd, coupling none", "algo.coupling=none", group="controls", **EVERYWHERE),
-    _mcd("mcd, coupling independent", "algo.coupling=independent", group="controls", main=True),
-    _mcd("mcd, trained on a lattice", "algo.u_law=lattice", group="controls"),
-    _mcd(
-        "mcd, trained on the lattice 1/8",
-        "algo.u_law=lattice",
-        "algo.u_step=1/8",
-        group="controls",
-        main=True,
-        parts=BOTH,
-    ),
+    Method("subset consistency", ("algo=cd4lm",), one_round=True, **EVERYWHERE),
+    Method("dcd", GAUSSIAN, teacher=UNIFORM, main=True, rounds=True),
+    # Controls: the teacher's own training, and MCD without one of its parts.
+    Method("mdlm, continued", CONTINUED, one_round=True, **EVERYWHERE),
+    _mcd("coupling none", "algo.coupling=none", **EVERYWHERE),
+    _mcd("coupling independent", "algo.coupling=independent", main=True),
+    _mcd("trained on a lattice", "algo.u_law=lattice"),
+    _mcd("trained on the lattice 1/8", *COMB, main=True, parts=BOTH),
     # The losses of the registry.
-    _mcd("mcd, kl_fwd", "algo.loss=kl_fwd", parts=BOTH),
+    _mcd("kl_fwd", "algo.loss=kl_fwd", parts=BOTH),
     *(
-        _mcd(f"mcd, {loss}", f"algo.loss={loss}")
+        _mcd(loss, f"algo.loss={loss}")
         for loss in ("hybrid_fwd", "kl_bwd", "ce", "hybrid_no_ce", "mse", "tvd")
     ),
     # The curriculum.
-    _mcd("mcd, tau 1", *FLAT, main=True, parts=BOTH),
-    _mcd("mcd, tau 0.87", "algo.tau0=0.87", "algo.tau_step=0.0"),
-    _mcd("mcd, delta fixed", "algo.growth=1"),
-    _mcd("mcd, teacher from EMA", "algo.snapshot=ema"),
-    _mcd("mcd, teacher fixed", "algo.snapshot=fixed"),
-    _mcd("mcd, oracle as teacher", oracle=True),
+    _mcd("tau 1", *FLAT, main=True, parts=BOTH),
+    _mcd("tau 0.87", "algo.tau0=0.87", "algo.tau_step=0.0"),
+    _mcd("delta fixed", "algo.growth=1"),
+    _mcd("teacher from EMA", "algo.snapshot=ema"),
+    _mcd("teacher fixed", "algo.snapshot=fixed"),
+    _mcd("oracle as teacher", oracle=True),
 )
 
 
@@ -162,6 +133,6 @@ def named(names: list[str] | None = None, quick: bool = False) -> tuple[Method, 
     if names:
         asked = [known[name] for name in (MCD, *names)]
         uniform = any(m.teacher == UNIFORM for m in asked)
-        found = [m for m in found if "teacher" in m.group and m.name != UNIFORM]
+        found = [m for m in found if m.masked_teacher or m.name == ORACLE]
         found += asked + ([known[UNIFORM]] if uniform else [])
     return tuple(m for m in METHODS if m in found)

@@ -1,188 +1,172 @@
-"""The results as a page: sentences made of the figures, bad news first, and tables."""
+"""The rows of docs/results.jsonl as a page: sentences, bad news first, a figure, two tables."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from .methods import MCD, TEACHER, Method
-from .sizes import SIZES
-from .verdict import AXES, OUTCOMES, Figures, Interval, Place, interval
+from .methods import MCD, METHODS, TEACHER
+from .summary import FRONTIER, LEVELS
 
 TITLES = {"language": "An exactly solvable language", "text": "The standard library's English"}
-MARK = "Written by `python benchmarks/quality.py"
 GAP = "–"
-SHOWN = ("perplexity", "n_step_nelbo", "entropy", "corpus_entropy", "bigram_entropy")
-MEASURES = {  # a table's title, and what MCD is compared with in a sentence
-    "perplexity at equal entropy": (
-        "Perplexity over the tempered teacher's at equal entropy, against MCD's",
-        "its teacher at a lower temperature, by perplexity at equal entropy",
-    ),
-    "perplexity at equal bigram entropy": (
-        "The same at equal conditional bigram entropy",
-        "its teacher at a lower temperature, by perplexity at equal bigram entropy",
-    ),
-    "n_step_nelbo": (
-        "N-step NELBO minus MCD's, nats a token",
-        "its teacher by the N-step NELBO, nats a token, which does not reward sharpness",
-    ),
-    "perplexity": ("Raw perplexity against MCD's", "its teacher by raw perplexity"),
+EQUAL = "perplexity at equal entropy"
+SENTENCES = {  # MCD and ... : what it is compared with
+    EQUAL: "its teacher at a lower temperature, by perplexity at equal entropy",
+    "perplexity at equal bigram entropy": "the same, at equal bigram entropy",
+    "n_step_nelbo": "its teacher by the N-step NELBO, nats a token, which does not reward "
+    "sharpness",
+    "perplexity": "its teacher by raw perplexity",
 }
-WORSE = {1: "behind", 0: "level with", -1: "ahead of", None: "(of one seed) beside"}
+WORSE = {1: "behind it", 0: "level with it", -1: "ahead of it", None: "of one seed"}
+NONE = (None,) * 4
+OUTCOMES = {-1: "loss", 0: "tie", 1: "win", None: ""}
 
-# Parts whose figures are shown and no sentences made of them.
+# Parts whose figures are in the rows, and of which nothing is concluded.
 INCONCLUSIVE = {
     "text": "These figures support no conclusion yet: on the same 32 held-out rows the "
     "teacher's N-step NELBO is 4.92 to 4.97 nats a token, and a table of bigrams "
     "(add-5) has 3.62 (of unigrams 5.20), so that the models compared are worse at "
     "this text than counting pairs of tokens."
 }
+STEPS = 8  # of the figure, where they were measured
 
 
-def page(size: str, parts: Mapping[str, Figures], version: str) -> str:
-    """Return the whole page as markdown."""
-    quick = {"full": "", "quick": " --quick"}.get(size, f" --size {size}")
+def page(rows: Sequence[dict], how: Sequence[str], name: str = "results") -> str:
+    """Return the page as Markdown; how: how it was measured; name: of its files."""
     lines = [
         "# MCD beside its baselines and controls",
         "",
-        f"{MARK}{quick}` from its figures; not by hand. Every table below follows from the "
-        "rows it kept, and so does every sentence but where a part supports no conclusion. "
-        "How to read them: [quality.md](quality.md).",
-        "",
+        "Written by `python benchmarks/quality.py`. Every figure and every interval, of all "
+        f"measures, rounds and parts, is a line of [{name}.jsonl]({name}.jsonl). How to read "
+        "them: [quality.md](quality.md).",
     ]
-    for name, figures in parts.items():
-        lines += [f"## {TITLES[name]}: outcome", "", *headline(name, figures), ""]
-    lines += ["## How it was measured", "", *_measured(size, parts, version), ""]
-    for name, figures in parts.items():
-        lines += [f"## {TITLES[name]}: tables", "", *tables(figures)]
-    return "\n".join(lines).rstrip() + "\n"
+    for part, title in TITLES.items():
+        mine = [row for row in rows if row["part"] == part]
+        if not mine:
+            continue
+        lines += ["", f"## {title}", ""]
+        if part in INCONCLUSIVE:
+            lines += [INCONCLUSIVE[part]]
+            continue
+        last = [row for row in mine if row["round"] is None]
+        lines += [*headline(last), "", f"![perplexity over entropy]({name}.svg)", ""]
+        lines += ["### Perplexity; N-step NELBO; entropy of a sample / pooled / of bigrams", ""]
+        lines += [*matrix(last, level), ""]
+        lines += ["### Perplexity over the tempered teacher's at equal entropy", ""]
+        lines += ["With the outcome for MCD against the row.", "", *matrix(last, outcome)]
+    lines += [
+        "",
+        "## How it was measured",
+        "",
+        *how,
+        "",
+        "| method | what it is |",
+        "| --- | --- |",
+    ]
+    names = {row["method"] for row in rows}
+    lines += [f"| {m.name} | {m.words} |" for m in METHODS if m.name in names]
+    return "\n".join(lines) + "\n"
 
 
-def headline(part: str, figures: Figures) -> list[str]:
-    """Return sentences on MCD against its own teacher, bad news first."""
-    if part in INCONCLUSIVE:
-        return [INCONCLUSIVE[part]]
-    lines = []
-    for measure, (_, words) in MEASURES.items():
-        found = {p: figures.against(measure, MCD, TEACHER, p) for p in figures.places}
-        parts = []
-        for sign, verdict in WORSE.items():
-            there = [
-                f"{p.words}: {difference(x, measure)}"
-                for p, x in found.items()
-                if x is not None and x.sign == sign
-            ]
-            parts += [f"{verdict} it at {', '.join(there)}"] if there else []
-        lines += [f"- MCD and {words}: {'; '.join(parts)}."] if parts else []
-    return lines
+def place(row: dict) -> tuple:
+    return row["u_law"] != "iid", row["steps"]
 
 
-# How it was measured ----------------------------------------------------------------
+def heading(row: dict, unit: str = "") -> str:
+    law = "" if row["u_law"] == "iid" else f", {row['u_law']}"
+    return f"{row['steps']}{unit}{law}"
 
 
-def _measured(size: str, parts: Mapping[str, Figures], version: str) -> list[str]:
-    lines = []
-    for name, figures in parts.items():
-        part, row = SIZES[size][name], figures.first
-        machine, versions = (
-            ", ".join(f"{k} {v}" for k, v in row[key].items()) for key in ("machine", "versions")
-        )
-        lines.append(
-            f"- {TITLES[name]}: teacher of {part.teacher_steps} steps; students of "
-            f"{part.rounds} rounds of {part.steps_per_round} steps (without rounds: "
-            f"{part.total_steps}), delta0 = 1/{round(1 / part.delta0)}; "
-            f"{part.seeds[0]} seeds for the main methods and {part.seeds[1]} for the "
-            f"others; {part.samples} samples a seed and point by `sparse`, drawn in "
-            f"float64; N-step NELBO on {part.bound_rows} held-out rows; held-out text scores "
-            f"{row['corpus']['perplexity']:.2f}. Code version {version}; {machine}; {versions}."
-        )
-    lines += ["", "| method | seeds | what it is |", "| --- | ---: | --- |"]
-    for method in dict.fromkeys(m for figures in parts.values() for m in figures.methods):
-        counts = " / ".join(str(f.seeds(method.name)) for f in parts.values())
-        lines.append(f"| {method.name} | {counts} | {method.words} |")
-    return lines
-
-
-# Tables -----------------------------------------------------------------------------
-
-
-def difference(found: Interval, measure: str) -> str:
-    """A difference with its interval: nats, or a log ratio as a change in percent."""
-    ratio = measure != "n_step_nelbo"
+def difference(found: Sequence, unit: str = "%") -> str:
+    """Write a difference with its interval: nats, or a change in percent."""
+    mean, low, high, _ = found
 
     def show(x: float) -> str:
-        change = 100 * math.expm1(x)
-        percent = f"{change:+.0f}" if abs(change) >= 9.95 else f"{change:+.1f}"
-        return percent if ratio else f"{x:+.3f}"
+        return f"{x:+.3f}" if not unit else f"{x:+.0f}" if abs(x) >= 9.95 else f"{x:+.1f}"
 
-    bounds = "" if found.low is None else f" [{show(found.low)}, {show(found.high)}]"
-    return show(found.mean) + "%" * ratio + bounds
+    return show(mean) + unit + ("" if low is None else f" [{show(low)}, {show(high)}]")
+
+
+def headline(rows: Sequence[dict]) -> list[str]:
+    """Return sentences on MCD against its own teacher, bad news first."""
+    lines = []
+    mine = sorted((r for r in rows if r["method"] == MCD and "against" in r), key=place)
+    for measure, words in SENTENCES.items():
+        unit = "" if measure == "n_step_nelbo" else "%"
+        found = [(row, row["against"].get(measure, {}).get("teacher")) for row in mine]
+        verdicts = []
+        for sign, verdict in WORSE.items():
+            there = [
+                f"{heading(row, ' steps')}: {difference(x, unit)}"
+                for row, x in found
+                if x and x[3] == sign
+            ]
+            verdicts += [f"{verdict} at {', '.join(there)}"] if there else []
+        lines += [f"- MCD and {words}: {'; '.join(verdicts)}."] if verdicts else []
+    changes = [
+        f"{name} at {row['steps']} steps {difference(row['against']['perplexity']['iid'])}"
+        for name in (TEACHER, MCD)
+        for row in rows
+        if row["method"] == name and "iid" in row.get("against", {}).get("perplexity", {})
+    ]
+    if changes:
+        lines.append(f"- A lattice in the sampler changes perplexity: {', '.join(changes)}.")
+    return lines
 
 
 def number(x: float) -> str:
     return f"{x:.0f}" if x >= 100 else f"{x:.1f}" if x >= 20 else f"{x:.2f}"
 
 
-def level(figures: Figures, method: Method, place: Place) -> str:
-    """A cell: perplexity (geometric mean over seeds), N-step NELBO and three entropies."""
-    perplexity, bound, *entropies = (figures.mean(m, method.name, place) for m in SHOWN)
-    if perplexity is None:
+def level(row: dict) -> str:
+    """Write perplexity (geometric mean over seeds), N-step NELBO, three entropies."""
+    bound = f"{row['n_step_nelbo']:.3f}" if "n_step_nelbo" in row else GAP
+    entropies = " / ".join(f"{row[name]:.2f}" for name in LEVELS[2:])
+    return f"{number(row['perplexity'])}; {bound}; {entropies}"
+
+
+def outcome(row: dict) -> str:
+    found = row["against"].get(EQUAL, {})
+    if "teacher" not in found:
         return GAP
-    bound = GAP if bound is None else f"{bound:.3f}"
-    return f"{number(math.exp(perplexity))}; {bound}; " + " / ".join(f"{x:.2f}" for x in entropies)
+    return f"{difference(found['teacher'])} {OUTCOMES[found.get('mcd', NONE)[3]]}".strip()
 
 
-def against(figures: Figures, measure: str, method: Method, place: Place) -> str:
-    """A cell: the method's difference to MCD, and what it makes of MCD."""
-    if method.name == MCD or (measure in AXES and method.frontier and method.name != TEACHER):
-        return GAP  # MCD itself; all of the frontier is as far as the teacher
-    found = figures.against(measure, method.name, MCD, place)
-    return f"{difference(found, measure)} {OUTCOMES[found.sign]}".strip() if found else GAP
-
-
-def matrix(figures: Figures, cell: Callable[[Method, Place], str]) -> list[str]:
-    """A table of methods by places; a row of nothing but gaps is left out."""
-    places = figures.places
-    lines = ["| | " + " | ".join(map(str, places)) + " |", "| --- |" + " ---: |" * len(places)]
-    for method in figures.methods:
-        cells = [cell(method, place) for place in places]
-        if all(c == GAP for c in cells):
-            continue
-        name = f"**{method.name}**" if method.name == MCD else method.name
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+def matrix(rows: Sequence[dict], cell: Callable[[dict], str]) -> list[str]:
+    """Return a table of methods by places; a row of gaps alone is left out."""
+    places = {place(row): heading(row) for row in sorted(rows, key=place)}
+    lines = ["| | " + " | ".join(places.values()) + " |", "| --- |" + " ---: |" * len(places)]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = {place(row): cell(row) for row in rows if row["method"] == method}
+        cells = [mine.get(at, GAP) for at in places]
+        name = f"**{method}**" if method == MCD else method
+        if set(cells) != {GAP}:
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
-def tables(figures: Figures) -> list[str]:
-    """Return all tables of a part, as lines of markdown."""
-    blocks = {
-        "Figures: perplexity; N-step NELBO; entropy of a sample / pooled / conditional of "
-        "bigrams, in nats": partial(level, figures)
-    }
-    for measure, (title, _) in MEASURES.items():
-        blocks[f"{title}; win, tie or loss of MCD"] = partial(against, figures, measure)
-    lines = []
-    for title, cell in blocks.items():
-        lines += [f"### {title}", "", *matrix(figures, cell), ""]
-    if figures.stopped:
-        lines += ["### Not measured", ""]
-        lines += [f"- {name}: {why}" for name, why in figures.stopped.items()] + [""]
-    return lines
+def figure(rows: Sequence[dict], path: Path) -> None:
+    """Draw perplexity over the entropy of a sample, the main methods by name."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
-
-def means(figures: Figures) -> Iterator[dict]:
-    """Return one row a point for `mdlm-mcd report`: means and intervals over seeds."""
-    for (method, k, place), by_seed in figures.rows.items():
-        row = by_seed[min(by_seed)]
-        found = {}
-        for metric in row["metrics"]:
-            mine = interval(figures.of(metric, method, place, k).values())
-            show = math.exp if metric == "perplexity" else float
-            found[metric] = {
-                "value": show(mine.mean),
-                "low": None if mine.low is None else show(mine.low),
-                "high": None if mine.high is None else show(mine.high),
-            }
-        # The sample is of seeds, whose students have other weights.
-        yield row | {"seed": 1, "sha256": None, "metrics": found}
+    here = [r for r in rows if (r["part"], r["round"], r["u_law"]) == ("language", None, "iid")]
+    measured = {r["steps"] for r in here}
+    steps = STEPS if STEPS in measured else max(measured)
+    here = [r for r in here if r["steps"] == steps]
+    main = {m.name for m in METHODS if m.main}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "results"}):
+        ax = (drawn := Figure(figsize=(7, 4.5), layout="constrained")).add_subplot()
+        curve = sorted((r["entropy"], r["perplexity"]) for r in here if r["method"] in FRONTIER)
+        ax.plot(*zip(*curve, strict=True), "o-", color="0.5", label="teacher, T from 0.5 to 1")
+        for r in here:
+            if r["method"] in main and r["method"] not in FRONTIER:
+                at = r["entropy"], r["perplexity"]
+                ax.plot(*at, "D" if r["method"] == MCD else "o", color="C1")
+                ax.annotate(r["method"], at, xytext=(4, 3), textcoords="offset points", fontsize=8)
+        ax.set(xlabel="entropy of a sample, nats", ylabel=f"perplexity, {steps} steps")
+        ax.set_yscale("log")
+        ax.margins(x=0.15)
+        ax.legend()
+        drawn.savefig(path, format="svg", metadata={"Date": None})

@@ -18,6 +18,7 @@ from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.models.noise import NOISES
 
 from . import train
@@ -75,15 +76,16 @@ class Setting:
         given = [*recipe, *self.part.model, f"trainer.max_steps={steps}", "seed=1"]
         return train.fit(given, self.tokenizer, self.rows)[1]
 
-    def has(self, what: str) -> bool:
-        return (self.folder / f"{what}.pt").exists()
-
     def weights(self, what: str) -> train.Weights:
         """Return what `prepare` trained, from its file."""
         return torch.load(self.folder / f"{what}.pt", weights_only=True)
 
     def model(self, weights: train.Weights, algo: str = "algo=mdlm"):
-        return train.opened([algo, *self.part.model], self.tokenizer, weights)
+        """Return the host's own model in eval mode with these weights, for sampling."""
+        config = train.compose(algo, *self.part.model)
+        model = entry.model_class(config)(config, self.tokenizer)
+        train.load(model, weights)
+        return model.eval().requires_grad_(False)
 
     def candidate(self, label: str, denoise, weights: train.Weights | None = None, **how):
         """Return a denoiser as the evaluation sees it."""

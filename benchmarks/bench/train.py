@@ -55,21 +55,20 @@ class Keep(L.Callback):
             self.kept[step // self.every] = averaged(module)
 
 
-class Silence(contextlib.ExitStack):
+@contextlib.contextmanager
+def silence():
     """Without Lightning's advice to users, which hundreds of short runs would repeat."""
-
-    def __enter__(self):
-        for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-            logger = logging.getLogger(name)
-            self.callback(logger.setLevel, logger.level)
-            logger.setLevel(logging.ERROR)
-        self.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        return super().__enter__()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def averaged(model) -> Weights:
-    """The backbone's parameters as its EMA has them."""
+    """Return the backbone's parameters as its EMA has them."""
     names = [name for name, _ in model.backbone.named_parameters()]
     if model.ema:
         shadows = model.ema.shadow_params[: len(names)]
@@ -105,7 +104,7 @@ def fit(
     the teacher in every round instead of the student's snapshots. Raises what the run
     raises: ConfigError, DivergenceError.
     """
-    with tempfile.TemporaryDirectory() as folder, Silence():
+    with tempfile.TemporaryDirectory() as folder, silence():
         given = [] if start is None else _begin_from(Path(folder), start, overrides)
         config = compose(f"checkpointing.save_dir={folder}", *overrides, *given)
         L.seed_everything(config.seed)
@@ -140,11 +139,3 @@ def load(model, weights: Weights) -> None:
     model.backbone.load_state_dict(weights, strict=False)
     if model.ema:
         model.ema = type(model.ema)(model._get_parameters(), decay=model.ema.decay)
-
-
-def opened(overrides: Sequence[str], tokenizer, weights: Weights):
-    """The host's own model in eval mode with these weights, for sampling."""
-    config = compose(*overrides)
-    model = entry.model_class(config)(config, tokenizer)
-    load(model, weights)
-    return model.eval().requires_grad_(False)

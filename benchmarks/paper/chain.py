@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from mdlm_mcd.checkpoints.files import check_overwrite, make_folder, read_json
+from mdlm_mcd.checkpoints.files import make_folder, read_json
 from mdlm_mcd.evaluation.sweep import existing
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
-from .stages import CLONE, MINIHOST, Stages, claim, override, start
+from .stages import CLONE, COMMAND, MINIHOST, Stages, claim, override, start
 
 STEPS_PER_ROUND = 10_000
 TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
@@ -36,72 +38,26 @@ SMOKE = """
 SMOKE_STEPS = 2
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a user gives beside the table; `command.py` documents each.
+class Chain:
+    """The stages of one table in one folder; trainings are shared between tables.
 
-    host: a clone; None: the embedded host. data: text files in place of OpenWebText.
+    given: the flags of `command.py`.
     """
 
-    out: Path | None
-    teacher: str | None = None
-    duo_teacher: str | None = None
-    host: Path | None = None
-    cache: str | None = None
-    data: tuple[str, ...] = ()
-    held_out: tuple[str, ...] = ()
-    evaluator: str | None = None
-    num_samples: int = 1024
-    bound_rows: int = 256
-    batch_size: int = 32
-    device: str = "cuda"
-    devices: int = 2
-    seed: int = 1
-    smoke: bool = False
-    overrides: tuple[str, ...] = ()
-
-    def tiny(self) -> Setting:
-        """Return a smoke run: the same chain in seconds, on a CPU, with models of its own.
-
-        Of what was given, `out`, `seed` and `overrides` stay.
-        """
-        return Setting(
-            self.out,
-            TRAIN,
-            TRAIN,
-            evaluator=TRAIN,
-            num_samples=2,
-            bound_rows=2,
-            batch_size=2,
-            device="cpu",
-            devices=1,
-            seed=self.seed,
-            smoke=True,
-            overrides=self.overrides,
-        )
-
-
-def smaller(table: Table) -> Table:
-    """Return the table of a smoke run: fewer rounds and steps, all methods."""
-    return replace(table, rounds=table.rounds[:2], steps=(2, 4))
-
-
-class Chain:
-    """The stages of one table in one folder; trainings are shared between tables."""
-
-    def __init__(self, table: Table, setting: Setting, *, start=start, say=print):
-        self.table = smaller(table) if setting.smoke else table
-        self.setting, self.start, self.say = setting, start, say
-        self.out = Path(setting.out or "OUT").resolve()
+    def __init__(self, table: Table, given: Namespace, *, start=start, say=print):
+        if given.smoke:
+            table = replace(table, rounds=table.rounds[:2], steps=(2, 4))
+        self.table, self.given, self.start, self.say = table, given, start, say
+        self.out = Path(given.out or "OUT").resolve()
         self.results = self.out / table.name / "results.jsonl"
-        self.per_round = SMOKE_STEPS if setting.smoke else STEPS_PER_ROUND
-        self.host = setting.host
+        self.per_round = SMOKE_STEPS if given.smoke else STEPS_PER_ROUND
+        self.evaluator = given.evaluator or table.evaluator
 
     # Overrides --------------------------------------------------------------------
 
     def common(self) -> list[str]:
         """Return what every training is given last."""
-        given = self.setting
+        given = self.given
         if given.smoke:
             own = [override("data.cache_dir", self.out / "cache"), *SMOKE]
         else:
@@ -115,24 +71,22 @@ class Chain:
 
     def overrides(self, run: Run, teacher: str | Path) -> list[str]:
         """Return those of a distillation, but for its number of rounds and steps."""
-        return [
-            f"algo={run.algo}",
-            f"+recipe={run.recipe}",
-            override("algo.teacher_path", teacher),
-            *run.overrides,
-            *self.common(),
-        ]
+        own = [f"algo={run.algo}", f"+recipe={run.recipe}", override("algo.teacher_path", teacher)]
+        return [*own, *run.overrides, *self.common()]
 
     def length(self, run: Run) -> list[str]:
-        """Return as many rounds as the table needs; subset consistency has one, a long one."""
-        rounds, steps = self.table.rounds[-1], self.per_round
+        """Return as many rounds as the table needs; subset consistency has a long one."""
         if run.algo == "cd4lm":
-            return ["algo.rounds=1", f"algo.steps_per_round={rounds * steps}"]
+            return ["algo.rounds=1", f"algo.steps_per_round={self.max_steps}"]
         # With 16 tokens, smaller gaps would reveal nothing.
-        gap = ["algo.delta0=0.125"] if self.setting.smoke else []
-        if self.setting.smoke and run.method.uniform:
+        gap = ["algo.delta0=0.125"] if self.given.smoke else []
+        if self.given.smoke and run.method.uniform:
             gap.append("algo.gamma_max=2")  # the authors' is for larger vocabularies
-        return [f"algo.rounds={rounds}", f"algo.steps_per_round={steps}", *gap]
+        return [
+            f"algo.rounds={self.table.rounds[-1]}",
+            f"algo.steps_per_round={self.per_round}",
+            *gap,
+        ]
 
     @property
     def max_steps(self) -> int:
@@ -146,68 +100,57 @@ class Chain:
 
     def run(self) -> str:
         """Run everything, from wherever it stands; return the table's text."""
-        self.begin()
-        given = self.setting
-        rows = {TEACHER: self.teacher(TEACHER, given.teacher, "mdlm")}
+        self.stages = Stages(self.out, self.start, self.say)
+        make_folder(self.results.parent)
+        rows = {TEACHER: self.teacher(TEACHER, self.given.teacher, "mdlm")}
         uniform = {}
         if any(run.method.uniform for run in self.table.trained):
-            uniform[DUO_TEACHER] = self.teacher(DUO_TEACHER, given.duo_teacher, "duo_base")
+            uniform[DUO_TEACHER] = self.teacher(DUO_TEACHER, self.given.duo_teacher, "duo_base")
         for run in self.table.trained:
             if run.method.uniform:
                 uniform |= self.distil(run, uniform[DUO_TEACHER])
             else:
                 rows |= self.distil(run, rows[TEACHER])
         self.say(f"sampling {len(rows)} models at {len(self.table.steps)} step counts")
-        self.stages.sweep(rows, self.measuring())
-        for name, path in uniform.items():
-            self.sample_uniform(name, path)
-        title = self.table.title + (" (smoke run)" if given.smoke else "")
-        self.stages.report(self.results, title)
+        models = [f"{name}={path}" for name, path in rows.items()]
+        self.stages.must("sweep", COMMAND, ["sweep", *models, *self.measuring()])
+        for (name, path), n in product(uniform.items(), self.table.steps):
+            self.sample_uniform(name, path, n)
+        title = self.table.title + (" (smoke run)" if self.given.smoke else "")
+        page = str(self.results.with_name("report.html"))
+        shown = [str(self.results), "--reference", TEACHER, "--title", title, "--out", page]
+        self.stages.must("report", COMMAND, ["report", *shown])
         text = self.text()
         self.results.with_name("table.md").write_text(text + "\n", "utf-8")
         return text
 
-    def begin(self) -> None:
-        """Make the folders. Raises ConfigError where another command's table.md is there."""
-        path = make_folder(self.results.parent) / "table.md"
-
-        def foreign(path: Path) -> str:
-            ours = path.read_bytes().startswith(f"# {self.table.title}\n".encode())
-            return "" if ours else "it is not this table"
-
-        check_overwrite(f"--out: {path}", path, foreign)
-        self.stages = Stages(self.out, self.start, self.say)
-
-    def fit(self, label, name, overrides, steps, *, more=(), host=None, **how) -> Path | None:
+    def fit(self, name, overrides, steps, *, more: Iterable[str] = (), **how) -> Path | None:
         """Train in OUT/runs/NAME. Raises ConfigError where it has a run of other settings."""
-        folder = self.out / "runs" / name
-        claim(folder, {"overrides": [x for x in overrides if not x.startswith(tuple(HOW))]})
-        return self.stages.train(label, folder, [*overrides, *more], steps, host=host, **how)
+        settings = [x for x in overrides if not x.startswith(tuple(HOW))]
+        claim(self.out / "runs" / name, {"overrides": settings})
+        return self.stages.train(name, [*overrides, *more], steps, **how)
 
-    def teacher(self, name: str, given: str | None, algo: str) -> str | Path:
+    def teacher(self, label: str, given: str | None, algo: str) -> str | Path:
         """Return the checkpoint that was named, or train one."""
         if given != TRAIN:
             return given
         recipe = self.table.teacher_recipe
-        steps = SMOKE_STEPS if self.setting.smoke else TEACHER_STEPS[recipe]
+        steps = SMOKE_STEPS if self.given.smoke else TEACHER_STEPS[recipe]
         overrides = [f"algo={algo}", f"+recipe={recipe}", *self.common()]
-        return self.fit(name, f"{recipe}-{algo}", overrides, steps, host=self.host)
+        return self.fit(f"{recipe}-{algo}", overrides, steps, label=label, host=self.given.host)
 
     def distil(self, run: Run, teacher: str | Path) -> dict[str, Path]:
         """Return the checkpoint of each round that the table shows, by row's name."""
-        last = self.rounds(run)[-1]
         checkpoints = self.out / "runs" / run.name / "checkpoints"
-        # More rounds than are needed here may stand, made for another table.
-        target = f"round-{last}.ckpt"
-        overrides = self.overrides(run, teacher)
-        steps = 0 if (checkpoints / target).exists() else self.max_steps
+        # More rounds than are needed here may be there, made for another table.
+        target = f"round-{self.rounds(run)[-1]}.ckpt"
         found = self.fit(
-            run.label,
             run.name,
-            overrides,
-            steps,
+            self.overrides(run, teacher),
+            0 if (checkpoints / target).exists() else self.max_steps,
             more=self.length(run),
-            host=self.host,
+            label=run.label,
+            host=self.given.host,
             target=target,
             diverges=run.diverges,
         )
@@ -216,64 +159,52 @@ class Chain:
         paths = {run.key(k): checkpoints / f"round-{k}.ckpt" for k in self.rounds(run)}
         return {name: path for name, path in paths.items() if path.exists()}
 
-    def measuring(self) -> dict[str, object]:
+    def measuring(self) -> list[str]:
         """Return the flags of `mdlm-mcd sweep`."""
-        given, evaluator = self.setting, self.setting.evaluator or self.table.evaluator
+        given, evaluator = self.given, self.evaluator
         if given.evaluator == TRAIN:
-            evaluator = self.fit("evaluator", "judge", ["algo=ar", *self.common()], SMOKE_STEPS)
+            evaluator = self.fit("judge", ["algo=ar", *self.common()], SMOKE_STEPS)
         key, tokenizer = "data.tokenizer_name_or_path=", "gpt2"
         for x in given.overrides:
             tokenizer = x.removeprefix(key) if x.startswith(key) else tokenizer
-        return {
-            "--steps": ",".join(map(str, self.table.steps)),
-            "--num-samples": given.num_samples,
-            "--bound-rows": given.bound_rows,
-            "--batch-size": given.batch_size,
-            "--seed": given.seed,
-            "--evaluator": evaluator,
-            "--device": given.device,
-            "--out": self.results,
-            "--corpus": given.held_out,
-            "--tokenizer": None if given.smoke else tokenizer,
-            "--host": given.host,
-        }
+        flags = ["--steps", ",".join(map(str, self.table.steps)), "--seed", given.seed]
+        flags += ["--num-samples", given.num_samples, "--bound-rows", given.bound_rows]
+        flags += ["--batch-size", given.batch_size, "--device", given.device]
+        flags += ["--evaluator", evaluator, "--out", self.results]
+        flags += ["--corpus", *given.held_out] if given.held_out else []
+        flags += [] if given.smoke else ["--tokenizer", tokenizer]
+        flags += ["--host", given.host] if given.host else []
+        return [*map(str, flags)]
 
-    def sample_uniform(self, name: str, checkpoint: str | Path) -> None:
+    def sample_uniform(self, name: str, checkpoint: str | Path, steps: int) -> None:
         """Draw and score a uniform-state model by the host's own `sample_eval`.
 
         The samplers of `mdlm-mcd sweep` are for masked models.
         """
-        given = self.setting
+        given, path = self.given, self.uniform(name, steps)
+        if read_json(path, None) is not None:
+            return
         if not Path(checkpoint).is_file():
             self.say(f"{name}: {checkpoint} is no file, so the host cannot sample it")
             return
-        evaluator = given.evaluator or self.table.evaluator
-        for n in self.table.steps:
-            path = self.uniform(name, n)
-            if read_json(path, None) is not None:
-                continue
-            self.say(f"{name}: {n} steps")
-            make_folder(path.parent)
-            self.stages.must(
-                f"{name} at {n} steps",
-                CLONE if self.host else MINIHOST,
-                [
-                    *"mode=sample_eval algo=duo_base +recipe=owt".split(),
-                    *self.common(),
-                    f"sampling.steps={n}",
-                    f"sampling.num_sample_batches={-(-given.num_samples // given.batch_size)}",
-                    f"loader.eval_batch_size={given.batch_size}",
-                    f"eval.compute_generative_perplexity={not given.smoke}",
-                    override("eval.checkpoint_path", checkpoint),
-                    override("eval.gen_ppl_eval_model_name_or_path", evaluator),
-                    override("eval.generated_samples_path", path),
-                    override("hydra.run.dir", path.parent),
-                ],
-                folder=self.host,
-            )
+        self.say(f"{name}: {steps} steps")
+        arguments = [
+            *"mode=sample_eval algo=duo_base +recipe=owt".split(),
+            *self.common(),
+            f"sampling.steps={steps}",
+            f"sampling.num_sample_batches={-(-given.num_samples // given.batch_size)}",
+            f"loader.eval_batch_size={given.batch_size}",
+            f"eval.compute_generative_perplexity={not given.smoke}",
+            override("eval.checkpoint_path", checkpoint),
+            override("eval.gen_ppl_eval_model_name_or_path", self.evaluator),
+            override("eval.generated_samples_path", path),
+            override("hydra.run.dir", make_folder(path.parent)),
+        ]
+        module = CLONE if given.host else MINIHOST
+        self.stages.must(f"{name} at {steps} steps", module, arguments, given.host)
 
     def uniform(self, name: str, steps: int) -> Path:
-        """Return the file of a uniform-state model's samples and score, written by its host."""
+        """Return the file of a uniform-state model's samples, written by its host."""
         slug = name.replace(" ", "-")
         return self.results.parent / "uniform" / f"{slug}-{steps}.json"
 
@@ -312,7 +243,7 @@ class Chain:
             table.note,
             "Uniform-state models are drawn and scored by the host's own sample_eval, the others "
             "by `mdlm-mcd sweep`." * any(run.method.uniform for run in table.trained),
-            "A smoke run: its figures mean nothing." * self.setting.smoke,
+            "A smoke run: its figures mean nothing." * self.given.smoke,
         ]
         lines = ["\n\n".join([f"# {table.title}", *filter(None, notes)]), ""]
         lines.append(row("model", *(f"{n} steps" for n in table.steps)))

@@ -76,9 +76,6 @@ RUNS = {
 
 GPT2 = "gpt2-large"
 LLAMA = "meta-llama/Meta-Llama-3-8B"
-# Of the evaluators, for the arithmetic of cost.
-PARAMETERS = {GPT2: 774_030_080, LLAMA: 8_030_261_248}
-
 TEACHER, DUO_TEACHER = "teacher", "Duo teacher"
 
 
@@ -124,6 +121,7 @@ STEPS = (32, 64, 128, 256, 512)
 
 
 def _table1() -> dict[tuple[str, int], float | None]:
+    """Return Table 1 of `published.json`."""
     table = json.loads(Path(__file__).with_name("published.json").read_text("utf-8"))
     names = {"mdlm": TEACHER, "duo": "Duo", "mcd": "MCD", "sdtt": "SDTT"}
     found = {}
@@ -195,10 +193,3 @@ TABLES = {
         ),
     )
 }
-
-
-def table(name: str) -> Table:
-    """Return a table. Raises ConfigError for one that the paper does not have."""
-    if name not in TABLES:
-        raise ConfigError(f"{name} is unknown: choose one of {', '.join(TABLES)}.")
-    return TABLES[name]

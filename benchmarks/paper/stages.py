@@ -1,22 +1,19 @@
 """Stages of a long plan: each leaves its result on disk and is skipped when it is there.
 
 Trainings are started as a user would start them, by the command line of the embedded host or
-of a clone; sampling and report by `mdlm-mcd`. A stage that was stopped, or ran out of its time,
-goes on from its newest readable checkpoint.
+of a clone; sampling and report by `mdlm-mcd`. A stage that was stopped goes on from its newest
+readable checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
 
 from mdlm_mcd import __version__
 from mdlm_mcd.checkpoints.files import (
@@ -33,16 +30,10 @@ MINIHOST, CLONE = "mdlm_mcd.minihost.main", "mdlm_mcd.hosts.launch"
 COMMAND = "mdlm_mcd.commands.main"
 # What the guard says of a loss that has left its scale (distillers/divergence_guard.py).
 DIVERGED = "was to be expected"
-UNFINISHED = "The run ended at step"
-GRACE = 60.0  # seconds beyond its limit that a child may take to start, save and end
 
 
 class StageError(MCDError, RuntimeError):
     """A stage that did not finish."""
-
-
-class OutOfTime(MCDError):
-    """The slice is over; the same command goes on."""
 
 
 def override(key: str, value: str | Path | Sequence[str]) -> str:
@@ -57,20 +48,11 @@ def override(key: str, value: str | Path | Sequence[str]) -> str:
     return f"{key}=[{','.join(map(quoted, value))}]"
 
 
-def options(values: Mapping[str, object]) -> list[str]:
-    """Write flags of a command line: lists as several words, nothing for None and ()."""
-    words = []
-    for flag, value in values.items():
-        if value is not None and value != ():
-            words += [flag, *map(str, value if isinstance(value, list | tuple) else [value])]
-    return words
-
-
-def start(module, arguments, log, *, folder=None, seconds=None) -> int | None:
+def start(module, arguments, log, *, folder=None) -> int:
     """Run `python -m module arguments` in `folder`; return its exit status.
 
-    Its output is appended to `log`. None when `seconds` were not enough; it is then terminated,
-    and so it is when this process ends.
+    Its output is appended to `log`. An exception here, as of a signal's handler, terminates
+    it and waits until it has saved.
     """
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -81,18 +63,11 @@ def start(module, arguments, log, *, folder=None, seconds=None) -> int | None:
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
+            return process.wait()
         finally:
             if process.poll() is None:
                 process.terminate()
             process.wait()
-
-
-def last_lines(text: str, count: int = 5) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "\n".join(lines[-count:])
 
 
 def claim(folder: Path, settings: dict) -> None:
@@ -117,116 +92,60 @@ class Stages:
     def __init__(self, out: Path, start=start, say=print):
         self.out, self.start, self.say = make_folder(out), start, say
         self.log = self.out / "log.txt"
-        self.trained = False  # whether a training advanced
 
-    def call(self, stage, module, arguments, *, folder=None, seconds=None):
-        """Run a stage: (exit status, the end of its output)."""
+    def call(self, stage, module, arguments, folder=None) -> tuple[int, str]:
+        """Run a stage; return its exit status and the end of its output."""
         with self.log.open("a", encoding="utf-8") as file:
             file.write(f"$ {stage}: python -m {module} {' '.join(arguments)}\n")
         since = self.log.stat().st_size
-        status = self.start(module, arguments, self.log, folder=folder, seconds=seconds)
-        text = self.log.read_bytes()[since:].decode("utf-8", errors="replace")
-        return status, text[-8_000:]
+        status = self.start(module, arguments, self.log, folder=folder)
+        return status, self.log.read_bytes()[since:].decode("utf-8", errors="replace")[-8_000:]
 
-    def must(self, stage, module, arguments, **how) -> None:
-        """Run a stage. Raises OutOfTime, or StageError with the end of its output."""
-        status, said = self.call(stage, module, arguments, **how)
-        if status is None:
-            raise OutOfTime(f"{stage} is not finished.")
+    def must(self, stage, module, arguments, folder=None) -> None:
+        """Run a stage. Raises StageError with the end of its output."""
+        status, text = self.call(stage, module, arguments, folder)
         if status != 0:
-            raise self.failed(stage, status, said)
+            raise self.failed(stage, status, text)
 
-    def failed(self, stage: str, status: int, said: str, where: str = "") -> StageError:
-        return StageError(
-            f"{stage} stopped{where} (exit status {status}; log: {self.log}). Its last lines: "
-            f"{last_lines(said)}"
-        )
-
-    def sweep(self, rows: Mapping[str, Path | str], flags: Mapping, seconds=None) -> None:
-        """Run `mdlm-mcd sweep` of models by their row's name."""
-        models = [f"{name}={path}" for name, path in rows.items()]
-        self.must("sweep", COMMAND, ["sweep", *models, *options(flags)], seconds=seconds)
-
-    def report(self, results: Path, title: str) -> Path:
-        """Run `mdlm-mcd report` beside the results file; return the page."""
-        page = results.with_name("report.html")
-        flags = options({"--reference": "teacher", "--title": title, "--out": page})
-        self.must("report", COMMAND, ["report", str(results), *flags])
-        return page
+    def failed(self, stage: str, status: int, text: str, where: str = "") -> StageError:
+        last = "\n".join(text.strip().splitlines()[-5:])
+        how = f"{where} (exit status {status}; log: {self.log})"
+        return StageError(f"{stage} stopped{how}. Its last lines: {last}")
 
     def train(
         self,
-        stage: str,
-        folder: Path,
+        name: str,
         overrides: Sequence[str],
         steps: int,
         *,
+        label: str = "",
         target: str = "last.ckpt",
         host: Path | None = None,
         diverges: bool = False,
-        seconds: float | None = None,
     ) -> Path | None:
-        """Train in `folder` to `steps` steps, from wherever it stands; return its checkpoint.
+        """Train in `out/runs/NAME` to `steps` steps, from wherever it stands.
 
-        target: the wanted file of `checkpoints/`. host: a clone in place of the embedded host.
-        Returns None when the loss diverged and `diverges` says that this is a result. seconds:
-        of this call; raises OutOfTime when they were not enough, after a checkpoint.
+        Returns the checkpoint `target`, or None when the loss diverged and `diverges` says
+        that this is a result. host: a clone in place of the embedded host.
         """
-        checkpoints = folder / "checkpoints"
-        failure = folder / "diverged.txt"
-        if diverges and failure.exists():
+        folder, label = self.out / "runs" / name, label or name
+        failure, path = folder / "diverged.txt", folder / "checkpoints" / target
+        if failure.exists():
             return None
-        last, step = newest_checkpoint(checkpoints)
-        if step >= steps and (checkpoints / target).exists():
-            return checkpoints / target
-        self.say(f"{stage}: {f'from step {step:,}' if step else 'begins'}")
-        resume = ["checkpointing.resume_from_ckpt=false"]
+        last, step = newest_checkpoint(path.parent)
+        if step >= steps and path.exists():
+            return path
+        self.say(f"{label}: {f'from step {step:,}' if step else 'begins'}")
+        resume = "checkpointing.resume_from_ckpt=false"
         if last:  # which is known to be whole
-            resume = [override("checkpointing.resume_ckpt_path", last)]
-        status, said = self.call(
-            stage,
-            CLONE if host else MINIHOST,
-            [
-                override("hydra.run.dir", folder),
-                *overrides,
-                f"trainer.max_steps={steps}",
-                *resume,
-                *limit(last, seconds),
-            ],
-            folder=host,
-            # Lightning stops by itself; this is for a child that does not.
-            seconds=None if seconds is None else seconds + GRACE,
-        )
-        if diverges and status not in (0, None) and DIVERGED in said:
-            failure.write_text(last_lines(said) + "\n", "utf-8")
+            resume = override("checkpointing.resume_ckpt_path", last)
+        given = [override("hydra.run.dir", folder), *overrides, f"trainer.max_steps={steps}"]
+        module = CLONE if host else MINIHOST
+        status, text = self.call(label, module, [*given, resume], folder=host)
+        if diverges and status and DIVERGED in text:
+            failure.write_text(text[-2_000:], "utf-8")
             return None
-        before, (last, step) = step, newest_checkpoint(checkpoints)
-        self.trained |= step > before
-        if status == 0 and step >= steps and (checkpoints / target).exists():
-            return checkpoints / target
-        stopped = status in (0, None) or UNFINISHED in said
-        if seconds is not None and stopped and step > before:
-            raise OutOfTime(f"{stage} is at step {step:,} of {steps:,}.")
-        raise self.failed(stage, status, said, f" at step {step:,} of {steps:,}")
-
-
-def spent(last: Path | None) -> float:
-    """Return the seconds of training behind a checkpoint, as Lightning's Timer counts them."""
-    if last is None:
-        return 0.0
-    state = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-    timer = state.get("callbacks", {}).get("Timer", {})
-    return float(timer.get("time_elapsed", {}).get("train", 0.0))
-
-
-def limit(last: Path | None, seconds: float | None) -> list[str]:
-    """Return `trainer.max_time` for a run that has `seconds` more.
-
-    A resumed Timer counts on from what its checkpoint says, so that is added.
-    """
-    if seconds is None:
-        return []
-    minutes, seconds = divmod(math.ceil(spent(last) + seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return [f"+trainer.max_time='{days:02d}:{hours:02d}:{minutes:02d}:{seconds:02d}'"]
+        step = newest_checkpoint(path.parent)[1]
+        if status or step < steps or not path.exists():
+            raise self.failed(label, status, text, f" at step {step:,} of {steps:,}")
+        return path

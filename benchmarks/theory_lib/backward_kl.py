@@ -49,18 +49,16 @@ def exact() -> list[Table]:
     (ce, backward), (ce_slope, slope) = costs(w, w.truth), slopes(w, w.truth)
     kl = w.divergence(w.truth, w.tempered(w.truth, TAU))  # delta -> 0, per token
     each = (w.mean(b * cost) + kl for cost in (ce, backward))
+    gradient = "gradient by the logits of a token the teacher sees"
     first = Table(
         f"The first step, at the calibrated student (delta = 1/512, tau = {TAU}); "
         f"{w.mean(b):.2%} of its masked tokens are seen by the teacher",
-        ("", "hybrid (Eq. 14)", "kl_bwd"),
+        " | hybrid (Eq. 14) | kl_bwd",
         [
             ("a token the teacher sees, nats", *map(of_revealed, (ce, backward))),
             ("a token masked for both, about", kl, kl),
             ("mean over the student's masked tokens", *each),
-            (
-                "gradient by the logits of a token the teacher sees",
-                *map(of_revealed, (ce_slope, slope)),
-            ),
+            (gradient, *map(of_revealed, (ce_slope, slope))),
         ],
     )
     rows = []
@@ -74,14 +72,9 @@ def exact() -> list[Table]:
         rows.append((name, w.entropy(q), likeliest, cost, w.nats(law), w.perplexity(law)))
     end = Table(
         "Where the loss is lowest: the best table of one round",
-        (
-            "",
-            "entropy, nats a token",
-            "chance of the likeliest token",
-            "cost left at tokens the teacher sees, a masked token",
-            "entropy of 4-step samples, nats a token",
-            "their exact perplexity",
-        ),
+        " | entropy, nats a token | chance of the likeliest token | cost left at tokens the "
+        "teacher sees, a masked token | entropy of 4-step samples, nats a token | their exact "
+        "perplexity",
         rows,
     )
     return [first, end]
@@ -136,28 +129,16 @@ def measured() -> list[Table]:
         curve, table = train(w, loss, way, clip)
         tail = torch.tensor(curve[-100:])
         chosen = w.truth.gather(-1, table.argmax(-1, keepdim=True))[..., 0]
-        rows.append(
-            (
-                f"{loss}, {way}, " + ("clipped to 1" if clip else "not clipped"),
-                curve[0],
-                float(tail.mean()),
-                w.entropy(table),
-                w.mean(chosen),
-                w.missing(w.drawn(table, 4).clamp(min=1e-30)),
-            )
-        )
+        name = f"{loss}, {way}, " + ("clipped to 1" if clip else "not clipped")
+        apart = w.missing(w.drawn(table, 4).clamp(min=1e-30))
+        own = w.entropy(table), w.mean(chosen), apart
+        rows.append((name, curve[0], float(tail.mean()), *own))
     table = Table(
         f"{STEPS} sampled steps of {BATCH} sequences from the exact denoiser (entropy "
         f"{w.entropy(w.truth):.4f}, true chance of its likeliest token "
         f"{w.mean(w.truth.max(-1).values):.4f}); delta = 1/32, learning rate 0.05",
-        (
-            "",
-            "loss a masked token, first step",
-            "last 100 steps",
-            "entropy left, nats",
-            "true chance of its likeliest token",
-            "KL from the language, nats a token",
-        ),
+        " | loss a masked token, first step | last 100 steps | entropy left, nats | true chance of "
+        "its likeliest token | KL from the language, nats a token",
         rows,
     )
     return [table]

@@ -14,15 +14,11 @@ PRODUCT = math.prod(TAUS)
 
 
 def one_round(w: Tiny) -> Table:
-    """Each loss and coupling, once, at tau = 1, from the exact denoiser."""
+    """Minimise each loss under each coupling, at tau = 1, from the exact denoiser."""
     rows = []
-    for loss, coupling in (
-        ("hybrid_fwd = kl_fwd", "shared"),
-        ("ce", "shared"),
-        ("hybrid", "shared"),
-        ("hybrid_no_ce", "shared"),
-        ("hybrid_fwd = kl_fwd", "independent"),
-    ):
+    same = "hybrid_fwd = kl_fwd"
+    ways = [(loss, "shared") for loss in (same, "ce", "hybrid", "hybrid_no_ce")]
+    for loss, coupling in (*ways, (same, "independent")):
         cells = []
         for delta in (1 / 512, 1 / 4):
             name = loss.partition(" = ")[2] or loss
@@ -33,7 +29,7 @@ def one_round(w: Tiny) -> Table:
         f"One round at tau = 1 from the exact denoiser, of entropy "
         f"{w.entropy(w.truth):.4f}: KL(teacher || student) and the student's entropy, "
         "nats a masked token",
-        ("", "KL, delta = 1/512", "entropy", "KL, delta = 1/4", "entropy"),
+        " | KL, delta = 1/512 | entropy | KL, delta = 1/4 | entropy",
         rows,
     )
 
@@ -58,13 +54,13 @@ def compounding(w: Tiny) -> Table:
     return Table(
         "The temperature of the exact denoiser nearest to the student of each round, "
         "and how far it is in the end (KL, nats a masked token)",
-        ("", *(f"round {k + 1}" for k in range(len(TAUS))), "apart"),
+        " | round 1 | round 2 | round 3 | round 4 | round 5 | apart",
         rows,
     )
 
 
 def gain(w: Tiny, steps: int) -> Table:
-    """Students after five rounds beside the exact denoiser at their entropy."""
+    """Compare students after five rounds with the exact denoiser at their entropy."""
     tables = {
         "exact denoiser": w.truth,
         f"exact denoiser at T = {PRODUCT:.3f}": w.tempered(w.truth, PRODUCT),
@@ -87,7 +83,7 @@ def gain(w: Tiny, steps: int) -> Table:
         f"{steps} steps, exactly, delta0 = 1/64 unless stated: perplexity and entropy of "
         "samples, KL from the language, all a token; and the exact denoiser at the "
         "temperature of equal entropy",
-        ("", "perplexity", "entropy", "KL", "T", "perplexity over its", "its KL"),
+        " | perplexity | entropy | KL | T | perplexity over its | its KL",
         rows,
     )
 

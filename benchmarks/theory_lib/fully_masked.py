@@ -15,12 +15,6 @@ from .tiny import Tiny, world
 SIZES = (1, 2, 3, 4, 8, 16)
 
 
-def total_correlation(w: Tiny) -> float:
-    """Return KL(language || product of its marginals), nats a sequence."""
-    marginals = w.truth[w.index(torch.full((w.length,), w.vocab))]
-    return float(torch.special.entr(marginals).sum() - torch.special.entr(w.p).sum())
-
-
 def state_entropy(w: Tiny, t: float) -> tuple[float, float, float]:
     """Return H(z_t), of that the masks', and I(x0; z_t) in nats a sequence."""
     whole = float(torch.special.entr(w.at(t)).sum())
@@ -66,12 +60,9 @@ def with_latent(w: Tiny, kinds: int, passes: int = 400, starts: int = 3) -> floa
 
 def one_step(w: Tiny) -> tuple[Table, dict[str, Tensor]]:
     empty = w.index(torch.full((w.length,), w.vocab))
-    taught = {
-        "exact denoiser": w.truth,
-        "kl_fwd, five rounds": optimum.rounds(w, "kl_fwd", TAUS, 1 / 64)[-1],
-        "hybrid, five rounds": optimum.rounds(w, "hybrid", TAUS, 1 / 64)[-1],
-        "hybrid_no_ce, five rounds": optimum.rounds(w, "hybrid_no_ce", TAUS, 1 / 64)[-1],
-    }
+    taught = {"exact denoiser": w.truth}
+    for loss in ("kl_fwd", "hybrid", "hybrid_no_ce"):
+        taught[f"{loss}, five rounds"] = optimum.rounds(w, loss, TAUS, 1 / 64)[-1]
     taught["exact denoiser at T = 0.02"] = w.tempered(w.truth, 0.02)
     rows = []
     for label, table in taught.items():
@@ -82,37 +73,29 @@ def one_step(w: Tiny) -> tuple[Table, dict[str, Tensor]]:
         "One step from all masks, exactly: KL from the language, perplexity and "
         "entropy of samples, all a token; and the entropy of the one prediction that "
         "is made",
-        ("", "KL", "perplexity", "entropy", "of the prediction"),
+        " | KL | perplexity | entropy | of the prediction",
         rows,
     ), taught
 
 
 def exact() -> list[Table]:
     w = world(5)
-    rows = []
-    for t in (0.25, 0.5, 0.75, 0.9, 0.99, 1.0):
-        rows.append((f"{t:g}", *state_entropy(w, t), *uniform_state(w, t)))
+    times = (0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+    rows = [(f"{t:g}", *state_entropy(w, t), *uniform_state(w, t)) for t in times]
     states = Table(
         f"Entropy of z_t, nats a sequence of {w.length} tokens (the language's own: "
         f"{float(torch.special.entr(w.p).sum()):.4f}), and what it tells of x0",
-        (
-            "t",
-            "H(z_t)",
-            "of it which are masked",
-            "I(x0; z_t)",
-            "uniform noise: H(z_t)",
-            "I(x0; z_t)",
-        ),
+        "t | H(z_t) | of it which are masked | I(x0; z_t) | uniform noise: H(z_t) | I(x0; z_t)",
         rows,
     )
     one, taught = one_step(w)
-    counts = (1, 2, 3, 4)
     many = [
-        (label, *(w.missing(w.drawn(table, n)) for n in counts)) for label, table in taught.items()
+        (label, *(w.missing(w.drawn(table, n)) for n in (1, 2, 3, 4)))
+        for label, table in taught.items()
     ]
     steps = Table(
         "KL from the language, nats a token, by sampling steps",
-        ("", *(f"{n} step" + "s" * (n > 1) for n in counts)),
+        " | 1 step | 2 steps | 3 steps | 4 steps",
         many,
     )
     return [states, one, steps]
@@ -124,7 +107,7 @@ def measured() -> list[Table]:
     table = Table(
         "One step whose input carries a latent of so many values (best of three starts "
         "of EM, an upper bound): KL from the language, nats a token",
-        ("values", "nats of latent a sequence", "KL"),
+        "values | nats of latent a sequence | KL",
         rows,
     )
     return [table]

@@ -35,7 +35,7 @@ class Given(NamedTuple):
 
 
 def given(world: Tiny, teacher: Tensor, tau: float, views: Tensor) -> Given:
-    """teacher: a table; views: P(z_s | z_t), (S, S)."""
+    """Return what the losses see; teacher: a table; views: P(z_s | z_t), (S, S)."""
     both = world.masked.double()
     sharp = world.tempered(teacher, tau)
     logs = torch.where(world.masked[..., None], sharp.log(), 0.0)
@@ -66,7 +66,7 @@ def ce(x: Given) -> Tensor:
 
 
 def hybrid(x: Given) -> Tensor:
-    """Eq. 14: min a KL(q || softmax(g)) - b p log q.
+    """Minimise Eq. 14: a KL(q || softmax(g)) - b p log q.
 
     Stationary where a log q - b p / q = a g - l. With r = b p / (a q) that is
     r + log r = log(b p / a) - g + l / a, so r is Wright's omega function; the one

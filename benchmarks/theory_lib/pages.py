@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mdlm_mcd.errors import ConfigError
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "questions"
 
 
-@dataclass(frozen=True)
-class Table:
-    """rows: strings, or numbers that are shown with four digits."""
+class Table(NamedTuple):
+    """header: as in Markdown, ` | ` between columns; cells: strings, or numbers in four digits."""
 
     caption: str
-    header: Sequence[str]
+    header: str
     rows: Sequence[Sequence[object]]
 
     def markdown(self) -> str:
-        cells = [[shown(cell) for cell in row] for row in (self.header, *self.rows)]
-        cells.insert(1, ["---", *["---:"] * (len(self.header) - 1)])
+        cells = [self.header.split(" | "), *([*map(shown, row)] for row in self.rows)]
+        cells.insert(1, ["---", *["---:"] * (len(cells[0]) - 1)])
         lines = ["| " + " | ".join(row) + " |" for row in cells]
         return "\n".join([f"*{self.caption}*", "", *lines])
 
@@ -43,30 +42,21 @@ def shown(cell) -> str:
     return f"{cell:.2e}"
 
 
-def block(page: str, kind: str) -> re.Match:
-    """Find the tables of `kind` in a page, the markers included.
-
-    Raises ConfigError where the page has none, or more than one.
-    """
-    begin, end = f"<!-- {kind} -->", f"<!-- end of {kind} -->"
-    pattern = re.escape(begin) + r"\n(.*?)\n" + re.escape(end)
-    found = list(re.finditer(pattern, page, re.DOTALL))
-    if len(found) != 1:
-        raise ConfigError(
-            f"a page of docs/questions needs '{begin}' and '{end}' once each, where "
-            "benchmarks/theory.py writes its tables."
-        )
-    return found[0]
+def block(kind: str) -> re.Pattern:
+    """Match the tables of `kind` in a page, between their markers."""
+    return re.compile(f"(?<=<!-- {kind} -->\n).*?(?=\n<!-- end of {kind} -->)", re.DOTALL)
 
 
 def read(name: str, kind: str, folder: Path = FOLDER) -> str:
-    """Return the tables of `kind` in the page of a question."""
-    return block((folder / f"{name}.md").read_text("utf-8"), kind)[1]
+    """Return the tables of `kind` in the page of a question. Raises ConfigError."""
+    found = block(kind).findall((folder / f"{name}.md").read_text("utf-8"))
+    if len(found) != 1:
+        raise ConfigError(f"{name}.md needs <!-- {kind} --> and <!-- end of {kind} --> once each.")
+    return found[0]
 
 
 def write(name: str, kind: str, text: str, folder: Path = FOLDER) -> None:
     """Put tables between their markers; all other text stays."""
+    read(name, kind, folder)
     path = folder / f"{name}.md"
-    page = path.read_text("utf-8")
-    start, end = block(page, kind).span(1)
-    path.write_text(page[:start] + text + page[end:], "utf-8")
+    path.write_text(block(kind).sub(lambda _: text, path.read_text("utf-8")), "utf-8")

@@ -65,7 +65,7 @@ def views_sampled(w: Tiny, teacher: Tensor, delta: float) -> Tensor:
 
 
 def along_the_sde(t: float = 0.5) -> Table:
-    """How often a token comes back if its latent follows the SDE, not the DDIM path."""
+    """Count tokens that come back if the latent follows the SDE, not the DDIM path."""
     rows = [
         (
             f"1/{1 / delta:.0f}",
@@ -78,7 +78,9 @@ def along_the_sde(t: float = 0.5) -> Table:
     return Table(
         "Exactly, for one token: the chance that it is masked at s and visible again "
         f"at t = {t}, of views with the same marginals",
-        ("delta", "one u: the DDIM path", *(f"the SDE, K = {k:,}" for k in VOCABULARIES), "two u"),
+        "delta | one u: the DDIM path | "
+        + "".join(f"the SDE, K = {k:,} | " for k in VOCABULARIES)
+        + "two u",
         rows,
     )
 
@@ -94,35 +96,17 @@ def exact() -> list[Table]:
         )
         views = w.views(delta)
         gap = (views - views_sampled(w, w.truth, delta)).abs().sum(-1) / 2
-        rows.append(
-            (
-                f"1/{1 / delta:.0f}",
-                apart(one, chain(t, delta), w.length),
-                apart(one, other, w.length),
-                float(one[1, 0]),
-                float(other[1, 0]),
-                float(other[0, 1]),
-                w.divergence(w.truth, mine),
-                w.divergence(w.truth, theirs),
-                float((w.visited * gap).sum()),
-            )
-        )
+        cells = [apart(one, chain(t, delta), w.length), apart(one, other, w.length)]
+        cells += [float(one[1, 0]), float(other[1, 0]), float(other[0, 1])]
+        cells += [w.divergence(w.truth, table) for table in (mine, theirs)]
+        rows.append((f"1/{1 / delta:.0f}", *cells, float((w.visited * gap).sum())))
     first = Table(
         f"Exactly, {w.length} tokens. TV: of the law of (masked_t, masked_s) at t = "
         "0.5, from one u. KL: of the exact denoiser from the best student (forward "
         "KL, tau = 1). Last: TV of z_s given z_t between MCD's views of the truth and "
         "one step of the exact denoiser's own samples",
-        (
-            "delta",
-            "TV from q(z_t, z_s given x0)",
-            "TV from two u",
-            "teacher alone sees: one u",
-            "two u",
-            "student alone sees: two u",
-            "KL, one u",
-            "KL, two u",
-            "TV from a sampled step",
-        ),
+        "delta | TV from q(z_t, z_s given x0) | TV from two u | teacher alone sees: one u | two u"
+        " | student alone sees: two u | KL, one u | KL, two u | TV from a sampled step",
         rows,
     )
     return [first, along_the_sde()]
@@ -231,16 +215,8 @@ def measured() -> list[Table]:
         f"near the exact denoiser (KL {w.divergence(w.truth, student):.1e}), tau = "
         "0.96, summed exactly over x0, t and all views; variance is the trace of the "
         "covariance",
-        (
-            "loss, delta",
-            "squared mean, one u",
-            "two u",
-            "variance, one u",
-            "two u",
-            "two over one",
-            "of it by z_s given x0, z_t: one u",
-            "two u",
-        ),
+        "loss, delta | squared mean, one u | two u | variance, one u | two u | two over one | "
+        "of it by z_s given x0, z_t: one u | two u",
         rows,
     )
     return [table]

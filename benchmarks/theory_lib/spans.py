@@ -27,7 +27,7 @@ def iid(length: int) -> Parts:
 
 
 def blocks(size: int, mirror: bool = False) -> Callable[[int], Parts]:
-    """Blocks of `size` neighbours with one u; the first begins anywhere.
+    """Tie blocks of `size` neighbours to one u; the first begins anywhere.
 
     mirror: every second token of a block has 1 - u, so neighbours are kept apart.
     """
@@ -42,7 +42,7 @@ def blocks(size: int, mirror: bool = False) -> Callable[[int], Parts]:
 
 
 def spans(stay: float) -> Callable[[int], Parts]:
-    """A token repeats its left neighbour's u with chance `stay`: geometric spans."""
+    """Repeat the left neighbour's u with chance `stay`: geometric spans."""
 
     def parts(length: int) -> Parts:
         for tied in itertools.product((False, True), repeat=length - 1):
@@ -65,7 +65,7 @@ LAWS: dict[str, Callable[[int], Parts]] = {
 
 
 def cells(parts: Parts, cuts: list[float]) -> tuple[Tensor, Tensor]:
-    """u (W, length) and weights: one point in each cell between the cuts of each v.
+    """Return u (W, length) and weights: a point in each cell between cuts of each v.
 
     Whatever compares u with `cuts` alone has the law's exact probabilities.
     """
@@ -117,7 +117,7 @@ TIMES = [(2 * k + 1) / 16 for k in range(8)]
 
 
 def training(w: Tiny, parts: Parts, delta: float) -> tuple:
-    """What a student sees and learns under a law of u, its times averaged.
+    """Return what a student sees and learns under a law of u, its times averaged.
 
     Masked share, chance of a state's coverage, KL of the best kl_fwd student from the
     exact denoiser, entropy of a masked token, and what the teacher's view adds to it.
@@ -158,14 +158,8 @@ def exact() -> list[Table]:
     learned = Table(
         "Training under each law of u, delta = 1/8, tau = 1, exactly over u (eight "
         "times t); nats are a masked token's",
-        (
-            "",
-            "masked",
-            "mask patterns that occur",
-            "KL of the best student",
-            "entropy given z_t",
-            "less given z_s, masked for both",
-        ),
+        " | masked | mask patterns that occur | KL of the best student | entropy given z_t | "
+        "less given z_s, masked for both",
         rows,
     )
     by_order = w.by_order(w.truth)
@@ -177,7 +171,7 @@ def exact() -> list[Table]:
     drawn.append(("lattice, 1/N (laws.draw_u)", *(w.missing(x) for x in each)))
     samples = Table(
         "The N-step sampler under each law, exact denoiser: KL from the language, nats a token",
-        ("", "N = 2", "N = 3", "N = 4"),
+        " | N = 2 | N = 3 | N = 4",
         drawn,
     )
     return [learned, samples]
@@ -211,7 +205,7 @@ def measured() -> list[Table]:
         "A network of width 6, too small for the language, trained under one law and "
         "sampled in 2 steps under another: KL from the language, nats a token, mean of "
         f"{len(SEEDS)} seeds",
-        ("", *(f"sampled: {name}" for name in names)),
+        "".join(f" | sampled: {name}" for name in names),
         rows,
     )
     return [table]

@@ -57,7 +57,7 @@ class Tiny:
         return z @ (self.vocab + 1) ** torch.arange(self.length - 1, -1, -1)
 
     def finer(self, a: Tensor, b: Tensor) -> Tensor:
-        """(A, B) bool: b shows all that a shows, alike."""
+        """Return (A, B) bool: b shows all that a shows, alike."""
         shown = torch.ones(len(a), len(b), dtype=torch.bool)
         for i in range(self.length):  # by position, for the memory
             here = a[:, i, None]
@@ -66,7 +66,7 @@ class Tiny:
 
     @cached_property
     def refines(self) -> Tensor:
-        """(S, S) bool: the second state shows all that the first does."""
+        """Return (S, S) bool: the second state shows all that the first does."""
         return self.finer(self.z, self.z)
 
     # Views ------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Tiny:
         return sum(w * self.at(t) for t, w in zip(nodes, weights, strict=True))
 
     def opened(self, delta: float) -> Tensor:
-        """c (length + 1, length + 1): chance that z_s shows k given tokens more.
+        """Return c (length + 1, length + 1): chance that z_s shows k given tokens more.
 
         c[m, k], for a z_t of m masks, of t ~ U(delta, 1] and s = t - delta given z_t:
         the mean of rho^k (1 - rho)^(m - k), rho = delta / t.
@@ -124,7 +124,7 @@ class Tiny:
     # Tables -----------------------------------------------------------------------
 
     def tempered(self, table: Tensor, tau: float) -> Tensor:
-        """p^(1/tau), normalised: (S, length, vocab); visible tokens stay one-hot."""
+        """Return p^(1/tau), normalised: (S, length, vocab); one-hot rows stay."""
         return (table.log() / tau).softmax(-1)
 
     def mean(self, values: Tensor) -> float:
@@ -209,7 +209,7 @@ def dense(ranks: Tensor) -> Tensor:
 
 
 def quadrature(low: float, high: float, degree: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre for the mean over [low, high], exact up to 2 degree + 1."""
+    """Return Gauss-Legendre for the mean over [low, high], exact to 2 degree + 1."""
     nodes, weights = np.polynomial.legendre.leggauss(degree + 1)
     nodes, weights = torch.from_numpy(nodes), torch.from_numpy(weights)
     return low + (high - low) * (nodes + 1) / 2, weights / 2

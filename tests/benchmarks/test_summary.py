@@ -1,0 +1,120 @@
+"""Differences, verdicts and sentences on rows whose answer is known."""
+
+import json
+import math
+
+import pytest
+from bench import page
+from bench.methods import MCD, METHODS, TEACHER
+from bench.summary import AXES, FRONTIER, Figures, interval, summary
+from hypothesis import given
+from hypothesis import strategies as st
+
+AT8, SEEDS = (8, "iid"), (1, 2, 3)
+NOISE = {1: -0.01, 2: 0.0, 3: 0.012}
+EQUAL = page.EQUAL
+TEMPERATURES = {m.name: m.temperatures[0] for m in METHODS if m.frontier}
+
+
+def row(method, seed, perplexity, entropy, bound=3.0):
+    metrics = dict.fromkeys(("entropy", "corpus_entropy"), entropy)
+    metrics |= {"perplexity": perplexity, "bigram_entropy": entropy - 1, "n_step_nelbo": bound}
+    own = dict(method=method, seed=seed, steps=8, u_law="iid", round=None)
+    return own | {"metrics": {name: {"value": value} for name, value in metrics.items()}}
+
+
+def frontier(seeds=SEEDS):
+    """The teacher: log perplexity = 1 + entropy, entropy = 2 + T."""
+    return [
+        row(name, s, math.exp(3 + t + NOISE[s]), 2 + t)
+        for name, t in TEMPERATURES.items()
+        for s in seeds
+    ]
+
+
+def student(method, ratio, entropy=2.75, bound=3.0, spread=0.0, seeds=SEEDS):
+    """`ratio` times the tempered teacher's perplexity at its own entropy."""
+    return [
+        row(method, s, ratio * math.exp(1 + entropy + NOISE[s] + spread * (s - 2)), entropy, bound)
+        for s in seeds
+    ]
+
+
+def summed(*rows, part="language"):
+    return {r["method"]: r for r in summary(part, [r for given in rows for r in given])}
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=6))
+def test_intervals_are_students_t(values):
+    stats = pytest.importorskip("scipy.stats")
+    found = interval(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    assert found.mean == pytest.approx(sum(values) / len(values), abs=1e-9)
+    assert found.high - found.mean == pytest.approx(half, abs=1e-9)
+    assert found.low + found.high == pytest.approx(2 * found.mean, abs=1e-9)
+
+
+def test_one_seed_has_no_interval_and_no_verdict():
+    assert interval([]) is None
+    assert interval([0.3]) == (0.3, None, None, None)
+    found = summed(frontier((1,)), student(MCD, 1.0, seeds=(1,)), student("sdtt", 2.0, seeds=(1,)))
+    assert page.outcome(found["sdtt"]) == "+100%"
+
+
+@pytest.mark.parametrize("ratio", [0.8, 1.0, 1.25])
+@pytest.mark.parametrize("measure", AXES)
+def test_the_ratio_at_equal_entropy_is_found(ratio, measure):
+    figures = Figures([*frontier(), *student(MCD, ratio), *student("sdtt", 1.0)])
+    found = figures.of(measure, MCD, AT8)
+    assert found == pytest.approx(dict.fromkeys(SEEDS, math.log(ratio)), abs=1e-9)
+    for name in FRONTIER:  # which is its own
+        assert figures.of(measure, name, AT8) == pytest.approx(dict.fromkeys(SEEDS, 0.0), abs=1e-9)
+    paired = figures.against(measure, "sdtt", AT8)["mcd"]
+    assert paired.mean == pytest.approx(100 * (1 / ratio - 1)) and paired.low == paired.high
+
+
+@pytest.mark.parametrize("entropy", [2.4, 3.1])
+def test_nothing_is_extrapolated(entropy):
+    found = summed(frontier(), student(MCD, 1.0, entropy))
+    assert EQUAL not in found[MCD]["against"] and page.outcome(found[MCD]) == page.GAP
+
+
+@pytest.mark.parametrize(
+    "ratio, spread, verdict",
+    [(0.9, 0.0, "loss"), (1.1, 0.0, "win"), (1.0, 0.05, "tie"), (1.03, 0.3, "tie")],
+)
+def test_a_verdict_is_whether_the_interval_excludes_zero(ratio, spread, verdict):
+    found = summed(frontier(), student(MCD, 1.0), student("sdtt", ratio, 2.6, 3.0, spread))
+    assert page.outcome(found["sdtt"]).endswith(f" {verdict}")
+
+
+def test_bounds_are_differences_and_lower_is_better():
+    found = summed(frontier(), student(MCD, 1.0, bound=3.0), student("sdtt", 1.0, bound=2.9))
+    compared = found["sdtt"]["against"]["n_step_nelbo"]
+    assert compared["mcd"] == pytest.approx((-0.1, -0.1, -0.1, -1))
+    assert compared["teacher"] == pytest.approx((-0.1, -0.1, -0.1, -1))
+
+
+@pytest.mark.parametrize("ratio, words", [(1.2, "behind it at 8 steps: +20%"), (0.8, "ahead of")])
+def test_sentences_follow_the_figures(ratio, words):
+    first, *_ = page.headline(summed(frontier(), student(MCD, ratio)).values())
+    assert "equal entropy" in first and words in first
+
+
+def test_the_page_has_the_figures_and_no_sentence_where_none_is_supported(tmp_path):
+    rows = [
+        r
+        for part in ("language", "text")
+        for r in summed(frontier(), student(MCD, 1.0), student("sdtt", 1.1), part=part).values()
+    ]
+    rows = json.loads(json.dumps(rows))  # as they lie beside the page
+    text = page.page(rows, ["- on a Tuesday"])
+    assert "| sdtt | +10% [+10, +10] win |" in text and "| **mcd** |" in text
+    half = text.split(f"## {page.TITLES['text']}\n")[1].partition("## ")[0].strip()
+    assert half == page.INCONCLUSIVE["text"]
+    # The frontier against itself is no row of a table at equal entropy.
+    assert "T 0.8 |" not in text.split("### ")[2].partition("## ")[0]
+    level = next(r["perplexity"] for r in rows if r["method"] == MCD)
+    assert f"| {page.number(level)}; 3.000; 2.75 / 2.75 / 1.75 |" in text and TEACHER in FRONTIER
+    page.figure(rows, tmp_path / "page.svg")
+    assert "sdtt" in (tmp_path / "page.svg").read_text("utf-8")

@@ -1,0 +1,120 @@
+"""The paper's setting as data, what stops a table before it starts, and paths."""
+
+from pathlib import Path
+
+import pytest
+from inside import Inside
+from paper import check, command
+from paper.chain import Chain
+from paper.compose import embedded
+from paper.experiments import RUNS, TABLES
+from paper.stages import override
+
+from mdlm_mcd.hosts.specs import DUO, MDLM
+
+
+@pytest.mark.parametrize("name, tau0, tau_step", [("mcd", 0.96, 0.03), ("sdtt", 1.0, 0.0)])
+def test_hyperparameters_of_section_4(name, tau0, tau_step):
+    config = embedded([f"algo={name}", f"+recipe=owt_{name}"])
+    assert config.optim.lr == 6e-5 and config.lr_scheduler.num_warmup_steps == 500
+    assert config.loader.global_batch_size == 128
+    assert (config.algo.rounds, config.algo.steps_per_round) == (5, 10_000)
+    assert config.trainer.max_steps == 50_000 and config.algo.delta0 == 1 / 512
+    assert (config.algo.tau0, config.algo.tau_step) == (tau0, tau_step)
+    assert (config.model.length, config.model.hidden_size) == (1024, 768)
+    assert config.data.tokenizer_name_or_path == "gpt2"
+    if name == "sdtt":
+        assert (config.algo.loss, config.algo.teacher_steps) == ("kl_bwd", 2)
+
+
+def test_published_figures():
+    """The paper's own words, number by number where its text repeats its tables."""
+    one, two, three, figure = (TABLES[name].published for name in TABLES)
+    assert one["MCD round 5", 32] == 39.73 and one["SDTT round 5", 32] == 52.16
+    assert one["teacher", 512] == 54.74 and one["Duo teacher", 32] == 96.46
+    assert one["Duo round 5", 512] == 52.15
+    # teacher, Duo's teacher and three methods of five rounds, at five step counts
+    assert len(one) == (2 + 3 * 5) * 5
+    assert two["MCD round 1", 32] == 94.97 and two["MCD kl_bwd round 1", 32] is None
+    # "Imp." of Table 3 is the student's against the teacher's.
+    improved = (21.55, 22.04, 23.07, 23.28, 22.85)
+    for n, percent in zip(TABLES["table3"].steps, improved, strict=True):
+        teacher, student = three["teacher", n], three["MCD round 1", n]
+        assert 100 * (1 - student / teacher) == pytest.approx(percent, abs=0.01)
+    assert figure["MCD round 5", 8] == 118.1
+    for table in TABLES.values():  # each published row is one that the table makes
+        names = {run.key(k) for run in table.trained for k in table.rounds}
+        assert {name for name, _ in table.published} <= names | {"teacher", "Duo teacher"}
+        assert {n for _, n in table.published} <= set(table.steps)
+
+
+GIVEN = {
+    "--out": "out",
+    "--teacher": "teacher.ckpt",
+    "--duo-teacher": "duo.ckpt",
+    "--held-out": "held.txt",
+    "--device": "cpu",
+    "--evaluator": "evaluator",
+    "--methods": "mcd,sdtt",
+    "--data": "held.txt",
+}
+CLONE = {"--host": ".", "--cache": "cache", "--data": None}
+
+
+@pytest.mark.parametrize(
+    "clone, changed, words",
+    [
+        (None, {"--out": None}, "--out is missing: name the folder"),
+        (None, {"--teacher": None}, "--teacher is missing: name a checkpoint"),
+        (None, {"--teacher": "no.ckpt"}, "--teacher no.ckpt is not there"),
+        (None, {"--methods": "dcd", "--duo-teacher": None}, "--duo-teacher is missing"),
+        (None, {"--methods": "dcd"}, "the embedded host samples only such a file"),
+        (None, {"--methods": "mcd,mdc"}, "--methods mcd,mdc: table1 knows mcd, sdtt, dcd"),
+        (None, {"--data": None, "--held-out": None}, "--held-out is missing: name files"),
+        (None, {"--held-out": "no.txt"}, "--held-out no.txt is not there"),
+        (None, {"--device": "cuda"}, "no CUDA device is there"),
+        (None, {"--evaluator": "no-such-folder"}, "--evaluator no-such-folder is not reach"),
+        (None, {"--evaluator": "meta-llama/Meta-Llama-3-8B"}, "accept its licence"),
+        (None, {"--host": "."}, "holds no host this plugin knows"),
+        (DUO, {**CLONE, "--cache": None}, "--cache is missing"),
+        (MDLM, {**CLONE, "--methods": "dcd"}, "which has no uniform-state models"),
+        (MDLM, {**CLONE, "--teacher": "train"}, "scripts/train_owt_mdlm.sh"),
+    ],
+)
+def test_bad_input(tmp_path, monkeypatch, capsys, clone, changed, words):
+    """Found before anything is trained, in one sentence."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(check.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(
+        "transformers.AutoConfig.from_pretrained",
+        lambda name: (_ for _ in ()).throw(OSError(f"{name} is no local folder.")),
+    )
+    if clone:
+        monkeypatch.setattr(check, "of_folder", lambda folder: clone)
+    for name in ("teacher.ckpt", "duo.ckpt", "held.txt"):
+        Path(name).write_text("text", "utf-8")
+    flags = {**GIVEN, **changed}
+    flags = [x for key, value in flags.items() if value for x in (key, value)]
+    inside = Inside()
+    assert command.main("table1", flags, start=inside) == 1
+    err = capsys.readouterr().err
+    assert words in err and inside.calls == []
+    assert err.startswith("table1: ") and err.count("\n") == 1
+
+
+def test_paths_are_the_users_own(tmp_path, monkeypatch):
+    """Trainings run elsewhere, and Hydra's grammar has a meaning for = and spaces."""
+    monkeypatch.chdir(tmp_path)
+    Path("epoch=1 last.ckpt").write_text("weights", "utf-8")
+    flags = ["--out", "out", "--teacher", "epoch=1 last.ckpt", "--duo-teacher", "a/b"]
+    given = command.parsed(TABLES["table1"], flags)
+    assert given.teacher == str(tmp_path / "epoch=1 last.ckpt")
+    assert given.duo_teacher == "a/b"  # on the Hub
+    chain = Chain(TABLES["table1"], given)
+    config = embedded(chain.overrides(RUNS["mcd"], given.teacher))
+    assert config.algo.teacher_path == given.teacher
+    for value in ("a,b", "it's", "{x}", "[1]", "a: b"):
+        config = embedded(["algo=mcd", override("data.cache_dir", value)])
+        assert config.data.cache_dir == value
+    config = embedded(["data=textfile", override("data.files", ["a b.txt", "c=d/*.txt"])])
+    assert list(config.data.files) == ["a b.txt", "c=d/*.txt"]
