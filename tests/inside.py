@@ -18,12 +18,12 @@ QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 
 
 class Inside:
-    """Stands in for `paper.stages.start`; `calls` are those that it was asked for."""
+    """Stands in for `mdlm_mcd.commands.stages.start`; `calls` are those that it was asked for."""
 
     def __init__(self):
         self.calls: list[tuple[str, list[str]]] = []
 
-    def __call__(self, module, arguments, log, *, folder=None):
+    def __call__(self, module, arguments, log, *, folder=None, waiting=None):
         self.calls.append((module, list(arguments)))
         with log.open("a", encoding="utf-8") as file, contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.redirect_stdout(file))

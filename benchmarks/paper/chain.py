@@ -9,10 +9,12 @@ from itertools import product
 from pathlib import Path
 
 from mdlm_mcd.checkpoints.files import make_folder, read_json
+from mdlm_mcd.commands import stages
+from mdlm_mcd.commands.stages import claim, override
 from mdlm_mcd.evaluation.sweep import existing
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
-from .stages import CLONE, COMMAND, MINIHOST, Stages, claim, override, start
+from .stages import COMMAND, Stages
 
 STEPS_PER_ROUND = 10_000
 TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
@@ -44,7 +46,7 @@ class Chain:
     given: the flags of `command.py`.
     """
 
-    def __init__(self, table: Table, given: Namespace, *, start=start, say=print):
+    def __init__(self, table: Table, given: Namespace, *, start=stages.start, say=print):
         if given.smoke:
             table = replace(table, rounds=table.rounds[:2], steps=(2, 4))
         self.table, self.given, self.start, self.say = table, given, start, say
@@ -127,7 +129,7 @@ class Chain:
     def fit(self, name, overrides, steps, *, more: Iterable[str] = (), **how) -> Path | None:
         """Train in OUT/runs/NAME. Raises ConfigError where it has a run of other settings."""
         settings = [x for x in overrides if not x.startswith(tuple(HOW))]
-        claim(self.out / "runs" / name, {"overrides": settings})
+        claim(self.out / "runs" / name, {"overrides": settings}, "settings.json", "run")
         return self.stages.train(name, [*overrides, *more], steps, **how)
 
     def teacher(self, label: str, given: str | None, algo: str) -> str | Path:
@@ -200,7 +202,7 @@ class Chain:
             override("eval.generated_samples_path", path),
             override("hydra.run.dir", make_folder(path.parent)),
         ]
-        module = CLONE if given.host else MINIHOST
+        module = stages.CLONE if given.host else stages.MINIHOST
         self.stages.must(f"{name} at {steps} steps", module, arguments, given.host)
 
     def uniform(self, name: str, steps: int) -> Path:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from mdlm_mcd.checkpoints.files import expanded
+from mdlm_mcd.commands import stages
 from mdlm_mcd.errors import MCDError
 
 from . import check, cost
 from .chain import TRAIN, Chain
 from .experiments import TABLES, Table
-from .stages import start
 
 # Models of its own in seconds, on a CPU.
 TINY = dict(teacher=TRAIN, duo_teacher=TRAIN, evaluator=TRAIN, num_samples=2, bound_rows=2)
@@ -76,7 +76,7 @@ def parsed(of: Table, argv=None) -> argparse.Namespace:
     return given
 
 
-def main(name: str, argv=None, start=start) -> int:
+def main(name: str, argv=None, start=stages.start) -> int:
     """Run one table; 0: done, 1: refused in a sentence, 130: interrupted."""
     try:
         given = parsed(TABLES[name], argv)

@@ -56,11 +56,16 @@ def claim(folder: Path, settings: Mapping[str, Any], file: str, what: str) -> Pa
     return folder
 
 
-def override(key: str, value: str | Path) -> str:
+def override(key: str, value: str | Path | Sequence[str]) -> str:
     """Write `key=value` in Hydra's grammar, which wants a path like epoch=1.ckpt quoted."""
-    text = str(value)
-    plain = re.fullmatch(r"[\w./:@~+-]+", text)
-    return f"{key}={text}" if plain else f"{key}='" + text.replace("'", r"\'") + "'"
+
+    def quoted(text: str) -> str:
+        plain = re.fullmatch(r"[\w./:@~+-]+", text)
+        return text if plain else "'" + text.replace("'", r"\'") + "'"
+
+    if isinstance(value, str | Path):
+        return f"{key}={quoted(str(value))}"
+    return f"{key}=[{','.join(map(quoted, value))}]"
 
 
 def start(
@@ -99,13 +104,16 @@ def start(
             process.wait()
 
 
-class Trained(NamedTuple):
-    """checkpoint: the newest whole one, of `step`; status: None when time was over; output."""
+class Ended(NamedTuple):
+    """How a stage ended: its exit status, None when time was over, and its output.
 
-    checkpoint: Path | None
-    step: int
+    checkpoint: of a training, the newest whole one, of `step`.
+    """
+
     status: int | None = 0
     output: str = ""
+    checkpoint: Path | None = None
+    step: int = 0
 
     @property
     def last_lines(self) -> str:
@@ -113,31 +121,19 @@ class Trained(NamedTuple):
         return "\n".join([line for line in lines if line][-5:])
 
 
-def train(
-    folder: Path,
-    overrides: Sequence[str],
-    steps: int,
+def run(
+    module: str,
+    arguments: Sequence[str],
     log: Path,
     *,
-    host: Path | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     start=start,
     **how,
-) -> Trained:
-    """Train in `folder` to `steps` steps, from its newest whole checkpoint.
+) -> Ended:
+    """Run one stage by `start`, whose keywords `how` are; its command is noted in `log`.
 
-    host: a clone in place of the embedded host. on_step(step): progress, where the run has
-    the callback `lines`. how: `seconds` of `start`, and what may take its place.
+    on_step(step): progress of a training that has the callback `lines`.
     """
-    last, step = newest_checkpoint(folder / "checkpoints")
-    if step >= steps:
-        return Trained(last, step)
-    resume = "checkpointing.resume_from_ckpt=false"
-    if last:
-        resume = override("checkpointing.resume_ckpt_path", last)
-    arguments = [override("hydra.run.dir", folder), *overrides, f"trainer.max_steps={steps}"]
-    arguments.append(resume)
-    module = CLONE if host else MINIHOST
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ python -m {module} {' '.join(arguments)}\n")
     since = log.stat().st_size
@@ -149,5 +145,31 @@ def train(
         if found := re.findall(r"^step (\d+)/", output(), re.MULTILINE):
             on_step(int(found[-1]))
 
-    status = start(module, arguments, log, folder=host, waiting=waiting, **how)
-    return Trained(*newest_checkpoint(folder / "checkpoints"), status, output())
+    status = start(module, arguments, log, waiting=waiting, **how)
+    return Ended(status, output())
+
+
+def train(
+    folder: Path,
+    overrides: Sequence[str],
+    steps: int,
+    log: Path,
+    *,
+    host: Path | None = None,
+    **how,
+) -> Ended:
+    """Train in `folder` to `steps` steps, from its newest whole checkpoint.
+
+    host: a clone in place of the embedded host. how: keywords of `run`.
+    """
+    last, step = newest_checkpoint(folder / "checkpoints")
+    if step >= steps:
+        return Ended(checkpoint=last, step=step)
+    resume = "checkpointing.resume_from_ckpt=false"
+    if last:
+        resume = override("checkpointing.resume_ckpt_path", last)
+    arguments = [override("hydra.run.dir", folder), *overrides, f"trainer.max_steps={steps}"]
+    module = CLONE if host else MINIHOST
+    ended = run(module, [*arguments, resume], log, folder=host, **how)
+    last, step = newest_checkpoint(folder / "checkpoints")
+    return ended._replace(checkpoint=last, step=step)

@@ -115,7 +115,7 @@ def test_what_a_clone_is_started_with(tmp_path):
     """`mdlm-mcd run` in the clone's folder, its data where the user keeps them."""
     seen = []
 
-    def start(module, arguments, log, *, folder=None):
+    def start(module, arguments, log, *, folder=None, waiting=None):
         seen.append((module, folder, arguments))
         return 1
 

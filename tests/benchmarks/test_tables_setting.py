@@ -8,8 +8,8 @@ from paper import check, command
 from paper.chain import Chain
 from paper.compose import embedded
 from paper.experiments import RUNS, TABLES
-from paper.stages import override
 
+from mdlm_mcd.commands.stages import override
 from mdlm_mcd.hosts.specs import DUO, MDLM
 
 

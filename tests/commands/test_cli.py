@@ -118,7 +118,7 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
 
 
 def test_a_stage_that_fails_says_where_and_why(tmp_path, monkeypatch):
-    ended = stages.Trained(None, 0, 1, "first\n" * 9 + "n_heads=3 does not divide it\n")
+    ended = stages.Ended(1, "first\n" * 9 + "n_heads=3 does not divide it\n")
     monkeypatch.setattr(stages, "train", lambda *args, **how: ended)
     with pytest.raises(stages.StageError) as error:
         demo.run(tmp_path / "demo", recipe=demo.QUICK)
