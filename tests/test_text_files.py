@@ -68,7 +68,7 @@ def test_configs_and_tables_of_weights(tmp_path, way):
 def test_the_hosts_config(tmp_path, way, first):
     path = tmp_path / "config.yaml"
     path.write_bytes(way(f"{first}parameterization: subs\nalgo: {{}}\n"))
-    assert plugin.layouts([], plugin.read(path)) == ["mdlm"]
+    assert plugin.family(plugin.read(path)) == "mdlm"
 
 
 @one_file

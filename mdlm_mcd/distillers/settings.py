@@ -139,7 +139,7 @@ def check_keys(config: DictConfig) -> None:
     algo = config.algo
     own = [f for f in our_files("algo") if read(f).algo._target_ == algo.get("_target_")]
     # What another class reads is not known here.
-    known = of_files([*own, *our_files("layouts/*")], "algo") | _of_host("algo")
+    known = of_files([*own, *our_files("host*")], "algo") | _of_host("algo")
     for key in algo if own else ():
         if key not in known and not key.startswith("_"):
             meant = nearest(key, known)

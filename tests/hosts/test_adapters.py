@@ -192,7 +192,7 @@ def test_no_file_is_read_for_an_application_without_an_algo_of_ours(folder):
         "    for given in ([], ['algo=mcd']):\n"
         "        hydra.compose('config', overrides=given)\n"
         "        print(sorted({p for p in opened if 'diffusion' in p or 'main.py' in p\n"
-        "                      or 'layouts' in p}))\n"
+        "                      or '_masked' in p}))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder / "configs")], capture_output=True, text=True
