@@ -20,9 +20,8 @@ from typing import NamedTuple
 from .. import __version__, configs_dir
 from ..checkpoints.files import expanded
 from ..errors import ConfigError, MCDError
-from ..hosts import patches, specs
+from ..hosts import patches, specs, stubs
 from ..hosts.specs import DUO, MDLM, HostSpec
-from ..hosts.stubs.packages import SENTENCES
 
 OK, NOTE, STOP = "ok", "note", "STOP"
 
@@ -99,7 +98,7 @@ def _host(folder: Path, spec: HostSpec) -> str:
 
 
 def _requirements(folder: Path) -> str:
-    needed = sorted(specs.packages(folder) - SENTENCES.keys())
+    needed = sorted(specs.packages(folder) - stubs.PACKAGES.keys())
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ConfigError(
             f"the host imports {', '.join(missing)}, not installed here: install its own "

@@ -55,7 +55,7 @@ if hasattr(models, "unet"):
     net = models.unet.UNet
     code = net._truncated_logistic_output.__code__
     found["devices"] += [c for c in code.co_consts if c in ("cuda", "cpu")]
-code = stubs.sources.compiled(os.path.join(sys.argv[1], "main.py"))
+code = stubs.compiled(os.path.join(sys.argv[1], "main.py"))
 (loads,) = [c for c in code.co_consts
             if getattr(c, "co_name", "") == "_load_from_checkpoint"]
 found["devices"] += [c for c in loads.co_consts if c in ("cuda", "cpu")]
