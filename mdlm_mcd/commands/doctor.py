@@ -108,7 +108,7 @@ def _requirements(folder: Path) -> str:
 
 
 def _patch(folder: Path, spec: HostSpec) -> str:
-    if patches.examine(folder, spec)[0] == patches.PATCHED:
+    if not patches.changes(folder, spec):
         return "applied: python main.py trains algo=mcd"
     raise ConfigError(
         "not applied, so python main.py does not train algo=mcd: run `mdlm-mcd patch "
@@ -336,9 +336,7 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     except Exception as error:  # whatever Hydra has against the overrides
         from ..settings import hydra_errors
 
-        if hydra_errors.is_hydras(error):
-            given = _fitted(spec, overrides, patched)
-            error = hydra_errors.explain(error, given, folder / "configs")
+        error = hydra_errors.explain(error) or error
         text = " ".join(str(error).split()) or type(error).__name__
         found.append(Finding("config", STOP, text))
     return found

@@ -9,7 +9,7 @@ import uuid
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ..errors import ConfigError, MCDError
+from ..errors import ConfigError
 from ..settings import console, hydra_errors
 
 
@@ -51,7 +51,7 @@ def perform(run, config, outcomes):
     try:
         result = run(config)
     except Exception as error:
-        known = explain(error)
+        known = hydra_errors.explain(error)
         full = known is None or console.wants_traceback()
         if full and not multirun:
             raise
@@ -72,27 +72,21 @@ def perform(run, config, outcomes):
     raise JobFailed(f"job #{hydra.job.num}: {failed}")
 
 
-def explain(error, *where):
-    """Return the error as one of ours, with a sentence for the user; None for a bug."""
-    return error if isinstance(error, MCDError) else hydra_errors.explain(error, *where)
-
-
 def sentence(error):
     return console.sentence(f"{type(error).__name__}: {error}")
 
 
-def call(job, outcomes, config_dir):
+def call(job, outcomes):
     """Call Hydra's `job`; errors that are no bugs end in a sentence and status 1."""
     message = None
     console.write_any_text()
     undo = console.hydra_raises()
     try:
-        console.check_arguments(sys.argv[1:])
         job()
     except JobFailed:
         pass
     except Exception as error:
-        known = explain(error, sys.argv[1:], config_dir)
+        known = hydra_errors.explain(error)
         if known is None or console.wants_traceback():
             raise
         message = sentence(known)

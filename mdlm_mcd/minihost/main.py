@@ -306,7 +306,7 @@ def main():
 
         command.perform(here.run, config, outcomes)
 
-    command.call(job, outcomes, CONFIGS)
+    command.call(job, outcomes)
 
 
 register_resolvers()
