@@ -11,6 +11,7 @@ import torch
 from families import DUO, MDLM, Family
 from hydra.core.global_hydra import GlobalHydra
 
+from hydra_plugins import mdlm_mcd_searchpath as plugin
 from mdlm_mcd import distillers, hosts
 from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.errors import ConfigError
@@ -164,41 +165,43 @@ def test_the_config_speaks_the_hosts_keys(folder):
     assert "algo" not in plain and plain.sampling.predictor == "analytic"
 
 
-def test_an_unpatched_host_is_stopped_when_its_config_is_read(folder, monkeypatch):
-    (folder / "main.py").write_text("import diffusion\n")
-    config = composed(folder, "algo=mcd")
+@pytest.mark.parametrize(
+    "main, stops",
+    [
+        ("import diffusion\n", True),
+        ("# config.algo._target_ would be nice\n", True),
+        ("model = config.algo.get('_target_')\n", False),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_unpatched_host_is_stopped(
+    folder, tmp_path_factory, monkeypatch, main, stops, elsewhere
+):
+    """When its config is read; also with --config-path, by the main.py that runs."""
+    (folder / "main.py").write_text(main)
+    started, configs = sys.modules["__main__"], folder
+    if elsewhere:
+        monkeypatch.setattr(started, "__file__", str(folder / "main.py"), raising=False)
+        configs = folder / "elsewhere"
+        configs.mkdir()
+        (folder / "configs").rename(configs / "configs")
+    config = composed(configs, "algo=mcd")
     assert config.sampling.predictor == "sparse"
-    with pytest.raises(SystemExit, match="mdlm-mcd patch"):
-        _ = config.algo.unpatched_host
-    monkeypatch.setenv("MDLM_MCD_PATCHED", str(folder.resolve()))
-    assert "unpatched_host" not in composed(folder, "algo=mcd").algo
+    assert ("unpatched_host" in config.algo) == stops
+    if stops:
+        with pytest.raises(SystemExit, match="mdlm-mcd patch"):
+            _ = config.algo.unpatched_host
+        monkeypatch.setenv("MDLM_MCD_PATCHED", str(folder.resolve()))
+        assert "unpatched_host" not in composed(configs, "algo=mcd").algo
 
 
-def test_a_folder_that_is_no_host_is_let_be(folder):
-    """Some other application with a main.py: it may resolve classes in its own way."""
+def test_a_folder_that_is_no_host_is_let_be(folder, monkeypatch):
+    """Nor is a file read, by the plugin, for an application without an algo of ours."""
     (folder / "diffusion.py").unlink()
     (folder / "main.py").write_text("print()\n")
     assert "unpatched_host" not in composed(folder, "algo=mcd").algo
-
-
-def test_no_file_is_read_for_an_application_without_an_algo_of_ours(folder):
-    """Neither its main.py nor, by the plugin, its config: only Hydra's own reading."""
-    code = (
-        "import sys, hydra\n"
-        "from omegaconf import OmegaConf\n"
-        "opened = []\n"
-        "sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else None)\n"
-        "with hydra.initialize_config_dir(sys.argv[1], version_base=None):\n"
-        "    for given in ([], ['algo=mcd']):\n"
-        "        hydra.compose('config', overrides=given)\n"
-        "        print(sorted({p for p in opened if 'diffusion' in p or 'main.py' in p\n"
-        "                      or '_masked' in p}))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "configs")], capture_output=True, text=True
-    )
-    foreign, ours = done.stdout.splitlines()
-    assert foreign == "[]" and "main.py" in ours and "masked.yaml" in ours
+    monkeypatch.setattr(plugin, "read", lambda path: pytest.fail(f"{path} was read"))
+    composed(folder)
 
 
 @pytest.mark.slow
