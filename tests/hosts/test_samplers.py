@@ -9,7 +9,7 @@ import pytest
 import torch
 from families import DUO, FAMILIES, MDLM, SCRATCH, Family, each
 
-from mdlm_mcd import laws, sampling
+from mdlm_mcd import laws
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.hosts import duo, specs
