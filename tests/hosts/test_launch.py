@@ -120,18 +120,6 @@ def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path):
         launch.prepare(host)
 
 
-def test_errors_show_the_lines_that_ran(host, train):
-    """Not those on disk, which the patch in memory has moved."""
-    main = host / "main.py"
-    text = main.read_text()
-    main.write_text(
-        text.replace("  embedded.MODES", "  raise KeyError(config.mode)\n  embedded.MODES")
-    )
-    done = train(*RUN, HYDRA_FULL_ERROR="1")
-    assert done.returncode == 1
-    assert "raise KeyError(config.mode)\n" in done.stderr
-
-
 NEEDED = ["trainer.accelerator=cpu"]
 
 
