@@ -26,9 +26,10 @@ def explain(error):
     # Lightning's class has another module from release to release.
     if not isinstance(error, REFUSALS) and type(error).__name__ != "MisconfigurationException":
         return None
-    words = " ".join(str(error).partition("\nSee https://")[0].split())
+    lines = str(error).partition("\nSee https://")[0].split("\n")
+    words = " ".join(printable(line.strip()) for line in lines if line.strip())
     # The message of an instantiation has its cause already.
     if error.__cause__ and not isinstance(error, InstantiationException):
         words += f" ({cause(error.__cause__)})"
-    words = printable(words[:MOST]).rstrip(".:")
+    words = words[:MOST].rstrip(".:")
     return ConfigError(f"{words}: change that setting; HYDRA_FULL_ERROR=1 shows where it fails.")
