@@ -5,12 +5,11 @@ Imports no model, so that `mdlm-mcd run` explains the errors of real hosts alike
 
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from ..checkpoints.files import FULL, disk_full
 from ..errors import ConfigError, MCDError, cause, printable
 
-REFUSALS = (CompactHydraException, OmegaConfBaseException, YAMLError)
+REFUSALS = (CompactHydraException, OmegaConfBaseException)
 MOST = 500  # letters of a library's message
 
 
@@ -23,11 +22,13 @@ def explain(error):
         return error
     if isinstance(error, OSError) and error.errno in FULL:
         return disk_full(error)
+    kind = type(error)
     # Lightning's class has another module from release to release.
-    if not isinstance(error, REFUSALS) and type(error).__name__ != "MisconfigurationException":
+    known = kind.__module__.startswith("yaml.") or kind.__name__ == "MisconfigurationException"
+    if not known and not isinstance(error, REFUSALS):
         return None
     lines = str(error).partition("\nSee https://")[0].split("\n")
-    words = " ".join(printable(line.strip()) for line in lines if line.strip())
+    words = " ".join(printable(line.strip(" \t")) for line in lines if line.strip())
     # The message of an instantiation has its cause already.
     if error.__cause__ and not isinstance(error, InstantiationException):
         words += f" ({cause(error.__cause__)})"

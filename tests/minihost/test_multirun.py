@@ -49,16 +49,6 @@ def test_a_bug_keeps_its_traceback(host):
     assert 'raise Odd("a", "bug")' in said and "1 of 2 jobs failed: #0." in said
 
 
-def test_what_hydra_refuses_between_two_jobs(host):
-    """Its own errors are a sentence then, too."""
-    (host.folder / "s").mkdir()
-    (host.folder / "s/2").touch()
-    more = ("algo.loss=ce", "seed=1,2", "hydra.sweep.subdir=${seed}")
-    status, said = host(*MCD, *more)
-    assert status == 1 and "File exists: 's/2'" in said, said
-    assert "Traceback" not in said and ended(host.folder) == ["1"]
-
-
 def test_a_traceback_where_it_is_asked_for(host, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     status, said = host(*MCD, "algo.loss=nope,ce")

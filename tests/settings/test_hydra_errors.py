@@ -22,7 +22,7 @@ def refused(ended, words):
     [
         ("algo.losss=ce", "Could not override 'algo.losss'. To append to your config use +algo.l"),
         ("algo=mdc", "Could not find 'algo/mdc' Available options in 'algo': ar cd4lm"),
-        ("algo=mcd\r", "Could not find 'algo/mcd\\r'"),
+        ("algo=mcd\r", "LexerNoViableAltException: algo=mcd\\r"),
         ("algo.teacher_path=a=b.ckpt", "mismatched input '='"),
         ("hydra.run.dir=${nope}", "Interpolation key 'nope' not found full_key: hydra.run.dir"),
         ("--config-name=nope", "Cannot find primary config 'nope'"),
