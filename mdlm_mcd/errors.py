@@ -53,14 +53,14 @@ def shown(value: Any, most: int = 80) -> str:
 
 def first_line(error: Exception) -> str:
     """Return the first line of a library's error, to stand inside a sentence."""
-    said = str(error).strip() or type(error).__name__
-    return said.splitlines()[0].rstrip(".:")
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".:")
 
 
 def cause(error: BaseException) -> str:
     """Return what went wrong in a library, on one line."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__:
-        error = error.__cause__  # it says nothing itself
+        error = error.__cause__  # it has no words of its own
     text = ""
     for line in str(error).splitlines():
         text = f"{text} {line.strip()}".strip()

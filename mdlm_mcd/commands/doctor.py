@@ -19,9 +19,8 @@ from typing import Any, NamedTuple
 from .. import __version__, configs_dir
 from ..checkpoints.files import expanded
 from ..errors import ConfigError, MCDError
-from ..hosts import patches, specs
+from ..hosts import patches, specs, stubs
 from ..hosts.specs import DUO, MDLM, HostSpec
-from ..hosts.stubs.packages import SENTENCES
 from . import git, installed
 
 OK, NOTE, STOP = "ok", "note", "STOP"
@@ -78,7 +77,7 @@ class Case:
     @cached_property
     def patched(self) -> bool:
         try:
-            return patches.examine(self.folder, self.spec)[0] == patches.PATCHED
+            return not patches.changes(self.folder, self.spec)
         except MCDError:  # local edits, of which `check_patch` speaks
             return False
 
@@ -182,7 +181,7 @@ def check_host(case: Case) -> str:
 
 
 def check_packages(case: Case) -> str:
-    needed = sorted(specs.packages(case.folder) - SENTENCES.keys())
+    needed = sorted(specs.packages(case.folder) - stubs.PACKAGES.keys())
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ConfigError(
             f"the host imports {', '.join(missing)}, not installed here: install its own "
@@ -192,8 +191,7 @@ def check_packages(case: Case) -> str:
 
 
 def check_patch(case: Case) -> str:
-    patches.examine(case.folder, case.spec)  # raises where the patch does not fit
-    if case.patched:
+    if not patches.changes(case.folder, case.spec):
         return "applied: python main.py trains algo=mcd"
     raise ConfigError(
         "not applied, so python main.py does not train algo=mcd: run `mdlm-mcd patch "
@@ -309,9 +307,7 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     except Exception as error:  # whatever Hydra has against the overrides
         from ..settings import hydra_errors
 
-        if hydra_errors.is_hydras(error):
-            given = _fitted(case.spec, case.overrides, case.patched)
-            error = hydra_errors.explain(error, given, case.folder / "configs")
+        error = hydra_errors.explain(error) or error
         text = " ".join(str(error).split()) or type(error).__name__
         found.append(Finding("config", STOP, text))
     return found

@@ -44,7 +44,6 @@ def main(argv: list[str] | None = None) -> int:
     console.write_any_text()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        console.check_arguments(argv)
         if argv[:1] == ["run"]:
             from . import run
 

@@ -116,7 +116,7 @@ def check_keys(config: DictConfig) -> None:
     own = [f for f in our_files("algo") if read(f).algo._target_ == algo.get("_target_")]
     for section, given, files in (
         # What another class reads is not known here.
-        ("algo", algo if own else {}, [*own, *our_files("layouts/*")]),
+        ("algo", algo if own else {}, [*own, *our_files("host*")]),
         ("sampling", sampling, our_files("sampler")),
     ):
         ours = of_files(files, section)

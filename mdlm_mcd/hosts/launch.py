@@ -11,14 +11,17 @@ import linecache
 import os
 import sys
 import traceback
+import types
 from importlib.util import decode_source
 from pathlib import Path
 
+from omegaconf.errors import OmegaConfBaseException
+
 from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 
-from ..errors import ConfigError, MCDError
-from ..settings import console
-from . import patches, refusals, stubs
+from ..errors import MCDError
+from ..settings import console, hydra_errors
+from . import patches, stubs
 from .specs import HostSpec, of_folder
 
 
@@ -28,17 +31,10 @@ def prepare(folder: Path) -> tuple[HostSpec, str, bool]:
     Raises ConfigError for a folder that is no host, or that the patch does not fit.
     """
     spec = of_folder(folder)
-    now, files, hunks = patches.examine(folder, spec)
-    if now == patches.PRISTINE:
-        files = patches.changed(files, hunks)
-    try:  # as the interpreter does: a byte order mark, a line that names the encoding
-        source = decode_source(files["main.py"])
-    except (SyntaxError, UnicodeError) as error:
-        raise ConfigError(
-            f"{folder / 'main.py'} cannot be read as Python ({error}): restore the "
-            "file, for example with `git checkout`."
-        ) from error
-    return spec, source, now == patches.PRISTINE
+    files = patches.changes(folder, spec)
+    main = files.get("main.py") or (folder / "main.py").read_bytes()
+    # As the interpreter does: a byte order mark, a line that names the encoding.
+    return spec, decode_source(main), bool(files)
 
 
 def overrides(spec: HostSpec, given: list[str], in_memory: bool) -> list[str]:
@@ -53,16 +49,25 @@ def _is_override(arg: str) -> bool:
     return not arg.startswith("-") and ("=" in arg or arg.startswith("~"))
 
 
+def explain(error: Exception) -> str | None:
+    """Return the sentence that an error ends a run in; None for a bug.
+
+    Ours, Hydra's and Lightning's about settings. What a host's own code asks of
+    OmegaConf may be its bug.
+    """
+    found = None if isinstance(error, OmegaConfBaseException) else hydra_errors.explain(error)
+    return found and console.sentence(f"mdlm-mcd: {found}")
+
+
 def main() -> None:
     console.write_any_text()
     folder = Path.cwd().resolve()
     try:
-        console.check_arguments(sys.argv[1:])
         spec, source, in_memory = prepare(folder)
     except MCDError as error:
         if console.wants_traceback():
             raise
-        raise SystemExit(console.sentence(f"mdlm-mcd: {error}")) from None
+        raise SystemExit(explain(error)) from None
     supplied = stubs.install(folder)
     arguments = overrides(spec, sys.argv[1:], in_memory)
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -84,27 +89,21 @@ def remember(path: str, source: str) -> None:
     linecache.cache[path] = (len(source), None, lines, path)
 
 
-def run(path: str, code) -> None:
-    """Run main.py in this very module, as the interpreter would.
-
-    Hydra, pickle and Lightning's launcher all look for `__main__`. Our own errors,
-    Hydra's about overrides, Lightning's and the Hub's end in their sentence and status
-    1.
-    """
-    scope = sys.modules["__main__"].__dict__
-    given, folder = sys.argv[1:], os.path.dirname(path)
-    explain, ends = refusals.explain, console  # the names of this module go
-    ends.hydra_raises()  # else Hydra prints a traceback of its own and ends the program
-    for name in [n for n in scope if not n.startswith("__")]:
-        del scope[name]  # main.py finds a module as fresh as it would be
-    scope["__file__"] = path
+def run(path: str, code: types.CodeType) -> None:
+    """Run main.py as the module `__main__`, as the interpreter would."""
+    host = types.ModuleType("__main__")
+    host.__file__ = path
+    # By which Lightning starts further processes.
+    host.__spec__ = sys.modules["__main__"].__spec__
+    sys.modules["__main__"] = host
+    console.hydra_raises()  # else Hydra prints a traceback of its own and ends the program
     try:
-        exec(code, scope)
+        exec(code, vars(host))
     except Exception as error:
-        known = explain(error, given, folder)
-        if known is None or ends.wants_traceback():
+        known = explain(error)
+        if known is None or console.wants_traceback():
             raise
-        raise SystemExit(ends.sentence(known)) from None
+        raise SystemExit(known) from None
 
 
 if __name__ == "__main__":

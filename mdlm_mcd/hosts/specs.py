@@ -159,24 +159,19 @@ def packages(folder: Path) -> set[str]:
     import; not what stands in functions, or in `try`.
     """
     found: set[str] = set()
-    files, seen = [folder / "main.py"], set()
-    while files:
-        path = files.pop()
-        if path in seen:
-            continue
-        seen.add(path)
+    files = [folder / "main.py"]
+    for path in files:  # which grows
+        here = path.parent.relative_to(folder).parts
         for node in _parse(path).body:
+            names = []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                here = path.parent.relative_to(folder).parts if node.level else ()
-                parts = [*here, *filter(None, [node.module])]
-                names = [".".join([*parts, alias.name]) for alias in node.names]
-            else:
-                continue
+                base = [*(here if node.level else ()), *filter(None, [node.module])]
+                names = [".".join([*base, alias.name]) for alias in node.names]
             for name in names:
                 own = _own_modules(folder, name)
-                files += own
+                files += [file for file in own if file not in files]
                 found |= set() if own else {name.partition(".")[0]}
     return found
 

@@ -6,7 +6,7 @@ import traceback
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from ..errors import ConfigError, MCDError
+from ..errors import ConfigError
 from ..settings import console, hydra_errors
 
 
@@ -27,7 +27,7 @@ def perform(run, config):
     try:
         return run(config)
     except Exception as error:
-        known = explain(error)
+        known = hydra_errors.explain(error)
         full = known is None or console.wants_traceback()
         if full and not multirun:
             raise
@@ -40,26 +40,20 @@ def perform(run, config):
     raise JobFailed(f"job #{hydra.job.num}: {failed}")
 
 
-def explain(error, *where):
-    """Return the error as one of ours, with a sentence for the user; None for a bug."""
-    return error if isinstance(error, MCDError) else hydra_errors.explain(error, *where)
-
-
 def sentence(error):
     return console.sentence(f"{type(error).__name__}: {error}")
 
 
-def call(job, config_dir):
+def call(job):
     """Call Hydra's `job`; errors that are no bugs end in a sentence and status 1."""
     console.write_any_text()
     undo = console.hydra_raises()
     try:
-        console.check_arguments(sys.argv[1:])
         job()
     except JobFailed:
         raise SystemExit(1) from None
     except Exception as error:
-        known = explain(error, sys.argv[1:], config_dir)
+        known = hydra_errors.explain(error)
         if known is None or console.wants_traceback():
             raise
         raise SystemExit(sentence(known)) from None

@@ -295,7 +295,7 @@ def main():
 
         return command.perform(here.run, config)
 
-    command.call(job, CONFIGS)
+    command.call(job)
 
 
 register_resolvers()

@@ -1,13 +1,13 @@
-"""What every command does at its ends: read its arguments, print text of any kind."""
+"""What every command does at its ends: print text of any kind, and tracebacks on request."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from ..errors import ConfigError, printable
+from ..errors import printable
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 ASKED = "MDLM_MCD_FULL_ERROR"  # the user's own, which child processes inherit
@@ -18,16 +18,6 @@ def write_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError, OSError):
             stream.reconfigure(errors="backslashreplace")
-
-
-def check_arguments(arguments: Iterable[str]) -> None:
-    """Refuse an argument with a carriage return, which nobody sees. Raises ConfigError."""
-    for argument in arguments:
-        if "\r" in argument:
-            raise ConfigError(
-                f"{printable(argument)} has a carriage return: the script has Windows "
-                "line ends, save it with LF."
-            )
 
 
 def wants_traceback() -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import re
+import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -26,89 +25,43 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
     what is near one of them, or a section beside them, is refused as well. (A section
     with a `_target_` is checked by that.) Raises ConfigError.
     """
-    check_hidden()
-    chosen, known = _chosen(), read_keys()
+    known = read_keys()
     sections = {str(key): config._get_node(key) for key in config}
     sections = {name: node for name, node in sections.items() if _is_section(node)}
-    for name, node in sections.items():
-        if known and name in chosen and name not in known:
+    for name in sorted(set(config) - known if known else ()):
+        _check_spelling(name, known, cutoff=0.8)
+        if name in sections and (complete or name in _groups()):
             raise ConfigError(
-                f"{chosen[name]} changes nothing, since its keys are under {name}, "
-                f"which nothing reads: {REMEDY}."
+                f"{name} is a section that nothing reads: take it out, or, where it is of a "
+                f"file for other sections, {REMEDY}."
             )
+    for name, node in sections.items():
         for key in map(str, node):
             inside = node._get_node(key)
             if not _is_section(inside) or "_target_" in inside:
                 continue
-            if key == name or (key in sections and name in chosen):
-                by = f" (of {chosen[name]})" if name in chosen else ""
+            if key == name or (key in sections and name in _groups()):
                 raise ConfigError(
-                    f"{name}.{key} is a section within another, where nothing reads "
-                    f"it{by}: a file of a group has that group's keys at its top; for "
-                    f"those of other sections {REMEDY}."
+                    f"{name}.{key} is a section within another, where nothing reads it: a file "
+                    f"of a group has that group's keys at its top; for other sections {REMEDY}."
                 )
-    for name in set(config) - known if known else ():
-        meant = nearest(name, known, cutoff=0.8)
-        if meant or (complete and name in sections):
-            _refuse(name, meant)
-    for name, node in sections.items() if complete else ():
-        own = set() if "_target_" in node else read_keys(name)
-        for key in set(node) - own if own else ():
-            if meant := nearest(key, own):
-                _refuse(f"{name}.{key}", f"{name}.{meant}")
+        own = read_keys(name) if complete and "_target_" not in node else set()
+        for key in sorted(set(node) - own) if own else ():
+            _check_spelling(key, own, prefix=f"{name}.")
 
 
-def _refuse(key: str, meant: str | None) -> NoReturn:
-    remedy = f"did you mean {meant}?" if meant else "take it out."
-    raise ConfigError(f"{key} is a key that nothing reads: {remedy}")
+def _check_spelling(key: str, known: set[str], prefix: str = "", cutoff: float = 0.75) -> None:
+    if meant := nearest(key, known, cutoff):
+        raise ConfigError(
+            f"{prefix}{key} is a key that nothing reads: did you mean {prefix}{meant}?"
+        )
 
 
-def check_hidden() -> None:
-    """Refuse a chosen file of the user's that another one hides. Raises ConfigError.
-
-    Hydra looks into the application's folders first.
-    """
-    for group, option in _choices():
-        sources = HydraConfig.get().runtime.config_sources
-        found = [
-            (source.provider, Path(source.path, group, f"{option}.yaml"))
-            for source in sources
-            if source.schema == "file"
-        ]
-        found = [(by, path) for by, path in found if path.is_file()]
-        for by, path in found[1:]:
-            users = by == "command-line" or by.startswith("hydra.searchpath")
-            if users and not path.samefile(found[0][1]):
-                raise ConfigError(
-                    f"{group}={option} is {found[0][1]}, so {path} is never read: give "
-                    "that file another name."
-                )
-
-
-def _choices() -> list[tuple[str, str]]:
-    """Return (group, option) of the files chosen for the groups' own packages."""
-    if not HydraConfig.initialized():
-        return []
-    hydra = HydraConfig.get()
-    found = OmegaConf.to_container(hydra.runtime.choices)
-    task = OmegaConf.to_container(hydra.overrides.task)
-    for given in task:  # of several options Hydra keeps no account
-        if several := re.fullmatch(r"\+*([\w/]+)=\[(.*)\]", given):
-            found[several[1]] = several[2]
-    return [
-        (group, option.strip())
-        for group, options in found.items()
-        for option in str(options).split(",")
-        if not group.startswith("hydra/") and "@" not in group
-    ]
-
-
-def _chosen() -> dict[str, str]:
-    """Return what was chosen of each group, as on the command line."""
-    found: dict[str, str] = {}
-    for group, option in _choices():
-        found.setdefault(group.partition("/")[0], f"{group}={option}")
-    return found
+def _groups() -> set[str]:
+    """Return the groups of which a file was chosen, and all of ours."""
+    # Of several options, `+recipe=[a,b]`, Hydra keeps no account.
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else ()
+    return {str(group).partition("/")[0] for group in chosen} | set(os.listdir(configs_dir()))
 
 
 def _is_section(node) -> bool:
@@ -142,7 +95,7 @@ def read_keys(section: str | None = None) -> set[str]:
     whole = [path for f in folders for path in f.glob("*.yaml")]
     if not whole:
         return set()
-    ours = [*our_files("layouts/*"), *our_files("sampler"), *our_files("algo")]
+    ours = [*our_files("host*"), *our_files("sampler"), *our_files("algo")]
     if section is None:
         groups = {p.name for f in folders for p in f.iterdir() if p.is_dir()}
         groups -= {"recipe", "sampler"}  # whose files are for the root

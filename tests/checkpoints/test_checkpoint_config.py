@@ -165,6 +165,8 @@ def test_our_configs_call_no_eval():
         "oc.select",
         "now",
         "hydra",
+        "mdlm_mcd_family",
+        "mdlm_mcd_patch_state",
         "mdlm_mcd_unpatched_host",
     }
     assert len(found) > 40 and called and called <= allowed

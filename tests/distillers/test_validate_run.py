@@ -34,7 +34,8 @@ MINE = "# @package _global_\ndefaults: [mcd]\nalgo: {name: mine, losss: ce}\n"
         # A fork's own key is in another of its files.
         ("algo/theirs.yaml", "name: theirs\nfork: 1\n", ["+algo.fork=2"], None),
         ("algo/theirs.yaml", "name: theirs\n", ["+algo.fork=2"], "algo.fork=2"),
-        ("recipe/x.yaml", "optim: {lr: 1}\n", ["+recipe=x"], "recipe=x changes nothing"),
+        ("algo/x.yaml", "", ["+sampling.u_lwa=iid"], "did you mean sampling.u_law"),
+        ("recipe/x.yaml", "optim: {lr: 1}\n", ["+recipe=x"], "recipe is a section that nothing"),
     ],
 )
 def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):

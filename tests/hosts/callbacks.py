@@ -13,7 +13,7 @@ import torch
 class Terminate(L.Callback):
     """SIGTERM to the run itself, before micro-batch `batch` (from 0) of step `step`.
 
-    Only on the way there: a run that goes on from there is not told again.
+    Only on the way there: a run that goes on from there is not stopped again.
     """
 
     def __init__(self, step: int, batch: int = 0):

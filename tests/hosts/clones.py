@@ -141,14 +141,14 @@ class Clone:
         )
 
     def run(self, name: str, *overrides: str, memory=False, fails=False, sweep=False):
-        """One run in `runs/name`; answers (its folder, what it said)."""
+        """One run in `runs/name`; return (its folder, what it printed)."""
         out = self.runs / name
         how = ["-m", "mdlm_mcd.commands.main", "run"] if memory else [str(HERE / "plain.py")]
         how += ["-m", f"hydra.sweep.dir={out}"] if sweep else []
         done = self.start([*how, *self.tiny(), f"hydra.run.dir={out}", *overrides])
-        said = done.stdout + done.stderr
-        assert (done.returncode != 0) == fails, f"{name}: {said[-4000:]}"
-        return out, said
+        printed = done.stdout + done.stderr
+        assert (done.returncode != 0) == fails, f"{name}: {printed[-4000:]}"
+        return out, printed
 
 
 def copy(name: str, source: Path, to: Path, assets: Path, runs: Path) -> Clone:
@@ -173,18 +173,18 @@ def weights(path):
 
 def nelbo(clone, name, *given):
     """The bound in nats that the host prints, as text."""
-    _, said = clone.run(name, *given, "mode=ppl_eval")
-    (nll,) = re.findall(r"val/nll\W+([0-9.]+)", said)[:1]
+    _, printed = clone.run(name, *given, "mode=ppl_eval")
+    (nll,) = re.findall(r"val/nll\W+([0-9.]+)", printed)[:1]
     assert 0 < float(nll) < 20
     return nll
 
 
 def sampled(clone, name, *given):
     """What a run that samples prints."""
-    _, said = clone.run(name, *given, "mode=sample_eval")
-    perplexity = re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", said)
+    _, printed = clone.run(name, *given, "mode=sample_eval")
+    perplexity = re.search(r"[Gg]enerative perplexity:.*?([0-9.]+)", printed)
     assert perplexity and float(perplexity[1]) > 1
-    return said
+    return printed
 
 
 def same(a, b):

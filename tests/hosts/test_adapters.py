@@ -1,6 +1,5 @@
 """The adapters: which host it is, its model, its configs."""
 
-import subprocess
 import sys
 import types
 
@@ -11,14 +10,13 @@ import torch
 from families import DUO, MDLM, Family
 from hydra.core.global_hydra import GlobalHydra
 
+from hydra_plugins import mdlm_mcd_searchpath as plugin
 from mdlm_mcd import distillers, hosts
 from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.hosts import duo, mdlm, specs
 from mdlm_mcd.losses import subs
 from mdlm_mcd.minihost import algo
-from mdlm_mcd.minihost import main as minihost
 
 # Which host it is ---------------------------------------------------------------------
 
@@ -119,14 +117,6 @@ def test_what_mdlm_would_take_for_another(compose, overrides, words):
         Family(specs.MDLM, fakes.diffusion, mdlm, "").student(compose, *overrides)
 
 
-def test_a_schedule_that_does_not_hide_everything(compose, monkeypatch):
-    monkeypatch.setattr(
-        fakes.Schedule, "forward", lambda self, t: (1e-4 + t * 0.5, torch.full_like(t, 0.5))
-    )
-    with pytest.raises(ConfigError, match=r"noise\.type=.*0\.606 at t=1"):
-        MDLM.student(compose)
-
-
 # Its configs --------------------------------------------------------------------------
 
 
@@ -164,72 +154,40 @@ def test_the_config_speaks_the_hosts_keys(folder):
     assert "algo" not in plain and plain.sampling.predictor == "analytic"
 
 
-def test_an_unpatched_host_is_stopped_when_its_config_is_read(folder, monkeypatch):
-    (folder / "main.py").write_text("import diffusion\n")
-    config = composed(folder, "algo=mcd")
+@pytest.mark.parametrize(
+    "main, stops",
+    [
+        ("import diffusion\n", True),
+        ("# config.algo._target_ would be nice\n", True),
+        ("model = config.algo.get('_target_')\n", False),
+    ],
+)
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_unpatched_host_is_stopped(
+    folder, tmp_path_factory, monkeypatch, main, stops, elsewhere
+):
+    """When its config is read; also with --config-path, by the main.py that runs."""
+    (folder / "main.py").write_text(main)
+    started, configs = sys.modules["__main__"], folder
+    if elsewhere:
+        monkeypatch.setattr(started, "__file__", str(folder / "main.py"), raising=False)
+        configs = folder / "elsewhere"
+        configs.mkdir()
+        (folder / "configs").rename(configs / "configs")
+    config = composed(configs, "algo=mcd")
     assert config.sampling.predictor == "sparse"
-    with pytest.raises(SystemExit, match="mdlm-mcd patch"):
-        _ = config.algo.unpatched_host
-    monkeypatch.setenv("MDLM_MCD_PATCHED", str(folder.resolve()))
-    assert "unpatched_host" not in composed(folder, "algo=mcd").algo
+    assert ("unpatched_host" in list(config.algo)) == stops  # `in` alone resolves it
+    if stops:
+        with pytest.raises(SystemExit, match="mdlm-mcd patch"):
+            _ = config.algo.unpatched_host
+        monkeypatch.setenv("MDLM_MCD_PATCHED", str(folder.resolve()))
+        assert "unpatched_host" not in composed(configs, "algo=mcd").algo
 
 
-def test_a_folder_that_is_no_host_is_let_be(folder):
-    """Some other application with a main.py: it may resolve classes in its own way."""
+def test_a_folder_that_is_no_host_is_let_be(folder, monkeypatch):
+    """Nor is a file read, by the plugin, for an application without an algo of ours."""
     (folder / "diffusion.py").unlink()
     (folder / "main.py").write_text("print()\n")
     assert "unpatched_host" not in composed(folder, "algo=mcd").algo
-
-
-def test_no_file_is_read_for_an_application_without_an_algo_of_ours(folder):
-    """Neither its main.py nor, by the plugin, its config: only Hydra's own reading."""
-    code = (
-        "import sys, hydra\n"
-        "from omegaconf import OmegaConf\n"
-        "opened = []\n"
-        "sys.addaudithook(lambda e, a: opened.append(str(a[0])) if e == 'open' else None)\n"
-        "with hydra.initialize_config_dir(sys.argv[1], version_base=None):\n"
-        "    for given in ([], ['algo=mcd']):\n"
-        "        hydra.compose('config', overrides=given)\n"
-        "        print(sorted({p for p in opened if 'diffusion' in p or 'main.py' in p\n"
-        "                      or 'layouts' in p}))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "configs")], capture_output=True, text=True
-    )
-    foreign, ours = done.stdout.splitlines()
-    assert foreign == "[]" and "main.py" in ours and "masked.yaml" in ours
-
-
-@pytest.mark.slow
-def test_the_documented_command_with_a_relative_path(compose, corpus, tmp_path):
-    """From the user's folder, though Hydra runs the job in another."""
-    minihost.run(compose("trainer.max_steps=2"))
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    last.rename(tmp_path / "teacher.ckpt")
-    tiny = [arg for arg in compose.tiny if "save_dir" not in arg]
-    given = ["algo=mcd", "algo.teacher_path=teacher.ckpt", "algo.loss=kl_fwd", "algo.rounds=1"]
-    given += ["algo.steps_per_round=2", "trainer.max_steps=2", "hydra.run.dir=student"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mdlm_mcd.minihost.main", *tiny, *given],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    student = tmp_path / "student" / "checkpoints" / "round-1.ckpt"
-    # It opens as the masked model it is, with the averaged weights.
-    model, _ = embedded.open_model(student)
-    assert type(model) is algo.MDLM and not model.training
-    saved = torch.load(student, weights_only=True)
-    for p, average in zip(model.parameters(), saved["ema"]["shadow_params"], strict=True):
-        assert torch.equal(p, average)
-    assert saved["mdlm_mcd"]["loss"] == "kl_fwd"
-
-
-@pytest.mark.parametrize("name", hosts.DISTILLERS)
-def test_two_classes_of_ours_stand_before_the_hosts(name):
-    cls = hosts.distiller(name, specs.DUO, algo)
-    own = [c for c in cls.__mro__ if c.__module__.startswith("mdlm_mcd.distillers")]
-    assert len(own) <= (3 if name == "CD4LM" else 2)  # CD4LM is an MCD
-    assert set(cls.__mro__[1 : len(own) + 1]) == set(own)
+    monkeypatch.setattr(plugin, "read", lambda path: pytest.fail(f"{path} was read"))
+    composed(folder)

@@ -82,9 +82,9 @@ def student(host, teacher):
     """Two rounds in an unpatched host, which stays as it was."""
     before = tree(host.folder)
     path = f"algo.teacher_path={teacher}"
-    out, said = host.run("in memory", "algo=mcd", *ROUNDS, path, memory=True)
+    out, printed = host.run("in memory", "algo=mcd", *ROUNDS, path, memory=True)
     assert tree(host.folder) == before
-    assert "patched in memory" in said
+    assert "patched in memory" in printed
     return out / "checkpoints"
 
 
@@ -123,18 +123,6 @@ def test_the_teacher_of_a_round_is_the_raw_student(student):
     assert not any(torch.equal(a, b) for a, b in zip(raw, averaged, strict=True))
 
 
-def test_the_losses(patched, teacher, student):
-    path = f"algo.teacher_path={teacher}"
-    out, _ = patched.run("kl_fwd", "algo=mcd", *ROUNDS, path, "algo.loss=kl_fwd")
-    forward, saved = weights(out / "checkpoints" / "round-2.ckpt")
-    hybrid, _ = weights(student / "round-2.ckpt")
-    assert all(torch.isfinite(v).all() for v in forward.values())
-    assert not same(forward, hybrid) and saved["mdlm_mcd"]["loss"] == "kl_fwd"
-    _, said = patched.run("kl_bwd", "algo=mcd", *ROUNDS, path, "algo.loss=kl_bwd", fails=True)
-    for words in ("DivergenceError", "algo.loss=kl_bwd is", "use algo.loss=hybrid"):
-        assert words in said
-
-
 @pytest.mark.parametrize("name", ["sdtt", "cd4lm"])
 def test_the_baselines(host, patched, teacher, name):
     """Trained by the patched host, opened by the pristine one."""
@@ -162,9 +150,13 @@ def uniform(host):
 
 
 def test_dcd(host, patched, uniform):
-    """Two rounds in the patched host; its student in the pristine one."""
-    out, _ = patched.run("dcd", *DCD, f"algo.teacher_path={uniform}")
-    path = out / "checkpoints" / "round-2.ckpt"
+    """Two rounds, patched and in memory; the student in the pristine host."""
+    teacher, ends = f"algo.teacher_path={uniform}", []
+    for clone, how in ((host, {"memory": True}), (patched, {})):
+        out, _ = clone.run(f"dcd {clone.folder.name}", *DCD, teacher, **how)
+        path = out / "checkpoints" / "round-2.ckpt"
+        ends.append(weights(path)[0])
+    assert same(*ends)
     _, saved = weights(path)
     assert saved["global_step"] == 12 and saved["mdlm_mcd"]["teacher"]["round"] == 1
     path = f"eval.checkpoint_path={path}"
@@ -173,29 +165,11 @@ def test_dcd(host, patched, uniform):
         sampled(clone, "dcd samples", *algo, path)
 
 
-def test_dcd_resumes_and_is_patched_in_memory(host, patched, uniform):
-    path = f"algo.teacher_path={uniform}"
-    whole, _ = host.run("dcd in memory", *DCD, path, memory=True)
-    more = ("+callbacks.stop._target_=callbacks.Terminate", "+callbacks.stop.step=7")
-    out, _ = patched.run("dcd half", *DCD, path, *more)
-    before = weights(out / "checkpoints" / "last.ckpt")[1]
-    assert before["global_step"] == 8
-    out, _ = patched.run("dcd half", *DCD, path)
-    after = weights(out / "checkpoints" / "round-2.ckpt")[1]
-    assert after["global_step"] == 12
-    assert same(*(x["mdlm_mcd"]["teacher"]["backbone"] for x in (before, after)))
-    one = weights(whole / "checkpoints" / "round-1.ckpt")[0]
-    assert same(one, weights(out / "checkpoints" / "round-1.ckpt")[0])
-
-
 @pytest.mark.parametrize("loss", ["kl_bwd", "kl_fwd"])
 def test_dcd_and_the_embedded_model_by_contract(patched, uniform, loss):
     got = contract(patched, *patched.tiny(), f"algo.loss={loss}", of="dcd")
-    own, dcd = got["minihost"], got["dcd"]
-    assert own["vocabulary"][0] == own["vocabulary"][1]
-    assert max(own["logits"], own["nelbo"], own["posterior"]) < 1e-5
-    assert dcd["differ"] > 10 and dcd["gradient_scale"] > 1e-3
-    assert dcd["loss"] < 1e-5 and dcd["gradient_error"] < 1e-5
+    assert got["differ"] > 10 and got["gradient_scale"] > 1e-3
+    assert max(got["error"], got["gradient_error"], *got["embedded"]) < 1e-5
 
 
 def test_dcd_and_mcd_know_whose_checkpoint_it_is(patched, teacher, uniform):
@@ -204,15 +178,15 @@ def test_dcd_and_mcd_know_whose_checkpoint_it_is(patched, teacher, uniform):
         ("mcd", ["algo=mcd", *ROUNDS], uniform, "parameterization=mean, and a masked model"),
     ):
         path = f"algo.teacher_path={path}"
-        _, said = patched.run(f"{name} refused", *algo, path, fails=True)
-        assert wanted in said
+        _, printed = patched.run(f"{name} refused", *algo, path, fails=True)
+        assert wanted in printed
 
 
 def test_dcd_in_a_host_without_uniform_state_models(patched):
     if patched.spec is DUO:
         pytest.skip(f"{patched.name} has them")
-    _, said = patched.run("dcd", "algo=dcd", "algo.teacher_path=x", fails=True)
-    assert "needs a uniform-state model, and MDLM's code has none" in said
+    _, printed = patched.run("dcd", "algo=dcd", "algo.teacher_path=x", fails=True)
+    assert "needs a uniform-state model, and MDLM's code has none" in printed
 
 
 # The hosts' samplers. Their `strategy=ddp` is distributed with one process, too.
@@ -248,7 +222,7 @@ def unstopped(patched, teacher):
 # validates (after 12 and 18 batches).
 @pytest.mark.parametrize(
     "step, sampler",
-    [*((step, "distributed") for step in (5, 7, 9, 6, 11)), (7, "random"), (9, "random")],
+    [(5, "distributed"), (6, "distributed"), (9, "distributed"), (7, "random")],
 )
 def test_resume_is_exact(patched, unstopped, step, sampler):
     """The same rows, dropout and teacher: the same weights, bit for bit."""
@@ -268,43 +242,25 @@ def test_resume_is_exact(patched, unstopped, step, sampler):
 
 
 def test_sigterm_and_the_same_command_again(patched, unstopped):
-    """Told in the middle of step 8, in mid-round: saved after it, gone on with."""
+    """Sent in the middle of step 8, in mid-round: saved after it, gone on with."""
     folder, overrides = unstopped("distributed")
     stop = "+callbacks.stop"
     overrides = [*overrides, f"{stop}._target_=callbacks.Terminate"]
     overrides += [f"{stop}.step=7", f"{stop}.batch=1"]
-    out, said = patched.run("terminated", *overrides)
+    out, printed = patched.run("terminated", *overrides)
     _, saved = weights(out / "checkpoints" / "last.ckpt")
     assert saved["global_step"] == 8 and saved["mdlm_mcd"]["round"] == 2
     assert not (out / "checkpoints" / "round-2.ckpt").exists()
-    assert "SIGTERM" in said and "Traceback" not in said
+    assert "SIGTERM" in printed and "Traceback" not in printed
     patched.run("terminated", *overrides)
     ended_alike(folder, out / "checkpoints")
-
-
-def test_a_run_that_ends_early_goes_on_as_itself_alone(patched, teacher):
-    run = ["ends", "algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}"]
-    early = "+callbacks.e._target_=lightning.pytorch.callbacks.EarlyStopping"
-    early += " +callbacks.e.monitor=trainer/loss +callbacks.e.min_delta=100"
-    early += " +callbacks.e.patience=0 trainer.val_check_interval=3"
-    out, said = patched.run(*run, *early.split(), fails=True)
-    assert "The run ended at step 6 of 12, in round 2 of 2, by" in said
-    _, said = patched.run(*run, "algo.loss=ce", fails=True)
-    assert "with algo.loss=hybrid, and this one has algo.loss=ce:" in said
-    patched.run(*run)
-    files = {p: p.read_bytes() for p in (out / "checkpoints").iterdir()}
-    _, said = patched.run(*run)
-    assert "is finished at step 12; nothing to do" in said
-    assert files == {p: p.read_bytes() for p in (out / "checkpoints").iterdir()}
-    whole, _ = patched.run("unended", *run[1:])
-    ended_alike(whole / "checkpoints", out / "checkpoints")
 
 
 def test_two_processes(host, teacher):
     """Over gloo, in memory: both end alike, and as one with the same global batch."""
     ends = []
     for devices in (1, 2):
-        out, said = host.run(
+        out, printed = host.run(
             f"{devices} processes",
             "algo=mcd",
             *ROUNDS,
@@ -314,7 +270,7 @@ def test_two_processes(host, teacher):
             "+callbacks.ends._target_=callbacks.Ends",
             memory=True,
         )
-        assert f"MEMBER: {devices}/{devices}" in said
+        assert f"MEMBER: {devices}/{devices}" in printed
         ends.append([torch.load(out / f"rank-{i}.pt") for i in range(devices)])
         _, saved = weights(out / "checkpoints" / "round-2.ckpt")
         assert saved["global_step"] == 12
@@ -342,17 +298,19 @@ def test_an_exported_student(host, student, tmp_path):
     exported = [f"eval.checkpoint_path={out}", f"{key}=hf_dit", "training.ema=0"]
     one = nelbo(host, "nelbo ckpt", *host.own, f"eval.checkpoint_path={path}")
     assert one == nelbo(host, "nelbo hf", *host.own, *exported)
-    _, said = host.run("from export", "algo=mcd", *ROUNDS, f"algo.teacher_path={out}", memory=True)
-    assert "the only weights of step 12" in said
+    _, printed = host.run(
+        "from export", "algo=mcd", *ROUNDS, f"algo.teacher_path={out}", memory=True
+    )
+    assert "the only weights of step 12" in printed
 
 
 def test_the_student_by_our_samplers(patched, student):
     """`algo=mcd` opens it too, and draws in float64 whatever the host does."""
     how = ("sampling.u_law=lattice", "sampling.u_step=1/8", "sampling.stratified=true")
     path = f"eval.checkpoint_path={student}/round-2.ckpt"
-    said = sampled(patched, "ours", "algo=mcd", *how, path)
-    assert "sampling.predictor=sparse: 8 network evaluations for 8 sequences" in said
-    assert "float32" not in said.partition("network evaluations")[2]
+    printed = sampled(patched, "ours", "algo=mcd", *how, path)
+    assert "sampling.predictor=sparse: 8 network evaluations for 8 sequences" in printed
+    assert "float32" not in printed.partition("network evaluations")[2]
 
 
 def test_a_sweep(host, teacher):
@@ -365,30 +323,28 @@ def test_a_sweep(host, teacher):
 def test_an_unpatched_host_stops_with_the_remedy(host):
     """It would train plain MDLM, or end in a message about names."""
     algo = "+algo=mcd" if host.spec is MDLM else "algo=mcd"
-    out, said = host.run("unpatched", algo, "algo.teacher_path=x.ckpt", fails=True)
-    assert "mdlm-mcd patch ." in said and "mdlm-mcd run" in said
-    assert "Traceback" not in said and not (out / "checkpoints").exists()
+    out, printed = host.run("unpatched", algo, "algo.teacher_path=x.ckpt", fails=True)
+    assert "mdlm-mcd patch ." in printed and "mdlm-mcd run" in printed
+    assert "Traceback" not in printed and not (out / "checkpoints").exists()
 
 
 def contract(clone, *overrides, of="mcd"):
-    script, how = ("contract.py", ["algo=mcd", *ROUNDS])
-    if of == "dcd":
-        script, how = ("contract_dcd.py", DCD)
-    done = clone.start([str(clones.HERE / script), *how, *overrides])
+    algo = DCD if of == "dcd" else ["algo=mcd", *ROUNDS]
+    done = clone.start([str(clones.HERE / "contract.py"), of, *algo, *overrides])
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(re.search(r"CONTRACT (.*)", done.stdout)[1])
 
 
 @pytest.mark.parametrize("loss, timed", [("hybrid", False), ("kl_fwd", False), ("hybrid", True)])
 def test_contract_with_a_float64_computation_from_scratch(patched, loss, timed):
-    """And the times that our samplers and the host's own ask the network at."""
+    """The times that our samplers and the host's own ask the network at; its own DiT."""
     key = "algo.time_conditioning" if patched.spec is DUO else "time_conditioning"
     got = contract(patched, *patched.tiny(), f"algo.loss={loss}", f"{key}={timed}")
     theirs, ours = got["times"]
     assert len(ours) == 5 and (ours[0] > 1) == timed
     assert ours == pytest.approx(theirs[:5], abs=1e-4) if timed else set(ours) == {0}
     assert got["both"] > 20 and got["revealed"] > 5 and got["gradient_scale"] > 1e-3
-    assert got["error"] < 1e-5 and got["gradient_error"] < 1e-5
+    assert got["error"] < 1e-5 and got["gradient_error"] < 1e-5 and got["network"] < 1e-4
 
 
 def test_classes_and_the_u_net(patched):

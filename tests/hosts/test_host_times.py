@@ -1,4 +1,4 @@
-"""Checkpoints of networks conditioned on time: opened, exported and swept alike."""
+"""Checkpoints of networks conditioned on time: opened and exported alike."""
 
 import json
 import re
@@ -7,13 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from mdlm_mcd import sampling
-from mdlm_mcd.commands import export, main
-from mdlm_mcd.coupling import counter_generator
+from mdlm_mcd.commands import export
 from mdlm_mcd.errors import CheckpointError
-from mdlm_mcd.evaluation import bounds, candidates, embedded
+from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.hosts import duo
-from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 
 
@@ -96,56 +93,6 @@ def test_the_cards_example_runs(timed, tmp_path, monkeypatch):
     assert scope["logits"].shape == (1, 16, 301)
 
 
-def test_it_is_swept(timed, runs_ar, tmp_path):
-    out = tmp_path / "r.jsonl"
-    command = [
-        "sweep",
-        f"a={timed}",
-        "--steps",
-        "3",
-        "--num-samples",
-        "4",
-        "--batch-size",
-        "4",
-        "--bound-rows",
-        "4",
-        "--evaluator",
-        str(runs_ar),
-        "--out",
-        str(out),
-        "--sampler",
-        "locked",
-    ]
-    assert main.main(command) == 0
-    (row,) = map(json.loads, out.read_text().splitlines())
-    host, tokenizer = embedded.open_model(timed)
-    seed, denoise = row["seed"], duo.denoiser(host)
-    drawn = sampling.sample(
-        "locked",
-        denoise,
-        4,
-        16,
-        3,
-        alpha=lambda t: host.noise(t)[1],
-        mask_index=300,
-        vocab_size=301,
-        latent=sampling.Latent(seed),
-    )
-    assert row["texts"] == tokenizer.batch_decode(drawn.tokens)
-    _, loader = dataloader.get_dataloaders(host.config, tokenizer, skip_train=True)
-    text = next(iter(loader))["input_ids"][:4]
-    bound = bounds.n_step_nelbo(
-        denoise,
-        text,
-        3,
-        alpha=lambda t: host.noise(t)[1],
-        mask_index=300,
-        generator=counter_generator(seed, "n-step", 3),
-    )
-    found = row["metrics"]["n_step_nelbo"]["value"]
-    assert found == pytest.approx(bound.value, rel=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["duo", "DUO", "udlm"])
 def test_a_released_uniform_state_model_is_refused(timed, tmp_path, kind):
     """Its names and shapes are a masked model's, and it is conditioned on time too."""
@@ -155,12 +102,3 @@ def test_a_released_uniform_state_model_is_refused(timed, tmp_path, kind):
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="parameterization=mean, and a masked mo"):
         candidates.open_model(candidates.Source.parse(str(tmp_path / "out")))
-
-
-@pytest.fixture(scope="module")
-def runs_ar(module_compose, tmp_path_factory):
-    where = tmp_path_factory.mktemp("ar")
-    minihost.run(
-        module_compose("trainer.max_steps=1", "algo=ar", f"checkpointing.save_dir={where}")
-    )
-    return where / "checkpoints" / "last.ckpt"

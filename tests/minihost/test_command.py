@@ -57,15 +57,6 @@ def test_a_job_fails_alone(host):
     assert "Job #3" not in said
 
 
-def test_what_hydra_refuses_between_two_jobs(host):
-    """Its own errors are a sentence then, too."""
-    (host.folder / "s").mkdir()
-    (host.folder / "s/2").touch()
-    status, said = host(*MCD, "algo.loss=ce", "seed=1,2", "hydra.sweep.subdir=${seed}")
-    assert status == 1 and "File exists: 's/2'" in said, said
-    assert "Traceback" not in said and ended(host.folder) == ["1"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("full", ["0", "1"])
 def test_in_processes_of_joblib(host, full):

@@ -11,15 +11,6 @@ from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.settings import console
 
 
-def test_a_carriage_return_at_the_end_of_an_argument(shell, capsys):
-    status, said = shell.host("algo=mdlm\r")
-    assert status == 1 and "algo=mdlm\\r has a carriage return" in said
-    for argv in (["doctor", ".", "algo=mcd\r"], ["run", "algo=mcd\r"], ["export", "a\r", "b"]):
-        assert main.main(argv) == 1
-        assert "has a carriage return" in capsys.readouterr().err
-    console.check_arguments(["data.separator='a\tb'", "a=[1,\n2]"])
-
-
 def test_control_characters_of_a_file_are_escaped(shell):
     shell.write("mine/recipe/r.yaml", '# @package _global_\nmode: "tra\\rin\\e[31m"\n')
     status, said = shell.host(f"--config-dir={shell.folder}/mine", "+recipe=r")

@@ -5,19 +5,28 @@ Nothing is replaced where the real thing is present. Docs: docs/without_cuda.md.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from . import packages, sources
 
 if TYPE_CHECKING:
     from types import CodeType
 
 __all__ = ["compiled", "default_overrides", "install"]
 
-_FOLDERS = sources.Folders()
+# Packages that the hosts import and a machine may lack. What stands in for them is in
+# `packages/`, at the END of `sys.path`: an installed package is found before it, and is
+# not completed. No version and no distribution: a library that asks whether it may use
+# the real package learns that it may not.
+PACKAGES = {
+    "flash_attn": "flash-attn is not installed: attention and rotary embedding run in "
+    "plain PyTorch.",
+    "mamba_ssm": "mamba-ssm is not installed: its names are None; use backbone=dit.",
+    "causal_conv1d": "causal-conv1d is not installed: its names are None; use backbone=dit.",
+}
 _supplied: list[str] | None = None
 
 
@@ -29,30 +38,29 @@ def install(host: str | Path | None = None) -> list[str]:
     and returns the same.
     """
     global _supplied
-    _FOLDERS.add(host or os.getcwd())
+    from . import cpu, loading  # import torch: `mdlm-mcd doctor --help` does without
+
+    cpu.add_folder(host or os.getcwd())
     if _supplied is None:
-        import torch
-
-        from . import cuda, loading
-
-        _supplied = packages.supply() + loading.supply()
-        if not torch.cuda.is_available():
-            _supplied += cuda.supply(_FOLDERS)
+        _supplied = _supply_packages() + loading.supply() + cpu.supply()
     return list(_supplied)
 
 
-def compiled(path: str | Path, source: str | None = None) -> CodeType:
+def _supply_packages() -> list[str]:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.path.append(str(Path(__file__).parent / "packages"))
+    return [PACKAGES[name] for name in missing]
+
+
+def compiled(path: str | Path, source: str | bytes | None = None) -> CodeType:
     """Compile a host's main.py, which is run and not imported, for this machine.
 
     source: its text, where that is not what the file contains.
     """
-    import torch
+    from . import cpu
 
-    if not torch.cuda.is_available():
-        return sources.compiled(path, source)
-    if source is None:
-        source = Path(path).read_bytes()
-    return compile(source, os.fspath(path), "exec", dont_inherit=True)
+    return cpu.compiled(path, Path(path).read_bytes() if source is None else source)
 
 
 def default_overrides(given: Iterable[str] = ()) -> list[str]:

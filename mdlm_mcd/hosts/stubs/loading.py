@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import functools
-import logging
-import os
 import pickle
 
 import torch
 
 from ...checkpoints import unpickling
-
-log = logging.getLogger(__name__)
-
-_FORCED = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
 
 
 def tolerant(load):
@@ -24,35 +18,24 @@ def tolerant(load):
     `weights_only` or a `pickle_module` gets what they ask for. Raises what `load`
     raises; its first refusal, when the second reading fails too.
     """
-    logged = False
 
     @functools.wraps(load)
     def wrapper(f, map_location=None, pickle_module=None, **kwargs):
-        nonlocal logged
         asked = kwargs.get("weights_only") is not None or pickle_module is not None
-        if asked or any(os.environ.get(name) for name in _FORCED):
-            return load(f, map_location, pickle_module, **kwargs)
         start = f.tell() if hasattr(f, "seek") else None
         try:
-            return load(f, map_location, **kwargs)
+            return load(f, map_location, pickle_module, **kwargs)
         except pickle.UnpicklingError as refused:
+            if asked:
+                raise
+            rewind = (lambda: None) if start is None else (lambda: f.seek(start))
             try:
-                if start is not None:
-                    f.seek(start)
+                rewind()
                 with unpickling.stand_ins(f):
-                    if start is not None:
-                        f.seek(start)
-                    loaded = load(f, map_location, **{**kwargs, "weights_only": True})
+                    rewind()
+                    return load(f, map_location, **{**kwargs, "weights_only": True})
             except Exception:
                 raise refused from None
-        if not logged:
-            logged = True
-            log.info(
-                "%s holds objects beside tensors (a config, a tokenizer): they were "
-                "left out, and none of their code was run. So for all such files.",
-                getattr(f, "name", f),
-            )
-        return loaded
 
     return wrapper
 

@@ -1,4 +1,7 @@
-"""Stand-ins against real packages, and what `install` says and leaves alone."""
+"""Stand-ins beside real packages, and what `install` supplies and leaves alone.
+
+Each child process is a machine; what is imported in it cannot be taken back.
+"""
 
 import importlib.metadata
 import os
@@ -11,109 +14,24 @@ import pytest
 import torch
 
 from mdlm_mcd.hosts import stubs
-from mdlm_mcd.hosts.stubs import packages
+from mdlm_mcd.hosts.stubs import cpu
 
 ROOT = Path(stubs.__file__).resolve().parents[3]
+installed = importlib.metadata.packages_distributions()
 
 without_cuda = pytest.mark.skipif(
     torch.cuda.is_available(), reason="what is supplied where there is no CUDA"
 )
-without_flash = pytest.mark.skipif(
-    any(d.lower().startswith("flash") for d in importlib.metadata.packages_distributions()),
-    reason="flash-attn is installed",
-)
 
 
-def python(code, *path, cwd=None, **env):
-    """The output of `code` in an interpreter of its own."""
+def python(code, *path):
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning:host", "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT))), **env},
-        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))},
         text=True,
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_importing_the_package_loads_no_framework():
-    out = python(
-        "import sys, mdlm_mcd.hosts.stubs\n"
-        "print([n for n in ('torch', 'lightning', 'transformers') if n in sys.modules])"
-    )
-    assert out.strip() == "[]"
-
-
-@without_flash
-def test_the_stand_ins_are_found_and_fool_nobody():
-    out = python(
-        r"""
-import importlib.util, sys
-from mdlm_mcd.hosts import stubs
-said = stubs.install()
-assert stubs.install() == said and len(set(said)) == len(said)
-finders = [f for f in sys.meta_path if type(f).__name__ == "Finder"]
-assert len(finders) == 1 and sys.meta_path[-1] is finders[0]
-assert importlib.util.find_spec("flash_attn.layers.rotary") is not None
-from transformers.utils import import_utils
-import re
-asking = [
-    name for name in dir(import_utils)
-    if re.fullmatch(r"is_(flash_attn|mamba|causal_conv1d)\w*_available", name)
-    and "fallback" not in name
-]
-assert "is_flash_attn_2_available" in asking
-def believed():
-    return [name for name in asking if getattr(import_utils, name)()]
-assert not believed(), believed()
-import flash_attn, flash_attn.layers.rotary
-from mdlm_mcd.hosts.stubs import flash_attn as ours
-flash = flash_attn.flash_attn_interface
-assert flash.flash_attn_varlen_qkvpacked_func is ours.flash_attn_varlen_qkvpacked_func
-assert flash_attn.layers.rotary.apply_rotary_emb_qkv_ is ours.apply_rotary_emb_qkv_
-def ask_anew():
-    for cached in vars(import_utils).values():
-        getattr(cached, "cache_clear", lambda: None)()
-    return believed()
-assert not ask_anew(), believed()
-import torch
-torch.cuda.is_available = lambda: True  # with a GPU and without flash-attn
-torch.version.cuda = "12.4"
-assert not [name for name in ask_anew() if "flash" in name], believed()
-assert import_utils.is_torch_cuda_available()
-assert importlib.util.find_spec("flash_attn") is flash_attn.__spec__
-assert not hasattr(flash_attn, "__file__") and not hasattr(flash_attn, "__version__")
-for line in said: print(line)
-"""
-    )
-    assert "flash-attn is not installed" in out and "mamba-ssm is not" in out
-
-
-@without_flash
-def test_names_of_mamba_can_be_imported_and_not_called():
-    out = python(
-        """
-from mdlm_mcd.hosts.stubs import packages
-packages.supply()
-from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
-from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, selective_scan_fn
-from mamba_ssm.ops.triton.selective_state_update import selective_state_update
-try:
-    from mamba_ssm.ops.triton.layernorm import RMSNorm
-except ImportError:
-    print("as MDLM expects it")
-for function in (causal_conv1d_fn, causal_conv1d_update, mamba_inner_fn,
-                 selective_scan_fn, selective_state_update):
-    try:
-        function(1, option=2)
-    except NotImplementedError as error:
-        print(error)
-"""
-    ).splitlines()
-    assert out[0] == "as MDLM expects it" and len(out) == 6
-    assert all("install" in line and "backbone=dit" in line for line in out[1:])
-    assert "mamba_inner_fn is not here: install mamba-ssm" in out[3]
 
 
 def package(folder, name, text="", **modules):
@@ -121,50 +39,6 @@ def package(folder, name, text="", **modules):
     (folder / name / "__init__.py").write_text(text)
     for module, content in modules.items():
         (folder / name / f"{module}.py").write_text(content)
-
-
-def test_a_real_package_wins_and_is_not_completed(tmp_path):
-    package(tmp_path, "flash_attn", "real = True", flash_attn_interface="real = True")
-    package(tmp_path / "later", "mamba_ssm", "real = True")
-    out = python(
-        """
-import sys
-from mdlm_mcd.hosts.stubs import packages
-said = " ".join(packages.supply())
-assert "flash-attn" not in said and "mamba-ssm is" in said and "causal" in said, said
-import flash_attn, flash_attn.flash_attn_interface
-assert flash_attn.real and flash_attn.flash_attn_interface.real
-try:
-    import flash_attn.layers.rotary
-except ModuleNotFoundError as error:
-    print(error)
-sys.path.append(sys.argv[1] if len(sys.argv) > 1 else LATER)
-import mamba_ssm
-assert mamba_ssm.real
-""".replace("LATER", repr(str(tmp_path / "later"))),
-        tmp_path,
-    )
-    assert "No module named 'flash_attn.layers'" in out
-
-
-def test_nothing_is_supplied_where_nothing_is_missing(tmp_path):
-    for name in packages.SENTENCES:
-        package(tmp_path, name)
-    python(
-        """
-import sys, warnings
-import torch
-torch.cuda.is_available = lambda: True
-torch.__version__ = "2.5.1"
-before = torch.load, torch.cuda.device_count, list(sys.meta_path), warnings.filters[:]
-from mdlm_mcd.hosts import stubs
-assert stubs.install() == []
-after = torch.load, torch.cuda.device_count, list(sys.meta_path), warnings.filters[:]
-assert before == after
-assert stubs.default_overrides() == []
-""",
-        tmp_path,
-    )
 
 
 HOST = """
@@ -181,42 +55,69 @@ def regions(x):
         y = x @ x
     with torch.amp.autocast('cuda', dtype=torch.bfloat16):
         return y + x @ x
+counter = torch.cuda.device_count
 """
 
-
-@without_cuda
-def test_a_host_runs_on_the_cpu_and_others_still_see_no_gpu(tmp_path):
-    host = tmp_path / "host"
-    package(host, "models", "from . import net", net=HOST)
-    (host / "dataloader.py").write_text(HOST)
-    nested = host / ".venv" / "lib" / "site-packages"
-    nested.mkdir(parents=True)
-    (nested / "installed_there.py").write_text(HOST)
-    (tmp_path / "elsewhere.py").write_text(HOST)
-    out = python(
-        """
-import sys, warnings
+BARE = """
+import sys
 from mdlm_mcd.hosts import stubs
-said = stubs.install(sys.path[1])
-import torch, omegaconf
+frameworks = {"torch", "lightning", "transformers"}
+assert not frameworks & sys.modules.keys()
+supplied = stubs.install(sys.path[1])
+assert stubs.install() == supplied and len(set(supplied)) == len(supplied)
+for words in ("flash-attn is not installed", "mamba-ssm is not", "CUDA is not available"):
+    assert words in " ".join(supplied), words
+
+# transformers believes that the packages are absent, also on a machine with CUDA.
+import re, torch
+from transformers.utils import import_utils
+asking = [
+    name for name in dir(import_utils)
+    if re.fullmatch(r"is_(flash_attn|mamba|causal_conv1d)\\w*_available", name)
+    and "fallback" not in name
+]
+assert "is_flash_attn_2_available" in asking
+def believed():
+    for cached in vars(import_utils).values():
+        getattr(cached, "cache_clear", lambda: None)()
+    return [name for name in asking if getattr(import_utils, name)()]
+assert not believed(), believed()
+import flash_attn, flash_attn.layers.rotary
+assert flash_attn.flash_attn_interface.flash_attn_varlen_qkvpacked_func
+assert flash_attn.layers.rotary.apply_rotary_emb_qkv_
+available, torch.cuda.is_available = torch.cuda.is_available, lambda: True
+torch.version.cuda, without = "12.4", torch.version.cuda
+assert not [name for name in believed() if "flash" in name], believed()
+torch.cuda.is_available, torch.version.cuda = available, without
+
+# What MDLM imports, and expects to be absent.
+from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from mamba_ssm.ops.selective_scan_interface import mamba_inner_fn, selective_scan_fn
+from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+assert causal_conv1d_fn is mamba_inner_fn is selective_state_update is None
+try:
+    from mamba_ssm.ops.triton.layernorm import RMSNorm
+    raise SystemExit("mamba_ssm has a layernorm")
+except ImportError:
+    pass
+
+# The host counts devices and finds the CPU; all others see what is there.
+import warnings, omegaconf
 import dataloader, models, installed_there, elsewhere
-omegaconf.OmegaConf.register_new_resolver("device_count", torch.cuda.device_count)
-config = omegaconf.OmegaConf.create({"devices": "${device_count:}"})
-assert config.devices == 1
-assert dataloader.count() == models.net.count() == 1
-for asked, counted in ((2, 2), ("2", 2), (1, 1), (0, 1), ("auto", 1), (None, 1)):
-    config = omegaconf.OmegaConf.create({"trainer": {"devices": asked}})
-    omegaconf.OmegaConf.set_struct(config, True)
-    assert dataloader.count(config) == counted, asked
+OmegaConf = omegaconf.OmegaConf
+OmegaConf.register_new_resolver("device_count", dataloader.counter)
+counted = "${device_count:}"
+assert OmegaConf.create({"trainer": {"devices": counted}}).trainer.devices == 1
+assert dataloader.count() == models.net.count() == dataloader.count({}) == 1
+for asked, found in ((2, 2), ("2", 2), (1, 1), (0, 1), ("auto", 1), (None, 1), (counted, 1)):
+    config = OmegaConf.create({"trainer": {"devices": asked}})
+    OmegaConf.set_struct(config, True)
+    assert dataloader.count(config) == found, asked
     assert elsewhere.count(config) == 0
-omegaconf.OmegaConf.set_struct(config.trainer, False)
-del config.trainer["devices"]
-assert dataloader.count(config) == dataloader.count({}) == 1
-config = omegaconf.OmegaConf.create({"trainer": {"devices": "${device_count:}"}})
+config = OmegaConf.create({"trainer": {}})
+OmegaConf.set_struct(config, True)
 assert dataloader.count(config) == 1
 assert elsewhere.count() == installed_there.count() == torch.cuda.device_count() == 0
-from lightning.fabric.accelerators import CUDAAccelerator
-assert CUDAAccelerator.auto_device_count() == 0
 for module in (dataloader, models.net):
     assert module.measure([1]) == "cpu"
     assert module.place(torch.nn.Linear(2, 2)).weight.device.type == "cpu"
@@ -232,16 +133,55 @@ for module in (elsewhere, installed_there):
         assert "CUDA" in str(error) or "NVIDIA" in str(error), error
     else:
         raise SystemExit("a module of no host was changed")
-print(said[-1])
-""",
-        host,
-        nested,
-        tmp_path,
-    )
-    assert "CUDA is not available" in out
+"""
+
+
+@without_cuda
+@pytest.mark.skipif("flash_attn" in installed, reason="flash-attn is installed")
+def test_a_machine_that_has_nothing(tmp_path):
+    host = tmp_path / "host"
+    package(host, "models", "from . import net", net=HOST)
+    (host / "dataloader.py").write_text(HOST)
+    nested = host / ".venv" / "lib" / "site-packages"
+    nested.mkdir(parents=True)
+    (nested / "installed_there.py").write_text(HOST)
+    (tmp_path / "elsewhere.py").write_text(HOST)
+    python(BARE, host, nested, tmp_path)
     assert not list(host.glob("**/dataloader*.pyc")), "the host's cache was written"
 
 
+def test_nothing_is_supplied_where_nothing_is_missing(tmp_path):
+    """An installed package is found first, and is not completed where it is not whole."""
+    for name in stubs.PACKAGES:
+        package(tmp_path, name, "real = True")
+    python(
+        """
+import sys, warnings
+import torch
+torch.cuda.is_available = lambda: True
+torch.__version__ = "2.5.1"
+def state():
+    return torch.load, list(sys.path), list(sys.path_hooks), warnings.filters[:]
+before = state()
+from mdlm_mcd.hosts import stubs
+assert stubs.install() == [] and before == state()
+assert stubs.default_overrides() == []
+sys.path.remove(first := sys.path[1])
+assert len(stubs._supply_packages()) == 3
+sys.path.insert(0, first)
+import flash_attn
+assert flash_attn.real
+try:
+    import flash_attn.layers.rotary
+    raise SystemExit("an installed package was completed")
+except ModuleNotFoundError:
+    pass
+""",
+        tmp_path,
+    )
+
+
+@without_cuda
 def test_only_devices_are_renamed(tmp_path):
     path = tmp_path / "main.py"
     path.write_text(
@@ -257,7 +197,7 @@ def test_only_devices_are_renamed(tmp_path):
     seen = []
     torch_ = types.SimpleNamespace(device=lambda *a: a)
     scope = {"g": lambda *a, **k: (a, k), "h": lambda device: device, "torch": torch_}
-    exec(stubs.sources.compiled(path), scope)
+    exec(stubs.compiled(path), scope)
     a = types.SimpleNamespace(to=lambda d: seen.append(d))
     _, g, plain, device, named, kind, text = scope["f"](a)
     assert seen == ["cpu"] and g == (("cuda",), {"device": "cpu"})
@@ -269,33 +209,22 @@ def test_only_devices_are_renamed(tmp_path):
     assert scope["f"].__code__.co_filename == str(path)
 
 
+def test_with_cuda_the_hosts_code_is_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    scope = {}
+    exec(cpu.compiled(tmp_path / "x.py", "def f(device='cuda'): return device"), scope)
+    assert scope["f"]() == "cuda" and cpu.supply() == []
+
+
 @without_cuda
-def test_overrides_leave_the_users_alone():
+def test_overrides_leave_the_users_alone(monkeypatch):
     every = stubs.default_overrides()
-    assert {"trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32"} <= (set(every))
+    assert {"trainer.accelerator=cpu", "trainer.devices=1", "trainer.precision=32"} <= set(every)
     rest = stubs.default_overrides(
         ["++trainer.precision=bf16", "trainer.accelerator", "algo=mcd", "seed=2"]
     )
     assert rest == [e for e in every if "precision" not in e and "accele" not in e]
-
-
-@without_cuda
-def test_workers_are_not_counted_where_the_hosts_cannot(monkeypatch):
-    with_linux = stubs.default_overrides()
+    # Workers are not counted where the hosts cannot.
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert "loader.num_workers=1" in stubs.default_overrides()
-    assert "loader.num_workers=1" not in with_linux or sys.platform != "linux"
-
-
-@without_cuda
-def test_lightning_takes_the_overrides():
-    import lightning as L
-
-    values = dict(o.split("=") for o in stubs.default_overrides() if "trainer" in o)
-    trainer = L.Trainer(
-        accelerator=values["trainer.accelerator"],
-        devices=int(values["trainer.devices"]),
-        precision=int(values["trainer.precision"]),
-        logger=False,
-    )
-    assert trainer.precision == "32-true" and trainer.num_devices == 1
+    assert "loader.num_workers=1" not in every or sys.platform != "linux"

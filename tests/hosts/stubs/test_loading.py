@@ -2,7 +2,6 @@
 
 import collections
 import io
-import logging
 import pickle
 import sys
 import types
@@ -13,20 +12,15 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
-from tokenizers import Tokenizer, models
 
 from mdlm_mcd.hosts.stubs import loading
-
-try:
-    from lightning.fabric.utilities.data import AttributeDict
-except ImportError:
-    from lightning.pytorch.utilities.parsing import AttributeDict
 
 refuses = pytest.mark.skipif(
     tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6),
     reason="this torch opens the hosts' checkpoints by itself",
 )
 REAL = torch.load
+CONFIG = OmegaConf.create({"lr": 0.1, "model": {"length": "${lr}", "sizes": [1, 2]}})
 
 
 @pytest.fixture
@@ -69,95 +63,51 @@ class Bomb:
 
 
 @pytest.fixture
-def gone():
-    """An object of a module that cannot be imported when the file is read."""
+def gone(monkeypatch):
+    """An object of a module that cannot be imported once this is called."""
     module = types.ModuleType("a_tokenizer_of_old")
-    cls = type("Old", (), {"__module__": module.__name__})
-    module.Old = cls
-    sys.modules[module.__name__] = module
-    old = cls()
-    old.vocab = {"a": 1}
-    yield old
-    sys.modules.pop(module.__name__, None)
+    module.Old = type("Old", (), {"__module__": module.__name__})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.Old()
 
 
-def forget():
-    sys.modules.pop("a_tokenizer_of_old", None)
-
-
-def config():
-    return OmegaConf.create({"lr": 0.1, "model": {"length": "${lr}", "sizes": [1, 2]}})
-
-
-def trainer(folder, steps):
-    return L.Trainer(
+def fit(model, folder, steps, **how):
+    rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    # All batches alike: a resumed Lightning begins its epoch's data again.
+    data = torch.utils.data.DataLoader(rows.repeat(6, 1), batch_size=4)
+    L.Trainer(
         max_steps=steps,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        default_root_dir=folder,
-        precision=32,
         callbacks=[ModelCheckpoint(folder, every_n_train_steps=2, save_last=True)],
-    )
-
-
-def data():
-    generator = torch.Generator().manual_seed(0)
-    # All batches alike: a resumed Lightning begins its epoch's data again.
-    rows = torch.randn(4, 3, generator=generator).repeat(6, 1)
-    return torch.utils.data.DataLoader(rows, batch_size=4)
-
-
-@pytest.fixture
-def checkpoint(tmp_path, gone):
-    """Written by Lightning after 2 of 4 steps; and the run that was not stopped."""
-    tokenizer = [Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), gone]
-    torch.manual_seed(0)
-    half = Host(config(), tokenizer)
-    trainer(tmp_path / "half", 2).fit(half, data())
-    torch.manual_seed(0)
-    whole = Host(config(), tokenizer)
-    trainer(tmp_path / "whole", 4).fit(whole, data())
-    forget()
-    return tmp_path / "half" / "last.ckpt", half, whole
+    ).fit(model, data, **how)
+    return model
 
 
 @refuses
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended")
-def test_lightning_opens_and_resumes_a_hosts_checkpoint(checkpoint, patched, caplog):
-    path, half, whole = checkpoint
+def test_lightning_opens_and_resumes_a_hosts_checkpoint(tmp_path, gone, patched):
+    ends = []
+    for steps in (2, 4):
+        torch.manual_seed(0)
+        ends.append(fit(Host(CONFIG, gone), tmp_path / str(steps), steps))
+    half, whole = ends
+    del sys.modules["a_tokenizer_of_old"]
+    path = tmp_path / "2" / "last.ckpt"
     with pytest.raises(pickle.UnpicklingError, match="weights_only"):
         REAL(path)
-    given = config()
-    with caplog.at_level(logging.INFO, logger=loading.__name__):
-        model = Host.load_from_checkpoint(path, config=given, tokenizer="a new one")
-        assert model.config is given and model.tokenizer == "a new one"
-        assert torch.equal(model.net.weight, half.net.weight)
-        assert torch.equal(model.average[0], half.net.weight)
-        resumed = Host(given, "a new one")
-        trainer(path.parents[1] / "again", 4).fit(resumed, data(), ckpt_path=path)
+    model = Host.load_from_checkpoint(path, config=CONFIG, tokenizer="a new one")
+    assert model.config is CONFIG and model.tokenizer == "a new one"
+    assert torch.equal(model.net.weight, half.net.weight)
+    assert torch.equal(model.average[0], half.net.weight)
+    resumed = fit(Host(CONFIG, "a new one"), tmp_path / "again", 4, ckpt_path=path)
     assert resumed.steps == 2
     assert torch.equal(resumed.net.weight, whole.net.weight)  # Adam's state, the rate
-    messages = [r.getMessage() for r in caplog.records if r.name == loading.__name__]
-    assert len(messages) == 1 and str(path) in messages[0] and "tokenizer" in messages[0]
     # And what is saved next opens like the first.
-    again = path.parents[1] / "again" / "last.ckpt"
-    assert Host.load_from_checkpoint(again, config=given, tokenizer=0).tokenizer == 0
-
-
-@refuses
-def test_checkpoints_of_older_lightnings(checkpoint, patched):
-    """Their hyperparameters were an AttributeDict; their spec is migrated."""
-    path, half, _ = checkpoint
-    content = torch.load(path)
-    content["hyper_parameters"] = AttributeDict(config=config(), tokenizer=1)
-    content["pytorch-lightning_version"] = "2.0.0"
-    torch.save(content, path)
-    read = torch.load(path)["hyper_parameters"]
-    assert isinstance(read, dict) and read["tokenizer"] == 1
-    model = Host.load_from_checkpoint(path, config=config(), tokenizer=2)
-    assert model.tokenizer == 2 and torch.equal(model.net.weight, half.net.weight)
+    again = tmp_path / "again" / "last.ckpt"
+    assert Host.load_from_checkpoint(again, config=CONFIG, tokenizer=0).tokenizer == 0
 
 
 @refuses
@@ -165,7 +115,7 @@ def test_no_code_is_run_and_plain_values_survive(tmp_path, patched, gone):
     canary, path = tmp_path / "canary", tmp_path / "x.ckpt"
     plain = {"set": {1, 2}, "counts": collections.defaultdict(list, a=[1]), "rate": np.float64(0.1)}
     torch.save({**plain, "bomb": Bomb(str(canary)), "old": gone}, path)
-    forget()
+    del sys.modules["a_tokenizer_of_old"]
     with path.open("rb") as file:
         for content in (
             torch.load(path),
@@ -179,20 +129,13 @@ def test_no_code_is_run_and_plain_values_survive(tmp_path, patched, gone):
 
 
 @refuses
-@pytest.mark.filterwarnings("ignore:Environment variable TORCH_FORCE")
-def test_who_asks_gets_what_he_asks_for(tmp_path, patched, monkeypatch):
+def test_who_asks_gets_what_he_asks_for(tmp_path, patched):
     path = tmp_path / "x.ckpt"
-    torch.save({"config": config()}, path)
+    torch.save({"config": CONFIG}, path)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
-    assert torch.load(path, weights_only=False)["config"] == config()
-    assert torch.load(path, pickle_module=pickle)["config"] == config()
-    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(path)
-    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
-    assert torch.load(path)["config"] == config()
+    assert torch.load(path, weights_only=False)["config"] == CONFIG
+    assert torch.load(path, pickle_module=pickle)["config"] == CONFIG
 
 
 @refuses

@@ -1,0 +1,135 @@
+"""Load the hosts' modules with the CPU in place of the CUDA devices they name.
+
+The hosts write `"cuda"` into their code in a few places: `.to('cuda')`, the default of
+a parameter `device`, an argument `device='cuda'`. These, and only these, are read as
+`"cpu"` while a module of a host's folder is compiled, and `torch.cuda.device_count` as
+the function of that name below. The file is not touched, nor is its bytecode cache.
+`autocast('cuda', ...)` names a kind of precision, no device, and stays; without CUDA it
+does nothing, as it should.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+import warnings
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+)
+from pathlib import Path
+from types import CodeType
+
+import torch
+
+# What autocast for CUDA says where there is none; in the words of torch 2.3 to 2.13.
+NEEDLESS_WARNINGS = (
+    "`torch.cuda.amp.autocast(args...)` is deprecated.",
+    "CUDA is not available or torch_xla is imported. Disabling autocast.",
+    "User provided device_type of 'cuda', but CUDA is not available. Disabling",
+)
+_folders: list[Path] = []  # the hosts'
+
+
+def add_folder(folder: str | os.PathLike) -> None:
+    _folders.append(Path(folder).resolve())
+    sys.path_importer_cache.clear()
+
+
+def _is_hosts(folder: str) -> bool:
+    """Return whether a folder is a host's, and not of an environment that lies in it."""
+    path = Path(folder).resolve()
+    inside = [path.relative_to(root) for root in _folders if path.is_relative_to(root)]
+    return any(not {"site-packages", "dist-packages"} & set(rest.parts) for rest in inside)
+
+
+def device_count() -> int:
+    """Return how many devices the hosts' own code counts, which is never 0.
+
+    They share the global batch by it: a function that has a `config` gets its
+    `trainer.devices`, others 1. So does OmegaConf, as their resolver `${device_count:}`.
+    """
+    caller = sys._getframe(1)
+    if caller.f_globals.get("__name__", "").startswith("omegaconf"):
+        return 1  # its `config` is the one that is being resolved
+    trainer = getattr(caller.f_locals.get("config"), "trainer", None)
+    devices = str(getattr(trainer, "devices", None))
+    return max(int(devices), 1) if devices.isdecimal() else 1
+
+
+COUNT = f"__import__({__name__!r}, fromlist=['device_count']).device_count"
+
+
+class _OnCpu(ast.NodeTransformer):
+    """Rename the CUDA devices that a module names, and count devices by ours."""
+
+    def visit_Attribute(self, node):
+        if node.attr != "device_count" or ast.unparse(node) != "torch.cuda.device_count":
+            return self.generic_visit(node)
+        ours = ast.parse(COUNT, mode="eval").body
+        return ast.fix_missing_locations(ast.copy_location(ours, node))
+
+    def visit_Call(self, node):
+        function = getattr(node.func, "attr", getattr(node.func, "id", None))
+        named = [k.value for k in node.keywords if k.arg == "device"]
+        for value in [*named, *(node.args[:1] if function in ("to", "device") else ())]:
+            _rename(value)
+        return self.generic_visit(node)
+
+    def visit_arguments(self, node):
+        first = [*node.posonlyargs, *node.args]
+        defaults = zip(reversed(first), reversed(node.defaults), strict=False)
+        named = zip(node.kwonlyargs, node.kw_defaults, strict=True)
+        for parameter, default in [*defaults, *named]:
+            if parameter.arg == "device":
+                _rename(default)
+        return self.generic_visit(node)
+
+
+def _rename(node: ast.AST | None) -> None:
+    if isinstance(node, ast.Constant) and str(node.value).partition(":")[0] == "cuda":
+        node.value = "cpu"
+
+
+def compiled(path: str | os.PathLike, source: str | bytes) -> CodeType:
+    """Compile a host's file, with the CPU for CUDA devices where there is no CUDA.
+
+    Raises SyntaxError when it is no Python.
+    """
+    tree = ast.parse(source, filename=os.fspath(path))
+    if not torch.cuda.is_available():
+        tree = _OnCpu().visit(tree)
+    return compile(tree, os.fspath(path), "exec", dont_inherit=True)
+
+
+class _HostLoader(SourceFileLoader):
+    def get_code(self, fullname):
+        # Past the bytecode cache, which would keep the changed code for others.
+        path = self.get_filename(fullname)
+        return compiled(path, self.get_data(path))
+
+
+def _finder(folder: str) -> FileFinder:
+    if not _is_hosts(folder):
+        raise ImportError(f"{folder} is no host's")  # the next of `sys.path_hooks` finds it
+    compiled_ones = (ExtensionFileLoader, EXTENSION_SUFFIXES)
+    return FileFinder(folder, compiled_ones, (_HostLoader, SOURCE_SUFFIXES))
+
+
+def supply() -> list[str]:
+    """Load the hosts' modules for the CPU; silence warnings about autocast."""
+    if torch.cuda.is_available():
+        return []
+    sys.path_hooks.insert(0, _finder)
+    sys.path_importer_cache.clear()
+    for message in NEEDLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=re.escape(message))
+    return [
+        "CUDA is not available: the host's own code counts as many devices "
+        "as trainer.devices says, and finds the CPU wherever it names 'cuda'."
+    ]
