@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test test-all demo bench bench-quality stress longrun lint clean
+.PHONY: setup test test-all demo bench-speed bench-quality stress longrun lint clean
 
 setup: $(VENV)/installed
 
@@ -24,8 +24,9 @@ test-all: setup
 demo: setup
 	$(BIN)/mdlm-mcd demo --out $(OUT)
 
-bench: setup
-	$(BIN)/python benchmarks/head.py
+# Steps, samples and their growth, in ratios. ARGS="--hosts CLONES": beside the hosts' own.
+bench-speed: setup
+	$(BIN)/python benchmarks/speed.py --out bench-speed $(ARGS)
 
 # At most an hour on two cores; goes on where it stopped. ARGS=--quick: ten minutes.
 bench-quality: setup

@@ -72,17 +72,11 @@ class Gate(L.Callback):
             self.counter.__exit__(None, None, None)
             figures = {"flop": self.counter.get_total_flops()}
             self.counter = None
-        self.write(**figures, gib=self.peak(module.device))
+        self.write(**figures, gib=peak(module.device))
 
     def reset(self, device):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-
-    def peak(self, device) -> float:
-        """Return the peak memory so far in GiB: of the process on a CPU."""
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**30
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def sample(self, module, predictor: str, steps: int):
         """Time the host's own sampler, or ours, of a batch with the weights as they are."""
@@ -99,13 +93,20 @@ class Gate(L.Callback):
         hook.remove()
         how.predictor, module.sampler = before
         module.train()
-        self.write(seconds=seconds, evaluations=len(evaluations), gib=self.peak(module.device))
+        self.write(seconds=seconds, evaluations=len(evaluations), gib=peak(module.device))
 
 
 def clock(device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def peak(device) -> float:
+    """Return the peak memory so far in GiB: of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def ceilings(device) -> dict:

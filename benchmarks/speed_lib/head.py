@@ -1,88 +1,93 @@
-"""Time Eq. 14 alone, dense and gathered, from hidden states to their gradient."""
+"""Time Eq. 14 alone, dense and gathered, from hidden states to their gradient.
+
+One step of MCD's loss: forward of student's and teacher's projections, backward to hidden
+states and weights. Each way runs in a process of its own, so that its peak memory is its own.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from mdlm_mcd import coupling, losses
 from mdlm_mcd import head as gathered_head
 
-from .gate import clock
+from .gate import clock, peak
 from .worker import Size
 
 TAU = 0.96
+WAYS = {"dense": None, "gathered": 0, "gathered 128": 128, "gathered 4096": 4096}
 
 
 def head(size: Size, tiny: bool) -> Iterator[dict]:
-    """Yield a row for each masked share, vocabulary and way, the ways in turn."""
-    torch.set_num_threads(size.threads)
-    shares, vocabs = (0.25, 0.5, 1.0), (1000, 8000, 50_257, 128_000)
+    """Yield a row for each masked share, vocabulary and way."""
+    shares, vocabs = (0.25, 0.5, 1.0), (1000, 8000, size.vocab, 128_000)
     if tiny:
         shares, vocabs = (0.5,), (size.vocab,)
-    tokens = size if tiny else replace(size, batch=1)
     for share, vocab in itertools.product(shares, vocabs):
-        ways = Problem(replace(tokens, vocab=vocab), share).ways()
-        losses_, times = {}, {name: [] for name in ways}
-        for _ in range(2 if tiny else 4):
-            for name, run in ways.items():
-                start = clock(torch.device(size.device))
-                loss = run()
-                loss.backward()
-                times[name].append(clock(torch.device(size.device)) - start)
-                losses_[name] = float(loss.detach())
-        dense = min(times["dense"][1:])
-        for name in ways:
-            if abs(losses_[name] / losses_["dense"] - 1) > 1e-4:
-                raise RuntimeError(f"{name} gives {losses_[name]}, dense {losses_['dense']}")
-            best = min(times[name][1:])
-            of = {"share": share, "vocab": vocab, "way": name}
-            yield {"part": "head", **of, "seconds": best, "ratio": best / dense}
+        if share != 0.5 and vocab != size.vocab:
+            continue  # one axis at a time
+        found = {}
+        for way in WAYS:
+            problem = {**dataclasses.asdict(size), "vocab": vocab}
+            found[way] = measured(way, share, problem)
+            base, row = found["dense"], found[way]
+            if abs(row["loss"] / base["loss"] - 1) > 1e-5:
+                raise RuntimeError(f"{way} gives {row['loss']}, dense {base['loss']}")
+            ratios = {f"{k}_ratio": row[k] / base[k] for k in ("seconds", "gib")}
+            of = {"share": share, "vocab": vocab, "rows": size.batch * size.length, "way": way}
+            yield {"part": "head", **of, **row, **ratios}
 
 
-class Problem:
-    """Hidden states and projections of student and teacher, and a pair of views."""
+def measured(way: str, share: float, problem: dict) -> dict:
+    path = os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])
+    env = {**os.environ, "OMP_NUM_THREADS": str(problem["threads"]), "PYTHONPATH": path}
+    command = [sys.executable, "-m", "speed_lib.head", way, str(share), json.dumps(problem)]
+    return json.loads(subprocess.check_output(command, text=True, env=env))
 
-    def __init__(self, size: Size, share: float):
-        generator = coupling.counter_generator(0)
-        self.mask_index, shape = size.vocab, (size.batch, size.length)
-        device, self.rows = size.device, size.batch * size.length
-        self.x0 = torch.randint(0, size.vocab, shape, generator=generator).to(device)
-        u = torch.rand(shape, generator=generator).to(device)
-        self.masked_t, self.masked_s = u < share, u < 0.97 * share
-        make = (torch.nn.Linear(size.width, size.vocab + 1).to(device) for _ in range(2))
-        self.linears = tuple(make)
-        self.linears[1].requires_grad_(False)
-        self.hidden = [
-            torch.randn(*shape, size.width, generator=generator).to(device) for _ in range(2)
-        ]
-        self.hidden[0].requires_grad_(True)
 
-    def ways(self):
-        """Return the ways of computing the loss, by name."""
-        ways = {"dense": self.dense}
-        for chunk in (128, 1024, 4096):
-            if chunk == 128 or chunk // 2 < self.rows:
-                ways[f"gathered {chunk}"] = lambda chunk=chunk: self.gathered(chunk)
-        return ways
+def step(way: str, share: float, size: Size, repeats: int = 3) -> dict:
+    """Measure one way in this process."""
+    torch.set_num_threads(size.threads)
+    torch.manual_seed(0)
+    generator = coupling.counter_generator(0)
+    mask_index, shape, device = size.vocab, (size.batch, size.length), torch.device(size.device)
+    x0 = torch.randint(0, size.vocab, shape, generator=generator).to(device)
+    u = torch.rand(shape, generator=generator).to(device)
+    masks = u < share, u < 0.97 * share
+    linears = [torch.nn.Linear(size.width, size.vocab + 1).to(device) for _ in range(2)]
+    linears[1].requires_grad_(False)
+    hidden = [torch.randn(*shape, size.width, generator=generator).to(device) for _ in range(2)]
+    hidden[0].requires_grad_(True)
 
-    def dense(self):
+    def dense():
         with torch.no_grad():
-            logits = losses.temper(self.linears[1](self.hidden[1]), TAU)
-            teacher = losses.subs_masked(logits, self.mask_index)
-        student = losses.subs_masked(self.linears[0](self.hidden[0]), self.mask_index)
-        masks = self.masked_t, self.masked_s
-        return losses.per_token("hybrid", student, teacher, self.x0, *masks).sum()
+            teacher = losses.subs_masked(losses.temper(linears[1](hidden[1]), TAU), mask_index)
+        student = losses.subs_masked(linears[0](hidden[0]), mask_index)
+        return losses.per_token("hybrid", student, teacher, x0, *masks).sum()
 
-    def gathered(self, chunk: int):
-        states = (
-            gathered_head.HiddenStates(hidden, linear)
-            for hidden, linear in zip(self.hidden, self.linears, strict=True)
-        )
-        masks, how = (self.masked_t, self.masked_s), {"tau": TAU, "chunk": chunk}
-        return gathered_head.supervise(
-            "hybrid", *states, self.x0, *masks, mask_index=self.mask_index, **how
-        ).loss
+    def gathered(chunk):
+        states = map(gathered_head.HiddenStates, hidden, linears)
+        how = {"tau": TAU, "mask_index": mask_index, "chunk": chunk or None}
+        return gathered_head.supervise("hybrid", *states, x0, *masks, **how).loss
+
+    seconds = []
+    for _ in range(repeats):
+        start = clock(device)
+        loss = dense() if way == "dense" else gathered(WAYS[way])
+        loss.backward()
+        seconds.append(clock(device) - start)
+    return {"seconds": statistics.median(seconds), "gib": peak(device), "loss": float(loss)}
+
+
+if __name__ == "__main__":
+    print(json.dumps(step(sys.argv[1], float(sys.argv[2]), Size(**json.loads(sys.argv[3])))))
