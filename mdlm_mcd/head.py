@@ -358,9 +358,10 @@ def supervise(
     loss = losses.get(kind)
     if chunk is not None and chunk < 1:
         raise ConfigError(f"algo.head_chunk={chunk} must be at least 1, or null.")
-    distil, reveal = map(_places, (masked_t & masked_s, masked_t & ~masked_s))
-    if loss.reveal is None:
-        reveal = reveal[:0]
+    distil = _places(masked_t & masked_s)
+    # On a GPU each search waits for what it has computed so far.
+    none = loss.reveal is None or mask_index is None
+    reveal = distil[:0] if none else _places(masked_t & ~masked_s)
     index, linear = torch.cat((distil, reveal)), student.linear
     wide = losses.widen(student.hidden[:0]).dtype
     if weight is None:

@@ -30,7 +30,13 @@ ACROSS = {
 
 
 class There(torch.Tensor):
-    """A tensor of the device; `raw` is its data on the CPU."""
+    """A tensor of the device; `raw` is its data on the CPU.
+
+    waits: how often, so far, the program would have waited for what the device computes: to
+    read a number, or to learn the size of a result.
+    """
+
+    waits = 0
 
     @staticmethod
     def __new__(cls, raw):
@@ -50,6 +56,7 @@ class There(torch.Tensor):
         return f"There({self.raw!r})"
 
     def tolist(self):
+        There.waits += 1
         return self.raw.tolist()
 
     def numpy(self, **_):
@@ -101,6 +108,9 @@ def run(op, args, kwargs):
     if device is not None and on:
         kwargs = {**kwargs, "device": torch.device("cpu")}
     plain_args, plain_kwargs = pytree.tree_map_only(There, lambda x: x.raw, (args, kwargs))
+    masks = [x for x in there if x.dtype == torch.bool and name in ("aten::index", "aten::nonzero")]
+    read = name == "aten::_local_scalar_dense" or (name == "aten::_to_copy" and not on)
+    There.waits += bool(there and (read or masks or name == "aten::nonzero"))
     if name == "aten::copy_":
         plain_args[0].copy_(plain_args[1])
         return args[0]

@@ -17,6 +17,7 @@ import itertools
 import os
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -102,6 +103,8 @@ class Distiller:
 
     def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
         on_bar = {"round": float(round_.index + 1), "delta": round_.delta, "tau": round_.tau}
+        # On the CPU, where the progress bar reads them without waiting for the device.
+        on_bar = {name: torch.tensor(value) for name, value in on_bar.items()}
         others = {
             # Of the loss: kl + ce = trainer/loss.
             "kl": parts.distil / tokens,

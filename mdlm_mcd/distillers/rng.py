@@ -79,6 +79,8 @@ class StepNoise:
         return self.share(name, lambda total, g: (torch.rand(total, generator=g),))[0]
 
     def _place(self, x: Tensor) -> Tensor:
+        if self.device.type == "cuda":  # from other memory the copy would wait
+            return x.pin_memory().to(self.device, non_blocking=True)
         # Apple's GPUs have no float64.
         return x.float().to(self.device) if self.device.type == "mps" else x.to(self.device)
 

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 
 from mdlm_mcd.curriculum import Curriculum
+from mdlm_mcd.distillers.callbacks.global_batch import GlobalBatch
 from mdlm_mcd.distillers.divergence_guard import LossGuard, StepSums
 from mdlm_mcd.errors import ConfigError, DivergenceError
 
@@ -73,3 +75,13 @@ def test_it_warns_once_or_is_off_also_as_yaml_writes_it(caplog):
         assert len(caplog.records) == count
     with pytest.raises(ConfigError, match="algo.guard=loud.*stop, warn, off"):
         guard("loud")
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_save_checkpoint", "on_train_end"])
+def test_a_device_is_read_before_the_next_step_or_file(hook):
+    """The sums of a step that a device still computes are the guard's later, and once."""
+    batch = GlobalBatch(guard())
+    batch._unread = ROUND, 3, torch.tensor([math.nan, 0.0, 5.0, 5.0, 10.0])
+    with pytest.raises(DivergenceError, match="step 3"):
+        getattr(batch, hook)(None, None, {})
+    getattr(batch, hook)(None, None, {})

@@ -3,6 +3,7 @@
 `tests/second_device.py` stands in for it, in a process of its own.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -56,28 +57,30 @@ def test_a_device_without_float64_is_refused_in_a_sentence(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "overrides",
+    "overrides, waits",
     [
         (
-            "algo=mcd",
-            "algo.u_law=lattice",
-            "trainer.accumulate_grad_batches=2",
-            "loader.batch_size=4",
-            "loader.global_batch_size=8",
-            "algo.snapshot=ema",
+            (
+                "algo=mcd",
+                "algo.u_law=lattice",
+                "trainer.accumulate_grad_batches=2",
+                "loader.batch_size=4",
+                "loader.global_batch_size=8",
+                "algo.snapshot=ema",
+            ),
+            3,
         ),
-        ("algo=sdtt",),
-        ("algo=dcd", "algo.gamma_max=2"),
+        (("algo=mcd",), 3),
+        (("algo=sdtt",), 4),  # and for the tokens that open in the rollout
+        (("algo=dcd", "algo.gamma_max=2"), 6),  # and for alpha at both times, which is the CPU's
     ],
 )
-def test_two_rounds(compose, tmp_path, overrides):
-    config = compose(
-        *overrides,
-        "algo.init_from=scratch",
-        "algo.rounds=2",
-        "algo.steps_per_round=2",
-        "trainer.max_steps=4",
-    )
+def test_two_rounds(compose, tmp_path, overrides, waits):
+    """Also how often a step waits for the device: for the rows of each regime, and the guard."""
+    rounds = ("algo.rounds=2", "algo.steps_per_round=2", "trainer.max_steps=4")
+    config = compose(*overrides, "algo.init_from=scratch", *rounds)
     OmegaConf.save(config, tmp_path / "config.yaml", resolve=True)
     done = run("train.py", tmp_path / "config.yaml")
     assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout.rpartition("waits: ")[2])
+    assert max(counts) == waits, counts

@@ -24,13 +24,13 @@ class GlobalBatch(L.Callback):
         self.guard = guard
         self.weight: Tensor | float = 1.0  # of the present micro-batch's loss
         self._sums: Tensor | None = None  # of the step in progress
-        self._correction: float | None = None  # known with the last micro-batch
+        self._correction: Tensor | None = None  # known with the last micro-batch
+        self._unread: tuple[Round, int, Tensor] | None = None  # a whole step's, for the guard
 
     def add(self, module, round_: Round, parts: LossOutput, valid: Tensor, micro: int) -> None:
-        """Add a micro-batch to its step; guard the loss of a whole one.
+        """Add a micro-batch to its step; hand a whole one to the guard.
 
-        valid: (batch, length), the tokens that count. Raises DivergenceError, in all
-        processes or in none.
+        valid: (batch, length), the tokens that count.
         """
         trainer, tokens = module.trainer, valid.sum()
         shares = trainer.world_size * trainer.accumulate_grad_batches
@@ -46,17 +46,30 @@ class GlobalBatch(L.Callback):
             sums = self._sums
             if trainer.world_size > 1:
                 sums = module.all_gather(sums).sum(0)
-            step = StepSums(*sums.tolist())
-            self.guard.check(round_, module.global_step, step)
-            self._correction = nominal * shares / max(step.tokens, 1.0)
+            self._unread = round_, module.global_step, sums
+            if sums.device.type == "cpu":
+                self.read()
+            total = sums[-1] if sums.device.type == "mps" else sums[-1].double()
+            self._correction = nominal * shares / total.clamp(min=1.0)
         if shares > 1:
             self.weight = tokens.to(parts.loss.dtype) / nominal
 
+    def read(self, *_) -> None:
+        """Guard the loss of the step before: to read it at once would wait for the device.
+
+        Raises DivergenceError, in all processes or in none.
+        """
+        if self._unread is not None:
+            (round_, step, sums), self._unread = self._unread, None
+            self.guard.check(round_, step, StepSums(*sums.tolist()))
+
+    # Before the next step, and before a file is written or the run is over.
+    on_train_batch_start = on_save_checkpoint = on_train_end = read
+
     def on_after_backward(self, trainer, module):
         shares = trainer.world_size * trainer.accumulate_grad_batches
+        grads = [p.grad for p in module.parameters() if p.grad is not None]
         # Without padding the correction is 1.
-        if shares > 1 and self._correction not in (None, 1.0):
-            for p in module.parameters():
-                if p.grad is not None:
-                    p.grad.mul_(self._correction)
+        if shares > 1 and self._correction is not None and grads:
+            torch._foreach_mul_(grads, self._correction)
         self._correction = None

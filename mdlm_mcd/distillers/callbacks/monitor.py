@@ -41,8 +41,8 @@ class Monitor(L.Callback):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         grads = [p.grad for p in parameters if p.grad is not None]
         if grads:
-            norms = torch.stack([torch.linalg.vector_norm(g.float()) for g in grads])
-            norm = torch.linalg.vector_norm(norms)
+            norms = torch._foreach_norm([g.float() for g in grads])
+            norm = torch.linalg.vector_norm(torch.stack(norms))
             if strategies.is_sharded(trainer):  # of this process's part so far
                 norm = strategies.total_norm(trainer, norm)
             module.log(f"{self.name}/grad_norm", norm)
