@@ -6,7 +6,7 @@ import hydra
 import omegaconf
 import pytest
 
-from mdlm_mcd.errors import ConfigError, TeacherError
+from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import launch
 from mdlm_mcd.settings import hydra_errors
 
@@ -61,7 +61,7 @@ def test_whose_error_it_is():
     for refusal, words in (
         (error.value, "argument 'foo'"),
         (full, "The disk takes no more to x.ckpt"),
-        (TeacherError("changed"), "changed"),
+        (CheckpointError("changed"), "changed"),
     ):
         assert words in str(hydra_errors.explain(refusal))
         sentence = launch.explain(refusal)
