@@ -13,7 +13,8 @@ pytestmark = [
 ]
 
 
-def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(random_mdlm):
+@pytest.mark.parametrize("compile", [False, True])
+def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(random_mdlm, compile):
     model = random_mdlm.cuda()
     x0 = torch.randint(0, 250, (4, 16), device="cuda")
     masked_t = torch.rand(4, 16, device="cuda") < 0.6
@@ -31,6 +32,7 @@ def test_the_gathered_head_under_bf16_keeps_its_softmax_in_float32(random_mdlm):
         tau=0.9,
         mask_index=model.mask_index,
         chunk=7,
+        compile=compile,
     )
     assert parts.loss.dtype == torch.float32
     grads = torch.autograd.grad(parts.loss, list(model.backbone.parameters()))

@@ -68,7 +68,9 @@ def rotate(x, cos, sin):
 def attention(q, k, v, causal: bool):
     """Attend from q to k, v: each (batch, length, heads, dim) -> the same shape."""
     if flash_attn_func is not None and q.is_cuda and q.element_size() == 2:
-        return flash_attn_func(q, k, v, causal=causal)
+        # It runs on Ampere and what came after.
+        if torch.cuda.get_device_capability(q.device) >= (8, 0):
+            return flash_attn_func(q, k, v, causal=causal)
     q, k, v = (rearrange(x, "batch length heads dim -> batch heads length dim") for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return rearrange(out, "batch heads length dim -> batch length heads dim")
