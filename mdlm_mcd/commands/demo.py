@@ -116,15 +116,17 @@ def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe(), console=None) ->
     )
     with sweep.bars(console, 28) as progress:
         rows = _rows(out, seed, recipe, progress)
-    results = {**settings, **demo_tables.results(rows)}
-    console.print(demo_tables.table(results))
-    console.print(demo_tables.reading(results), markup=False)
-    write_json(out / "results.json", results)
-    (out / "table.md").write_text(demo_tables.markdown(results), "utf-8")
-    (out / "samples.txt").write_text(demo_tables.samples(results), "utf-8")
-    demo_tables.perplexity_vs_steps(results, out / "perplexity_vs_steps.png")
     page = out / "report.html"
-    report.write([out / "results.jsonl"], page, reference="teacher", title="MCD on a laptop")
+    found = report.write(
+        [out / "results.jsonl"], page, reference="teacher", title="MCD on a laptop"
+    )
+    results = {**settings, "rows": rows}
+    console.print(demo_tables.table(found))
+    console.print(demo_tables.reading(found), markup=False)
+    write_json(out / "results.json", results)
+    (out / "table.md").write_text(demo_tables.markdown(found, recipe.name), "utf-8")
+    (out / "samples.txt").write_text(demo_tables.samples(found), "utf-8")
+    demo_tables.perplexity_vs_steps(found, out / "perplexity_vs_steps.png")
     console.print(
         "Wrote report.html, table.md, perplexity_vs_steps.png, samples.txt, results.json "
         f"and results.jsonl to {out}."

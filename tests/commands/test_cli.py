@@ -9,10 +9,12 @@ import sys
 import time
 
 import pytest
+import synthetic
 import torch
 
 from mdlm_mcd.commands import demo, demo_tables, main, stages
 from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import results
 
 PRODUCTS = (
     "report.html",
@@ -89,17 +91,17 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
     # The judge stood already and was not trained again.
     assert log.read_text().count("algo=ar") == 1
     assert all((out / name).stat().st_size > 0 for name in PRODUCTS)
-    results = json.loads((out / "results.json").read_text())
-    assert list(results["models"]) == ["teacher", "teacher, T = 0.8", "MCD round 1", "MCD round 2"]
-    assert results["sampling"]["dtype"] == "float64" and results["seed"] == 1
-    for model in results["models"].values():
-        assert model["nelbo"] > 0
-        for steps, cell in model["steps"].items():
-            assert cell["perplexity"] > 1 and 0 < cell["entropy"] < 4
-            assert cell["evaluations"] <= int(steps)
-    assert results["corpus"]["entropy"] > 0
-    plain, sharp = list(results["models"].values())[:2]
-    assert plain["nelbo"] != sharp["nelbo"]  # each at its own temperature
+    made = json.loads((out / "results.json").read_text())
+    rows = made["rows"]
+    tempered = {(row["model"], row["temperature"]): row["metrics"] for row in rows}
+    assert list(tempered)[2:] == [("MCD round 1", 1.0), ("MCD round 2", 1.0)]
+    assert made["seed"] == 1 and {row["dtype"] for row in rows} == {"float64"}
+    for row in rows:
+        found = {k: row["metrics"][k]["value"] for k in ("nelbo", "perplexity", "entropy")}
+        assert found["nelbo"] > 0 and found["perplexity"] > 1 and 0 < found["entropy"] < 4
+        assert row["evaluations"] <= row["steps"] and row["corpus"]["entropy"] > 0
+    plain, sharp = (tempered["teacher", t]["nelbo"] for t in (1.0, 0.8))
+    assert plain != sharp  # each at its own temperature
     # Perplexity never stands without entropy, in the terminal and in the file.
     for text in (printed, (out / "table.md").read_text()):
         assert "MCD round 2" in text and "entropy" in text and "float64" in text
@@ -108,7 +110,7 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
     third = command("demo", "--out", out, "--quick")
     third.communicate(timeout=120)
     assert third.returncode == 0
-    assert json.loads((out / "results.json").read_text()) == results
+    assert json.loads((out / "results.json").read_text()) == made
     assert log.read_text().count("algo=mcd") == 1
 
     # With another seed the folder is refused before anything is touched.
@@ -175,40 +177,39 @@ def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path):
     assert calls[1][-1] == f"checkpointing.resume_ckpt_path='{last}'"
 
 
-def made_up(**students):
-    """Results with the given (perplexity, entropy) at 8 and 64 steps."""
+@pytest.fixture
+def made_up(tmp_path):
+    """`made_up(cells)`: results of a teacher at two temperatures and a student.
 
-    def model(temperature, nelbo, *cells):
-        return {
-            "temperature": temperature,
-            "nelbo": nelbo,
-            "steps": {
-                n: {
-                    "perplexity": p,
-                    "entropy": h,
-                    "perplexity_error": 1.0,
-                    "entropy_error": 0.005,
+    Cells are (perplexity, entropy) at 8 and 64 steps.
+    """
+
+    def rows(model, temperature, nelbo, cells):
+        for steps, (perplexity, entropy) in zip((8, 64), cells, strict=True):
+            metrics = {
+                "nelbo": synthetic.estimate(nelbo),
+                "perplexity": {
+                    **synthetic.estimate(perplexity, 0.04),
+                    "error": 0.01,
                     "correlation": 0.9,
-                    "texts": ["one", "two"],
-                }
-                for n, (p, h) in zip(("8", "64"), cells, strict=True)
-            },
-        }
+                },
+                "entropy": synthetic.estimate(entropy, 0.003),
+            }
+            yield synthetic.row(
+                model,
+                steps,
+                temperature,
+                metrics=metrics,
+                machine={"device": "cpu", "threads": 2},
+            )
 
-    models = {
-        "teacher": model(1.0, 4.0, (100.0, 3.5), (60.0, 3.4)),
-        "teacher, T = 0.8": model(0.8, 4.0, (50.0, 3.1), (30.0, 3.0)),
-        **{k.replace("_", " "): model(1.0, 4.2, *v) for k, v in students.items()},
-    }
-    return {
-        "models": models,
-        "corpus": {"perplexity": 20.0, "entropy": 3.6},
-        "sampling": {"samples": 8, "length": 64, "dtype": "float64"},
-        "recipe": {"name": "made up"},
-        "seed": 1,
-        "versions": {"torch": "0"},
-        "machine": {"device": "cpu", "threads": 2},
-    }
+    def build(cells):
+        teacher = rows("teacher", 1.0, 4.0, [(100.0, 3.5), (60.0, 3.4)])
+        tempered = rows("teacher", 0.8, 4.0, [(50.0, 3.1), (30.0, 3.0)])
+        every = [*teacher, *tempered, *rows("MCD round 1", 1.0, 4.2, cells)]
+        return results.read([synthetic.write(tmp_path / "results.jsonl", every)])
+
+    return build
 
 
 @pytest.mark.parametrize(
@@ -227,15 +228,16 @@ def made_up(**students):
         (((40.0, 2.5), (30.0, 2.4)), ["not compared at equal entropy"]),
     ],
 )
-def test_the_reading_follows_from_the_figures(cells, words):
-    printed = demo_tables.reading(made_up(MCD_round_1=cells))
+def test_the_reading_follows_from_the_figures(made_up, cells, words):
+    printed = demo_tables.reading(made_up(cells))
     assert all(word in printed for word in words), printed
     assert "from 4.000 (teacher) to 4.200" in printed
 
 
-def test_the_figure_is_drawn(tmp_path):
-    results = made_up(MCD_round_1=((55.0, 3.3), (40.0, 3.2)))
-    demo_tables.perplexity_vs_steps(results, tmp_path / "f.png")
+def test_the_figure_the_table_and_the_samples(made_up, tmp_path):
+    found = made_up(((55.0, 3.3), (40.0, 3.2)))
+    demo_tables.perplexity_vs_steps(found, tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-    table = demo_tables.markdown(results)
-    assert table.count("\n| ") == 4 and "55.0 / 3.30" in table
+    table = demo_tables.markdown(found, "made up")
+    assert table.count("\n| ") == 4 and "55.0 / 3.30" in table and "teacher, T = 0.8" in table
+    assert "=== MCD round 1, 64 steps (perplexity 40.0" in demo_tables.samples(found)
