@@ -36,19 +36,9 @@ def damage(path: str | os.PathLike) -> str | None:
     return bad and f"the checksum of {shown(bad)} in it is wrong"
 
 
-def make_folder(path: Path, flag: str = "--out") -> Path:
-    """Make the folder that a command's flag names, and return its absolute path.
-
-    Raises ConfigError for a file, and where it cannot be made.
-    """
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{flag} {path} is a file: name a folder.")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{flag} {path} cannot be made ({error.strerror}): name a folder that can be written."
-        ) from error
+def make_folder(path: Path) -> Path:
+    """Make the folder that `--out` names, by `check_writable`; return its absolute path."""
+    check_writable(f"--out {path}", path)
     return path.resolve()
 
 
@@ -105,16 +95,6 @@ def check_overwrite(setting: str, path: Path, foreign: Callable[[Path], str]) ->
         raise ConfigError(
             f"{setting} was not written by this command ({why}): it is left as it is; name another."
         )
-
-
-def lacks(name: str) -> Callable[[Path], str]:
-    """Return a `foreign` for folders that are ours if empty or with that JSON file."""
-
-    def foreign(folder: Path) -> str:
-        ours = read_json(folder / name, None) is not None or not any(folder.iterdir())
-        return "" if ours else f"it has no {name}"
-
-    return foreign
 
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)

@@ -18,8 +18,6 @@ from typing import Any, NamedTuple
 
 from .. import __version__
 from ..checkpoints.files import (
-    check_overwrite,
-    lacks,
     make_folder,
     newest_checkpoint,
     read_json,
@@ -41,9 +39,12 @@ def claim(folder: Path, settings: Mapping[str, Any], file: str, what: str) -> Pa
     it was made with other settings or by another version.
     """
     folder = make_folder(folder)
-    check_overwrite(f"--out {folder}", folder, lacks(file))
-    mine = json.loads(json.dumps({**settings, "version": __version__}))
     found = read_json(folder / file, None)
+    if found is None and any(folder.iterdir()):
+        raise ConfigError(
+            f"--out {folder} was not written by this command (it has no {file}): name another."
+        )
+    mine = json.loads(json.dumps({**settings, "version": __version__}))
     if found is None:
         write_json(folder / file, mine)
     elif found != mine:

@@ -97,7 +97,7 @@ CASES = {
     ),
     "demo in a file": (
         lambda s: s.command("demo", "--out", s.write("file")),
-        "is a file: name a folder",
+        "cannot be written (File exists",
     ),
     "seed": (
         lambda s: s.command("demo", "--out", s.folder / "d", "--seed", "-1"),

@@ -277,8 +277,8 @@ def test_the_trajectory_of_a_trained_checkpoint(runs, tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, sentence",
     [
-        (["--out", "{0}/file"], "is a file: name a folder."),
-        (["--out", "{0}/file/below"], "cannot be made (Not a directory)"),
+        (["--out", "{0}/file"], "cannot be written (File exists"),
+        (["--out", "{0}/file/below"], "cannot be written (Not a directory"),
         (["--out", "{0}/out", "--model", "{0}/none.ckpt"], "none.ckpt"),
         (["--out", "{0}/out", "--model", "{1}"], "a masked model under SUBS"),
         (["--out", ""], "--out is empty: name a folder."),
