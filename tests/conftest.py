@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from shell import Shell
+from texts import WORDS
 
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
@@ -21,8 +22,6 @@ from mdlm_mcd.minihost import main as minihost
 # The same examples in every run, on machines of any speed.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
-
-WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 
 
 @pytest.fixture(autouse=True)
