@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
+import re
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -10,10 +13,13 @@ import hydra
 import hypothesis
 import pytest
 import torch
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from shell import Shell
+from texts import WORDS
 
 from mdlm_mcd.minihost import algo, dataloader
 from mdlm_mcd.minihost import main as minihost
@@ -21,8 +27,6 @@ from mdlm_mcd.minihost import main as minihost
 # The same examples in every run, on machines of any speed.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")
-
-WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +82,16 @@ def random_mdlm(compose):
     return model
 
 
+@functools.cache
+def _groups(*overrides):
+    """Return the config of some groups: Hydra takes longer for it than a model for a step."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
+        config = hydra.compose("config", overrides=list(overrides))
+    OmegaConf.set_struct(config, True)
+    return config
+
+
 def _composer(corpus, cache_dir, folder):
     minihost.register_resolvers()
     tiny = (
@@ -105,10 +119,12 @@ def _composer(corpus, cache_dir, folder):
     )
 
     def build(*overrides: str):
-        GlobalHydra.instance().clear()
-        with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
-            config = hydra.compose("config", overrides=[*tiny, *overrides])
-        OmegaConf.set_struct(config, True)
+        given = [*tiny, *overrides]
+        keys = [o for o in given if re.match(r"[+~]*\w+\.[\w.]+(=|$)", o)]
+        config = copy.deepcopy(_groups(*(o for o in given if o not in keys)))
+        ConfigLoaderImpl._apply_overrides_to_config(
+            OverridesParser.create().parse_overrides(keys), config
+        )
         return config
 
     build.tiny = tiny  # for tests that go through the command line

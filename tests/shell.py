@@ -65,9 +65,6 @@ class Shell:
     def from_teacher(self, path, *overrides: str) -> tuple[int, str]:
         return self.mcd("algo.init_from=ema", f"algo.teacher_path={path}", *overrides)
 
-    def sample(self, *overrides: str) -> tuple[int, str]:
-        return self.host("mode=sample_eval", f"eval.checkpoint_path={self.teacher}", *overrides)
-
     def command(self, *argv) -> tuple[int, str]:
         """`mdlm-mcd ARGV`."""
         return self._words(call(lambda: cli.main([str(x) for x in argv])))
@@ -108,16 +105,3 @@ class Shell:
             config[last] = value
 
         return self.changed(change, path)
-
-    def tokenizer(self, **tokens: str) -> Path:
-        """A folder with a tokenizer of a few words and these special tokens."""
-        import tokenizers
-        import transformers
-
-        words = {word: i for i, word in enumerate(["?", *tokens.values(), "a", "b"])}
-        made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))
-        named = {f"{name}_token": word for name, word in tokens.items()}
-        transformers.PreTrainedTokenizerFast(
-            tokenizer_object=made, unk_token="?", **named
-        ).save_pretrained(self.folder / "words")
-        return self.folder / "words"

@@ -7,7 +7,6 @@ import os
 import signal
 
 import lightning as L
-import torch
 
 
 class Terminate(L.Callback):
@@ -24,10 +23,3 @@ class Terminate(L.Callback):
             if self.seen == self.batch:
                 os.kill(os.getpid(), signal.SIGTERM)
             self.seen += 1
-
-
-class Ends(L.Callback):
-    """The weights that each process ends with, in `rank-RANK.pt`."""
-
-    def on_train_end(self, trainer, module):
-        torch.save(module.state_dict(), f"rank-{trainer.global_rank}.pt")

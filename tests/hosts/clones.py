@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from texts import tiny_gpt2
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts.specs import DUO, MDLM, HostSpec, of_folder, takes_labels
@@ -77,19 +78,8 @@ def make_assets(out: Path, texts: list[str]) -> None:
         columns = {"input_ids": part, "attention_mask": [[1.0] * LENGTH] * len(part)}
         name = f"tiny_{split}_bs{LENGTH}_wrapped.dat"
         datasets.Dataset.from_dict(columns).save_to_disk(out / "data" / name)
-    torch.manual_seed(0)
-    judge = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=len(tokenizer),
-            n_embd=16,
-            n_layer=1,
-            n_head=2,
-            bos_token_id=0,
-            eos_token_id=1,
-        )
-    )
-    judge.save_pretrained(out / "gpt2")
     tokenizer.save_pretrained(out / "gpt2")
+    tiny_gpt2(out / "gpt2", len(tokenizer), context=1024)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost import checks, dataloader, metrics
+from mdlm_mcd.minihost import checks, dataloader
 from mdlm_mcd.minihost import main as minihost
 
 WRONG = {
@@ -93,16 +93,13 @@ def test_before_anything_is_loaded(compose, monkeypatch):
         minihost.run(compose("loader.batch_size=0"))
 
 
-def test_an_evaluator_is_looked_for_before_samples_are_drawn(shell, monkeypatch):
+@pytest.mark.parametrize("mode", ["train", "sample_eval"])
+def test_an_evaluator_is_looked_for_before_steps_and_samples(compose, monkeypatch, mode):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(minihost, "make_trainer", lambda *a, **k: pytest.fail("ran"))
     monkeypatch.setattr(minihost.algo.MDLM, "generate_samples", lambda *a: pytest.fail("drew"))
+    monkeypatch.setattr(minihost, "load_from_checkpoint", lambda cls, path, *how: cls(*how))
     judge = "eval.gen_ppl_eval_model_name_or_path=nobody/nothing"
-    asked = ("eval.compute_generative_perplexity=true", judge)
-    for status, words in (
-        shell.host("eval.generate_samples=true", *asked),
-        shell.sample(*asked),
-    ):
-        assert status == 1 and f"{judge} cannot be loaded" in words, words
-        assert "check the network" in words and "Traceback" not in words
-    with pytest.raises(ConfigError, match="nobody/nothing cannot be loaded"):
-        metrics.Metrics("nobody/nothing").load_evaluator()
+    asked = ("eval.generate_samples=true", "eval.compute_generative_perplexity=true", judge)
+    with pytest.raises(ConfigError, match=f"{judge} cannot be loaded .*check the network"):
+        minihost.run(compose(f"mode={mode}", *asked))

@@ -1,11 +1,17 @@
-"""What the host's command prints while it runs, and how its jobs end."""
+"""The minihost's command: what it prints, paths from the launch folder, how jobs end."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import pytest
+import shell
+import torch
+
+from mdlm_mcd.minihost import main as minihost
 
 MCD = (
     "-m",
@@ -19,24 +25,73 @@ MCD = (
 )
 
 
+class Bug(L.Callback):
+    """A callback with a bug."""
+
+    def __init__(self, on=True):
+        self.on = on
+
+    def on_train_start(self, trainer, module):
+        if self.on:
+            raise ArithmeticError("a bug")
+
+
+@pytest.fixture
+def host(compose, tmp_path, monkeypatch):
+    """`host(*overrides)`: status and output of the command, given in `launch`."""
+    (tmp_path / "launch").mkdir()
+    monkeypatch.chdir(tmp_path / "launch")
+    tiny = [o for o in compose.tiny if not o.startswith("checkpointing.save_dir")]
+
+    def run(*overrides, tiny=tiny, encoding="utf-8"):
+        argv = ["main.py", *tiny, *shell.QUIET, "trainer.max_steps=2", *overrides]
+        return shell.call(minihost.main, argv, encoding)
+
+    run.folder, run.tiny = tmp_path / "launch", tiny
+    return run
+
+
 @pytest.mark.parametrize(
-    "callbacks, more, bar",
-    [("lines", ["~logger"], False), ("lines,progress", [], True)],
+    "callbacks, more, encoding, bar",
+    [("lines", ["~logger"], "utf-8", False), ("lines,progress", [], "ascii", True)],
 )
-def test_lines_replace_the_bar(host, callbacks, more, bar):
-    tiny = [o for o in host.tiny if "progress" not in o]
-    status, said = host(f"callbacks=[{callbacks}]", "callbacks.lines.every=1", *more, tiny=tiny)
-    assert status == 0 and ("Epoch 0" in said) == bar, said
-    assert "step 2/2 trainer/loss=" in said
-
-
-def test_a_terminal_that_is_not_utf8(host):
-    """Bars, Lightning's table of the model, and what stands in a message."""
+def test_lines_replace_the_bar(host, callbacks, more, encoding, bar):
+    """Also in a terminal that is not UTF-8, with Lightning's table of the model."""
     tiny = [o for o in host.tiny if "progress" not in o and "summary" not in o]
-    status, said = host("callbacks=[progress]", tiny=tiny, encoding="ascii")
-    assert status == 0 and "backbone" in said, said
-    status, said = host("mode=tr\u00e4in", encoding="ascii")
-    assert status == 1 and "ConfigError: " in said and "mode=tr\\xe4in" in said
+    how = (f"callbacks=[{callbacks}]", "callbacks.lines.every=1", *more)
+    status, printed = host(*how, tiny=tiny, encoding=encoding)
+    assert status == 0 and ("Epoch 0" in printed) == bar, printed
+    assert "step 2/2 trainer/loss=" in printed and "backbone" in printed
+
+
+def test_a_refusal_in_a_terminal_that_is_not_utf8(host):
+    status, printed = host("mode=tr\u00e4in", encoding="ascii")
+    assert status == 1 and "ConfigError: " in printed and "mode=tr\\xe4in" in printed
+
+
+def test_a_run_and_what_goes_on_from_it(host, caplog):
+    caplog.set_level("INFO", "lightning.pytorch.utilities.rank_zero")
+    assert host("hydra.run.dir=a", "checkpointing.save_dir=one")[0] == 0
+    at, checkpoint = host.folder, "one/checkpoints/last.ckpt"
+    assert not (at / "a/one").exists() and (at / "one/lightning_logs").is_dir()
+    resume = f"checkpointing.resume_ckpt_path={checkpoint}"
+    status, printed = host("hydra.run.dir=b", "trainer.max_steps=3", resume)
+    assert status == 0 and "Restored all states" in caplog.text, printed
+    status, printed = host(
+        "mode=sample_eval",
+        f"eval.checkpoint_path={checkpoint}",
+        "sampling.steps=2",
+        "eval.generated_samples_path=out.json",
+        "sampling.num_sample_batches=1",
+    )
+    assert status == 0 and json.loads((at / "out.json").read_text())["steps"] == 2, printed
+    # A fresh run of weights that are named, and a distillation.
+    assert host("hydra.run.dir=c", f"training.finetune_path={checkpoint}")[0] == 0
+    rounds = ("algo=mcd", "algo.rounds=1", "algo.steps_per_round=2")
+    status, printed = host("hydra.run.dir=d", *rounds, f"algo.teacher_path={checkpoint}")
+    assert status == 0, printed
+    made = torch.load(at / "d/checkpoints/last.ckpt", weights_only=True)
+    assert made["mdlm_mcd"]["teacher_path"] == f"{at}/{checkpoint}"
 
 
 # Multiruns ----------------------------------------------------------------------------
@@ -48,13 +103,13 @@ def ended(folder):
 
 def test_a_job_fails_alone(host):
     """One that is refused, one with a bug, one that ends well."""
-    bug = ("+callbacks.x._target_=faulty.Bug", "+callbacks.x.on=1,0")
-    status, said = host(*MCD, *bug, "algo.loss=nope,ce")
+    bug = (f"+callbacks.x._target_={__name__}.Bug", "+callbacks.x.on=1,0")
+    status, printed = host(*MCD, *bug, "algo.loss=nope,ce")
     assert status == 1 and ended(host.folder) == ["3"]
     for job in (0, 2):
-        assert f"Job #{job} failed: ConfigError: algo.loss=nope is unknown to algo=mcd" in said
-    assert 'raise Odd("a", "bug")' in said and "Job #1 failed: Odd: a bug" in said
-    assert "Job #3" not in said
+        assert f"Job #{job} failed: ConfigError: algo.loss=nope is unknown to algo=mcd" in printed
+    assert 'raise ArithmeticError("a bug")' in printed
+    assert "Job #1 failed: ArithmeticError: a bug" in printed and "Job #3" not in printed
 
 
 @pytest.mark.slow

@@ -51,30 +51,18 @@ def test_split_of_a_document_depends_on_it_alone():
 # The standard library
 
 
-@pytest.fixture(scope="module")
-def stdlib(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("stdlib")
-    return cache, corpus.stdlib_documents(cache, 800_000)
-
-
-def test_stdlib_is_real_text_without_repeats(stdlib):
-    _, documents = stdlib
+def test_stdlib_is_real_text_cached_and_capped(tmp_path, monkeypatch):
+    documents = corpus.stdlib_documents(tmp_path, 800_000)
     text = "".join(documents)
-    assert len(documents) > 200 and len(text) > 700_000
-    assert len(set(documents)) == len(documents)
+    assert len(set(documents)) == len(documents) > 200 and len(text) > 700_000
     assert min(map(len, documents)) >= corpus.MIN_CHARS
     letters = sum(c.isascii() and (c.isalpha() or c == " ") for c in text)
     assert letters > 0.75 * len(text)
-
-
-def test_stdlib_is_cached_and_capped(stdlib, monkeypatch):
-    cache, documents = stdlib
-    capped = corpus.stdlib_documents(cache, 300_000)
+    capped = corpus.stdlib_documents(tmp_path, 300_000)
     assert capped == documents[: len(capped)]
     assert 100_000 < sum(map(len, capped)) <= 300_000
     monkeypatch.setattr(corpus, "_stdlib_texts", None)  # warm: nothing is parsed
-    assert corpus.stdlib_documents(cache, 800_000) == documents
-    assert corpus.stdlib_documents(cache, 300_000) == capped
+    assert corpus.stdlib_documents(tmp_path, 800_000) == documents
 
 
 def test_normalise():
@@ -104,8 +92,10 @@ def test_the_cache_is_written_whole_and_once(tmp_path, monkeypatch):
     for build in (lambda: "\xe9", interrupt):
         assert corpus.cached("~/a/b", "x.json", build) == "\xe9"
     assert os.listdir(tmp_path / "a/b") == ["x.json"]
-    with pytest.raises(ConfigError, match=r"data\.cache_dir=.*json cannot be read or written"):
-        corpus.cached(tmp_path / "a/b/x.json", "y.json", lambda: "text")
+    (tmp_path / "cut.json").write_text("{")
+    for folder, name in ((tmp_path / "a/b/x.json", "y.json"), (tmp_path, "cut.json")):
+        with pytest.raises(ConfigError, match=r"data\.cache_dir=.*json cannot be read or writ"):
+            corpus.cached(folder, name, lambda: "text", json.loads)
 
 
 # Text files
@@ -125,9 +115,8 @@ def test_where_documents_end(tmp_path, texts, between):
 
 
 def test_separator(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_text("***\na ***\n\n\n\nb\n *** \n***\nc\n***", encoding="utf-8")
-    found = corpus.textfile_documents("files", [str(file)], "***")
+    file = write(tmp_path / "a.txt", ["***\na ***\n\n\n\nb\n *** \n***\nc\n***"])
+    found = corpus.textfile_documents("files", [file], "***")
     assert found == ["a ***\n\n\n\nb", "c"]
 
 
@@ -140,18 +129,13 @@ def test_globs_are_ordered_and_name_a_file_once(tmp_path, monkeypatch):
     assert [text[5] for text in found] == ["c", "a", "a", "b", "b"]
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (None, r"data\.files: .*a\.txt matches no file"),
-        (b"ab\xff", r"data\.files: .*a\.txt cannot be read as UTF-8"),
-    ],
-)
-def test_unusable_files(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(ConfigError, match=message):
-        corpus.documents(data("textfile", tmp_path, files=[str(tmp_path / "a.txt")]), "train")
+def test_unusable_files(tmp_path):
+    file = tmp_path / "a.txt"
+    config = data("textfile", tmp_path, files=[str(file)])
+    for words in ("matches no file", "cannot be read as UTF-8"):
+        with pytest.raises(ConfigError, match=rf"data\.files: .*a\.txt {words}"):
+            corpus.documents(config, "train")
+        file.write_bytes(b"ab\xff")
 
 
 def test_valid_files_are_kept_out_of_training(tmp_path, caplog):
@@ -185,20 +169,11 @@ def hf(tmp_path, monkeypatch):
     return datasets
 
 
-def test_datasets_are_read_from_json(tmp_path, monkeypatch, hf):
-    monkeypatch.chdir(tmp_path)
-    for part in ("train", "validation"):
-        rows = [json.dumps({"text": f"{part} {i}", "n": i}) for i in range(3)]
-        write(tmp_path / f"{part}.jsonl", rows, "\n")
-    files = {part: f"{part}.jsonl" for part in ("train", "validation")}
-    config = data("huggingface", tmp_path, train="json", data_files=files)
-    for mode, part in (("train", "train"), ("valid", "validation")):
-        found = corpus.huggingface_dataset(config, mode)
-        assert found.column_names == ["text"]
-        assert found["text"][:] == [f"{part} {i}" for i in range(3)]
-    config = data("huggingface", tmp_path, train="json", data_files="train.jsonl")
-    config.valid_split = "train[:1]"
-    assert corpus.huggingface_dataset(config, "valid")["text"][:] == ["train 0"]
+def test_a_split_of_a_data_set(tmp_path, hf):
+    file = write(tmp_path / "a.jsonl", [json.dumps({"text": f"{i}", "n": i}) for i in "ab"], "\n")
+    config = data("huggingface", tmp_path, train="json", data_files=file, valid_split="train[:1]")
+    found = corpus.huggingface_dataset(config, "valid")
+    assert found.column_names == ["text"] and found["text"][:] == ["a"]
 
 
 def test_datasets_are_read_from_a_folder(tmp_path, hf):

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from texts import WORDS, config_of, word_tokenizer
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import corpus, dataloader
 from mdlm_mcd.minihost.resumable_loader import ResumableLoader
+from mdlm_mcd.models import vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -90,35 +91,38 @@ def test_tokenizers_that_are_none(text, tmp_path, keys, message):
         dataloader.get_tokenizer(textfile(text, **keys))
 
 
-def test_pretrained_tokenizers_are_repaired(text, tmp_path):
-    name = word_tokenizer(tmp_path / "bert", cls_token="[CLS]", sep_token="[SEP]")
+@pytest.mark.parametrize(
+    "specials, pad",
+    [
+        ({"cls_token": "[CLS]", "sep_token": "[SEP]"}, None),  # nothing is added
+        ({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "_"}, "_"),
+    ],
+)
+def test_pretrained_tokenizers_are_repaired(text, tmp_path, specials, pad):
+    name = word_tokenizer(tmp_path, **specials)
     tokenizer = dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
-    assert (tokenizer.bos_token, tokenizer.eos_token) == ("[CLS]", "[SEP]")
-    assert tokenizer.pad_token is None  # nothing is added to the vocabulary
-    name = word_tokenizer(tmp_path / "gpt", bos_token="<s>", eos_token="</s>", pad_token="_")
-    tokenizer = dataloader.get_tokenizer(textfile(text, tokenizer_name_or_path=name))
+    assert [tokenizer.bos_token, tokenizer.eos_token] == list(specials.values())[:2]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1)
-    assert tokenizer.pad_token == "_"
+    assert tokenizer.pad_token == pad
 
 
 # Rows
 
 
-def test_wrapped_rows_have_the_documents_in_order(text, bpe):
-    config = textfile(text)
-    train, valid = dataloader.get_dataloaders(config, bpe)
-    for loader, mode in ((train, "train"), (valid, "valid")):
+@pytest.mark.parametrize("plain", ["none", "train", "valid"])
+def test_wrapped_rows_have_the_documents_in_order(text, bpe, plain):
+    """Each is followed by EOS, unless that is not wanted."""
+    config = textfile(text, **{f"insert_{plain}_eos": False})
+    loaders = dataloader.get_dataloaders(config, bpe)
+    for loader, mode in zip(loaders, ("train", "valid"), strict=True):
         assert loader.tokenizer is bpe
         rows = torch.stack([row["input_ids"] for row in loader.dataset])
         assert rows.dtype == torch.int64 and rows.shape[1] == 16
         assert (rows[:, 0] == bpe.bos_token_id).all()
         assert (rows[:, -1] == bpe.eos_token_id).all()
-        documents = corpus.documents(config.data, mode)
-        flat = [
-            token
-            for ids in bpe(documents, add_special_tokens=False)["input_ids"]
-            for token in [*ids, bpe.eos_token_id]
-        ]
+        end = [bpe.eos_token_id] * (mode != plain)
+        documents = bpe(corpus.documents(config.data, mode), add_special_tokens=False)
+        flat = [token for ids in documents["input_ids"] for token in [*ids, *end]]
         body = rows[:, 1:-1].flatten().tolist()
         assert body == flat[: len(body)] and 0 <= len(flat) - len(body) < 14
 
@@ -138,15 +142,6 @@ def test_batches(text, bpe):
         torch.stack([row["input_ids"] for row in valid.dataset]),
     )
     assert len(train) == len(train.dataset) // 4
-
-
-@pytest.mark.parametrize("mode", ["train", "valid"])
-def test_eos_between_documents_is_optional(text, bpe, mode):
-    config = textfile(text, **{f"insert_{mode}_eos": False})
-    loaders = dataloader.get_dataloaders(config, bpe)
-    for loader, plain in zip(loaders, [mode == "train", mode == "valid"], strict=True):
-        bodies = torch.stack([row["input_ids"][1:-1] for row in loader.dataset])
-        assert (bodies == bpe.eos_token_id).any() != plain
 
 
 def test_unwrapped_rows_are_padded_documents(text, bpe):
@@ -186,53 +181,29 @@ def test_a_look_at_a_batch_changes_nothing(text, bpe):
     assert torch.equal(*(next(iter(x))["input_ids"] for x in (loaders[0], train)))
 
 
-# Hugging Face datasets
-
-
-@pytest.fixture
-def hf(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    datasets.utils.disable_progress_bar()
-    for part, count in (("train", 120), ("validation", 20)):
-        lines = (json.dumps({"text": " ".join(WORDS[: 1 + i % 14])}) for i in range(count))
-        (tmp_path / f"{part}.jsonl").write_text("\n".join(lines))
-    files = {p: str(tmp_path / f"{p}.jsonl") for p in ("train", "validation")}
-    name = word_tokenizer(tmp_path / "bert", cls_token="[CLS]", sep_token="[SEP]")
-
-    def make(**keys):
-        keys = {"train": "json", "data_files": files, **keys}
-        keys["tokenizer_name_or_path"] = name
-        return config_of("huggingface", tmp_path / "cache", **keys)
-
-    return make
-
-
 @pytest.mark.parametrize("wrap", [True, False])
-def test_huggingface_rows(hf, wrap):
-    config = hf(wrap=wrap, length=8)
+def test_huggingface_rows_are_made_as_those_of_text_files(tmp_path, wrap):
+    pytest.importorskip("datasets").utils.disable_progress_bar()
+    name = word_tokenizer(tmp_path / "bert", cls_token="[CLS]", sep_token="[SEP]")
+    texts, files = {}, {}
+    for part, count in (("train", 120), ("validation", 20)):
+        texts[part] = [" ".join(WORDS[: 1 + i % 14]) for i in range(count)]
+        files[part] = str(tmp_path / f"{part}.jsonl")
+        Path(files[part]).write_text("\n".join(json.dumps({"text": x}) for x in texts[part]))
+    keys = {"data_files": files, "tokenizer_name_or_path": name, "wrap": wrap, "length": 8}
+    config = config_of("huggingface", tmp_path, train="json", **keys)
     tokenizer = dataloader.get_tokenizer(config)
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    train, valid = dataloader.get_dataloaders(config, tokenizer)
-    assert isinstance(train, ResumableLoader)
-    counts = [1 + i % 14 for i in range(120)]
-    rows = list(train)
-    for batch in rows:
-        for value in batch.values():
-            assert value.dtype == torch.int64 and value.shape[1] == 8
-    ids = torch.cat([batch["input_ids"] for batch in rows])
-    mask = torch.cat([batch["attention_mask"] for batch in rows])
-    assert (ids[:, 0] == bos).all()
-    if wrap:
-        whole = (sum(counts) + 120) // 6
-        assert len(ids) == whole - whole % 4
-        assert (ids[:, -1] == eos).all() and (mask == 1).all()
-    else:
-        lengths = Counter(min(count, 6) + 2 for count in counts)
-        assert Counter(mask.sum(1).tolist()) == lengths
-        assert (ids[mask == 0] == eos).all()
-    first = next(iter(valid))["input_ids"][0].tolist()
-    body = tokenizer(WORDS[0])["input_ids"]
-    assert first[:3] == [bos, *body, eos]
+    loaders = dataloader.get_dataloaders(config, tokenizer)
+    assert isinstance(loaders[0], ResumableLoader)
+    size, mask_index = vocabulary.masked(tokenizer)
+    for loader, part in zip(loaders, texts, strict=True):
+        made = dataloader._to_rows(texts[part], "x", 8, wrap, True, tokenizer, size, mask_index)
+        for row, expected in zip(loader.dataset, dataloader.Rows(*made), strict=True):
+            assert row["input_ids"].dtype == torch.int64
+            assert all(torch.equal(row[k], expected[k]) for k in expected)
+            # For want of a padding token.
+            padding = row["input_ids"][row["attention_mask"] == 0]
+            assert (padding == tokenizer.eos_token_id).all() and len(padding) < 7 - 6 * wrap
 
 
 # Two processes

@@ -1,9 +1,6 @@
 """Paths are relative to the folder the run is launched from, in every key and mode."""
 
-import json
-
 import pytest
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
@@ -69,27 +66,23 @@ def test_each_key(config, launched, key):
     assert OmegaConf.select(changed(config, {key: "s3://a/b"}), key) == "s3://a/b"
 
 
-def test_what_is_not_there_may_be_a_name_on_the_hub(config, launched):
-    for name in ("owner/name", "gpt2"):
-        found = changed(config, dict.fromkeys(NAMED, name))
-        assert {OmegaConf.select(found, key) for key in NAMED} == {name}
-
-
-def test_words_are_no_paths(config, launched):
-    """Although there is a folder of that name."""
+def test_names_and_words_are_no_paths(config, launched):
+    """Of the Hub, where there is no such file here; of ours, although there is one."""
     (launched / "bpe").mkdir()
     keys = ("data.train", "data.tokenizer_name_or_path")
-    config = changed(config, dict.fromkeys(keys, "bpe"))
-    assert [OmegaConf.select(config, key) for key in keys] == ["bpe"] * 2
+    for names, value in ((NAMED, "owner/name"), (NAMED, "gpt2"), (keys, "bpe")):
+        found = changed(config, dict.fromkeys(names, value))
+        assert {OmegaConf.select(found, key) for key in names} == {value}
 
 
-def test_lists_and_mappings_of_files(config, launched):
+def test_lists_mappings_and_what_is_built_on_a_path(config, launched):
     config = changed(
         config,
         {
             "data.files": ["one.txt", "~/b*.txt", "/c.txt"],
             "data.valid_files": "one.txt",
             "data.data_files": {"train": ["a.jsonl"], "validation": "en/*.jsonl"},
+            "checkpointing.save_dir": "run",
         },
     )
     at = str(launched)
@@ -98,43 +91,12 @@ def test_lists_and_mappings_of_files(config, launched):
     # Of a dataset on the Hub where there is no such file here.
     files = {"train": [f"{at}/a.jsonl"], "validation": "en/*.jsonl"}
     assert config.data.data_files == files
+    assert config.logger.save_dir == f"{at}/run"
+    assert config.callbacks.checkpoint_monitor.dirpath == f"{at}/run/checkpoints"
+    assert config.checkpointing.resume_ckpt_path == f"{at}/run/checkpoints/last.ckpt"
 
 
-def test_what_is_built_on_a_path_follows(config, launched):
-    config = changed(config, {"checkpointing.save_dir": "run"})
-    folder = f"{launched}/run"
-    assert config.logger.save_dir == folder
-    assert config.callbacks.checkpoint_monitor.dirpath == f"{folder}/checkpoints"
-    assert config.checkpointing.resume_ckpt_path == f"{folder}/checkpoints/last.ckpt"
-
-
-# On the command line ------------------------------------------------------------------
-
-
-def test_a_run_and_what_goes_on_from_it(host, caplog):
-    caplog.set_level("INFO", "lightning.pytorch.utilities.rank_zero")
-    assert host("hydra.run.dir=a", "checkpointing.save_dir=one")[0] == 0
-    at, checkpoint = host.folder, "one/checkpoints/last.ckpt"
-    assert not (at / "a/one").exists() and (at / "one/lightning_logs").is_dir()
-    status, said = host(
-        "hydra.run.dir=b", "trainer.max_steps=3", f"checkpointing.resume_ckpt_path={checkpoint}"
-    )
-    assert status == 0 and "Restored all states" in caplog.text, said
-    status, said = host(
-        "mode=sample_eval",
-        f"eval.checkpoint_path={checkpoint}",
-        "sampling.steps=2",
-        "eval.generated_samples_path=out.json",
-        "sampling.num_sample_batches=1",
-    )
-    assert status == 0 and json.loads((at / "out.json").read_text())["steps"] == 2, said
-    # A fresh run of weights that are named, and a distillation.
-    assert host("hydra.run.dir=c", f"training.finetune_path={checkpoint}")[0] == 0
-    rounds = ("algo=mcd", "algo.rounds=1", "algo.steps_per_round=2")
-    status, said = host("hydra.run.dir=d", *rounds, f"algo.teacher_path={checkpoint}")
-    assert status == 0, said
-    made = torch.load(at / "d/checkpoints/last.ckpt", weights_only=True)
-    assert made["mdlm_mcd"]["teacher_path"] == f"{at}/{checkpoint}"
+# Checkpoints that are not there ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("algo", ["mdlm", "mcd"])

@@ -10,7 +10,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
 from mdlm_mcd.hosts.stubs import loading
@@ -29,29 +28,19 @@ def patched(monkeypatch):
 
 
 class Host(L.LightningModule):
-    """Saves its arguments as the hosts do, and an average beside the weights."""
+    """Saves its arguments as the hosts do."""
 
     def __init__(self, config, tokenizer):
         super().__init__()
         self.save_hyperparameters()
-        self.net = torch.nn.Linear(3, 1)
-        self.config, self.tokenizer, self.average = config, tokenizer, None
-        self.steps = 0
+        self.net, self.steps = torch.nn.Linear(3, 1), 0
 
     def training_step(self, batch, batch_idx):
         self.steps += 1
         return self.net(batch).square().mean()
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.lr)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: 0.9**s)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    def on_save_checkpoint(self, checkpoint):
-        checkpoint["ema"] = {"shadow_params": [p.detach() for p in self.parameters()]}
-
-    def on_load_checkpoint(self, checkpoint):
-        self.average = checkpoint["ema"]["shadow_params"]
+        return torch.optim.AdamW(self.parameters(), lr=0.1)
 
 
 class Bomb:
@@ -71,43 +60,29 @@ def gone(monkeypatch):
     return module.Old()
 
 
-def fit(model, folder, steps, **how):
-    rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    # All batches alike: a resumed Lightning begins its epoch's data again.
-    data = torch.utils.data.DataLoader(rows.repeat(6, 1), batch_size=4)
-    L.Trainer(
-        max_steps=steps,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[ModelCheckpoint(folder, every_n_train_steps=2, save_last=True)],
-    ).fit(model, data, **how)
-    return model
+def fit(model, steps, **how):
+    silent = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = L.Trainer(max_steps=steps, accelerator="cpu", enable_checkpointing=False, **silent)
+    trainer.fit(model, torch.utils.data.DataLoader(torch.ones(24, 3), batch_size=4), **how)
+    return trainer
 
 
 @refuses
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended")
 def test_lightning_opens_and_resumes_a_hosts_checkpoint(tmp_path, gone, patched):
-    ends = []
-    for steps in (2, 4):
-        torch.manual_seed(0)
-        ends.append(fit(Host(CONFIG, gone), tmp_path / str(steps), steps))
-    half, whole = ends
+    (whole, half), path = (Host(CONFIG, gone) for _ in range(2)), tmp_path / "x.ckpt"
+    half.load_state_dict(whole.state_dict())
+    fit(whole, 4)
+    fit(half, 2).save_checkpoint(path)
     del sys.modules["a_tokenizer_of_old"]
-    path = tmp_path / "2" / "last.ckpt"
     with pytest.raises(pickle.UnpicklingError, match="weights_only"):
         REAL(path)
     model = Host.load_from_checkpoint(path, config=CONFIG, tokenizer="a new one")
-    assert model.config is CONFIG and model.tokenizer == "a new one"
+    assert model.hparams.config is CONFIG and model.hparams.tokenizer == "a new one"
     assert torch.equal(model.net.weight, half.net.weight)
-    assert torch.equal(model.average[0], half.net.weight)
-    resumed = fit(Host(CONFIG, "a new one"), tmp_path / "again", 4, ckpt_path=path)
+    resumed = Host(CONFIG, "a new one")
+    fit(resumed, 4, ckpt_path=path)
     assert resumed.steps == 2
-    assert torch.equal(resumed.net.weight, whole.net.weight)  # Adam's state, the rate
-    # And what is saved next opens like the first.
-    again = tmp_path / "again" / "last.ckpt"
-    assert Host.load_from_checkpoint(again, config=CONFIG, tokenizer=0).tokenizer == 0
+    assert torch.equal(resumed.net.weight, whole.net.weight)  # Adam's state as well
 
 
 @refuses
@@ -129,25 +104,20 @@ def test_no_code_is_run_and_plain_values_survive(tmp_path, patched, gone):
 
 
 @refuses
-def test_who_asks_gets_what_he_asks_for(tmp_path, patched):
+def test_whoever_asks_otherwise_and_other_files_get_what_torch_gives(tmp_path, patched):
     path = tmp_path / "x.ckpt"
     torch.save({"config": CONFIG}, path)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
     assert torch.load(path, weights_only=False)["config"] == CONFIG
     assert torch.load(path, pickle_module=pickle)["config"] == CONFIG
-
-
-@refuses
-def test_files_that_cannot_be_read_raise_as_before(tmp_path, patched):
-    (tmp_path / "x").write_bytes(b"no checkpoint")
-    for load in (REAL, torch.load):
-        with pytest.raises(pickle.UnpicklingError, match="weights_only"):
-            load(tmp_path / "x")
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        torch.load(path)
     with pytest.raises(FileNotFoundError):
         torch.load(tmp_path / "missing")
-    torch.save({"a": torch.ones(2)}, tmp_path / "plain")
-    assert torch.equal(torch.load(tmp_path / "plain")["a"], torch.ones(2))
+    torch.save({"a": torch.ones(2)}, path)
+    assert torch.equal(torch.load(path)["a"], torch.ones(2))
 
 
 @pytest.mark.parametrize("version,wraps", [("2.5.1", False), ("2.6.0+cu124", True)])

@@ -42,15 +42,8 @@ def word_tokenizer(folder, vocab=None, added=(), unk_token="[UNK]", **specials):
 
 def tiny_gpt2(folder, size, context=16):
     """Save a causal language model beside a tokenizer in the folder."""
-    config = transformers.GPT2Config(
-        vocab_size=size,
-        n_positions=context,
-        n_embd=16,
-        n_layer=1,
-        n_head=2,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
+    sizes = dict(n_positions=context, n_embd=16, n_layer=1, n_head=2)
+    config = transformers.GPT2Config(vocab_size=size, bos_token_id=0, eos_token_id=1, **sizes)
     model = transformers.GPT2LMHeadModel(config).eval()
     model.save_pretrained(folder)
     return model
