@@ -96,21 +96,6 @@ def test_a_training_that_fails_says_where_and_why(tmp_path, capsys):
     assert "Traceback" not in error
 
 
-def test_how_a_batch_is_divided_may_change(tmp_path):
-    """Noise is that of the global batch: other devices go on with the same run."""
-
-    def fit(*flags):
-        flags = ["--out", tmp_path, "--teacher", "t.ckpt", *flags]
-        chain = Chain(TABLES["figure3"], given(*flags, of="figure3"), start=lambda *a, **k: 1)
-        with pytest.raises(Exception) as caught:
-            chain.run()
-        return str(caught.value)
-
-    for devices, micro in ((2, 16), (4, 8)):
-        assert "stopped" in fit("--devices", devices, f"loader.batch_size={micro}")
-    assert "with another overrides" in fit("optim.lr=1")
-
-
 def test_what_a_clone_is_started_with(tmp_path):
     """`mdlm-mcd run` in the clone's folder, its data where the user keeps them."""
     seen = []

@@ -48,26 +48,6 @@ def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
     assert not stops or stops in found.text
 
 
-@pytest.mark.parametrize("algo", ["mcd", "sdtt", "cd4lm", "dcd"])
-def test_every_host_key_of_ours_is_known(shell, algo):
-    status, message = shell.mcd(f"algo={algo}", "algo.rounds=0")
-    assert status == 1 and "algo.rounds=0 must be a whole number" in message
-
-
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        ("+algo.losss=ce", "did you mean algo.loss?"),
-        ("algo.teacher_placement=sharded", "algo.teacher_placement=sharded"),
-        ("loader.batch_size=3", "is not what a step would see"),
-        ("noise.eps=2", "noise.type=log-linear keeps a token visible"),
-    ],
-)
-def test_a_refusal_on_the_command_line(shell, given, words):
-    status, message = shell.mcd(given)
-    assert status == 1 and words in message and "Traceback" not in message, message
-
-
 # Teachers -----------------------------------------------------------------------------
 
 

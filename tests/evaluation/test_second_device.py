@@ -34,11 +34,8 @@ def run(script, *arguments, **environment):
     )
 
 
-@pytest.mark.parametrize(
-    "script", [["refusals.py"], ["sample.py", *sampling.SAMPLERS]], ids=lambda s: s[0]
-)
-def test_tensors_and_samplers(script):
-    done = run(*script)
+def test_samplers():
+    done = run("sample.py", *sampling.SAMPLERS)
     assert done.returncode == 0, done.stderr
 
 
@@ -63,7 +60,6 @@ def test_a_device_without_float64_is_refused_in_a_sentence(tmp_path):
             "algo.u_law=lattice",
             "trainer.accumulate_grad_batches=2",
             "loader.batch_size=4",
-            "loader.global_batch_size=8",
             "algo.snapshot=ema",
         ),
         ("algo=sdtt",),
