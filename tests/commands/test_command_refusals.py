@@ -3,9 +3,7 @@
 import os
 from unittest import mock
 
-import fakes
 import pytest
-import synthetic
 import torch
 
 from mdlm_mcd.evaluation import candidates
@@ -21,24 +19,10 @@ def doctor_of_mdlm(shell, *overrides):
     return shell.command("doctor", shell.write("mdlm/main.py").parent, *overrides)
 
 
-def patch(shell, edit):
-    (shell.folder / "clone").mkdir()
-    host = fakes.duo(shell.folder / "clone")
-    main = host / "main.py"
-    main.write_text(edit(main.read_text()))
-    return shell.command("patch", host)
-
-
 def full_gpu(shell):
     full = torch.cuda.OutOfMemoryError("CUDA out of memory.")
     with mock.patch("mdlm_mcd.sampling.sample", side_effect=full):
         return shell.sweep()
-
-
-def report(shell, *changes, argv=()):
-    rows = [synthetic.row(steps=4 * (i + 1), **c) for i, c in enumerate(changes)]
-    path = synthetic.write(shell.folder / "rows.jsonl", rows)
-    return shell.command("report", path, "--out", shell.folder / "r.html", *argv)
 
 
 def export(shell, checkpoint, *argv):
@@ -71,13 +55,8 @@ CASES = {
         lambda s: s.sweep("--evaluator", s.changed(lambda c: c.pop("hyper_parameters"), s.judge)),
         "holds a config that cannot be used",
     ),
-    "out is a pipe": (lambda s: s.sweep("--out", pipe(s)), "cannot be read (it is no file)"),
     # Reports and demos.
     "a pipe": (lambda s: s.command("report", pipe(s)), "cannot be read (it is no file)"),
-    "two evaluators": (
-        lambda s: report(s, {"evaluator": "one"}, {"evaluator": "two"}),
-        "such figures are not compared",
-    ),
     "demo in a file": (
         lambda s: s.command("demo", "--out", s.write("file")),
         "is a file: name a folder",
@@ -91,11 +70,6 @@ CASES = {
         "holds a demo with another recipe, seed",
     ),
     # Hosts.
-    "no clone": (lambda s: s.command("patch", s.folder), "holds no host this plugin knows"),
-    "local edits": (
-        lambda s: patch(s, lambda text: text.replace("algo.name == 'ar'", "algo.name == 'AR'")),
-        "has local edits where",
-    ),
     "no uniform models": (lambda s: doctor_of_mdlm(s, "algo=dcd"), "code has none"),
 }
 

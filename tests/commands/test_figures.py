@@ -82,21 +82,6 @@ def test_the_language_is_exact():
         assert log_p[-1] == -torch.inf
 
 
-@pytest.mark.parametrize(
-    "word, short",
-    [
-        (" the", "·the"),
-        ("", "␣"),
-        (" ", "·"),
-        ("\n", "↵"),
-        ("a\x07", "a�"),
-        ("x" * 40, "x" * 13 + "…"),
-    ],
-)
-def test_tokens_are_legible(word, short):
-    assert data.legible(word) == short
-
-
 # What is drawn --------------------------------------------------------------------------
 
 
