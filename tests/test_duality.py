@@ -201,7 +201,7 @@ def test_calibration_is_variance_preserving_and_exact(num_classes, schedule):
 def test_projected_latent_is_masking_by_the_scalar(num_classes):
     law, mask = NoiseGap(num_classes), num_classes - 1
     fixed = torch.cat([schedule(TIMES) for schedule in SCHEDULES.values()])
-    for x0, eps in chunks(num_classes, min(4000, 12_000_000 // num_classes)):
+    for x0, eps in chunks(num_classes, min(4000, 6_000_000 // num_classes)):
         u = to_uniform(eps, x0, law)
         # Fixed times, and times that pass u on either side as closely as they can.
         for alpha_t in (*fixed, u * (1 - 1e-9), u * (1 + 1e-9)):

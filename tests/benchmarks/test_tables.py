@@ -41,6 +41,7 @@ def ran(run):
     return {name: run(name) for name in METHODS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_tables_chain(ran, name):
     done, folder = ran[name], ran[name].out / name
@@ -62,6 +63,7 @@ def test_a_tables_chain(ran, name):
     assert "its figures mean nothing" in table and "has not reproduced" in table
 
 
+@pytest.mark.slow
 def test_uniform_state_models_are_drawn_by_their_host(ran):
     done = ran["table1"]
     assert done.stages.count("mode=sample_eval") == 3 * 2  # teacher, rounds; steps
@@ -70,6 +72,7 @@ def test_uniform_state_models_are_drawn_by_their_host(ran):
     assert row and 0 < float(row[1]) < 3
 
 
+@pytest.mark.slow
 def test_a_loss_that_diverges_is_a_result(ran):
     folder = ran["table2"].out
     assert "algo.loss=kl_bwd" in (folder / "runs/mcd-kl_bwd/diverged.txt").read_text()
@@ -77,12 +80,13 @@ def test_a_loss_that_diverges_is_a_result(ran):
     assert "| MCD kl_bwd round 1 | FAILED [-] | FAILED [-] |" in text
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_done_again_and_other_settings_are_refused(ran, run):
     """Though Table 1 went on with Table 2's training, for another round."""
     again = run("table2")
     assert (again.status, again.stages) == (0, ["sweep", "report"])
     log = (again.out / "log.txt").read_text("utf-8")
-    (resumed,) = re.findall(r"\$ MCD: .*algo.rounds=2.*resume_ckpt_path=(\S+)", log)
+    (resumed,) = re.findall(r" algo=mcd .*algo.rounds=2.*resume_ckpt_path=(\S+)", log)
     assert "/runs/mcd/checkpoints/" in resumed
     other = run("table1", "--seed", "2")
     assert other.status == 1 and "has a run with another overrides" in other.text

@@ -10,11 +10,16 @@ from theory_lib import pages
 
 from mdlm_mcd.errors import ConfigError
 
-EXACT = ("backward_kl", "fixed_point", "shared_u", "fully_masked", "spans")
+EXACT = ("backward_kl", "shared_u", "fully_masked", "spans")
 
 
 @pytest.mark.parametrize(
-    "name, kind", [(n, "exact") for n in EXACT] + [("fully_masked", "measured")]
+    "name, kind",
+    [
+        *((n, "exact") for n in EXACT),
+        ("fully_masked", "measured"),
+        pytest.param("fixed_point", "exact", marks=pytest.mark.slow),
+    ],
 )
 def test_tables_are_in_their_page(name, kind):
     tables = getattr(importlib.import_module(f"theory_lib.{name}"), kind)()

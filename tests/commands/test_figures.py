@@ -140,6 +140,7 @@ def test_the_documents_show_what_the_code_draws(drawn, folder):
     assert kept.read_bytes() == (folder / kept.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_trajectory_of_a_trained_checkpoint(runs, tmp_path, capsys):
     flags = ["--model", f"mine={runs['mdlm']}", "--weights", "raw", "--tokenizer", "bpe"]
     assert main.main(["figures", "--out", str(tmp_path), *flags, "--seed", "3"]) == 0

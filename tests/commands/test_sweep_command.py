@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 
 from mdlm_mcd.commands import export, main
 from mdlm_mcd.commands import sweep as measure
@@ -133,6 +134,18 @@ def test_an_evaluator_of_another_tokenizer(runs):
     judge.tokenizer = SimpleNamespace(get_vocab=lambda: words)
     with pytest.raises(ConfigError, match="has a vocabulary of 301, and the model"):
         measure.evaluator("x.ckpt", "cpu", 4, opened, load=lambda *_: judge)
+
+
+def test_an_evaluator_of_transformers(runs, tmp_path):
+    opened = candidates.open_model(candidates.Source.parse(str(runs["mdlm"])))
+    opened.tokenizer.save_pretrained(tmp_path)
+    size = dict(n_embd=8, n_layer=1, n_head=1, n_positions=64)
+    config = transformers.GPT2Config(vocab_size=len(opened.tokenizer), **size)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    judge = measure.evaluator(str(tmp_path), "cpu", 4, opened)
+    assert judge.name == str(tmp_path) == measure.evaluator_name(str(tmp_path))
+    scores = judge.nll(torch.randint(0, 250, (3, 16)))
+    assert (scores.nats > 0).all() and (scores.tokens > 0).all()
 
 
 @pytest.fixture(scope="module")

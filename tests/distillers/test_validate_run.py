@@ -133,6 +133,18 @@ def test_batches(wanted, each, processes, micros, words):
         validate_run.check_batch(loader, processes, micros)
 
 
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("loader.batch_size=3", "is not what a step would see"),
+        ("noise.eps=2", "noise.type=log-linear keeps a token visible"),
+    ],
+)
+def test_steps_and_schedules_of_a_run(config, given, words):
+    with pytest.raises(ConfigError, match=words):
+        minihost.run(config(given))
+
+
 def test_a_folder_that_may_not_be_written(config, tmp_path, monkeypatch):
     """A disk mounted for reading; root writes to another user's folder."""
 

@@ -180,7 +180,7 @@ def test_few_rows_and_few_figures_make_a_page(made):
 # What comes from outside ------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.text(max_size=60), st.text(min_size=1, max_size=20))
 def test_no_text_breaks_out_of_the_page(sample, name):
     named = {"model": name, "evaluator": name, "checkpoint": sample, "commit": sample}

@@ -45,6 +45,7 @@ def test_a_sweep_with_the_embedded_hosts_judge(runs, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_device_without_float64_is_refused_in_a_sentence(tmp_path):
     done = run("sweep.py", "none.ckpt", "none.ckpt", tmp_path, DOUBLES="no")
     assert done.returncode == 1
