@@ -89,7 +89,7 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(ran, run
     (resumed,) = re.findall(r" algo=mcd .*algo.rounds=2.*resume_ckpt_path=(\S+)", log)
     assert "/runs/mcd/checkpoints/" in resumed
     other = run("table1", "--seed", "2")
-    assert other.status == 1 and "has a run with another overrides" in other.text
+    assert other.status == 1 and "with another overrides" in other.text
 
 
 def test_a_training_that_fails_says_where_and_why(tmp_path, capsys):
