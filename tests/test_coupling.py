@@ -57,19 +57,6 @@ def test_mask_is_eq_13_at_the_threshold():
     assert coupling.mask(x0, u, torch.tensor([[0.5]]), MASK).tolist() == [[1, 2, MASK]]
 
 
-@pytest.mark.parametrize("law,step", LAWS)
-@pytest.mark.parametrize("alpha", [log_linear, cosine])
-def test_marginal_at_t_is_alpha_t(law, step, alpha):
-    u = coupling.draw_u(20000, 4, law, step=step, generator=generator(5))
-    x0 = tokens(20000, 4)
-    for t in (0.1, 0.5, 0.9):
-        alpha_t = alpha(torch.tensor([t]))
-        visible = (coupling.mask(x0, u, alpha_t, MASK) != MASK).float().mean(0)
-        # Five standard errors of a binomial share.
-        bound = 5 * math.sqrt(alpha_t * (1 - alpha_t) / 20000)
-        assert (visible - alpha_t).abs().max() < bound
-
-
 @pytest.mark.parametrize("antithetic", [True, False])
 @pytest.mark.parametrize("delta", [1 / 512, 0.25, 0.9])
 def test_times_are_uniform_on_delta_to_one(antithetic, delta):

@@ -72,17 +72,7 @@ def reference(num_classes, y, which):
 # The law of the noise gap
 
 
-def test_two_classes_are_a_gaussian_of_variance_two():
-    law = NoiseGap(2)
-    u = torch.logspace(-10, math.log10(0.999), 200, dtype=torch.float64)
-    y = special.ndtri(u.numpy()) * math.sqrt(2)
-    np.testing.assert_allclose(law.icdf(u), y, rtol=1e-11, atol=1e-13)
-    np.testing.assert_allclose(law.cdf(torch.from_numpy(y)), u, rtol=1e-11)
-    pdf = np.exp(-(y**2) / 4) / math.sqrt(4 * math.pi)
-    np.testing.assert_allclose(law.pdf(torch.from_numpy(y)), pdf, rtol=1e-11)
-
-
-@pytest.mark.parametrize("num_classes", [3, 64, 50258, 200_000])
+@pytest.mark.parametrize("num_classes", [2, 3, 64, 50258, 200_000])
 def test_law_matches_adaptive_quadrature(num_classes):
     law = NoiseGap(num_classes)
     for u in (1e-12, 1e-9, 1.2e-6, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - 1e-6, 1 - 1e-12):
@@ -211,7 +201,7 @@ def test_calibration_is_variance_preserving_and_exact(num_classes, schedule):
 def test_projected_latent_is_masking_by_the_scalar(num_classes):
     law, mask = NoiseGap(num_classes), num_classes - 1
     fixed = torch.cat([schedule(TIMES) for schedule in SCHEDULES.values()])
-    for x0, eps in chunks(num_classes, min(4000, 12_000_000 // num_classes)):
+    for x0, eps in chunks(num_classes, min(4000, 6_000_000 // num_classes)):
         u = to_uniform(eps, x0, law)
         # Fixed times, and times that pass u on either side as closely as they can.
         for alpha_t in (*fixed, u * (1 - 1e-9), u * (1 + 1e-9)):
@@ -222,24 +212,6 @@ def test_projected_latent_is_masking_by_the_scalar(num_classes):
             assert tie.float().mean() < 0.01
             expected = torch.where(u > alpha_t, mask, x0)
             assert torch.equal(z_t[~tie], expected[~tie])
-
-
-@pytest.mark.parametrize("num_classes", CLASSES[:3])
-def test_marginals_are_the_schedule_and_masks_are_absorbing(num_classes):
-    total, mask = 20_000, num_classes - 1
-    for name, schedule in SCHEDULES.items():
-        alpha_t, counts = schedule(TIMES), torch.zeros(len(TIMES))
-        for x0, eps in chunks(num_classes, total):
-            before = torch.ones(len(x0), dtype=torch.bool)
-            for i, a in enumerate(alpha_t):
-                z_t = project(latent(x0, eps, *calibrate(a, num_classes)), x0, mask)
-                visible = z_t != mask
-                assert not (visible & ~before).any()
-                counts[i] += visible.sum()
-                before = visible
-        deviation = (counts / total - alpha_t).abs()
-        bound = 4 * (alpha_t * (1 - alpha_t) / total).sqrt() + 1 / total
-        assert (deviation <= bound).all(), name
 
 
 # Duo's transformation

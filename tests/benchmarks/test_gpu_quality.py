@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 
 import pytest
 from inside import BENCHMARKS, Inside
@@ -36,6 +35,7 @@ def calls(python):
     return [part.split("\x1f")[:-1] for part in parts]
 
 
+@pytest.mark.slow
 def test_the_whole_comparison(tmp_path):
     """Every method under both laws at every step count, by the commands it starts."""
     python = fake(tmp_path / "python", "true")
@@ -75,12 +75,3 @@ def test_a_slice_ends_and_the_next_goes_on(tmp_path):
     assert done.returncode == 1 and "too few for one checkpoint" in done.stderr
     done = script(out, fake(tmp_path / "broken", "echo sorry; exit 7"))
     assert done.returncode == 1 and "sorry" in done.stderr
-
-
-@pytest.mark.slow
-def test_a_training_saves_when_the_slice_is_over(tmp_path):
-    """Its only checkpoint in as many steps."""
-    changed = {"JUDGE_STEPS": "1000000", "EVERY": "1000000", "MINUTES": "1", "SAVING": "1"}
-    done = script(tmp_path / "out", sys.executable, SLICES="1", **changed)
-    assert done.returncode == 3, done.stderr
-    assert (tmp_path / "out/runs/judge/checkpoints/last.ckpt").exists()

@@ -154,14 +154,3 @@ def test_the_exact_denoiser_teaches_every_round(finished):
     start = setting.weights("teacher")
     assert sorted(found) == [1, 2]
     assert any(not torch.equal(w, start[n]) for n, w in found[2].items())
-
-
-def test_a_uniform_model_is_drawn_from_by_its_host(finished):
-    """As many samples as asked for, the same for the same seed; no bound."""
-    setting = opened("language", "tiny", finished / "language")
-    model = setting.uniform("uniform", setting.prepare(methods.UNIFORM))
-    points = jobs.Setting(steps=2), jobs.Setting(steps=2)
-    one, other = (
-        sweep.draw(model, point, jobs.Plan((point,), 70, seed=3), jobs.noise)[0] for point in points
-    )
-    assert one.shape == (70, 16) and torch.equal(one, other) and model.denoise is None

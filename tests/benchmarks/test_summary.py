@@ -54,13 +54,6 @@ def test_intervals_are_students_t(values):
     assert found.low + found.high == pytest.approx(2 * found.mean, abs=1e-9)
 
 
-def test_one_seed_has_no_interval_and_no_verdict():
-    assert interval([]) is None
-    assert interval([0.3]) == (0.3, None, None, None)
-    found = summed(frontier((1,)), student(MCD, 1.0, seeds=(1,)), student("sdtt", 2.0, seeds=(1,)))
-    assert page.outcome(found["sdtt"]) == "+100%"
-
-
 @pytest.mark.parametrize("ratio", [0.8, 1.0, 1.25])
 @pytest.mark.parametrize("measure", AXES)
 def test_the_ratio_at_equal_entropy_is_found(ratio, measure):
@@ -86,13 +79,6 @@ def test_nothing_is_extrapolated(entropy):
 def test_a_verdict_is_whether_the_interval_excludes_zero(ratio, spread, verdict):
     found = summed(frontier(), student(MCD, 1.0), student("sdtt", ratio, 2.6, 3.0, spread))
     assert page.outcome(found["sdtt"]).endswith(f" {verdict}")
-
-
-def test_bounds_are_differences_and_lower_is_better():
-    found = summed(frontier(), student(MCD, 1.0, bound=3.0), student("sdtt", 1.0, bound=2.9))
-    compared = found["sdtt"]["against"]["n_step_nelbo"]
-    assert compared["mcd"] == pytest.approx((-0.1, -0.1, -0.1, -1))
-    assert compared["teacher"] == pytest.approx((-0.1, -0.1, -0.1, -1))
 
 
 @pytest.mark.parametrize("ratio, words", [(1.2, "behind it at 8 steps: +20%"), (0.8, "ahead of")])

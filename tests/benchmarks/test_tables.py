@@ -41,6 +41,7 @@ def ran(run):
     return {name: run(name) for name in METHODS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_tables_chain(ran, name):
     done, folder = ran[name], ran[name].out / name
@@ -62,6 +63,7 @@ def test_a_tables_chain(ran, name):
     assert "its figures mean nothing" in table and "has not reproduced" in table
 
 
+@pytest.mark.slow
 def test_uniform_state_models_are_drawn_by_their_host(ran):
     done = ran["table1"]
     assert done.stages.count("mode=sample_eval") == 3 * 2  # teacher, rounds; steps
@@ -70,6 +72,7 @@ def test_uniform_state_models_are_drawn_by_their_host(ran):
     assert row and 0 < float(row[1]) < 3
 
 
+@pytest.mark.slow
 def test_a_loss_that_diverges_is_a_result(ran):
     folder = ran["table2"].out
     assert "algo.loss=kl_bwd" in (folder / "runs/mcd-kl_bwd/diverged.txt").read_text()
@@ -77,6 +80,7 @@ def test_a_loss_that_diverges_is_a_result(ran):
     assert "| MCD kl_bwd round 1 | FAILED [-] | FAILED [-] |" in text
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_done_again_and_other_settings_are_refused(ran, run):
     """Though Table 1 went on with Table 2's training, for another round."""
     again = run("table2")
@@ -94,21 +98,6 @@ def test_a_training_that_fails_says_where_and_why(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "teacher stopped at step 0 of 2" in error and "nonsense" in error
     assert "Traceback" not in error
-
-
-def test_how_a_batch_is_divided_may_change(tmp_path):
-    """Noise is that of the global batch: other devices go on with the same run."""
-
-    def fit(*flags):
-        flags = ["--out", tmp_path, "--teacher", "t.ckpt", *flags]
-        chain = Chain(TABLES["figure3"], given(*flags, of="figure3"), start=lambda *a, **k: 1)
-        with pytest.raises(Exception) as caught:
-            chain.run()
-        return str(caught.value)
-
-    for devices, micro in ((2, 16), (4, 8)):
-        assert "stopped" in fit("--devices", devices, f"loader.batch_size={micro}")
-    assert "with another overrides" in fit("optim.lr=1")
 
 
 def test_what_a_clone_is_started_with(tmp_path):

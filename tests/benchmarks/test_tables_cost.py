@@ -1,16 +1,12 @@
 """Parameters and FLOPs against formulas by hand, dry runs, and what the recipes say."""
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hosts.clones import find
 from paper import command, cost
 from paper.compose import embedded
 from paper.experiments import METHODS, TABLES
-
-from mdlm_mcd.hosts.specs import DUO, of_folder
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "recipe"
 SMALL = dict(hidden_size=768, cond_dim=128, n_blocks=12, n_heads=12, dropout=0.1, length=1024)
@@ -64,7 +60,6 @@ def test_a_step_by_hand():
 @pytest.mark.parametrize(
     "recipe, algo, model",
     [
-        ("mcd_paper", "mcd", SMALL),
         ("owt_mcd", "mcd", SMALL),
         ("owt_sdtt", "sdtt", SMALL),
         ("owt_cd4lm", "cd4lm", SMALL),
@@ -77,8 +72,7 @@ def test_a_step_by_hand():
 )
 def test_recipes_state_what_is_counted(recipe, algo, model):
     """Sizes are the paper's; FLOP a step, in all, and hours, in each recipe's own words."""
-    small = ["model=small"] * (recipe == "mcd_paper")
-    config = embedded([f"algo={algo}", f"+recipe={recipe}", *small])
+    config = embedded([f"algo={algo}", f"+recipe={recipe}"])
     assert {key: config.model[key] for key in model} == model
     counted = cost.count(config.model, uniform=METHODS[algo].uniform)
     step = counted.step(config.loader.global_batch_size, METHODS[algo])
@@ -115,20 +109,3 @@ def test_the_dry_run_composes_what_is_given(capsys):
     status, _, err = dry("figure3", "algo.lr=1", capsys=capsys)
     assert status == 1 and "does not compose" in err and "algo.lr" in err
     assert "Traceback" not in err
-
-
-@pytest.mark.hosts
-def test_dry_runs_in_the_hosts(capsys):
-    found = find()
-    if not found:
-        pytest.skip("MDLM_MCD_HOSTS names no clones")
-    for folder in found.values():
-        methods = "mcd,sdtt" + ",dcd" * (of_folder(folder) is DUO)
-        flags = ["--methods", methods, "--host", str(folder), "--cache", "cache"]
-        status, out, err = dry("table1", *flags, capsys=capsys)
-        assert status == 0, err
-        for run in methods.split(","):
-            rows = [x for x in out.splitlines() if x.startswith(f"| {run} |")]
-            assert [row.split(" | ")[1] for row in rows] == ["minihost", folder.name]
-            assert len({row.split(" | ", 2)[2] for row in rows}) == 1
-    assert "MDLM_MCD_PATCHED" not in os.environ

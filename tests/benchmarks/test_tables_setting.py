@@ -27,27 +27,6 @@ def test_hyperparameters_of_section_4(name, tau0, tau_step):
         assert (config.algo.loss, config.algo.teacher_steps) == ("kl_bwd", 2)
 
 
-def test_published_figures():
-    """The paper's own words, number by number where its text repeats its tables."""
-    one, two, three, figure = (TABLES[name].published for name in TABLES)
-    assert one["MCD round 5", 32] == 39.73 and one["SDTT round 5", 32] == 52.16
-    assert one["teacher", 512] == 54.74 and one["Duo teacher", 32] == 96.46
-    assert one["Duo round 5", 512] == 52.15
-    # teacher, Duo's teacher and three methods of five rounds, at five step counts
-    assert len(one) == (2 + 3 * 5) * 5
-    assert two["MCD round 1", 32] == 94.97 and two["MCD kl_bwd round 1", 32] is None
-    # "Imp." of Table 3 is the student's against the teacher's.
-    improved = (21.55, 22.04, 23.07, 23.28, 22.85)
-    for n, percent in zip(TABLES["table3"].steps, improved, strict=True):
-        teacher, student = three["teacher", n], three["MCD round 1", n]
-        assert 100 * (1 - student / teacher) == pytest.approx(percent, abs=0.01)
-    assert figure["MCD round 5", 8] == 118.1
-    for table in TABLES.values():  # each published row is one that the table makes
-        names = {run.key(k) for run in table.trained for k in table.rounds}
-        assert {name for name, _ in table.published} <= names | {"teacher", "Duo teacher"}
-        assert {n for _, n in table.published} <= set(table.steps)
-
-
 GIVEN = {
     "--out": "out",
     "--teacher": "teacher.ckpt",

@@ -1,7 +1,5 @@
 """Minima and gradients of the losses against their definitions, on enumerated views."""
 
-import math
-
 import pytest
 import torch
 from theory_lib import optimum, paths, shared_u, tiny
@@ -68,32 +66,6 @@ def test_a_minimum_has_no_slope_and_nothing_near_it_is_lower(kind, views):
         moved = as_logits(table) * (0.002 if kind == "kl_bwd" else 1.0)
         moved = moved + size * torch.randn(best.shape, generator=g).double()
         assert cost(w, kind, moved, as_logits(teacher), views) > lowest
-
-
-def test_forward_kl_leaves_the_exact_denoiser_and_the_others_do_not():
-    w = tiny.world(4)
-    for kind in ("kl_fwd", "ce"):
-        for table in optimum.rounds(w, kind, optimum.FLAT, 1 / 32):
-            assert abs(w.divergence(w.truth, table)) < 1e-12
-    (reverse,) = optimum.rounds(w, "hybrid", (1.0,), 0.25)
-    (blurred,) = optimum.rounds(w, "kl_fwd", (1.0,), 0.25, "independent")
-    assert w.divergence(w.truth, reverse) > 1e-4
-    assert w.divergence(w.truth, blurred) > 1e-4
-    assert w.entropy(reverse) < w.entropy(w.truth) < w.entropy(blurred)
-
-
-@pytest.mark.parametrize("kind", ["hybrid", "kl_fwd"])
-def test_tau_compounds_where_the_teacher_sees_the_same(kind):
-    w = tiny.world(3)
-    product = math.prod(optimum.TAUS)
-    assert product == pytest.approx(0.587, abs=5e-4)
-    last = optimum.rounds(w, kind, optimum.TAUS, 1 / 512, "none")[-1]
-    torch.testing.assert_close(last, w.tempered(w.truth, product))
-    assert optimum.fitted(w, last) == pytest.approx(product)
-    same = w.nats(w.drawn(w.tempered(w.truth, 0.7), 2))
-    assert optimum.at_entropy(w, 2, same) == pytest.approx(0.7)
-    near = optimum.rounds(w, kind, optimum.TAUS, 1 / 4096)[-1]
-    assert optimum.fitted(w, near) == pytest.approx(product, abs=0.03)
 
 
 @pytest.mark.parametrize("loss", ["hybrid", "kl_fwd"])

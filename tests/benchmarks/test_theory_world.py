@@ -5,7 +5,7 @@ import pytest
 import torch
 from theory_lib import spans, tiny
 
-from mdlm_mcd import coupling, laws
+from mdlm_mcd import coupling
 
 DELTA = 0.3
 
@@ -52,25 +52,3 @@ def test_the_samplers_law_against_all_its_paths(steps):
     law = enumeration.exact_law(logits, enumeration.uniform(steps))
     expected = [law[tuple(x)] for x in w.x.tolist()]
     torch.testing.assert_close(w.drawn(w.truth, steps), torch.tensor(expected, dtype=torch.float64))
-
-
-@pytest.mark.parametrize("name", spans.LAWS)
-def test_every_law_keeps_its_marginals(name):
-    law = spans.pattern_law(list(spans.LAWS[name](4)), 4, t=0.7, s=0.4)
-    assert float(law.sum()) == pytest.approx(1.0)
-    bits = (torch.arange(16)[:, None] & 2 ** torch.arange(4)) > 0
-    for marginal, t in ((law.sum(1), 0.7), (law.sum(0), 0.4)):
-        masked = (marginal[:, None] * bits).sum(0)
-        torch.testing.assert_close(masked, torch.full((4,), t, dtype=torch.float64))
-
-
-def test_orders_under_laws_against_draws():
-    w = tiny.world(3)
-    torch.testing.assert_close(spans.sampler(w, list(spans.iid(3)), 3), w.iid(3))
-    g = coupling.counter_generator("lattice")
-    u = laws.draw_u(20_000, 3, "lattice", step=1 / 3, generator=g, dtype=torch.float64)
-    one = torch.full((len(u),), 1 / len(u), dtype=torch.float64)
-    found = w.order_law((u * 3).floor().long(), one)
-    expected = spans.lattice(w, 3)
-    assert (found[expected == 0] < 1e-3).all()  # a cell's edge, by rounding
-    torch.testing.assert_close(found, expected, atol=0.02, rtol=0)

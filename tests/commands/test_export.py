@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -227,16 +226,6 @@ def test_a_plain_hosts_checkpoint_is_exported_by_either_weights(runs, tmp_path, 
         assert torch.equal(tensors[f"backbone.{name}"], tensor)
     assert "Nothing is noted of a distillation" in (out / "README.md").read_text()
     assert not list(out.parent.glob(".*"))
-
-
-def test_a_pickled_config_is_understood(runs, tmp_path):
-    found = torch.load(runs["plain"], weights_only=True)
-    mdlm = {"model": found["hyper_parameters"]["config"]["model"], "time_conditioning": False}
-    config = OmegaConf.create({**mdlm, "parameterization": "subs"})
-    torch.save({**found, "hyper_parameters": {"config": config}}, tmp_path / "x.ckpt")
-    export.export(str(tmp_path / "x.ckpt"), tmp_path / "out")
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert {k: config[k] for k in SIZES} == SIZES
 
 
 def test_what_a_bare_file_does_not_say_is_asked_for(runs, tmp_path, capsys):

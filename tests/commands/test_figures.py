@@ -1,9 +1,7 @@
 """`mdlm-mcd figures`: what is computed, what is drawn, and the files."""
 
 import io
-import itertools
 import math
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -37,11 +35,6 @@ def shown():
     return data.trajectories(data.LANGUAGE, LENGTH, seed=10)
 
 
-def styled(make, *shown):
-    with draw.look():
-        return make(*shown)
-
-
 # What is computed -----------------------------------------------------------------------
 
 
@@ -51,13 +44,6 @@ def test_the_projection_changes_where_the_schedule_crosses_u():
         assert torch.equal(path.token > path.rival, path.alpha_t > path.u)
         assert path.overtaken == path.crossed == path.t[path.token <= path.rival][0]
     assert len({path.u for path in paths}) == 12
-
-
-def test_the_regimes_are_what_equation_14_asks():
-    shown = data.regimes()
-    assert set(shown.cases) == set(draw.CASES) and 0 < shown.alpha_t < shown.alpha_s < 1
-    for u, case in zip(shown.u.tolist(), shown.cases, strict=True):
-        assert case == ("KL" if u > shown.alpha_s else "CE" if u > shown.alpha_t else "none")
 
 
 def test_a_trajectory_is_what_the_sampler_does(shown):
@@ -96,107 +82,7 @@ def test_the_language_is_exact():
         assert log_p[-1] == -torch.inf
 
 
-def test_more_steps_end_more_often_in_a_sentence():
-    """As often as docs/figures.md says."""
-    shares = []
-    for steps in data.STEPS:
-        tokens = data.locked(data.LANGUAGE, 500, LENGTH, steps, Latent(0)).tokens
-        whole = (tokens[:, None] == data.IDS).all(-1).any(-1)
-        shares.append(f"{whole.double().mean():.0%} at {steps}")
-    text = " ".join((DOCS / "figures.md").read_text("utf-8").split())
-    assert f"of 500 sequences {', '.join(shares)} steps" in text
-
-
-@pytest.mark.parametrize(
-    "word, short",
-    [
-        (" the", "·the"),
-        ("", "␣"),
-        (" ", "·"),
-        ("\n", "↵"),
-        ("a\x07", "a�"),
-        ("x" * 40, "x" * 13 + "…"),
-    ],
-)
-def test_tokens_are_legible(word, short):
-    assert data.legible(word) == short
-
-
 # What is drawn --------------------------------------------------------------------------
-
-
-def points(axis):
-    return [line.get_xydata().T.tolist() for line in axis.lines]
-
-
-def near(found, x, y):
-    return found[0] == pytest.approx(x) and found[1] == pytest.approx(y)
-
-
-def test_a_bar_ends_where_its_word_opens(shown):
-    for axis, run in zip(styled(draw.trajectory, shown).axes, shown.runs, strict=True):
-        masked, opened = axis.containers
-        share = (run.opened.double() / run.steps).tolist()
-        assert [bar.get_width() for bar in masked] == pytest.approx(share)
-        assert [bar.get_x() for bar in opened] == pytest.approx(share)
-        assert near(points(axis)[0], shown.u.tolist(), range(LENGTH))
-
-
-def test_the_marks_of_a_path_stand_on_its_crossings():
-    paths = [data.latent_path(seed) for seed in (1, 0)]
-    axes = styled(draw.latent_paths, paths).axes
-    for path, above, middle, below in zip(paths, axes[:2], axes[2:4], axes[4:], strict=True):
-        *others, rival, token, mark, _ = points(above)
-        assert len(others) == path.w_t.shape[1] - 1
-        assert near(rival, path.t, path.rival) and near(token, path.t, path.token)
-        assert near(mark, [path.overtaken], [path.rival[path.t == path.overtaken].item()])
-        visible, hidden = middle.patches
-        assert visible.get_width() == hidden.get_x() == pytest.approx(path.overtaken)
-        schedule, level, crossing, _ = points(below)
-        assert near(schedule, path.t, path.alpha_t) and level[1] == pytest.approx([path.u] * 2)
-        assert near(crossing, [path.crossed], [path.u])
-
-
-def test_a_stem_has_the_height_and_the_mark_of_its_word():
-    shown = data.regimes()
-    levels, _ = styled(draw.regimes, shown).axes
-    marks = [line for line in levels.lines if line.get_marker() in "Dso"]
-    words = marks[len(draw.CASES) :]  # the first explain the marks
-    for i, (line, u, case) in enumerate(zip(words, shown.u, shown.cases, strict=True)):
-        assert near(line.get_xydata()[0], i, u) and line.get_marker() == draw.CASES[case][2]
-
-
-@pytest.mark.parametrize("name", figures.STILLS)
-def test_no_text_covers_another_or_leaves_the_page(name, drawn, monkeypatch):
-    from matplotlib.text import Text
-
-    texts, original = {}, Text.draw
-
-    def noted(text, *args, **kwargs):
-        if text.get_visible() and text.get_text().strip():
-            texts[text] = None
-        return original(text, *args, **kwargs)
-
-    monkeypatch.setattr(Text, "draw", noted)
-    with draw.look():
-        figure = drawn[name].draw()
-        figure.draw_without_rendering()
-        # Of the letters alone, without the arrow of an annotation.
-        boxes = [(text.get_text(), Text.get_window_extent(text)) for text in texts]
-    assert len(boxes) > 15
-    for text, box in boxes:
-        assert inside(box, figure.bbox), text
-    for (one, a), (two, b) in itertools.combinations(boxes, 2):
-        assert not a.padded(-1).overlaps(b.padded(-1)), (one, two)
-    if name == "regimes":  # its words stand in cells
-        cells = [bar.get_window_extent() for bar in figure.axes[1].patches]
-        words = [box for text, box in boxes if text in data.SENTENCE.split()]
-        assert len(words) > len(data.SENTENCE.split())
-        assert all(any(inside(box, cell) for cell in cells) for box in words)
-
-
-def inside(box, other):
-    return other.x0 <= box.x0 and box.x1 <= other.x1 and other.y0 <= box.y0 and box.y1 <= other.y1
 
 
 def test_the_animation_opens_each_word_when_its_step_is_done(shown):
@@ -215,14 +101,6 @@ def spoken(shown, *words):
     """The trajectories with other words in turn."""
     words = [words[i % len(words)] for i in range(LENGTH)]
     return shown._replace(runs=[run._replace(words=words) for run in shown.runs])
-
-
-def test_the_cells_of_the_animation_do_not_touch(shown):
-    for cells in (draw.cells(shown), draw.cells(spoken(shown, "漢字" * 5))):
-        for (x, line, width), (x2, line2, _) in itertools.pairwise(cells):
-            assert (x + width < x2) if line == line2 else line2 == line + 1
-        assert all(x + width <= draw.WIDTH for x, _, width in cells)
-    assert cells[-1][1] > 0
 
 
 def test_words_of_a_model_cannot_break_the_pictures(shown):
@@ -262,6 +140,7 @@ def test_the_documents_show_what_the_code_draws(drawn, folder):
     assert kept.read_bytes() == (folder / kept.name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_trajectory_of_a_trained_checkpoint(runs, tmp_path, capsys):
     flags = ["--model", f"mine={runs['mdlm']}", "--weights", "raw", "--tokenizer", "bpe"]
     assert main.main(["figures", "--out", str(tmp_path), *flags, "--seed", "3"]) == 0
@@ -290,11 +169,3 @@ def test_refusals_are_one_sentence(flags, sentence, runs, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("mdlm-mcd: ") and sentence in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_without_matplotlib_it_says_so_first(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    out = tmp_path / "out"
-    assert main.main(["figures", "--out", str(out), "--model", "no.ckpt"]) == 1
-    assert "pip install 'mdlm-mcd[demo]'" in capsys.readouterr().err
-    assert not out.exists()

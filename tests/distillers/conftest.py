@@ -67,7 +67,7 @@ def trained(base, tmp_path_factory):
     @functools.cache
     def train(algo):
         folder, watch = tmp_path_factory.mktemp(algo), Watch()
-        given = ("loader.batch_size=4", "model.dropout=0.2", "trainer.val_check_interval=4")
+        given = ("loader.batch_size=4", "model.dropout=0.2", "trainer.val_check_interval=3")
         given += (*EVERY, f"checkpointing.save_dir={folder}", "training.ema=0.9")
         config = changed(base(algo), *given)
         model, _ = fit(config, watch)

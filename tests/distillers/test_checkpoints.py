@@ -176,10 +176,3 @@ def test_a_run_goes_on_from_the_checkpoint_before(trained, tmp_path, caplog):
         fit(config, again := Watch(), copies / "last.ckpt")
     assert "last.previous.ckpt, the one before it" in caplog.text
     assert again.losses == watch.losses[8:]
-
-
-def test_a_file_that_names_types_to_build_is_not_opened(trained, config, tmp_path):
-    saved = opened(trained("mcd")[0] / "step-4.ckpt")
-    torch.save({**saved, "extra": os.system}, tmp_path / "code.ckpt")
-    with pytest.raises(CheckpointError, match="holds more than tensors and plain values .*system"):
-        fit(config(), ckpt_path=tmp_path / "code.ckpt")

@@ -44,25 +44,44 @@ def assert_contract(case, tokens):
     assert_same_gradients(model.backbone, student)
 
 
-@pytest.mark.parametrize("algo", ["mcd", "cd4lm"])
-def test_eq_14(config, algo):
+TIMED = "algo.time_conditioning=true"
+
+
+@pytest.mark.parametrize(
+    "algo, coupling, law",
+    [
+        ("mcd", "shared", "iid"),
+        ("mcd", "shared", "lattice"),
+        ("mcd", "independent", "iid"),
+        ("mcd", "none", "iid"),
+        ("cd4lm", "shared", "iid"),
+    ],
+)
+def test_eq_14(config, algo, coupling, law):
     """Reverse KL where neither view shows a token, -log p(x0) where the teacher's does."""
-    found = model, student, target, x0, valid, parts = case(config, algo, rows=8, step=4)
+    given = (f"algo.coupling={coupling}", f"algo.u_law={law}")
+    timed = law == "iid"
+    found = case(config, algo, *given, *[TIMED][: int(timed)], rows=8, step=4)
+    model, student, target, x0, valid, parts = found
     round_, mask = model.curriculum.at(4), model.mask_index
     g = noise("t", 4)
     nested = algo == "cd4lm"
     times = sample_nested_times(8, generator=g) if nested else None
     t, s = times or sample_times(8, round_.delta, generator=g)
-    u = draw_u(8, LENGTH, generator=noise("u", 4))
+    s = t if coupling == "none" else s
+    u = u_s = draw_u(8, LENGTH, law, generator=noise("u", 4))
+    if coupling == "independent":
+        u_s = draw_u(8, LENGTH, generator=noise("u of the teacher", 4))
     alpha = [1 - (1 - 1e-3) * time[:, None] for time in (t, s)]
-    z_t, z_s = (torch.where(u > a, mask, x0) for a in alpha)
+    z_t, z_s = (torch.where(v > a, mask, x0) for v, a in zip((u, u_s), alpha, strict=True))
     # The host's own `forward`, of a network with the student's parameters.
     reference = host.MDLM.forward.__get__(model)
     own, model.backbone = model.backbone, student
     log_student = reference(z_t, -torch.log(alpha[0]))
     model.backbone = own
     with torch.no_grad():
-        log_teacher = losses.subs(target(z_s, torch.zeros(8)) / round_.tau, z_s, mask)
+        sigma = -alpha[1].squeeze(-1).log() if timed else torch.zeros(8)
+        log_teacher = losses.subs(target(z_s, sigma) / round_.tau, z_s, mask)
     tokens = []
     for b in range(8):
         for i in range(LENGTH):
@@ -75,7 +94,7 @@ def test_eq_14(config, algo):
                 tokens.append((p.exp() * (p - q)).sum())
             else:
                 tokens.append(-p[x0[b, i]])
-    assert parts.distil_rows and parts.reveal_rows
+    assert parts.distil_rows and bool(parts.reveal_rows) == (s is not t)
     assert parts.distil_rows + parts.reveal_rows == len(tokens)
     assert_contract(found, tokens)
 
@@ -86,7 +105,7 @@ SDTT = student_class("sdtt").loss_kinds
 @pytest.mark.parametrize("kind, teacher_steps", [*((k, 3) for k in SDTT), ("kl_bwd", 2)])
 def test_sdtt(config, kind, teacher_steps):
     """Each token against what the teacher knew in the step in which it opened."""
-    given = (f"algo.loss={kind}", "algo.tau0=0.8", f"algo.teacher_steps={teacher_steps}")
+    given = (f"algo.loss={kind}", "algo.tau0=0.8", f"algo.teacher_steps={teacher_steps}", TIMED)
     found = model, student, target, x0, valid, parts = case(
         config, "sdtt", *given, "algo.delta0=0.25", rows=4, step=4
     )
@@ -110,10 +129,10 @@ def test_sdtt(config, kind, teacher_steps):
         for b in range(4):
             z, dt = z_t[b].clone(), float(t[b] - s[b]) / teacher_steps
             for k in range(teacher_steps):
-                logits = target(z[None], torch.zeros(1))[0] / round_.tau
+                now, after = keeps(t[b] - k * dt), keeps(t[b] - (k + 1) * dt)
+                logits = target(z[None], -now[None].log())[0] / round_.tau
                 logits[:, mask] = -torch.inf
                 p = logits.softmax(-1)
-                now, after = keeps(t[b] - k * dt), keeps(t[b] - (k + 1) * dt)
                 chance, following = (after - now) / (1 - now), z.clone()
                 for i in range(LENGTH):
                     if z[i] == mask:
@@ -121,7 +140,7 @@ def test_sdtt(config, kind, teacher_steps):
                         if k < teacher_steps - 1 and opens[k][b, i] < chance:
                             following[i] = int((p[i].cumsum(-1) <= values[k][b, i]).sum())
                 z = following
-    log_student = losses.subs(student(z_t, torch.zeros(4)), z_t, mask)
+    log_student = losses.subs(student(z_t, -keeps(t).log()), z_t, mask)
     kept, tokens = [v for v in range(model.vocab_size) if v != mask], []
     for (b, i), q in targets.items():
         if valid[b, i]:

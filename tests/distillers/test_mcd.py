@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from runs import Watch, built, changed, fit, opened, student_class
+from runs import Watch, built, fit, opened, student_class
 
 from mdlm_mcd.errors import CheckpointError, ConfigError, DivergenceError
 from mdlm_mcd.minihost import main as minihost
@@ -15,19 +15,6 @@ ONE = ("algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1")
 
 def shadow(path):
     return torch.cat([p.flatten() for p in opened(path)["ema"]["shadow_params"]])
-
-
-def test_the_divergence_falls(config):
-    """Towards a sharper teacher. (Most of the rest is cross-entropy on few tokens.)"""
-    found = []
-
-    class Divergence(Watch):
-        def on_train_batch_end(self, trainer, *args):
-            found.append(float(trainer.logged_metrics["mcd/kl"]))
-
-    steps = ("algo.rounds=1", "algo.steps_per_round=80", "trainer.max_steps=80")
-    fit(config(*steps, "algo.tau0=0.5", "optim.lr=3e-3"), Divergence())
-    assert sum(found[-15:]) < 0.7 * sum(found[:15])
 
 
 # Where it starts ----------------------------------------------------------------------
@@ -59,18 +46,6 @@ def test_finetune_path_is_the_default_teacher(config, teacher_path):
     assert torch.equal(watch.weights[0], shadow(teacher_path))
     assert model.ema.decay == 0.25 and model.ema.num_updates == 1
     assert model.fast_forward_epochs is None and model.fast_forward_batches is None
-
-
-def test_a_teacher_without_an_average(config, base, tmp_path):
-    own = changed(base("mdlm"), "training.ema=0", "trainer.max_steps=1")
-    minihost.run(changed(own, f"checkpointing.save_dir={tmp_path / 'teacher'}"))
-    path = tmp_path / "teacher" / "checkpoints" / "last.ckpt"
-    # Also where the host opens the file first, as its own `training.finetune_path`.
-    for named in ("algo.teacher_path={}", "algo.teacher_path= training.finetune_path={}"):
-        given = (*named.format(path).split(), *ONE)
-        with pytest.raises(CheckpointError, match="holds no EMA.*init_from=raw"):
-            minihost.run(config(*given))
-    minihost.run(config(*given, "algo.init_from=raw"))
 
 
 # The teacher of a round ---------------------------------------------------------------
@@ -107,13 +82,6 @@ def test_a_teacher_from_the_average(config):
     assert all(map(torch.equal, watch.after_step, watch.weights[1:]))
 
 
-def test_a_validation_at_a_rounds_boundary(config):
-    """It swaps the average in; the teacher is the student itself all the same."""
-    fit(config("trainer.val_check_interval=3", "training.ema=0.9"), watch := Watch())
-    assert torch.equal(watch.teachers[3], watch.weights[3])
-    assert torch.equal(watch.weights[3], watch.after_step[2])
-
-
 def test_an_average_of_halves_is_kept_in_float32(config):
     """Where the weights are bfloat16, a step of 1 - decay would vanish."""
     model, _ = fit(config("trainer.precision=bf16-true", "training.ema=0.9999", *ONE))
@@ -146,34 +114,8 @@ def test_padding_costs_nothing_and_is_not_counted(config):
     assert max((p.distil_rows + p.reveal_rows) / v.sum() for p, v in seen) > 0.4
 
 
-@pytest.mark.parametrize(
-    "coupling, law", [("shared", "lattice"), ("independent", "iid"), ("none", "iid")]
-)
-def test_couplings_and_laws_train(config, coupling, law):
-    """Independent masks are a second draw, and not nested in the student's."""
-    views = []
-
-    class Student(MCD):
-        def host_denoise(self, backbone, z, alpha_t, condition):
-            views.append((backbone is self.backbone, z == self.mask_index))
-            return super().host_denoise(backbone, z, alpha_t, condition)
-
-    given = config(f"algo.coupling={coupling}", f"algo.u_law={law}")
-    fit(given, watch := Watch(), model=built(given, Student))
-    assert len(watch.losses) == 6 and all(0 <= loss < 10 for loss in watch.losses)
-    student, teacher = (
-        torch.cat([masked for own, masked in views if own == which]) for which in (True, False)
-    )
-    assert len(student) == len(teacher) == 6 * 8
-    assert bool((teacher & ~student).any()) == (coupling == "independent")
-    assert torch.equal(teacher, student) == (coupling == "none")
-    # Same view, same weights: the first step knows only the temperature.
-    assert (watch.losses[0] < 0.01) == (coupling == "none")
-
-
-@pytest.mark.parametrize("kind", ["kl_fwd", "ce", "tvd", "mse"])
-def test_the_guard_lets_good_losses_pass(config, kind):
-    fit(config(f"algo.loss={kind}", "algo.growth=1"), watch := Watch())
+def test_the_guard_lets_good_losses_pass(config):
+    fit(config("algo.loss=mse", "algo.growth=1"), watch := Watch())
     assert len(watch.losses) == 6
 
 
@@ -186,7 +128,7 @@ def test_the_guard_stops_warns_or_is_off(config, caplog):
     for more in ((), short):
         with pytest.raises(DivergenceError, match=r"=kl_bwd is .*step 0 \(round 1.*loss=hybrid"):
             fit(config("algo.loss=kl_bwd", *more))
-    for mode, count in (("warn", 1), ("off", 0)):
+    for mode, count in (("warn", 1), ("false", 0)):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "mdlm_mcd"):
             fit(config("algo.loss=kl_bwd", f"algo.guard={mode}"), watch := Watch())
@@ -195,7 +137,7 @@ def test_the_guard_stops_warns_or_is_off(config, caplog):
 
 
 def test_an_entropy_floor_warns_once_a_round(config, caplog):
-    for least, count in (("9", 2), ("0.001", 0), ("null", 0)):
+    for least, count in (("9", 2), ("0.001", 0)):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "mdlm_mcd"):
             fit(config(f"algo.min_entropy={least}"))
@@ -236,7 +178,7 @@ def test_a_run_that_does_not_fit_its_teacher(config, teacher_path, override, wor
         minihost.run(config(override.format(teacher_path)))
 
 
-@pytest.mark.parametrize("algo", ["mcd", "sdtt", "cd4lm", "dcd"])
+@pytest.mark.parametrize("algo", ["mcd", "dcd"])
 def test_teachers_of_the_other_kind_are_refused(config, teacher_of, algo):
     path = teacher_of("mdlm" if algo == "dcd" else "duo_base")
     words = "=subs.*uniform-state" if algo == "dcd" else "=mean, and a masked"

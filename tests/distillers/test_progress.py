@@ -45,41 +45,28 @@ def mended(monkeypatch, version, checkpoint, accumulate=4):
     return again, batches, loop[loop_state.LOGGED], loop["epoch_progress"]["current"]
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_lightnings_own_counts_are_kept(monkeypatch, last):
-    given = written(5, 18, 8 if not last else 7, last)
-    kept = copy.deepcopy(given["loops"]["fit_loop"][loop_state.BATCHES])
-    again, batches, logged, _ = mended(monkeypatch, (2, 6), given)
-    assert (again, batches, logged) == (0, kept, {"_batches_that_stepped": 4})
-
-
-@pytest.mark.parametrize("version, behind", [((2, 6), 1), ((2, 2), 0)])
-def test_a_checkpoint_within_a_step_is_turned_back(monkeypatch, version, behind):
-    # After a validation: all batches are counted, and the last step is logged.
-    given = written(5, 20, 10, completed=0)
-    again, batches, logged, _ = mended(monkeypatch, version, given)
-    assert again == 2
-    assert batches["current"] == count(8, 8 - behind)
-    assert batches["total"] == count(18, 18 - behind)
-    assert logged == {"_batches_that_stepped": 5 - behind}
-
-
-@pytest.mark.parametrize("version", [(2, 6), (2, 2)])
-def test_within_the_first_step_of_an_epoch(monkeypatch, version):
-    given = written(5, 13, 3, completed=0)
-    again, batches, logged, epoch = mended(monkeypatch, version, given)
-    assert again == 3 and batches["current"] == count(0, 0)
-    assert batches["total"] == count(10, 10)
-    assert logged == {"_batches_that_stepped": 5} and epoch["processed"] == 1
-
-
-def test_before_2_5_the_end_of_an_epoch_is_the_start_of_the_next(monkeypatch):
-    given = written(5, 17, 7, last=True)
-    again, batches, logged, epoch = mended(monkeypatch, (2, 2), given)
-    assert again == 0 and not batches["is_last_batch"]
-    assert batches["current"] == count(0, 0) and batches["total"] == count(17, 17)
-    assert logged == {"_batches_that_stepped": 5}
-    assert (epoch["processed"], epoch["completed"], epoch["ready"]) == (2, 2, 2)
+@pytest.mark.parametrize(
+    "version, given, again, current, total, stepped",
+    [
+        # Lightning's own counts are kept.
+        ((2, 6), written(5, 18, 8), 0, count(8, 7), count(18, 17), 4),
+        ((2, 6), written(5, 18, 7, last=True), 0, count(7, 6), count(18, 17), 4),
+        # Within a step, after a validation: all batches are counted, the last step is logged.
+        ((2, 6), written(5, 20, 10, completed=0), 2, count(8, 7), count(18, 17), 4),
+        ((2, 2), written(5, 20, 10, completed=0), 2, count(8, 8), count(18, 18), 5),
+        # Within the first step of an epoch.
+        ((2, 6), written(5, 13, 3, completed=0), 3, count(0, 0), count(10, 10), 5),
+        ((2, 2), written(5, 13, 3, completed=0), 3, count(0, 0), count(10, 10), 5),
+        # Before 2.5 the end of an epoch is the start of the next.
+        ((2, 2), written(5, 17, 7, last=True), 0, count(0, 0), count(17, 17), 5),
+    ],
+)
+def test_counts(monkeypatch, version, given, again, current, total, stepped):
+    ended = version == (2, 2) and given["loops"]["fit_loop"][loop_state.BATCHES]["is_last_batch"]
+    found, batches, logged, epoch = mended(monkeypatch, version, copy.deepcopy(given))
+    assert (found, batches["current"], batches["total"]) == (again, current, total)
+    assert logged == {"_batches_that_stepped": stepped}
+    assert epoch["processed"] == (2 if ended else 1) and not (ended and batches["is_last_batch"])
 
 
 def test_weights_alone_have_no_counts():

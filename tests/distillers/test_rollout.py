@@ -5,9 +5,7 @@ import itertools
 import pytest
 import scipy.stats
 import torch
-from enumeration import EMPTY, LENGTH, MASK, VOCAB, alpha, chances, exact_law, table
-from hypothesis import given
-from hypothesis import strategies as st
+from enumeration import EMPTY, LENGTH, MASK, alpha, exact_law, table
 
 from mdlm_mcd.distillers.sdtt import draw_tokens, rollout
 from mdlm_mcd.head import HiddenStates
@@ -59,36 +57,6 @@ def test_states_follow_the_ancestral_chain(tau, start):
     assert sum(seen) == MANY
     expected = [mass * MANY for mass in law.values()]
     assert scipy.stats.chisquare(seen, expected).pvalue > 1e-3
-
-
-def test_tokens_seen_stay_and_one_step_is_a_prediction():
-    logits = table()
-    _, z, _ = roll(logits, (0.9, 0.5, 0.0), n=100, start=(2, MASK, 0))
-    assert (z[:, 0] == 2).all() and (z[:, 2] == 0).all()
-    features, z, states = roll(logits, (0.9, 0.0), n=5)
-    assert len(states) == 1 and (z == MASK).all()
-    assert torch.equal(features.hidden, logits[EMPTY].expand(5, LENGTH, VOCAB))
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 1024])
-def test_chunks_and_the_projection_change_nothing(chunk):
-    linear = torch.nn.Linear(VOCAB, VOCAB).double()
-    with torch.no_grad():
-        whole, z, _ = roll(table(), (0.9, 0.4, 0.0), n=50, linear=linear)
-        parts, again, _ = roll(table(), (0.9, 0.4, 0.0), n=50, linear=linear, chunk=chunk)
-    assert torch.equal(z, again) and torch.equal(whole.hidden, parts.hidden)
-    assert parts.linear is linear
-
-
-@given(v=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 99))
-def test_a_token_is_the_inverse_of_the_distribution_function(v, seed):
-    logits = 3 * torch.randn(1, 1, VOCAB, generator=torch.Generator().manual_seed(seed))
-    point = torch.tensor([v], dtype=torch.float64)
-    drawn = draw_tokens(HiddenStates(logits), torch.tensor([0]), point, 0.7, MASK)
-    p = chances(logits[0, 0].double(), temperature=0.7)
-    below, token = 0.0, int(drawn)
-    below = sum(p[:token])
-    assert token < MASK and below <= v + 1e-12 and v <= below + p[token] + 1e-12
 
 
 def test_impossible_tokens_are_never_drawn():

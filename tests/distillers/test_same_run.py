@@ -73,8 +73,6 @@ def test_a_finished_run_says_so_and_writes_nothing(runs, algo, caplog):
     "algo, name, key, value, was",
     [
         ("mcd", "last", "algo.loss", "ce", "hybrid"),
-        ("mcd", "step-2", "algo.delta0", "0.1", "1/16"),
-        ("mdlm", "last", "algo.loss_type", "low_var", "elbo"),
         ("mdlm", "step-2", "data.vocab_size", "290", "300"),
     ],
 )
@@ -89,14 +87,6 @@ def test_other_settings_are_refused(runs, algo, name, key, value, was):
         assert words in message, message
     after = files(folder)
     assert {k: after[k] for k in before} == before
-
-
-@pytest.mark.parametrize("algo, other", [("mcd", "sdtt"), ("mdlm", "ar")])
-def test_another_algo_is_refused(runs, base, tmp_path, algo, other):
-    path = runs(algo)[0] / "checkpoints" / "step-2.ckpt"
-    rounds = () if algo == "mdlm" else ROUNDS
-    with pytest.raises(CheckpointError, match=f"algo.name={algo}.*algo.name={other}"):
-        minihost.run(changed(base(other), *SHORT, *rounds, where(tmp_path), resume(path)))
 
 
 FREE = (
@@ -208,9 +198,8 @@ def test_the_same_teacher_may_move_or_go(taught, tmp_path):
         minihost.run(config("step-2", *finetune))
 
 
-@pytest.mark.parametrize("name", ["last", "step-2"])
-def test_another_teacher_is_refused_whatever_its_name(taught, tmp_path, name):
-    config, teacher = taught
+def test_another_teacher_is_refused_whatever_its_name(taught, tmp_path):
+    (config, teacher), name = taught, "last"
     other = shutil.copy(teacher, tmp_path / "other.ckpt")
     another(other)
     with pytest.raises(CheckpointError) as error:

@@ -48,26 +48,6 @@ def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
     assert not stops or stops in found.text
 
 
-@pytest.mark.parametrize("algo", ["mcd", "sdtt", "cd4lm", "dcd"])
-def test_every_host_key_of_ours_is_known(shell, algo):
-    status, message = shell.mcd(f"algo={algo}", "algo.rounds=0")
-    assert status == 1 and "algo.rounds=0 must be a whole number" in message
-
-
-@pytest.mark.parametrize(
-    "given, words",
-    [
-        ("+algo.losss=ce", "did you mean algo.loss?"),
-        ("algo.teacher_placement=sharded", "algo.teacher_placement=sharded"),
-        ("loader.batch_size=3", "is not what a step would see"),
-        ("noise.eps=2", "noise.type=log-linear keeps a token visible"),
-    ],
-)
-def test_a_refusal_on_the_command_line(shell, given, words):
-    status, message = shell.mcd(given)
-    assert status == 1 and words in message and "Traceback" not in message, message
-
-
 # Teachers -----------------------------------------------------------------------------
 
 
@@ -151,6 +131,18 @@ def test_batches(wanted, each, processes, micros, words):
         return validate_run.check_batch(loader, processes, micros)
     with pytest.raises(ConfigError, match=words):
         validate_run.check_batch(loader, processes, micros)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("loader.batch_size=3", "is not what a step would see"),
+        ("noise.eps=2", "noise.type=log-linear keeps a token visible"),
+    ],
+)
+def test_steps_and_schedules_of_a_run(config, given, words):
+    with pytest.raises(ConfigError, match=words):
+        minihost.run(config(given))
 
 
 def test_a_folder_that_may_not_be_written(config, tmp_path, monkeypatch):

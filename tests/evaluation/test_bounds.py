@@ -7,7 +7,7 @@ import pytest
 import torch
 from enumeration import LENGTH, MASK, chances, exact_law, generator, table, timed, timed_table
 
-from mdlm_mcd import coupling, laws
+from mdlm_mcd import coupling
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import bounds
 from mdlm_mcd.sampling import chain
@@ -120,15 +120,6 @@ def test_shares_and_temperatures_of_ones_own_at_the_steps_times(temperature):
     is_the_mean(found, draws, patterns, lambda x, o: log_p(tables, x, o, temperatures))
 
 
-@pytest.mark.parametrize("schedule", [None, "cosine"])
-def test_a_networks_times_are_the_samplers(schedule):
-    asked: list = []
-    bound(timed(asked), steps=4, alpha=hosts, schedule=schedule)
-    seen = torch.cat([alpha_t for alpha_t, _ in asked]).unique()
-    wanted = [0.2 + 0.8 * x for x in laws.levels(schedule or "uniform", 4)[:-1]]
-    assert seen.tolist() == pytest.approx(wanted)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_each_row_of_the_nelbo_is_asked_at_its_own_time(temperature, monkeypatch):
     monkeypatch.setattr(bounds, "PROJECTED", 10)
@@ -167,18 +158,6 @@ def test_it_converges_to_the_continuous_time_nelbo():
     assert many == pytest.approx(limit, abs=0.02) and ever.value == pytest.approx(limit, abs=0.02)
 
 
-@pytest.mark.parametrize("law, step", LAWS)
-def test_tokens_open_where_couple_shows_them(law, step, steps=8):
-    """The views between the steps are Eq. 13's, for the same u."""
-    u = coupling.draw_u(50, 20, law, step=step)
-    order = chain.opening_steps(u, chain.levels_of(cosine, steps))
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    for k in range(1, steps):
-        assert torch.equal(order >= k, u.double() > cosine(times[k]))
-    ends = torch.tensor([[0.0, 0.24, 0.25, 0.74, 0.75, 1.0]])
-    assert chain.opening_steps(ends, [0, 0.25, 0.5, 0.75, 1]).tolist() == [[0, 0, 1, 2, 3, 3]]
-
-
 def test_passes_are_counted_and_batches_change_nothing(monkeypatch):
     tokens, results = X0S.repeat(3, 1), []
     for batch_size, most in ((1, 8192), (7, 8192), (100, 8192), (100, 5)):
@@ -197,37 +176,6 @@ def test_passes_are_counted_and_batches_change_nothing(monkeypatch):
         parts = bounds._parts(counts, 5)
         assert [i for p in parts for i in range(len(counts))[p]] == [*range(len(counts))]
         assert all(sum(counts[p]) <= 5 or p.stop - p.start == 1 for p in parts)
-
-
-def test_sharpening_the_truth_raises_it():
-    """A calibrated denoiser (independent tokens): any T but 1 costs, as theory says."""
-    p = torch.tensor([0.7, 0.3], dtype=torch.float64)
-    tokens = (torch.rand(3000, LENGTH, dtype=torch.float64) > p[0]).long()
-    logits = torch.tensor([*p.log().tolist(), -1e4, 5.0], dtype=torch.float64)
-
-    def denoise(z, rows):
-        return logits.repeat(int(rows.sum()), 1)
-
-    values = [bound(denoise, tokens, temperature=t).value for t in (0.6, 1.0, 1.6)]
-    assert values[1] < values[0] and values[1] < values[2]
-    truth = torch.bincount(tokens.flatten()).double() / tokens.numel()
-    assert values[1] == pytest.approx(-float((truth * p.log()).sum()), abs=1e-6)
-
-
-@pytest.mark.parametrize("size", [10, 50])
-def test_nelbo_of_knowing_nothing_is_log_vocab_and_of_everything_nothing(size):
-    tokens = torch.randint(0, size, (20_000, 20))
-    how = dict(noise=lambda t: (torch.full_like(t, -0.999), 1 - 0.999 * t), mask_index=size)
-    nothing = bounds.nelbo_rows(
-        lambda z, rows: torch.zeros(int(rows.sum()), size + 1), tokens=tokens, **how
-    )
-    # The mask never is the answer.
-    assert nothing.value == pytest.approx(0.999 * math.log(size), rel=0.02)
-
-    def knows(z, rows):
-        return torch.full((int(rows.sum()), size + 1), -1e4).index_fill_(1, torch.tensor([0]), 0.0)
-
-    assert bounds.nelbo_rows(knows, tokens=tokens[:50] * 0, **how).value == 0.0
 
 
 def test_nelbo_agrees_with_the_hosts_own(random_mdlm):

@@ -7,9 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import estimate, row, sweep, write
+from synthetic import estimate, row, write
 
-from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import frontier, intervals, metrics, results
 
 POINTS = st.lists(st.tuples(st.floats(3.0, 6.0), st.floats(5.0, 5000.0)), min_size=1, max_size=8)
@@ -68,15 +67,6 @@ def test_reach():
 
 
 # Rows against the reference -----------------------------------------------------------
-
-
-def test_the_reference_is_the_teacher_or_the_one_asked_for(tmp_path):
-    rows = sweep(models=("MCD round 1", "teacher"))
-    found = results.read([write(tmp_path / "r.jsonl", rows)])
-    assert frontier.reference_of(found) == "teacher"
-    assert frontier.reference_of(found, "MCD round 1") == "MCD round 1"
-    with pytest.raises(ConfigError, match="--reference nobody .* MCD round 1, teacher"):
-        frontier.reference_of(found, "nobody")
 
 
 def point(model, steps, temperature, perplexity, entropy):

@@ -30,12 +30,6 @@ def test_a_ratio_is_resampled_jointly_as_scipy_does():
     assert found.high == pytest.approx(theirs.high, rel=0.01)
 
 
-def test_the_value_is_that_of_all_samples_and_each_token_counts_once():
-    assert SCORES.value == pytest.approx(107 / 39)
-    assert SCORES.estimate().value == pytest.approx(107 / 39)
-    assert intervals.mean(SCORES.nats).value == pytest.approx(107 / 8)
-
-
 def test_chunks_change_nothing_and_the_seed_decides(monkeypatch):
     whole = SCORES.estimate(seed=3)
     assert whole == SCORES.estimate(seed=3) != SCORES.estimate(seed=4)

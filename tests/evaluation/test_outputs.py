@@ -39,21 +39,22 @@ def samples(out, compose):
     minihost.run(compose("mode=sample_eval", *how))
 
 
-WRITERS = pytest.mark.parametrize("write_to", [sweep, page, samples])
+WRITERS = [sweep, page, samples]
+EACH = [(sweep, kept) for kept in FOREIGN]
+EACH += [(write_to, kept) for write_to in WRITERS[1:] for kept in ("notes", "JSON")]
 
 
-@pytest.mark.parametrize("kept", FOREIGN.values(), ids=FOREIGN)
-@WRITERS
+@pytest.mark.parametrize("write_to, kept", EACH)
 def test_a_file_of_others(write_to, kept, tmp_path, compose):
     """Refused before anything is opened: there is no checkpoint, and no other file."""
-    out = tmp_path / "mine"
+    out, kept = tmp_path / "mine", FOREIGN[kept]
     out.write_bytes(kept)
     with pytest.raises(ConfigError, match="it is left as it is; name another"):
         write_to(out, compose)
     assert out.read_bytes() == kept and [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
-@WRITERS
+@pytest.mark.parametrize("write_to", WRITERS)
 def test_what_is_no_file(write_to, tmp_path, compose):
     with pytest.raises(ConfigError, match="is a folder: name a file"):
         write_to(tmp_path, compose)

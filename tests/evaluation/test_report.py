@@ -3,7 +3,6 @@
 import itertools
 import re
 from html.parser import HTMLParser
-from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
@@ -148,12 +147,6 @@ def test_the_nelbo_stands_first_in_every_table_of_figures(full):
     assert seen == 8
 
 
-def test_intervals_and_absent_figures(made):
-    text = made([row(), row("MCD round 1", metrics={"perplexity": estimate(100.0)})])
-    assert "98.0–102" in text and "not measured" in text
-    assert not re.search(r"\b(nan|None|inf)\b", " ".join(Page(text).tables))
-
-
 # What it says -----------------------------------------------------------------------
 
 
@@ -177,18 +170,6 @@ def test_caveats_follow_the_rows(made):
     assert "<aside" not in made([row(host="mdlm", length=1024, num_samples=5000)])
 
 
-def test_samples_of_one_latent_stand_together(full):
-    page = Page(full)
-    titles = "".join(page.words["summary"])
-    assert "4 steps, sample 1" in titles and "16 steps, sample 2" in titles
-    assert "the same place is the same latent" in full
-    first = full.index("4 steps, sample 1")
-    group = full[first : full.index("4 steps, sample 2")]
-    for name in ("teacher", "MCD round 1", "MCD round 2"):
-        assert f"the first of {name} at 4" in group
-    assert "a second of" not in group
-
-
 def test_few_rows_and_few_figures_make_a_page(made):
     text = made([row()])
     assert 'id="compared"' not in text and len(Page(text).tables) >= 2
@@ -199,7 +180,7 @@ def test_few_rows_and_few_figures_make_a_page(made):
 # What comes from outside ------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.text(max_size=60), st.text(min_size=1, max_size=20))
 def test_no_text_breaks_out_of_the_page(sample, name):
     named = {"model": name, "evaluator": name, "checkpoint": sample, "commit": sample}
@@ -255,29 +236,6 @@ def test_held_out_text_far_from_the_samples_is_not_drawn(tmp_path, perplexity, n
     found = read(tmp_path, rows)
     assert all(bool(p.text) == near for p in charts.frontier(found, "teacher"))
     assert ("Held-out text lies outside" in report.page(found)) != near
-
-
-def luminance(colour):
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def test_contrast_in_light_and_dark():
-    style = (files(report) / "style.css").read_text("utf-8")
-    themes = re.findall(r":root \{(.*?)\n\s*\}", style, re.DOTALL)[:2]
-    assert len(themes) == 2
-    for theme in themes:
-        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6});", theme))
-        assert len(colours) == 8 + 8 + 5
-        grounds = [luminance(colours[k]) for k in ("paper", "panel")]
-        for key in set(colours) - {"paper", "panel", "rule", "grid"}:
-            own = luminance(colours[key])
-            for ground in grounds if key in ("ink", "soft", "warn") else grounds[:1]:
-                ratio = (max(own, ground) + 0.05) / (min(own, ground) + 0.05)
-                assert ratio >= 4.5, (key, colours[key], ratio)
-        ramp = [luminance(colours[f"r{k}"]) for k in range(5)]
-        assert ramp in (sorted(ramp), sorted(ramp, reverse=True))
 
 
 def test_curves_differ_without_colour(tmp_path):

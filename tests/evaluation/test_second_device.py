@@ -35,11 +35,8 @@ def run(script, *arguments, **environment):
     )
 
 
-@pytest.mark.parametrize(
-    "script", [["refusals.py"], ["sample.py", *sampling.SAMPLERS]], ids=lambda s: s[0]
-)
-def test_tensors_and_samplers(script):
-    done = run(*script)
+def test_samplers():
+    done = run("sample.py", *sampling.SAMPLERS)
     assert done.returncode == 0, done.stderr
 
 
@@ -49,6 +46,7 @@ def test_a_sweep_with_the_embedded_hosts_judge(runs, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_device_without_float64_is_refused_in_a_sentence(tmp_path):
     done = run("sweep.py", "none.ckpt", "none.ckpt", tmp_path, DOUBLES="no")
     assert done.returncode == 1

@@ -81,8 +81,7 @@ def test_law_with_everything_at_once(name, conditioned):
     assert_law(drawn, law)
 
 
-@pytest.mark.parametrize("name", BY_U)
-@pytest.mark.parametrize("stratified", [False, True])
+@pytest.mark.parametrize("name, stratified", [("sparse", True), ("locked", False)])
 def test_a_comb_opens_in_one_of_its_orders(name, stratified):
     how = dict(u_law="lattice", u_step=1 / 3, stratified=stratified)
     assert_law(draw(name, 3, **how), comb_law([table()] * 3))
@@ -194,7 +193,7 @@ def test_logits_in_the_dtype_of_the_draws_are_left_as_they_are(name):
     def noise(i):
         return {"latent": Latent(1, first=i)} if name == "locked" else {"generator": rng}
 
-    parts = [draw(name, 12, n=1, **how, **noise(i)) for i in range(1000)]
+    parts = [draw(name, 12, n=1, **how, **noise(i)) for i in range(400)]
     law = exact_law(table(), uniform(12), how=lambda step: dict(temperature=2.0))
     assert_law(torch.cat(parts), law)
 
