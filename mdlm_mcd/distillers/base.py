@@ -169,8 +169,9 @@ class Distiller:
         curriculum = self.check_config(config)
         super().__init__(config, tokenizer, **kwargs)
         self.curriculum = curriculum
-        self.teacher = Teacher(config.algo.compile)
-        if config.algo.compile:
+        self.compiled = config.algo.get("compile", False)  # configs of 0.1.0 have no such key
+        self.teacher = Teacher(self.compiled)
+        if self.compiled:
             compile_blocks(self.backbone)
         self.teacher_sha256: str | None = None  # of the weights that it began with
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)

@@ -88,7 +88,7 @@ class DCD(Distiller):
             tau=round_.tau,
             mask_index=None,
             chunk=algo.head_chunk,
-            compile=algo.compile,
+            compile=self.compiled,
         )
 
 

@@ -52,5 +52,5 @@ class MCD(Distiller):
             tau=round_.tau,
             mask_index=self.mask_index,
             chunk=algo.head_chunk,
-            compile=algo.compile,
+            compile=self.compiled,
         )

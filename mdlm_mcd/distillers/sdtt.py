@@ -52,7 +52,7 @@ class SDTT(Distiller):
             tau=round_.tau,
             mask_index=self.mask_index,
             chunk=algo.head_chunk,
-            compile=algo.compile,
+            compile=self.compiled,
         )
 
     def _roll(self, round_: Round, z_t, t, condition, noise: StepNoise) -> head.HiddenStates:

@@ -1,6 +1,7 @@
 """MCD in the minihost: its teacher's start, ablations, what is logged and guarded."""
 
 import logging
+import shutil
 
 import pytest
 import torch
@@ -204,3 +205,22 @@ def test_a_student_without_an_average_is_not_shown_with_a_random_one(config, tmp
         minihost.run(config(*shown))
     with pytest.raises(CheckpointError, match="training.ema=0, .*training.ema=0.99"):
         minihost.run(config(f"checkpointing.resume_ckpt_path={path}"))
+
+
+@pytest.mark.slow  # compiles for a minute
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_has_the_same_losses_and_names(config, tmp_path):
+    """Its blocks, its teacher's and the loss; a plain host opens its checkpoint."""
+    losses = []
+    for compiled in (False, True):
+        watch = Watch()
+        model, _ = fit(config(f"algo.compile={compiled}", "model.dropout=0"), watch)
+        losses.append(watch.losses)
+        for network in (model.backbone, model.teacher.backbone):
+            blocks = [block._compiled_call_impl is not None for block in network.blocks]
+            assert blocks == [compiled] * len(blocks)
+    assert len(losses[0]) > 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    names = opened(tmp_path / "checkpoints" / "round-2.ckpt")["state_dict"]
+    assert names.keys() == model.state_dict().keys()
+    assert not any("_orig_mod" in name for name in names)
