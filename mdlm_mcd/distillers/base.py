@@ -281,6 +281,7 @@ class Distiller:
     # Checkpoints ------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint) -> None:
+        self.global_batch.read()  # no file of a step that the guard stops
         counted = loop_state.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
         micros = self.trainer.accumulate_grad_batches

@@ -66,7 +66,7 @@ def test_kl_bwd_is_explained():
         assert words in str(error.value), error.value
 
 
-@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_save_checkpoint", "on_train_end"])
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "read", "on_train_end"])
 def test_a_device_is_read_before_the_next_step_or_file(hook):
     """The sums of a step that a device still computes are the guard's later, and once."""
     batch = GlobalBatch(guard())

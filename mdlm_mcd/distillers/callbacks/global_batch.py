@@ -63,8 +63,8 @@ class GlobalBatch(L.Callback):
             (round_, step, sums), self._unread = self._unread, None
             self.guard.check(round_, step, StepSums(*sums.tolist()))
 
-    # Before the next step, and before a file is written or the run is over.
-    on_train_batch_start = on_save_checkpoint = on_train_end = read
+    # Before the next step, and when the run is over; the model reads before a file is written.
+    on_train_batch_start = on_train_end = read
 
     def on_after_backward(self, trainer, module):
         shares = trainer.world_size * trainer.accumulate_grad_batches
