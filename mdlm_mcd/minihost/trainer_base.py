@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from ..checkpoints.formats import unwrap
 from ..errors import ConfigError
 from ..models import ema, vocabulary
+from ..models.compiling import compile_blocks
 from ..models.noise import NOISES
 from . import metrics
 from .backbone import backbone
@@ -82,6 +83,8 @@ class TrainerBase(L.LightningModule):
         self.time_conditioning = config.algo.time_conditioning
 
         self.backbone = backbone(config, self.vocab_size)
+        if config.algo.get("compile"):
+            compile_blocks(self.backbone)
         if config.noise.type not in NOISES:
             raise ConfigError(
                 f"noise.type={config.noise.type} is unknown: choose one of {', '.join(NOISES)}."

@@ -39,6 +39,13 @@ def test_nelbo_of_a_model_that_knows_nothing_is_log_vocab(compose):
     assert nll.mean() == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_blocks_are_compiled_on_request_and_keep_their_names(model, compiled):
+    net = model(algo.MDLM, f"algo.compile={compiled}")  # `compile` itself works when first called
+    assert [b._compiled_call_impl is not None for b in net.backbone.blocks] == [compiled] * 2
+    assert not any("_orig_mod" in name for name in net.state_dict())
+
+
 @pytest.mark.parametrize("low_var", [True, False])
 def test_nll_per_token_against_the_formula(model, low_var):
     net = model()
