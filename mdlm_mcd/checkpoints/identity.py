@@ -50,6 +50,7 @@ FREE = {
     "algo.teacher_placement",
     "algo.teacher_path",  # by its weights
     "data.cache_dir",
+    "model.checkpointing",
 }
 ROWS = "data.rows_sha256"  # of the training rows, where a host knows them
 

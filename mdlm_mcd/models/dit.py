@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
+from torch.utils.checkpoint import checkpoint
 
 try:
     from flash_attn import flash_attn_func
@@ -217,6 +218,8 @@ class DIT(nn.Module):
         self.config = config
         self.causal = config.algo.causal_attention
         self.vocab_size = vocab_size
+        # Keep each block's input alone, and compute the rest again for its gradient.
+        self.checkpointing = getattr(model, "checkpointing", False)
         dim = model.hidden_size
         cond_dim = None if self.causal else model.cond_dim
         self.vocab_embed = EmbeddingLayer(dim, vocab_size, getattr(model, "embed_std", None))
@@ -242,5 +245,8 @@ class DIT(nn.Module):
         # backward). On other devices `trainer.precision` decides.
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=x.is_cuda):
             for block in self.blocks:
-                x = block(x, rotary, c)
+                if self.checkpointing and self.training:
+                    x = checkpoint(block, x, rotary, c, use_reentrant=False)
+                else:
+                    x = block(x, rotary, c)
             return self.output_layer(x, c)

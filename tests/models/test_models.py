@@ -32,6 +32,25 @@ def tiny(causal=False, dropout=0.0):
     return net
 
 
+def test_checkpointed_blocks_have_the_same_gradients():
+    """Dropout too, which is drawn again."""
+    net, x = tiny(dropout=0.3).train(), torch.randint(0, 11, (3, 20))
+    stored, grads = [], []  # elements that the backward pass needs
+
+    def pack(tensor):
+        stored[-1] += tensor.numel()
+        return tensor
+
+    for net.checkpointing in (False, True):
+        torch.manual_seed(1)
+        stored.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = net(x, torch.rand(3)).square().sum()
+        grads.append(torch.autograd.grad(loss, list(net.parameters())))
+    assert all(map(torch.equal, *grads))
+    assert stored[1] < stored[0] / 3
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_weights_in_bfloat16(causal):
     """As `from_pretrained(..., dtype=torch.bfloat16)` opens an export."""
