@@ -138,13 +138,13 @@ class Bench:
 
     def growth(self) -> Iterator[dict]:
         """Time MCD's step against length, batch, vocabulary and width, with exponents."""
-        base = self.size if self.tiny else replace(self.size, width=256, blocks=4, batch=1)
-        twice = (1, 2, 4) if self.tiny else (1, 2, 4, 8)
-        for name, start in (("length", 128), ("batch", 1), ("vocab", 1000), ("width", 128)):
-            if self.tiny:
-                start = getattr(base, name)
+        base = replace(self.size, width=256, blocks=4, batch=1)
+        axes, factors = {"length": 128, "batch": 1, "vocab": 1000, "width": 128}, (1, 2, 4, 8)
+        if self.tiny:
+            base, axes, factors = self.size, {"length": self.size.length}, (1, 2)
+        for name, start in axes.items():
             found = []
-            for factor in twice:
+            for factor in factors:
                 size = replace(base, **{name: start * factor})
                 with self.worker(size, distiller("mcd")) as worker:
                     rows = in_turn({"mcd": worker}, "step", self.repeats)["mcd"]
