@@ -25,7 +25,8 @@ from .gate import clock, peak
 from .worker import Size
 
 TAU = 0.96
-WAYS = {"dense": None, "gathered": 0, "gathered 128": 128, "gathered 4096": 4096}
+# gathered: in chunks of the default size.
+WAYS = {"dense": None, "gathered": 0, "gathered 1024": 1024, "gathered 4096": 4096}
 
 
 def head(size: Size, tiny: bool) -> Iterator[dict]:
@@ -86,7 +87,11 @@ def step(way: str, share: float, size: Size, repeats: int = 3) -> dict:
         loss = dense() if way == "dense" else gathered(WAYS[way])
         loss.backward()
         seconds.append(clock(device) - start)
-    return {"seconds": statistics.median(seconds), "gib": peak(device), "loss": float(loss)}
+    return {
+        "seconds": statistics.median(seconds),
+        "gib": peak(device),
+        "loss": float(loss.detach()),
+    }
 
 
 if __name__ == "__main__":
