@@ -32,7 +32,7 @@ def damage(path: str | os.PathLike) -> str | None:
                 return "torch.save compresses nothing and writes each name once"
             bad = archive.testzip()
     except Exception:  # half a file fails in many ways, none of them of use
-        return "it is no whole file"
+        return "it is no whole file of torch 1.6 or newer"
     return bad and f"the checksum of {shown(bad)} in it is wrong"
 
 
@@ -85,10 +85,6 @@ def check_overwrite(setting: str, path: Path, foreign: Callable[[Path], str]) ->
     try:
         free = not path.exists() or (path.is_file() and not path.stat().st_size)
         why = "" if free else foreign(path)
-    except IsADirectoryError as error:
-        raise ConfigError(
-            f"{setting} cannot be written, for it is a folder: name a file."
-        ) from error
     except OSError as error:
         raise ConfigError(f"{setting} cannot be read ({error.strerror}): name another.") from error
     if why:
