@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -44,18 +45,15 @@ def make_folder(path: Path) -> Path:
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     """Return the whole checkpoint of the highest step, and that step; else (None, 0)."""
-    best, most = None, 0
+    found: list[tuple[int, bool, Path | None]] = [(0, False, None)]
     for path in sorted(folder.glob("*.ckpt")):
-        if damage(path):
-            continue
-        try:
-            # mmap: reads the header and the pickle, not the weights.
-            step = torch.load(path, weights_only=True, mmap=True)["global_step"]
-        except Exception:  # no checkpoint
-            continue
-        if step > most or (step == most and path.name == "last.ckpt"):
-            best, most = path, step
-    return best, most
+        with contextlib.suppress(Exception):  # no checkpoint
+            if not damage(path):
+                # mmap: reads the header and the pickle, not the weights.
+                step = torch.load(path, weights_only=True, mmap=True)["global_step"]
+                found.append((step, path.name == "last.ckpt", path))
+    step, _, newest = max(found, key=lambda one: one[:2])
+    return newest, step
 
 
 def check_writable(setting: str, folder: Path | str) -> None:

@@ -75,7 +75,15 @@ def check(
     are not compared: older checkpoints lack newer keys. free: keys that may differ.
     Raises CheckpointError.
     """
-    if differ := differences(config_of(checkpoint), config, free):
+    was, now = _settings(config_of(checkpoint)), _settings(config)
+    free = {*FREE, *free}
+    if ROWS in was and was[ROWS] == now.get(ROWS):
+        # The same rows, wherever their text lies and whatever made them.
+        free |= {key for key in was if key.startswith("data.")}
+    if not now.get("training.ema"):
+        free.add("training.ema")  # from here on there is no average
+    both = [key for key in was if key in now.keys() - free]
+    if differ := [(k, was[k], now[k]) for k in both if not is_same(was[k], now[k])]:
         refuse(path, differ)
 
 
@@ -83,8 +91,9 @@ def refuse(path: str, differ: Sequence[Difference]) -> NoReturn:
     """Raise the CheckpointError that names the first differences, and the remedy."""
 
     def named(key: str, value: Any) -> str:
-        what = "training rows of SHA-256 " if key == ROWS else f"{key}="
-        return what + shown(str(value), 200)
+        if key == ROWS:
+            return f"training rows of SHA-256 {shown(value, 12)}"
+        return f"{key}={shown(str(value), 200)}"
 
     was, now = (", ".join(named(d[0], d[i]) for d in differ[:4]) for i in (1, 2))
     others = f" ({len(differ) - 4} more differ)" if len(differ) > 4 else ""
@@ -94,24 +103,6 @@ def refuse(path: str, differ: Sequence[Difference]) -> NoReturn:
         "another one with another hydra.run.dir or "
         "checkpointing.resume_from_ckpt=false."
     )
-
-
-def differences(
-    theirs: Mapping[str, Any], mine: Mapping[str, Any], free: Collection[str] = ()
-) -> list[Difference]:
-    """Return the settings that change a result and that two configs both have."""
-    was, now = _settings(theirs), _settings(mine)
-    free = {*FREE, *free}
-    if ROWS in was and was[ROWS] == now.get(ROWS):
-        # The same rows, wherever their text lies and whatever made them.
-        free |= {key for key in was if key.startswith("data.")}
-    if not now.get("training.ema"):
-        free.add("training.ema")  # from here on there is no average
-    return [
-        (key, was[key], now[key])
-        for key in was
-        if key in now.keys() - free and not is_same(was[key], now[key])
-    ]
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
