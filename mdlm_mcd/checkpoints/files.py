@@ -77,12 +77,14 @@ def check_writable(setting: str, folder: Path | str) -> None:
 def check_overwrite(setting: str, path: Path, foreign: Callable[[Path], str]) -> None:
     """Refuse to write over what the command did not write; an empty file is free.
 
-    setting: what named `path`, as in `--out x.html`. foreign(path): why a file or
-    folder that exists is not the command's; empty where it is. Raises ConfigError.
+    setting: what named `path`, as in `--out x.html`. foreign(path): why a file that
+    exists is not the command's; empty where it is. Raises ConfigError.
     """
     try:
-        free = not path.exists() or (path.is_file() and not path.stat().st_size)
-        why = "" if free else foreign(path)
+        if path.is_dir():
+            raise ConfigError(f"{setting} is a folder: name a file.")
+        empty = path.is_file() and not path.stat().st_size
+        why = foreign(path) if path.exists() and not empty else ""
     except OSError as error:
         raise ConfigError(f"{setting} cannot be read ({error.strerror}): name another.") from error
     if why:

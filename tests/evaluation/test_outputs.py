@@ -56,7 +56,7 @@ def test_a_file_of_others(write_to, kept, tmp_path, compose):
 
 @pytest.mark.parametrize("write_to", WRITERS)
 def test_what_is_no_file(write_to, tmp_path, compose):
-    with pytest.raises(ConfigError, match="Is a directory"):
+    with pytest.raises(ConfigError, match="is a folder: name a file"):
         write_to(tmp_path, compose)
     if sys.platform != "win32":
         with pytest.raises(ConfigError, match="/dev/null cannot be read .it is no file"):
