@@ -97,7 +97,7 @@ def model_of(c):
         (lambda c: model_of(c).update(hidden_size=10**9, n_heads=10**9, n_blocks=10**9), None),
         (lambda c: model_of(c).update(length=10**30), "does not say its model_length"),
         # and the memory that a model takes is the file's.
-        (lambda c: c["state_dict"].update({EMBEDDING: torch.zeros(0, 1 << 40)}), "sizes of which"),
+        (lambda c: c["state_dict"].update({EMBEDDING: torch.zeros(0, 1 << 40)}), "vocabulary of 0"),
         (lambda c: c["state_dict"].update({EMBEDDING: torch.zeros(301, 1 << 12)}), "a model of"),
         (lambda c: c["state_dict"].update({EMBEDDING: torch.zeros(301)}), "no vocab_embed"),
     ],

@@ -46,7 +46,7 @@ def load(path, which="ema", **changes):
     model = net(**changes)
     content = weights.read_weights(str(path))
     parameters = model.named_parameters()
-    return model, weights.load_weights(model, parameters, content, which, f"KEY={path}")
+    return model, weights.load_weights(model, parameters, content, which, "x.ckpt")
 
 
 def same(a, b, shift=0.0):
@@ -120,7 +120,10 @@ def put(**changes):
         (lambda c: c["state_dict"].clear(), "holds no `state_dict`"),
         (lambda c: c.clear(), "holds no `state_dict`"),
         (lambda c: c.update(state_dict=collections.UserDict(w=1)), "holds no `state_dict`"),
-        (put(**{f"module.{NORM}": torch.ones(16)}), "KEY.* holds .*norm1.* twice, .* another copy"),
+        (
+            put(**{f"module.{NORM}": torch.ones(16)}),
+            r"x\.ckpt holds .*norm1.* twice, .* another copy",
+        ),
         (put(**{NORM: torch.full((16,), torch.nan)}), "weights that are not finite"),
         (put(**{NORM: None}), r"x\.ckpt does not fit this model .*norm1"),
         (put(**{f"{NORM}x": torch.ones(1)}), r"x\.ckpt does not fit this model .*norm1"),
