@@ -3,7 +3,6 @@
 import collections
 import json
 import logging
-import os
 
 import huggingface_hub
 import pytest
@@ -156,16 +155,6 @@ def test_safetensors_open_and_ema_is_what_they_hold(tmp_path, model, prefix, cap
     assert content.mdlm_mcd == {"loss": "hybrid"} and content.is_final
 
 
-def test_damaged_safetensors_are_refused(tmp_path):
-    path = tmp_path / "x.safetensors"
-    save_file({}, path)
-    with pytest.raises(CheckpointError, match="or a file of tensors by name"):
-        weights.read_weights(str(path))
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="read as safetensors.*another copy"):
-        weights.read_weights(str(path))
-
-
 def a_folder(path, kind, model):
     path.mkdir()
     tensors, table = prefixed(model), {}
@@ -184,36 +173,12 @@ def a_folder(path, kind, model):
     return path
 
 
-@pytest.mark.parametrize("kind", ["one", "sharded", "bin"])
-def test_a_hugging_face_folder_opens(tmp_path, model, kind):
-    folder = a_folder(tmp_path / "hf", kind, model)
-    read, taken = load(folder)
-    assert same(read, model) and taken == "the only weights"
-    assert weights.read_weights(str(folder)).config["n_heads"] == 2
-
-
 def test_incomplete_folders_are_refused(tmp_path, model):
     with pytest.raises(CheckpointError, match="a folder without model.safetensors"):
         weights.read_weights(str(tmp_path))
     folder = a_folder(tmp_path / "hf", "sharded", model)
-    table = folder / "model.safetensors.index.json"
     (folder / "model-1.safetensors").unlink()
-    for text, words in (
-        (table.read_text(), "hf/model-1.safetensors cannot be read .* No such file"),
-        ('{"weight_map": {"a": "../../x.safetensors"}}', "points out of its folder"),
-        ("{", "is no JSON"),
-    ):
-        table.write_text(text)
-        with pytest.raises(CheckpointError, match=words):
-            weights.read_weights(str(folder))
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path, model):
-    folder = a_folder(tmp_path / "hf", "bin", model)
-    (folder / "config.json").unlink()
-    os.mkfifo(folder / "config.json")
-    with pytest.raises(CheckpointError, match="it is no file"):
+    with pytest.raises(CheckpointError, match="model-1.safetensors cannot be read .* No such file"):
         weights.read_weights(str(folder))
 
 
@@ -266,7 +231,9 @@ def test_a_hub_model_is_fetched_without_its_code(tmp_path, model, monkeypatch, k
         return str(folder if any((folder / p).exists() for p in wanted) else tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert same(load("jdeschena/sdtt@baselines_kld_step_70000")[0], model)
+    read, taken = load("jdeschena/sdtt@baselines_kld_step_70000")
+    assert same(read, model) and taken == "the only weights"
+    assert weights.read_weights(str(folder)).config["n_heads"] == 2
     file = "model.safetensors"
     for call in asked:
         assert call == (
@@ -297,10 +264,3 @@ def test_what_cannot_be_fetched_is_refused_in_a_sentence(tmp_path, monkeypatch):
     ) as error:
         weights.read_weights("no/such@v1")
     assert "\n" not in str(error.value)
-
-
-def test_a_long_prefix_takes_no_time(tmp_path):
-    name = "backbone." * 100_000 + "w"  # taken off one by one, it would
-    torch.save({name: torch.ones(2)}, tmp_path / "x.ckpt")
-    (found,) = weights.read_weights(str(tmp_path / "x.ckpt")).state_dict
-    assert len(found) == len(name) - 18
