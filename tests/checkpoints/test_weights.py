@@ -97,17 +97,9 @@ def test_words_within_a_name_stay():
     assert list(found) == own
 
 
-def put(**changes):
-    """Put tensors into a checkpoint's `state_dict`, None: take them out."""
-
-    def change(content):
-        for name, value in changes.items():
-            if value is None:
-                del content["state_dict"][name]
-            else:
-                content["state_dict"][name] = value
-
-    return change
+def put(name, value):
+    """Put a tensor into a checkpoint's `state_dict`."""
+    return lambda content: content["state_dict"].update({name: value})
 
 
 @pytest.mark.parametrize(
@@ -115,18 +107,18 @@ def put(**changes):
     [
         (lambda c: c.pop("ema"), "holds no EMA: set algo.init_from=raw"),
         (lambda c: c["ema"]["shadow_params"].pop(), "holds no EMA of this model: set algo.init"),
-        (lambda c: c["ema"].update(shadow_params=[torch.ones(9)] * 27), "no EMA of this model"),
+        (lambda c: c["ema"]["shadow_params"].__setitem__(0, torch.ones(9)), "no EMA of this"),
         (lambda c: c["state_dict"].clear(), "holds no `state_dict`"),
         (lambda c: c.clear(), "holds no `state_dict`"),
         (lambda c: c.update(state_dict=collections.UserDict(w=1)), "holds no `state_dict`"),
         (
-            put(**{f"module.{NORM}": torch.ones(16)}),
+            put(f"module.{NORM}", torch.ones(16)),
             r"x\.ckpt holds .*norm1.* twice, .* another copy",
         ),
-        (put(**{NORM: torch.full((16,), torch.nan)}), "weights that are not finite"),
-        (put(**{NORM: None}), r"x\.ckpt does not fit this model .*norm1"),
-        (put(**{f"{NORM}x": torch.ones(1)}), r"x\.ckpt does not fit this model .*norm1"),
-        (put(**{NORM: torch.ones(1)}), r"x\.ckpt does not fit this model .*norm1"),
+        (put(NORM, torch.full((16,), torch.nan)), "weights that are not finite"),
+        (lambda c: c["state_dict"].pop(NORM), r"x\.ckpt does not fit this model .*norm1"),
+        (put(f"{NORM}x", torch.ones(1)), r"x\.ckpt does not fit this model .*norm1"),
+        (put(NORM, torch.ones(1)), r"x\.ckpt does not fit this model .*norm1"),
     ],
 )
 def test_checkpoints_without_the_weights_are_refused(tmp_path, model, change, words):
