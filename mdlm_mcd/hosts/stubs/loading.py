@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import zipfile
 
 import torch
 
@@ -31,9 +32,9 @@ def tolerant(load):
             rewind = (lambda: None) if start is None else (lambda: f.seek(start))
             try:
                 rewind()
-                with torch.serialization._open_file_like(f, "rb") as file:
-                    if not torch.serialization._is_zipfile(file):
-                        raise refused  # torch would unpack a tar archive
+                with zipfile.ZipFile(f) as archive:  # torch would unpack a tar archive
+                    if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                        raise refused  # and run a TorchScript program
                 rewind()
                 how = {**kwargs, "weights_only": False}
                 return load(f, map_location, unpickling.reader(), **how)

@@ -5,6 +5,7 @@ import io
 import pickle
 import sys
 import types
+import zipfile
 
 import lightning as L
 import numpy as np
@@ -125,3 +126,13 @@ def test_older_torch_is_left_alone(monkeypatch, version, wraps):
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(torch, "load", REAL)
     assert bool(loading.supply()) is wraps is (torch.load is not REAL)
+
+
+@refuses
+def test_torchscript_is_not_run(tmp_path, patched, monkeypatch):
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("it was run"))
+    torch.save({"bomb": Bomb("x")}, tmp_path / "x.ckpt")
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "a") as archive:
+        archive.writestr("x/constants.pkl", b".")
+    with pytest.raises((RuntimeError, pickle.UnpicklingError)):
+        torch.load(tmp_path / "x.ckpt")
