@@ -83,7 +83,8 @@ class TrainerBase(L.LightningModule):
         self.time_conditioning = config.algo.time_conditioning
 
         self.backbone = backbone(config, self.vocab_size)
-        if config.algo.get("compile"):
+        self.compiled = config.algo.get("compile", False)  # configs of 0.1.0 have no such key
+        if self.compiled:
             compile_blocks(self.backbone)
         if config.noise.type not in NOISES:
             raise ConfigError(
@@ -293,8 +294,7 @@ class Diffusion(TrainerBase):
         dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
         xt = self.q_xt(x0, alpha_t)
         log_x_theta = self.forward(xt, self._sigma_from_alphat(alpha_t), labels)
-        low_var = train_mode and self.loss_type == "low_var"
-        return self.nll_per_token(log_x_theta, xt, x0, alpha_t, dalpha_t, low_var)
+        return self.nll_per_token(log_x_theta, xt, x0, alpha_t, dalpha_t)
 
     def _ancestral_update(self, x, t, labels, dt, p_x0=None, noise_removal_step=False):
         """Take one step t -> t - dt (or t -> 0); return (p_x0, x_s)."""
