@@ -18,7 +18,10 @@ from ..models.noise import NOISES
 from . import metrics
 from .backbone import backbone
 
-LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
+LIGHTNING, TORCH = (
+    tuple(int(part) for part in version.split(".")[:2])
+    for version in (L.__version__, torch.__version__)
+)
 
 
 @dataclass
@@ -163,6 +166,9 @@ class TrainerBase(L.LightningModule):
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,
             weight_decay=optim.weight_decay,
+            # One pass over the weights in place of ten. Lightning does not clip the gradients
+            # of a fused optimizer under mixed precision, and older torch has none on CPUs.
+            fused="mixed" not in str(self.config.trainer.precision) and TORCH >= (2, 4),
         )
         scheduler = hydra.utils.instantiate(self.config.lr_scheduler, optimizer=optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "trainer/lr"}]
