@@ -1,4 +1,6 @@
-"""Save at the next optimizer step after SIGTERM and leave; the same command goes on.
+"""Save soon after SIGTERM, between two steps, and leave; the same command goes on.
+
+One process saves after the step in progress, several when they next agree (`AGREE`).
 
 SLURM sends it before it takes a machine back (preemption, the end of the time limit).
 """
@@ -17,6 +19,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from ..checkpoint_io import save_last
 
 log = logging.getLogger(__name__)
+
+# Steps from one question to all processes to the next: each waits for the device.
+AGREE = 10
 
 
 class Preemption(L.Callback):
@@ -62,6 +67,8 @@ class Preemption(L.Callback):
         asked = self.asked
         if trainer.world_size > 1:
             # All processes leave after the same step, whichever were asked.
+            if step % max(1, min(AGREE, trainer.log_every_n_steps)):
+                return
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and step < trainer.max_steps:
             save_last(trainer, self.dirpath)
