@@ -1,0 +1,115 @@
+"""Exact likelihoods against the law of the sampler, summed over all of its paths."""
+
+import math
+
+import pytest
+import torch
+from enumeration import (
+    EMPTY,
+    LENGTH,
+    MASK,
+    alpha,
+    assert_law,
+    chances,
+    denoiser,
+    draw,
+    table,
+    timed,
+    timed_table,
+)
+from test_bounds import X0S, cosine, hosts, lattice_patterns, linear, log_p
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import likelihood
+from mdlm_mcd.sampling import chain
+
+HOW = dict(mask_index=MASK, batch_size=7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("T", [1.0, 0.7])
+@pytest.mark.parametrize("time", [False, True])
+def test_the_comb(steps, T, time):
+    net, tables = denoiser(table()), [table()] * steps
+    if time:
+        net, tables = timed(), [timed_table(0.2 + 0.8 * k / steps) for k in range(steps)]
+    how = dict(alpha=hosts, temperature=T) | HOW
+    found = likelihood.comb_likelihood(net, X0S, steps, **how)
+    patterns = lattice_patterns(chain.levels_of(linear, steps), 1 / steps, points=12)
+    for x0, nats in zip(X0S.tolist(), found.nats.tolist(), strict=True):
+        p = sum(q * math.exp(log_p(tables, x0, o, [T] * steps)) for o, q in patterns.items())
+        assert nats == pytest.approx(-math.log(p), rel=1e-9)
+    assert (-found.nats).exp().sum() == pytest.approx(1.0)
+    assert found.tokens.tolist() == [LENGTH] * len(X0S)
+
+
+def by_certainty(logits, steps, T, threshold=None):
+    """The law of `confidence`, path by path: which tokens open is known."""
+    law, levels = {EMPTY: 1.0}, chain.levels_of(alpha, steps)
+    for step in range(steps):
+        following: dict = {}
+        for z, mass in law.items():
+            left = [i for i in range(LENGTH) if z[i] == MASK]
+            p = {i: chances(logits[z][i], T) for i in left}
+            count = math.floor(LENGTH * levels[step + 1] + 0.5) - (LENGTH - len(left))
+            count = min(1, len(left)) if threshold else count
+            count = len(left) if step == steps - 1 else count
+            first = sorted(left, key=lambda i: -max(p[i]))
+            opens = first[:count] + [i for i in first[count:] if max(p[i]) >= (threshold or 2)]
+            states = {z: mass}
+            for i in opens:
+                states = {
+                    (*s[:i], v, *s[i + 1 :]): m * p[i][v]
+                    for s, m in states.items()
+                    for v in range(MASK)
+                }
+            for s, m in states.items():
+                following[s] = following.get(s, 0.0) + m
+        law = following
+    return law
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("T", [1.0, 0.7])
+@pytest.mark.parametrize("threshold", [None, 0.6])
+def test_confidence(steps, T, threshold):
+    how = dict(alpha=alpha, temperature=T, threshold=threshold) | HOW
+    found = likelihood.confidence_likelihood(denoiser(table()), X0S, steps, **how)
+    law = by_certainty(table(), steps, T, threshold)
+    expected = torch.tensor([law[tuple(x0)] for x0 in X0S.tolist()]).double()
+    torch.testing.assert_close((-found.nats).exp(), expected)
+    assert (-found.nats).exp().sum() == pytest.approx(1.0)
+    if steps == 2:
+        assert_law(draw("confidence", steps, temperature=T, threshold=threshold), law)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda: likelihood.comb_likelihood(denoiser(table()), X0S, 2, alpha=cosine, **HOW),
+            "shares",
+        ),
+        *(
+            (
+                lambda o=o: likelihood.confidence_likelihood(
+                    denoiser(table()), X0S, 2, alpha=alpha, **o, **HOW
+                ),
+                words,
+            )
+            for o, words in (
+                ({"score": "drawn"}, "score=drawn"),
+                ({"score_noise": 1.0}, "noise=1.0"),
+            )
+        ),
+        (
+            lambda: likelihood.confidence_likelihood(
+                denoiser(table()), X0S * 0 + MASK, 2, alpha=alpha, **HOW
+            ),
+            f"mask_index={MASK}",
+        ),
+    ],
+)
+def test_refusals(call, words):
+    with pytest.raises(ConfigError, match=words):
+        call()
