@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import ConfigError, first_line
 from ..evaluation import candidates, embedded
 from ..evaluation.candidates import Candidate
-from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator
+from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator, name_of
 from ..evaluation.plan import Plan, grid
 from ..evaluation.sweep import Sweep
 from . import git, installed
@@ -149,7 +149,7 @@ def machine(device: str) -> dict[str, Any]:
 def evaluator_name(name: str) -> str:
     """Return what rows call the evaluator that `--evaluator` names; none is opened."""
     if not name.endswith(".ckpt"):
-        return name
+        return name_of(name)
     path = Path(name)
     return f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
 
