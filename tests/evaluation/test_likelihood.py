@@ -45,7 +45,7 @@ def test_the_comb(steps, T, time):
 
 def by_certainty(logits, steps, T, threshold=None):
     """The law of `confidence`, path by path: which tokens open is known."""
-    law, levels = {EMPTY: 1.0}, chain.levels_of(alpha, steps)
+    law, levels = {EMPTY: 1.0}, chain.levels_of(alpha, steps, "uniform")
     for step in range(steps):
         following: dict = {}
         for z, mass in law.items():
@@ -73,14 +73,16 @@ def by_certainty(logits, steps, T, threshold=None):
 @pytest.mark.parametrize("T", [1.0, 0.7])
 @pytest.mark.parametrize("threshold", [None, 0.6])
 def test_confidence(steps, T, threshold):
-    how = dict(alpha=alpha, temperature=T, threshold=threshold) | HOW
-    found = likelihood.confidence_likelihood(denoiser(table()), X0S, steps, **how)
+    how = dict(temperature=T, threshold=threshold, schedule="uniform")
+    found = likelihood.confidence_likelihood(
+        denoiser(table()), X0S, steps, alpha=alpha, **how, **HOW
+    )
     law = by_certainty(table(), steps, T, threshold)
     expected = torch.tensor([law[tuple(x0)] for x0 in X0S.tolist()]).double()
     torch.testing.assert_close((-found.nats).exp(), expected)
     assert (-found.nats).exp().sum() == pytest.approx(1.0)
     if steps == 2:
-        assert_law(draw("confidence", steps, temperature=T, threshold=threshold), law)
+        assert_law(draw("confidence", steps, **how), law)
 
 
 @pytest.mark.parametrize(
