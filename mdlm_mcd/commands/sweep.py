@@ -78,6 +78,9 @@ def configure(parser) -> None:
     parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
+    parser.add_argument(
+        "--exact", action="store_true", help="-log p itself where u_law is lattice:1/STEPS"
+    )
     parser.add_argument("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
@@ -119,7 +122,15 @@ def call(args) -> None:
         args.top_p,
         args.stratified,
     )
-    plan = Plan(points, args.num_samples, args.batch_size, args.bound_rows, args.seed, args.mauve)
+    plan = Plan(
+        points,
+        args.num_samples,
+        args.batch_size,
+        args.bound_rows,
+        args.seed,
+        args.mauve,
+        args.exact,
+    )
     plan.check()
     sources = [
         candidates.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
