@@ -184,7 +184,7 @@ def measure(job: Job, setting, found: dict[int, train.Weights], folder: Path) ->
     part = setting.part
     for model, points in candidates(job, setting, found):
         Sweep(
-            Plan(points, part.samples, BATCH, part.bound_rows, job.seed),
+            Plan(points, part.samples, BATCH, part.bound_rows, job.seed, by_row=True),
             job.path(folder, ".jsonl"),
             evaluator=lambda model: setting.evaluator,
             held_out=lambda model: setting.held_out,

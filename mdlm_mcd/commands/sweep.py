@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import ConfigError, first_line
 from ..evaluation import candidates, embedded
 from ..evaluation.candidates import Candidate
-from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator
+from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator, name_of
 from ..evaluation.plan import Plan, grid
 from ..evaluation.sweep import Sweep
 from . import git, installed
@@ -78,6 +78,9 @@ def configure(parser) -> None:
     parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
+    parser.add_argument(
+        "--exact", action="store_true", help="-log p itself where u_law is lattice:1/STEPS"
+    )
     parser.add_argument("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
@@ -119,7 +122,15 @@ def call(args) -> None:
         args.top_p,
         args.stratified,
     )
-    plan = Plan(points, args.num_samples, args.batch_size, args.bound_rows, args.seed, args.mauve)
+    plan = Plan(
+        points,
+        args.num_samples,
+        args.batch_size,
+        args.bound_rows,
+        args.seed,
+        args.mauve,
+        args.exact,
+    )
     plan.check()
     sources = [
         candidates.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
@@ -149,7 +160,7 @@ def machine(device: str) -> dict[str, Any]:
 def evaluator_name(name: str) -> str:
     """Return what rows call the evaluator that `--evaluator` names; none is opened."""
     if not name.endswith(".ckpt"):
-        return name
+        return name_of(name)
     path = Path(name)
     return f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
 

