@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -82,6 +81,23 @@ def make_assets(out: Path, texts: list[str]) -> None:
     tiny_gpt2(out / "gpt2", len(tokenizer), context=1024)
 
 
+def start(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """`python COMMAND` in a folder, offline, where the tests' callbacks are found."""
+    path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
+    offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+    env = {**os.environ, **dict.fromkeys(offline, "1"), "WANDB_MODE": "offline"}
+    env |= {"PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=600,
+    )
+
+
 @dataclass
 class Clone:
     """A copy of a clone, as it was or patched, and where its runs are kept."""
@@ -114,28 +130,12 @@ class Clone:
             eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2
         """.split()
 
-    def start(self, command: list[str]) -> subprocess.CompletedProcess:
-        # Where the tests' callbacks are found.
-        path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
-        offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-        env = {**os.environ, **dict.fromkeys(offline, "1"), "WANDB_MODE": "offline"}
-        env |= {"PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
-        env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=self.folder,
-            env=env,
-            text=True,
-            capture_output=True,
-            timeout=600,
-        )
-
     def run(self, name: str, *overrides: str, memory=False, fails=False, sweep=False):
         """One run in `runs/name`; return (its folder, what it printed)."""
         out = self.runs / name
         how = ["-m", "mdlm_mcd.commands.main", "run"] if memory else [str(HERE / "plain.py")]
         how += ["-m", f"hydra.sweep.dir={out}"] if sweep else []
-        done = self.start([*how, *self.tiny(), f"hydra.run.dir={out}", *overrides])
+        done = start(self.folder, *how, *self.tiny(), f"hydra.run.dir={out}", *overrides)
         printed = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, f"{name}: {printed[-4000:]}"
         return out, printed
@@ -149,10 +149,8 @@ def copy(name: str, source: Path, to: Path, assets: Path, runs: Path) -> Clone:
 # What runs leave behind ---------------------------------------------------------------
 
 
-def tree(folder):
-    """A digest of every file in a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def weights(path):

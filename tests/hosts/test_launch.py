@@ -1,13 +1,9 @@
 """`mdlm-mcd run`: the patch in memory, overrides, and the stop of unpatched hosts."""
 
-import hashlib
-import os
-import subprocess
-import sys
-
 import fakes
 import pytest
 import torch
+from clones import contents, start
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import launch, patches
@@ -21,24 +17,6 @@ MCD = [
     "trainer.max_steps=4",
     "algo.delta0=1/16",
 ]
-
-
-def tree(folder):
-    return {
-        p: hashlib.md5(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*.py")) + sorted(folder.rglob("*.yaml"))
-    }
-
-
-def start(folder, *command):
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
 
 
 @pytest.fixture
@@ -72,10 +50,10 @@ def test_in_memory_is_as_on_disk(host, train, tmp_path):
 
     Lightning starts the second itself, from what it takes for the command.
     """
-    before, several = tree(host), ["trainer.devices=2", "strategy=ddp"]
+    before, several = contents(host), ["trainer.devices=2", "strategy=ddp"]
     done = train(*RUN, out="memory", given=[*MCD, *several])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert tree(host) == before
+    assert contents(host) == before
     assert "mdlm-mcd run: Duo's main.py, patched in memory" in done.stderr
     assert "MEMBER: 2/2" in done.stderr
     patches.patch(host, DUO)
@@ -94,10 +72,10 @@ def test_our_errors_are_one_sentence(host, compose, tmp_path):
     assert student(tmp_path / "ce")
 
 
-def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path):
-    done = start(tmp_path, *RUN, "algo=mcd")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "for Duo's spec it lacks main.py, algo.py" in done.stderr
+def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="for Duo's spec it lacks main.py, algo.py"):
+        launch.main()
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
     with pytest.raises(ConfigError, match="local edits"):
