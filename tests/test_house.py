@@ -73,12 +73,8 @@ def room(name):
 def test_arrows_point_down():
     found = arrows(PACKAGE.rglob("*.py"))
     assert {room(name) for name in found} <= FLOOR.keys()
-    up = [(a, b) for a, to in found.items() for b in to if FLOOR[room(b)] > FLOOR[room(a)]]
-    assert not up
-
-
-def test_distillers_know_no_host():
-    found = arrows(PACKAGE.rglob("*.py"))
+    assert not [(a, b) for a, to in found.items() for b in to if FLOOR[room(b)] > FLOOR[room(a)]]
+    # Distillers know no host.
     targets = {room(b) for a, to in found.items() if room(a) == "distillers" for b in to}
     assert "head" in targets and not targets & {"minihost", "hosts", "evaluation", "commands"}
 
@@ -91,13 +87,10 @@ def test_there_is_no_cycle():
         assert not left
 
 
-def test_the_package_knows_no_benchmark():
+def test_what_is_not_imported():
     own = {path.stem for path in BENCHMARKS.iterdir()} | {"benchmarks", "tests"}
     assert not [path for path in FILES if tops(path) & own]
     assert not [path for path in BENCHMARKS.rglob("*.py") if "tests" in tops(path)]
-
-
-def test_lower_floors_know_no_framework():
     for path in PACKAGE.rglob("*.py"):
         if FLOOR[room(module(path))] <= 1 or "sampling" in path.parts[-2:]:
             assert not tops(path) & FRAMEWORKS, path

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Three applications, of which two have an `algo` of their own.
 APPS = """
 import sys
+from importlib.metadata import entry_points
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 
@@ -23,6 +23,8 @@ def composed(folder, *given):
         return hydra.compose("config", list(given))
 
 import mdlm_mcd
+(point,) = [p for p in entry_points(group="hydra.plugins") if p.name == "mdlm_mcd"]
+assert point.load().MDLMMCDSearchPathPlugin
 assert ("venv" in mdlm_mcd.__file__) == (sys.argv[2] == "wheel")
 config = composed("own", "algo=mcd")
 assert config.algo._target_ == "mdlm_mcd.hosts.MCD" and config.sampling.predictor == "sparse"
@@ -92,8 +94,3 @@ def test_any_hydra_application_finds_our_configs(wheel, how, tmp_path):
         (tmp_path / "apps" / folder / "config.yaml").write_text(f"defaults: [algo: {name}]\n")
         (tmp_path / "apps" / folder / "algo" / f"{name}.yaml").write_text(f"name: {text}\n")
     call(python, "-I", "-c", APPS, tmp_path / "apps", how, cwd=tmp_path)
-
-
-def test_the_entry_point_names_the_plugin():
-    (point,) = [p for p in entry_points(group="hydra.plugins") if p.name == "mdlm_mcd"]
-    assert point.load().MDLMMCDSearchPathPlugin
