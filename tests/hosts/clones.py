@@ -12,9 +12,12 @@ from pathlib import Path
 
 import torch
 from texts import tiny_gpt2
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts.specs import DUO, MDLM, HostSpec, of_folder, takes_labels
+from mdlm_mcd.minihost import dataloader
 
 HERE = Path(__file__).parent
 EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")
@@ -46,38 +49,21 @@ def find() -> dict[str, Path]:
 def make_assets(out: Path, texts: list[str]) -> None:
     """A tokenizer without a mask token, blocks of tokens, a judge with no training."""
     import datasets
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    special = ["<bos>", "<eos>", "<pad>"]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
-        special_tokens=special,
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    bpe.train_from_iterator(texts, trainer)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
-    )
-    tokenizer.save_pretrained(out / "tokenizer")
-    stream = []
-    for text in texts:
-        stream += [*bpe.encode(text).ids, tokenizer.eos_token_id]
-    body = LENGTH - 2
-    rows = [
-        [tokenizer.bos_token_id, *stream[i : i + body], tokenizer.eos_token_id]
-        for i in range(0, len(stream) - body, body)
-    ]
+    bpe = Tokenizer.from_str(dataloader._train_bpe(texts, VOCAB))
+    special = dict(bos_token=dataloader.BOS, eos_token=dataloader.EOS, pad_token=dataloader.PAD)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
+    bos, eos, body = tokenizer.bos_token_id, tokenizer.eos_token_id, LENGTH - 2
+    stream = [token for text in texts for token in (*bpe.encode(text).ids, eos)]
+    starts = range(0, len(stream) - body, body)
+    rows = [[bos, *stream[i : i + body], eos] for i in starts]
     for split, part in (("train", rows[32:]), ("validation", rows[:32])):
         # Under this name the hosts find a prepared data set and tokenize nothing.
         columns = {"input_ids": part, "attention_mask": [[1.0] * LENGTH] * len(part)}
         name = f"tiny_{split}_bs{LENGTH}_wrapped.dat"
         datasets.Dataset.from_dict(columns).save_to_disk(out / "data" / name)
-    tokenizer.save_pretrained(out / "gpt2")
+    for name in ("tokenizer", "gpt2"):
+        tokenizer.save_pretrained(out / name)
     tiny_gpt2(out / "gpt2", len(tokenizer), context=1024)
 
 

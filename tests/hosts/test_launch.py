@@ -33,32 +33,26 @@ def student(folder):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-@pytest.fixture
-def train(host, compose, tmp_path):
-    """`train(*command, out=NAME, given=MCD)`: a tiny run of the host."""
-
-    def run(*command, out, given=MCD):
-        where = [f"hydra.run.dir={tmp_path / out}", f"checkpointing.save_dir={tmp_path / out}"]
-        return start(host, *command, *compose.tiny, *given, *where)
-
-    return run
-
-
 @pytest.mark.slow
-def test_in_memory_is_as_on_disk(host, train, tmp_path):
+def test_in_memory_is_as_on_disk(host, compose, tmp_path):
     """The same student, in a host that is as it was, also of two processes.
 
     Lightning starts the second itself, from what it takes for the command.
     """
-    before, several = contents(host), ["trainer.devices=2", "strategy=ddp"]
-    done = train(*RUN, out="memory", given=[*MCD, *several])
-    assert done.returncode == 0, done.stderr[-3000:]
+
+    def train(name, command, *more):
+        where = [f"hydra.run.dir={tmp_path}/{name}", f"checkpointing.save_dir={tmp_path}/{name}"]
+        done = start(host, *command, *compose.tiny, *MCD, *more, *where)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stderr
+
+    before = contents(host)
+    printed = train("memory", RUN, "trainer.devices=2", "strategy=ddp")
     assert contents(host) == before
-    assert "mdlm-mcd run: Duo's main.py, patched in memory" in done.stderr
-    assert "MEMBER: 2/2" in done.stderr
+    assert "mdlm-mcd run: Duo's main.py, patched in memory" in printed
+    assert "MEMBER: 2/2" in printed
     patches.patch(host, DUO)
-    done = train("main.py", out="disk")
-    assert done.returncode == 0, done.stderr[-3000:]
+    train("disk", ["main.py"])
     torch.testing.assert_close(student(tmp_path / "memory"), student(tmp_path / "disk"))
 
 

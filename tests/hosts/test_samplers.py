@@ -2,12 +2,11 @@
 
 import json
 import logging
-import types
 
 import fakes
 import pytest
 import torch
-from fakes import DUO, MDLM, Family, each
+from fakes import DUO, MDLM, each
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
@@ -84,19 +83,6 @@ def test_bad_keys_are_refused(compose, family, overrides, words):
         family.student(compose, *overrides)
 
 
-def test_a_host_that_accepts_one_predictor_only(compose):
-    """Duo's branch ch-1 asserts its one name; ours are not its business."""
-
-    class Strict(algo.MDLM):
-        def _validate_configuration(self):
-            assert self.sampler == "ancestral_cache"
-
-    module = types.ModuleType("algo")
-    module.MDLM = Strict
-    strict = Family(DUO.spec, module, DUO.adapter)
-    assert strict.student(compose, "sampling.predictor=locked").sampler == "locked"
-
-
 def test_guidance_is_left_to_the_host(compose):
     model = DUO.student(compose, "+sampling.guid_weight=2.0")
     with pytest.raises(ConfigError, match=r"sampling.guid_weight=2.0 guides the host"):
@@ -141,23 +127,6 @@ def sigmas(monkeypatch):
 
     monkeypatch.setattr(DIT, "forward", watched)
     return seen
-
-
-@pytest.mark.parametrize(
-    "noise, steps, name", [("log-linear", 7, "sparse"), ("cosine", 1, "locked")]
-)
-def test_the_times_of_duos_own_sampler(compose, sigmas, noise, steps, name):
-    """But for its eps, by which it ends above t = 0 and takes one evaluation more."""
-    noise = f"noise={noise}"
-    own = ("sampling.predictor=ancestral_cache", "sampling.noise_removal=ancestral")
-    DUO.draw(DUO.student(compose, TIMED, noise, *own), steps)
-    theirs, sigmas[:] = [s.unique() for s in sigmas], []
-    DUO.draw(DUO.student(compose, TIMED, noise, f"sampling.predictor={name}"), steps)
-    ours = [s.unique() for s in sigmas]
-    assert len(theirs) == steps + 1 and len(ours) == steps
-    # Near 0 the host's own alpha of the cosine is rounded, in float32.
-    torch.testing.assert_close(ours, theirs[:-1], rtol=1e-2, atol=2e-4)
-    assert all(s.dtype == torch.float32 for s in sigmas)
 
 
 def test_the_times_of_mdlms_own_sampler(compose, sigmas):
