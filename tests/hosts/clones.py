@@ -20,6 +20,16 @@ from mdlm_mcd.hosts.specs import DUO, MDLM, HostSpec, of_folder, takes_labels
 from mdlm_mcd.minihost import dataloader
 
 HERE = Path(__file__).parent
+# The main.py of the host as it is on disk, with what stands in for missing hardware: in
+# place of `python main.py` where there is no flash-attn or CUDA.
+PLAIN = """
+import os, sys
+from mdlm_mcd.hosts import stubs
+stubs.install()
+sys.path[0] = os.getcwd()
+sys.argv[0] = __file__ = os.path.abspath("main.py")
+exec(stubs.compiled(__file__))
+"""
 EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")
 LENGTH, VOCAB = 32, 300
 
@@ -119,7 +129,7 @@ class Clone:
     def run(self, name: str, *overrides: str, memory=False, fails=False, sweep=False):
         """One run in `runs/name`; return (its folder, what it printed)."""
         out = self.runs / name
-        how = ["-m", "mdlm_mcd.commands.main", "run"] if memory else [str(HERE / "plain.py")]
+        how = ["-m", "mdlm_mcd.commands.main", "run"] if memory else ["-c", PLAIN]
         how += ["-m", f"hydra.sweep.dir={out}"] if sweep else []
         done = start(self.folder, *how, *self.tiny(), f"hydra.run.dir={out}", *overrides)
         printed = done.stdout + done.stderr

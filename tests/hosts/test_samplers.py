@@ -67,12 +67,6 @@ def test_the_hosts_own_predictors_stay(compose):
             "=sparce is not for masked models here: choose one of",
         ),
         (DUO, ["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
-        (DUO, ["sampling.temperature=[1,0]"], "temperature="),
-        (
-            DUO,
-            ["sampling.predictor=first_hitting", "sampling.stratified=true"],
-            "stratified=True .* sampler=first_hitting",
-        ),
         (MDLM, ["sampling.predictor=ancestral_cache"], "sampling.predictor=ancestral_cache is not"),
         # Settings are named where the host keeps them.
         (MDLM, ["parameterization=d3pm"], "^parameterization=d3pm does not fit algo"),
