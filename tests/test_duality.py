@@ -18,7 +18,7 @@ from mdlm_mcd.duality import (
 )
 from mdlm_mcd.errors import ConfigError
 
-CLASSES = [2, 3, 64, 50258]
+CLASSES = [2, 64, 50258]
 SCHEDULES = {
     "loglinear": lambda t: 1 - (1 - 1e-3) * t,
     "cosine": lambda t: 1 - torch.cos(math.pi / 2 * (1 - (1 - 1e-3) * t)),
@@ -184,7 +184,7 @@ def test_calibration_is_variance_preserving_and_exact(num_classes, schedule):
 def test_projected_latent_is_masking_by_the_scalar(num_classes):
     law, mask = NoiseGap(num_classes), num_classes - 1
     fixed = torch.cat([schedule(TIMES) for schedule in SCHEDULES.values()])
-    x0, eps = draw(num_classes, min(4000, 4_000_000 // num_classes), seeded(num_classes))
+    x0, eps = draw(num_classes, min(1000, 4_000_000 // num_classes), seeded(num_classes))
     u = to_uniform(eps, x0, law)
     # Fixed times, and times that pass u on either side as closely as they can.
     for alpha_t in (*fixed, u * (1 - 1e-9), u * (1 + 1e-9)):
@@ -243,10 +243,10 @@ NOISE, X0 = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
         (lambda: duo_transform(-0.25, 5), "^alpha_tilde=-0.25 lies outside"),
         (lambda: duo_transform(1.5, 5), "^alpha_tilde=1.5 lies outside"),
         (lambda: to_uniform(NOISE, X0, 7), "num_classes=7 does not match eps of shape"),
-        (lambda: latent(X0, NOISE / 0, 0.6, 0.8), "The noise, of dtype .* is not finite"),
-        (lambda: project(1 / NOISE, X0, 4), "The noise, of dtype .* is not finite"),
-        (lambda: noise_gap(NOISE.long(), X0), "The noise, of dtype torch.int64 is not finite"),
-        (lambda: to_uniform(NOISE / 0, X0, 5), "The noise, of dtype .* is not finite"),
+        (lambda: latent(X0, NOISE / 0, 0.6, 0.8), "^The noise, .* is not finite"),
+        (lambda: project(1 / NOISE, X0, 4), "^The noise, .* is not finite"),
+        (lambda: noise_gap(NOISE.long(), X0), "of dtype torch.int64, is not finite"),
+        (lambda: to_uniform(NOISE / 0, X0, 5), "^The noise, .* is not finite"),
     ],
 )
 def test_what_cannot_be_is_refused(call, words):

@@ -1,6 +1,7 @@
 """Imports point down the floors of the house, and name what pyproject.toml declares."""
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -37,14 +38,20 @@ def module(path, root=ROOT):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def parsed(path, nested):
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if nested else tree.body
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(path, root=ROOT, nested=True):
     """Absolute names that a file imports; nested: also in functions, `try` and `if`."""
     package = path.relative_to(root).parent.parts
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if nested else tree.body:
+    for node in parsed(path, nested):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*base, *filter(None, [node.module])])
             yield from (f"{base}.{alias.name}" for alias in node.names)

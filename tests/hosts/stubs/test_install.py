@@ -3,11 +3,13 @@
 Each child process is a machine; what is imported in it cannot be taken back.
 """
 
+import importlib
 import importlib.metadata
 import os
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -126,35 +128,32 @@ def test_a_machine_that_has_nothing(tmp_path):
     assert not list(host.glob("**/dataloader*.pyc")), "the host's cache was written"
 
 
-def test_nothing_is_supplied_where_nothing_is_missing(tmp_path):
+def test_nothing_is_supplied_where_nothing_is_missing(tmp_path, monkeypatch):
     """An installed package is found first, and is not completed where it is not whole."""
     for name in stubs.PACKAGES:
         write(tmp_path / name, __init__="real = True")
-    python(
-        """
-import sys, warnings
-import torch
-torch.cuda.is_available = lambda: True
-torch.__version__ = "2.5.1"
-def state():
-    return torch.load, list(sys.path), list(sys.path_hooks), warnings.filters[:]
-from mdlm_mcd.hosts import stubs
-before = state()
-assert stubs.install() == [] and before == state()
-assert stubs.default_overrides() == []
-sys.path.remove(first := sys.path[1])
-assert len(stubs._supply_packages()) == 3
-sys.path.insert(0, first)
-import flash_attn
-assert flash_attn.real
-try:
-    import flash_attn.layers.rotary
-    raise SystemExit("an installed package was completed")
-except ModuleNotFoundError:
-    pass
-""",
-        tmp_path,
-    )
+        for module in [m for m in sys.modules if m.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    monkeypatch.setattr(cpu, "_folders", [])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    stubs._supply.cache_clear()
+
+    def state():
+        return torch.load, list(sys.path), list(sys.path_hooks), warnings.filters[:]
+
+    before = state()
+    assert stubs.install() == [] and before == state()
+    assert stubs.default_overrides() == []
+    stubs._supply.cache_clear()
+    # Where what stands in for a missing one is on the path as well:
+    sys.path.append(str(Path(stubs.__file__).parent / "packages"))
+    importlib.invalidate_caches()
+    assert importlib.import_module("flash_attn").real
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("flash_attn.layers.rotary")
+    del sys.modules["flash_attn"]
 
 
 @without_cuda
