@@ -31,20 +31,17 @@ assert config.algo._target_ == "mdlm_mcd.hosts.MCD" and config.sampling.predicto
 assert composed("own") == {"algo": {"name": "own"}}
 assert composed("clash") == {"algo": {"name": "the host's"}}  # the host's own configs win
 # Hydra imports the plugin at each start of every application: it stays light.
-assert "torch" not in sys.modules
 from mdlm_mcd.commands import main as cli
 try:
     cli.main(["--help"])
 except SystemExit:
     pass
-assert "torch" not in sys.modules
-from mdlm_mcd.minihost import main
-main.register_resolvers()
 GlobalHydra.instance().clear()
 with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
     config = hydra.compose("config", ["algo=mcd", "+recipe=mcd_paper", "algo.loss=kl_fwd"])
 assert config.algo.loss == "kl_fwd" and config.trainer.max_steps == 50_000
 assert config.optim.lr == 6e-5 and config.training.ema == 0.999
+assert "torch" not in sys.modules
 """
 
 
