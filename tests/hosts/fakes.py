@@ -17,6 +17,7 @@ from mdlm_mcd.hosts import duo as duo_adapter
 from mdlm_mcd.hosts import mdlm as mdlm_adapter
 from mdlm_mcd.hosts import patches, specs
 from mdlm_mcd.minihost import algo, dataloader
+from mdlm_mcd.sampling.denoiser import denoiser
 
 MAIN = '''\
 """A host."""
@@ -121,6 +122,9 @@ class Family:
             torch.nn.init.normal_(p, std=0.2)
         return model
 
+    def denoiser(self, model):
+        return denoiser(model, self.adapter.denoise)
+
     def draw(self, model, steps=None):
         torch.manual_seed(5)
         if self.spec is specs.MDLM:
@@ -132,7 +136,7 @@ class Family:
         torch.manual_seed(5)
         return sampling.sample(
             name,
-            self.adapter.denoiser(model),
+            self.denoiser(model),
             8,
             16,
             steps,

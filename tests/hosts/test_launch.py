@@ -1,5 +1,7 @@
 """`mdlm-mcd run`: the patch in memory, overrides, and the stop of unpatched hosts."""
 
+import sys
+
 import fakes
 import pytest
 import torch
@@ -25,14 +27,6 @@ def host(tmp_path):
     return fakes.duo(tmp_path / "clone")
 
 
-RUN = ("-m", "mdlm_mcd.commands.main", "run")
-
-
-def student(folder):
-    path = folder / "checkpoints" / "round-2.ckpt"
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
 @pytest.mark.slow
 def test_in_memory_is_as_on_disk(host, compose, tmp_path):
     """The same student, in a host that is as it was, also of two processes.
@@ -44,26 +38,32 @@ def test_in_memory_is_as_on_disk(host, compose, tmp_path):
         where = [f"hydra.run.dir={tmp_path}/{name}", f"checkpointing.save_dir={tmp_path}/{name}"]
         done = start(host, *command, *compose.tiny, *MCD, *more, *where)
         assert done.returncode == 0, done.stderr[-3000:]
-        return done.stderr
+        path = tmp_path / name / "checkpoints" / "round-2.ckpt"
+        return torch.load(path, weights_only=True)["state_dict"], done.stderr
 
     before = contents(host)
-    printed = train("memory", RUN, "trainer.devices=2", "strategy=ddp")
+    one, printed = train(
+        "memory", ["-m", "mdlm_mcd.commands.main", "run"], "trainer.devices=2", "strategy=ddp"
+    )
     assert contents(host) == before
     assert "mdlm-mcd run: Duo's main.py, patched in memory" in printed
     assert "MEMBER: 2/2" in printed
     patches.patch(host, DUO)
-    train("disk", ["main.py"])
-    torch.testing.assert_close(student(tmp_path / "memory"), student(tmp_path / "disk"))
+    torch.testing.assert_close(one, train("disk", ["main.py"])[0])
 
 
-@pytest.mark.slow
-def test_our_errors_are_one_sentence(host, compose, tmp_path):
-    """And other jobs of a sweep run."""
-    where = [f"checkpointing.save_dir={tmp_path}/${{algo.loss}}", f"hydra.sweep.dir={tmp_path}/out"]
-    done = start(host, *RUN, "-m", "algo.loss=nope,ce", *compose.tiny, *MCD, *where)
-    assert done.returncode == 1 and "mdlm-mcd: algo.loss=nope is unknown" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert student(tmp_path / "ce")
+@pytest.mark.parametrize(
+    "code, ends, words",
+    [
+        ("import mdlm_mcd.errors as e\nraise e.ConfigError('x=1.')", SystemExit, "^mdlm-mcd: x=1."),
+        ("raise ValueError('a bug')", ValueError, "^a bug"),
+    ],
+)
+def test_our_errors_end_a_run_in_one_sentence(monkeypatch, code, ends, words):
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(launch.console, "hydra_raises", lambda: None)
+    with pytest.raises(ends, match=words):
+        launch.run("main.py", compile(code, "main.py", "exec"))
 
 
 def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path, monkeypatch):

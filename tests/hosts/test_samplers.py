@@ -134,7 +134,7 @@ def test_the_times_of_mdlms_own_sampler(compose, sigmas):
 @each
 def test_no_time_and_no_signal(compose, family, sigmas):
     """A denoiser that is not given the time is refused; sigma is never infinite."""
-    denoise = family.adapter.denoiser(family.student(compose, TIMED))
+    denoise = family.denoiser(family.student(compose, TIMED))
     z = torch.full((2, 16), 300)
     with pytest.raises(ConfigError, match="alpha_t.*time_conditioned = True"):
         denoise(z, z == 300)

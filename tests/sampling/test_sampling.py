@@ -98,16 +98,6 @@ def limit_law(start=EMPTY, chosen=any_masked, greedy=0, logits=None, **how):
     return law
 
 
-def test_one_by_one_is_the_limit_of_ancestral():
-    limit = limit_law()
-
-    def distance(steps):
-        law = exact_law(table(), uniform(steps))
-        return sum(abs(law[z] - limit[z]) for z in limit) / 2
-
-    assert distance(20) / distance(40) == pytest.approx(2, abs=0.1)  # so it goes to 0
-
-
 @pytest.mark.parametrize(
     "name,steps,how,law",
     [
