@@ -56,7 +56,7 @@ def generator(seed=1):
     return torch.Generator().manual_seed(seed)
 
 
-def sample(name, steps, n=10_000, logits=None, denoise=None, length=LENGTH, **how):
+def sample(name, steps, n=5_000, logits=None, denoise=None, length=LENGTH, **how):
     how = {"generator": generator(), "alpha": alpha} | how
     denoise = denoise or denoiser(table() if logits is None else logits)
     return sampling.sample(

@@ -69,7 +69,7 @@ def test_law_with_everything_at_once(name):
             temperature=1.3 - 0.8 * levels[step] / levels[-2], top_p=0.9, greedy=step == 3
         ),
     )
-    given = torch.tensor(start).expand(10_000, -1)
+    given = torch.tensor(start).expand(5_000, -1)
     how = dict(schedule="cosine", temperature=(1.3, 0.5), top_p=0.9, greedy_tail=1)
     drawn = draw(name, 4, prompt=given, denoise=timed(), alpha=hosts, **how)
     assert (drawn[:, 1] == 1).all() and given[0, 0] == MASK
@@ -106,7 +106,7 @@ def limit_law(start=EMPTY, chosen=any_masked, greedy=0, logits=None, **how):
         (
             "first_hitting",
             None,
-            dict(prompt=torch.tensor([(2, MASK, MASK)] * 10_000)),
+            dict(prompt=torch.tensor([(2, MASK, MASK)] * 5_000)),
             dict(start=(2, MASK, MASK)),
         ),
         ("first_hitting", None, dict(greedy_tail=1), dict(greedy=1)),
