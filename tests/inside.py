@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from pathlib import Path
-from unittest import mock
 
-from hydra.core.global_hydra import GlobalHydra
+from shell import QUIET, call
 
 from mdlm_mcd.commands import main
 from mdlm_mcd.minihost import main as minihost
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-# Hydra would take over the root logger.
-QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")
 
 
 class Inside:
@@ -25,21 +20,14 @@ class Inside:
 
     def __call__(self, module, arguments, log, *, folder=None, waiting=None):
         self.calls.append((module, list(arguments)))
-        with log.open("a", encoding="utf-8") as file, contextlib.ExitStack() as stack:
-            stack.enter_context(contextlib.redirect_stdout(file))
-            stack.enter_context(contextlib.redirect_stderr(file))
-            if module == "mdlm_mcd.commands.main":
-                return main.main(list(arguments))
+        if module == "mdlm_mcd.commands.main":
+            status, printed = call(lambda: main.main(list(arguments)))
+        else:
             assert module == "mdlm_mcd.minihost.main"
-            argv = ["main.py", *arguments, *QUIET]
-            stack.enter_context(mock.patch.object(sys, "argv", argv))
-            GlobalHydra.instance().clear()
-            try:
-                minihost.main()
-            except SystemExit as end:
-                file.write(f"{end}\n")
-                return 1
-        return 0
+            status, printed = call(minihost.main, ["main.py", *arguments, *QUIET])
+        with log.open("a", encoding="utf-8") as file:
+            file.write(printed)
+        return status
 
     @property
     def stages(self) -> list[str]:

@@ -93,15 +93,3 @@ class Shell:
         change(content)
         torch.save(content, self.folder / "changed.ckpt")
         return self.folder / "changed.ckpt"
-
-    def with_setting(self, key: str, value, path: Path | None = None) -> Path:
-        """The same with a dotted key of its config changed."""
-
-        def change(content):
-            *sections, last = key.split(".")
-            config = content["hyper_parameters"]["config"]
-            for name in sections:
-                config = config[name]
-            config[last] = value
-
-        return self.changed(change, path)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from hydra_plugins import mdlm_mcd_searchpath as plugin
-from mdlm_mcd.checkpoints import files, sanitize, weights
+from mdlm_mcd.checkpoints import files, weights
 from mdlm_mcd.evaluation import results, sweep
 from mdlm_mcd.hosts import launch, stubs
 from mdlm_mcd.hosts.specs import DUO
@@ -46,20 +46,14 @@ def test_results(tmp_path, way):
 
 
 @one_file
-def test_json(tmp_path, way):
-    path = tmp_path / "x.json"
-    path.write_bytes(way(json.dumps({"a": [1]}, indent=1)))
-    assert sanitize.read_json(path) == files.read_json(path, None) == {"a": [1]}
-
-
-@one_file
 def test_configs_and_tables_of_weights(tmp_path, way):
     save_file({"backbone.x": torch.ones(2)}, tmp_path / "part.safetensors")
     table = {"weight_map": {"backbone.x": "part.safetensors"}}
     for file, value in (("config.json", {"n_heads": 2}), ("model.safetensors.index.json", table)):
         (tmp_path / file).write_bytes(way(json.dumps(value, indent=1)))
-    held = weights.read_weights(str(tmp_path))
-    assert held.config == {"n_heads": 2} and list(held.state_dict) == ["x"]
+    found = weights.read_weights(str(tmp_path))
+    assert found.config == files.read_json(tmp_path / "config.json", None) == {"n_heads": 2}
+    assert list(found.state_dict) == ["x"]
 
 
 @one_file
@@ -84,16 +78,15 @@ LINES = 'NAME = "caf\xe9"\n\x0c\nSEPARATOR = "\x1c"\n\n\ndef fail():\n    1 / 0\
 
 
 @pytest.mark.parametrize(
-    "before, encoding, newline",
+    "before, encoding, newline, cuda",
     [
-        (HEAD, "utf-8", "\n"),
-        (HEAD, "utf-8-sig", "\n"),
-        (HEAD, "utf-8-sig", "\r\n"),
-        ("# -*- coding: latin-1 -*-\n", "latin-1", "\n"),
-        ("#!/usr/bin/python\n# vim: set fileencoding=cp1252 :\n", "cp1252", "\r\n"),
+        (HEAD, "utf-8", "\n", True),
+        (HEAD, "utf-8-sig", "\n", False),
+        (HEAD, "utf-8-sig", "\r\n", True),
+        ("# -*- coding: latin-1 -*-\n", "latin-1", "\n", False),
+        ("#!/usr/bin/python\n# vim: set fileencoding=cp1252 :\n", "cp1252", "\r\n", False),
     ],
 )
-@pytest.mark.parametrize("cuda", [False, True])
 def test_main_as_python_reads_it(tmp_path, monkeypatch, before, encoding, newline, cuda):
     host = fakes.duo(tmp_path)
     path = host / "main.py"

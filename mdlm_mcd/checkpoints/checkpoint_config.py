@@ -17,26 +17,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..errors import CheckpointError, border, shown
+from ..errors import CheckpointError, border
 from ..models import dit
-from .weights import MOST
+from .sanitize import section
 
 CACHE = "~/.cache/mdlm_mcd"
-
-_DATA = {
-    "train": str,
-    "valid": str,
-    "text_key": str,
-    "tokenizer_name_or_path": str,
-    "separator": str,
-    "files": (str, list),
-    "valid_files": (str, list),
-    "vocab_size": int,
-    "max_chars": int,
-    "wrap": bool,
-    "insert_train_eos": bool,
-    "insert_valid_eos": bool,
-}
 
 
 def literal(value: Any) -> DictConfig:
@@ -52,22 +37,10 @@ def literal(value: Any) -> DictConfig:
     return OmegaConf.create(escaped(value))
 
 
-def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Return a section of a config; an empty one where there is none."""
-    found = config.get(name)
-    return found if isinstance(found, dict) else {}
-
-
 def data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the usable part of a config's `data` section, with a cache of the user's own."""
-    found = {
-        key: value
-        for key, value in section(config, "data").items()
-        if key in _DATA
-        and isinstance(value, _DATA[key])
-        and not (_DATA[key] is int and not 0 < value <= MOST)
-    }
-    return found | {"cache_dir": cache_of(section(config, "data").get("cache_dir"))}
+    """Return a config's `data` section, with a cache of the user's own."""
+    found = section(config, "data")
+    return {**found, "cache_dir": cache_of(found.get("cache_dir"))}
 
 
 def cache_of(folder: Any) -> str:
@@ -91,19 +64,6 @@ def used(source: str) -> AbstractContextManager[None]:
     )
 
 
-def check_sizes(sizes: Mapping[str, Any], source: str) -> None:
-    """Raise CheckpointError for sizes of which no DiT can be made."""
-    names = ("vocab_size", "hidden_dim", "cond_dim", "n_blocks", "n_heads", "model_length")
-    found = {name: sizes[name] for name in names}
-    fine = all(type(size) is int and 0 < size <= MOST for size in found.values())
-    if not fine or found["hidden_dim"] % (2 * found["n_heads"]):
-        named = ", ".join(f"{name}={shown(size)}" for name, size in found.items())
-        raise CheckpointError(
-            f"{source} has sizes of which no model can be made ({named}): use another copy, or "
-            "give --heads N."
-        )
-
-
 def check_room(
     model: Mapping[str, Any],
     vocab_size: int,
@@ -111,18 +71,25 @@ def check_room(
     tensors: Mapping[str, Tensor],
     source: str,
 ) -> None:
-    """Raise CheckpointError where a model would be larger than the file's tensors.
+    """Raise CheckpointError where a model cannot be made or is larger than its tensors.
 
     model: the host's `model` section. One block is made, on the meta device, so that
     nothing is allocated.
     """
-    with torch.device("meta"):
-        small = dit.DIT(
-            {"model": {**model, "n_blocks": 1}, "algo": {"causal_attention": causal}}, vocab_size
-        )
-    block = sum(p.numel() for p in small.blocks.parameters())
-    asked = sum(p.numel() for p in small.parameters())
-    asked += (model["n_blocks"] - 1) * block
+    with (
+        border(
+            f"{source} has sizes of which no model can be made",
+            "use another copy, or give --heads N",
+            CheckpointError,
+        ),
+        torch.device("meta"),
+    ):
+        if model["hidden_size"] % (2 * model["n_heads"]):
+            raise ValueError("hidden_size={hidden_size}, n_heads={n_heads}".format_map(model))
+        one = {"model": {**model, "n_blocks": 1}, "algo": {"causal_attention": causal}}
+        small = dit.DIT(one, vocab_size)
+        block, asked = (sum(p.numel() for p in x.parameters()) for x in (small.blocks, small))
+        asked += (model["n_blocks"] - 1) * block
     found = sum(t.numel() for t in tensors.values())
     if asked > found:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -32,7 +33,7 @@ def damage(path: str | os.PathLike) -> str | None:
                 return "torch.save compresses nothing and writes each name once"
             bad = archive.testzip()
     except Exception:  # half a file fails in many ways, none of them of use
-        return "it is no whole file"
+        return "it is no whole file of torch 1.6 or newer"
     return bad and f"the checksum of {shown(bad)} in it is wrong"
 
 
@@ -44,18 +45,15 @@ def make_folder(path: Path) -> Path:
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     """Return the whole checkpoint of the highest step, and that step; else (None, 0)."""
-    best, most = None, 0
+    found: list[tuple[int, bool, Path | None]] = [(0, False, None)]
     for path in sorted(folder.glob("*.ckpt")):
-        if damage(path):
-            continue
-        try:
-            # mmap: reads the header and the pickle, not the weights.
-            step = torch.load(path, weights_only=True, mmap=True)["global_step"]
-        except Exception:  # no checkpoint
-            continue
-        if step > most or (step == most and path.name == "last.ckpt"):
-            best, most = path, step
-    return best, most
+        with contextlib.suppress(Exception):  # no checkpoint
+            if not damage(path):
+                # mmap: reads the header and the pickle, not the weights.
+                step = torch.load(path, weights_only=True, mmap=True)["global_step"]
+                found.append((step, path.name == "last.ckpt", path))
+    step, _, newest = max(found, key=lambda one: one[:2])
+    return newest, step
 
 
 def check_writable(setting: str, folder: Path | str) -> None:
@@ -79,16 +77,14 @@ def check_writable(setting: str, folder: Path | str) -> None:
 def check_overwrite(setting: str, path: Path, foreign: Callable[[Path], str]) -> None:
     """Refuse to write over what the command did not write; an empty file is free.
 
-    setting: what named `path`, as in `--out x.html`. foreign(path): why a file or
-    folder that exists is not the command's; empty where it is. Raises ConfigError.
+    setting: what named `path`, as in `--out x.html`. foreign(path): why a file that
+    exists is not the command's; empty where it is. Raises ConfigError.
     """
     try:
-        free = not path.exists() or (path.is_file() and not path.stat().st_size)
-        why = "" if free else foreign(path)
-    except IsADirectoryError as error:
-        raise ConfigError(
-            f"{setting} cannot be written, for it is a folder: name a file."
-        ) from error
+        if path.is_dir():
+            raise ConfigError(f"{setting} is a folder: name a file.")
+        empty = path.is_file() and not path.stat().st_size
+        why = foreign(path) if path.exists() and not empty else ""
     except OSError as error:
         raise ConfigError(f"{setting} cannot be read ({error.strerror}): name another.") from error
     if why:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
+from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, cause, shown
 from . import sanitize, unpickling
+from .sanitize import section
 
 log = logging.getLogger(__name__)
 
@@ -36,107 +38,77 @@ class Weights(NamedTuple):
     mdlm_mcd: Mapping[str, Any] = {}
 
 
-def entries(value: Any) -> dict[Any, Any]:
-    """Return a copy of a dict, without the attributes a file gave it; else an empty one."""
-    return dict(dict.items(value)) if isinstance(value, dict) else {}
-
-
 def read_file(path: str, source: str) -> Weights:
     """Read the weights in the file `path`, which messages call `source`.
 
     Raises CheckpointError when it cannot be read or has no weights.
     """
+    kind, read = "a PyTorch checkpoint", _pickled
     if path.endswith(".safetensors"):
-        return _read_safetensors(path, source)
-    return _read_checkpoint(path, source)
-
-
-def _read_checkpoint(path: str, source: str) -> Weights:
+        kind, read = "safetensors", _safetensors
     try:
-        content, left_out = unpickling.load(path)
-        content = entries(content)
-        config = unpickling.plain(entries(content.get("hyper_parameters")).get("config"))
-        notes = unpickling.plain(content.get("mdlm_mcd"))
+        content = read(path)
+        noted = {name: content.get(name) for name in ("global_step", "mdlm_mcd")}
+        noted["config"] = section(content, "hyper_parameters").get("config")
+        noted = sanitize.copy(noted)
+        bare = "state_dict" not in content
+        named = content if bare else section(content, "state_dict")
+        found = {name: _tensor(value) for name, value in named.items()}
+        shadow = section(content, "ema").get("shadow_params")
+        shadow = [_tensor(v) for v in shadow] if isinstance(shadow, (list, tuple)) else [None]
     except Exception as error:  # a damaged file fails in many ways
         raise CheckpointError(
-            f"{source} cannot be read as a PyTorch checkpoint ({unpickling.reason(error)}): it may "
-            "be truncated; use another copy."
+            f"{source} cannot be read as {kind} ({cause(error)}): it may be truncated; use "
+            "another copy."
         ) from error
-    if left_out:
-        log.info("Skipped in %s what is not weights: %s.", path, first(left_out, 20))
-    bare = "state_dict" not in content
-    named = content if bare else entries(content["state_dict"])
-    tensors = {
-        k: t for k, v in named.items() if isinstance(k, str) and (t := _tensor(v)) is not None
-    }
+    tensors = {k: v for k, v in found.items() if isinstance(k, str) and v is not None}
     if not tensors:
         raise CheckpointError(
-            f"{source} holds no `state_dict` with tensors: it "
-            "must be a checkpoint that Lightning wrote while one of the hosts trained, "
-            "or a file of tensors by name."
+            f"{source} holds no `state_dict` with tensors: it must be a checkpoint that "
+            "Lightning wrote while one of the hosts trained, or a file of tensors by name."
         )
-    shadow = entries(content.get("ema")).get("shadow_params")
-    if shadow is not None:
-        shadow = [_tensor(v) for v in shadow] if isinstance(shadow, (list, tuple)) else [None]
-        if any(tensor is None for tensor in shadow):
-            raise CheckpointError(
-                f"{source} holds an EMA that is no list of tensors: use another copy."
-            )
-    # A view may repeat one stored number without end; tied weights stand twice.
-    asked = sum(t.numel() * t.element_size() for t in [*tensors.values(), *(shadow or ())])
-    stored = os.path.getsize(path)
-    if asked > 4 * stored:
-        raise CheckpointError(
-            f"{source} makes {asked} bytes of weights out of {stored} stored ones: use "
-            "a copy from a source you trust."
-        )
-    step = content.get("global_step")
+    step = noted["global_step"]
     return Weights(
-        _backbone(tensors, named.keys() - tensors.keys(), path, source),
-        shadow,
-        step if type(step) is int and 0 <= step < 2**63 else None,
+        _backbone(tensors, found.keys() - tensors.keys() - noted.keys(), path, source),
+        None if any(average is None for average in shadow) else shadow,
+        step if type(step) is int else None,
         is_final=bare,
-        config=config if isinstance(config, dict) else {},
-        mdlm_mcd=notes if isinstance(notes, dict) else {},
+        config=section(noted, "config"),
+        mdlm_mcd=section(noted, "mdlm_mcd"),
     )
+
+
+def _pickled(path: str) -> dict[Any, Any]:
+    content, left_out = unpickling.load(path)
+    if left_out:
+        log.info("Skipped in %s what is not weights: %s.", path, first(left_out, 20))
+    return content if isinstance(content, dict) else {}
+
+
+def _safetensors(path: str) -> dict[Any, Any]:
+    """Return tensors by name, and what `mdlm-mcd export` noted beside them."""
+    with safe_open(path, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}
+        metadata = file.metadata() or {}
+    for name in metadata.keys() & {"global_step", "mdlm_mcd"}:
+        with suppress(ValueError):  # another program's
+            found[name] = sanitize.loads(metadata[name])
+    return found
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """Return an ordinary tensor without the attributes a file gave it; else None."""
+    """Return an ordinary tensor of numbers that the file has; else None."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
         return None
-    return Tensor.detach(value) if value.device.type == "cpu" else None
-
-
-def _read_safetensors(path: str, source: str) -> Weights:
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            metadata = file.metadata() or {}
-    except Exception as error:  # SafetensorError, and torch's for a type it lacks
-        raise CheckpointError(
-            f"{source} cannot be read as safetensors ({shown(error, 200)}): it may be "
-            "truncated; use another copy."
-        ) from error
-    if not tensors:
-        raise CheckpointError(f"{source} holds no tensors: use another file.")
-    try:
-        notes = sanitize.loads(metadata.get("mdlm_mcd", "{}"))
-    except ValueError:
-        notes = {}
-    step = metadata.get("global_step", "")
-    return Weights(
-        _backbone(tensors, (), path, source),
-        global_step=int(step) if re.fullmatch("[0-9]{1,18}", step) else None,
-        is_final=True,
-        mdlm_mcd=notes if isinstance(notes, dict) else {},
-    )
+    # A view may repeat one stored number without end.
+    own = value.device.type == "cpu" and value.nbytes <= value.untyped_storage().nbytes()
+    return value.detach() if own else None
 
 
 # What torch.compile, DDP, FSDP and activation checkpointing put before a part's name.
-WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
 
 
 def unwrapped(named: Mapping[str, Any], source: str, own: Iterable[str] = ()) -> dict[str, Any]:
@@ -145,16 +117,12 @@ def unwrapped(named: Mapping[str, Any], source: str, own: Iterable[str] = ()) ->
     own: names of the model that they are for, which may itself have such parts. Raises
     CheckpointError where two entries would have one name.
     """
-
-    def bare(name: str) -> str:
-        return ".".join(p for p in name.split(".") if p not in WRAPPERS) or name
-
-    own = set(own)
-    names = {bare(name): name for name in own}
+    own = list(own)
+    names = {WRAPPERS.sub("", name): name for name in own} | {name: name for name in own}
     found: dict[str, Any] = {}
     for name, value in named.items():
-        if isinstance(name, str) and name not in own:
-            name = names.get(bare(name), bare(name))
+        bare = WRAPPERS.sub("", name)
+        name = names.get(name, names.get(bare, bare))
         if name in found:
             raise CheckpointError(
                 f"{source} holds {shown(name)} twice, with and without a prefix of "
@@ -169,11 +137,10 @@ def unwrap(checkpoint: dict[str, Any], module: nn.Module) -> None:
 
     Under FSDP it has done so before, and there is nothing left.
     """
-    named = checkpoint.get("state_dict")
-    if isinstance(named, dict):
-        found = unwrapped(named, "The checkpoint", module.state_dict())
-        if found.keys() != named.keys():
-            checkpoint["state_dict"] = found
+    named = section(checkpoint, "state_dict")
+    found = unwrapped(named, "The checkpoint", module.state_dict())
+    if found.keys() != named.keys():
+        checkpoint["state_dict"] = found
 
 
 def _backbone(
@@ -186,10 +153,9 @@ def _backbone(
     own = unwrapped(tensors, source)
     skipped = {name if isinstance(name, str) else type(name).__name__ for name in others}
     for _ in range(2):
-        if not any(k.startswith("backbone.") for k in own):
-            break
-        skipped |= {k for k in own if not k.startswith("backbone.")}
-        own = {k.removeprefix("backbone."): v for k, v in own.items() if k.startswith("backbone.")}
+        if inside := {k.removeprefix("backbone."): k for k in own if k.startswith("backbone.")}:
+            skipped |= own.keys() - inside.values()
+            own = {name: own[k] for name, k in inside.items()}
     if skipped:
         log.info("Skipped in %s what is not the backbone: %s.", path, first(skipped))
     return own

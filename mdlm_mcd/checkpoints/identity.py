@@ -15,34 +15,12 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .. import errors
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from . import sanitize
-from .checkpoint_config import section
+from .sanitize import section
 
 # Every setting of these sections changes the result, but for FREE.
-SECTIONS = ("algo", "model", "data", "noise", "optim", "lr_scheduler", "training")
-# Duo has its models' settings in `algo`, MDLM at the root.
-SINGLE = (
-    "seed",
-    "loader.global_batch_size",
-    "diffusion",
-    "backbone",
-    "parameterization",
-    "time_conditioning",
-    "T",
-    "subs_masking",
-)
-# Lightning's defaults, where a config does not name them.
-TRAINER = {
-    "gradient_clip_val": 0,
-    "gradient_clip_algorithm": "norm",
-    "precision": "32-true",
-    # They decide where an epoch ends, and so the order of the rows.
-    "limit_train_batches": 1.0,
-    "overfit_batches": 0.0,
-}
-PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+SECTIONS = tuple("algo. model. data. noise. optim. lr_scheduler. training.".split())
 FREE = {
     "algo.guard",
     "algo.head_chunk",
@@ -52,6 +30,19 @@ FREE = {
     "data.cache_dir",
     "model.checkpointing",
 }
+# Duo has its models' settings in `algo`, MDLM at the root.
+SINGLE = {"seed", "loader.global_batch_size", "diffusion", "backbone", "parameterization"}
+SINGLE |= {"time_conditioning", "T", "subs_masking"}
+# Lightning's defaults, where a config does not name them.
+TRAINER = {
+    "trainer.gradient_clip_val": 0,
+    "trainer.gradient_clip_algorithm": "norm",
+    "trainer.precision": "32-true",
+    # They decide where an epoch ends, and so the order of the rows.
+    "trainer.limit_train_batches": 1.0,
+    "trainer.overfit_batches": 0.0,
+}
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 ROWS = "data.rows_sha256"  # of the training rows, where a host knows them
 
 Difference = tuple[str, Any, Any]  # key, the checkpoint's value, this run's
@@ -84,13 +75,27 @@ def check(
     are not compared: older checkpoints lack newer keys. free: keys that may differ.
     Raises CheckpointError.
     """
-    if differ := differences(config_of(checkpoint), config, free):
+    was, now = _settings(config_of(checkpoint)), _settings(config)
+    free = {*FREE, *free}
+    if ROWS in was and was[ROWS] == now.get(ROWS):
+        # The same rows, wherever their text lies and whatever made them.
+        free |= {key for key in was if key.startswith("data.")}
+    if not now.get("training.ema"):
+        free.add("training.ema")  # from here on there is no average
+    both = [key for key in was if key in now.keys() - free]
+    if differ := [(k, was[k], now[k]) for k in both if not is_same(was[k], now[k])]:
         refuse(path, differ)
 
 
 def refuse(path: str, differ: Sequence[Difference]) -> NoReturn:
     """Raise the CheckpointError that names the first differences, and the remedy."""
-    was, now = (", ".join(_shown(d[0], d[i]) for d in differ[:4]) for i in (1, 2))
+
+    def named(key: str, value: Any) -> str:
+        if key == ROWS:
+            return f"training rows of SHA-256 {shown(value, 12)}"
+        return f"{key}={shown(str(value), 200)}"
+
+    was, now = (", ".join(named(d[0], d[i]) for d in differ[:4]) for i in (1, 2))
     others = f" ({len(differ) - 4} more differ)" if len(differ) > 4 else ""
     raise CheckpointError(
         f"checkpointing.resume_ckpt_path={path} was written by a run with {was}, and "
@@ -100,46 +105,24 @@ def refuse(path: str, differ: Sequence[Difference]) -> NoReturn:
     )
 
 
-def differences(
-    theirs: Mapping[str, Any], mine: Mapping[str, Any], free: Collection[str] = ()
-) -> list[Difference]:
-    """Return the settings that change a result and that two configs both have."""
-    was, now = dict(_settings(theirs)), dict(_settings(mine))
-    if ROWS in was and was[ROWS] == now.get(ROWS):
-        # The same rows, wherever their text lies and whatever made them.
-        free = {*free, *(key for key in was if key.startswith("data."))}
-    if not now.get("training.ema"):
-        free = {*free, "training.ema"}  # from here on there is no average
-    return [
-        (key, was[key], now[key])
-        for key in was
-        if key in now.keys() - FREE - {*free} and not is_same(was[key], now[key])
-    ]
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that change a result, by their dotted keys."""
+    flat = dict(_flat(config))
+    if section(config, "trainer"):
+        for key, default in TRAINER.items():
+            flat[key] = default if flat.get(key) is None else flat[key]
+        precision = flat["trainer.precision"]
+        flat["trainer.precision"] = PRECISIONS.get(str(precision), precision)
+    counted = SINGLE | TRAINER.keys()
+    return {k: v for k, v in flat.items() if k in counted or k.startswith(SECTIONS)}
 
 
-def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name in SECTIONS:
-        yield from _flat(name, section(config, name))
-    for key in SINGLE:
-        name, _, last = key.rpartition(".")
-        found = section(config, name) if name else config
-        if last in found:
-            yield key, found[last]
-    if trainer := section(config, "trainer"):
-        for name, default in TRAINER.items():
-            value = trainer.get(name)
-            value = default if value is None else value
-            if name == "precision":
-                value = PRECISIONS.get(str(value), value)
-            yield f"trainer.{name}", value
-
-
-def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _flat(f"{key}.{name}", inner)
-    else:
-        yield key, value
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def is_same(a: Any, b: Any) -> bool:
@@ -149,23 +132,14 @@ def is_same(a: Any, b: Any) -> bool:
     """
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(is_same, a, b))
-    if isinstance(a, str) and isinstance(b, str) and os.path.isabs(b):
-        relative = os.sep + os.path.normpath(a)
-        return a == b or (not os.path.isabs(a) and b.endswith(relative))
+    if isinstance(a, str) and isinstance(b, str) and os.path.isabs(b) > os.path.isabs(a):
+        return b.endswith(os.sep + os.path.normpath(a))
     return a == b or _number(a) == _number(b)
 
 
 def _number(value: Any) -> Any:
-    """Return a number for text that says one: 1/512, 6e-5."""
+    """Return the number that a text is: 1/512, 6e-5."""
     try:
         return float(Fraction(value)) if isinstance(value, str) else value
     except (ValueError, ZeroDivisionError, OverflowError):
         return value
-
-
-def _shown(key: str, value: Any) -> str:
-    if key == ROWS:
-        return f"training rows of SHA-256 {errors.shown(value, 12)}"
-    if isinstance(value, list):
-        value = "[" + ", ".join(errors.shown(v) for v in value[:3]) + "]"
-    return f"{key}={errors.shown(value, 200)}"

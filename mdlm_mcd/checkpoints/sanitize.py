@@ -7,37 +7,50 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 MOST_NODES = 50_000
 DEEPEST = 100
 
 
-def copy(value: Any, unwrap: Callable[[Any], Any] = lambda value: value) -> Any:
-    """Return a copy of dicts with text keys, lists, text and numbers; else None.
+class Inert:
+    """Stand in for a pickled object whose class is not made; keep its state."""
 
-    unwrap: replaces a value by the one inside it. Text is made valid Unicode, integers
-    beyond 64 bits become None. Raises ValueError for what is nested deeper than DEEPEST
-    or, as a copy has no shared parts, has more than MOST_NODES values.
+    state: Any = None
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def _ignore(self, *args):
+        """Take an item of what was a list, a set or a dict."""
+
+    append = add = __setitem__ = _ignore
+
+
+def copy(value: Any) -> Any:
+    """Return a copy of dicts with text keys, lists, text and numbers; None for all else.
+
+    Configs of OmegaConf become such containers, their interpolations text. Text is made
+    valid Unicode, integers beyond 64 bits become None. Raises ValueError for what is
+    nested deeper than DEEPEST or, as a copy has no shared parts, has more than MOST_NODES
+    values.
     """
     left = MOST_NODES
 
     def text(value: str) -> str:
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+        return value.encode("utf-8", "replace").decode()
 
     def visit(value, depth: int):
         nonlocal left
         left -= 1
         if left < 0 or depth > DEEPEST:
             raise ValueError("its config is nested or repeats itself beyond reason")
-        inner = unwrap(value)
-        if inner is not value:
-            return visit(inner, depth + 1)
+        if isinstance(value, Inert):  # OmegaConf has a node's children or its value in these
+            state = value.state if isinstance(value.state, dict) else {}
+            return visit(state.get("_content", state.get("_val")), depth + 1)
         if isinstance(value, dict):
-            # An OrderedDict out of a pickle may have an attribute `items` of the file's.
-            pairs = dict.items(value)
-            return {text(k): visit(v, depth + 1) for k, v in pairs if isinstance(k, str)}
+            return {text(k): visit(v, depth + 1) for k, v in value.items() if isinstance(k, str)}
         if isinstance(value, (list, tuple)):
             return [visit(v, depth + 1) for v in value]
         if isinstance(value, str):
@@ -47,6 +60,12 @@ def copy(value: Any, unwrap: Callable[[Any], Any] = lambda value: value) -> Any:
         return value if isinstance(value, (int, float)) else None
 
     return visit(value, 0)
+
+
+def section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a section of a config; an empty one where there is none."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

@@ -1,45 +1,25 @@
 """Open `torch.save` files without importing or calling anything that they name.
 
 The hosts' checkpoints pickle a Hydra config and a tokenizer beside the weights, which
-torch's `weights_only` loading refuses. Here an inert class stands in for each class that
-torch does not know: it keeps the state that was pickled and does nothing with it.
+torch's `weights_only` loading refuses. Here what torch itself declares safe is made, plain
+containers and numbers are, and an inert object stands in for everything else.
 """
 
 from __future__ import annotations
 
 import codecs
 import collections
-import os
 import pickle
-import zipfile
 from _compat_pickle import IMPORT_MAPPING
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import cause, shown
-from . import sanitize
 from .files import damage
-
-MOST_NAMES = 250  # classes in one file; torch takes time quadratic in their number
-
-
-class Inert:
-    """Stand in for an object of an unknown class; keep its state."""
-
-    __slots__ = ("state",)
-
-    def __new__(cls, *args, **kwargs):
-        made = super().__new__(cls)
-        made.state = None
-        return made
-
-    def __setstate__(self, state):
-        self.state = state
+from .sanitize import Inert
 
 
 class _Mapping:
@@ -49,106 +29,52 @@ class _Mapping:
         return {}
 
 
-class _DType(Inert):
-    """Stand in for `numpy.dtype`, whose own `__setstate__` trusts its argument."""
-
-    __slots__ = ("name",)
-
-    def __new__(cls, name, *args):
-        made = super().__new__(cls)
-        made.name = name
-        return made
-
-
-class _Scalar:
-    """Stand in for numpy's function that makes a scalar; a learning rate may be one."""
-
-    def __new__(cls, dtype: _DType, data: bytes):
-        order = dtype.state[1] if dtype.state else "="
-        return np.frombuffer(data, np.dtype(dtype.name).newbyteorder(order))[0]
-
-
-_STAND_INS = {
+_KNOWN: dict[str, Any] = {
     "collections.defaultdict": _Mapping,
-    "lightning.fabric.utilities.data.AttributeDict": _Mapping,
-    "lightning_fabric.utilities.data.AttributeDict": _Mapping,
-    "lightning.pytorch.utilities.parsing.AttributeDict": _Mapping,
-    "pytorch_lightning.utilities.parsing.AttributeDict": _Mapping,
-    "numpy.dtype": _DType,
-    "numpy.core.multiarray.scalar": _Scalar,
-    "numpy._core.multiarray.scalar": _Scalar,
+    "numpy.dtype": np.dtype,
+    # Tensors and parameters without the attributes that a file gives them.
+    "torch._tensor._rebuild_from_type_v2": lambda rebuild, kind, args, state: rebuild(*args),
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *rest: tensor,
 }
-# Every release of torch knows some of these itself.
-_KNOWN = {
-    f"{known.__module__}.{known.__qualname__}": known
-    for known in (
-        set,
-        frozenset,
-        bytes,
-        bytearray,
-        complex,
-        codecs.encode,  # how bytes are pickled
-        collections.Counter,
-        torch.device,
-    )
-} | {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-
-
-def _stand_in(full: str) -> Any:
-    if full in _KNOWN:
-        return _KNOWN[full]
-    module, _, name = full.rpartition(".")
-    bases = (_STAND_INS.get(full, Inert),)
-    # torch finds a safe class by these two attributes.
-    return type(name, bases, {"__slots__": (), "__module__": module, "__qualname__": name})
-
-
-@contextmanager
-def stand_ins(file: str | os.PathLike | IO[bytes]) -> Iterator[set[str]]:
-    """Let `torch.load(file, weights_only=True)` open a file of any classes; torch >= 2.6.
-
-    Yield the names of the classes that are replaced. What the program has declared safe
-    is not constructed either. Raises UnpicklingError, and torch's errors for a file that
-    is none of its own.
-    """
-    torch_own = torch.serialization
-    declared = torch_own.get_safe_globals()
-    torch_own.clear_safe_globals()
-    try:
-        names = set(torch_own.get_unsafe_globals_in_checkpoint(file))
-        if len(names) > MOST_NAMES:
-            raise pickle.UnpicklingError(f"it names {len(names)} classes")
-        torch_own.add_safe_globals([_stand_in(name) for name in names])
-        yield names - _KNOWN.keys()
-    finally:
-        torch_own.clear_safe_globals()
-        torch_own.add_safe_globals(declared)
+for _core in ("core", "_core"):  # a learning rate may be a scalar of numpy
+    _KNOWN[f"numpy.{_core}.multiarray.scalar"] = lambda dtype, data: np.frombuffer(data, dtype)[0]
+# Not every release of torch declares these safe.
+for _safe in (set, frozenset, bytes, bytearray, complex, collections.Counter, torch.device):
+    _KNOWN[f"{_safe.__module__}.{_safe.__qualname__}"] = _safe
+_KNOWN["_codecs.encode"] = codecs.encode  # how bytes are pickled
+_KNOWN |= {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 
 
 class _Unpickler(pickle._Unpickler):
-    """Read with stand-ins under torch < 2.6. In Python, so that BUILD can be restricted."""
+    """Read with stand-ins. In Python, so that BUILD, which sets attributes, is restricted."""
 
     names: set[str]
 
     def find_class(self, module: str, name: str):
         full = f"{IMPORT_MAPPING.get(module, module)}.{name}"
-        known = torch._weights_only_unpickler._get_allowed_globals()
-        if full in known:
-            return known[full]
-        if full not in _KNOWN:
+        found = _KNOWN.get(full) or torch._weights_only_unpickler._get_allowed_globals().get(full)
+        if found is None and name == "AttributeDict":  # Lightning's, of four modules
+            found = _Mapping
+        if found is None:
             self.names.add(full)
-        return _stand_in(full)
+        return found or Inert
 
     def load_build(self):
         state, made = self.stack.pop(), self.stack[-1]
         if isinstance(made, Inert):
             made.state = state
-        elif type(made) is collections.OrderedDict:  # `_metadata` of a state_dict
-            made.__dict__.update(state)
-        else:  # it would set attributes of classes and functions
+        elif type(made) is collections.OrderedDict and isinstance(state, dict):
+            made._metadata = state.get("_metadata")  # of a state_dict
+        elif not (isinstance(made, np.dtype) and state[1] in ("<", "|")):  # as it is already
             raise pickle.UnpicklingError(f"it sets the state of a {type(made).__name__}")
 
     dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}
+
+
+def reader() -> Any:
+    """Return a `pickle_module` for `torch.load`; its `Unpickler.names` are what it left out."""
+    kind = type("Unpickler", (_Unpickler,), {"names": set()})
+    return SimpleNamespace(Unpickler=kind, __name__=__name__)
 
 
 def load(path: str) -> tuple[Any, set[str]]:
@@ -157,45 +83,16 @@ def load(path: str) -> tuple[Any, set[str]]:
     Tensors are mapped from the file, so none can be larger than it. Raises
     UnpicklingError, and whatever else torch raises for a damaged file.
     """
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            pickled = file.read(1) == pickle.PROTO
-        raise pickle.UnpicklingError(
-            "it is a bare pickle, as torch wrote before 1.6 and Duo writes its cache of "
-            "integrals, which is not needed here; save weights again with a newer torch"
-            if pickled
-            else "it is not a file that torch.save wrote"
-        )
     if why := damage(path):
         raise pickle.UnpicklingError(why)
-    how = {"map_location": "cpu", "mmap": True}
-    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
-        with stand_ins(path) as names:
-            return torch.load(path, weights_only=True, **how), names
-    reader = type("Reader", (_Unpickler,), {"names": set()})
-    module = SimpleNamespace(Unpickler=reader, __name__=__name__)
-    return torch.load(path, weights_only=False, pickle_module=module, **how), reader.names
+    how = {"map_location": "cpu", "mmap": True, "weights_only": False}
+    module = reader()
+    return torch.load(path, pickle_module=module, **how), module.Unpickler.names
 
 
 def reason(error: Exception) -> str:
-    """Return what an exception of `load` says, on one line, without torch's advice."""
+    """Return what an exception of `torch.load` says, on one line, without torch's advice."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     if str(error).startswith("Weights only load failed") and len(lines) > 2:
         return shown(lines[-2].strip().removeprefix("WeightsUnpickler error: "), 200)
     return cause(error)
-
-
-def plain(value: Any) -> Any:
-    """Return the containers, text and numbers of a pickled config, OmegaConf's included.
-
-    A node of OmegaConf has its children in `_content` or its value in `_val`;
-    interpolations stay text. All else becomes None. Raises ValueError (`sanitize.copy`).
-    """
-
-    def unwrap(value):
-        if not isinstance(value, Inert):
-            return value
-        state = value.state if isinstance(value.state, dict) else {}
-        return state.get("_content", state.get("_val"))
-
-    return sanitize.copy(value, unwrap)

@@ -22,11 +22,11 @@ from ..errors import CheckpointError, border, shown
 from . import sanitize
 from .files import expanded
 from .formats import Weights, read_file
+from .sanitize import section
 
 log = logging.getLogger(__name__)
 
-TABLES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin")
+FILES = ("model.safetensors", "pytorch_model.bin")  # or parts that NAME.index.json names
 CONFIG = "config.json"
 
 HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w./-]+))?")
@@ -68,17 +68,16 @@ def _download(name: str, source: str) -> str:
     import huggingface_hub
 
     found = HUB_ID.fullmatch(name)
-    for patterns in (
-        ["model.safetensors", "model-*.safetensors", TABLES[0], CONFIG],
-        ["pytorch_model.bin", "pytorch_model-*.bin", TABLES[1], CONFIG],
-    ):
+    for file in FILES:
         with border(
             f"{source} is neither on this disk nor could it be fetched from the Hugging Face Hub",
             "check the name and the network, or name a local copy",
             CheckpointError,
         ):
             folder = huggingface_hub.snapshot_download(
-                found["repo"], revision=found["revision"], allow_patterns=patterns
+                found["repo"],
+                revision=found["revision"],
+                allow_patterns=[file, file.replace(".", "-*."), f"{file}.index.json", CONFIG],
             )
         if _weight_files(folder, source):
             break
@@ -87,27 +86,24 @@ def _download(name: str, source: str) -> str:
 
 def _weight_files(folder: str, source: str) -> list[str]:
     """Return the files that make up a folder's weights, by its table if it has one."""
-    for name in TABLES:
-        table = _json(os.path.join(folder, name), source).get("weight_map")
-        if not table:
-            continue
-        shards = list(table.values()) if isinstance(table, dict) else [table]
-        if not all(isinstance(s, str) and os.path.basename(s) == s for s in shards):
+    for file in FILES:
+        table = _json(folder, f"{file}.index.json", source)
+        parts = list(section(table, "weight_map").values())
+        if not all(isinstance(s, str) and os.path.basename(s) == s for s in parts):
             raise CheckpointError(
-                f"{source} has a {name} that points out of its folder: use a copy "
+                f"{source} has a {file}.index.json that points out of its folder: use a copy "
                 "from a source you trust."
             )
-        return sorted(set(shards))
-    return [n for n in SINGLES if os.path.isfile(os.path.join(folder, n))][:1]
+        if parts or os.path.isfile(os.path.join(folder, file)):
+            return sorted(set(parts)) or [file]
+    return []
 
 
-def _json(path: str, source: str) -> dict[str, Any]:
+def _json(folder: str, name: str, source: str) -> dict[str, Any]:
     """Return the object in a JSON file; an empty one when there is no file."""
-    if not os.path.exists(path):
-        return {}
-    what = f"{source} has a {os.path.basename(path)} that is no JSON"
-    with border(what, "use another copy", CheckpointError):
-        found = sanitize.read_json(path)
+    path = os.path.join(folder, name)
+    with border(f"{source} has a {name} that is no JSON", "use another copy", CheckpointError):
+        found = sanitize.read_json(path) if os.path.exists(path) else {}
     return found if isinstance(found, dict) else {}
 
 
@@ -115,26 +111,16 @@ def _read_folder(folder: str, source: str) -> Weights:
     names = _weight_files(folder, source)
     if not names:
         raise CheckpointError(
-            f"{source} is a folder without {SINGLES[0]} or {SINGLES[1]}: name a folder "
-            "that `save_pretrained` or `mdlm-mcd export` wrote, or a checkpoint in it."
+            f"{source} is a folder without {' or '.join(FILES)}: name a folder that "
+            "`save_pretrained` or `mdlm-mcd export` wrote, or a checkpoint in it."
         )
     tensors: dict[str, Tensor] = {}
-    parts = []
     for name in names:
-        path = os.path.join(folder, name)
-        if not os.path.isfile(path):
-            raise CheckpointError(
-                f"{source} lacks {shown(name)}, a part of its weights: fetch it again."
-            )
-        parts.append(read_file(path, source))
-        tensors |= parts[-1].state_dict
-    config = _json(os.path.join(folder, CONFIG), source)
-    notes = config.get("mdlm_mcd")
-    return parts[0]._replace(
-        state_dict=tensors,
-        config=config or parts[0].config,
-        mdlm_mcd=notes if isinstance(notes, dict) else parts[0].mdlm_mcd,
-    )
+        part = read_file(os.path.join(folder, name), os.path.join(source, shown(name)))
+        tensors |= part.state_dict
+    config = _json(folder, CONFIG, source)
+    notes = section(config, "mdlm_mcd") or part.mdlm_mcd
+    return part._replace(state_dict=tensors, config=config or part.config, mdlm_mcd=notes)
 
 
 PROCESSES = {"subs": "a masked model under SUBS", "mean": "a uniform-state model"}
@@ -146,10 +132,9 @@ def check_process(weights: Weights, source: str, wanted: str = "subs") -> None:
 
     wanted: the parameterization that is needed, one of PROCESSES.
     """
-    algo = weights.config.get("algo")
-    algo = algo if isinstance(algo, dict) else {}
     # MDLM's key, and Duo's; in SDTT's config it is a section.
-    found = weights.config.get("parameterization", algo.get("parameterization"))
+    duo = section(weights.config, "algo").get("parameterization")
+    found = weights.config.get("parameterization", duo)
     if str(weights.config.get("model_type")).lower() in UNIFORM:
         found = "mean"
     if isinstance(found, str) and found != wanted:
@@ -182,11 +167,15 @@ def load_weights(
             log.info("%s holds one set of weights, with no EMA beside it.", source)
         which = "the only"
     elif which == "ema":
-        if weights.shadow_params is None:
+        own, shadow = [p for _, p in parameters], weights.shadow_params or []
+        if [x.shape for x in own] != [x.shape for x in shadow]:
+            of = " of this model" if shadow else ""
             raise CheckpointError(
-                f"{source} holds no EMA: set {key}=raw to start from its raw weights."
+                f"{source} holds no EMA{of}: set {key}=raw to take its raw weights."
             )
-        load_average(parameters, weights.shadow_params, source, f"{key}=raw")
+        with torch.no_grad():
+            for parameter, average in zip(own, shadow, strict=True):
+                parameter.copy_(average)
     if not all(bool(p.isfinite().all()) for p in module.parameters()):
         raise CheckpointError(
             f"{source} holds weights that are not finite: its training diverged; use "
@@ -204,44 +193,45 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
     rounded: a radian off at position 1,000.
     """
     own, given = module.state_dict().get(ROTARY), weights.state_dict.get(ROTARY)
-    if given is not None and own is not None and given.dtype.itemsize < 4:
-        return weights.state_dict | ({ROTARY: own} if given.shape == own.shape else {})
-    if own is None or given is not None:
+    if own is None or (given is not None and given.dtype.itemsize >= 4):
         return weights.state_dict
-    sizes = model_sizes(weights.config)
-    if {"n_heads", "hidden_dim"} <= sizes.keys():
-        heads = sizes["hidden_dim"] // max(1, 2 * len(own))
-        if heads != sizes["n_heads"]:
+    if given is None:
+        sizes = model_sizes(weights.config)
+        heads = sizes.get("hidden_dim", 0) // max(1, 2 * len(own))
+        if heads and sizes.get("n_heads", heads) != heads:
             raise CheckpointError(
-                f"{source} says it has {sizes['n_heads']} attention heads, and this "
-                f"model has {heads}: set model.n_heads={sizes['n_heads']}."
+                f"{source} says it has {sizes['n_heads']} attention heads, and this model has "
+                f"{heads}: set model.n_heads={sizes['n_heads']}."
             )
-    log.info("%s holds no %s: computed for heads of %d.", source, ROTARY, 2 * len(own))
+        log.info("%s holds no %s: computed for heads of %d.", source, ROTARY, 2 * len(own))
+    elif given.shape != own.shape:
+        return weights.state_dict
     return {**weights.state_dict, ROTARY: own}
 
 
-_SIZES = {"hidden_size": "hidden_dim", "length": "model_length"} | {
-    name: name for name in "hidden_dim cond_dim n_blocks n_heads model_length".split()
-}
-_OTHERS = {
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST
+
+
+# In the words of MDLMConfig, and the hosts' for two of them.
+_SIZES = dict.fromkeys("hidden_dim cond_dim n_blocks n_heads model_length".split(), _is_size) | {
     "dropout": lambda x: isinstance(x, (int, float)) and 0 <= x < 1,
-    "time_conditioning": lambda x: isinstance(x, (bool, int)),
+    "time_conditioning": lambda x: isinstance(x, int),
 }
+_NAMES = {"hidden_size": "hidden_dim", "length": "model_length"}
 
 
 def model_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a host's config or a config.json says of the model, in MDLMConfig's words.
 
-    Keys among hidden_dim, cond_dim, n_blocks, n_heads, model_length, dropout and
-    time_conditioning; those that are missing or of no use are left out.
+    Keys that are missing or of no use are left out.
     """
     found = {}
-    for part in (config, config.get("model"), config.get("algo")):
-        for name, value in (part if isinstance(part, dict) else {}).items():
-            if name in _OTHERS and _OTHERS[name](value):
+    for part in (config, section(config, "model"), section(config, "algo")):
+        for key, value in part.items():
+            name = _NAMES.get(key, key)
+            if name in _SIZES and _SIZES[name](value):
                 found[name] = value
-            elif name in _SIZES and type(value) is int and 0 < value <= MOST:
-                found[_SIZES[name]] = value
     return found
 
 
@@ -256,24 +246,3 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: str) ->
         CheckpointError,
     ):
         module.load_state_dict(weights)
-
-
-@torch.no_grad()
-def load_average(
-    parameters: Iterable[tuple[str, nn.Parameter]],
-    shadow: list[Tensor],
-    source: str,
-    remedy: str = "algo.init_from=raw",
-) -> None:
-    """Copy an EMA's `shadow_params`, which carry no names, into named parameters.
-
-    Raises CheckpointError when their number or a shape does not fit.
-    """
-    own = [parameter for _, parameter in parameters]
-    if [x.shape for x in own] != [x.shape for x in shadow]:
-        raise CheckpointError(
-            f"{source} holds an EMA of {len(shadow)} tensors that are not of this model's "
-            f"{len(own)} shapes: take its raw weights with {remedy}."
-        )
-    for parameter, average in zip(own, shadow, strict=True):
-        parameter.copy_(average)

@@ -1,135 +1,85 @@
 """What makes two runs one: all that changes a result, however it is written."""
 
-import copy
-
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.errors import CheckpointError
 
-CONFIG = {
-    "mode": "train",
-    "seed": 1,
-    "T": 0,
-    "algo": {
-        "name": "mcd",
-        "loss": "hybrid",
-        "u_step": None,
-        "rounds": 2,
-        "delta0": "1/512",
-        "teacher_path": "t.ckpt",
-        "guard": "stop",
-        "head_chunk": 1024,
-    },
-    "model": {"length": 16, "hidden_size": 32},
-    "data": {"files": ["a.txt"], "cache_dir": "x", "data_files": {"train": "a.jsonl"}},
-    "noise": {"eps": 1e-3},
-    "optim": {"lr": 6e-5},
-    "lr_scheduler": {"num_warmup_steps": 5},
-    "training": {"ema": 0.999, "finetune_path": ""},
-    "loader": {"global_batch_size": 8, "batch_size": 8},
-    "trainer": {"precision": "bf16", "gradient_clip_val": 1.0, "devices": 1},
-    "sampling": {"steps": 8},
-}
+RUN = """
+    mode=train seed=1 T=0 algo.name=mcd algo.loss=hybrid algo.u_step=null algo.rounds=2
+    algo.delta0=1/512 algo.teacher_path=t.ckpt algo.guard=stop algo.head_chunk=1024
+    model.length=16 model.hidden_size=32 data.files=[a.txt] data.cache_dir=x
+    data.data_files.train=a.jsonl noise.eps=0.001 optim.lr=6e-5 training.ema=0.999
+    lr_scheduler.num_warmup_steps=5 loader.global_batch_size=8 loader.batch_size=8
+    trainer.precision=bf16 trainer.gradient_clip_val=1.0 trainer.devices=1 sampling.steps=8
+""".split()
+OTHER = """
+    seed=2 T=1000 algo.name=sdtt algo.u_step=1/8 algo.rounds=3 algo.delta0=1/256
+    model.length=32 data.files=[b.txt] data.data_files.train=b.jsonl noise.eps=1e-4
+    optim.lr='6e-4' lr_scheduler.num_warmup_steps=0 training.ema=0.9
+    loader.global_batch_size=16 trainer.precision=32-true trainer.gradient_clip_val=null
+    trainer.gradient_clip_algorithm=value
+""".split()
+WRITTEN_OTHERWISE = """
+    algo.delta0=0.001953125 optim.lr='6e-5' noise.eps=1/1000 trainer.precision=bf16-mixed
+    trainer.gradient_clip_algorithm=null model.hidden_size=32.0
+""".split()
+OF_NO_EFFECT = """
+    mode=ppl_eval algo.guard=off algo.head_chunk=1 algo.teacher_path=elsewhere.ckpt
+    data.cache_dir=y loader.batch_size=4 trainer.devices=2 trainer.max_steps=9
+    sampling.steps=1 algo.a_newer_key=1 optim.a_newer_key=1 data.rows_sha256=abc
+""".split()
 
 
-def changed(key, value):
-    config = copy.deepcopy(CONFIG)
-    *sections, last = key.split(".")
-    found = config
-    for name in sections:
-        found = found.setdefault(name, {})
-    found[last] = value
-    return config
+def config(*overrides):
+    return OmegaConf.to_container(OmegaConf.from_dotlist([*RUN, *overrides]))
 
 
-OTHER = {
-    "seed": 2,
-    "T": 1000,
-    "algo.name": "sdtt",
-    "algo.u_step": "1/8",
-    "algo.rounds": 3,
-    "algo.delta0": "1/256",
-    "model.length": 32,
-    "data.files": ["b.txt"],
-    "data.data_files.train": "b.jsonl",
-    "noise.eps": 1e-4,
-    "optim.lr": "6e-4",
-    "lr_scheduler.num_warmup_steps": 0,
-    "training.ema": 0.9,
-    "training.finetune_path": "t.ckpt",
-    "loader.global_batch_size": 16,
-    "trainer.precision": "32-true",
-    "trainer.gradient_clip_val": None,
-    "trainer.gradient_clip_algorithm": "value",
-}
+def check(was, now, free=()):
+    identity.check({"hyper_parameters": {"config": was}}, now, "x.ckpt", free)
 
 
-@pytest.mark.parametrize("key", OTHER)
-def test_what_changes_the_result(key):
-    ((found, was, now),) = identity.differences(CONFIG, changed(key, OTHER[key]))
-    assert found == key and was != now
-    content = {"hyper_parameters": {"config": CONFIG}}
-    with pytest.raises(CheckpointError) as error:
-        identity.check(content, changed(key, OTHER[key]), "x.ckpt")
-    message = str(error.value)
-    for words in (f" with {key}=", f"this one has {key}=", "hydra.run.dir"):
-        assert words in message
-    assert not identity.differences(CONFIG, changed(key, OTHER[key]), free={key})
+@pytest.mark.parametrize("override", OTHER)
+def test_what_changes_the_result(override):
+    key, _ = override.split("=")
+    words = f" with {key}=.* this one has {key}=.* hydra.run.dir"
+    with pytest.raises(CheckpointError, match=words):
+        check(config(), config(override))
+    check(config(), config(override), free={key})
 
 
-SAME = {
-    # Written otherwise.
-    "algo.delta0": 0.001953125,
-    "optim.lr": "6e-5",
-    "noise.eps": "1/1000",
-    "trainer.precision": "bf16-mixed",
-    "trainer.gradient_clip_algorithm": None,
-    "model.hidden_size": 32.0,
-    # Of no effect on the result.
-    "mode": "ppl_eval",
-    "algo.guard": "off",
-    "algo.head_chunk": 1,
-    "algo.teacher_path": "elsewhere.ckpt",
-    "data.cache_dir": "y",
-    "loader.batch_size": 4,
-    "trainer.devices": 2,
-    "trainer.max_steps": 9,
-    "sampling.steps": 1,
-    "training.ema": 0,  # none from here on
-    # Only one of the two has it.
-    "algo.a_newer_key": 1,
-    "optim.a_newer_key": 1,
-    "data.rows_sha256": "abc",
-}
+@pytest.mark.parametrize("override", [*WRITTEN_OTHERWISE, *OF_NO_EFFECT])
+def test_what_does_not(override):
+    check(config(), config(override))
+    check(config(override), config())
 
 
-@pytest.mark.parametrize("key", SAME)
-def test_what_does_not(key):
-    assert not identity.differences(CONFIG, changed(key, SAME[key]))
-    if key != "training.ema":
-        assert not identity.differences(changed(key, SAME[key]), CONFIG)
+def test_an_average_that_is_no_longer_kept():
+    check(config(), config("training.ema=0"))
+    with pytest.raises(CheckpointError, match="training.ema=0, "):
+        check(config("training.ema=0"), config())
 
 
 def test_the_rows_decide_where_both_know_theirs():
-    was = changed("data.rows_sha256", "abc")
-    moved = changed("data.rows_sha256", "abc")
-    moved["data"]["files"] = ["elsewhere.txt"]
-    assert not identity.differences(was, moved)
-    other = identity.differences(was, changed("data.rows_sha256", "def"))
-    assert [key for key, *_ in other] == ["data.rows_sha256"]
+    was = config("data.rows_sha256=abc")
+    check(was, config("data.rows_sha256=abc", "data.files=[elsewhere.txt]"))
+    with pytest.raises(CheckpointError, match="with training rows of SHA-256 abc, and this"):
+        check(was, config("data.rows_sha256=def"))
+
+
+def test_paths_were_relative_once():
+    check(config(), config("data.files=[/text/a.txt]"))
+    with pytest.raises(CheckpointError, match="data.files"):
+        check(config(), config("data.files=[/text/ba.txt]"))
 
 
 def test_the_first_few_are_named():
-    mine = copy.deepcopy(CONFIG)
-    mine["algo"] |= {"name": "sdtt", "loss": "ce", "rounds": 3, "delta0": 0.1}
-    mine["seed"] = 9
-    with pytest.raises(CheckpointError) as error:
-        identity.check({"hyper_parameters": {"config": CONFIG}}, mine, "x.ckpt")
-    message = str(error.value)
-    assert "algo.name=mcd, algo.loss=hybrid, algo.rounds=2, algo.delta0=1/512" in message
-    assert "algo.delta0=0.1 (1 more differ" in message
+    mine = config("algo.name=sdtt", "algo.loss=ce", "algo.rounds=3", "algo.delta0=0.1", "seed=9")
+    named = r"with seed=1, algo.name=mcd, .*, algo.rounds=2, .*=3 \(1 more differ"
+    with pytest.raises(CheckpointError, match=named):
+        check(config(), mine)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +93,7 @@ def test_the_first_few_are_named():
     ],
 )
 def test_what_a_file_does_not_say_is_not_compared(content):
-    mine = copy.deepcopy(CONFIG)
+    mine = config()
     del mine["optim"]
     identity.check(content, mine, "x.ckpt")
 

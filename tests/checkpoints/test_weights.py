@@ -3,7 +3,6 @@
 import collections
 import json
 import logging
-import os
 
 import huggingface_hub
 import pytest
@@ -15,6 +14,7 @@ from mdlm_mcd.errors import CheckpointError
 from mdlm_mcd.models import dit
 
 MODEL = {"hidden_size": 16, "cond_dim": 8, "n_blocks": 2, "n_heads": 2, "dropout": 0.0}
+NORM = "backbone.blocks.0.norm1.weight"
 
 
 def net(**changes):
@@ -25,31 +25,27 @@ def net(**changes):
     return model
 
 
+@pytest.fixture
+def model():
+    return net()
+
+
 def prefixed(model, prefix="backbone."):
     return {prefix + k: v.clone() for k, v in model.state_dict().items()}
 
 
-def lightning_like(model, prefix="backbone.", **extra):
-    return {
-        "state_dict": prefixed(model, prefix),
-        "ema": {
-            "decay": 0.9,
-            "num_updates": 5,
-            "shadow_params": [p.detach() + 1 for p in model.parameters()],
-        },
-        "global_step": 17,
-        **extra,
-    }
+def lightning_like(model, prefix="backbone."):
+    shadow = [p.detach() + 1 for p in model.parameters()]
+    ema = {"decay": 0.9, "num_updates": 5, "shadow_params": shadow}
+    return {"state_dict": prefixed(model, prefix), "ema": ema, "global_step": 17}
 
 
 def load(path, which="ema", **changes):
     """A fresh model filled from `path`, and what was taken."""
     model = net(**changes)
     content = weights.read_weights(str(path))
-    taken = weights.load_weights(
-        model, model.named_parameters(), content, which, f"algo.teacher_path={path}"
-    )
-    return model, taken
+    parameters = model.named_parameters()
+    return model, weights.load_weights(model, parameters, content, which, "x.ckpt")
 
 
 def same(a, b, shift=0.0):
@@ -72,9 +68,8 @@ def same(a, b, shift=0.0):
         "module.module.backbone._fsdp_wrapped_module.",
     ],
 )
-def test_a_training_checkpoint_opens_by_either_weights(tmp_path, prefix):
+def test_a_training_checkpoint_opens_by_either_weights(tmp_path, model, prefix):
     """MDLM and Duo; SDTT on a Hugging Face model (nested); compiled, DDP, or both."""
-    model = net()
     torch.save(lightning_like(model, prefix), tmp_path / "x.ckpt")
     ema, taken = load(tmp_path / "x.ckpt")
     assert same(ema, model, 1.0) and taken == "ema weights of step 17"
@@ -82,19 +77,14 @@ def test_a_training_checkpoint_opens_by_either_weights(tmp_path, prefix):
     assert same(raw, model) and taken == "raw weights of step 17"
 
 
-def test_what_is_not_the_backbone_is_skipped_and_named(tmp_path, caplog):
-    model = net()
+def test_what_is_not_the_backbone_is_skipped_and_named(tmp_path, model, caplog):
     content = lightning_like(model)
-    content["state_dict"] |= {
-        "noise.sigma": torch.ones(1),
-        "teacher.0.backbone.vocab_embed.embedding": torch.ones(1),
-        "backbone_extra": 3,
-    }
+    others = ("noise.sigma", "teacher.0.backbone.vocab_embed.embedding", "backbone_extra")
+    content["state_dict"] |= {**dict.fromkeys(others, torch.ones(1)), "backbone_extra": 3}
     torch.save(content, tmp_path / "x.ckpt")
-    with caplog.at_level(logging.INFO, "mdlm_mcd"):
-        assert same(load(tmp_path / "x.ckpt", "raw")[0], model)
-    for name in ("noise.sigma", "teacher.0.backbone", "backbone_extra"):
-        assert name in caplog.text
+    caplog.set_level(logging.INFO, "mdlm_mcd")
+    assert same(load(tmp_path / "x.ckpt", "raw")[0], model)
+    assert all(name in caplog.text for name in others)
 
 
 def test_words_within_a_name_stay():
@@ -107,44 +97,49 @@ def test_words_within_a_name_stay():
     assert list(found) == own
 
 
-def twice(content):
-    content["state_dict"] |= prefixed(net(), "module.backbone.")
-
-
-def not_finite(content):
-    content["state_dict"]["backbone.blocks.0.norm1.weight"][0] = torch.nan
+def put(name, value):
+    """Put a tensor into a checkpoint's `state_dict`."""
+    return lambda content: content["state_dict"].update({name: value})
 
 
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda content: content.pop("ema"), "holds no EMA: set algo.init_from=raw"),
-        (twice, "algo.teacher_path=.*x.ckpt holds backbone.* twice, .* another copy"),
-        (not_finite, "weights that are not finite"),
-        (lambda content: content["state_dict"].clear(), "holds no `state_dict`"),
-        (lambda content: content.clear(), "holds no `state_dict`"),
+        (lambda c: c.pop("ema"), "holds no EMA: set algo.init_from=raw"),
+        (lambda c: c["ema"]["shadow_params"].pop(), "holds no EMA of this model: set algo.init"),
+        (lambda c: c["ema"]["shadow_params"].__setitem__(0, torch.ones(9)), "no EMA of this"),
+        (lambda c: c["state_dict"].clear(), "holds no `state_dict`"),
+        (lambda c: c.clear(), "holds no `state_dict`"),
         (lambda c: c.update(state_dict=collections.UserDict(w=1)), "holds no `state_dict`"),
+        (
+            put(f"module.{NORM}", torch.ones(16)),
+            r"x\.ckpt holds .*norm1.* twice, .* another copy",
+        ),
+        (put(NORM, torch.full((16,), torch.nan)), "weights that are not finite"),
+        (lambda c: c["state_dict"].pop(NORM), r"x\.ckpt does not fit this model .*norm1"),
+        (put(f"{NORM}x", torch.ones(1)), r"x\.ckpt does not fit this model .*norm1"),
+        (put(NORM, torch.ones(1)), r"x\.ckpt does not fit this model .*norm1"),
     ],
 )
-def test_checkpoints_without_the_weights_are_refused(tmp_path, change, words):
-    content = lightning_like(net())
+def test_checkpoints_without_the_weights_are_refused(tmp_path, model, change, words):
+    content = lightning_like(model)
     change(content)
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError, match=words):
-        load(tmp_path / "x.ckpt", "raw" if change is not_finite else "ema")
+        load(tmp_path / "x.ckpt", "ema" if "EMA" in words else "raw")
 
 
 # One set of weights: safetensors, bare tensors, folders ---------------------------
 
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
-def test_safetensors_open_and_ema_is_what_they_hold(tmp_path, prefix, caplog):
-    model, path = net(), tmp_path / "x.safetensors"
+def test_safetensors_open_and_ema_is_what_they_hold(tmp_path, model, prefix, caplog):
+    path = tmp_path / "x.safetensors"
     metadata = {"global_step": "40", "mdlm_mcd": '{"loss": "hybrid"}'}
     save_file(prefixed(model, prefix), path, metadata)
     caplog.set_level(logging.INFO, "mdlm_mcd")
     found, taken = load(path, "raw")
-    assert same(found, model) and "EMA" not in caplog.text
+    assert same(found, model) and not caplog.text
     found, taken = load(path)
     assert same(found, model) and taken == "the only weights of step 40"
     assert "one set of weights, with no EMA beside it" in caplog.text
@@ -152,94 +147,49 @@ def test_safetensors_open_and_ema_is_what_they_hold(tmp_path, prefix, caplog):
     assert content.mdlm_mcd == {"loss": "hybrid"} and content.is_final
 
 
-def test_damaged_safetensors_are_refused(tmp_path):
-    path = tmp_path / "x.safetensors"
-    save_file({}, path)
-    with pytest.raises(CheckpointError, match="holds no tensors"):
-        weights.read_weights(str(path))
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match="read as safetensors.*another copy"):
-        weights.read_weights(str(path))
-
-
 def a_folder(path, kind, model):
     path.mkdir()
-    tensors = prefixed(model)
+    tensors, table = prefixed(model), {}
     if kind == "bin":
         torch.save(tensors, path / "pytorch_model.bin")
     elif kind == "one":
         save_file(tensors, path / "model.safetensors")
     else:
-        half = len(tensors) // 2
-        table = {}
-        for i, names in enumerate((list(tensors)[:half], list(tensors)[half:])):
-            name = f"model-0000{i + 1}-of-00002.safetensors"
-            save_file({k: tensors[k] for k in names}, path / name)
-            table |= dict.fromkeys(names, name)
+        for i in range(2):
+            part = dict(list(tensors.items())[i::2])
+            save_file(part, path / f"model-{i}.safetensors")
+            table |= dict.fromkeys(part, f"model-{i}.safetensors")
         text = json.dumps({"metadata": {}, "weight_map": table})
         (path / "model.safetensors.index.json").write_text(text)
     (path / "config.json").write_text('{"n_heads": 2, "hidden_dim": 16}')
     return path
 
 
-@pytest.mark.parametrize("kind", ["one", "sharded", "bin"])
-def test_a_hugging_face_folder_opens(tmp_path, kind):
-    model = net()
-    folder = a_folder(tmp_path / "hf", kind, model)
-    read, taken = load(folder)
-    assert same(read, model) and taken == "the only weights"
-    assert weights.read_weights(str(folder)).config["n_heads"] == 2
-
-
-def test_incomplete_folders_are_refused(tmp_path):
+def test_incomplete_folders_are_refused(tmp_path, model):
     with pytest.raises(CheckpointError, match="a folder without model.safetensors"):
         weights.read_weights(str(tmp_path))
-    folder = a_folder(tmp_path / "hf", "sharded", net())
-    table = folder / "model.safetensors.index.json"
-    for text, words in (
-        (table.read_text(), "lacks model-00002-of-00002"),
-        ('{"weight_map": {"a": "../../x.safetensors"}}', "points out of its folder"),
-        ("{", "is no JSON"),
-    ):
-        table.write_text(text)
-        (folder / "model-00002-of-00002.safetensors").unlink(missing_ok=True)
-        with pytest.raises(CheckpointError, match=words):
-            weights.read_weights(str(folder))
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_a_pipe_in_a_folder_is_not_waited_for(tmp_path):
-    folder = a_folder(tmp_path / "hf", "bin", net())
-    (folder / "config.json").unlink()
-    os.mkfifo(folder / "config.json")
-    with pytest.raises(CheckpointError, match="it is no file"):
+    folder = a_folder(tmp_path / "hf", "sharded", model)
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="model-1.safetensors cannot be read .* No such file"):
         weights.read_weights(str(folder))
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {"global_step": "\u00b2"},
-        {"global_step": "9" * 5000},
-        {"mdlm_mcd": "[1]"},
-        {"mdlm_mcd": "[" * 100_000},
-    ],
-)
-def test_odd_metadata_in_safetensors_is_left_out(tmp_path, metadata):
+@pytest.mark.parametrize("text", ["\u00b2", "9" * 5000, "[1]", "[" * 100_000])
+def test_odd_metadata_in_safetensors_is_left_out(tmp_path, text):
+    metadata = {"global_step": text, "mdlm_mcd": text}
     save_file({"w": torch.ones(1)}, tmp_path / "x.safetensors", metadata)
     found = weights.read_weights(str(tmp_path / "x.safetensors"))
     assert found.global_step is None and found.mdlm_mcd == {}
 
 
-def test_missing_rotary_frequencies_are_the_models_own(tmp_path, caplog):
+def test_missing_rotary_frequencies_are_the_models_own(tmp_path, model, caplog):
     """They are computed, and only they show the number of heads in a file."""
-    model = net()
     folder = a_folder(tmp_path / "hf", "one", model)
     tensors = prefixed(model)
     own = tensors.pop("backbone.rotary_emb.inv_freq")
     save_file(tensors, folder / "model.safetensors")
-    with caplog.at_level(logging.INFO, "mdlm_mcd"):
-        read, _ = load(folder)
+    caplog.set_level(logging.INFO, "mdlm_mcd")
+    read, _ = load(folder)
     assert same(read, model) and torch.equal(read.rotary_emb.inv_freq, own)
     assert "holds no rotary_emb.inv_freq: computed for heads of 8" in caplog.text
     # A file cast to bfloat16 rounds them: a radian off at position 1,000.
@@ -248,55 +198,49 @@ def test_missing_rotary_frequencies_are_the_models_own(tmp_path, caplog):
     assert torch.equal(load(tmp_path / "half.safetensors")[0].rotary_emb.inv_freq, own)
     with pytest.raises(CheckpointError, match="2 attention heads, and this model has 4"):
         load(folder, n_heads=4)
-    del tensors["backbone.vocab_embed.embedding"]
-    save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="Missing key.*vocab_embed.embedding"):
-        load(folder)
 
 
 def test_sizes_are_read_in_any_hosts_words():
-    hf = {"hidden_dim": 4, "model_length": 9, "time_conditioning": False, "model": "x"}
-    assert weights.model_sizes(hf) == {
-        "hidden_dim": 4,
-        "model_length": 9,
-        "time_conditioning": False,
-    }
-    mdlm = {"model": {"hidden_size": 4, "length": "${a}"}, "time_conditioning": True}
-    assert weights.model_sizes(mdlm) == {"hidden_dim": 4, "time_conditioning": True}
-    duo = {"model": {"length": 8}, "algo": {"time_conditioning": True}}
-    assert weights.model_sizes(duo) == {"model_length": 8, "time_conditioning": True}
-    assert weights.model_sizes({}) == {}
+    sizes, timed = weights.model_sizes, {"time_conditioning": True}
+    hf = {"hidden_dim": 4, "model_length": 9, "time_conditioning": False}
+    assert sizes({**hf, "model": "x"}) == hf
+    mdlm = {"model": {"hidden_size": 4, "length": "${a}"}, **timed}
+    assert sizes(mdlm) == {"hidden_dim": 4, **timed}
+    assert sizes({"model": {"length": 8}, "algo": timed}) == {"model_length": 8, **timed}
+    assert sizes({"n_heads": 0, "n_blocks": 10**30, "dropout": 1, "cond_dim": True}) == {}
 
 
 # The Hub --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind, fetches", [("bin", 2), ("one", 1)])
-def test_a_hub_model_is_fetched_without_its_code(tmp_path, monkeypatch, kind, fetches):
-    model, asked = net(), []
-    folder = a_folder(tmp_path / "hf", kind, model)
+@pytest.mark.parametrize("kind, fetches", [("bin", 2), ("one", 1), ("sharded", 1)])
+def test_a_hub_model_is_fetched_without_its_code(tmp_path, model, monkeypatch, kind, fetches):
+    asked, folder = [], a_folder(tmp_path / "hf", kind, model)
 
     def fetch(repo, revision, allow_patterns):
-        asked.append((repo, revision, tuple(allow_patterns)))
+        asked.append((repo, revision, *allow_patterns))
         wanted = [p for p in allow_patterns if p != "config.json"]
         return str(folder if any((folder / p).exists() for p in wanted) else tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert same(load("jdeschena/sdtt@baselines_kld_step_70000")[0], model)
-    assert [call[:2] for call in asked] == [
-        ("jdeschena/sdtt", "baselines_kld_step_70000")
-    ] * fetches
-    patterns = {p for *_, patterns in asked for p in patterns}
-    assert "config.json" in patterns and "model.safetensors" in patterns
-    assert not any(p.endswith((".py", "*")) for p in patterns)
+    read, taken = load("jdeschena/sdtt@baselines_kld_step_70000")
+    assert same(read, model) and taken == "the only weights"
+    assert weights.read_weights(str(folder)).config["n_heads"] == 2
+    file = "model.safetensors"
+    for call in asked:
+        assert call == (
+            *("jdeschena/sdtt", "baselines_kld_step_70000", file, file.replace(".", "-*.")),
+            *(f"{file}.index.json", "config.json"),
+        )
+        file = "pytorch_model.bin"
+    assert len(asked) == fetches
 
 
-def test_the_disk_goes_before_the_hub(tmp_path, monkeypatch):
+def test_the_disk_goes_before_the_hub(tmp_path, model, monkeypatch):
     fetch = "huggingface_hub.snapshot_download"
     monkeypatch.setattr(fetch, lambda *a, **k: pytest.fail("the Hub was asked"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org").mkdir()
-    model = net()
     a_folder(tmp_path / "org" / "name", "one", model)
     assert same(load("org/name")[0], model)
     # A mistyped path is a path.
@@ -307,37 +251,8 @@ def test_the_disk_goes_before_the_hub(tmp_path, monkeypatch):
 def test_what_cannot_be_fetched_is_refused_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError) as error:
-        weights.read_weights("no-such-org/no-such-model@v1")
-    message = str(error.value)
-    assert "algo.teacher_path=no-such-org/no-such-model@v1" in message
-    assert "neither on this disk nor" in message and "\n" not in message
-
-
-# Fitting --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("change", ["surplus", "lack", "shape"])
-def test_what_does_not_fit_is_refused(change):
-    content, name = net().state_dict(), "blocks.0.norm1.weight"
-    if change == "lack":
-        del content[name]
-    else:
-        content[name + "x" * (change == "surplus")] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match=rf"a\.ckpt does not fit this model .*{name}"):
-        weights.load_strictly(net(), content, "algo.teacher_path=a.ckpt")
-
-
-@pytest.mark.parametrize("change", [lambda s: s[:3], lambda s: [*s[:-1], torch.zeros(9)]])
-def test_an_average_that_does_not_fit_is_refused(change):
-    model = net()
-    shadow = change([p.detach() for p in model.parameters()])
-    with pytest.raises(CheckpointError, match=f"EMA of {len(shadow)} tensors that are not of this"):
-        weights.load_average(model.named_parameters(), shadow, "a.ckpt")
-
-
-def test_a_long_prefix_takes_no_time(tmp_path):
-    name = "backbone." * 100_000 + "w"  # taken off one by one, it would
-    torch.save({name: torch.ones(2)}, tmp_path / "x.ckpt")
-    (found,) = weights.read_weights(str(tmp_path / "x.ckpt")).state_dict
-    assert len(found) == len(name) - 18
+    with pytest.raises(
+        CheckpointError, match="=no/such@v1 is neither on this disk nor.*:"
+    ) as error:
+        weights.read_weights("no/such@v1")
+    assert "\n" not in str(error.value)

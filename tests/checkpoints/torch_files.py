@@ -9,15 +9,26 @@ from collections import OrderedDict
 
 import torch
 
+REBUILD = torch._utils._rebuild_tensor_v2
+
 
 class Call:
     """When unpickled as Python does it: the function, called."""
 
-    def __init__(self, function, *args):
-        self.function, self.args = function, args
+    def __init__(self, *call):
+        self.call = call
 
     def __reduce__(self):
-        return self.function, self.args
+        function, *args = self.call
+        return function, tuple(args)
+
+
+class WithState(Call):
+    """The same, the result then given a state: the last argument."""
+
+    def __reduce__(self):
+        function, *args, state = self.call
+        return function, tuple(args), state
 
 
 class Stored:
@@ -33,45 +44,27 @@ class _Pickler(pickle.Pickler):
 
 
 def tensor(stored=None, offset=0, size=(4,), stride=(1,)):
-    stored = stored or Stored()
-    rebuild = torch._utils._rebuild_tensor_v2
-    return Call(rebuild, stored, offset, size, stride, False, OrderedDict())
+    return Call(REBUILD, stored or Stored(), offset, size, stride, False, OrderedDict())
 
 
-def pickled(value) -> bytes:
-    out = io.BytesIO()
-    _Pickler(out, protocol=2).dump(value)
-    return out.getvalue()
-
-
-def archive(records: dict[str, bytes], compress=False) -> bytes:
+def archive(members: dict[str, bytes], compress=False) -> bytes:
     out = io.BytesIO()
     kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
     with zipfile.ZipFile(out, "w", kind) as file:
-        for name, data in records.items():
+        for name, data in members.items():
             file.writestr(name, data)
     return out.getvalue()
 
 
-def records(data: bytes) -> dict[str, bytes]:
+def members(data: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         return {name: file.read(name) for name in file.namelist()}
 
 
 def checkpoint(value, stored=bytes(16), compress=False) -> bytes:
     """value: any object, or the bytes of a pickle."""
-    stream = value if isinstance(value, bytes) else pickled(value)
-    return archive(
-        {
-            "x/data.pkl": stream,
-            "x/byteorder": b"little",
-            "x/data/0": stored,
-            "x/version": b"3\n",
-        },
-        compress,
-    )
-
-
-def with_config(value):
-    """The object as the `config` of a checkpoint that has a tensor as well."""
-    return {"state_dict": {"w": tensor()}, "hyper_parameters": {"config": value}}
+    out = io.BytesIO()
+    if not isinstance(value, bytes):
+        _Pickler(out, protocol=2).dump(value)
+    parts = {"data.pkl": out.getvalue() or value, "byteorder": b"little", "data/0": stored}
+    return archive({f"x/{name}": x for name, x in {**parts, "version": b"3\n"}.items()}, compress)

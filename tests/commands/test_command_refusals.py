@@ -43,7 +43,10 @@ CASES = {
     "no host": (lambda s: s.sweep("--host", "/nope"), "--host /nope is no folder"),
     "two of a name": (lambda s: s.command("sweep", s.teacher, s.teacher), "Two checkpoints are"),
     "text": (
-        lambda s: s.command("sweep", s.with_setting("data.valid", "x"), "--evaluator", s.judge),
+        lambda s: s.command(
+            *("sweep", "--evaluator", s.judge),
+            s.changed(lambda c: c["hyper_parameters"]["config"]["data"].update(valid="x")),
+        ),
         "give --corpus",
     ),
     "masked evaluator": (

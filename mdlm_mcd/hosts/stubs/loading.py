@@ -31,9 +31,12 @@ def tolerant(load):
             rewind = (lambda: None) if start is None else (lambda: f.seek(start))
             try:
                 rewind()
-                with unpickling.stand_ins(f):
-                    rewind()
-                    return load(f, map_location, **{**kwargs, "weights_only": True})
+                with torch.serialization._open_file_like(f, "rb") as file:
+                    if not torch.serialization._is_zipfile(file):
+                        raise refused  # torch would unpack a tar archive
+                rewind()
+                how = {**kwargs, "weights_only": False}
+                return load(f, map_location, unpickling.reader(), **how)
             except Exception:
                 raise refused from None
 
