@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from .. import __version__, configs_dir
 from ..checkpoints.files import expanded
 from ..errors import ConfigError, MCDError
-from ..hosts import patches, specs, stubs
+from ..hosts import patches, specs
 from ..hosts.specs import DUO, MDLM, HostSpec
 from . import git, installed
 
@@ -181,6 +181,8 @@ def check_host(case: Case) -> str:
 
 
 def check_packages(case: Case) -> str:
+    from ..hosts import stubs
+
     needed = sorted(specs.packages(case.folder) - stubs.PACKAGES.keys())
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ConfigError(
