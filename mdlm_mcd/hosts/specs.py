@@ -150,36 +150,3 @@ def of_folder(folder: str | Path) -> HostSpec:
         f"{folder} holds no host this plugin knows ({'; '.join(missing)}): name the "
         "folder of a clone of Duo or MDLM, where its main.py is."
     )
-
-
-def packages(folder: Path) -> set[str]:
-    """Return the top-level packages that a clone's main.py cannot start without.
-
-    What its modules import when they are loaded, and those of its own that they
-    import; not what stands in functions, or in `try`.
-    """
-    found: set[str] = set()
-    files = [folder / "main.py"]
-    for path in files:  # which grows
-        here = path.parent.relative_to(folder).parts
-        for node in _parse(path).body:
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = [*(here if node.level else ()), *filter(None, [node.module])]
-                names = [".".join([*base, alias.name]) for alias in node.names]
-            for name in names:
-                own = _own_modules(folder, name)
-                files += [file for file in own if file not in files]
-                found |= set() if own else {name.partition(".")[0]}
-    return found
-
-
-def _own_modules(folder: Path, name: str) -> list[Path]:
-    """Return the clone's files behind an imported name, outermost package first."""
-    found, place = [], folder
-    for part in name.split("."):
-        place = place / part
-        found += [p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()]
-    return found

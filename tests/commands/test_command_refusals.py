@@ -7,16 +7,6 @@ import pytest
 import torch
 
 from mdlm_mcd.evaluation import candidates
-from mdlm_mcd.hosts.specs import MDLM
-
-
-def doctor_of_mdlm(shell, *overrides):
-    """`mdlm-mcd doctor` of a folder that has what MDLM's layout is known by."""
-    methods = "".join(f"  def {name}(self): pass\n" for name in MDLM.needed)
-    shell.write("mdlm/diffusion.py", f"class Diffusion:\n{methods}")
-    config = "mode: train\nparameterization: subs\ntrainer: {}\nalgo: {}\n"
-    shell.write("mdlm/configs/config.yaml", config)
-    return shell.command("doctor", shell.write("mdlm/main.py").parent, *overrides)
 
 
 def full_gpu(shell):
@@ -40,7 +30,6 @@ CASES = {
     "corpus": (lambda s: s.sweep("--corpus", "nowhere.txt"), "nowhere.txt"),
     "device": (lambda s: s.sweep("--device", "foo"), "--device foo cannot be used"),
     "full gpu": (full_gpu, "takes more memory than"),
-    "no host": (lambda s: s.sweep("--host", "/nope"), "--host /nope is no folder"),
     "two of a name": (lambda s: s.command("sweep", s.teacher, s.teacher), "Two checkpoints are"),
     "text": (
         lambda s: s.command("sweep", s.with_setting("data.valid", "x"), "--evaluator", s.judge),
@@ -69,8 +58,19 @@ CASES = {
         lambda s: s.command("demo", "--out", s.write("demo.json", "[1]").parent, "--quick"),
         "holds a demo with another recipe, seed",
     ),
-    # Hosts.
-    "no uniform models": (lambda s: doctor_of_mdlm(s, "algo=dcd"), "code has none"),
+    # Pictures.
+    "pictures in a file": (
+        lambda s: s.command("figures", "--out", s.write("file")),
+        "cannot be written (File exists",
+    ),
+    "pictures of no model": (
+        lambda s: s.command("figures", "--out", s.folder / "d", "--model", "none.ckpt"),
+        "none.ckpt",
+    ),
+    "pictures of another model": (
+        lambda s: s.command("figures", "--out", s.folder / "d", "--model", s.judge),
+        "a masked model under SUBS",
+    ),
 }
 
 
@@ -82,10 +82,9 @@ def test_one_sentence_and_status_1(shell, name):
     assert not (shell.folder / "out").exists() and not (shell.folder / "d").exists()
 
 
-@pytest.mark.parametrize("name", ["device", "no host"])
-def test_a_sweep_before_a_model_is_opened(shell, monkeypatch, name):
+def test_a_sweep_before_a_model_is_opened(shell, monkeypatch):
     monkeypatch.setattr(candidates, "open_model", lambda *args: pytest.fail("opened"))
-    assert CASES[name][0](shell)[0] == 1
+    assert CASES["device"][0](shell)[0] == 1
 
 
 def test_the_tokenizer_of_the_embedded_host_by_name(shell):

@@ -39,13 +39,11 @@ def test_a_host_that_is_ready(host, teacher, capsys):
     assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}"]) == 0
     printed = capsys.readouterr().out
     for words in (
-        "Duo's spec as on branch main",
+        "Duo's spec in",
         "applied",
         "sees algo=mcd",
         "torch 2",
         "step 7",
-        "sampling.predictor=sparse, which samples in float64",
-        "noise.type=log-linear",
         "5 rounds of 10000",
         "mdlm-mcd run    ready",
     ):
@@ -118,8 +116,7 @@ def test_a_run_of_another_distiller(host, changed):
     assert finding.mark == doctor.STOP and "parameterization=mean" in finding.text
     given = ["algo=dcd", teacher]
     findings = found(host, given)
-    assert {findings[x].mark for x in ("noise", "algo", "sampling", "checkpoint")} == {doctor.OK}
-    assert "sampling.predictor=ancestral" in findings["sampling"].text
+    assert {findings[x].mark for x in ("algo", "checkpoint")} == {doctor.OK}
     finding = found(host, [*given, "sampling.predictor=sparse"])["algo"]
     assert finding.mark == doctor.STOP and "uniform-state models" in finding.text
     assert found(host, [*given, "algo.loss=mse"])["algo"].mark == doctor.STOP
@@ -136,22 +133,6 @@ def test_local_edits_and_no_host(host, tmp_path):
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
     assert "local edits" in found(host)["patch"].text
     assert "it lacks main.py" in found(tmp_path)["host"].text
-
-
-def test_packages_the_host_needs(host):
-    """Found through its own modules; not those in `try` or in functions."""
-    (host / "utils.py").write_text(
-        (host / "utils.py").read_text()
-        + "import flash_attn.layers, unheard_of.part\nfrom helpers import one\n"
-        "try:\n    import optional_thing\nexcept ImportError:\n    pass\n"
-        "def f():\n    import late_thing\n"
-    )
-    (host / "helpers").mkdir()
-    (host / "helpers" / "__init__.py").write_text("from . import one\n")
-    (host / "helpers" / "one.py").write_text("import unheard_too\nimport algo\n")
-    finding = found(host)["packages"]
-    assert finding.mark == doctor.STOP
-    assert "imports unheard_of, unheard_too, not installed" in finding.text
 
 
 def test_a_hidden_plugin_and_a_host_that_wins(host, tmp_path, monkeypatch):
