@@ -98,14 +98,14 @@ def latent_paths(seeds=(1, 0), num_classes: int = 24):
         eps = torch.randn(num_classes, dtype=torch.float64, generator=generator)
         u = duality.to_uniform(eps, 0, num_classes).item()
         w_t = duality.latent(0, eps, *duality.calibrate(alpha_t, num_classes))
-        masked = duality.project(w_t, 0, num_classes - 1) != 0
+        since = t[duality.project(w_t, 0, num_classes - 1) != 0][0].item()
         above.plot(t, w_t[:, 1:], color=GREY, lw=0.5)
         above.plot(t, w_t[:, 1:].amax(1), color=INK, ls="--", label="its strongest rival")
         above.plot(t, w_t[:, 0], color=ORANGE, lw=3, label="the token's own coordinate")
         below.plot(t, alpha_t, color=BLUE, lw=2, label="$\\alpha_t$")
         below.axhline(u, color=INK, ls="-.", label="$u = F_Y(Y)$, fixed for the whole path")
         for axis in (above, below):
-            axis.axvspan(t[masked][0], 1, color=LIGHT, zorder=0, label="$P(w_t)$ is the mask")
+            axis.axvspan(since, 1, color=LIGHT, zorder=0, label="$P(w_t)$ is the mask")
         above.set(title=f"noise draw {seed}: $u={u:.2f}$", ylabel="latent $w_t$")
         below.set(xlabel="time $t$", xlim=(0, 1), ylim=(0, 1))
         below.legend()

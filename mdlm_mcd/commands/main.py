@@ -19,7 +19,7 @@ COMMANDS = {
     "export": "write a checkpoint as a Hugging Face folder",
     "sweep": "sample and measure checkpoints over steps and temperatures",
     "report": "one page out of results files: tables, curves, frontier, samples",
-    "figures": "draw the paper's pictures from the code: SVG, PNG and an animation",
+    "figures": "draw the paper's pictures from the code, one of them in motion",
 }
 
 
