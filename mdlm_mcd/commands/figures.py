@@ -132,7 +132,7 @@ def regimes(t: float = 0.65, s: float = 0.35):
     for i, (word, level, masked) in enumerate(zip(words, u[0].tolist(), views, strict=True)):
         case, color, marker, _ = cases[masked]
         axis.vlines(i, 0, level, color=GREY)
-        axis.plot(i, level, marker, color=color, ms=11, mec=INK)
+        axis.plot(i, level, marker, color=color, ms=11, mec=INK, clip_on=False)
         labels.append(f"{word}\n{case}")
     levels = [0.0, *log_linear(times).flatten().tolist(), 1.0]
     for low, high, (_, color, _, meaning) in zip(levels, levels[1:], cases, strict=False):
@@ -175,6 +175,7 @@ MOVING = 0.8  # the share of a loop before it rests
 STYLE = """
 text { font: 15px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: #1a1a1a; }
 .title { font-size: 19px; font-weight: 700; }
+.note { font-size: 13px; }
 .word { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
   text-anchor: middle; }
 .other { font-weight: 700; fill: #a84a00; text-decoration: underline; }
@@ -234,7 +235,7 @@ def trajectory(model: candidates.Candidate, seed: int) -> str:
         ]
     note = "Circles: u of each word. A word opens when the bar, the share of the steps done, has "
     note += "passed its u. Underlined: not the word of 512 steps."
-    out.append(f'<text x="{MARGIN}" y="{height - 18}">{note}</text>\n</svg>\n')
+    out.append(f'<text x="{MARGIN}" y="{height - 18}" class="note">{note}</text>\n</svg>\n')
     return "\n".join(out)
 
 
