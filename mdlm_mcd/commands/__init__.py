@@ -6,19 +6,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__
-from ..errors import ConfigError
 
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
-
-
-def require_matplotlib() -> None:
-    """Raise ConfigError with the remedy when matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            "The figure needs matplotlib, which is not installed: pip install 'mdlm-mcd[demo]'."
-        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
 from ..checkpoints.files import write_json
 from ..coupling import counter_generator
-from ..errors import ConfigError
+from ..errors import ConfigError, border
 from ..evaluation import report
 from ..evaluation.candidates import Source
 from ..evaluation.plan import Plan, grid
-from . import demo_tables, require_matplotlib, stages, sweep
+from . import demo_tables, stages, sweep
 
 BATCH = 96  # samples and rows at a time
 COMMON = (
@@ -97,16 +98,17 @@ def noise(seed: int, what: str, *counters: int):
     )
 
 
-def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe(), console=None) -> dict[str, Any]:
+def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe()) -> dict[str, Any]:
     """Make the demo in folder `out`; return what `results.json` contains.
 
     Raises ConfigError for a folder that cannot be used and StageError when a training does
     not finish.
     """
-    require_matplotlib()  # before the work, not after it
+    with border("The figure needs matplotlib", "pip install 'mdlm-mcd[demo]'"):
+        import matplotlib  # noqa: F401 - before the work, not after it
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^32 - 1.")
-    console, settings = console or Console(), {"recipe": asdict(recipe), "seed": seed}
+    console, settings = Console(), {"recipe": asdict(recipe), "seed": seed}
     out = stages.claim(out, settings, "demo.json", "demo")
     duration = "1 minute" if recipe == QUICK else "15 minutes"
     console.print(
@@ -135,7 +137,7 @@ def _rows(out: Path, seed: int, recipe: Recipe, console: Console) -> list[dict[s
     """Train, then sweep over the teacher, also sharpened, and the rounds."""
 
     def train(stage: str, steps: int, *overrides: str) -> Path:
-        with sweep.bars(console) as progress:
+        with Progress(console=console) as progress:
             task = progress.add_task(f"training: {stage}", total=steps)
             done = stages.train(
                 out / stage,

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from .. import coupling, duality, laws
 from ..checkpoints.files import make_folder
-from ..errors import printable
+from ..errors import border, printable
 from ..evaluation import candidates
 from ..sampling import Latent, sample
-from . import require_matplotlib
 
 SENTENCE = "one scalar u per token locks the whole path of a sentence"
 VOCABULARIES = (2, 64, 1024, 50258)
@@ -55,8 +54,8 @@ def configure(parser) -> None:
 
 
 def call(args) -> None:
-    require_matplotlib()  # before a model is opened, not after it
-    import matplotlib.style
+    with border("The pictures need matplotlib", "pip install 'mdlm-mcd[demo]'"):
+        import matplotlib.style
 
     model = LANGUAGE
     if args.model:

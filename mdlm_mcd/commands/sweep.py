@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
 from ..errors import ConfigError, first_line
@@ -180,19 +180,6 @@ def held_out(
     return text
 
 
-def bars(console: Console | None = None) -> Progress:
-    """Return bars with a description, the time spent and the time left."""
-    return Progress(
-        TextColumn("{task.description:<34}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console or Console(stderr=True),
-    )
-
-
 def sweep(
     sources: Sequence[candidates.Source],
     plan: Plan,
@@ -223,7 +210,7 @@ def sweep(
             f"--device {device} cannot be used ({first_line(error)}); use cpu."
         ) from error
     rows = rows or min(max(2 * plan.num_samples, plan.bound_rows), MOST_ROWS)
-    with bars(console) as progress:
+    with Progress(console=console or Console(stderr=True)) as progress:
         task = progress.add_task("opening", total=None)
         return Sweep(
             plan,

@@ -1,6 +1,8 @@
 """What `mdlm-mcd`'s commands refuse: one sentence, status 1, before any work is lost."""
 
+import contextlib
 import os
+import signal
 from unittest import mock
 
 import pytest
@@ -94,25 +96,18 @@ def test_the_tokenizer_of_the_embedded_host_by_name(shell):
 # A disk that fills up -----------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk():
-    """Limits the size of any file, as far as this system can."""
+@contextlib.contextmanager
+def small_disk(size):
+    """Limit the size of any file, as far as this system can."""
     resource = pytest.importorskip("resource")
-    import contextlib
-    import signal
-
-    @contextlib.contextmanager
-    def limit(size):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, old)
-
-    return limit
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
 
 
 DISKS = {
@@ -124,7 +119,7 @@ DISKS = {
 
 
 @pytest.mark.parametrize("what", DISKS)
-def test_a_disk_that_takes_no_more(shell, small_disk, what):
+def test_a_disk_that_takes_no_more(shell, what):
     size, call, words = DISKS[what]
     with small_disk(size):
         status, printed = call(shell)
