@@ -130,14 +130,13 @@ def _composer(corpus, cache_dir, folder):
 TWO_STEPS = ("trainer.max_steps=2", "model.hidden_size=16", "model.n_blocks=1")
 
 
-@pytest.fixture(scope="module")
-def runs(module_compose, tmp_path_factory):
+@pytest.fixture(scope="session")
+def runs(compose_in, tmp_path_factory):
     """Checkpoints of the minihost, two steps old: a masked model and an AR one."""
     folder = tmp_path_factory.mktemp("runs")
     found = {}
     for name in ("mdlm", "ar"):
-        where = f"checkpointing.save_dir={folder / name}"
-        minihost.run(module_compose(*TWO_STEPS, f"algo={name}", where))
+        minihost.run(compose_in(folder / name)(*TWO_STEPS, f"algo={name}"))
         found[name] = folder / name / "checkpoints" / "last.ckpt"
     return found
 

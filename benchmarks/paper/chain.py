@@ -175,7 +175,6 @@ class Chain:
         flags += ["--evaluator", evaluator, "--out", self.results]
         flags += ["--corpus", *given.held_out] if given.held_out else []
         flags += [] if given.smoke else ["--tokenizer", tokenizer]
-        flags += ["--host", given.host] if given.host else []
         return [*map(str, flags)]
 
     def sample_uniform(self, name: str, checkpoint: str | Path, steps: int) -> None:

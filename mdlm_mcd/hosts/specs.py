@@ -108,11 +108,6 @@ MDLM = HostSpec(
 SPECS = (DUO, MDLM)
 
 
-def takes_labels(folder: Path) -> bool:
-    """Return whether a Duo clone is as on branch main (class labels), not as on ch-1."""
-    return bool(re.search(r"def nll\([^)]*\blabels\b", _text(folder / "trainer_base.py")))
-
-
 def of_folder(folder: str | Path) -> HostSpec:
     """Find the spec of a clone.
 

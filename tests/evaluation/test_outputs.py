@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic import row, write
 
-from mdlm_mcd.commands import demo, figures
+from mdlm_mcd.commands import demo
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import report, rows
 from mdlm_mcd.minihost import main as minihost
@@ -63,13 +63,6 @@ def test_what_is_no_file(write_to, tmp_path, compose):
             write_to(Path("/dev/null"), compose)
 
 
-def test_a_picture_of_others(tmp_path):
-    name = figures.NAMES[-1]
-    (tmp_path / name).write_bytes(b"\x89PNG mine <svg>")
-    with pytest.raises(ConfigError, match=f"{name} was not written"):
-        figures.check_out(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["results.json", ".hidden", "x/y"])
 def test_a_folder_of_others(name, tmp_path):
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -102,6 +95,3 @@ def test_what_is_ours_is_written_anew(tmp_path, compose, monkeypatch):
     (tmp_path / "demo.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a demo with another"):
         demo.run(tmp_path)
-    for name in figures.NAMES:
-        (tmp_path / name).write_bytes(b"<svg>mdlm-mcd figures")
-    figures.check_out(tmp_path)

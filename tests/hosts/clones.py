@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts.specs import DUO, MDLM, HostSpec, of_folder, takes_labels
+from mdlm_mcd.hosts.specs import DUO, MDLM, HostSpec, of_folder
 from mdlm_mcd.minihost import dataloader
 
 HERE = Path(__file__).parent
@@ -37,7 +37,9 @@ LENGTH, VOCAB = 32, 300
 def name_of(folder: Path, spec: HostSpec) -> str:
     if spec is MDLM:
         return "mdlm"
-    return "duo (main)" if takes_labels(folder) else "duo (ch-1)"
+    # Class labels came with branch main.
+    labels = re.search(r"def nll\([^)]*\blabels\b", (folder / "trainer_base.py").read_text())
+    return "duo (main)" if labels else "duo (ch-1)"
 
 
 def find() -> dict[str, Path]:
