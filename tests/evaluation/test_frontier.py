@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import estimate, row, write
 
@@ -18,7 +18,6 @@ def split(points):
     return [x for x, _ in points], [y for _, y in points]
 
 
-@settings(deadline=None)
 @given(POINTS, st.floats(2.0, 7.0), st.randoms())
 def test_between_the_neighbours_or_nothing(points, target, random):
     xs, ys = split(points)
@@ -43,27 +42,39 @@ def test_points_are_met_and_a_log_line_is_followed(xs):
     assert frontier.at_equal(xs, ys, middle) == pytest.approx(line(middle), rel=1e-6)
 
 
-def test_ties_count_as_their_geometric_mean_and_no_number_as_none():
-    assert frontier.at_equal([4, 4], [10, 1000], 4) == pytest.approx(100)
-    assert frontier.at_equal([4, float("nan")], [10, 20], 4) is None
-    assert frontier.at_equal([4, 5], [10, 0.0], 4.5) is None
-    assert frontier.at_equal([], [], 4.5) is None
+@pytest.mark.parametrize(
+    "xs, ys, target, found",
+    [
+        ([4, 4], [10, 1000], 4, pytest.approx(100)),  # of ties the geometric mean
+        ([4, float("nan")], [10, 20], 4, None),
+        ([4, 5], [10, 0.0], 4.5, None),
+        ([], [], 4.5, None),
+    ],
+)
+def test_ties_and_no_numbers(xs, ys, target, found):
+    assert frontier.at_equal(xs, ys, target) == found
 
 
-def test_reach():
-    curve = [(4, 400.0), (16, 100.0), (64, 25.0)]
-    there = frontier.reach(curve, 200.0)
-    assert there.kind == "at" and there.steps == pytest.approx(8.0)
-    assert frontier.reach(curve, 100.0).steps == pytest.approx(16.0)
-    assert frontier.reach(curve, 400.0) == frontier.Reach("within", 4)
-    assert frontier.reach(curve, 500.0) == frontier.Reach("within", 4)
-    assert frontier.reach(curve, 20.0) == frontier.Reach("not", 64)
-    assert frontier.reach([(4, 1.0), (8, 0.0)], 0.0) == frontier.Reach("at", 8)
-    assert frontier.reach([(4, None), (8, None)], 1.0).kind == "apart"
-    # Not interpolated over a number of steps at which nothing compares.
-    gap = [(4, 400.0), (16, None), (64, 25.0)]
-    assert frontier.reach(gap, 100.0) == frontier.Reach("within", 64)
-    assert frontier.reach([(4, 400.0), (16, None)], 100.0).kind == "apart"
+CURVE = [(4, 400.0), (16, 100.0), (64, 25.0)]
+GAP = [(4, 400.0), (16, None), (64, 25.0)]  # nothing is interpolated over it
+
+
+@pytest.mark.parametrize(
+    "curve, target, kind, steps",
+    [
+        (CURVE, 200.0, "at", 8),
+        (CURVE, 100.0, "at", 16),
+        (CURVE, 400.0, "within", 4),
+        (CURVE, 500.0, "within", 4),
+        (CURVE, 20.0, "not", 64),
+        ([(4, 1.0), (8, 0.0)], 0.0, "at", 8),
+        ([(4, None), (8, None)], 1.0, "apart", 0),
+        (GAP, 100.0, "within", 64),
+        (GAP[:2], 100.0, "apart", 0),
+    ],
+)
+def test_reach(curve, target, kind, steps):
+    assert frontier.reach(curve, target) == (kind, pytest.approx(steps))
 
 
 # Rows against the reference -----------------------------------------------------------

@@ -1,22 +1,17 @@
 import json
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from texts import config_of
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import corpus
 
-CONFIGS = Path(corpus.__file__).parent / "configs" / "data"
-
 
 def data(name, tmp_path, **keys):
-    config = OmegaConf.load(CONFIGS / f"{name}.yaml")
-    config.cache_dir = str(tmp_path / "cache")
-    return OmegaConf.merge(config, keys)
+    return config_of(name, tmp_path / "cache", **keys).data
 
 
 def paragraphs(count, start=0):

@@ -18,7 +18,6 @@ from mdlm_mcd.minihost.resumable_loader import EpochSampler, RankSampler, Resuma
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*when using `ckpt_path`, callbacks"),
     pytest.mark.filterwarnings("ignore:.*but have no `val_dataloader`"),
-    pytest.mark.filterwarnings("ignore:You requested to overfit"),
 ]
 
 
@@ -218,8 +217,3 @@ def test_a_resumed_fit_sees_the_rows_of_an_uninterrupted_one(tmp_path, save, kwa
         if LIGHTNING < (2, 5) and (batches % epoch == 0 or epoch < 5):
             continue  # these miscount the batches of a resumed epoch
         assert fit(tmp_path, str(file), **kwargs) == whole[batches:], file.stem
-
-
-def test_lightning_may_overfit(tmp_path):
-    seen = fit(tmp_path, max_steps=4, overfit_batches=1)
-    assert seen == [[0, 1, 2, 3]] * 4
