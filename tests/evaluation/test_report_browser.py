@@ -108,24 +108,6 @@ def test_nothing_sticks_out_sideways(visit, width):
     assert captions and max(captions) <= width  # read without scrolling a table
 
 
-def test_text_in_charts_is_legible_on_a_phone(visit):
-    page = visit(375)
-    heights = page.evaluate(
-        """() => [...document.querySelectorAll('.chart text')].map(e =>
-            e.getBoundingClientRect().height)"""
-    )
-    assert min(heights) >= 10
-    outside = page.evaluate(
-        """() => [...document.querySelectorAll('.chart text')].filter(e => {
-            const own = e.getBoundingClientRect();
-            const box = e.closest('svg').getBoundingClientRect();
-            return own.left < box.left - 1 || own.right > box.right + 1
-                || own.top < box.top - 1 || own.bottom > box.bottom + 1;
-        }).map(e => e.textContent)"""
-    )
-    assert not outside
-
-
 def test_by_keyboard(visit):
     """Tab reaches every link, region and summary, in the order of the page, visibly."""
     page = visit(375)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.minihost import resumable_loader
@@ -142,23 +143,19 @@ def test_more_processes_than_rows(monkeypatch):
 # Under Lightning
 
 
-class Recorder(L.LightningModule):
+class Recorder(BoringModel):
     """Writes down the rows it is trained on."""
 
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(()))
         self.seen = []
 
     def training_step(self, batch, _):
         self.seen.append(numbers(batch))
-        return self.weight**2
+        return self.layer.weight.sum()
 
     def validation_step(self, batch, _):
         pass
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
 def fit(folder, ckpt_path=None, save=None, **kwargs):
@@ -166,16 +163,9 @@ def fit(folder, ckpt_path=None, save=None, **kwargs):
     kwargs = {"max_epochs": -1, "limit_val_batches": 0, **kwargs}
     model = Recorder()
     callbacks = [ModelCheckpoint(folder, "{step}", save_top_k=-1, **save)] if save else []
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        callbacks=callbacks,
-        enable_checkpointing=bool(save),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **kwargs,
-    )
+    off = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    where = dict(accelerator="cpu", devices=1, enable_checkpointing=bool(save))
+    trainer = L.Trainer(callbacks=callbacks, **off, **where, **kwargs)
     # 22 rows of 4: five batches an epoch.
     train = ResumableLoader(numbered(22), 4, seed=3)
     valid = torch.utils.data.DataLoader(numbered(3))

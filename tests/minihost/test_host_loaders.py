@@ -1,4 +1,4 @@
-"""Loaders of a host that give no batch: a distiller refuses them, and never loops."""
+"""Loaders of a host: a distiller refuses those that give no batch, or ids of no token."""
 
 import itertools
 
@@ -72,3 +72,16 @@ def test_a_run_that_goes_on_at_an_epochs_end(compose, tmp_path):
         return model.global_step
 
     assert fit() == fit(str(tmp_path / "checkpoints" / "step-2.ckpt")) == 3
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_no_step_is_taken_on_ids_of_no_token(compose, split):
+    config = compose(*MCD)
+    config.trainer.num_sanity_val_steps = 1
+    model, batches = made(config)
+    given = {"train": batches[:2], "valid": batches[2:]}
+    given[split][0]["input_ids"][0, 1] = 300
+    loaders = [DataLoader(b, batch_size=None) for b in given.values()]
+    with pytest.raises(ConfigError, match=rf"data\.{split}=textfile holds token 300"):
+        minihost.make_trainer(config).fit(model, *loaders)
+    assert model.global_step == 0
