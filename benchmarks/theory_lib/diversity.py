@@ -13,7 +13,6 @@ from bench.sizes import BATCH, LANGUAGE
 from bench.summary import KNOWN
 
 from mdlm_mcd.evaluation import metrics
-from mdlm_mcd.evaluation.frontier import at_equal
 from mdlm_mcd.evaluation.plan import Plan, Setting
 from mdlm_mcd.evaluation.sweep import draw
 
@@ -35,10 +34,7 @@ MANY = ("mcd", "sdtt")  # these have all seeds, the others two
 TEMPERATURES = (1.1, 0.9, 0.8, 0.7, 0.6)
 STUDENTS = ("mcd", "sdtt", "sdtt, tau falling", "mcd, kl_fwd", "mcd, tau 1")
 SEEN = "perplexity bigram_entropy distinct_3 self_bleu".split()
-AXIS, COMPARED = (
-    "bigram_entropy",
-    "perplexity corpus_entropy distinct_3 self_bleu bigram_tv".split(),
-)
+COMPARED = "perplexity corpus_entropy distinct_3 self_bleu bigram_tv".split()
 FIGURES = (
     "perplexity entropy corpus_entropy bigram_entropy distinct_2 distinct_3 self_bleu bigram_tv"
 ).split()
@@ -74,6 +70,16 @@ def student(setting, teacher, name: str, seed: int) -> dict:
 
 def mean(rows: list[dict]) -> dict:
     return {name: sum(row[name] for row in rows) / len(rows) for name in FIGURES}
+
+
+def at_equal(curve: list[dict], key: str, value: float) -> dict | None:
+    """Return the tempered teacher where its `key` is `value`, between two temperatures."""
+    curve = sorted(curve, key=lambda row: row[key])
+    for low, high in zip(curve, curve[1:], strict=False):
+        if low[key] <= value <= high[key]:
+            share = (value - low[key]) / (high[key] - low[key])
+            return {n: low[n] + share * (high[n] - low[n]) for n in FIGURES}
+    return None
 
 
 def measured() -> list[Table]:
@@ -124,12 +130,8 @@ def report(language: dict, curve: list[dict], each: dict[str, list[dict]]) -> li
 
 def beside(curve: list[dict], by_seed: list[dict]) -> list[dict]:
     """Return ratios to the teacher by seed; each seed has a temperature of its own."""
-    axis, found = [row[AXIS] for row in curve], []
-    for row in by_seed:
-        same = {f: at_equal(axis, [at[f] for at in curve], row[AXIS]) for f in COMPARED}
-        if None not in same.values():
-            found.append({f: row[f] / same[f] for f in COMPARED})
-    return found
+    pairs = [(row, at_equal(curve, "bigram_entropy", row["bigram_entropy"])) for row in by_seed]
+    return [{f: row[f] / same[f] for f in COMPARED} for row, same in pairs if same]
 
 
 def ranges(caption: str, columns: list[str], found: dict[str, list[dict]]) -> Table:
