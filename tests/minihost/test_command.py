@@ -84,8 +84,6 @@ def test_a_run_and_what_goes_on_from_it(host, caplog):
         "sampling.num_sample_batches=1",
     )
     assert status == 0 and json.loads((at / "out.json").read_text())["steps"] == 2, printed
-    # A fresh run of weights that are named, and a distillation.
-    assert host("hydra.run.dir=c", f"training.finetune_path={checkpoint}")[0] == 0
     rounds = ("algo=mcd", "algo.rounds=1", "algo.steps_per_round=2")
     status, printed = host("hydra.run.dir=d", *rounds, f"algo.teacher_path={checkpoint}")
     assert status == 0, printed
