@@ -1,10 +1,9 @@
 """Compute Eq. 14 at large vocabularies by projecting only the rows it reads.
 
-The loss needs the student's logits where z_t is masked and the teacher's where z_s
-is. The backbone runs to its last hidden state, and its output projection is applied to
-the gathered rows alone, a chunk at a time. The gradient of a chunk is taken right after
-its logits, so none are stored or computed twice, and memory in both directions is
-(chunk, vocab). `losses.per_token` is the definition; this agrees with it to rounding.
+The backbone runs to its last hidden state, and its output projection is applied to the
+gathered rows alone, a chunk at a time. The gradient of a chunk is taken right after its
+logits, so none are stored or computed twice, and memory in both directions is (chunk,
+vocab). `losses.per_token` is the definition; this agrees with it to rounding.
 
 Works on any backbone whose projection is an `nn.Linear` at `output_layer.linear`
 (MDLM's, Duo's, ours, the released `mdlm-owt`); of others the full logits are computed
@@ -31,12 +30,10 @@ from .errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-FSDP_INNER = "_fsdp_wrapped_module"  # the name under which FSDP keeps what it wraps
-
 
 def is_sharded(module: nn.Module) -> bool:
     """Return whether FSDP wraps the module itself, not just a part of it."""
-    return FSDP_INNER in module._modules
+    return "_fsdp_wrapped_module" in module._modules
 
 
 def output_projection(backbone: nn.Module) -> nn.Linear | None:
@@ -63,11 +60,8 @@ def output_projection(backbone: nn.Module) -> nn.Linear | None:
 @functools.cache
 def _log_full_logits(kind: str) -> None:
     """Log, once for each class of backbone, that its logits are not gathered."""
-    log.info(
-        "%s has no nn.Linear at output_layer.linear, or its weights are sharded: "
-        "its full logits are computed and stored.",
-        kind,
-    )
+    why = "has no nn.Linear at output_layer.linear, or its weights are sharded"
+    log.info("%s %s: its full logits are computed and stored.", kind, why)
 
 
 @dataclass
@@ -127,11 +121,9 @@ def _no_autocast(device: str) -> contextlib.AbstractContextManager:
 def _autocast_dtype(device: str) -> torch.dtype | None:
     """Return the autocast dtype in force on a kind of device, None without autocast."""
     if hasattr(torch, "get_autocast_dtype"):  # torch >= 2.4
-        on = torch.is_autocast_enabled(device)
-        return torch.get_autocast_dtype(device) if on else None
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if device == "cuda":
-        on = torch.is_autocast_enabled()
-        return torch.get_autocast_gpu_dtype() if on else None
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
     on = device == "cpu" and torch.is_autocast_cpu_enabled()
     return torch.get_autocast_cpu_dtype() if on else None
 
@@ -331,9 +323,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if ctx.grads is None:
-            raise RuntimeError(
-                "The gathered loss was differentiated already: it keeps no graph for a second time."
-            )
+            raise RuntimeError("The gathered loss was differentiated already: it keeps no graph.")
         # Scaled in place: the matrix's gradient is as large as the vocabulary.
         grads, ctx.grads = ctx.grads, None
         grads = [
@@ -374,14 +364,11 @@ def supervise(
         raise ConfigError(f"algo.head_chunk={chunk} must be at least 1, or null.")
     distil = _places(masked_t & masked_s)
     # On a GPU each search waits for what it has computed so far.
-    none = loss.reveal is None or mask_index is None
-    reveal = distil[:0] if none else _places(masked_t & ~masked_s)
+    one = loss.reveal is None or mask_index is None
+    reveal = distil[:0] if one else _places(masked_t & ~masked_s)
     index, linear = torch.cat((distil, reveal)), student.linear
-    wide = losses.widen(student.hidden[:0]).dtype
-    if weight is None:
-        factors = torch.ones(len(index), dtype=wide, device=index.device)
-    else:
-        factors = weight.flatten()[index].to(wide)
+    weight = torch.ones(masked_t.shape, device=index.device) if weight is None else weight
+    factors = weight.flatten()[index].to(losses.widen(student.hidden[:0]).dtype)
     total, rows, entropy = _ChunkedLoss.apply(
         student.rows(index),
         None if linear is None else linear.weight,

@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..checkpoints.weights import load_strictly
-from ..head import FSDP_INNER, is_sharded
+from ..head import is_sharded
 from ..models.compiling import compile_blocks
 
 
@@ -104,4 +104,4 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 found[f"{prefix}.{name}" if prefix else name] = buffer
-    return {name.replace(f"{FSDP_INNER}.", ""): tensor for name, tensor in found.items()}
+    return {name.replace("_fsdp_wrapped_module.", ""): tensor for name, tensor in found.items()}

@@ -8,6 +8,8 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import evaluators, intervals
@@ -16,29 +18,18 @@ END = "<|endoftext|>"
 WORDS = [END, "the", "cat", "sat", "on", "mat", "internationally"]
 
 
-def fast(model, decoder, **special):
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.pre_tokenizer = decoder[0]
-    tokenizer.decoder = decoder[1]
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special
-    )
-
-
-def by_word(words=WORDS):
+def by_word():
     """The samples' tokenizer: a word a token."""
-    split = tokenizers.pre_tokenizers.WhitespaceSplit()
-    model = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, END)
-    return fast(model, (split, tokenizers.decoders.WordPiece("##")), eos_token=END)
+    words = tokenizers.Tokenizer(WordLevel({w: i for i, w in enumerate(WORDS)}, END))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END)
 
 
 def by_byte():
     """The evaluator's: a byte a token, so that samples differ in length."""
-    level = tokenizers.pre_tokenizers.ByteLevel
-    names = [END, *sorted(level.alphabet())]
-    model = tokenizers.models.BPE({name: i for i, name in enumerate(names)}, [])
-    how = (level(add_prefix_space=False), tokenizers.decoders.ByteLevel())
-    return fast(model, how, eos_token=END)
+    names = [END, *sorted(ByteLevel.alphabet())]
+    bytes_ = tokenizers.Tokenizer(BPE({name: i for i, name in enumerate(names)}, []))
+    bytes_.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=bytes_, eos_token=END)
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +127,6 @@ def test_an_evaluator_that_does_not_fit_is_refused(gpt2):
     small = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=50, **how))
     with pytest.raises(ConfigError, match="vocabulary of 50 tokens and is given token"):
         lm(small).nll(["the cat"])
-    broken = transformers.GPT2LMHeadModel(gpt2.config).eval()
-    torch.nn.init.constant_(broken.transformer.ln_f.weight, float("nan"))
-    with pytest.raises(ConfigError, match="score of evaluator=tiny of sample 0 is nan"):
-        lm(broken).nll(["the cat"])
 
 
 @pytest.mark.parametrize("precision, apart", [("", 1e-6), (":tf32", 1e-2), (":bfloat16", 1e-2)])
@@ -179,12 +166,6 @@ def test_an_evaluator_to_install_names_the_command(monkeypatch):
     assert evaluators.name_of("gpt2-large") == "gpt2-large"
 
 
-def test_what_is_no_evaluator_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match="cannot be loaded .*: give the folder"):
-        evaluators.CausalLM.load(str(tmp_path))
-
-
 def uniform(tokens):
     """A judge, whose nats after an EOS of id 0 are no numbers."""
     nats = torch.full((len(tokens), tokens.shape[1] - 1), math.log(50.0))
@@ -208,16 +189,3 @@ def test_a_judges_nan_and_nothing_are_refused():
         evaluators.CallableEvaluator(uniform, "AR", eos=0).nll(torch.zeros(2, 4).long())
     with pytest.raises(ConfigError, match="2 of 2 samples are not finite"):
         evaluators.CallableEvaluator(uniform, "AR").nll(torch.zeros(2, 4).long())
-
-
-def test_the_minihosts_ar_model_is_a_judge(compose):
-    from mdlm_mcd.evaluation import embedded
-    from mdlm_mcd.minihost import algo, dataloader
-
-    config = compose("algo=ar")
-    model = algo.AR(config, dataloader.get_tokenizer(config)).eval()
-    tokens = torch.randint(0, 250, (5, 16))
-    scores = evaluators.CallableEvaluator(embedded.judge(model), "AR", batch_size=2).nll(tokens)
-    nats = embedded.judge(model)(tokens).double()
-    assert scores.perplexity == pytest.approx(nats.mean().exp().item(), rel=1e-5)
-    assert scores.tokens.tolist() == [15] * 5

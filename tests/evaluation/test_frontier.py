@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.interpolate
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import estimate, row, write
 
@@ -26,7 +26,6 @@ def split(points):
     return [x for x, _ in points], [y for _, y in points]
 
 
-@settings(deadline=None)
 @given(POINTS, st.floats(2.0, 7.0))
 def test_between_the_neighbours_or_nothing(points, target):
     points.sort()
@@ -81,20 +80,26 @@ def test_no_number_and_a_folded_curve_are_none():
     assert frontier.at_equal([4, 4], [10, 1000], 4) is None
 
 
-def test_reach():
-    curve = [(4, 400.0), (16, 100.0), (64, 25.0)]
-    there = frontier.reach(curve, 200.0)
-    assert there.kind == "at" and there.steps == pytest.approx(8.0)
-    assert frontier.reach(curve, 100.0).steps == pytest.approx(16.0)
-    assert frontier.reach(curve, 400.0) == frontier.Reach("within", 4)
-    assert frontier.reach(curve, 500.0) == frontier.Reach("within", 4)
-    assert frontier.reach(curve, 20.0) == frontier.Reach("not", 64)
-    assert frontier.reach([(4, 1.0), (8, 0.0)], 0.0) == frontier.Reach("at", 8)
-    assert frontier.reach([(4, None), (8, None)], 1.0).kind == "apart"
-    # Not interpolated over a number of steps at which nothing compares.
-    gap = [(4, 400.0), (16, None), (64, 25.0)]
-    assert frontier.reach(gap, 100.0) == frontier.Reach("within", 64)
-    assert frontier.reach([(4, 400.0), (16, None)], 100.0).kind == "apart"
+CURVE = [(4, 400.0), (16, 100.0), (64, 25.0)]
+GAP = [(4, 400.0), (16, None), (64, 25.0)]  # nothing is interpolated over it
+
+
+@pytest.mark.parametrize(
+    "curve, target, kind, steps",
+    [
+        (CURVE, 200.0, "at", 8),
+        (CURVE, 100.0, "at", 16),
+        (CURVE, 400.0, "within", 4),
+        (CURVE, 500.0, "within", 4),
+        (CURVE, 20.0, "not", 64),
+        ([(4, 1.0), (8, 0.0)], 0.0, "at", 8),
+        ([(4, None), (8, None)], 1.0, "apart", 0),
+        (GAP, 100.0, "within", 64),
+        (GAP[:2], 100.0, "apart", 0),
+    ],
+)
+def test_reach(curve, target, kind, steps):
+    assert frontier.reach(curve, target) == (kind, pytest.approx(steps))
 
 
 # Rows against the reference -----------------------------------------------------------
