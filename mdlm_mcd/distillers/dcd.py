@@ -66,7 +66,7 @@ class DCD(Distiller):
         return self.gaussian(t)
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
-        algo, length = self.config.algo, x0.shape[1]
+        length = x0.shape[1]
         t, s = noise.times(round_.delta)
         others = self.vocab_size - 1
 
@@ -78,18 +78,7 @@ class DCD(Distiller):
         student = self.encode(self.backbone, z_t, t, condition)
         with torch.no_grad():
             teacher = self.encode(self.teacher.backbone, z_s, s, condition)
-        return head.supervise(
-            algo.loss,
-            student,
-            teacher,
-            None,
-            valid > 0,
-            valid > 0,
-            tau=round_.tau,
-            mask_index=None,
-            chunk=algo.head_chunk,
-            compile=self.compiled,
-        )
+        return self.supervise(round_, student, teacher, None, valid > 0, valid > 0)
 
 
 @dataclass(frozen=True)
