@@ -10,7 +10,6 @@ from runs import ALGOS, Watch, changed, fit, opened, student_class
 from mdlm_mcd import distillers
 from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.hosts import distiller, specs
 from mdlm_mcd.minihost import algo as host
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
@@ -196,8 +195,3 @@ def test_fractions_are_numbers_too(config):
     before = torch.get_rng_state()
     assert student_class("mcd").check_config(given).delta0 == 1 / 16
     assert torch.equal(torch.get_rng_state(), before)  # of a trial draw
-
-
-def test_a_host_without_such_models_says_so():
-    with pytest.raises(ConfigError, match="needs a uniform-state.*MDLM's code has none.*Duo's"):
-        distiller("DCD", specs.MDLM, host)

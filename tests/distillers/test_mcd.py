@@ -49,32 +49,26 @@ def test_finetune_path_is_the_default_teacher(config, teacher_path):
 # The teacher of a round ---------------------------------------------------------------
 
 
-def test_a_fixed_teacher_serves_in_every_round(config, tmp_path):
-    every = "callbacks.checkpoint_every_n_steps."
-    given = ("algo.snapshot=fixed", f"{every}every_n_train_steps=1", f"{every}save_top_k=-1")
-    model, _ = fit(config(*given), watch := Watch())
-    assert watch.rounds == [0] * 3 + [1] * 3
-    # Also across a stop between two.
-    path = tmp_path / "checkpoints" / "step-3.ckpt"
-    where = f"checkpointing.save_dir={tmp_path}/again"
-    other, _ = fit(config(*given, where), again := Watch(), path)
-    assert torch.equal(Watch.flat(model), Watch.flat(other))
-    assert all(torch.equal(x, watch.weights[0]) for x in watch.teachers + again.teachers)
+@pytest.mark.parametrize("snapshot", ["raw", "ema", "fixed"])
+def test_the_teacher_of_a_round(config, snapshot):
+    model = built(config(f"algo.snapshot={snapshot}", "algo.init_from=scratch"))
+    model.begin_round(0)
+    first = Watch.flat(model.teacher.backbone)
+    for p in model.backbone.parameters():
+        torch.nn.init.normal_(p)
+    student, average = Watch.flat(model.backbone), [p.flatten() for p in model.ema.shadow_params]
+    model.begin_round(1)
+    wanted = {"raw": student, "ema": torch.cat(average), "fixed": first}[snapshot]
+    assert torch.equal(Watch.flat(model.teacher.backbone), wanted) and model.teacher.round == 1
+    assert torch.equal(Watch.flat(model.backbone), student)
 
 
-def test_a_teacher_from_the_average(config):
-    averages = []
-
-    class Averages(Watch):
-        def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            super().on_train_batch_start(trainer, module, batch, batch_idx)
-            averages.append(torch.cat([p.flatten().clone() for p in module.ema.shadow_params]))
-
-    fit(config("algo.snapshot=ema", "training.ema=0.5"), watch := Averages())
-    assert torch.equal(watch.teachers[3], averages[3])
-    assert not torch.equal(watch.teachers[3], watch.weights[3])
-    # Taking it leaves the student as it was.
-    assert all(map(torch.equal, watch.after_step, watch.weights[1:]))
+def test_a_fixed_teacher_is_in_the_checkpoint_between_two_rounds(config, tmp_path):
+    fit(config("algo.snapshot=fixed"), watch := Watch())
+    again = config("algo.snapshot=fixed", f"checkpointing.save_dir={tmp_path}/again")
+    fit(again, other := Watch(), tmp_path / "checkpoints" / "round-1.ckpt")
+    assert other.losses == watch.losses[3:]
+    assert all(torch.equal(x, watch.weights[0]) for x in watch.teachers + other.teachers)
 
 
 def test_an_average_of_halves_is_kept_in_float32(config):
