@@ -51,7 +51,6 @@ class Teacher:
             with whole(self.backbone, write=True):
                 for name, own in tensors(self.backbone).items():
                     own.copy_(weights[name])
-        self.backbone.eval()
         self.round = round_index
 
     def state_dict(self) -> dict[str, Any]:
