@@ -1,8 +1,5 @@
 """What is refused before a distillation loses work: keys, teachers, trainers, folders."""
 
-import errno
-import os
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,41 +47,22 @@ def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
 # Teachers -----------------------------------------------------------------------------
 
 
-def of_algo(**settings):
-    return lambda content: content["hyper_parameters"]["config"]["algo"].update(settings)
-
-
 @pytest.mark.parametrize(
-    "change, words",
+    "algo, section, key, value, words",
     [
-        (lambda x: x.pop("ema"), "holds no EMA"),
-        (lambda x: x["ema"]["shadow_params"][0].fill_(float("nan")), "weights that are not finite"),
-        (
-            lambda x: x["hyper_parameters"]["config"]["model"].update(length=8),
-            "was trained on rows of 8 tokens.*set model.length=8, or train the",
-        ),
-        (of_algo(parameterization="mean"), "under parameterization="),
-        (of_algo(time_conditioning=True), "with time_conditioning=.*set algo.time_cond"),
+        ("mcd", "model", "length", 8, "on rows of 8 tokens.*set model.length=8, or train the"),
+        ("mcd", "algo", "time_conditioning", True, "time_conditioning=.*set algo.time_cond"),
+        ("dcd", "algo", "name", "mdlm", "trained under parameterization=subs.*uniform-state"),
     ],
 )
-def test_teachers(config, teacher_path, tmp_path, change, words):
-    change(content := opened(teacher_path))
+def test_teachers(config, teacher_path, tmp_path, algo, section, key, value, words):
+    """What torch does not refuse by the weights' shapes."""
+    content = opened(teacher_path)
+    content["hyper_parameters"]["config"][section][key] = value
     torch.save(content, tmp_path / "x.ckpt")
-    model = built(config(f"algo.teacher_path={tmp_path / 'x.ckpt'}"))
+    model = built(config(f"algo.teacher_path={tmp_path / 'x.ckpt'}", algo=algo))
     with pytest.raises(CheckpointError, match=words):
         start.load_teacher(model)
-
-
-@pytest.mark.parametrize(
-    "algo, key, words",
-    [
-        ("mcd", "model.hidden_size=64", "does not fit this model .*size mismatch for"),
-        ("dcd", "seed=1", "trained under parameterization=subs.*uniform-state"),
-    ],
-)
-def test_a_run_that_does_not_fit_its_teacher(config, teacher_path, algo, key, words):
-    with pytest.raises(CheckpointError, match=words):
-        start.load_teacher(built(config(key, f"algo.teacher_path={teacher_path}", algo=algo)))
 
 
 def test_a_teacher_of_another_tokenizer(caplog):
@@ -150,15 +128,9 @@ def test_trainers_that_cannot_work(config, strategy, overrides, words):
         strategies.check(trainer, given)
 
 
-def test_a_folder_that_may_not_be_written(config, tmp_path, monkeypatch):
-    """A disk mounted for reading; root writes to another user's folder."""
-
-    def refused(*args, dir=None, **kwargs):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(dir))
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
-    with pytest.raises(ConfigError, match=f"save_dir={tmp_path} cannot be written"):
-        fit(config())
+def test_a_folder_that_may_not_be_written(config):
+    with pytest.raises(ConfigError, match="save_dir=/dev/null cannot be written"):
+        fit(config("checkpointing.save_dir=/dev/null"))
 
 
 def test_a_checkpoint_to_go_on_from_that_is_not_there(config):
