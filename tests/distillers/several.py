@@ -30,13 +30,14 @@ fsdp = pytest.mark.skipif(
 
 
 class Sharded(FSDPStrategy):
-    """Lightning's on CPUs, over gloo, in float64, which its precisions for it leave out.
+    """Lightning's on CPUs, over gloo.
 
-    parts: shard blocks and last layer by themselves, beside the model. Checkpoints are
-    whole, as by default.
+    double: in float64, which its precisions for it leave out. parts: shard blocks and
+    last layer by themselves, beside the model. Checkpoints are whole, as by default.
     """
 
-    def __init__(self, parts: bool = False, **kwargs):
+    def __init__(self, double: bool = True, parts: bool = False, **kwargs):
+        self.double = double
         if parts:
             wrapped = {dit.DDiTBlock, dit.DDiTFinalLayer}
             kwargs["auto_wrap_policy"] = ModuleWrapPolicy(wrapped)
@@ -45,7 +46,7 @@ class Sharded(FSDPStrategy):
     def _setup_model(self, model):
         # Lightning names a device by its index, and CPUs have none.
         return FullyShardedDataParallel(
-            model.double(),
+            model.double() if self.double else model,
             cpu_offload=self.cpu_offload,
             mixed_precision=self.mixed_precision_config,
             sharding_strategy=self.sharding_strategy,

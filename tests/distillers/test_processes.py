@@ -96,6 +96,10 @@ def work(config, ckpt_path=None):
     }
 
 
+def trained(config):
+    fit(config)
+
+
 def stopped(config):
     with pytest.raises(SIGTERMException):
         fit(config, Seen(stop=3), model=built(config).double())
@@ -230,9 +234,13 @@ def test_whole_and_sharded_go_on_as_each_other(configure, one, monkeypatch, over
 @several.fsdp
 @pytest.mark.slow
 def test_sharded_gradients_are_clipped_as_whole_ones(configure):
-    """By a norm that FSDP takes in float32."""
-    clipped = ("training.ema=0", "trainer.gradient_clip_val=1e-2")
-    ends = [run(configure(n, *how, *clipped))[1] for n, how in ((1, ()), (2, SHARDED))]
+    """In float32, the one dtype of FSDP's own norm."""
+    clipped = ("training.ema=0", "trainer.precision=32-true", "trainer.gradient_clip_val=1e-2")
+    ends = []
+    for processes, how in ((1, ()), (2, (*SHARDED, "+strategy.double=false"))):
+        config = configure(processes, *how, *clipped)
+        several.run(processes, partial(trained, config), checkpoints(config) / "results")
+        ends.append(checkpoints(config))
     same_files(*ends, atol=1e-6)
 
 
