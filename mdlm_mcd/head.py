@@ -88,10 +88,14 @@ class HiddenStates:
 
     @functools.cached_property
     def matrix(self) -> Tensor:
-        """The projection's weights in the precision the backbone multiplies in, cast once."""
+        """The projection's weights in the precision the backbone multiplies in, cast once.
+
+        (vocab, dim), with rows of zeros up to a size that the device multiplies fast.
+        """
         assert self.linear is not None
         # Without autocast a hidden state may be wider than the weights.
-        return self.linear.weight.detach().to(self.autocast or self.linear.weight.dtype)
+        weight = self.linear.weight.detach().to(self.autocast or self.linear.weight.dtype)
+        return F.pad(weight, (0, 0, 0, -len(weight) % _multiple(weight.device)))
 
     def logits(self, rows: Tensor) -> Tensor:
         """Return logits of gathered rows, (rows, vocab), in float32 or better."""
@@ -100,9 +104,18 @@ class HiddenStates:
         bias, dtype = self.linear.bias, self.matrix.dtype
         # A trainer's autocast may be on around us; only the backbone's own counts.
         with _no_autocast(rows.device.type):
-            return losses.widen(
-                F.linear(rows.to(dtype), self.matrix, None if bias is None else bias.to(dtype))
-            )
+            if bias is not None:
+                bias = F.pad(bias.to(dtype), (0, len(self.matrix) - len(bias)))
+            out = F.linear(rows.to(dtype), self.matrix, bias)
+            return losses.widen(out[:, : self.linear.out_features])
+
+
+def _multiple(device: torch.device) -> int:
+    """Return what a vocabulary is padded to a multiple of.
+
+    MDLM's 50,258 is no multiple of 8, and cuBLAS then takes kernels of older devices.
+    """
+    return 128 if device.type == "cuda" else 1
 
 
 def _no_autocast(device: str) -> contextlib.AbstractContextManager:
@@ -297,18 +310,19 @@ class _ChunkedLoss(torch.autograd.Function):
                 if grads[0] is not None:
                     grads[0][at] = slope
                 continue
-            slope = slope.to(student.matrix.dtype)
+            vocab = slope.shape[-1]
+            slope = F.pad(slope.to(student.matrix.dtype), (0, len(student.matrix) - vocab))
             with _no_autocast(rows.device.type):
                 if grads[0] is not None:
                     grads[0][at] = slope @ student.matrix
                 if grads[1] is not None:
                     part = rows[at].to(slope.dtype)
-                    if grads[1].dtype == slope.dtype:
+                    if grads[1].dtype == slope.dtype and vocab == slope.shape[-1]:
                         grads[1].addmm_(slope.T, part)
                     else:  # half precision: sum in float32
-                        grads[1] += slope.T @ part
+                        grads[1] += (slope.T @ part)[:vocab]
                 if grads[2] is not None:
-                    grads[2] += slope.sum(0)
+                    grads[2] += slope.sum(0)[:vocab]
         ctx.grads = grads
         ctx.mark_non_differentiable(losses_, entropy)
         return (losses_ * weight).sum(), losses_, entropy

@@ -112,9 +112,12 @@ SHARES = [(0.7, 0.4), (0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.3, 0.3)]
 
 @pytest.mark.parametrize("kind", list(losses.LOSSES))
 @pytest.mark.parametrize("share", SHARES)
-@pytest.mark.parametrize("chunk, wrap", [(1, False), (5, False), (5, True), (1000, False)])
-def test_loss_and_every_gradient(kind, share, chunk, wrap):
-    """In float64 to rounding; in float32 to its own."""
+@pytest.mark.parametrize(
+    "chunk, wrap, multiple", [(1, False, 1), (5, False, 4), (5, True, 1), (1000, False, 1)]
+)
+def test_loss_and_every_gradient(monkeypatch, kind, share, chunk, wrap, multiple):
+    """In float64 to rounding; in float32 to its own. multiple: as on a GPU, of the vocabulary."""
+    monkeypatch.setattr(head, "_multiple", lambda device: multiple)
     (loss, grads), (ours, our_grads) = both(kind, torch.float64, share, chunk, wrap)
     torch.testing.assert_close(ours, loss, rtol=1e-12, atol=1e-12)
     # Without a masked row the gradient is zero, not missing: backward and DDP need it.

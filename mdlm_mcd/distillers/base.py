@@ -92,9 +92,8 @@ class Distiller:
         """
         raise NotImplementedError
 
-    def encode(self, backbone, z: Tensor, t: Tensor, condition) -> head.HiddenStates:
-        """Run `backbone` on z (batch, length) at times t (batch,), short of its logits."""
-        alpha_t = self.alpha(t)
+    def encode(self, backbone, z: Tensor, alpha_t: Tensor, condition) -> head.HiddenStates:
+        """Run `backbone` on z (batch, length) at alpha_t (batch,), short of its logits."""
         return head.encode(backbone, lambda net: self.host_denoise(net, z, alpha_t, condition))
 
     def supervise(self, round_: Round, *given) -> head.LossOutput:
@@ -116,10 +115,6 @@ class Distiller:
     def loss_mask(self) -> int | None:
         """Return the id that no token of the text may have; None without a mask."""
         return self.mask_index if self.parameterization == "subs" else None
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """Return alpha_t (batch,) of the views, which the networks are given, at t (batch,)."""
-        return self.host_alpha(t)
 
     def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
         on_bar = {"round": float(round_.index + 1), "delta": round_.delta, "tau": round_.tau}

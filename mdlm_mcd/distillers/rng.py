@@ -47,18 +47,21 @@ class StepNoise:
         generator = coupling.counter_generator(self.config.seed, self.step, name)
         return tuple(self._place(x[self.places]) for x in draw(self.total, generator))
 
-    def times(self, delta: float | None) -> tuple[Tensor, Tensor]:
+    def times(self, delta: float | None, *functions: coupling.Alpha) -> tuple[Tensor, ...]:
         """Return t ~ U(delta, 1] and s = t - delta, each (batch,) float64.
 
-        delta=None: t ~ U(0, 1] and s ~ U(0, t].
+        delta=None: t ~ U(0, 1] and s ~ U(0, t]. functions: of times on the CPU; what each
+        makes of t and of s is returned behind them.
         """
         antithetic = self.config.training.antithetic_sampling
 
-        def draw(total: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        def draw(total: int, generator: torch.Generator) -> tuple[Tensor, ...]:
             how = {"generator": generator, "antithetic": antithetic}
             if delta is None:
-                return coupling.sample_nested_times(total, **how)
-            return coupling.sample_times(total, delta, **how)
+                times = coupling.sample_nested_times(total, **how)
+            else:
+                times = coupling.sample_times(total, delta, **how)
+            return *times, *(f(time) for f in functions for time in times)
 
         return self.share("t", draw)
 

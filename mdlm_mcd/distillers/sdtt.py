@@ -38,7 +38,7 @@ class SDTT(Distiller):
         alpha_t = self.host_alpha(t).to(x0.device)
         masked = noise.u(x0.shape[1]) > alpha_t[:, None]
         z_t = torch.where(masked, self.mask_index, x0)
-        student = self.encode(self.backbone, z_t, t, condition)
+        student = self.encode(self.backbone, z_t, alpha_t, condition)
         with torch.no_grad():
             teacher = self._roll(round_, z_t, t, condition, noise)
         return self.supervise(round_, student, teacher, x0, masked & (valid > 0), masked)
@@ -53,7 +53,7 @@ class SDTT(Distiller):
             return (torch.rand(shape, generator=generator, dtype=torch.float64),)
 
         features, _ = rollout(
-            lambda z, k: self.encode(self.teacher.backbone, z, times[k], condition),
+            lambda z, k: self.encode(self.teacher.backbone, z, alphas[k], condition),
             z_t,
             [(later - now) / (1 - now) for now, later in zip(alphas, alphas[1:], strict=False)],
             [noise.share(f"open {k}", draw)[0] for k in range(steps - 1)],

@@ -75,11 +75,16 @@ class CallableEvaluator:
         return _scores(self.name, torch.cat(nats), torch.cat(tokens))
 
 
+# How an evaluator may multiply, behind a colon after its name; float32 without one.
+PRECISIONS = ("tf32", "bfloat16")
+
+
 class CausalLM:
     """A causal language model of `transformers` as an Evaluator.
 
     model, tokenizer: the evaluator's; `load` opens both by name.
     source: the samples' own tokenizer, by which they are decoded.
+    tf32: on CUDA, multiply float32 in TF32.
     """
 
     def __init__(
@@ -90,28 +95,33 @@ class CausalLM:
         name: str,
         source: Any = None,
         batch_size: int = 8,
+        tf32: bool = False,
     ):
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self.source, self.batch_size = source, batch_size
+        self.source, self.batch_size, self.tf32 = source, batch_size, tf32
         self.eos = tokenizer.eos_token_id
         self.context = context_of(model)
 
     @classmethod
     def load(cls, name: str, *, device: Any = "cpu", **how: Any) -> CausalLM:
-        """Open a local folder or a name on the Hub, e.g. gpt2-large.
+        """Open a local folder or a name on the Hub, e.g. gpt2-large or gpt2-large:bfloat16.
 
         Raises ConfigError when model or tokenizer cannot be loaded.
         """
         import transformers
 
+        path, _, precision = name.rpartition(":")
+        if precision not in PRECISIONS:
+            path, precision = name, "float32"
         with border(
             f"evaluator={name} cannot be loaded",
             "give the folder or the Hub name of a causal language model with its tokenizer",
         ):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
             check_tokens(tokenizer)
-            model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)
-        return cls(model.to(device), tokenizer, name=name, **how)
+            model = transformers.AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False)
+        model = model.to(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        return cls(model, tokenizer, name=name, tf32=precision == "tf32", **how)
 
     def reading(self, source: Any) -> CausalLM:
         """Return this evaluator, its model shared, for samples of another tokenizer."""
@@ -170,7 +180,13 @@ class CausalLM:
         """Return nats of tokens 1.. of one window: (batch, length - 1) float64."""
         ids = ids.to(self.model.device)
         mask = text.to(ids.device).long()
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        before = torch.get_float32_matmul_precision()
+        if self.tf32:
+            torch.set_float32_matmul_precision("high")
+        try:
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        finally:
+            torch.set_float32_matmul_precision(before)
         # By sample: a second (batch, length, vocab) tensor in float32 is not made.
         rows = [
             F.cross_entropy(row[:-1].float(), x[1:], reduction="none")

@@ -1,5 +1,6 @@
 """Evaluators against the hosts' convention worked out naively, on a tiny GPT-2."""
 
+import copy
 import math
 
 import pytest
@@ -140,13 +141,19 @@ def test_an_evaluator_that_does_not_fit_is_refused(gpt2):
         lm(broken).nll(["the cat"])
 
 
-def test_a_folder_is_opened_by_name(gpt2, tmp_path):
-    gpt2.save_pretrained(tmp_path)
+@pytest.mark.parametrize("precision, apart", [("", 1e-6), (":tf32", 1e-2), (":bfloat16", 1e-2)])
+def test_a_folder_is_opened_by_name(gpt2, tmp_path, precision, apart):
+    """In float32, whatever the file has, or as the name asks, which goes to the rows."""
+    saved = copy.deepcopy(gpt2).bfloat16()
+    saved.save_pretrained(tmp_path)
     by_byte().save_pretrained(tmp_path)
-    name = str(tmp_path)
-    opened = evaluators.CausalLM.load(name).reading(by_word())
-    assert opened.name == name
-    torch.testing.assert_close(opened.nll(SAMPLES).nats, lm(gpt2).nll(SAMPLES).nats)
+    opened = evaluators.CausalLM.load(f"{tmp_path}{precision}").reading(by_word())
+    assert opened.name == f"{tmp_path}{precision}"
+    assert (opened.model.dtype == torch.bfloat16) == (precision == ":bfloat16")
+    before = torch.get_float32_matmul_precision()
+    found, expected = opened.nll(SAMPLES).nats, lm(saved.float()).nll(SAMPLES).nats
+    torch.testing.assert_close(found, expected, rtol=apart, atol=0)
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_what_is_no_evaluator_is_refused(tmp_path, monkeypatch):

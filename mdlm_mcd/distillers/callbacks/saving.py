@@ -18,6 +18,9 @@ from ...curriculum import Curriculum
 from ...errors import UnfinishedError
 from ..checkpoint_io import LAST, save_last
 
+# Steps from one question to all processes to the next: each waits for the device.
+AGREE = 10
+
 _say = rank_zero_only(logging.getLogger(__name__).warning)
 
 
@@ -25,8 +28,8 @@ class SaveRounds(L.Callback):
     """Write `round-K.ckpt` after the last optimizer step of round K (from 1).
 
     A fit that ends without an error before the last round leaves `last.ckpt` and
-    raises UnfinishedError. After SIGTERM it is written at the next optimizer step, and
-    the process ends with status 0. Lightning, left alone, leaves without saving, and in
+    raises UnfinishedError. After SIGTERM it is written at the next optimizer step (several
+    processes: the next at which they agree), and the process ends with status 0. Lightning, left alone, leaves without saving, and in
     the middle of an accumulation. Its handlers of other signals (SLURM's requeueing) are
     not touched. curriculum: None for a model without rounds.
     """
@@ -69,6 +72,8 @@ class SaveRounds(L.Callback):
         asked = self.asked
         if trainer.world_size > 1:
             # All processes leave after the same step, whichever were asked.
+            if step % max(1, min(AGREE, trainer.log_every_n_steps)):
+                return
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and step < trainer.max_steps:
             save_last(trainer, self.dirpath)
