@@ -29,9 +29,10 @@ class SaveRounds(L.Callback):
 
     A fit that ends without an error before the last round leaves `last.ckpt` and
     raises UnfinishedError. After SIGTERM it is written at the next optimizer step (several
-    processes: the next at which they agree), and the process ends with status 0. Lightning, left alone, leaves without saving, and in
-    the middle of an accumulation. Its handlers of other signals (SLURM's requeueing) are
-    not touched. curriculum: None for a model without rounds.
+    processes: the next at which they agree), and the process ends with status 0. Lightning,
+    left alone, leaves without saving, and in the middle of an accumulation. Its handlers
+    of other signals (SLURM's requeueing) are not touched. curriculum: None for a model
+    without rounds.
     """
 
     def __init__(self, dirpath: str, curriculum: Curriculum | None = None):
