@@ -62,7 +62,7 @@ class DCD(Distiller):
         )
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
-        algo, length = self.config.algo, x0.shape[1]
+        length = x0.shape[1]
         _, _, alpha_t, alpha_s = noise.times(round_.delta, self.gaussian)
         others = self.vocab_size - 1
 
@@ -74,18 +74,7 @@ class DCD(Distiller):
         student = self.encode(self.backbone, z_t, alpha_t, condition)
         with torch.no_grad():
             teacher = self.encode(self.teacher.backbone, z_s, alpha_s, condition)
-        return head.supervise(
-            algo.loss,
-            student,
-            teacher,
-            None,
-            valid > 0,
-            valid > 0,
-            tau=round_.tau,
-            mask_index=None,
-            chunk=algo.head_chunk,
-            compile=self.compiled,
-        )
+        return self.supervise(round_, student, teacher, None, valid > 0, valid > 0)
 
 
 @dataclass(frozen=True)

@@ -42,15 +42,5 @@ class MCD(Distiller):
             with torch.no_grad():
                 teacher = self.encode(self.teacher.backbone, pair.z_s, alpha_s, condition)
         # Eq. 14, on the rows that it reads.
-        return head.supervise(
-            algo.loss,
-            student,
-            teacher,
-            x0,
-            pair.masked_t & (valid > 0),
-            pair.masked_s,
-            tau=round_.tau,
-            mask_index=self.mask_index,
-            chunk=algo.head_chunk,
-            compile=self.compiled,
-        )
+        counts = pair.masked_t & (valid > 0)
+        return self.supervise(round_, student, teacher, x0, counts, pair.masked_s)

@@ -27,13 +27,13 @@ class StepNoise:
 
     def __init__(self, module, count: int, micro: int):
         self.config: DictConfig = module.config
-        self.step, self.rank, self.micro = module.global_step, module.global_rank, micro
+        self.step = module.global_step
         self.device = module.device
         self.ignore_bos = getattr(module, "ignore_bos", False)
         # Row i of the batch that a sampler deals to rank r sits at i * world + r.
         world = module.trainer.world_size
         rows = max(self.config.loader.batch_size, count)
-        self.places = (micro * rows + torch.arange(count)) * world + self.rank
+        self.places = (micro * rows + torch.arange(count)) * world + module.global_rank
         self.total = rows * module.trainer.accumulate_grad_batches * world
 
     def share(

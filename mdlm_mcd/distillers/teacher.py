@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,17 +51,7 @@ class Teacher:
             with whole(self.backbone, write=True):
                 for name, own in tensors(self.backbone).items():
                     own.copy_(weights[name])
-        self.backbone.eval()
         self.round = round_index
-
-    def shard(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Spread the weights over the processes by wrap(backbone)."""
-        self.backbone = wrap(self.backbone)
-
-    def to(self, *args) -> None:
-        """Move as `nn.Module.to`: to a device, a dtype, or both."""
-        if self.backbone is not None:
-            self.backbone.to(*args)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and a number only: `torch.load(weights_only=True)` opens them.

@@ -70,7 +70,6 @@ def test_schedule_and_marginals(size):
         ({"gamma_min": -3.0}, ["gamma_min=-3 keeps alpha_t=", "gamma_min=-4.02"]),
         ({"gamma_max": -2.5}, ["gamma_max=-2.5 keeps alpha_t=0.2", "gamma_max=-1.21"]),
         ({"num_classes": 30}, ["gamma_max=-1 keeps", "a vocabulary of 30"]),
-        ({"num_classes": 1}, ["num_classes=1"]),
     ],
 )
 def test_bad_settings_are_refused_in_a_sentence(settings, words):
