@@ -98,9 +98,9 @@ class HiddenStates:
         bias, dtype = self.linear.bias, self.matrix.dtype
         # A trainer's autocast may be on around us; only the backbone's own counts.
         with _no_autocast(rows.device.type):
-            if bias is not None:
-                bias = F.pad(bias.to(dtype), (0, len(self.matrix) - len(bias)))
-            out = F.linear(rows.to(dtype), self.matrix, bias)
+            more = None if bias is None else (0, len(self.matrix) - len(bias))
+            wide = None if more is None else F.pad(bias.to(dtype), more)
+            out = F.linear(rows.to(dtype), self.matrix, wide)
             return losses.widen(out[:, : self.linear.out_features])
 
 

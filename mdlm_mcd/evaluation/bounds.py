@@ -115,7 +115,8 @@ def n_step_nelbo(
     if steps < 1:
         raise ConfigError(f"steps={steps} must be at least 1.")
     levels = levels_of(alpha, steps, schedule)
-    u = draw_u(*tokens.shape, u_law, step=u_step, generator=generator, **law)
+    rows, length = tokens.shape
+    u = draw_u(rows, length, u_law, step=u_step, generator=generator, **law)
     return along(
         denoise,
         tokens,
