@@ -38,7 +38,7 @@ stress: setup
 
 # Memory, tensors, open files and logs over 2,400 steps: a few minutes.
 longrun: setup
-	$(BIN)/python benchmarks/longrun.py $(ARGS)
+	$(BIN)/python benchmarks/longrun.py
 
 lint: setup
 	$(BIN)/ruff check .

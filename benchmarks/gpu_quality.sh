@@ -58,7 +58,7 @@ train() {
 
 # Which the distillers bring along: save at SIGTERM.
 saving() {
-    echo "+callbacks.saving._target_=mdlm_mcd.distillers.callbacks.preemption.Preemption" \
+    echo "+callbacks.saving._target_=mdlm_mcd.distillers.callbacks.saving.SaveRounds" \
         "+callbacks.saving.dirpath=$OUT/runs/$1/checkpoints"
 }
 

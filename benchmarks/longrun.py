@@ -1,6 +1,6 @@
 """Find leaks of a long run: memory, tensors, open files and logs.
 
-    python benchmarks/longrun.py [--steps 2400] [--every 100] [--warm-up 600]
+    python benchmarks/longrun.py
 
 Distils a tiny student in the embedded host with all that a real run does: rounds,
 validations, checkpoints, a CSV log of every step. Prints a table, and ends with status
@@ -10,7 +10,6 @@ files at all, or the log faster per step than before. Linux only (/proc).
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import statistics
@@ -28,6 +27,7 @@ from paper.compose import embedded
 
 from mdlm_mcd.minihost import main as minihost
 
+STEPS, EVERY, WARM_UP = 2_400, 100, 600
 ROUNDS, SLACK = 3, 0.01
 
 
@@ -95,33 +95,28 @@ def verdict(readings: list[Reading], warm_up: int) -> list[str]:
     after = [r for r in readings if r.step > warm_up]
     halves = after[: len(after) // 2], after[len(after) // 2 :]
     early, late = (Reading(*map(statistics.median, zip(*half, strict=True))) for half in halves)
-    found = []
-    if late.memory > (1 + SLACK) * early.memory:
-        found.append(f"resident memory grew by {late.memory / early.memory - 1:.1%}")
-    for name in ("tensors", "files"):
-        one, other = getattr(early, name), getattr(late, name)
-        if other > one:
-            found.append(f"{name} grew from {one:g} to {other:g}")
-    rates = [(half[-1].log - half[0].log) / (half[-1].step - half[0].step) for half in halves]
-    if rates[1] > 1.1 * rates[0]:
-        found.append(f"the log's bytes per step grew from {rates[0]:.0f} to {rates[1]:.0f}")
-    return found
+    pace = [(half[-1].log - half[0].log) / (half[-1].step - half[0].step) for half in halves]
+    found = {
+        "resident memory": (early.memory, late.memory, 1 + SLACK),
+        "tensors": (early.tensors, late.tensors, 1),
+        "files": (early.files, late.files, 1),
+        "the log's bytes per step": (*pace, 1.1),
+    }
+    return [
+        f"{name} grew from {one:g} to {other:g}"
+        for name, (one, other, factor) in found.items()
+        if other > factor * one
+    ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, value in {"steps": 2400, "every": 100, "warm-up": 600}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    args = parser.parse_args()
-    if args.steps % ROUNDS or (args.steps - args.warm_up) // args.every < 4:
-        parser.error(f"--steps: a multiple of {ROUNDS}, with 4 readings after --warm-up")
     with tempfile.TemporaryDirectory() as folder:
-        readings = run(Path(folder), args.steps, args.every)
+        readings = run(Path(folder), STEPS, EVERY)
     print(f"{'step':>6}{'memory MiB':>12}{'tensors':>9}{'files':>7}{'log KiB':>9}")
     for r in readings:
         memory, log = r.memory / 2**20, r.log / 2**10
         print(f"{r.step:>6}{memory:>12.1f}{r.tensors:>9}{r.files:>7}{log:>9.0f}")
-    found = verdict(readings, args.warm_up)
+    found = verdict(readings, WARM_UP)
     print("grew: " + "; ".join(found) if found else "nothing grew")
     return bool(found)
 

@@ -40,7 +40,6 @@ def parsed(argv=None) -> argparse.Namespace:
     add("--part", action="append", choices=sorted(SETTINGS), help="only this")
     add("--method", action="append", help="only this method, and the teachers")
     add("--seeds", type=int, help="at most so many seeds a method")
-    add("--table-only", action="store_true", help="no measuring, only tables")
     return made.parse_args(argv)
 
 
@@ -100,11 +99,6 @@ def run(args, say=print) -> Path:
     parts = [name for name in SETTINGS if name in (args.part or SETTINGS)]
     todo = jobs.plan(methods.named(args.method, size != "full"), parts, size, args.seeds)
     name = f"{code_version()}-{size}"  # other code, another folder
-    if args.table_only and not any((args.out / name).glob("*/*.jsonl")):
-        raise ConfigError(
-            f"--table-only finds no figures of this code ({name}) in --out "
-            f"{args.out}: leave it out, to measure."
-        )
     whole = size == "full" and not (args.part or args.method or args.seeds)
     docs = ROOT / "docs" / "results.md" if whole else None
     folder, done = make_folder(args.out / name), []
@@ -113,8 +107,7 @@ def run(args, say=print) -> Path:
         done.append(job)
         say(f"[{len(done)}/{len(todo)}] {job.part}: {job.what}, seed {job.seed}")
 
-    if not args.table_only:
-        jobs.run_all(todo, size, folder, args.jobs, on_done)
+    jobs.run_all(todo, size, folder, args.jobs, on_done)
     write(folder, size, docs, say)
     return folder
 

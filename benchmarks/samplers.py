@@ -1,56 +1,41 @@
 """Samplers: what each costs, what a law of u is worth, what one latent saves.
 
-    python benchmarks/samplers.py [--vocab 50257] [--length 256] [--width 256]
-                                  [--steps 16] [--threads 1]
+    python benchmarks/samplers.py
 
-Three tables of one run. The first times the head's part of sampling (projection,
-softmax, draw), the backbone left out. The others sample an exact language, a Markov
-chain whose denoiser is computed, not learned, so that all error is the sampler's:
-perplexity is that of the samples under the chain itself, and entropy, in nats, that of
-a sample's tokens.
+The first table times the head's part of sampling (projection, softmax, draw), the backbone left
+out, on one thread. The others sample an exact language, a Markov chain whose denoiser is computed,
+not learned, so that all error is the sampler's: perplexity is that of the samples under the chain
+itself, and entropy, in nats, that of a sample's tokens.
 """
 
-import argparse
 import math
 import time
 
 import torch
+from bench import language
 
 from mdlm_mcd import laws
 from mdlm_mcd.coupling import counter_generator
+from mdlm_mcd.evaluation.diversity import sample_entropy
 from mdlm_mcd.sampling import Latent, sample
 
 KINDS, LENGTH, BATCH = 32, 64, 512
+HEAD = {"vocab": 50_257, "length": 256, "width": 256, "steps": 16}
 
 
-def alpha(t):
-    return 1 - (1 - 1e-3) * t
+def draw(name, denoise, batch, length, steps, vocab, **how):
+    sizes = dict(mask_index=vocab - 1, vocab_size=vocab, alpha=lambda t: 1 - (1 - 1e-3) * t)
+    return sample(name, denoise, batch, length, steps, **sizes, **how)
 
 
-def draw(name, denoise, batch, length, steps, vocab, generator, **how):
-    return sample(
-        name,
-        denoise,
-        batch,
-        length,
-        steps,
-        alpha=alpha,
-        mask_index=vocab - 1,
-        vocab_size=vocab,
-        generator=generator,
-        **how,
-    )
-
-
-def head(args):
+def head(vocab, length, width, steps):
     """Print seconds and projected rows of one sequence's head, each way."""
     g = counter_generator(0)
-    hidden = torch.randn(1, args.length, args.width, generator=g)
-    weight = torch.randn(args.vocab, args.width, generator=g) / args.width**0.5
+    hidden = torch.randn(1, length, width, generator=g)
+    weight = torch.randn(vocab, width, generator=g) / width**0.5
     print(
-        f"head's part of a sequence: vocabulary {args.vocab}, length {args.length}, "
-        f"width {args.width}, {args.steps} steps, {args.threads} thread(s)\n"
-        f"{'sampler':<14}{'seconds':>9}{'ratio':>8}{'rows':>8}{'evaluations':>13}"
+        f"head's part of a sequence: vocabulary {vocab}, length {length}, width {width}, {steps} "
+        f"steps, 1 thread\n{'sampler':<14}{'seconds':>9}{'ratio':>8}{'rows':>8}{'evaluations':>13}"
     )
     first = None
     for name in ("ancestral", "sparse", "locked", "first_hitting"):
@@ -61,118 +46,83 @@ def head(args):
             return hidden[rows] @ weight.T
 
         start = time.perf_counter()
-        drawn = draw(name, denoise, 1, args.length, args.steps, args.vocab, counter_generator(1))
+        drawn = draw(name, denoise, 1, length, steps, vocab, generator=counter_generator(1))
         seconds = time.perf_counter() - start
         first = first or seconds
-        print(
-            f"{name:<14}{seconds:>9.2f}{seconds / first:>8.3f}{sum(rows_seen):>8}"
-            f"{drawn.evaluations:>13}"
-        )
+        figures = f"{seconds / first:>8.3f}{sum(rows_seen):>8}{drawn.evaluations:>13}"
+        print(f"{name:<14}{seconds:>9.2f}{figures}")
 
 
-class Language:
+class Language(language.Language):
     """`lag` interleaved Markov chains: x_i depends on x_{i - lag}."""
 
     def __init__(self, lag=1, sharpness=1.0):
+        super().__init__(KINDS, components=1)
         g = counter_generator("language")
         logits = 2.5 * torch.randn(KINDS, KINDS, generator=g, dtype=torch.float64)
-        self.lag, self.p = lag, (sharpness * logits).softmax(-1)
-        self.start = torch.linalg.matrix_power(self.p, 1000)[0]
-        powers = [torch.linalg.matrix_power(self.p, k) for k in range(LENGTH)]
-        # Beyond either end nothing is visible.
-        self.left = torch.stack([*powers, self.start.expand(KINDS, -1)]).log()
-        self.right = torch.stack([*powers, torch.ones_like(self.p)]).log()
+        self.lag, self.step = lag, (sharpness * logits).softmax(-1)[None]
+        self.start = torch.linalg.matrix_power(self.step, 1000)[:, 0]
 
     def strands(self, x):
-        return x.view(len(x), -1, self.lag).transpose(1, 2)
+        return x.view(len(x), -1, self.lag).mT.flatten(0, 1)
 
-    def denoise(self, z, rows):
-        """Return log p(x_i | nearest visible neighbours): exact by the Markov property."""
-        shape = (len(z), self.lag, -1)
-        z, rows_in = self.strands(z), self.strands(rows)
-        n = z.shape[-1]
-        at = torch.arange(n).expand(z.shape)
-        before = torch.where(z < KINDS, at, -1).cummax(-1).values
-        after = torch.where(z < KINDS, at, n).flip(-1).cummin(-1).values.flip(-1)
-        a = torch.where(before < 0, LENGTH, at - before)
-        b = torch.where(after == n, LENGTH, after - at)
-        known = [z.gather(-1, i.clamp(0, n - 1)).clamp(max=KINDS - 1) for i in (before, after)]
-        # Position by position, in the order of `rows` on the whole sequence.
-        order = torch.arange(rows.numel()).view_as(rows)
-        order = self.strands(order).reshape(shape)[rows_in].argsort()
-        logits = self.left[a[rows_in], known[0][rows_in]]
-        logits = logits + self.right[b[rows_in], :, known[1][rows_in]]
-        return torch.nn.functional.pad(logits[order], (0, 1))
+    def log_prob(self, x):
+        return super().log_prob(self.strands(x)).view(len(x), -1).sum(-1)
 
-    def nll(self, x):
-        """Return nats a token of each sequence, (batch,)."""
-        x = self.strands(x)
-        first = -self.start.log()[x[..., 0]].sum(-1)
-        rest = -self.p.log()[x[..., :-1], x[..., 1:]].sum((-1, -2))
-        return (first + rest) / LENGTH
+    def posterior(self, z):
+        found = super().posterior(self.strands(z)).unflatten(0, (len(z), -1))
+        return found.transpose(1, 2).flatten(1, 2)
 
     def information(self):
         """Return the mutual information by lag, as `laws.mutual_information` estimates it."""
-        mi = torch.zeros(LENGTH - 1, dtype=torch.float64)
+        mi, start = torch.zeros(LENGTH - 1, dtype=torch.float64), self.start[0]
         for k in range(1, (LENGTH - 1) // self.lag + 1):
-            joint = self.start[:, None] * self.left[k].exp()
-            ratio = (joint / (self.start[:, None] * self.start)).log()
-            mi[k * self.lag - 1] = (joint * ratio).sum()
+            far = torch.linalg.matrix_power(self.step[0], k)
+            mi[k * self.lag - 1] = (start[:, None] * far * (far / start).log()).sum()
         return mi
 
-    def entropy(self):
-        """Return the entropy in nats a token, the first of a sequence included."""
-        step = self.start @ torch.special.entr(self.p).sum(-1)
-        first = torch.special.entr(self.start).sum()
-        return float((first + (LENGTH - 1) * step) / LENGTH)
+    def perplexity(self):
+        """Return that of the language itself, the first token of a sequence included."""
+        step = self.start[0] @ torch.special.entr(self.step[0]).sum(-1)
+        return math.exp((torch.special.entr(self.start).sum() + (LENGTH - 1) * step) / LENGTH)
+
+    def draw_by(self, name, steps, seed=3, **how):
+        how["generator"] = counter_generator(seed)
+        denoise = language.Oracle(self).denoise
+        return draw(name, denoise, BATCH, LENGTH, steps, KINDS + 1, **how).tokens
 
 
-def tokens(language, name, steps, **how):
-    how = {"generator": counter_generator(3)} | how
-    return draw(name, language.denoise, BATCH, LENGTH, steps, KINDS + 1, **how).tokens
-
-
-def entropy(x):
-    share = torch.nn.functional.one_hot(x, KINDS).double().mean(1)
-    return torch.special.entr(share).sum(-1).mean()
-
-
-def of_laws(steps=4):
-    near, table = Language(), Language(lag=steps)
-    fitted = {id(x): laws.fit_step(x.information(), LENGTH, steps) for x in (near, table)}
+def of_laws(steps):
+    languages = Language(), Language(lag=steps)
+    fitted = [laws.fit_step(x.information(), LENGTH, steps) for x in languages]
+    lattice = dict(u_law="lattice")
     ways = {
-        "iid": {},
-        "iid, stratified": dict(stratified=True),
-        "lattice, golden": dict(u_law="lattice"),
-        "lattice, golden, stratified": dict(u_law="lattice", stratified=True),
-        f"lattice, 1/{steps}": dict(u_law="lattice", u_step=1 / steps),
-        "lattice, auto": dict(u_law="lattice", u_step="auto"),
-        "halton": dict(u_law="halton"),
-        "dilated": dict(u_law="dilated"),
+        "iid": ("sparse", {}),
+        "iid, stratified": ("sparse", dict(stratified=True)),
+        "lattice, golden": ("sparse", lattice),
+        "lattice, golden, stratified": ("sparse", lattice | dict(stratified=True)),
+        f"lattice, 1/{steps}": ("sparse", lattice | dict(u_step=1 / steps)),
+        "lattice, auto": ("sparse", lattice | dict(u_step="auto")),
+        "halton": ("sparse", dict(u_law="halton")),
+        "dilated": ("sparse", dict(u_law="dilated")),
+        "iid, T 1.1 -> 0.7": ("sparse", dict(temperature=(1.1, 0.7))),
+        "iid, T 0.7 -> 1.1": ("sparse", dict(temperature=(0.7, 1.1))),
+        "confidence": ("confidence", {}),
+        f"first_hitting ({LENGTH} evaluations)": ("first_hitting", {}),
     }
     print(
         f"\n{steps} evaluations, {KINDS} kinds of token, {BATCH} samples of {LENGTH}: "
         "perplexity under the language / entropy of a sample\n"
-        f"{'':<30}{'chain':>16}{f'chains of lag {steps}':>20}"
+        f"{'':<32}{'chain':>16}{f'chains of lag {steps}':>20}"
     )
-
-    def line(label, name, n, **how):
+    for label, (name, how) in ways.items():
         cells = []
-        for language in (near, table):
-            auto = how.get("u_step") == "auto"
-            given = how | {"u_step": fitted[id(language)]} if auto else how
-            x = tokens(language, name, n, **given)
-            cells.append(f"{language.nll(x).mean().exp():.2f} / {entropy(x):.3f}")
-        print(f"{label:<30}{cells[0]:>16}{cells[1]:>20}", flush=True)
-
-    for label, how in ways.items():
-        line(label, "sparse", steps, **how)
-    for ends in ((1.1, 0.7), (0.7, 1.1)):
-        line(f"iid, T {ends[0]} -> {ends[1]}", "sparse", steps, temperature=ends)
-    line("confidence, max", "confidence", steps)
-    line("confidence, max, noise 1", "confidence", steps, score_noise=1.0)
-    line("first_hitting (64 evaluations)", "first_hitting", None)
-    print("fitted steps:", ", ".join(f"{s:.4f}" for s in fitted.values()))
+        for spoken, step in zip(languages, fitted, strict=True):
+            own = {"u_step": step} if how.get("u_step") == "auto" else {}
+            x = spoken.draw_by(name, steps, **how | own)
+            cells.append(f"{spoken.nll(x).perplexity:.2f} / {sample_entropy(x).mean():.3f}")
+        print(f"{label:<32}{cells[0]:>16}{cells[1]:>20}", flush=True)
+    print("fitted steps:", ", ".join(f"{s:.4f}" for s in fitted))
 
 
 def of_a_latent(steps=8):
@@ -188,35 +138,28 @@ def of_a_latent(steps=8):
         "model, 64 steps": ((truth, 64), (other, 64)),
         f"{steps} against 64 steps": ((truth, steps), (truth, 64)),
     }
-    for label, ((one, few), (two, many)) in pairs.items():
+    shares = (  # nothing, the generator, the latent
+        ("sparse", [dict(seed=3), dict(seed=4)]),
+        ("sparse", [{}, {}]),
+        ("locked", [dict(latent=Latent(3)), dict(latent=Latent(3))]),
+    )
+    for label, pair in pairs.items():
         spread = []
-        for how in (
-            [dict(generator=counter_generator(i)) for i in (3, 4)],
-            [dict(generator=counter_generator(3)) for _ in range(2)],
-            [dict(latent=Latent(3)) for _ in range(2)],
-        ):
-            name = "locked" if "latent" in how[0] else "sparse"
-            a = tokens(one, name, few, **how[0])
-            b = tokens(two, name, many, **how[1])
-            spread.append(float((truth.nll(a) - truth.nll(b)).var()))
-        print(
-            f"{label:<30}{spread[0]:>10.4f}{spread[1]:>11.4f}{spread[2]:>9.4f}"
-            f"{spread[0] / spread[2]:>7.1f}x",
-            flush=True,
-        )
+        for name, hows in shares:
+            a, b = (x.draw_by(name, n, **h) for (x, n), h in zip(pair, hows, strict=True))
+            spread.append(float((truth.log_prob(a) - truth.log_prob(b)).div(LENGTH).var()))
+        nothing, generator, latent = spread
+        figures = f"{nothing:>10.4f}{generator:>11.4f}{latent:>9.4f}{nothing / latent:>7.1f}x"
+        print(f"{label:<30}{figures}", flush=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    sizes = dict(vocab=50257, length=256, width=256, steps=16, threads=1)
-    for name, default in sizes.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    head(args)
-    of_laws()
+    torch.set_num_threads(1)
+    head(**HEAD)
+    for steps in (4, 8):
+        of_laws(steps)
     of_a_latent()
-    print(f"\nthe language itself: perplexity {math.exp(Language().entropy()):.2f}")
+    print(f"\nthe language itself: perplexity {Language().perplexity():.2f}")
 
 
 if __name__ == "__main__":

@@ -16,21 +16,27 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import itertools
 import json
 import multiprocessing
+import os
 import random
 import signal
 import socket
+import sys
 import tempfile
 import time
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
+import lightning as L
 import tiny_run
 import torch
-from stressed import PAUSE, child, trace_of
+
+from mdlm_mcd.distillers import checkpoint_io
+from mdlm_mcd.minihost import main as entry
 
 PHASES = {
     "start": "before the first step",
@@ -41,6 +47,7 @@ PHASES = {
     "validation": "in a validation",
 }
 SIGNALS = ("KILL", "TERM", "TERM, KILL")  # the last: no patience with the saving
+PAUSE = 0.02  # seconds in which a kill can fall into a moment
 PATIENCE = 60  # seconds until the others have to notice that a process has died
 COMPARED = "global_step epoch state_dict ema optimizer_states lr_schedulers mdlm_mcd".split()
 
@@ -116,7 +123,7 @@ class Stress:
         self.shared.mkdir(parents=True)
         # Each process comes from one that has only imported: seconds saved.
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["stressed", "mdlm_mcd.evaluation.embedded"])
+        self.context.set_forkserver_preload([__name__, "mdlm_mcd.evaluation.embedded"])
 
     def start(self, name: str) -> Start:
         """Begin run `name`, or go on with it."""
@@ -196,7 +203,7 @@ class Stress:
         """Return what was noted, sets by (what, number, process): steps are run again."""
         noted = collections.defaultdict(set)
         for rank in range(self.devices):
-            for line in trace_of(self.out / name, rank).read_text("utf-8").splitlines():
+            for line in Path(f"{self.out / name}-{rank}.jsonl").read_text("utf-8").splitlines():
                 (what, number), *rest = json.loads(line).items()
                 noted[what, number, rank].add(tuple(rest))
         return noted
@@ -204,6 +211,82 @@ class Stress:
     def require(self, good: bool, name: str, what: str) -> None:
         if not good:
             raise SystemExit(f"Run {self.out / name} {what}; log: {self.out / name}.log")
+
+
+class Watch(L.Callback):
+    """Note losses, and report to the parent where the run is."""
+
+    def __init__(self, tell, trace, steps_per_round: int):
+        self.tell, self.trace, self.steps_per_round = tell, trace, steps_per_round
+
+    def note(self, **record):
+        self.trace.write(json.dumps(record) + "\n")
+        self.trace.flush()
+
+    def on_train_batch_start(self, trainer, *args):
+        at_round = trainer.global_step % self.steps_per_round == 0
+        self.tell("round" if at_round else "step")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.note(
+            batch=trainer.fit_loop.epoch_loop.total_batch_idx,
+            step=trainer.global_step,
+            round=module.teacher.round,
+            loss=float(outputs["loss"]).hex(),
+        )
+        self.on_train_batch_start(trainer)
+
+    def on_validation_batch_start(self, trainer, *args):
+        if not trainer.sanity_checking:
+            self.tell("validation")
+
+    def on_validation_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            value = float(trainer.callback_metrics["val/nll"])
+            self.note(validated=trainer.global_step, nll=value.hex())
+
+
+def child(
+    pipe, folder: str, command: list[str], steps_per_round: int, joined: dict[str, str]
+) -> None:
+    """Run it, with pauses in which it can be killed."""
+    torch.set_num_threads(1)
+    os.environ.update(joined)
+
+    def tell(phase: str) -> None:
+        with contextlib.suppress(OSError):
+            pipe.send(phase)
+            time.sleep(PAUSE)
+
+    replace, write, make = os.replace, checkpoint_io.Recorded.write, entry.make_trainer
+    pieces = itertools.count(1)
+
+    def telling_replace(part, name):
+        if str(name).endswith(".ckpt"):
+            tell("rename")
+        replace(part, name)
+
+    def telling_write(*args):
+        if next(pieces) % 41 == 0:  # of some hundred that make a checkpoint
+            tell("write")
+        return write(*args)
+
+    os.replace, checkpoint_io.Recorded.write = telling_replace, telling_write
+
+    def make_trainer(*args, **kwargs):
+        trainer = make(*args, **kwargs)
+        trainer.callbacks.insert(0, Watch(tell, trace, steps_per_round))
+        return trainer
+
+    entry.make_trainer = make_trainer
+    sys.argv = ["minihost", *command]
+    with (
+        open(f"{folder}.log", "a", encoding="utf-8") as log,
+        open(f"{folder}-{joined['LOCAL_RANK']}.jsonl", "a", encoding="utf-8") as trace,
+    ):
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        entry.main()
 
 
 def differs(a, b, where: str) -> str | None:

@@ -1,10 +1,9 @@
 """Compute Eq. 14 at large vocabularies by projecting only the rows it reads.
 
-The loss needs the student's logits where z_t is masked and the teacher's where z_s
-is. The backbone runs to its last hidden state, and its output projection is applied to
-the gathered rows alone, a chunk at a time. The gradient of a chunk is taken right after
-its logits, so none are stored or computed twice, and memory in both directions is
-(chunk, vocab). `losses.per_token` is the definition; this agrees with it to rounding.
+The backbone runs to its last hidden state, and its output projection is applied to the
+gathered rows alone, a chunk at a time. The gradient of a chunk is taken right after its
+logits, so none are stored or computed twice, and memory in both directions is (chunk,
+vocab). `losses.per_token` is the definition; this agrees with it to rounding.
 
 Works on any backbone whose projection is an `nn.Linear` at `output_layer.linear`
 (MDLM's, Duo's, ours, the released `mdlm-owt`); of others the full logits are computed
@@ -31,12 +30,10 @@ from .errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-FSDP_INNER = "_fsdp_wrapped_module"  # the name under which FSDP keeps what it wraps
-
 
 def is_sharded(module: nn.Module) -> bool:
     """Return whether FSDP wraps the module itself, not just a part of it."""
-    return FSDP_INNER in module._modules
+    return "_fsdp_wrapped_module" in module._modules
 
 
 def output_projection(backbone: nn.Module) -> nn.Linear | None:
@@ -63,11 +60,8 @@ def output_projection(backbone: nn.Module) -> nn.Linear | None:
 @functools.cache
 def _log_full_logits(kind: str) -> None:
     """Log, once for each class of backbone, that its logits are not gathered."""
-    log.info(
-        "%s has no nn.Linear at output_layer.linear, or its weights are sharded: "
-        "its full logits are computed and stored.",
-        kind,
-    )
+    why = "has no nn.Linear at output_layer.linear, or its weights are sharded"
+    log.info("%s %s: its full logits are computed and stored.", kind, why)
 
 
 @dataclass
@@ -88,10 +82,14 @@ class HiddenStates:
 
     @functools.cached_property
     def matrix(self) -> Tensor:
-        """The projection's weights in the precision the backbone multiplies in, cast once."""
+        """The projection's weights in the precision the backbone multiplies in, cast once.
+
+        (vocab, dim), with rows of zeros up to a size that the device multiplies fast.
+        """
         assert self.linear is not None
         # Without autocast a hidden state may be wider than the weights.
-        return self.linear.weight.detach().to(self.autocast or self.linear.weight.dtype)
+        weight = self.linear.weight.detach().to(self.autocast or self.linear.weight.dtype)
+        return F.pad(weight, (0, 0, 0, -len(weight) % _multiple(weight.device)))
 
     def logits(self, rows: Tensor) -> Tensor:
         """Return logits of gathered rows, (rows, vocab), in float32 or better."""
@@ -100,9 +98,18 @@ class HiddenStates:
         bias, dtype = self.linear.bias, self.matrix.dtype
         # A trainer's autocast may be on around us; only the backbone's own counts.
         with _no_autocast(rows.device.type):
-            return losses.widen(
-                F.linear(rows.to(dtype), self.matrix, None if bias is None else bias.to(dtype))
-            )
+            more = None if bias is None else (0, len(self.matrix) - len(bias))
+            wide = None if more is None else F.pad(bias.to(dtype), more)
+            out = F.linear(rows.to(dtype), self.matrix, wide)
+            return losses.widen(out[:, : self.linear.out_features])
+
+
+def _multiple(device: torch.device) -> int:
+    """Return what a vocabulary is padded to a multiple of.
+
+    MDLM's 50,258 is no multiple of 8, and cuBLAS then takes kernels of older devices.
+    """
+    return 128 if device.type == "cuda" else 1
 
 
 def _no_autocast(device: str) -> contextlib.AbstractContextManager:
@@ -114,11 +121,9 @@ def _no_autocast(device: str) -> contextlib.AbstractContextManager:
 def _autocast_dtype(device: str) -> torch.dtype | None:
     """Return the autocast dtype in force on a kind of device, None without autocast."""
     if hasattr(torch, "get_autocast_dtype"):  # torch >= 2.4
-        on = torch.is_autocast_enabled(device)
-        return torch.get_autocast_dtype(device) if on else None
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if device == "cuda":
-        on = torch.is_autocast_enabled()
-        return torch.get_autocast_gpu_dtype() if on else None
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
     on = device == "cpu" and torch.is_autocast_cpu_enabled()
     return torch.get_autocast_cpu_dtype() if on else None
 
@@ -297,18 +302,19 @@ class _ChunkedLoss(torch.autograd.Function):
                 if grads[0] is not None:
                     grads[0][at] = slope
                 continue
-            slope = slope.to(student.matrix.dtype)
+            vocab = slope.shape[-1]
+            slope = F.pad(slope.to(student.matrix.dtype), (0, len(student.matrix) - vocab))
             with _no_autocast(rows.device.type):
                 if grads[0] is not None:
                     grads[0][at] = slope @ student.matrix
                 if grads[1] is not None:
                     part = rows[at].to(slope.dtype)
-                    if grads[1].dtype == slope.dtype:
+                    if grads[1].dtype == slope.dtype and vocab == slope.shape[-1]:
                         grads[1].addmm_(slope.T, part)
                     else:  # half precision: sum in float32
-                        grads[1] += slope.T @ part
+                        grads[1] += (slope.T @ part)[:vocab]
                 if grads[2] is not None:
-                    grads[2] += slope.sum(0)
+                    grads[2] += slope.sum(0)[:vocab]
         ctx.grads = grads
         ctx.mark_non_differentiable(losses_, entropy)
         return (losses_ * weight).sum(), losses_, entropy
@@ -317,9 +323,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if ctx.grads is None:
-            raise RuntimeError(
-                "The gathered loss was differentiated already: it keeps no graph for a second time."
-            )
+            raise RuntimeError("The gathered loss was differentiated already: it keeps no graph.")
         # Scaled in place: the matrix's gradient is as large as the vocabulary.
         grads, ctx.grads = ctx.grads, None
         grads = [
@@ -360,14 +364,11 @@ def supervise(
         raise ConfigError(f"algo.head_chunk={chunk} must be at least 1, or null.")
     distil = _places(masked_t & masked_s)
     # On a GPU each search waits for what it has computed so far.
-    none = loss.reveal is None or mask_index is None
-    reveal = distil[:0] if none else _places(masked_t & ~masked_s)
+    one = loss.reveal is None or mask_index is None
+    reveal = distil[:0] if one else _places(masked_t & ~masked_s)
     index, linear = torch.cat((distil, reveal)), student.linear
-    wide = losses.widen(student.hidden[:0]).dtype
-    if weight is None:
-        factors = torch.ones(len(index), dtype=wide, device=index.device)
-    else:
-        factors = weight.flatten()[index].to(wide)
+    weight = torch.ones(masked_t.shape, device=index.device) if weight is None else weight
+    factors = weight.flatten()[index].to(losses.widen(student.hidden[:0]).dtype)
     total, rows, entropy = _ChunkedLoss.apply(
         student.rows(index),
         None if linear is None else linear.weight,

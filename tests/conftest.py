@@ -50,26 +50,22 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def cache_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def compose_in(corpus, cache_dir):
+def compose_in(corpus, tmp_path_factory):
     """`compose_in(folder)`: a `compose` for that folder."""
+    cache_dir = tmp_path_factory.mktemp("cache")
     return lambda folder: _composer(corpus, cache_dir, folder)
 
 
 @pytest.fixture
-def compose(corpus, cache_dir, tmp_path):
+def compose(compose_in, tmp_path):
     """`compose(*overrides)`: the minihost's config, tiny, for this test's folder."""
-    return _composer(corpus, cache_dir, tmp_path)
+    return compose_in(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def module_compose(corpus, cache_dir, tmp_path_factory):
+def module_compose(compose_in, tmp_path_factory):
     """The same for fixtures that outlive a test."""
-    return _composer(corpus, cache_dir, tmp_path_factory.mktemp("run"))
+    return compose_in(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
@@ -134,14 +130,13 @@ def _composer(corpus, cache_dir, folder):
 TWO_STEPS = ("trainer.max_steps=2", "model.hidden_size=16", "model.n_blocks=1")
 
 
-@pytest.fixture(scope="module")
-def runs(module_compose, tmp_path_factory):
+@pytest.fixture(scope="session")
+def runs(compose_in, tmp_path_factory):
     """Checkpoints of the minihost, two steps old: a masked model and an AR one."""
     folder = tmp_path_factory.mktemp("runs")
     found = {}
     for name in ("mdlm", "ar"):
-        where = f"checkpointing.save_dir={folder / name}"
-        minihost.run(module_compose(*TWO_STEPS, f"algo={name}", where))
+        minihost.run(compose_in(folder / name)(*TWO_STEPS, f"algo={name}"))
         found[name] = folder / name / "checkpoints" / "last.ckpt"
     return found
 

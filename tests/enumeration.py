@@ -1,6 +1,7 @@
 """A vocabulary so small that a sampler's law can be summed over all its paths."""
 
 import itertools
+import math
 
 import pytest
 import scipy.stats
@@ -55,7 +56,7 @@ def generator(seed=1):
     return torch.Generator().manual_seed(seed)
 
 
-def sample(name, steps, n=10_000, logits=None, denoise=None, length=LENGTH, **how):
+def sample(name, steps, n=5_000, logits=None, denoise=None, length=LENGTH, **how):
     how = {"generator": generator(), "alpha": alpha} | how
     denoise = denoise or denoiser(table() if logits is None else logits)
     return sampling.sample(
@@ -70,14 +71,11 @@ def draw(*args, **how):
 def chances(logits, temperature=1.0, top_p=1.0, greedy=False):
     """One row's probabilities, from the definitions."""
     p = (logits[:MASK] / temperature).softmax(-1).tolist()
-    order = sorted(range(MASK), key=lambda v: -p[v])
     kept, total = [], 0.0
-    for v in order:
-        if total >= top_p:
-            break
-        kept.append(v)
-        total += p[v]
-    kept, total = (order[:1], p[order[0]]) if greedy else (kept, total)
+    for v in sorted(range(MASK), key=lambda v: -p[v]):
+        if not kept or (total < top_p and not greedy):
+            kept.append(v)
+            total += p[v]
     return [p[v] / total if v in kept else 0.0 for v in range(MASK)]
 
 
@@ -97,9 +95,8 @@ def comb_law(tables):
 
     tables: of each step.
     """
-    rotations = [(0, 1, 2), (1, 2, 0), (2, 0, 1)]
     law: dict = {}
-    for order in [*rotations, *(o[::-1] for o in rotations)]:
+    for order in itertools.permutations(range(LENGTH)):  # of three, these are all
         one = {EMPTY: 1 / 6}
         for logits, i in zip(tables, order, strict=True):
             one = open_one(one, logits, lambda z, i=i: {i: 1.0})
@@ -119,19 +116,13 @@ def exact_law(logits, levels, start=EMPTY, how=lambda step: {}):
         opens = (after - before) / (1 - before)
         following: dict = {}
         for z, mass in law.items():
-            options = []
-            for i, token in enumerate(z):
-                if token != MASK:
-                    options.append([(token, 1.0)])
-                    continue
+            options = [[(token, 1.0)] for token in z]
+            for i in (i for i in range(LENGTH) if z[i] == MASK):
                 p = chances(logits[z][i], **how(step))
-                options.append([(MASK, 1 - opens), *((v, opens * p[v]) for v in range(MASK))])
+                options[i] = [(MASK, 1 - opens), *((v, opens * p[v]) for v in range(MASK))]
             for path in itertools.product(*options):
-                state = tuple(v for v, _ in path)
-                weight = mass
-                for _, q in path:
-                    weight *= q
-                following[state] = following.get(state, 0.0) + weight
+                state, weights = zip(*path, strict=True)
+                following[state] = following.get(state, 0.0) + mass * math.prod(weights)
         law = following
     return {z: m for z, m in law.items() if m > 0}
 

@@ -4,11 +4,10 @@
 
 runs a script in which `gpu:0` is a device. What CUDA refuses is refused: tensors of
 both devices in one operation (numbers and indices apart), a CPU generator for a draw on
-the device, NumPy. With `DOUBLES=no`, float64 too, as Apple's GPUs do. Kernels and
-autocast are the CPU's, so it shows where tensors are and not what a GPU computes.
+the device, NumPy. Kernels and autocast are the CPU's, so it shows where tensors are and
+not what a GPU computes.
 """
 
-import os
 import runpy
 import sys
 
@@ -18,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 DEVICE = torch.device("cpu")  # until `install`
 OURS = 1 << 63  # seeds of the device's generators begin here
-DOUBLES = os.environ.get("DOUBLES") != "no"
 # Copies between devices, and indices of the CPU, are allowed.
 ACROSS = {
     "aten::copy_",
@@ -121,8 +119,6 @@ def run(op, args, kwargs):
     def back(x):
         if not on or not isinstance(x, torch.Tensor):
             return x
-        if x.dtype == torch.float64 and not DOUBLES:
-            raise TypeError("the device has no float64")
         return known[id(x)] if id(x) in known else There(x)
 
     return pytree.tree_map(back, op(*plain_args, **plain_kwargs))

@@ -35,11 +35,12 @@ def tokens(batch, length):
 @pytest.mark.parametrize("alpha", [log_linear, cosine])
 @pytest.mark.parametrize("law,step", LAWS)
 @settings(max_examples=25, deadline=None)
-@given(delta=st.floats(1e-4, 0.99), seed=st.integers(0, 2**32))
+@given(delta=st.floats(0, 1, exclude_min=True, exclude_max=True), seed=st.integers(0, 2**32))
 def test_pair_is_nested(alpha, law, step, delta, seed):
     g = generator(seed)
     x0 = tokens(6, 11)
     t, s = coupling.sample_times(6, delta, generator=g)
+    assert (s >= 0).all() and (t <= 1).all() and (t >= delta).all()
     u = coupling.draw_u(6, 11, law, step=step, generator=g)
     pair = coupling.couple(x0, u, t, s, alpha, MASK)
     assert not (pair.masked_s & ~pair.masked_t).any()
@@ -71,30 +72,10 @@ def test_times_are_uniform_on_delta_to_one(antithetic, delta):
         assert len(set(strata.tolist())) > 4990
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    n=st.integers(1, 5),
-    delta=st.floats(0, 1, exclude_min=True, exclude_max=True),
-    seed=st.integers(0, 2**40),
-)
-def test_times_stay_in_range_for_any_delta(n, delta, seed):
-    t, s = coupling.sample_times(n, delta, generator=generator(seed))
-    assert (s >= 0).all() and (t <= 1).all() and (t >= delta).all()
-
-
-@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, float("nan")])
-def test_impossible_delta_is_refused(delta):
-    with pytest.raises(ConfigError, match="delta0"):
-        coupling.sample_times(3, delta)
-
-
-@pytest.mark.parametrize("module,alpha", [(LogLinear(1e-3), log_linear), (Cosine(1e-3), cosine)])
-def test_the_hosts_schedules(module, alpha):
-    t = torch.linspace(0, 1, 101, dtype=torch.float64, requires_grad=True)
-    dalpha_t, alpha_t = module(t)
-    torch.testing.assert_close(alpha_t, alpha(t))
-    (slope,) = torch.autograd.grad(alpha_t.sum(), t)
-    torch.testing.assert_close(dalpha_t, slope)
+def test_the_hosts_schedules():
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    for module, alpha in ((LogLinear(1e-3), log_linear), (Cosine(1e-3), cosine)):
+        torch.testing.assert_close(module(t)[1], alpha(t))
 
 
 def test_ablations_of_the_coupling():
@@ -143,6 +124,9 @@ def test_counter_generator_is_a_function_of_its_counters():
     assert len(streams) == 5
 
 
-def test_an_unknown_coupling_is_refused():
+def test_refusals():
+    for delta in (0.0, 1.0, -0.1, math.nan):
+        with pytest.raises(ConfigError, match="delta0"):
+            coupling.sample_times(3, delta)
     with pytest.raises(ConfigError, match="algo.coupling=both is unknown.*independent"):
         coupling.couple_as("both", *[None] * 7)

@@ -36,13 +36,6 @@ def test_every_step_belongs_to_one_round(rounds, steps, where):
     assert found.is_first_step == (step == found.first_step)
 
 
-def test_steps_outside_of_the_rounds_are_refused():
-    curriculum = Curriculum(2, 10)
-    for step in (-1, 20):
-        with pytest.raises(ConfigError, match="trainer.max_steps=20"):
-            curriculum.at(step)
-
-
 @pytest.mark.parametrize(
     "settings,words",
     [
@@ -70,7 +63,13 @@ def test_impossible_settings_name_the_key_and_the_round(settings, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_max_steps_must_be_the_rounds():
-    Curriculum(2, 10).check_max_steps(20)
-    with pytest.raises(ConfigError, match=r"trainer.max_steps=50 .*max_steps=20"):
-        Curriculum(2, 10).check_max_steps(50)
+def test_steps_that_are_not_the_rounds_are_refused():
+    curriculum = Curriculum(2, 10)
+    curriculum.check_max_steps(20)
+    for call, words in (
+        (lambda: curriculum.at(-1), "trainer.max_steps=20"),
+        (lambda: curriculum.at(20), "trainer.max_steps=20"),
+        (lambda: curriculum.check_max_steps(50), r"trainer.max_steps=50 .*max_steps=20"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            call()

@@ -18,7 +18,7 @@ from mdlm_mcd.duality import (
 )
 from mdlm_mcd.errors import ConfigError
 
-CLASSES = [2, 3, 64, 50258]
+CLASSES = [2, 64, 50258]
 SCHEDULES = {
     "loglinear": lambda t: 1 - (1 - 1e-3) * t,
     "cosine": lambda t: 1 - torch.cos(math.pi / 2 * (1 - (1 - 1e-3) * t)),
@@ -39,14 +39,6 @@ def draw(num_classes, size, generator):
     x0 = torch.randint(num_classes - 1, (size,), generator=generator)
     eps = torch.randn(size, num_classes, generator=generator, dtype=torch.float64)
     return x0, eps
-
-
-def chunks(num_classes, total):
-    """The draws of `total` tokens, with at most 4M noise values at a time."""
-    generator = seeded(num_classes)
-    size = min(total, 4_000_000 // num_classes)
-    for start in range(0, total, size):
-        yield draw(num_classes, min(size, total - start), generator)
 
 
 def reference(num_classes, y, which):
@@ -72,7 +64,7 @@ def reference(num_classes, y, which):
 # The law of the noise gap
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 64, 50258, 200_000])
+@pytest.mark.parametrize("num_classes", [2, 64, 200_000])
 def test_law_matches_adaptive_quadrature(num_classes):
     law = NoiseGap(num_classes)
     for u in (1e-12, 1e-9, 1.2e-6, 1e-3, 0.1, 0.5, 0.9, 0.999, 1 - 1e-6, 1 - 1e-12):
@@ -124,7 +116,7 @@ def test_shape_and_dtype_are_kept_and_the_computation_is_in_float64(shape, dtype
 # Derivatives
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 50258])
+@pytest.mark.parametrize("num_classes", [2, 50258])
 def test_derivatives(num_classes):
     law = NoiseGap(num_classes)
     y = float64(-3.0, -0.4, 1.0, 6.0).requires_grad_()
@@ -137,24 +129,18 @@ def test_derivatives(num_classes):
         (lambda a: duo_transform(a, num_classes), u),
     ):
         assert torch.autograd.gradcheck(function, point, eps=1e-7, atol=1e-5)
-    y = torch.linspace(-3, 8, 50)
     with torch.autocast("cpu", dtype=torch.bfloat16):  # costs no digits
         assert torch.equal(law.cdf(y), NoiseGap(num_classes).cdf(y))
-    y = float64(-30, -3, 0, 4, 9, 50).requires_grad_()
-    (slope,) = torch.autograd.grad(law.cdf(y).sum(), y)
-    torch.testing.assert_close(slope, law.pdf(y).detach(), rtol=1e-9, atol=1e-14)
 
 
 def test_gradients_reach_noise_and_coefficients():
     x0, eps = draw(5, 4, seeded())
     eps.requires_grad_()
     alpha = float64(0.9, 0.5, -0.2, 0.1).requires_grad_()
-    for function, point in (
-        (lambda e, a: latent(x0, e, a, 1 - a), (eps, alpha)),
-        (lambda e: noise_gap(e, x0), eps),
-        (lambda e: to_uniform(e, x0, 5), eps),
-    ):
-        assert torch.autograd.gradcheck(function, point)
+    gradcheck = torch.autograd.gradcheck
+    assert gradcheck(lambda e, a: latent(x0, e, a, 1 - a), (eps, alpha))
+    assert gradcheck(lambda e: noise_gap(e, x0), eps)
+    assert gradcheck(lambda e: to_uniform(e, x0, 5), eps)
 
 
 # The Gaussian side
@@ -169,9 +155,6 @@ def test_latent_is_the_interpolation_of_the_one_hot():
     expected = alpha[:, None, None] * one_hot + sigma[:, None, None] * eps
     torch.testing.assert_close(w_t, expected, rtol=0, atol=1e-16)
     assert torch.equal(eps, before)
-    # Token ids over (batch, length), a coefficient per row of the batch.
-    batch = latent(x0.view(3, 4), eps.view(3, 4, 7), alpha[:, None], sigma[:, None])
-    torch.testing.assert_close(batch[1], w_t[1, 4:8])
 
 
 def test_project_keeps_only_a_strictly_largest_coordinate():
@@ -201,23 +184,22 @@ def test_calibration_is_variance_preserving_and_exact(num_classes, schedule):
 def test_projected_latent_is_masking_by_the_scalar(num_classes):
     law, mask = NoiseGap(num_classes), num_classes - 1
     fixed = torch.cat([schedule(TIMES) for schedule in SCHEDULES.values()])
-    for x0, eps in chunks(num_classes, min(4000, 6_000_000 // num_classes)):
-        u = to_uniform(eps, x0, law)
-        # Fixed times, and times that pass u on either side as closely as they can.
-        for alpha_t in (*fixed, u * (1 - 1e-9), u * (1 + 1e-9)):
-            alpha_t = alpha_t.clamp(max=1 - 1e-15)
-            coefficients = calibrate(alpha_t, num_classes)
-            z_t = project(latent(x0, eps, *coefficients), x0, mask)
-            tie = (u - alpha_t).abs() < 1e-12 * u
-            assert tie.float().mean() < 0.01
-            expected = torch.where(u > alpha_t, mask, x0)
-            assert torch.equal(z_t[~tie], expected[~tie])
+    x0, eps = draw(num_classes, min(1000, 4_000_000 // num_classes), seeded(num_classes))
+    u = to_uniform(eps, x0, law)
+    # Fixed times, and times that pass u on either side as closely as they can.
+    for alpha_t in (*fixed, u * (1 - 1e-9), u * (1 + 1e-9)):
+        alpha_t = alpha_t.clamp(max=1 - 1e-15)
+        z_t = project(latent(x0, eps, *calibrate(alpha_t, num_classes)), x0, mask)
+        tie = (u - alpha_t).abs() < 1e-12 * u
+        assert tie.float().mean() < 0.01
+        expected = torch.where(u > alpha_t, mask, x0)
+        assert torch.equal(z_t[~tie], expected[~tie])
 
 
 # Duo's transformation
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 64, 30_000])
+@pytest.mark.parametrize("num_classes", [2, 64, 30_000])
 def test_duo_transform_is_its_integral(num_classes):
     alpha = float64(0, 0.2, 0.6, 0.85, 0.97, 1)
     got = duo_transform(alpha, num_classes)
@@ -242,45 +224,31 @@ def test_duo_transform_undoes_the_calibration():
 
 # Refusals
 
-
-@pytest.mark.parametrize("num_classes", [1, 0, -3, 3.0, "3", None, 10**20])
-def test_bad_num_classes(num_classes):
-    for call in (NoiseGap, lambda n: calibrate(0.5, n), lambda n: duo_transform(0.5, n)):
-        with pytest.raises(ConfigError, match=f"^num_classes={num_classes!r} is not an int"):
-            call(num_classes)
+NOISE, X0 = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
-    "call, value, shown",
+    "call, words",
     [
-        (calibrate, 0, "alpha_t=0.0"),
-        (calibrate, 1.0, "alpha_t=1.0"),
-        (calibrate, float64(0.5, 1.25), "alpha_t=1.25"),
-        (calibrate, math.nan, "alpha_t=nan"),
-        (duo_transform, -0.25, "alpha_tilde=-0.25"),
-        (duo_transform, 1.5, "alpha_tilde=1.5"),
+        *(
+            (lambda n=n: NoiseGap(n), f"^num_classes={n!r} is no")
+            for n in (1, -3, 3.0, "3", 10**20)
+        ),
+        (lambda: calibrate(0.5, None), "^num_classes=None is not an int"),
+        (lambda: duo_transform(0.5, 0), "^num_classes=0 is not an int"),
+        (lambda: calibrate(0, 5), "^alpha_t=0.0 lies outside"),
+        (lambda: calibrate(1.0, 5), "^alpha_t=1.0 lies outside"),
+        (lambda: calibrate(float64(0.5, 1.25), 5), "^alpha_t=1.25 lies outside"),
+        (lambda: calibrate(math.nan, 5), "^alpha_t=nan lies outside"),
+        (lambda: duo_transform(-0.25, 5), "^alpha_tilde=-0.25 lies outside"),
+        (lambda: duo_transform(1.5, 5), "^alpha_tilde=1.5 lies outside"),
+        (lambda: to_uniform(NOISE, X0, 7), "num_classes=7 does not match eps of shape"),
+        (lambda: latent(X0, NOISE / 0, 0.6, 0.8), "^The noise, .* is not finite"),
+        (lambda: project(1 / NOISE, X0, 4), "^The noise, .* is not finite"),
+        (lambda: noise_gap(NOISE.long(), X0), "of dtype torch.int64, is not finite"),
+        (lambda: to_uniform(NOISE / 0, X0, 5), "^The noise, .* is not finite"),
     ],
 )
-def test_schedules_out_of_range(call, value, shown):
-    with pytest.raises(ConfigError, match=f"^{shown} lies outside"):
-        call(value, 5)
-
-
-def test_law_of_other_num_classes_than_the_noise():
-    for law in (7, NoiseGap(7)):
-        with pytest.raises(ConfigError, match="num_classes=7 does not match eps of shape"):
-            to_uniform(torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64), law)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, torch.int64])
-def test_noise_that_is_not_finite_numbers(bad):
-    eps, x0 = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
-    eps = eps.to(bad) if bad is torch.int64 else eps.fill_(bad)
-    for call in (
-        lambda: latent(x0, eps, 0.6, 0.8),
-        lambda: project(eps, x0, 4),
-        lambda: noise_gap(eps, x0),
-        lambda: to_uniform(eps, x0, 5),
-    ):
-        with pytest.raises(ConfigError, match="The noise, of dtype .* is not finite"):
-            call()
+def test_what_cannot_be_is_refused(call, words):
+    with pytest.raises(ConfigError, match=words):
+        call()

@@ -1,11 +1,15 @@
 """What only a CUDA device can show; skipped, aloud, without one."""
 
 import copy
+import warnings
 
+import lightning as L
 import pytest
 import torch
+from runs import SHORT, Stop, Watch, built, distil, fit, shaken
 
 from mdlm_mcd import head, losses, sampling
+from mdlm_mcd.errors import UnfinishedError
 
 pytestmark = [
     pytest.mark.gpu,
@@ -91,3 +95,83 @@ def test_samplers_draw_on_their_device(name):
         # A latent is the same on every device; a model is up to rounding.
         same = [draw(d, latent=sampling.Latent(3)).cpu() for d in ("cpu", "cuda")]
         assert torch.equal(*same)
+
+
+def composed(compose, name, *more):
+    more = (*more, "algo.gamma_max=2") if name == "dcd" else more  # of a small vocabulary
+    cuda = ("trainer.accelerator=gpu", "loader.pin_memory=true", "trainer.limit_val_batches=0")
+    scratch = ("algo.init_from=scratch", "model.dropout=0")
+    return compose(f"algo={name}", *SHORT, *scratch, *cuda, *more)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("name", ["mcd", "sdtt", "cd4lm", "dcd"])
+def test_a_step_of_each_distiller_is_the_cpus(compose, name, compile):
+    """Loss and gradients, from one noise; the blocks compute in bfloat16 on CUDA alone."""
+    reference = built(composed(compose, name))
+    student, teacher = shaken(reference)
+    model = built(composed(compose, name, f"algo.compile={compile}"))
+    model.backbone.load_state_dict(student.state_dict())
+    model.teacher.snapshot(model.backbone, 0)
+    model.teacher.backbone.load_state_dict(teacher.state_dict())
+    model.cuda()
+    model.teacher.to(torch.device("cuda"))
+    x0 = torch.randint(0, 250, (8, 16))
+    found = []
+    for net, device in ((reference, "cpu"), (model, "cuda")):
+        parts = distil(net, x0.to(device), torch.ones_like(x0, device=device), 1)
+        grads = torch.autograd.grad(parts.loss, list(net.backbone.parameters()))
+        found.append((parts.loss.item(), torch.cat([g.flatten().float().cpu() for g in grads])))
+    (loss, grad), (cuda_loss, cuda_grad) = found
+    assert cuda_loss == pytest.approx(loss, rel=0.03)
+    assert (cuda_grad - grad).norm() < 0.1 * grad.norm()
+
+
+class Waits(L.Callback):
+    """Count in each step the calls that wait for the device, as torch reports them."""
+
+    def __init__(self):
+        self.counts = []
+
+    def on_train_batch_start(self, *args):
+        self.caught = warnings.catch_warnings(record=True)
+        self.found = self.caught.__enter__()
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+
+    def on_train_batch_end(self, *args):
+        torch.cuda.set_sync_debug_mode("default")
+        self.caught.__exit__(None, None, None)
+        self.counts.append(sum("synchroniz" in str(w.message) for w in self.found))
+
+
+@pytest.mark.parametrize("name, waits", [("mcd", 3), ("sdtt", 4), ("dcd", 2)])
+def test_how_often_a_step_waits(compose, name, waits):
+    """No more than on the stand-in (tests/evaluation/test_second_device.py)."""
+    fit(composed(compose, name, "trainer.log_every_n_steps=100"), watch := Waits())
+    assert max(watch.counts[1:3]) <= waits, watch.counts
+
+
+def test_a_resumed_run_goes_on_as_it_would_have(compose, tmp_path):
+    """Up to what torch's kernels on CUDA leave open: the order of their sums."""
+    fit(composed(compose, "mcd", f"checkpointing.save_dir={tmp_path}/whole"), whole := Watch())
+    with pytest.raises(UnfinishedError):
+        fit(composed(compose, "mcd"), Stop(4))
+    fit(composed(compose, "mcd"), again := Watch(), tmp_path / "checkpoints" / "last.ckpt")
+    assert len(again.losses) == 2
+    assert again.losses == pytest.approx(whole.losses[4:], rel=1e-3)
+    assert again.rounds == whole.rounds[4:]
+
+
+def test_a_sweep_that_outgrows_the_device_names_the_remedy(shell, monkeypatch):
+    monkeypatch.undo()  # the fixture hides CUDA
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(64 * 2**20 / total)
+    try:
+        many = ("--num-samples", "100000", "--batch-size", "100000")
+        status, text = shell.sweep("--device", "cuda", *many)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert status == 1
+    assert "choose a smaller one and start the same command again" in text

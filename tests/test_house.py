@@ -1,6 +1,7 @@
 """Imports point down the floors of the house, and name what pyproject.toml declares."""
 
 import ast
+import functools
 import re
 import sys
 from pathlib import Path
@@ -37,14 +38,20 @@ def module(path, root=ROOT):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def parsed(path, nested):
+    tree = ast.parse(path.read_text())
+    nodes = ast.walk(tree) if nested else tree.body
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(path, root=ROOT, nested=True):
     """Absolute names that a file imports; nested: also in functions, `try` and `if`."""
     package = path.relative_to(root).parent.parts
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if nested else tree.body:
+    for node in parsed(path, nested):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*base, *filter(None, [node.module])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
@@ -73,12 +80,8 @@ def room(name):
 def test_arrows_point_down():
     found = arrows(PACKAGE.rglob("*.py"))
     assert {room(name) for name in found} <= FLOOR.keys()
-    up = [(a, b) for a, to in found.items() for b in to if FLOOR[room(b)] > FLOOR[room(a)]]
-    assert not up
-
-
-def test_distillers_know_no_host():
-    found = arrows(PACKAGE.rglob("*.py"))
+    assert not [(a, b) for a, to in found.items() for b in to if FLOOR[room(b)] > FLOOR[room(a)]]
+    # Distillers know no host.
     targets = {room(b) for a, to in found.items() if room(a) == "distillers" for b in to}
     assert "head" in targets and not targets & {"minihost", "hosts", "evaluation", "commands"}
 
@@ -91,13 +94,10 @@ def test_there_is_no_cycle():
         assert not left
 
 
-def test_the_package_knows_no_benchmark():
+def test_what_is_not_imported():
     own = {path.stem for path in BENCHMARKS.iterdir()} | {"benchmarks", "tests"}
     assert not [path for path in FILES if tops(path) & own]
     assert not [path for path in BENCHMARKS.rglob("*.py") if "tests" in tops(path)]
-
-
-def test_lower_floors_know_no_framework():
     for path in PACKAGE.rglob("*.py"):
         if FLOOR[room(module(path))] <= 1 or "sampling" in path.parts[-2:]:
             assert not tops(path) & FRAMEWORKS, path

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,16 +83,11 @@ def run_all(
 ) -> None:
     """Run all preparations, then all else, in processes of one thread each."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when a worker imports torch
-    call = partial(run, size=size, folder=folder)
-    for prepared in (True, False):
-        batch = [job for job in todo if (job.method is None) == prepared]
-        if workers == 1:
-            done = map(call, batch)
-            for job, _ in zip(batch, done, strict=True):
-                on_done(job)
-            continue
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            for job, _ in zip(batch, pool.map(call, batch), strict=True):
+    call, spawned = partial(run, size=size, folder=folder), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawned) if workers > 1 else nullcontext() as pool:
+        for prepared in (True, False):
+            batch = [job for job in todo if (job.method is None) == prepared]
+            for job, _ in zip(batch, (pool.map if pool else map)(call, batch), strict=True):
                 on_done(job)
 
 
@@ -184,7 +180,7 @@ def measure(job: Job, setting, found: dict[int, train.Weights], folder: Path) ->
     part = setting.part
     for model, points in candidates(job, setting, found):
         Sweep(
-            Plan(points, part.samples, BATCH, part.bound_rows, job.seed),
+            Plan(points, part.samples, BATCH, part.bound_rows, job.seed, by_row=True),
             job.path(folder, ".jsonl"),
             evaluator=lambda model: setting.evaluator,
             held_out=lambda model: setting.held_out,

@@ -86,6 +86,8 @@ EVERYWHERE = {"main": True, "parts": BOTH, "quick": True}
 METHODS: tuple[Method, ...] = (
     Method(TEACHER, **EVERYWHERE),
     Method(ORACLE, main=True, quick=True),
+    # Above the plain teacher, whose seeds then lie within the curve, too.
+    Method(f"{TEACHER}, T 1.1", temperatures=(1.1, None), parts=BOTH, main=True, quick=True),
     *(method for t in (0.9, 0.8, 0.7, 0.6, 0.5) for method in _tempered(t)),
     Method(UNIFORM, teacher=UNIFORM, main=True),
     Method(MCD, ("algo=mcd",), rounds=True, **EVERYWHERE),

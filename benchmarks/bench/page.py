@@ -54,7 +54,12 @@ def page(rows: Sequence[dict], how: Sequence[str], name: str = "results") -> str
         lines += ["### Perplexity; N-step NELBO; entropy of a sample / pooled / of bigrams", ""]
         lines += [*matrix(last, level), ""]
         lines += ["### Perplexity over the tempered teacher's at equal entropy", ""]
-        lines += ["With the outcome for MCD against the row.", "", *matrix(last, outcome)]
+        lines += [
+            "With the outcome for MCD against the row. A figure is over all seeds of its row, or "
+            "is left out.",
+            "",
+            *matrix(last, outcome),
+        ]
     lines += [
         "",
         "## How it was measured",

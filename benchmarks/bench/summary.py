@@ -8,7 +8,7 @@ under iid u: perplexities as ratios in percent, by their logarithms, bounds in n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -26,7 +26,7 @@ AXES = {
 }
 MEASURES = (*AXES, "n_step_nelbo", "perplexity")
 KNOWN = {method.name: method for method in METHODS}
-FRONTIER = [m.name for m in METHODS if m.frontier]
+FRONTIER = [m.name for m in sorted(METHODS, key=lambda m: m.temperatures[0]) if m.frontier]
 BySeed = Mapping[int, float]
 
 
@@ -42,16 +42,25 @@ class Interval(NamedTuple):
     sign: int | None = None
 
 
-def interval(values: Iterable[float], percent: bool = False) -> Interval | None:
-    """Return the interval of values by seed (percent: log ratios); None without values."""
-    values = list(values)
+def half_width(values: Sequence[float]) -> float:
+    """Return half of the 95% interval of a mean, by Student's t."""
+    n = len(values)
+    return float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+
+
+def interval(values: Iterable[float], percent: bool = False, rows=()) -> Interval | None:
+    """Return the interval of values by seed (percent: log ratios); None without values.
+
+    rows: the same by row of held-out text, which are a sample, too: both errors count.
+    """
+    values, rows = list(values), list(rows)
     if not values:
         return None
     show = (lambda x: 100 * math.expm1(x)) if percent else float
     n, mean = len(values), fmean(values)
     if n == 1:
         return Interval(show(mean))
-    half = float(stats.t.ppf(0.975, n - 1)) * stdev(values) / math.sqrt(n)
+    half = math.hypot(half_width(values), half_width(rows) if rows else 0.0)
     low, high = mean - half, mean + half
     return Interval(show(mean), show(low), show(high), (low > 0) - (high < 0))
 
@@ -81,8 +90,9 @@ class Figures:
     def _over_teacher(self, axis: str, method: str, place: tuple) -> BySeed:
         """Return log perplexity over the tempered teacher's at the same `axis`, by seed.
 
-        A seed is left out where no temperature of the teacher (same law of u, same steps,
-        same seed) gets there.
+        The teacher is that of the same law of u, steps and seed. Nothing is returned
+        where a seed of the method lies beyond its temperatures, or they fold: to leave that
+        seed out would favour those with less entropy.
         """
         found = {}
         own_x, own_y = self.of(axis, method, place), self.of("perplexity", method, place)
@@ -94,19 +104,33 @@ class Figures:
                 and seed in (y := self.of("perplexity", name, place))
             ]
             there = at_equal(*zip(*curve, strict=True), own_x[seed]) if curve else None
-            if there is not None:
-                found[seed] = own_y[seed] - math.log(there)
+            if there is None:
+                return {}
+            found[seed] = own_y[seed] - math.log(there)
         return found
+
+    def by_row(self, method: str, place: tuple) -> BySeed:
+        """Return the N-step NELBO of each row of held-out text, by seed."""
+        rows = self.rows.get((method, None, place), {}).items()
+        found = {seed: row["metrics"].get("n_step_nelbo", {}).get("by_row") for seed, row in rows}
+        return {seed: nats for seed, nats in found.items() if nats}
 
     def against(self, measure: str, method: str, place: tuple) -> dict:
         """Return {what it is compared with: interval} of a method in one measure."""
         percent = measure != "n_step_nelbo"
         mine = self.of(measure, method, place)
 
-        def difference(other: BySeed) -> Interval | None:
+        def difference(name: str, at: tuple = place) -> Interval | None:
             """Over the seeds that both have."""
+            other, rows = self.of(measure, name, at), []
             both = sorted(mine.keys() & other.keys())
-            return interval((mine[seed] - other[seed] for seed in both), percent)
+            if measure == "n_step_nelbo":
+                ours, theirs = self.by_row(method, place), self.by_row(name, at)
+                pairs = [
+                    zip(ours[s], theirs[s], strict=True) for s in both if s in ours and s in theirs
+                ]
+                rows = [fmean(a - b for a, b in row) for row in zip(*pairs, strict=True)]
+            return interval((mine[seed] - other[seed] for seed in both), percent, rows)
 
         found = {}
         if measure in AXES:
@@ -114,11 +138,11 @@ class Figures:
                 return {}  # all of the frontier is as far as the teacher
             found["teacher"] = interval(mine.values(), percent)
         elif method != (reference := KNOWN[method].teacher):
-            found["teacher"] = difference(self.of(measure, reference, place))
+            found["teacher"] = difference(reference)
         if method != MCD:
-            found["mcd"] = difference(self.of(measure, MCD, place))
+            found["mcd"] = difference(MCD)
         if measure == "perplexity" and place[1] != "iid":
-            found["iid"] = difference(self.of(measure, method, (place[0], "iid")))
+            found["iid"] = difference(method, (place[0], "iid"))
         return {name: value for name, value in found.items() if value}
 
 

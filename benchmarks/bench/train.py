@@ -70,11 +70,7 @@ def silence():
 def averaged(model) -> Weights:
     """Return the backbone's parameters as its EMA has them."""
     names = [name for name, _ in model.backbone.named_parameters()]
-    if model.ema:
-        shadows = model.ema.shadow_params[: len(names)]
-    else:
-        shadows = [p for _, p in model.backbone.named_parameters()]
-    return {n: s.detach().cpu().clone() for n, s in zip(names, shadows, strict=True)}
+    return {n: s.detach().clone() for n, s in zip(names, model.ema.shadow_params, strict=False)}
 
 
 class FixedTeacher(Teacher):
@@ -137,5 +133,4 @@ def _begin_from(folder: Path, start: Weights, overrides) -> list[str]:
 def load(model, weights: Weights) -> None:
     """Averaged weights as a model's raw ones, and a new average from there."""
     model.backbone.load_state_dict(weights, strict=False)
-    if model.ema:
-        model.ema = type(model.ema)(model._get_parameters(), decay=model.ema.decay)
+    model.ema = type(model.ema)(model._get_parameters(), decay=model.ema.decay)

@@ -3,7 +3,8 @@
     python benchmarks/gpu/run.py --out DIR [--device cuda] [--tiny] [--seconds 330]
 
 One line of JSON a figure in DIR/figures.jsonl, written as it is measured. A part that
-fails is a line too, and a part that no longer fits into --seconds is left out. Sizes:
+fails is a line too, so is one that takes twice its time and is ended, and a part that no
+longer fits into --seconds is left out. Sizes:
 the 169M DiT, 1,024 tokens, a vocabulary of 50,258, random weights and text. With
 --device cpu --tiny it takes seconds, and shows only that all parts run.
 """
@@ -11,8 +12,12 @@ the 169M DiT, 1,024 tokens, a vocabulary of 50,258, random weights and text. Wit
 import argparse
 import json
 import random
+import signal
+import subprocess
+import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import hydra
@@ -26,7 +31,19 @@ from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as entry
 
-ALGOS = ("mcd", "mdlm", "sdtt", "cd4lm", "dcd")
+STEPS = (
+    ("mcd",),
+    ("mcd", "algo.compile=true"),
+    ("mdlm",),
+    ("mdlm", "algo.compile=true"),
+    ("sdtt", "algo.compile=true"),
+    ("cd4lm", "algo.compile=true"),
+    ("dcd", "algo.compile=true"),
+    ("mcd", "algo.compile=true", "algo.head_chunk=1024"),
+    ("mcd", "algo.compile=true", "algo.head_chunk=16384"),
+    ("mcd", "algo.compile=true", "model.checkpointing=true"),
+)
+TESTS = Path(__file__).parents[2] / "tests" / "test_gpu.py"
 TINY = "model=laptop model.hidden_size=32 model.n_blocks=2 model.n_heads=2 model.cond_dim=16"
 
 
@@ -35,19 +52,32 @@ class Enough(Exception):
 
 
 class Clock(L.Callback):
-    """Times each step between two synchronisations, in milliseconds."""
+    """Times each step between two synchronisations, in milliseconds.
+
+    In one more step it counts how often the program waits for the device.
+    """
 
     def __init__(self, steps: int, sync):
-        self.steps, self.sync, self.times = steps, sync, []
+        self.steps, self.sync, self.times, self.waits = steps, sync, [], None
 
     def on_train_batch_start(self, *args):
+        if len(self.times) == self.steps:
+            self.caught = warnings.catch_warnings(record=True)
+            self.found = self.caught.__enter__()
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
         self.sync()
         self.start = time.perf_counter()
 
     def on_train_batch_end(self, *args):
+        if len(self.times) == self.steps:
+            torch.cuda.set_sync_debug_mode("default")
+            self.caught.__exit__(None, None, None)
+            self.waits = sum("synchroniz" in str(w.message) for w in self.found)
+            raise Enough
         self.sync()
         self.times.append(1e3 * (time.perf_counter() - self.start))
-        if len(self.times) == self.steps:
+        if len(self.times) == self.steps and not torch.cuda.is_available():
             raise Enough
 
 
@@ -72,16 +102,27 @@ class Run:
             torch.cuda.synchronize()
 
     def part(self, name: str, seconds: float, run, *args):
-        """Run one part if `seconds` are left; an exception becomes a line."""
+        """Run one part if `seconds` are left, at most twice as long; an error becomes a line."""
         if self.args.seconds - (time.monotonic() - self.start) < seconds:
             return self.write(part=name, left_out=True)
         if self.cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+        signal.signal(signal.SIGALRM, ended)
+        signal.setitimer(signal.ITIMER_REAL, 2 * seconds)
         try:
             run(*args)
         except Exception as error:
             self.write(part=name, error=f"{type(error).__name__}: {error}"[:400])
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def tests(self):
+        """The tests marked gpu, in a process of their own."""
+        if self.cuda:
+            command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(TESTS)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            self.write(part="tests", status=done.returncode, end=done.stdout[-1500:])
 
     def peak(self):
         return self.cuda and round(torch.cuda.max_memory_allocated() / 2**30, 2)
@@ -126,7 +167,7 @@ class Run:
         )
         (self.work / "text.txt").write_text("\n\n\n".join(documents), "utf-8")
 
-    def config(self, algo: str):
+    def config(self, algo: str, *more: str):
         GlobalHydra.instance().clear()
         given = f"""
             algo={algo} data=textfile data.files=[{self.work}/text.txt]
@@ -138,6 +179,7 @@ class Run:
         if algo != "mdlm":
             own = "algo.init_from=scratch algo.rounds=1 algo.steps_per_round=100 algo.guard=off"
             given += own.split()
+        given += more
         if algo == "dcd" and self.args.tiny:
             given.append("algo.gamma_max=2")  # a small vocabulary needs more noise
         with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
@@ -145,14 +187,14 @@ class Run:
         OmegaConf.set_struct(config, True)
         return config
 
-    def model(self, algo: str):
-        config = self.config(algo)
+    def model(self, algo: str, *more: str):
+        config = self.config(algo, *more)
         torch.manual_seed(0)
         tokenizer = dataloader.get_tokenizer(config)
         return entry.model_class(config)(config, tokenizer), config, tokenizer
 
-    def step(self, algo: str):
-        model, config, tokenizer = self.model(algo)
+    def step(self, algo: str, *more: str):
+        model, config, tokenizer = self.model(algo, *more)
         rows, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
         clock = Clock(13, self.sync)
         trainer = L.Trainer(
@@ -175,7 +217,8 @@ class Run:
         ms = sorted(clock.times[3:])
         self.write(
             part="step",
-            algo=algo,
+            algo=" ".join((algo, *more)),
+            waits=clock.waits,
             batch=self.batch,
             length=self.length,
             ms=round(ms[len(ms) // 2], 1),
@@ -222,13 +265,19 @@ class Run:
     def all(self):
         self.part("ceilings", 10, self.ceilings)
         self.inputs()
-        for algo in ALGOS:
-            self.part(f"step {algo}", 25, self.step, algo)
+        # Compiling takes longer than all that is tiny.
+        for how in dict.fromkeys((algo,) for algo, *_ in STEPS) if self.args.tiny else STEPS:
+            self.part(f"step {' '.join(how)}", 25, self.step, *how)
         few, many = (2, 2) if self.args.tiny else (8, 64)
         drawn = [("sparse", n, many) for n in (8, 32, 128)]
         drawn += [("ancestral", n, few) for n in (8, 32)]
         for sampler, steps, batch in (*drawn, ("locked", 32, many)):
             self.part(f"samples {sampler}", 25, self.samples, sampler, steps, batch)
+        self.part("tests", 40, self.tests)
+
+
+def ended(*_):
+    raise TimeoutError("it took twice its time")
 
 
 def main():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,17 +13,19 @@ from mdlm_mcd.commands.stages import claim, override
 from mdlm_mcd.evaluation.sweep import existing
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
-from .stages import COMMAND, Stages
 
 STEPS_PER_ROUND = 10_000
 TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
 TRAIN = "train"  # in place of a checkpoint: make one
+COMMAND = "mdlm_mcd.commands.main"
+# What the guard says of a loss that has left its scale (distillers/divergence_guard.py).
+DIVERGED = "was to be expected"
 
 # Where and in which parts a run is computed, which changes neither noise nor data.
 HOW = (
-    "trainer.devices= trainer.accelerator= strategy= loader.batch_size= loader.eval_batch_size= "
-    "loader.num_workers= data.cache_dir="
-).split()
+    *("trainer.devices=", "trainer.accelerator=", "strategy=", "loader.batch_size="),
+    *("loader.eval_batch_size=", "loader.num_workers=", "data.cache_dir="),
+)
 
 # Every part of the chain in seconds, on text that is always there. Figures of such a run are
 # not meaningful.
@@ -51,9 +52,9 @@ class Chain:
             table = replace(table, rounds=table.rounds[:2], steps=(2, 4))
         self.table, self.given, self.start, self.say = table, given, start, say
         self.out = Path(given.out or "OUT").resolve()
+        self.log = self.out / "log.txt"
         self.results = self.out / table.name / "results.jsonl"
         self.per_round = SMOKE_STEPS if given.smoke else STEPS_PER_ROUND
-        self.evaluator = given.evaluator or table.evaluator
 
     # Overrides --------------------------------------------------------------------
 
@@ -102,12 +103,10 @@ class Chain:
 
     def run(self) -> str:
         """Run everything, from wherever it stands; return the table's text."""
-        self.stages = Stages(self.out, self.start, self.say)
         make_folder(self.results.parent)
-        rows = {TEACHER: self.teacher(TEACHER, self.given.teacher, "mdlm")}
-        uniform = {}
+        rows, uniform = {TEACHER: self.teacher(self.given.teacher, "mdlm")}, {}
         if any(run.method.uniform for run in self.table.trained):
-            uniform[DUO_TEACHER] = self.teacher(DUO_TEACHER, self.given.duo_teacher, "duo_base")
+            uniform[DUO_TEACHER] = self.teacher(self.given.duo_teacher, "duo_base")
         for run in self.table.trained:
             if run.method.uniform:
                 uniform |= self.distil(run, uniform[DUO_TEACHER])
@@ -115,57 +114,81 @@ class Chain:
                 rows |= self.distil(run, rows[TEACHER])
         self.say(f"sampling {len(rows)} models at {len(self.table.steps)} step counts")
         models = [f"{name}={path}" for name, path in rows.items()]
-        self.stages.must("sweep", COMMAND, ["sweep", *models, *self.measuring()])
+        self.must("sweep", COMMAND, ["sweep", *models, *self.measuring()])
         for (name, path), n in product(uniform.items(), self.table.steps):
             self.sample_uniform(name, path, n)
         title = self.table.title + (" (smoke run)" if self.given.smoke else "")
         page = str(self.results.with_name("report.html"))
         shown = [str(self.results), "--reference", TEACHER, "--title", title, "--out", page]
-        self.stages.must("report", COMMAND, ["report", *shown])
+        self.must("report", COMMAND, ["report", *shown])
         text = self.text()
         self.results.with_name("table.md").write_text(text + "\n", "utf-8")
         return text
 
-    def fit(self, name, overrides, steps, *, more: Iterable[str] = (), **how) -> Path | None:
-        """Train in OUT/runs/NAME. Raises ConfigError where it has a run of other settings."""
-        settings = [x for x in overrides if not x.startswith(tuple(HOW))]
-        claim(self.out / "runs" / name, {"overrides": settings}, "settings.json", "run")
-        return self.stages.train(name, [*overrides, *more], steps, **how)
+    def must(self, stage, module, arguments, folder=None) -> None:
+        """Run a stage. Raises StageError with the end of its output."""
+        done = stages.run(module, arguments, self.log, folder=folder, start=self.start)
+        if done.status != 0:
+            raise self.failed(stage, done)
 
-    def teacher(self, label: str, given: str | None, algo: str) -> str | Path:
+    def failed(self, stage: str, done: stages.Ended, where: str = "") -> stages.StageError:
+        how = f"{where} (exit status {done.status}; log: {self.log})"
+        return stages.StageError(f"{stage} stopped{how}. Its last lines: {done.last_lines}")
+
+    def train(self, name, overrides, steps, *, length=(), target=None, diverges=False):
+        """Train in OUT/runs/NAME to `steps` steps; return the checkpoint `target`, else the last.
+
+        None where the loss diverged and `diverges` says that this is a result. length: further
+        overrides, which a later table may change. Raises ConfigError where the folder has a run
+        of other settings, StageError where it stops.
+        """
+        folder, settings = self.out / "runs" / name, (x for x in overrides if not x.startswith(HOW))
+        claim(folder, {"overrides": [*settings]}, "settings.json", "run")
+        failure, path = folder / "diverged.txt", folder / "checkpoints" / (target or "last.ckpt")
+        if failure.exists():
+            return None
+        if target and path.exists():  # the run may be of more rounds than are needed here
+            return path
+        self.say(f"{name}: trains to step {steps:,}")
+        given, how = [*overrides, *length], dict(host=self.given.host, start=self.start)
+        done = stages.train(folder, given, steps, self.log, **how)
+        if diverges and done.status and DIVERGED in done.output:
+            failure.write_text(done.output[-2_000:], "utf-8")
+            return None
+        if done.status or done.step < steps or not path.exists():
+            raise self.failed(name, done, f" at step {done.step:,} of {steps:,}")
+        return path
+
+    def teacher(self, given: str | None, algo: str) -> str | Path:
         """Return the checkpoint that was named, or train one."""
         if given != TRAIN:
             return given
         recipe = self.table.teacher_recipe
         steps = SMOKE_STEPS if self.given.smoke else TEACHER_STEPS[recipe]
         overrides = [f"algo={algo}", f"+recipe={recipe}", *self.common()]
-        return self.fit(f"{recipe}-{algo}", overrides, steps, label=label, host=self.given.host)
+        return self.train(f"{recipe}-{algo}", overrides, steps)
 
     def distil(self, run: Run, teacher: str | Path) -> dict[str, Path]:
         """Return the checkpoint of each round that the table shows, by row's name."""
-        checkpoints = self.out / "runs" / run.name / "checkpoints"
-        # More rounds than are needed here may be there, made for another table.
-        target = f"round-{self.rounds(run)[-1]}.ckpt"
-        found = self.fit(
+        last = self.train(
             run.name,
             self.overrides(run, teacher),
-            0 if (checkpoints / target).exists() else self.max_steps,
-            more=self.length(run),
-            label=run.label,
-            host=self.given.host,
-            target=target,
+            self.max_steps,
+            length=self.length(run),
+            target=f"round-{self.rounds(run)[-1]}.ckpt",
             diverges=run.diverges,
         )
-        if found is None:
+        if last is None:
             self.say(f"{run.label}: diverged, as the paper's did")
+        checkpoints = self.out / "runs" / run.name / "checkpoints"
         paths = {run.key(k): checkpoints / f"round-{k}.ckpt" for k in self.rounds(run)}
         return {name: path for name, path in paths.items() if path.exists()}
 
     def measuring(self) -> list[str]:
         """Return the flags of `mdlm-mcd sweep`."""
-        given, evaluator = self.given, self.evaluator
-        if given.evaluator == TRAIN:
-            evaluator = self.fit("judge", ["algo=ar", *self.common()], SMOKE_STEPS)
+        given, evaluator = self.given, self.given.evaluator
+        if evaluator == TRAIN:
+            evaluator = self.train("judge", ["algo=ar", *self.common()], SMOKE_STEPS)
         key, tokenizer = "data.tokenizer_name_or_path=", "gpt2"
         for x in given.overrides:
             tokenizer = x.removeprefix(key) if x.startswith(key) else tokenizer
@@ -175,7 +198,6 @@ class Chain:
         flags += ["--evaluator", evaluator, "--out", self.results]
         flags += ["--corpus", *given.held_out] if given.held_out else []
         flags += [] if given.smoke else ["--tokenizer", tokenizer]
-        flags += ["--host", given.host] if given.host else []
         return [*map(str, flags)]
 
     def sample_uniform(self, name: str, checkpoint: str | Path, steps: int) -> None:
@@ -198,12 +220,12 @@ class Chain:
             f"loader.eval_batch_size={given.batch_size}",
             f"eval.compute_generative_perplexity={not given.smoke}",
             override("eval.checkpoint_path", checkpoint),
-            override("eval.gen_ppl_eval_model_name_or_path", self.evaluator),
+            override("eval.gen_ppl_eval_model_name_or_path", given.evaluator),
             override("eval.generated_samples_path", path),
             override("hydra.run.dir", make_folder(path.parent)),
         ]
         module = stages.CLONE if given.host else stages.MINIHOST
-        self.stages.must(f"{name} at {steps} steps", module, arguments, given.host)
+        self.must(f"{name} at {steps} steps", module, arguments, given.host)
 
     def uniform(self, name: str, steps: int) -> Path:
         """Return the file of a uniform-state model's samples, written by its host."""

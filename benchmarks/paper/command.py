@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+from hydra.errors import HydraException
 
 from mdlm_mcd.checkpoints.files import expanded
 from mdlm_mcd.commands import stages
-from mdlm_mcd.errors import MCDError
+from mdlm_mcd.errors import ConfigError, MCDError
 
-from . import check, cost
+from . import cost
 from .chain import TRAIN, Chain
 from .experiments import TABLES, Table
 
@@ -43,15 +47,14 @@ def parser(of: Table) -> argparse.ArgumentParser:
     add("--held-out", help="text that no model has seen, for the bounds", **files)
     add("--device", help="of sampling", default="cuda")
     add("--devices", help="of training", type=int, default=2)
-    add("--evaluator", metavar="NAME_OR_DIR", help=f"default: {of.evaluator}")
+    text = f"a name on the Hub or a folder; default: {of.evaluator}"
+    add("--evaluator", default=of.evaluator, help=text)
     add("--num-samples", type=int, default=1024, help="of each point; the paper does not say")
     add("--bound-rows", type=int, default=256, help="held-out rows")
     add("--batch-size", type=int, default=32, help="of sampling")
     add("--seed", type=int, default=1, help="of training and sampling")
     text = "instead: compose every config, count parameters and FLOPs"
     add("--dry-run", action="store_true", help=text)
-    add("--mfu", type=float, default=0.4, help="assumed by --dry-run")
-    add("--peak", type=float, default=cost.A100, help="FLOP/s of a device, for --dry-run")
     text = "the whole chain, tiny, with teachers and evaluator of its own, on a CPU"
     add("--smoke", action="store_true", help=text)
     return p
@@ -76,6 +79,42 @@ def parsed(of: Table, argv=None) -> argparse.Namespace:
     return given
 
 
+def problems(of: Table, given: argparse.Namespace) -> Iterator[str]:
+    """Yield what would stop a table hours after its start, a sentence each."""
+    needed = {"out": given.out}
+    if not given.smoke:
+        needed |= {"teacher": given.teacher, "held-out": given.held_out or given.data}
+        if any(run.method.uniform for run in of.trained):
+            needed["duo-teacher"] = given.duo_teacher
+        if given.host:
+            needed["cache"] = given.cache
+    for flag, value in needed.items():
+        if not value:
+            yield f"--{flag} is missing: docs/paper_setting.md says what it takes."
+    if given.device.startswith("cuda") and not torch.cuda.is_available():
+        yield (
+            f"--device {given.device}: no CUDA device is there, and at this size a CPU would take "
+            "years; --dry-run counts, --smoke tries the chain."
+        )
+    if given.evaluator != TRAIN:
+        yield from unreachable(given.evaluator)
+
+
+def unreachable(evaluator: str) -> Iterator[str]:
+    """Fetch config and tokenizer, a few megabytes: who has them may have the rest."""
+    import transformers
+
+    try:
+        transformers.AutoConfig.from_pretrained(evaluator)
+        transformers.AutoTokenizer.from_pretrained(evaluator)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        yield (
+            f"--evaluator {evaluator} is not reachable ({why}): accept its licence on the Hub and "
+            "log in where it has one, or name a local folder with the model and its tokenizer."
+        )
+
+
 def main(name: str, argv=None, start=stages.start) -> int:
     """Run one table; 0: done, 1: refused in a sentence, 130: interrupted."""
     try:
@@ -84,9 +123,10 @@ def main(name: str, argv=None, start=stages.start) -> int:
         if given.dry_run:
             print(cost.text(of, given))
             return 0
-        check.ready(of, given)
+        for sentence in problems(of, given):
+            raise ConfigError(sentence)
         print(Chain(of, given, start=start).run())
-    except MCDError as error:
+    except (MCDError, HydraException) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,33 +1,24 @@
 """`--dry-run`: every config of a table composed, its parameters and FLOPs counted.
 
-Nothing is allocated (torch's meta device) and nothing is timed. Operations are counted by torch's
-`FlopCounterMode` (matrix products, two FLOPs a multiply-add) on the embedded host's
-DIT, which has the hosts' sizes and parameter names. Optimizer, norms, softmax and the
-float64 draws of sampling are not in it.
+By the sizes of the hosts' DIT (tests compare them with torch's `FlopCounterMode`): matrix products,
+two FLOPs a multiply-add. Optimizer, norms, softmax and the float64 draws of sampling are not in it.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from mdlm_mcd.models.dit import DIT
+from typing import NamedTuple
 
 from .chain import TEACHER_STEPS, TRAIN, Chain, row
-from .compose import composed
+from .compose import embedded
 from .experiments import METHODS, Method, Table
 
 GPT2_TOKENS = 50_257
-A100 = 312e12  # bfloat16, dense, by its data sheet
+A100, MFU = 312e12, 0.4  # bfloat16, dense, by its data sheet; the share that is assumed
 
 
-@dataclass(frozen=True)
-class Counted:
+class Counted(NamedTuple):
     """One sequence through a network: FLOPs of a forward pass.
 
     trunk: up to the output projection. head: that projection, of every row. A backward pass
@@ -35,7 +26,6 @@ class Counted:
     """
 
     parameters: int
-    length: int
     trunk: int
     head: int
 
@@ -51,66 +41,50 @@ def count(model: Mapping, *, uniform: bool = False) -> Counted:
 
     A masked model has one token more than GPT-2, its mask; a uniform-state one has not.
     """
-    sizes = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout", "length")
-    return _count(tuple((key, model[key]) for key in sizes), GPT2_TOKENS + (not uniform))
+    d, c, blocks, length = (model[k] for k in ("hidden_size", "cond_dim", "n_blocks", "length"))
+    vocab, sigma = GPT2_TOKENS + (not uniform), 256 * c + c * c  # MLP of the time
+    attention, mlp, adaln = 4 * d * d, 8 * d * d, 6 * c * d
+    trunk = blocks * 2 * ((attention + mlp) * length + 2 * length**2 * d + adaln)
+    trunk += 2 * (sigma + 2 * c * d)  # and the last layer's adaLN
+    # Embedding, then blocks and last layer: two norms, biases but for the attention's.
+    parameters = vocab * d + sigma + 2 * c + d + 2 * (c + 1) * d + (d + 1) * vocab
+    parameters += blocks * (2 * d + attention + mlp + 5 * d + 6 * (c + 1) * d)
+    return Counted(parameters, trunk, 2 * d * vocab * length)
 
 
-@cache
-def _count(sizes: tuple, vocab: int) -> Counted:
-    model = dict(sizes)
-    with torch.device("meta"):
-        network = DIT({"model": model, "algo": {"causal_attention": False}}, vocab)
-        tokens = torch.zeros(1, model["length"], dtype=torch.long)
-        sigma, hidden = torch.zeros(1), torch.zeros(1, model["length"], model["hidden_size"])
-    with FlopCounterMode(display=False) as counter:
-        network.output_layer.linear(hidden)
-        head = counter.get_total_flops()
-        network(tokens, sigma)
-        trunk = counter.get_total_flops() - 2 * head
-    parameters = sum(p.numel() for p in network.parameters())
-    return Counted(parameters, model["length"], trunk, head)
-
-
-def hours(flops: float, given: Namespace) -> float:
-    """Return the hours of FLOPs on --devices of --peak each, of which --mfu is used."""
-    return flops / (given.devices * given.peak * given.mfu) / 3600
+def hours(flops: float, devices: int = 2) -> float:
+    """Return the hours that A100s take at MFU of their peak."""
+    return flops / (devices * A100 * MFU) / 3600
 
 
 def text(table: Table, given: Namespace) -> str:
-    """Return the table of costs, as Markdown. Raises ConfigError for what does not compose."""
-    chain = Chain(table, given)
-    hardware = f"{given.devices} devices of {given.peak / 1e12:.0f} TFLOP/s at {given.mfu:.0%} MFU"
-    head = ("training", "host", "parameters", "batch", "steps", "FLOP/step", "FLOP", "hours")
+    """Return the table of costs, as Markdown. Raises Hydra's error for what does not compose."""
+    chain, whole = Chain(table, given), 0.0
+    head = ("training", "parameters", "batch", "steps", "FLOP/step", "FLOP", "hours")
     lines = [
         f"# {table.title}: what it costs\n",
-        f"Counted on the meta device, not measured; hours are FLOPs over {hardware}.\n",
+        f"Counted on the meta device, not measured; hours are FLOPs over {given.devices} devices "
+        f"of {A100 / 1e12:.0f} TFLOP/s at {MFU:.0%} MFU.\n",
         row(*head),
         "| --- " * len(head) + "|",
     ]
-    runs = []  # (name, method, host, overrides) of every training
+    runs = []  # (name, method, overrides) of every training
     if given.teacher == TRAIN:
         recipe = table.teacher_recipe
-        overrides = [f"+recipe={recipe}", f"trainer.max_steps={TEACHER_STEPS[recipe]}"]
-        runs.append((recipe, METHODS["mdlm"], None, ["algo=mdlm", *overrides, *chain.common()]))
+        steps = f"trainer.max_steps={TEACHER_STEPS[recipe]}"
+        own = ["algo=mdlm", f"+recipe={recipe}", steps, *chain.common()]
+        runs.append((recipe, METHODS["mdlm"], own))
     for run in table.trained:
-        overrides = [*chain.overrides(run, given.teacher or "TEACHER"), *chain.length(run)]
-        overrides.append(f"trainer.max_steps={chain.max_steps}")
-        hosts = (None, given.host) if given.host else (None,)
-        runs += [(run.name, run.method, host, overrides) for host in hosts]
-    flops = {}
-    for name, method, host, overrides in runs:
-        if given.host and not host:  # the user's own may be meant for the clone
-            overrides = [x for x in overrides if x not in given.overrides]
-        config = composed(overrides, host)
+        own = [*chain.overrides(run, given.teacher or "TEACHER"), *chain.length(run)]
+        runs.append((run.name, run.method, [*own, f"trainer.max_steps={chain.max_steps}"]))
+    for name, method, overrides in runs:
+        config = embedded(overrides)
         counted = count(config.model, uniform=method.uniform)
         batch, steps = config.loader.global_batch_size, config.trainer.max_steps
         step = counted.step(batch, method)
-        flops[name] = step * steps
-        cells = [name, host.name if host else "minihost", f"{counted.parameters / 1e6:.1f}M"]
-        cells += [f"{batch}", f"{steps:,}", f"{step:.2e}", f"{flops[name]:.2e}"]
-        lines.append(row(*cells, f"{hours(flops[name], given):.1f}"))
-    whole = sum(flops.values())
-    lines.append(
-        f"\nIn all {whole:.2e} FLOP, {hours(whole, given):.1f} hours; sampling is not in it."
-    )
-    return "\n".join(lines)
+        flop = step * steps
+        whole += flop
+        cells = [name, f"{counted.parameters / 1e6:.1f}M", f"{batch}", f"{steps:,}"]
+        lines.append(row(*cells, f"{step:.2e}", f"{flop:.2e}", f"{hours(flop, given.devices):.1f}"))
+    total = f"{whole:.2e} FLOP, {hours(whole, given.devices):.1f} hours"
+    return "\n".join([*lines, f"\nIn all {total}; sampling is not in it."])

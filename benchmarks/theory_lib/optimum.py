@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mdlm_mcd.losses import NEG_INFINITY
 
-from .tiny import Tiny
+from .tiny import Tiny, independent, shared
 
 
 class Given(NamedTuple):
@@ -105,6 +105,9 @@ def student(world: Tiny, loss: str, teacher: Tensor, tau: float, views: Tensor) 
     return torch.where(world.masked[..., None], q, world.truth)
 
 
+COUPLINGS = {"shared": shared, "independent": independent, "none": None}
+
+
 def rounds(
     world: Tiny, loss: str, taus: Sequence[float], delta0: float, coupling="shared"
 ) -> list[Tensor]:
@@ -116,12 +119,8 @@ def rounds(
     table, found = world.truth, []
     for k, tau in enumerate(taus):
         delta = delta0 * 2**k
-        if coupling == "none":
-            views = torch.eye(len(world.z), dtype=torch.float64)
-        elif coupling == "independent":
-            views = world.views_apart(delta)
-        else:
-            views = world.views(delta)
+        law = COUPLINGS[coupling]
+        views = world.views(delta, law) if law else torch.eye(len(world.z)).double()
         table = student(world, loss, table, tau, views)
         found.append(table)
     return found

@@ -1,15 +1,9 @@
-"""Tables of a question, on the terminal and in its page."""
+"""Tables of a question, as they stand in its page of docs/questions."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
-
-from mdlm_mcd.errors import ConfigError
-
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "questions"
 
 
 class Table(NamedTuple):
@@ -26,10 +20,6 @@ class Table(NamedTuple):
         return "\n".join([f"*{self.caption}*", "", *lines])
 
 
-def markdown(tables: Sequence[Table]) -> str:
-    return "\n\n".join(table.markdown() for table in tables)
-
-
 def shown(cell) -> str:
     if isinstance(cell, str):
         return cell
@@ -40,23 +30,3 @@ def shown(cell) -> str:
     if 1e-3 <= abs(cell) < 1e4:
         return f"{cell:.4f}" if abs(cell) < 100 else f"{cell:,.1f}"
     return f"{cell:.2e}"
-
-
-def block(kind: str) -> re.Pattern:
-    """Match the tables of `kind` in a page, between their markers."""
-    return re.compile(f"(?<=<!-- {kind} -->\n).*?(?=\n<!-- end of {kind} -->)", re.DOTALL)
-
-
-def read(name: str, kind: str, folder: Path = FOLDER) -> str:
-    """Return the tables of `kind` in the page of a question. Raises ConfigError."""
-    found = block(kind).findall((folder / f"{name}.md").read_text("utf-8"))
-    if len(found) != 1:
-        raise ConfigError(f"{name}.md needs <!-- {kind} --> and <!-- end of {kind} --> once each.")
-    return found[0]
-
-
-def write(name: str, kind: str, text: str, folder: Path = FOLDER) -> None:
-    """Put tables between their markers; all other text stays."""
-    read(name, kind, folder)
-    path = folder / f"{name}.md"
-    path.write_text(block(kind).sub(lambda _: text, path.read_text("utf-8")), "utf-8")

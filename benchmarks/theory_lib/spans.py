@@ -12,7 +12,6 @@ from mdlm_mcd import coupling
 
 from . import optimum
 from .pages import Table
-from .shared_u import trained
 from .tiny import Tiny, world
 
 Parts = Iterable[tuple[float, list[int], list[bool]]]
@@ -86,69 +85,57 @@ def cells(parts: Parts, cuts: list[float]) -> tuple[Tensor, Tensor]:
 
 
 def pattern_law(parts: Parts, length: int, t: float, s: float) -> Tensor:
-    """Return P(masks of z_t, masks of z_s) by `couple`: (2^length, 2^length)."""
+    """Return P(masks of z_t, masks of z_s) by `couple`, as `Tiny.pairs` orders them."""
     u, weight = cells(parts, [1 - t, 1 - s])
     x0 = torch.zeros(len(u), length, dtype=torch.long)
     times = (torch.full((len(u),), value, dtype=torch.float64) for value in (t, s))
     pair = coupling.couple(x0, u, *times, lambda t: 1 - t, 1)
-    place = 2 ** torch.arange(length)
-    key = (pair.masked_t * place).sum(-1) * 2**length + (pair.masked_s * place).sum(-1)
+    key = torch.cat([pair.masked_t, pair.masked_s], -1).long()
+    key = key @ 2 ** torch.arange(2 * length - 1, -1, -1)
     law = torch.zeros(4**length, dtype=torch.float64).index_add_(0, key, weight)
     return law.view(2**length, 2**length)
 
 
 def sampler(w: Tiny, parts: Parts, steps: int) -> Tensor:
-    """Return the law of the order of opening, (O,): step n opens u in [n/N, (n+1)/N)."""
+    """Return the law of the exact denoiser's samples: step n opens u in [n/N, (n+1)/N)."""
     u, weight = cells(parts, [n / steps for n in range(1, steps)])
-    return w.order_law((u * steps).floor().long(), weight)
+    return w.sampled(w.truth, (u * steps).floor().long(), weight)
 
 
 def lattice(w: Tiny, steps: int) -> Tensor:
     """Return the same under `laws`' lattice of step 1/N: u_i = frac(u_0 + i/N), or 1 - u_i."""
-    i = torch.arange(w.length)
-    first = torch.arange(steps)[:, None]
-    forward = (first + i) % steps
+    forward = (torch.arange(steps)[:, None] + torch.arange(w.length)) % steps
     both = torch.cat([forward, steps - 1 - forward])
-    return w.order_law(both, torch.full((len(both),), 0.5 / steps, dtype=torch.float64))
+    return w.sampled(w.truth, both, torch.full((len(both),), 0.5 / steps, dtype=torch.float64))
 
 
-SEEDS = (0, 1, 2, 3)
 TIMES = [(2 * k + 1) / 16 for k in range(8)]
 
 
 def training(w: Tiny, parts: Parts, delta: float) -> tuple:
     """Return what a student sees and learns under a law of u, its times averaged.
 
-    Masked share, chance of a state's coverage, KL of the best kl_fwd student from the
+    Masked share, share of mask patterns that occur, KL of the best kl_fwd student from the
     exact denoiser, entropy of a masked token, and what the teacher's view adds to it.
     """
-    joint = 0.0
-    for middle in TIMES:
-        t = delta + (1 - delta) * middle
-        joint = joint + pattern_law(parts, w.length, t, t - delta) / len(TIMES)
-    keys = (w.masked * 2 ** torch.arange(w.length)).sum(-1)
-    bits = (torch.arange(len(joint))[:, None] >> torch.arange(w.length) & 1).sum(-1)
-    of_t = joint.sum(-1)
-    given = torch.where(of_t[:, None] > 0, joint / of_t[:, None], 0.0)
-    views = given[keys][:, keys] * w.refines * w.mass / w.mass[:, None]
-    visited = of_t[keys] * w.mass
+    times = [delta + (1 - delta) * middle for middle in TIMES]
+    pairs = sum(pattern_law(parts, w.length, t, t - delta) for t in times) / len(times)
+    of_t, views = pairs.sum(-1), w.conditional(pairs)
+    visited = of_t[w.keys] * w.mass
+    weight = visited[:, None] * w.masked
     best = optimum.kl_fwd(optimum.given(w, w.truth, 1.0, views))
-    reached = (visited > 0)[:, None] & w.masked
     # a = 0: all that is masked opens at once, and cross-entropy alone teaches.
     best = torch.where(best.isfinite(), best, w.truth)
     apart = torch.xlogy(w.truth, w.truth) - torch.xlogy(w.truth, best)
-    weight = visited[:, None] * reached
     entropy = torch.special.entr(w.truth).sum(-1)
     both = w.masked.double()
-    before = (views @ both) * entropy * w.masked
-    after = (views @ (both * entropy)) * w.masked
-    shared = (visited[:, None] * (views @ both) * w.masked).sum()
+    before, after = (views @ both) * entropy, views @ (both * entropy)
     return (
-        float(of_t @ bits.double() / w.length),
+        float(of_t @ w.patterns.double().mean(-1)),
         float((of_t > 0).double().mean()),
         float((weight[..., None] * apart).sum() / weight.sum()),
         float((weight * entropy).sum() / weight.sum()),
-        float((visited[:, None] * (before - after)).sum() / shared),
+        float((weight * (before - after)).sum() / (weight * (views @ both)).sum()),
     )
 
 
@@ -162,50 +149,14 @@ def exact() -> list[Table]:
         "less given z_s, masked for both",
         rows,
     )
-    by_order = w.by_order(w.truth)
-    drawn = []
-    for name, law in LAWS.items():
-        each = (sampler(w, list(law(5)), n) @ by_order for n in (2, 3, 4))
-        drawn.append((name, *(w.missing(x) for x in each)))
-    each = (lattice(w, n) @ by_order for n in (2, 3, 4))
-    drawn.append(("lattice, 1/N (laws.draw_u)", *(w.missing(x) for x in each)))
+    drawn = [
+        (name, *(w.missing(sampler(w, list(law(5)), n)) for n in (2, 3, 4)))
+        for name, law in LAWS.items()
+    ]
+    drawn.append(("lattice, 1/N (laws.draw_u)", *(w.missing(lattice(w, n)) for n in (2, 3, 4))))
     samples = Table(
         "The N-step sampler under each law, exact denoiser: KL from the language, nats a token",
         " | N = 2 | N = 3 | N = 4",
         drawn,
     )
     return [learned, samples]
-
-
-# Trained --------------------------------------------------------------------------
-
-
-def taught(w: Tiny, parts: Parts, width: int, seed: int = 0, steps: int = 800) -> Tensor:
-    """Return a small network's table, taught the truth on the states of a law of u."""
-    of_t = sum(pattern_law(parts, w.length, t, t).sum(-1) for t in TIMES)
-    keys = (w.masked * 2 ** torch.arange(w.length)).sum(-1)
-    model = trained(w, of_t[keys] / len(TIMES) * w.mass, width, steps, seed)
-    table = model(w.z).detach().softmax(-1)
-    return torch.where(w.masked[..., None], table, w.truth)
-
-
-def measured() -> list[Table]:
-    w = world(5)
-    names = ("iid (the paper)", "blocks of 2", "mirrored pairs")
-    sampled = [sampler(w, list(LAWS[name](5)), 2) for name in names]
-    rows = []
-    for name in names:
-        parts = list(LAWS[name](5))
-        each = [w.by_order(taught(w, parts, 6, seed)) for seed in SEEDS]
-        means = (sum(w.missing(law @ x) for x in each) / len(each) for law in sampled)
-        rows.append((f"trained: {name}", *means))
-    by_order = w.by_order(w.truth)
-    rows.append(("exact denoiser", *(w.missing(law @ by_order) for law in sampled)))
-    table = Table(
-        "A network of width 6, too small for the language, trained under one law and "
-        "sampled in 2 steps under another: KL from the language, nats a token, mean of "
-        f"{len(SEEDS)} seeds",
-        "".join(f" | sampled: {name}" for name in names),
-        rows,
-    )
-    return [table]

@@ -9,6 +9,7 @@ Time is log-linear, alpha_t = 1 - t. All float64.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -17,6 +18,8 @@ from bench.language import Language
 from torch import Tensor
 
 VOCAB, SLIP = 3, 0.1
+Law = Callable[[float, float], Tensor]
+"""law(t, delta): P(masked_t, masked_s) of one token, (2, 2)."""
 
 
 def counting(vocab: int = VOCAB, slip: float = SLIP) -> Language:
@@ -32,12 +35,27 @@ def counting(vocab: int = VOCAB, slip: float = SLIP) -> Language:
     return language
 
 
+def shared(t: float, delta: float) -> Tensor:
+    """Return P(masked_t, masked_s) of a token under one u, (2, 2): Eq. 13 twice."""
+    s = t - delta
+    # u <= alpha_t: both see it; alpha_t < u <= alpha_s: the teacher does.
+    return torch.tensor([[1 - t, 0.0], [t - s, s]], dtype=torch.float64)
+
+
+def independent(t: float, delta: float) -> Tensor:
+    """Return the same where z_s has masks of its own: coupling `independent`."""
+    masked = torch.tensor([t, t - delta], dtype=torch.float64)
+    of_t, of_s = torch.stack([1 - masked, masked], -1)
+    return of_t[:, None] * of_s
+
+
 class Tiny:
     """Every sequence and every state of `counting` at one length.
 
     x (X, length) sequences and p (X,) their law; z (S, length) states, `vocab` where
     masked; masked (S, length); mass (S,), the chance of a state's visible tokens;
-    truth (S, length, vocab), the exact denoiser: one-hot at visible tokens.
+    truth (S, length, vocab), the exact denoiser: one-hot at visible tokens; patterns
+    (2^length, length) of masks, and keys (S,), which of them each state has.
     """
 
     def __init__(self, length: int = 5, language: Language | None = None):
@@ -48,26 +66,16 @@ class Tiny:
         self.p = self.language.log_prob(self.x).exp()
         self.masked = self.z == v
         self.count = self.masked.sum(-1)
-        self.fits = self.finer(self.z, self.x)
+        seen = (self.z[:, None] == v) | (self.z[:, None] == self.x)  # (S, X, length)
+        self.fits = seen.all(-1)
         self.mass = self.fits.double() @ self.p
         self.truth = self.language.posterior(self.z).exp()
+        self.patterns = torch.tensor(list(itertools.product((False, True), repeat=length)))
+        self.keys = self.masked.long() @ 2 ** torch.arange(length - 1, -1, -1)
 
     def index(self, z: Tensor) -> Tensor:
         """Map states (..., length) -> their rows (...)."""
         return z @ (self.vocab + 1) ** torch.arange(self.length - 1, -1, -1)
-
-    def finer(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return (A, B) bool: b shows all that a shows, alike."""
-        shown = torch.ones(len(a), len(b), dtype=torch.bool)
-        for i in range(self.length):  # by position, for the memory
-            here = a[:, i, None]
-            shown &= (here == self.vocab) | (here == b[None, :, i])
-        return shown
-
-    @cached_property
-    def refines(self) -> Tensor:
-        """Return (S, S) bool: the second state shows all that the first does."""
-        return self.finer(self.z, self.z)
 
     # Views ------------------------------------------------------------------------
 
@@ -82,44 +90,30 @@ class Tiny:
         nodes, weights = quadrature(0.0, 1.0, self.length)
         return sum(w * self.at(t) for t, w in zip(nodes, weights, strict=True))
 
-    def opened(self, delta: float) -> Tensor:
-        """Return c (length + 1, length + 1): chance that z_s shows k given tokens more.
+    @cached_property
+    def together(self) -> Tensor:
+        """Return the chance of the tokens that two states show, (S, S); 0 where they differ."""
+        return (self.fits * self.p) @ self.fits.double().T
 
-        c[m, k], for a z_t of m masks, of t ~ U(delta, 1] and s = t - delta given z_t:
-        the mean of rho^k (1 - rho)^(m - k), rho = delta / t.
+    def pairs(self, law: Law, delta: float) -> Tensor:
+        """Return P(masks of z_t, masks of z_s) for t ~ U(delta, 1] and s = t - delta.
+
+        (2^length, 2^length), by `patterns`; law: that of one token's pair.
         """
-        n = self.length
-        nodes, weights = (q[:, None, None] for q in quadrature(delta, 1.0, n + 1))
-        m = torch.arange(n + 1)[:, None].double()
-        k = torch.arange(n + 1).double()
-        seen = weights * nodes**m * (1 - nodes) ** (n - m)
-        rho = delta / nodes
-        c = (seen * rho**k * (1 - rho) ** (m - k).clamp(min=0)).sum(0)
-        return torch.where(k <= m, c / seen.sum(0), 0.0)
+        bits, out = self.patterns.long(), 0.0
+        for t, weight in zip(*quadrature(delta, 1.0, 2 * self.length), strict=True):
+            out = out + weight * law(float(t), delta)[bits[:, None], bits].prod(-1)
+        return out
+
+    def conditional(self, pairs: Tensor) -> Tensor:
+        """Return P(z_s | z_t), (S, S), of a law of the masks; 0 for a z_t that never occurs."""
+        both = self.together * pairs[self.keys][:, self.keys]
+        return both / both.sum(-1, keepdim=True).clamp(min=1e-300)
 
     @lru_cache(maxsize=12)  # noqa: B019
-    def views(self, delta: float) -> Tensor:
-        """Return P(z_s | z_t) under one shared u, (S, S): what the teacher sees."""
-        return torch.where(self.refines, self.chance(delta) * self.mass / self.mass[:, None], 0.0)
-
-    def chance(self, delta: float) -> Tensor:
-        """Return P(the tokens that z_s shows beyond z_t are those | z_t), (S, S)."""
-        more = self.count[:, None] - self.count
-        return self.opened(delta)[self.count[:, None], more.clamp(min=0)]
-
-    @lru_cache(maxsize=4)  # noqa: B019
-    def views_apart(self, delta: float) -> Tensor:
-        """Return P(z_s | z_t) where z_s has masks of its own: coupling `independent`."""
-        nodes, weights = quadrature(delta, 1.0, 2 * self.length)
-        given = self.fits * self.p / self.mass[:, None]  # P(x0 | z_t)
-        out, total = 0.0, 0.0
-        for t, w in zip(nodes, weights, strict=True):
-            s = t - delta
-            hidden = s**self.count * (1 - s) ** (self.length - self.count)
-            seen = w * t**self.count * (1 - t) ** (self.length - self.count)
-            kernel = given @ (self.fits.T * hidden)
-            out, total = out + seen[:, None] * kernel, total + seen
-        return out / total[:, None]
+    def views(self, delta: float, law: Law = shared) -> Tensor:
+        """Return P(z_s | z_t), (S, S): what the teacher sees."""
+        return self.conditional(self.pairs(law, delta))
 
     # Tables -----------------------------------------------------------------------
 
@@ -143,41 +137,24 @@ class Tiny:
 
     # The N-step sampler -----------------------------------------------------------
 
-    @cached_property
-    def orders(self) -> Tensor:
-        """Return every order of opening with its ties, (O, length) int64 from 0 on."""
-        n = self.length
-        ranks = torch.tensor(list(itertools.product(range(n), repeat=n)))
-        return dense(ranks).unique(dim=0)
+    def sampled(self, table: Tensor, steps: Tensor, weight: Tensor) -> Tensor:
+        """Return the law of samples, (X,), whose tokens open at `steps` (W, length).
 
-    def by_order(self, table: Tensor) -> Tensor:
-        """Return P(x | order), (O, X): tokens that open together are drawn independently."""
-        out = torch.ones(len(self.orders), len(self.x), dtype=torch.float64)
+        weight (W,): the chance of each; tokens that open together are drawn independently.
+        """
+        out = torch.ones(len(steps), len(self.x), dtype=torch.float64)
         place = (self.vocab + 1) ** torch.arange(self.length - 1, -1, -1)
         for i in range(self.length):
-            before = self.orders < self.orders[:, i, None]  # (O, length)
-            shown = before.long() * place @ self.x.T  # (O, X)
-            state = shown + ((~before).long() * place).sum(-1)[:, None] * self.vocab
+            before = (steps < steps[:, i, None]).long()  # (W, length)
+            state = before * place @ self.x.T + ((1 - before) @ place)[:, None] * self.vocab
             out *= table[state, i, self.x[:, i]]
-        return out
-
-    def order_law(self, steps: Tensor, weight: Tensor) -> Tensor:
-        """Map opening steps (W, length), weight (W,) -> the law of `orders`, (O,)."""
-        keys = {tuple(o): i for i, o in enumerate(self.orders.tolist())}
-        rows = torch.tensor([keys[tuple(o)] for o in dense(steps).tolist()])
-        law = torch.zeros(len(self.orders), dtype=torch.float64)
-        return law.index_add_(0, rows, weight)
-
-    @lru_cache(maxsize=16)  # noqa: B019, worlds stay
-    def iid(self, steps: int) -> Tensor:
-        """Return the law of `orders` for `steps` equal steps and iid u (the paper's)."""
-        each = torch.tensor(list(itertools.product(range(steps), repeat=self.length)))
-        weight = torch.full((len(each),), 1 / len(each), dtype=torch.float64)
-        return self.order_law(each, weight)
+        return weight @ out
 
     def drawn(self, table: Tensor, steps: int) -> Tensor:
-        """Return the law of the N-step sampler's samples, (X,)."""
-        return self.iid(steps) @ self.by_order(table)
+        """Return the law of the N-step sampler's samples, (X,): equal steps and iid u."""
+        each = torch.tensor(list(itertools.product(range(steps), repeat=self.length)))
+        weight = torch.full((len(each),), 1 / len(each), dtype=torch.float64)
+        return self.sampled(table, each, weight)
 
     # Laws of sequences ------------------------------------------------------------
 
@@ -198,14 +175,6 @@ class Tiny:
 @lru_cache(maxsize=4)
 def world(length: int = 5) -> Tiny:
     return Tiny(length)
-
-
-def dense(ranks: Tensor) -> Tensor:
-    """Renumber ranks (W, length) as 0, 1, ... without gaps, ties kept."""
-    below = ranks[:, None, :] < ranks[:, :, None]  # (W, i, j): j before i
-    first = ranks[:, :, None] == ranks[:, None, :]
-    leads = ~torch.tril(first, -1).any(-1)  # first of its rank
-    return (below & leads[:, None, :]).sum(-1)
 
 
 def quadrature(low: float, high: float, degree: int) -> tuple[Tensor, Tensor]:

@@ -15,11 +15,11 @@ from rich.progress import Progress
 
 from ..checkpoints.files import write_json
 from ..coupling import counter_generator
-from ..errors import ConfigError
+from ..errors import ConfigError, border
 from ..evaluation import report
 from ..evaluation.candidates import Source
 from ..evaluation.plan import Plan, grid
-from . import demo_tables, folder, require_matplotlib, stages, sweep
+from . import demo_tables, stages, sweep
 
 BATCH = 96  # samples and rows at a time
 COMMON = (
@@ -88,7 +88,7 @@ def configure(parser) -> None:
 
 
 def call(args) -> None:
-    run(folder(args.out), seed=args.seed, recipe=QUICK if args.quick else Recipe())
+    run(Path(args.out), seed=args.seed, recipe=QUICK if args.quick else Recipe())
 
 
 def noise(seed: int, what: str, *counters: int):
@@ -98,29 +98,28 @@ def noise(seed: int, what: str, *counters: int):
     )
 
 
-def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe(), console=None) -> dict[str, Any]:
+def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe()) -> dict[str, Any]:
     """Make the demo in folder `out`; return what `results.json` contains.
 
     Raises ConfigError for a folder that cannot be used and StageError when a training does
     not finish.
     """
-    require_matplotlib()  # before the work, not after it
+    with border("The figure needs matplotlib", "pip install 'mdlm-mcd[demo]'"):
+        import matplotlib  # noqa: F401 - before the work, not after it
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^32 - 1.")
-    console, settings = console or Console(), {"recipe": asdict(recipe), "seed": seed}
+    console, settings = Console(), {"recipe": asdict(recipe), "seed": seed}
     out = stages.claim(out, settings, "demo.json", "demo")
     duration = "1 minute" if recipe == QUICK else "15 minutes"
     console.print(
         f"About {duration} on two CPU cores. Everything goes to {out}; the same command "
         "goes on after an interruption."
     )
-    with sweep.bars(console, 28) as progress:
-        rows = _rows(out, seed, recipe, progress)
+    results = {**settings, "rows": _rows(out, seed, recipe, console)}
     page = out / "report.html"
     found = report.write(
         [out / "results.jsonl"], page, reference="teacher", title="MCD on a laptop"
     )
-    results = {**settings, "rows": rows}
     console.print(demo_tables.table(found))
     console.print(demo_tables.reading(found), markup=False)
     write_json(out / "results.json", results)
@@ -134,46 +133,31 @@ def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe(), console=None) ->
     return results
 
 
-def _rows(out: Path, seed: int, recipe: Recipe, progress: Progress) -> list[dict[str, Any]]:
+def _rows(out: Path, seed: int, recipe: Recipe, console: Console) -> list[dict[str, Any]]:
     """Train, then sweep over the teacher, also sharpened, and the rounds."""
 
-    def train(stage: str, description: str, steps: int, *overrides: str) -> Path:
-        task = progress.add_task(description, total=steps)
-        done = stages.train(
-            out / stage,
-            [*overrides, *COMMON, *recipe.overrides, f"seed={seed}"],
-            steps,
-            out / "log.txt",
-            on_step=lambda step: progress.update(task, completed=step),
-        )
+    def train(stage: str, steps: int, *overrides: str) -> Path:
+        with Progress(console=console) as progress:
+            task = progress.add_task(f"training: {stage}", total=steps)
+            done = stages.train(
+                out / stage,
+                [*overrides, *COMMON, *recipe.overrides, f"seed={seed}"],
+                steps,
+                out / "log.txt",
+                on_step=lambda step: progress.update(task, completed=step),
+            )
+            progress.update(task, completed=done.step)
         if done.status != 0 or done.step < steps:
             raise stages.StageError(
                 f"The demo's {stage} stopped at step {done.step} of {steps} (exit status "
                 f"{done.status}; log: {out / 'log.txt'}). Its last lines: {done.last_lines}"
             )
-        progress.update(task, completed=steps)
         return done.checkpoint
 
-    def measure(description: str, sources: list[Source], *temperatures: float):
-        task = progress.add_task(description, total=None)
-        points = grid(recipe.steps, temperatures)
-        return sweep.measure(
-            sources,
-            Plan(points, recipe.samples, BATCH, recipe.bound_rows, seed),
-            out / "results.jsonl",
-            judge=str(judge),
-            rows=recipe.text_rows,
-            noise=noise,
-            on_point=lambda done, total, _: progress.update(task, completed=done, total=total),
-        )
-
-    judge = train("judge", "evaluator (AR)", recipe.judge_steps, "algo=ar", "+recipe=laptop_judge")
-    teacher = train(
-        "teacher", "teacher (MDLM)", recipe.teacher_steps, "algo=mdlm", "+recipe=laptop_teacher"
-    )
+    judge = train("judge", recipe.judge_steps, "algo=ar", "+recipe=laptop_judge")
+    teacher = train("teacher", recipe.teacher_steps, "algo=mdlm", "+recipe=laptop_teacher")
     train(
         "mcd",
-        f"MCD, {recipe.rounds} rounds",
         recipe.rounds * recipe.steps_per_round,
         "algo=mcd",
         "+recipe=mcd_laptop",
@@ -185,6 +169,13 @@ def _rows(out: Path, seed: int, recipe: Recipe, progress: Progress) -> list[dict
         Source(f"MCD round {k}", str(out / f"mcd/checkpoints/round-{k}.ckpt"))
         for k in range(1, recipe.rounds + 1)
     ]
-    tempered = (1.0, recipe.temperature)
-    rows = measure("samples of the teacher", [Source("teacher", str(teacher))], *tempered)
-    return rows + measure("samples of the students", students, 1.0)
+    how = dict(judge=str(judge), rows=recipe.text_rows, noise=noise, console=console)
+    rows = []
+    for sources, temperatures in (
+        ([Source("teacher", str(teacher))], (1.0, recipe.temperature)),
+        (students, (1.0,)),
+    ):
+        points = grid(recipe.steps, temperatures)
+        plan = Plan(points, recipe.samples, BATCH, recipe.bound_rows, seed)
+        rows += sweep.sweep(sources, plan, out / "results.jsonl", **how)
+    return rows

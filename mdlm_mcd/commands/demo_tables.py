@@ -20,7 +20,7 @@ def _curves(results: Results) -> dict[str, list[Point]]:
 
 
 def _value(point: Point, metric: str) -> float:
-    return point.row["metrics"][metric]["value"]
+    return point.metric(metric).value
 
 
 def _cell(perplexity: float, entropy: float, between: str) -> str:
@@ -134,41 +134,28 @@ def perplexity_vs_steps(results: Results, path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, points in _curves(results).items():
-        look = dict(color="#5b7083", marker="s", linestyle="-")
-        if points[0].temperature != 1:
-            look |= dict(marker="v", linestyle="--")
-        if i := results.names.index(points[0].name):
-            shade = 0.35 + 0.6 * i / (len(results.names) - 1)
-            look = dict(color=colormaps["Oranges"](shade), marker="o")
-        y, entropy = ([_value(p, k) for p in points] for k in TEXT)
-        # Of log perplexity, to first order.
-        error = [
-            v * p.row["metrics"]["perplexity"]["error"] for v, p in zip(y, points, strict=True)
-        ]
-        left.errorbar(results.steps, y, yerr=error, label=name, capsize=2, **look)
-        right.plot(results.steps, entropy, **look)
-    how = results.points[0]
-    for axis, key, title in (
-        (left, "perplexity", "generative perplexity (evaluator: AR)"),
-        (right, "entropy", "unigram entropy of a sample (nats)"),
-    ):
-        axis.axhline(how.corpus[key], color="black", lw=1, ls=":", label="held-out text")
+    figure, how = Figure(figsize=(11, 4.2), layout="constrained"), results.points[0]
+    axes = dict(zip(TEXT, figure.subplots(1, 2), strict=True))
+    for metric, axis in axes.items():
+        for name, points in _curves(results).items():
+            look = dict(color="#5b7083", marker="s")  # the teacher
+            if points[0].temperature != 1:
+                look |= dict(marker="v", linestyle="--")
+            if i := results.names.index(points[0].name):
+                shade = 0.35 + 0.6 * i / (len(results.names) - 1)
+                look = dict(color=colormaps["Oranges"](shade), marker="o")
+            values, lows, highs = zip(*(p.metric(metric) for p in points), strict=True)
+            axis.plot(results.steps, values, label=name, **look)
+            axis.vlines(results.steps, lows, highs, color=look["color"])
+        axis.axhline(how.corpus[metric], color="black", lw=1, ls=":", label="held-out text")
         axis.set_xscale("log", base=2)
         axis.set_xticks(results.steps, map(str, results.steps))
         axis.set_xlabel("sampling steps")
-        axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25)
-    left.set_yscale("log")
-    left.tick_params(axis="y", which="both", labelsize=8)
-    left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("{x:g}")
-    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside right center")
-    figure.suptitle(
-        f"MCD on a laptop: {how.num_samples} samples of {how.length} tokens, drawn "
-        f"in {how.dtype}; bars: one standard error",
-        fontsize=10,
-    )
+    axes["perplexity"].set(title="generative perplexity (evaluator: AR)", yscale="log")
+    axes["entropy"].set(title="unigram entropy of a sample (nats)")
+    handles = axes["perplexity"].get_legend_handles_labels()
+    figure.legend(*handles, fontsize=8, loc="outside right center")
+    drawn = f"{how.num_samples} samples of {how.length} tokens, drawn in {how.dtype}"
+    figure.suptitle(f"MCD on a laptop: {drawn}; bars: 95% intervals", fontsize=10)
     figure.savefig(path, dpi=130)

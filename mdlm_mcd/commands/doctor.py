@@ -10,24 +10,20 @@ import importlib
 import importlib.util
 import os
 import platform
+import subprocess
 import textwrap
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .. import __version__, configs_dir
+from .. import configs_dir
 from ..checkpoints.files import expanded
 from ..errors import ConfigError, MCDError
-from ..hosts import patches, specs, stubs
-from ..hosts.specs import DUO, MDLM, HostSpec
-from . import git, installed
+from ..hosts import patches, specs
+from ..hosts.specs import HostSpec
+from . import versions
 
 OK, NOTE, STOP = "ok", "note", "STOP"
-
-PACKAGES = (
-    "torch lightning transformers hydra-core omegaconf torchmetrics numpy datasets safetensors"
-).split()
 
 
 class Finding(NamedTuple):
@@ -59,49 +55,48 @@ def call(args) -> int:
     return status
 
 
-class Case:
-    """What is examined: a host's folder, and the overrides of a run in it."""
+def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
+    """Return everything the report says, as far as the folder is a host and the algo ours."""
+    folder, found = Path(folder).resolve(), []
 
-    def __init__(self, folder: str | Path, overrides: Sequence[str] = ()):
-        self.folder, self.overrides = Path(folder).resolve(), overrides
-
-    @cached_property
-    def spec(self) -> HostSpec:
-        return specs.of_folder(self.folder)
-
-    @cached_property
-    def ch_1(self) -> bool:
-        """Return whether the folder is Duo's branch ch-1."""
-        return self.spec is DUO and not specs.takes_labels(self.folder)
-
-    @cached_property
-    def patched(self) -> bool:
+    def check(topic: str, call: Callable[..., str], *given) -> bool:
+        """Note what is fine, or the sentence that is raised; return whether nothing stops."""
         try:
-            return not patches.changes(self.folder, self.spec)
-        except MCDError:  # local edits, of which `check_patch` speaks
-            return False
+            found.append(Finding(topic, OK, call(*given)))
+        except MCDError as error:
+            found.append(Finding(topic, NOTE if isinstance(error, Note) else STOP, str(error)))
+        return found[-1].mark != STOP
 
-    @cached_property
-    def config(self) -> Any:
-        return compose(self.folder, self.spec, self.overrides, self.patched)
+    check("versions", check_versions)
+    check("devices", check_devices)
+    check("flash-attn", check_flash_attn)
+    check("hydra", check_plugin, folder)
+    if not check("host", check_host, folder):
+        return found
+    spec = specs.of_folder(folder)
+    check("packages", check_packages, folder)
+    patched = check("patch", check_patch, folder, spec)
+    try:
+        config = compose(folder, spec, overrides, patched)
+        mixin = distiller_of(config)
+        check("algo", check_algo, config, mixin, spec, overrides)
+        if mixin:
+            check("precision", check_precision, config)
+            check("checkpoint", check_checkpoint, config, mixin, folder, overrides)
+    except Exception as error:  # whatever Hydra has against the overrides
+        from ..settings import hydra_errors
 
-    @cached_property
-    def mixin(self) -> type | None:
-        """Return the distiller of ours that `algo._target_` names."""
-        from .. import distillers
-
-        package, _, name = self.config.algo.get("_target_", "").rpartition(".")
-        return getattr(distillers, name, None) if package == "mdlm_mcd.hosts" else None
-
-
-def _fitted(spec: HostSpec, given: Sequence[str], patched: bool) -> list[str]:
-    """Return the overrides as the host's main.py would take them, with an algo of ours."""
-    ours = [] if any(arg.lstrip("+").startswith("algo=") for arg in given) else ["algo=mcd"]
-    return spec.fit_algo([*ours, *given], patched)
+        error = hydra_errors.explain(error) or error
+        text = " ".join(str(error).split()) or type(error).__name__
+        found.append(Finding("config", STOP, text))
+    return found
 
 
 def compose(folder: Path, spec: HostSpec, given: Sequence[str], patched: bool):
-    """Compose the host's config with the overrides, unresolved, as its main.py would."""
+    """Compose the host's config with the overrides, unresolved, as its main.py would.
+
+    Where they name no algo it is algo=mcd.
+    """
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -114,9 +109,10 @@ def compose(folder: Path, spec: HostSpec, given: Sequence[str], patched: bool):
         ("div_up", lambda x, y: -(-x // y)),
     ):
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+    ours = [] if any(arg.lstrip("+").startswith("algo=") for arg in given) else ["algo=mcd"]
+    given = spec.fit_algo([*ours, *given], patched)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(folder / "configs"), version_base=None):
-        given = _fitted(spec, given, patched)
         config = hydra.compose("config", overrides=given, return_hydra_config=True)
     HydraConfig.instance().set_config(config)  # from which the checks take the known keys
     with open_dict(config):
@@ -124,16 +120,23 @@ def compose(folder: Path, spec: HostSpec, given: Sequence[str], patched: bool):
     return config
 
 
+def distiller_of(config) -> type | None:
+    """Return the distiller of ours that `algo._target_` names."""
+    from .. import distillers
+
+    package, _, name = config.algo.get("_target_", "").rpartition(".")
+    return getattr(distillers, name, None) if package == "mdlm_mcd.hosts" else None
+
+
 # Checks: each returns what is fine, or raises the sentence of what is not -----------------
 
 
-def check_versions(case: Case) -> str:
-    versions = ", ".join(f"{p} {installed(p) or 'missing'}" for p in PACKAGES)
-    system = f"Python {platform.python_version()} on {platform.system()}"
-    return f"mdlm-mcd {__version__}, {system}, {versions}"
+def check_versions() -> str:
+    found = ", ".join(f"{package} {version}" for package, version in versions().items())
+    return f"{found}, on {platform.system()}"
 
 
-def check_devices(case: Case) -> str:
+def check_devices() -> str:
     import torch
 
     if torch.cuda.is_available():
@@ -144,14 +147,15 @@ def check_devices(case: Case) -> str:
     raise Note(f"{kind}, no CUDA: {way}")
 
 
-def check_flash_attn(case: Case) -> str:
-    if found := installed("flash-attn"):
-        return found
-    text = "missing, so python main.py cannot import its models: `mdlm-mcd run` supplies a"
-    raise Note(f"{text} stand-in")
+def check_flash_attn() -> str:
+    if importlib.util.find_spec("flash_attn"):
+        return "installed"
+    raise Note(
+        "missing, so python main.py cannot import its models: `mdlm-mcd run` supplies a stand-in"
+    )
 
 
-def check_plugin(case: Case) -> str:
+def check_plugin(folder: Path) -> str:
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -162,26 +166,32 @@ def check_plugin(case: Case) -> str:
         if spec and spec.origin:
             remedy = f"delete {spec.origin}, which makes `hydra_plugins` a plain package"
         raise ConfigError(f"does not see the plugin: {remedy}")
-    own = case.folder / "configs" / "algo" / "mcd.yaml"
+    own = folder / "configs" / "algo" / "mcd.yaml"
     if own.exists():
         raise Note(f"sees the plugin, but {own} of the host wins over ours")
     return f"sees algo=mcd in {configs_dir()}"
 
 
-def check_host(case: Case) -> str:
-    folder = case.folder
-    text = f"{case.spec.name}'s spec in {folder}"
-    if case.spec is DUO:
-        text = f"Duo's spec as on branch {'ch-1' if case.ch_1 else 'main'} in {folder}"
-    if git(folder, "rev-parse", "--show-toplevel") != str(folder):
-        return f"{text}, no git checkout"
-    branch, commit = (git(folder, "rev-parse", how, "HEAD") for how in ("--abbrev-ref", "--short"))
-    edited = ", ".join(git(folder, "diff", "--name-only", "HEAD").split())
+def check_host(folder: Path) -> str:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    text = f"{specs.of_folder(folder).name}'s spec in {folder}"
+    try:
+        if git("rev-parse", "--show-toplevel") != str(folder):
+            return f"{text}, no git checkout"
+    except OSError:
+        return f"{text}, no git on this machine"
+    branch, commit = (git("rev-parse", how, "HEAD") for how in ("--abbrev-ref", "--short"))
+    edited = ", ".join(git("diff", "--name-only", "HEAD").split())
     return f"{text}, git branch {branch}, commit {commit}, edited: {edited or 'nothing'}"
 
 
-def check_packages(case: Case) -> str:
-    needed = sorted(specs.packages(case.folder) - stubs.PACKAGES.keys())
+def check_packages(folder: Path) -> str:
+    from ..hosts import stubs
+
+    needed = sorted(specs.packages(folder) - stubs.PACKAGES.keys())
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ConfigError(
             f"the host imports {', '.join(missing)}, not installed here: install its own "
@@ -190,48 +200,32 @@ def check_packages(case: Case) -> str:
     return "those the host imports are installed"
 
 
-def check_patch(case: Case) -> str:
-    if not patches.changes(case.folder, case.spec):
+def check_patch(folder: Path, spec: HostSpec) -> str:
+    if not patches.changes(folder, spec):
         return "applied: python main.py trains algo=mcd"
     raise ConfigError(
         "not applied, so python main.py does not train algo=mcd: run `mdlm-mcd patch "
-        f"{case.folder}` once, or start with `mdlm-mcd run` in place of `python main.py`"
+        f"{folder}` once, or start with `mdlm-mcd run` in place of `python main.py`"
     )
 
 
-def check_algo(case: Case) -> str:
+def check_algo(config, mixin: type | None, spec: HostSpec, overrides: Sequence[str]) -> str:
     """Make the checks of the student's class, in the same words, without its host."""
     from ..hosts import resolve_model_class
 
-    config, algo = case.config, case.config.algo
-    if case.mixin is None:
+    algo = config.algo
+    if mixin is None:
         text = f"algo.name={algo.get('name')} is none of ours"
-        raise (Note if any("algo=" in arg for arg in case.overrides) else ConfigError)(text)
-    resolve_model_class(case.mixin, case.spec)
-    adapter = importlib.import_module(f"{specs.__package__}.{case.spec.adapter}")
-    student = adapter.student(case.mixin, object)
+        raise (Note if any("algo=" in arg for arg in overrides) else ConfigError)(text)
+    resolve_model_class(mixin, spec)
+    adapter = importlib.import_module(f"{specs.__package__}.{spec.adapter}")
+    student = adapter.student(mixin, object)
     student.check_config(config).check_max_steps(config.trainer.max_steps)
     return f"loss {algo.loss}, {algo.rounds} rounds of {algo.steps_per_round} steps"
 
 
-def check_noise(case: Case) -> str:
-    from omegaconf import OmegaConf
-
-    from ..distillers.settings import check_schedule
-    from ..evaluation import candidates
-
-    config = case.config
-    if case.mixin.parameterization == "subs":  # else the method brings its own
-        parts = {"noise": OmegaConf.to_container(config.noise)}
-        if case.spec is MDLM:
-            parts["parameterization"] = config.parameterization
-        alpha = candidates.schedule(parts, "The host's config")
-        check_schedule(alpha, config.noise.type, config.algo.name)
-    return f"noise.type={config.noise.type}"
-
-
-def check_precision(case: Case) -> str:
-    precision = str(case.config.trainer.precision)
+def check_precision(config) -> str:
+    precision = str(config.trainer.precision)
     if precision in ("16-true", "bf16-true", "transformer-engine"):
         raise ConfigError(
             f"trainer.precision={precision} keeps the weights in half precision, where "
@@ -240,84 +234,29 @@ def check_precision(case: Case) -> str:
     return f"trainer.precision={precision}; the loss is in float32"
 
 
-def check_sampling(case: Case) -> str:
-    from ..hosts import sampling
-
-    how = case.config.sampling
-    wide = how.predictor in sampling.ours(case.spec) or (case.spec is DUO and not case.ch_1)
-    text = f"sampling.predictor={how.predictor}, which samples in"
-    if wide and how.get("use_float64", True):
-        return f"{text} float64"
-    raise Note(
-        f"{text} float32: that lowers entropy and flatters generative perplexity, so compare "
-        "only figures of the same dtype"
-    )
-
-
-def check_checkpoint(case: Case) -> str:
+def check_checkpoint(config, mixin: type, folder: Path, overrides: Sequence[str]) -> str:
     """Open the checkpoint of the configured mode."""
     from ..checkpoints.weights import check_process, read_weights
     from ..distillers import start
 
-    config, train = case.config, case.config.mode == "train"
+    train = config.mode == "train"
     key = "algo.teacher_path" if train else "eval.checkpoint_path"
     path = str(start.teacher_path(config) if train else config.eval.checkpoint_path or "")
     if not path:
-        stops = case.overrides and config.algo.init_from != "scratch"
+        stops = overrides and config.algo.init_from != "scratch"
         raise (ConfigError if stops else Note)(f"none named: give {key}=CHECKPOINT")
     if train and not config.algo.teacher_path and not os.path.isabs(path):
         why = "hosts look for it in the run's folder: give an absolute path"
         raise ConfigError(f"training.finetune_path={path}: {why}")
     # As the run would find it: from the host's folder, wherever we were called.
-    local = case.folder / expanded(path, key)
+    local = folder / expanded(path, key)
     weights = read_weights(str(local) if local.exists() else path, key)
-    check_process(weights, f"{key}={path}", case.mixin.parameterization)
+    check_process(weights, f"{key}={path}", mixin.parameterization)
     alone = weights.shadow_params is None and not weights.is_final
     if alone and train and config.algo.init_from == "ema":
         raise ConfigError(f"{path} holds no EMA: set algo.init_from=raw")
     average = "with EMA" if weights.shadow_params else "without EMA"
     return f"{path}: {len(weights.state_dict)} tensors, {average}, step {weights.global_step}"
-
-
-# The report, in its order.
-CHECKS: dict[str, Callable[[Case], str]] = {
-    "versions": check_versions,
-    "devices": check_devices,
-    "flash-attn": check_flash_attn,
-    "hydra": check_plugin,
-    "host": check_host,
-    "packages": check_packages,
-    "patch": check_patch,
-    "algo": check_algo,
-    "noise": check_noise,
-    "precision": check_precision,
-    "sampling": check_sampling,
-    "checkpoint": check_checkpoint,
-}
-
-
-def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
-    """Return everything the report says, as far as the folder is a host and the algo ours."""
-    case, found = Case(folder, overrides), []
-    try:
-        for topic in CHECKS:
-            found.append(finding(topic, case))
-            if (topic, found[-1].mark) == ("host", STOP) or (topic == "algo" and not case.mixin):
-                break
-    except Exception as error:  # whatever Hydra has against the overrides
-        from ..settings import hydra_errors
-
-        error = hydra_errors.explain(error) or error
-        text = " ".join(str(error).split()) or type(error).__name__
-        found.append(Finding("config", STOP, text))
-    return found
-
-
-def finding(topic: str, case: Case) -> Finding:
-    try:
-        return Finding(topic, OK, CHECKS[topic](case))
-    except MCDError as error:
-        return Finding(topic, NOTE if isinstance(error, Note) else STOP, str(error))
 
 
 def report(found: Sequence[Finding]) -> tuple[str, int]:

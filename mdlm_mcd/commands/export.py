@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .. import __version__, errors
-from ..checkpoints import sanitize, weights
+from ..checkpoints import weights
 from ..errors import ConfigError
 from ..evaluation import candidates
 from ..models import dit, vocabulary
@@ -32,11 +32,6 @@ _AUTO_MAP = {
     "AutoConfig": "configuration_mdlm.MDLMConfig",
     "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
 }
-# What tokenizers save, of any kind.
-_TOKENIZER = """
-    tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json
-    vocab.json vocab.txt merges.txt chat_template.jinja tokenizer.model spiece.model
-""".split()
 # What the distiller notes in its checkpoints, as far as it travels on.
 _NOTED = ("algo", "loss", "round", "delta", "tau", "teacher_path", "settings", "training")
 
@@ -55,7 +50,6 @@ def configure(parser) -> None:
         metavar="NAME_OR_PATH",
         help="goes along; bpe: the one the embedded host trained",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an export")
     missing = parser.add_argument_group("where the checkpoint does not say it")
     missing.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
     missing.add_argument("--heads", type=int, metavar="N", help="attention heads")
@@ -68,8 +62,7 @@ def call(args) -> None:
         model_length=args.length, n_heads=args.heads, time_conditioning=args.time_conditioning
     )
     given = {k: v for k, v in given.items() if v is not None}
-    how = (args.weights, args.tokenizer, args.overwrite)
-    print(export(args.checkpoint, args.out, *how, given))
+    print(export(args.checkpoint, args.out, args.weights, args.tokenizer, given))
 
 
 def export(
@@ -77,10 +70,9 @@ def export(
     out: str | Path,
     which: str = "ema",
     tokenizer: str | None = None,
-    overwrite: bool = False,
     given: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write `checkpoint`, anything `read_weights` opens, to the folder `out`.
+    """Write `checkpoint`, anything `read_weights` opens, to the new folder `out`.
 
     which: `ema` or `raw`. tokenizer: a folder or Hub name whose tokenizer goes along;
     `bpe` is the one that the embedded host trained. given: model_length, n_heads,
@@ -89,7 +81,8 @@ def export(
     then as it was.
     """
     out, source = Path(out).absolute(), f"CKPT={checkpoint}"
-    _check_target(out, overwrite)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"OUT={out} exists: name a new folder, or delete it.")
     found = weights.read_weights(checkpoint, "CKPT")
     sizes = candidates.sizes(found, given or {}, source)
     backbone, taken = candidates.build(found, sizes, which, source, "--weights")
@@ -128,11 +121,7 @@ def export(
             shutil.copyfile(path, part / path.name)
         if opened:
             opened.save_pretrained(part)
-        old = part.with_suffix(".old")
-        if out.exists():
-            os.replace(out, old)
-        os.replace(part, out)
-        shutil.rmtree(old, ignore_errors=True)
+        os.replace(part, out)  # also an empty folder
     except (OSError, SafetensorError) as error:  # the latter of a full disk
         raise ConfigError(
             f"OUT={out} cannot be written ({error}): name a folder that can."
@@ -141,25 +130,6 @@ def export(
         shutil.rmtree(part, ignore_errors=True)
     count = sum(p.numel() for p in backbone.parameters())
     return f"Wrote {out}: {count / 1e6:.1f}M parameters, {taken} from {checkpoint}."
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    """Raise ConfigError unless `out` is free, or an export of ours that may be replaced."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise ConfigError(f"OUT={out} exists: name a new folder, or replace it with --overwrite.")
-    known = {"model.safetensors", "config.json", "README.md", *_TOKENIZER, *(p.name for p in CODE)}
-    try:
-        ours = "exported_by" in sanitize.read_json(out / "config.json")["mdlm_mcd"]
-        ours = ours and {path.name for path in out.iterdir()} <= known
-    except (OSError, ValueError, LookupError, TypeError):
-        ours = False
-    if not ours:
-        raise ConfigError(
-            f"OUT={out} holds other things than an exported model, so --overwrite does "
-            "not replace it: name another folder."
-        )
 
 
 def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]:

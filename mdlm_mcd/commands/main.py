@@ -7,7 +7,6 @@ import importlib
 import sys
 
 from .. import __version__
-from ..errors import MCDError
 from ..settings import console
 
 # The modules, and what `mdlm-mcd --help` says of each. Only that of the command in use is
@@ -20,7 +19,7 @@ COMMANDS = {
     "export": "write a checkpoint as a Hugging Face folder",
     "sweep": "sample and measure checkpoints over steps and temperatures",
     "report": "one page out of results files: tables, curves, frontier, samples",
-    "figures": "draw the paper's pictures from the code: SVG, PNG and an animation",
+    "figures": "draw the paper's pictures from the code, one of them in motion",
 }
 
 
@@ -50,14 +49,13 @@ def main(argv: list[str] | None = None) -> int:
             return run.run(argv[1:])  # Hydra's own, options such as -m included
         args = parser(argv).parse_args(argv)
         return args.call(args) or 0
-    except (MCDError, OSError) as error:
-        from ..checkpoints import files
+    except Exception as error:
+        from ..settings import hydra_errors
 
-        full = isinstance(error, OSError) and error.errno in files.FULL
-        if console.wants_traceback() or not (full or isinstance(error, MCDError)):
+        known = hydra_errors.explain(error)
+        if known is None or console.wants_traceback():
             raise
-        sentence = files.disk_full(error) if full else error
-        print(console.sentence(f"mdlm-mcd: {sentence}"), file=sys.stderr)
+        print(console.sentence(f"mdlm-mcd: {known}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nmdlm-mcd: interrupted; the same command goes on from here.", file=sys.stderr)

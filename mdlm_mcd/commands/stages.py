@@ -6,23 +6,18 @@ of a clone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import __version__
-from ..checkpoints.files import (
-    make_folder,
-    newest_checkpoint,
-    read_json,
-    write_json,
-)
+from ..checkpoints.files import make_folder, newest_checkpoint, read_json, write_json
 from ..errors import ConfigError, MCDError
 
 MINIHOST, CLONE = "mdlm_mcd.minihost.main", "mdlm_mcd.hosts.launch"
@@ -75,15 +70,13 @@ def start(
     log: Path,
     *,
     folder: Path | None = None,
-    seconds: float = float("inf"),
     waiting: Callable[[], None] = lambda: None,
-) -> int | None:
+) -> int:
     """Run `python -m module arguments` in `folder`; return its exit status.
 
-    Its output is appended to `log`; waiting() is called twice a second. None when `seconds`
-    were not enough: it is then terminated, and so it is when this process ends.
+    Its output is appended to `log`; waiting() is called twice a second. It is terminated
+    when this process is interrupted.
     """
-    end = time.monotonic() + seconds
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -93,25 +86,23 @@ def start(
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
         try:
-            while (left := end - time.monotonic()) > 0:
-                try:
-                    return process.wait(min(0.5, left))
-                except subprocess.TimeoutExpired:
-                    waiting()
-            return None
+            while process.poll() is None:
+                waiting()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+            return process.returncode
         finally:
-            if process.poll() is None:
-                process.terminate()
+            process.terminate()
             process.wait()
 
 
 class Ended(NamedTuple):
-    """How a stage ended: its exit status, None when time was over, and its output.
+    """How a stage ended: its exit status and its output.
 
     checkpoint: of a training, the newest whole one, of `step`.
     """
 
-    status: int | None = 0
+    status: int = 0
     output: str = ""
     checkpoint: Path | None = None
     step: int = 0
@@ -129,9 +120,9 @@ def run(
     *,
     on_step: Callable[[int], None] = lambda step: None,
     start=start,
-    **how,
+    folder: Path | None = None,
 ) -> Ended:
-    """Run one stage by `start`, whose keywords `how` are; its command is noted in `log`.
+    """Run one stage by `start`; its command is noted in `log`.
 
     on_step(step): progress of a training that has the callback `lines`.
     """
@@ -146,8 +137,7 @@ def run(
         if found := re.findall(r"^step (\d+)/", output(), re.MULTILINE):
             on_step(int(found[-1]))
 
-    status = start(module, arguments, log, waiting=waiting, **how)
-    return Ended(status, output())
+    return Ended(start(module, arguments, log, waiting=waiting, folder=folder), output())
 
 
 def train(

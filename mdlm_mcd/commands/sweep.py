@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 from collections.abc import Callable, Sequence
@@ -13,19 +12,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 
-from .. import __version__
 from ..errors import ConfigError, first_line
 from ..evaluation import candidates, embedded
 from ..evaluation.candidates import Candidate
-from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator
+from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator, name_of
 from ..evaluation.plan import Plan, grid
 from ..evaluation.sweep import Sweep
-from . import git, installed
+from . import versions
 
-PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
 # Rows of held-out text: for the corpus's own figures as many as there are samples,
 # twice, since one half of it is compared with the other.
 MOST_ROWS = 4096
@@ -37,49 +34,32 @@ def configure(parser) -> None:
         "measures them: N-step NELBO, perplexity, entropy, diversity, with intervals. "
         "One line of JSON a point; the same command goes on where it stopped."
     )
-    parser.add_argument(
-        "checkpoint",
-        nargs="+",
-        metavar="[LABEL=]CKPT",
-        help="of the embedded host, MDLM or Duo, an exported folder or a hub id",
-    )
-    parser.add_argument("--steps", type=numbers(int), default=[8, 16, 32], metavar="N,N")
-    parser.add_argument("--temperature", type=numbers(float), default=[1.0], metavar="T,T")
-    parser.add_argument("--sampler", default="sparse", metavar="NAME,NAME")
-    parser.add_argument(
-        "--u-law",
-        type=law,
-        nargs="+",
-        default=[("iid", None)],
-        metavar="LAW[:STEP]",
-        help="joint law of the masks: iid, lattice, lattice:1/8, lattice:auto, halton",
-    )
-    parser.add_argument("--stratified", action="store_true", help="each step opens its exact share")
-    parser.add_argument("--num-samples", type=int, default=1024)
-    parser.add_argument("--top-p", type=float, default=1.0)
-    parser.add_argument("--dtype", default="float64", help="of the draws")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--evaluator",
-        default="gpt2-large",
-        metavar="NAME_OR_CKPT",
-        help="a causal LM of transformers, or a .ckpt of the embedded host's AR model",
-    )
-    parser.add_argument(
-        "--corpus",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="held-out text; default: the first checkpoint's own, where it is found",
-    )
-    parser.add_argument("--out", default="results.jsonl", metavar="FILE")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
-    parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--bound-rows", type=int, default=256, help="held-out rows")
-    parser.add_argument("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--host", metavar="PATH", help="a clone, to note its commit")
+    add, text = parser.add_argument, "of the embedded host, MDLM or Duo, a folder or a hub id"
+    add("checkpoint", nargs="+", metavar="[LABEL=]CKPT", help=text)
+    add("--steps", type=numbers(int), default=[8, 16, 32], metavar="N,N")
+    add("--temperature", type=numbers(float), default=[1.0], metavar="T,T")
+    add("--sampler", default="sparse", metavar="NAME,NAME")
+    text = "joint law of the masks: iid, lattice, lattice:1/8, lattice:auto, halton"
+    laws = dict(type=law, nargs="+", default=[("iid", None)])
+    add("--u-law", metavar="LAW[:STEP]", help=text, **laws)
+    add("--stratified", action="store_true", help="each step opens its exact share")
+    add("--num-samples", type=int, default=1024)
+    add("--top-p", type=float, default=1.0)
+    add("--dtype", default="float64", help="of the draws")
+    add("--seed", type=int, default=1)
+    text = "a causal LM of transformers (NAME:bfloat16, NAME:tf32: less exact, faster on CUDA), "
+    text += "smollm2, a .gguf file, or a .ckpt of the embedded host's AR model"
+    add("--evaluator", default="gpt2-large", metavar="NAME_OR_CKPT", help=text)
+    text = "held-out text; default: the first checkpoint's own, where it is found"
+    add("--corpus", nargs="+", default=[], metavar="FILE", help=text)
+    add("--out", default="results.jsonl", metavar="FILE")
+    add("--weights", choices=("ema", "raw"), default="ema")
+    add("--tokenizer", metavar="NAME_OR_PATH")
+    add("--batch-size", type=int, default=64)
+    add("--bound-rows", type=int, default=256, help="held-out rows")
+    add("--exact", action="store_true", help="-log p itself where u_law is lattice:1/STEPS")
+    add("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
+    add("--device", default="cpu")
     parser.set_defaults(call=call)
 
 
@@ -87,9 +67,7 @@ def numbers(kind):
     """Return a reader of numbers between commas."""
 
     def parse(text: str) -> list:
-        if found := [kind(part) for part in text.split(",") if part.strip()]:
-            return found
-        raise ValueError
+        return [kind(part) for part in text.split(",")]
 
     parse.__name__ = f"list of {kind.__name__}s"  # for argparse's own message
     return parse
@@ -98,14 +76,7 @@ def numbers(kind):
 def law(text: str) -> tuple[str, float | str | None]:
     """Read `iid`, `lattice`, or with a step: `lattice:1/8`, `lattice:auto`."""
     name, _, step = text.partition(":")
-    if not step or step == "auto":
-        return name, step or None
-    try:
-        return name, float(Fraction(step))
-    except (ValueError, ZeroDivisionError) as error:
-        raise argparse.ArgumentTypeError(
-            f"{text}: the step {step} is no number such as 0.125 or 1/8"
-        ) from error
+    return name, (step or None) if step in ("", "auto") else float(Fraction(step))
 
 
 def call(args) -> None:
@@ -118,20 +89,23 @@ def call(args) -> None:
         args.top_p,
         args.stratified,
     )
-    plan = Plan(points, args.num_samples, args.batch_size, args.bound_rows, args.seed, args.mauve)
+    plan = Plan(
+        points,
+        args.num_samples,
+        args.batch_size,
+        args.bound_rows,
+        args.seed,
+        args.mauve,
+        args.exact,
+    )
     plan.check()
     sources = [
         candidates.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
         for text in args.checkpoint
     ]
-    how = dict(judge=args.evaluator, corpus=args.corpus, device=args.device, host=args.host)
+    how = dict(judge=args.evaluator, corpus=args.corpus, device=args.device)
     rows = sweep(sources, plan, Path(args.out), **how)
     print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report {args.out}")
-
-
-def versions() -> dict[str, str]:
-    found = {"mdlm-mcd": __version__, "python": platform.python_version()}
-    return found | {name: text for name in PACKAGES if (text := installed(name))}
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -148,7 +122,7 @@ def machine(device: str) -> dict[str, Any]:
 def evaluator_name(name: str) -> str:
     """Return what rows call the evaluator that `--evaluator` names; none is opened."""
     if not name.endswith(".ckpt"):
-        return name
+        return name_of(name)
     path = Path(name)
     return f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
 
@@ -216,7 +190,7 @@ def held_out(
     return text
 
 
-def measure(
+def sweep(
     sources: Sequence[candidates.Source],
     plan: Plan,
     out: Path,
@@ -224,15 +198,14 @@ def measure(
     judge: str,
     corpus: Sequence[str] = (),
     device: str = "cpu",
-    host: str | None = None,
     rows: int | None = None,
+    console: Console | None = None,
     **how,
 ) -> list[dict[str, Any]]:
-    """Measure every source at every point of a plan and return the rows.
+    """Measure every source at every point of a plan, with a bar; return the rows.
 
     corpus: files of held-out text; without any, the first source's own validation
-    split. rows: of that text. host: a clone, whose commit is noted. how: on_point and
-    noise of `Sweep`. Raises ConfigError, CheckpointError.
+    split. rows: of that text. how: noise of `Sweep`. Raises ConfigError, CheckpointError.
     """
     labels = [source.label for source in sources]
     if twice := {x for x in labels if labels.count(x) > 1}:
@@ -246,45 +219,20 @@ def measure(
         raise ConfigError(
             f"--device {device} cannot be used ({first_line(error)}); use cpu."
         ) from error
-    if host is not None and not Path(host).is_dir():
-        raise ConfigError(f"--host {host} is no folder: name a clone, or leave it out.")
     rows = rows or min(max(2 * plan.num_samples, plan.bound_rows), MOST_ROWS)
-    return Sweep(
-        plan,
-        out,
-        evaluator=partial(
-            evaluator, judge, device, min(plan.batch_size, 16), load=cache(load_evaluator)
-        ),
-        evaluator_name=evaluator_name(judge),
-        held_out=held_out(sources[0], rows, corpus),
-        facts={
-            "versions": versions(),
-            "machine": machine(device),
-            "commit": host and git(host, "rev-parse", "HEAD") or None,
-        },
-        **how,
-    ).run([partial(candidates.open_model, source, device) for source in sources])
-
-
-def bars(console: Console | None, width: int) -> Progress:
-    """Return bars with a description of that width, the time spent and the time left."""
-    return Progress(
-        TextColumn(f"{{task.description:<{width}}}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console or Console(stderr=True),
-    )
-
-
-def sweep(sources, plan: Plan, out: Path, *, console: Console | None = None, **how):
-    """`measure`, with its progress on the console."""
-    with bars(console, 34) as progress:
+    with Progress(console=console or Console(stderr=True)) as progress:
         task = progress.add_task("opening", total=None)
-
-        def on_point(done: float, total: float, what: str) -> None:
-            progress.update(task, completed=done, total=total, description=what)
-
-        return measure(sources, plan, out, on_point=on_point, **how)
+        return Sweep(
+            plan,
+            out,
+            evaluator=partial(
+                evaluator, judge, device, min(plan.batch_size, 16), load=cache(load_evaluator)
+            ),
+            evaluator_name=evaluator_name(judge),
+            held_out=held_out(sources[0], rows, corpus),
+            facts={"versions": versions(), "machine": machine(device)},
+            on_point=lambda done, total, what: progress.update(
+                task, completed=done, total=total, description=what
+            ),
+            **how,
+        ).run([partial(candidates.open_model, source, device) for source in sources])

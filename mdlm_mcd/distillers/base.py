@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,16 +23,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from .. import head, losses
+from ..checkpoints.files import check_writable
 from ..checkpoints.formats import unwrap
 from ..curriculum import Curriculum, Round
+from ..errors import ConfigError
 from ..models.compiling import compile_blocks
-from ..models.vocabulary import check_mask
-from . import loop_state, resume, settings, start, strategies, validate_run
-from .callbacks import batches
+from ..models.vocabulary import check_ids, check_mask
+from . import loop_state, resume, settings, start, strategies
 from .callbacks.global_batch import GlobalBatch
 from .callbacks.monitor import Monitor
-from .callbacks.preemption import Preemption
-from .callbacks.rounds import RoundCheckpoints
+from .callbacks.saving import SaveRounds
 from .checkpoint_io import use_safe_files
 from .divergence_guard import LossGuard
 from .rng import StepNoise, seed_global
@@ -92,14 +93,29 @@ class Distiller:
         """
         raise NotImplementedError
 
-    def encode(self, backbone, z: Tensor, t: Tensor, condition) -> head.HiddenStates:
-        """Run `backbone` on z (batch, length) at times t (batch,), short of its logits."""
-        alpha_t = self.alpha(t)
+    def encode(self, backbone, z: Tensor, alpha_t: Tensor, condition) -> head.HiddenStates:
+        """Run `backbone` on z (batch, length) at alpha_t (batch,), short of its logits."""
         return head.encode(backbone, lambda net: self.host_denoise(net, z, alpha_t, condition))
 
-    def alpha(self, t: Tensor) -> Tensor:
-        """Return alpha_t (batch,) of the views, which the networks are given, at t (batch,)."""
-        return self.host_alpha(t)
+    def supervise(self, round_: Round, *given) -> head.LossOutput:
+        """Return Eq. 14, or another algo.loss, at the round's tau.
+
+        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`.
+        """
+        algo = self.config.algo
+        return head.supervise(
+            algo.loss,
+            *given,
+            tau=round_.tau,
+            mask_index=self.loss_mask,
+            chunk=algo.head_chunk,
+            compile=self.compiled,
+        )
+
+    @property
+    def loss_mask(self) -> int | None:
+        """Return the id that no token of the text may have; None without a mask."""
+        return self.mask_index if self.parameterization == "subs" else None
 
     def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
         on_bar = {"round": float(round_.index + 1), "delta": round_.delta, "tau": round_.tau}
@@ -145,22 +161,9 @@ class Distiller:
         """Enter a training loss into the host's metrics."""
         raise NotImplementedError
 
-    # The public hosts have these in common.
-
     def ema_parameters(self):
-        """Return (name, parameter) pairs in the order of the host's EMA."""
+        """Return (name, parameter) pairs in the order of the EMA of all public hosts."""
         return itertools.chain(self.backbone.named_parameters(), self.noise.named_parameters())
-
-    def reset_fast_forward(self) -> None:
-        """Clear what loading the teacher's checkpoint left of its own run."""
-        self.fast_forward_epochs = self.fast_forward_batches = None
-
-    def host_rewind(self, checkpoint, batches: int) -> None:
-        """Let a loader whose place is in the checkpoint deal `batches` again."""
-        loop = checkpoint["loops"]["fit_loop"]["state_dict"] if batches else {}
-        for state in loop.get("combined_loader", []):
-            if "batch" in state:
-                state["batch"] -= batches
 
     # Construction -----------------------------------------------------------------
 
@@ -190,7 +193,7 @@ class Distiller:
         Reading and tokenizing that may take hours, and hosts do it first of all.
         """
         cls.check_config(config).check_max_steps(config.trainer.max_steps)
-        if config.algo.init_from != "scratch" and not validate_run.resumes(config):
+        if config.algo.init_from != "scratch" and not resume.resumes(config):
             start.find_teacher(config)
 
     @classmethod
@@ -209,12 +212,13 @@ class Distiller:
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
-            validate_run.check_same_start(self.config, self.trainer.strategy)
+            resume.check_same_start(self.config, self.trainer.strategy)
             strategies.check(self.trainer, self.config)
             self.curriculum.check_max_steps(self.trainer.max_steps)
-            validate_run.check_run(self)
+            folder = str(self.config.checkpointing.save_dir)
+            check_writable(f"checkpointing.save_dir={folder}", os.path.join(folder, "checkpoints"))
             use_safe_files(self.trainer.strategy)
-            if strategies.is_sharded(self.trainer):
+            if strategies.is_sharded(self.trainer.strategy):
                 # From here on no process has all of the weights.
                 self.teacher_sha256 = start.load_teacher(self)
                 self.teacher.prepare(self.backbone)
@@ -223,39 +227,53 @@ class Distiller:
         algo = self.config.algo
         folder = os.path.join(self.config.checkpointing.save_dir, "checkpoints")
         return [
-            # Batches first, who know more of an end without any than rounds do.
             *super().configure_callbacks(),
-            batches.CountBatches(),
             self.global_batch,
             Monitor(algo.name, settings.number(algo, "min_entropy")),
-            RoundCheckpoints(folder, self.curriculum),
-            Preemption(folder),
+            SaveRounds(folder, self.curriculum),
         ]
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        sharded = strategies.is_sharded(self.trainer)
-        if not sharded and self.trainer.ckpt_path is None:
+        if not strategies.is_sharded(self.trainer.strategy) and self.trainer.ckpt_path is None:
             self.teacher_sha256 = start.load_teacher(self)
-        if sharded or self.teacher.round is not None:
+        if self.teacher.backbone is not None:
             # As the student was by now: some precisions convert it.
-            self.teacher.to(self.device, next(self.backbone.parameters()).dtype)
-        else:
-            self.teacher.to(self.device)
+            self.teacher.backbone.to(self.device, next(self.backbone.parameters()).dtype)
 
     def on_train_start(self) -> None:
         self._rows = Rows(self.trainer, self.config.seed)
         super().on_train_start()
         self._rows.begin()
         if self.config.algo.teacher_placement == "sharded":
-            self.teacher.shard(lambda network: strategies.shard(self.trainer, network))
+            self.teacher.backbone = strategies.shard(self.trainer, self.teacher.backbone)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self._rows.begin_epoch()
 
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        if not self.trainer.fit_loop.epoch_loop.batch_progress.current.ready:
+            # Lightning would begin one such epoch after the other, for ever.
+            raise ConfigError(
+                f"data.train={self.config.data.train} gives not one batch: give more text, a "
+                "smaller batch, or a loader that can be read again."
+            )
+
     def on_before_batch_transfer(self, batch, dataloader_idx):
-        batches.check_ids(self, batch)
+        # On the CPU, where it waits for no GPU.
+        if isinstance(batch, Mapping) and "input_ids" in batch:
+            validates = self.trainer.validating or self.trainer.sanity_checking
+            split = "valid" if validates else "train"
+            check_ids(
+                batch["input_ids"],
+                self.vocab_size,
+                self.loss_mask,
+                f"data.{split}={self.config.data.get(split)}",
+                self.tokenizer,
+                batch.get("attention_mask"),
+            )
         return super().on_before_batch_transfer(batch, dataloader_idx)
 
     def on_validation_start(self) -> None:
@@ -270,7 +288,7 @@ class Distiller:
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ):
         by_norm = gradient_clip_algorithm in (None, "norm")
-        if gradient_clip_val and by_norm and strategies.is_sharded(self.trainer):
+        if gradient_clip_val and by_norm and strategies.is_sharded(self.trainer.strategy):
             # Each process has a part of the norm, and Lightning refuses.
             self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
         else:
@@ -284,8 +302,7 @@ class Distiller:
         self.global_batch.read()  # no file of a step that the guard stops
         counted = loop_state.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
-        micros = self.trainer.accumulate_grad_batches
-        self.host_rewind(checkpoint, loop_state.mend(checkpoint, counted, micros))
+        loop_state.mend(checkpoint, counted, self.trainer.accumulate_grad_batches)
         # Hosts pickle their config and their tokenizer. As plain containers, without
         # the tokenizer, the file opens everywhere, with `weights_only=True` too.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
@@ -318,7 +335,7 @@ class Distiller:
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])
         if isinstance(path, (str, os.PathLike)):
-            path = validate_run.find_evaluated(os.fspath(path))
+            path = start.find(os.fspath(path), "eval.checkpoint_path") or path
         return _lightnings_load(cls)(path, *args, config=config, **kwargs)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -13,7 +12,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..checkpoints.files import damage
-from ..errors import CheckpointError, shown
+from ..checkpoints.unpickling import reason
+from ..errors import CheckpointError
 from . import strategies
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def use_safe_files(strategy) -> None:
     if type(strategy.checkpoint_io) is not TorchCheckpointIO:
         return
     strategy.checkpoint_io = files = SafeCheckpointIO()
-    if strategies.is_fsdp(strategy):
+    if strategies.is_sharded(strategy):
         # Saved through a CheckpointIO, but read without one.
         read = strategy.load_checkpoint
         strategy.load_checkpoint = lambda path, *args, **kwargs: read(
@@ -118,12 +118,9 @@ def _check_plain(path: Path) -> None:
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged file fails in many ways
-        # Among torch's advice; torch 2.3 says it otherwise.
-        named = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", str(error))
-        why = f"it names {shown(named[1])}" if named else shown(error, 200)
         raise cannot_resume(
             f"checkpointing.resume_ckpt_path={path} holds more than tensors and plain "
-            f"values ({type(error).__name__}: {why.rstrip('.')})"
+            f"values ({reason(error)})"
         ) from error
 
 

@@ -29,7 +29,6 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from .. import head
-from ..coupling import Alpha
 from ..curriculum import Curriculum, Round
 from ..duality import NoiseGap, duo_transform
 from ..errors import ConfigError
@@ -62,34 +61,20 @@ class DCD(Distiller):
             self.vocab_size, number(algo, "gamma_min"), number(algo, "gamma_max")
         )
 
-    def alpha(self, t: torch.Tensor) -> torch.Tensor:
-        return self.gaussian(t)
-
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
-        algo, length = self.config.algo, x0.shape[1]
-        t, s = noise.times(round_.delta)
+        length = x0.shape[1]
+        _, _, alpha_t, alpha_s = noise.times(round_.delta, self.gaussian)
         others = self.vocab_size - 1
 
         def draw(total, generator):
             return (torch.randint(others, (total, length), generator=generator),)
 
         (other,) = noise.share("other token", draw)
-        z_t, z_s = couple(x0, noise.u(length), other, t, s, self.alpha, self.vocab_size)
-        student = self.encode(self.backbone, z_t, t, condition)
+        z_t, z_s = couple(x0, noise.u(length), other, alpha_t, alpha_s, self.vocab_size)
+        student = self.encode(self.backbone, z_t, alpha_t, condition)
         with torch.no_grad():
-            teacher = self.encode(self.teacher.backbone, z_s, s, condition)
-        return head.supervise(
-            algo.loss,
-            student,
-            teacher,
-            None,
-            valid > 0,
-            valid > 0,
-            tau=round_.tau,
-            mask_index=None,
-            chunk=algo.head_chunk,
-            compile=self.compiled,
-        )
+            teacher = self.encode(self.teacher.backbone, z_s, alpha_s, condition)
+        return self.supervise(round_, student, teacher, None, valid > 0, valid > 0)
 
 
 @dataclass(frozen=True)
@@ -140,19 +125,18 @@ def gamma_of(alpha_t: float, num_classes: int) -> float:
 
 
 def couple(
-    x0: Tensor, u: Tensor, other: Tensor, t: Tensor, s: Tensor, alpha: Alpha, num_classes: int
+    x0: Tensor, u: Tensor, other: Tensor, alpha_t: Tensor, alpha_s: Tensor, num_classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Couple the views (z_t, z_s) of one path, at times s <= t; each (batch, length).
+    """Couple the views (z_t, z_s) of one path, alpha_s >= alpha_t; each (batch, length).
 
     x0, u: (batch, length), u uniform in [0, 1]; other: (batch, length), uniform over
-    0 .. K - 2, the place of j* among the tokens that are not x0; t, s: (batch,); alpha:
-    any uniform-state schedule, such as a `GaussianSchedule`.
+    0 .. K - 2, the place of j* among the tokens that are not x0; alpha_t, alpha_s: (batch,).
     """
     other = other.to(x0)
     j = other + (other >= x0)
     views = []
-    for time in (t, s):
-        alpha_t = alpha(time).to(u.device)[:, None]
-        views.append(torch.where(u <= alpha_t + (1 - alpha_t) / num_classes, x0, j))
+    for alpha in (alpha_t, alpha_s):
+        kept = alpha + (1 - alpha) / num_classes
+        views.append(torch.where(u <= kept[:, None], x0, j))
     z_t, z_s = views
     return z_t, z_s

@@ -9,12 +9,8 @@ run), whose gradients no file holds.
 from __future__ import annotations
 
 import copy
-import logging
 
 import lightning as L
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-say = rank_zero_only(logging.getLogger(__name__).info)
 
 LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
 BATCHES, LOGGED = "epoch_loop.batch_progress", "epoch_loop.state_dict"
@@ -26,14 +22,14 @@ def counts(checkpoint) -> dict:
     return copy.deepcopy({k: loop[k] for k in (BATCHES, LOGGED) if k in loop})
 
 
-def mend(checkpoint, counted: dict, accumulate: int) -> int:
+def mend(checkpoint, counted: dict, accumulate: int) -> None:
     """Put `counted` back, as it was after the last optimizer step.
 
-    Return the number of batches since then, which a resumed run takes again. Nothing
-    else in a checkpoint changes within a step.
+    A resumed run takes the batches since then again. Nothing else in a checkpoint
+    changes within a step.
     """
     if BATCHES not in counted:
-        return 0
+        return
     loop = checkpoint["loops"]["fit_loop"]
     loop.update(copy.deepcopy(counted))
     batches, steps = loop[BATCHES], checkpoint["global_step"]
@@ -54,24 +50,23 @@ def mend(checkpoint, counted: dict, accumulate: int) -> int:
             done = count["processed"] - ahead
             count.update(dict.fromkeys(count, done), completed=done - 1 + counts_it)
         loop[LOGGED]["_batches_that_stepped"] = steps - 1 + counts_it
+        for loader in loop["state_dict"].get("combined_loader", []):
+            if "batch" in loader:  # its place is in the checkpoint
+                loader["batch"] -= ahead
     if LIGHTNING < (2, 5):
         _mend_old(loop, steps)
-    return ahead
 
 
-def resplit(checkpoint, was: dict[str, int] | None, now: dict[str, int]) -> None:
-    """Let a run whose global batch was split otherwise go on; rows and noise know no split.
+def resplit(checkpoint, was: int, now: int) -> None:
+    """Let a run with other micro-batches a step go on; rows and noise know no split.
 
-    was, now: see `resume.split`.
+    Lightning counts micro-batches, and tells by them where a step ends.
     """
-    if was is None or was == now:
-        return
-    # Lightning counts micro-batches, and tells by them where a step ends.
     batches = checkpoint["loops"]["fit_loop"][BATCHES]
     for counts in (batches["total"], batches["current"]):
         uncounted = counts["processed"] - counts["completed"]  # as it is written
         for name, count in counts.items():
-            counts[name] = count * now["micro_batches"] // was["micro_batches"]
+            counts[name] = count * now // was
         counts["completed"] = counts["processed"] - uncounted
 
 

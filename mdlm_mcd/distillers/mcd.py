@@ -34,23 +34,13 @@ class MCD(Distiller):
         pair = coupling.couple_as(
             algo.coupling, x0, u, other, t, s, self.host_alpha, self.mask_index
         )
-        student = self.encode(self.backbone, pair.z_t, t, condition)
+        student = self.encode(self.backbone, pair.z_t, self.host_alpha(t), condition)
         teacher = None
         if losses.get(algo.loss).needs_teacher:
             # coupling=none shows the teacher the student's own view, at its time.
-            time = t if algo.coupling == "none" else s
+            alpha_s = self.host_alpha(t if algo.coupling == "none" else s)
             with torch.no_grad():
-                teacher = self.encode(self.teacher.backbone, pair.z_s, time, condition)
+                teacher = self.encode(self.teacher.backbone, pair.z_s, alpha_s, condition)
         # Eq. 14, on the rows that it reads.
-        return head.supervise(
-            algo.loss,
-            student,
-            teacher,
-            x0,
-            pair.masked_t & (valid > 0),
-            pair.masked_s,
-            tau=round_.tau,
-            mask_index=self.mask_index,
-            chunk=algo.head_chunk,
-            compile=self.compiled,
-        )
+        counts = pair.masked_t & (valid > 0)
+        return self.supervise(round_, student, teacher, x0, counts, pair.masked_s)

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from .. import __version__
 from ..checkpoints import identity
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from . import loop_state, start
-from .checkpoint_io import cannot_resume
+from .checkpoint_io import LAST
+
+_say = rank_zero_only(logging.getLogger(__name__).info)
 
 KEY = "mdlm_mcd"  # of a checkpoint
 
 
-def does_not_fit(path: str, why: str) -> CheckpointError:
-    return cannot_resume(f"checkpointing.resume_ckpt_path={path} does not fit this run ({why})")
+def resumes(config: DictConfig) -> bool:
+    """Return whether the host would go on from a checkpoint, which has its teacher."""
+    path = _resume_path(config)
+    return bool(path and os.path.exists(path))
+
+
+def _resume_path(config: DictConfig) -> str | None:
+    kept = config.get("checkpointing", {})
+    path = kept.get("resume_ckpt_path") if kept.get("resume_from_ckpt") else None
+    return str(path) if path else None
+
+
+def check_same_start(config: DictConfig, strategy) -> None:
+    """Refuse a start that processes do not share, or from a checkpoint not there.
+
+    Or some wait for ever for the others, who begin at another step. Hosts begin anew
+    without the checkpoint, as a job that is requeued wants at its first start: that of
+    the run's own folder may be missing. Raises CheckpointError and ConfigError.
+    """
+    found, path = resumes(config), _resume_path(config)
+    decide = strategy.reduce_boolean_decision
+    if decide(found, all=False) and not decide(found, all=True):
+        raise CheckpointError(
+            f"checkpointing.resume_ckpt_path={path} is there for some processes and not for "
+            "others: name a checkpointing.save_dir that all machines share."
+        )
+    usual = os.path.join(config.checkpointing.save_dir, "checkpoints", LAST)
+    own = path and os.path.realpath(path) == os.path.realpath(usual)
+    if path and not (found or own or "://" in path):
+        raise ConfigError(
+            f"checkpointing.resume_ckpt_path={path} is not there (hosts look from the run's "
+            "folder): give an absolute path, or begin anew with "
+            "checkpointing.resume_from_ckpt=false."
+        )
 
 
 def check_run(
@@ -29,26 +66,16 @@ def check_run(
     total_steps: of this run. Raises CheckpointError.
     """
     note = checkpoint.get(KEY)
-    if note is None:
+    if not isinstance(note, Mapping):
         raise CheckpointError(
             f"checkpointing.resume_ckpt_path={path} was not written by "
             f"algo={config.algo.name}, so there is no distillation to resume: "
             "to distil from it set algo.teacher_path to it, and "
             "checkpointing.resume_from_ckpt=false or another run folder."
         )
-    step = checkpoint.get("global_step")
-    try:
-        counted = checkpoint["loops"]["fit_loop"][loop_state.BATCHES]["current"]["processed"]
-    except (KeyError, TypeError):
-        counted = None
-    # Without its place Lightning would begin at the first batch, and not say so.
-    if not all(type(n) is int and n >= 0 for n in (step, counted)) or not isinstance(note, Mapping):
-        raise does_not_fit(path, "it counts no steps or no batches")
-    if not checkpoint.get("optimizer_states"):
-        raise does_not_fit(path, "it has no optimizer_states")
     free = {"training.finetune_path"}  # a name of the teacher
     # More rounds change nothing in those before them.
-    if step <= total_steps:
+    if checkpoint["global_step"] <= total_steps:
         free.add("algo.rounds")
     identity.check(checkpoint, OmegaConf.to_container(config, resolve=True), path, free)
     start.check_same_teacher(config, note, path)
@@ -59,20 +86,12 @@ def check_average(checkpoint: Mapping[str, Any], parameters: Sequence[Tensor]) -
 
     Raises CheckpointError.
     """
-    if "ema" not in checkpoint:
+    average = checkpoint.get("ema", {}).get("shadow_params", [])
+    if [p.shape for p in average] != [p.shape for p in parameters]:
         raise CheckpointError(
-            "The checkpoint holds no EMA, and this model would show that of its "
-            "random start: set training.ema=0 to use the raw weights."
-        )
-    try:
-        shapes = [p.shape for p in checkpoint["ema"]["shadow_params"]]
-        fits = shapes == [p.shape for p in parameters] and 0 <= checkpoint["ema"]["decay"] <= 1
-    except (AttributeError, KeyError, TypeError):
-        fits = False
-    if not fits:
-        raise CheckpointError(
-            "The checkpoint's ema is of another model: use the `model`, `data` and `algo` "
-            "settings it was trained with."
+            f"The checkpoint has an EMA of {len(average)} tensors that are not of this model's "
+            f"{len(parameters)} shapes: use the `model`, `data` and `algo` settings it was "
+            "trained with, or set training.ema=0 to use the raw weights."
         )
 
 
@@ -90,17 +109,8 @@ def note(module, step: int) -> dict[str, Any]:
         "delta": done and done.delta,
         "tau": done and done.tau,
         "guard": guard.running,
-        "split": split(module),
+        "split": {"micro_batches": module.trainer.accumulate_grad_batches},
         "teacher": None if teacher.round is None else teacher.state_dict(),
-    }
-
-
-def split(module) -> dict[str, int]:
-    """Return processes, rows of a micro-batch, micro-batches: their product is a step."""
-    return {
-        "processes": module.trainer.world_size,
-        "rows": module.config.loader.batch_size,
-        "micro_batches": module.trainer.accumulate_grad_batches,
     }
 
 
@@ -109,14 +119,13 @@ def restore(module, checkpoint, path: str) -> None:
     found, step = checkpoint[KEY], checkpoint["global_step"]
     module.teacher_sha256 = found.get("teacher_sha256")
     module.guard.running = found.get("guard")
-    loop_state.resplit(checkpoint, found.get("split"), split(module))
+    if split := found.get("split"):
+        now = module.trainer.accumulate_grad_batches
+        loop_state.resplit(checkpoint, split["micro_batches"], now)
     if step >= module.curriculum.total_steps:
-        loop_state.say("%s is finished at step %d; nothing to do.", path, step)
+        _say("%s is finished at step %d; nothing to do.", path, step)
         return
     kept = module.config.algo.snapshot == "fixed" and step > 0
-    if module.curriculum.at(step).is_first_step and not kept:
-        return  # a new teacher is about to be taken from the student
-    last = (step - 1) // module.curriculum.steps_per_round
-    if found["teacher"] is None or found["teacher"]["round"] != last:
-        raise does_not_fit(path, f"it has no teacher of round {last + 1}")
-    module.teacher.load_state_dict(found["teacher"], like=module.backbone)
+    # At a round's first step a new teacher is about to be taken from the student.
+    if kept or not module.curriculum.at(step).is_first_step:
+        module.teacher.load_state_dict(found["teacher"], like=module.backbone)

@@ -27,13 +27,13 @@ class StepNoise:
 
     def __init__(self, module, count: int, micro: int):
         self.config: DictConfig = module.config
-        self.step, self.rank, self.micro = module.global_step, module.global_rank, micro
+        self.step = module.global_step
         self.device = module.device
         self.ignore_bos = getattr(module, "ignore_bos", False)
         # Row i of the batch that a sampler deals to rank r sits at i * world + r.
         world = module.trainer.world_size
         rows = max(self.config.loader.batch_size, count)
-        self.places = (micro * rows + torch.arange(count)) * world + self.rank
+        self.places = (micro * rows + torch.arange(count)) * world + module.global_rank
         self.total = rows * module.trainer.accumulate_grad_batches * world
 
     def share(
@@ -47,18 +47,21 @@ class StepNoise:
         generator = coupling.counter_generator(self.config.seed, self.step, name)
         return tuple(self._place(x[self.places]) for x in draw(self.total, generator))
 
-    def times(self, delta: float | None) -> tuple[Tensor, Tensor]:
+    def times(self, delta: float | None, *functions: coupling.Alpha) -> tuple[Tensor, ...]:
         """Return t ~ U(delta, 1] and s = t - delta, each (batch,) float64.
 
-        delta=None: t ~ U(0, 1] and s ~ U(0, t].
+        delta=None: t ~ U(0, 1] and s ~ U(0, t]. functions: of times on the CPU; what each
+        makes of t and of s is returned behind them.
         """
         antithetic = self.config.training.antithetic_sampling
 
-        def draw(total: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        def draw(total: int, generator: torch.Generator) -> tuple[Tensor, ...]:
             how = {"generator": generator, "antithetic": antithetic}
             if delta is None:
-                return coupling.sample_nested_times(total, **how)
-            return coupling.sample_times(total, delta, **how)
+                times = coupling.sample_nested_times(total, **how)
+            else:
+                times = coupling.sample_times(total, delta, **how)
+            return *times, *(f(time) for f in functions for time in times)
 
         return self.share("t", draw)
 

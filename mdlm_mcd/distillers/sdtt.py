@@ -33,27 +33,15 @@ class SDTT(Distiller):
         return super().check_config(config)
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
-        algo = self.config.algo
         # s, the end of the teacher's last step, stays at or above 0.
         t, _ = noise.times(round_.delta)
         alpha_t = self.host_alpha(t).to(x0.device)
         masked = noise.u(x0.shape[1]) > alpha_t[:, None]
         z_t = torch.where(masked, self.mask_index, x0)
-        student = self.encode(self.backbone, z_t, t, condition)
+        student = self.encode(self.backbone, z_t, alpha_t, condition)
         with torch.no_grad():
             teacher = self._roll(round_, z_t, t, condition, noise)
-        return head.supervise(
-            algo.loss,
-            student,
-            teacher,
-            x0,
-            masked & (valid > 0),
-            masked,
-            tau=round_.tau,
-            mask_index=self.mask_index,
-            chunk=algo.head_chunk,
-            compile=self.compiled,
-        )
+        return self.supervise(round_, student, teacher, x0, masked & (valid > 0), masked)
 
     def _roll(self, round_: Round, z_t, t, condition, noise: StepNoise) -> head.HiddenStates:
         algo, steps = self.config.algo, self.config.algo.teacher_steps
@@ -65,7 +53,7 @@ class SDTT(Distiller):
             return (torch.rand(shape, generator=generator, dtype=torch.float64),)
 
         features, _ = rollout(
-            lambda z, k: self.encode(self.teacher.backbone, z, times[k], condition),
+            lambda z, k: self.encode(self.teacher.backbone, z, alphas[k], condition),
             z_t,
             [(later - now) / (1 - now) for now, later in zip(alphas, alphas[1:], strict=False)],
             [noise.share(f"open {k}", draw)[0] for k in range(steps - 1)],

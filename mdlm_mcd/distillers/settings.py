@@ -23,7 +23,7 @@ from ..settings.groups import (
     read,
 )
 from . import strategies
-from .divergence_guard import guard_mode
+from .divergence_guard import MODES
 
 INIT_FROM = ("ema", "raw", "scratch")
 SNAPSHOTS = ("raw", "ema", "fixed")
@@ -60,6 +60,7 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
         ("algo.init_from", algo.init_from, INIT_FROM),
         ("algo.snapshot", algo.snapshot, SNAPSHOTS),
         ("algo.teacher_placement", algo.teacher_placement, strategies.PLACEMENTS),
+        ("algo.guard", algo.guard or "off", MODES),  # YAML 1.1 reads a bare `off` as false
     ):
         if value not in known:
             raise ConfigError(
@@ -86,7 +87,6 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
     if "u_law" in algo:
         # A trial draw refuses what no law knows; the global generator is left alone.
         coupling.draw_u(1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator())
-    guard_mode(algo.guard)
     return Curriculum(algo.rounds, algo.steps_per_round, **{"delta0": None, **numbers})
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from ..checkpoints import identity
+from ..checkpoints.files import expanded
 from ..checkpoints.weights import (
     Weights,
     check_named,
@@ -19,12 +22,18 @@ from ..checkpoints.weights import (
     read_weights,
 )
 from ..errors import CheckpointError, ConfigError, shown
-from .validate_run import find
 
 log = logging.getLogger(__name__)
 
 # Settings that make the embedded host's own tokenizer, which it trains on the text.
 BPE = ("train", "files", "valid_files", "separator", "max_chars", "vocab_size")
+
+
+def find(path: str, key: str) -> str | None:
+    """Return where a relative path is: Hydra may have moved to the run's folder."""
+    path = expanded(path, key)
+    places = (path, to_absolute_path(path)) if path else ()
+    return next(filter(os.path.exists, places), None)
 
 
 def teacher_path(config: DictConfig) -> str:
@@ -64,10 +73,10 @@ def load_teacher(module) -> str | None:
         parameters = module.ema_parameters()
         taken = load_weights(module.backbone, parameters, weights, algo.init_from, source)
         log.info("Distilling %s (%s).", path, taken)
-    module.reset_fast_forward()
+    # What a host leaves that has opened the teacher's checkpoint: its place in the data, its
+    # average's decay and count.
+    module.fast_forward_epochs = module.fast_forward_batches = None
     if module.ema:
-        # Opening a checkpoint brings its decay and count along; the student's average
-        # starts over, with the decay configured for this run.
         parameters = (p for _, p in module.ema_parameters())
         module.ema = type(module.ema)(parameters, decay=module.config.training.ema)
         module.ema.move_shadow_params_to_device(module.device)
@@ -103,21 +112,21 @@ def check_teacher(module, weights: Weights, source: str) -> None:
 
 def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:
     """Warn where the teacher's tokens may differ: ids fit whatever they stand for."""
-    theirs = weights.config.get("data")
+    theirs, mine = weights.config.get("data"), OmegaConf.to_container(data, resolve=True)
     if not isinstance(theirs, dict) or not theirs.get("tokenizer_name_or_path"):
         return
-    own = theirs["tokenizer_name_or_path"] == "bpe"
-    keys = ["tokenizer_name_or_path", *(k for k in BPE if own and k in theirs)]
-    mine = OmegaConf.to_container(data, resolve=True)
-    if differ := next((k for k in keys if mine.get(k) != theirs[k]), None):
-        log.warning(
-            "%s was trained with data.%s=%s, and this run has %s: make sure that both "
-            "tokenize alike, or the same ids are other words to teacher and student.",
-            source,
-            differ,
-            shown(theirs[differ]),
-            mine.get(differ),
-        )
+    own = BPE if theirs["tokenizer_name_or_path"] == "bpe" else ()
+    for key in ("tokenizer_name_or_path", *own):
+        if mine.get(key) != theirs.get(key, mine.get(key)):
+            log.warning(
+                "%s was trained with data.%s=%s, and this run has %s: make sure that both "
+                "tokenize alike, or the same ids are other words to teacher and student.",
+                source,
+                key,
+                shown(theirs[key]),
+                mine.get(key),
+            )
+            return
 
 
 def sha256_of(weights: Weights, init_from: str) -> str:

@@ -1,4 +1,4 @@
-"""Tell Lightning strategies that shard the weights (FSDP) from those that do not."""
+"""Check a trainer, and tell strategies that shard the weights (FSDP) from others."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ PLACEMENTS = ("replicated", "sharded")
 REFUSED = ("DeepSpeedStrategy", "ModelParallelStrategy")
 
 
-def is_fsdp(strategy) -> bool:
+def is_sharded(strategy) -> bool:
+    """Return whether the student's weights are spread over the processes."""
     return isinstance(strategy, FSDPStrategy)
 
 
-def is_sharded(trainer) -> bool:
-    """Return whether the student's weights are spread over the processes."""
-    return is_fsdp(trainer.strategy)
-
-
 def check(trainer, config: DictConfig) -> None:
-    """Raise ConfigError for a strategy with which a distillation would go wrong."""
-    names = [cls.__name__ for cls in type(trainer.strategy).__mro__]
-    for name in REFUSED:
-        if name in names:
-            raise ConfigError(
-                f"strategy={name} shards the weights in a way that algo="
-                f"{config.algo.name} cannot take a teacher from: use strategy=ddp or "
-                "strategy=fsdp."
-            )
-    sharded, part = is_sharded(trainer), config.strategy.get("state_dict_type", "full")
+    """Raise ConfigError for a trainer with which a distillation would go wrong."""
+    names = {cls.__name__ for cls in type(trainer.strategy).__mro__}
+    sharded, part = is_sharded(trainer.strategy), config.strategy.get("state_dict_type", "full")
+    wanted, each = config.loader.global_batch_size, config.loader.batch_size
+    micros = trainer.accumulate_grad_batches
+    rows = each * trainer.world_size * micros
     for wrong, sentence in (
+        (
+            not names.isdisjoint(REFUSED),
+            f"strategy={type(trainer.strategy).__name__} shards the weights in a way that algo="
+            f"{config.algo.name} cannot take a teacher from: use strategy=ddp or strategy=fsdp.",
+        ),
         (
             not sharded and config.algo.teacher_placement == "sharded",
             "algo.teacher_placement=sharded spreads the teacher as strategy=fsdp does the "
@@ -55,6 +52,13 @@ def check(trainer, config: DictConfig) -> None:
             "eval.generate_samples=true draws from whole weights, and strategy=fsdp shards "
             "them: set eval.generate_samples=false and sample from the checkpoint, or "
             "strategy=ddp.",
+        ),
+        (
+            rows != wanted,  # the hosts round up: with 8 rows in batches of 3 they train on 9
+            f"loader.global_batch_size={wanted} is not what a step would see: "
+            f"loader.batch_size={each} on {trainer.world_size} process(es), accumulated "
+            f"{micros} time(s), makes {rows}; set loader.global_batch_size={rows}, or "
+            "sizes that divide it.",
         ),
     ):
         if wrong:

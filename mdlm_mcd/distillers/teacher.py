@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..checkpoints.weights import load_strictly
-from ..head import FSDP_INNER, is_sharded
+from ..head import is_sharded
 from ..models.compiling import compile_blocks
 
 
@@ -52,17 +51,7 @@ class Teacher:
             with whole(self.backbone, write=True):
                 for name, own in tensors(self.backbone).items():
                     own.copy_(weights[name])
-        self.backbone.eval()
         self.round = round_index
-
-    def shard(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
-        """Spread the weights over the processes by wrap(backbone)."""
-        self.backbone = wrap(self.backbone)
-
-    def to(self, *args) -> None:
-        """Move as `nn.Module.to`: to a device, a dtype, or both."""
-        if self.backbone is not None:
-            self.backbone.to(*args)
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and a number only: `torch.load(weights_only=True)` opens them.
@@ -104,4 +93,4 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
         for name, buffer in part._buffers.items():
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 found[f"{prefix}.{name}" if prefix else name] = buffer
-    return {name.replace(f"{FSDP_INNER}.", ""): tensor for name, tensor in found.items()}
+    return {name.replace("_fsdp_wrapped_module.", ""): tensor for name, tensor in found.items()}

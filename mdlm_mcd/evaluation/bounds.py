@@ -34,7 +34,7 @@ from ..sampling.chain import (
 from .intervals import Scores, finite
 
 
-def _check(tokens: Tensor, mask_index: int) -> None:
+def check(tokens: Tensor, mask_index: int) -> None:
     """Raise ConfigError for held-out tokens with masks among them."""
     if (tokens == mask_index).any():
         raise ConfigError(
@@ -111,16 +111,43 @@ def n_step_nelbo(
     Raises ConfigError for settings out of range, tokens with mask_index among them, or
     nats that are not finite.
     """
-    _check(tokens, mask_index)
+    check(tokens, mask_index)
     if steps < 1:
         raise ConfigError(f"steps={steps} must be at least 1.")
-    first = float(alpha(torch.ones(1, dtype=torch.float64)))
     levels = levels_of(alpha, steps, schedule)
+    rows, length = tokens.shape
+    u = draw_u(rows, length, u_law, step=u_step, generator=generator, **law)
+    return along(
+        denoise,
+        tokens,
+        opening_steps(u, levels),
+        levels,
+        alpha=alpha,
+        mask_index=mask_index,
+        temperature=temperature,
+        batch_size=batch_size,
+    )
+
+
+def along(
+    denoise: Denoise,
+    tokens: Tensor,
+    order: Tensor,
+    levels: Sequence[float],
+    *,
+    alpha: Alpha,
+    mask_index: int,
+    temperature: Temperature = 1.0,
+    batch_size: int = 64,
+) -> Scores:
+    """Return what tokens (rows, length) cost where each opens at its step of `order`.
+
+    order: (rows, length), steps from 0; levels: as `levels_of`.
+    """
+    first = float(alpha(torch.ones(1, dtype=torch.float64)))
     at = temperature_path(temperature)
     temperatures = [at(level / levels[-2]) if k else at(0.0) for k, level in enumerate(levels[:-1])]
-    count, length = tokens.shape
-    u = draw_u(count, length, u_law, step=u_step, generator=generator, **law)
-    order = opening_steps(u, levels).to(tokens.device)
+    count, order = len(tokens), order.to(tokens.device)
     nats = torch.zeros(count, dtype=torch.float64, device=tokens.device)
     for part in torch.arange(count, device=tokens.device).split(batch_size):
         for k, tau in enumerate(temperatures):
@@ -128,11 +155,11 @@ def n_step_nelbo(
             if not len(here):
                 continue
             rows, masked = order[here] == k, order[here] >= k
-            alpha_t = torch.full((len(here),), float(alpha_at(levels[k], first))).double()
-            alpha_t = alpha_t.to(tokens.device)
+            alpha_t = torch.tensor(alpha_at(levels[k], first), dtype=torch.float64)
+            alpha_t = alpha_t.to(tokens.device).expand(len(here))
             lost = _nats(denoise, tokens[here], masked, rows, mask_index, tau, alpha_t)
             nats.index_add_(0, here[rows.nonzero()[:, 0]], lost.double())
-    return Scores(finite("The N-step NELBO", nats.cpu()), _lengths(tokens))
+    return Scores(finite("The N-step NELBO", nats.cpu()), lengths(tokens))
 
 
 @torch.no_grad()
@@ -154,7 +181,7 @@ def nelbo_rows(
     network is called. With generators of the same seed two models see the same masks.
     Raises ConfigError as `n_step_nelbo`.
     """
-    _check(tokens, mask_index)
+    check(tokens, mask_index)
     rows, device = len(tokens), tokens.device
     t = (torch.rand(rows, generator=generator) + torch.arange(rows)) / rows
     dalpha_t, alpha_t = noise(eps + (1 - eps) * t)
@@ -166,8 +193,8 @@ def nelbo_rows(
         lost = _nats(denoise, tokens[part], at, at, mask_index, temperature, alpha_t[part])
         row = part[at.nonzero()[:, 0]]
         nats.index_add_(0, row, (lost * weight[row]).double())
-    return Scores(finite("The NELBO", nats.cpu()), _lengths(tokens))
+    return Scores(finite("The NELBO", nats.cpu()), lengths(tokens))
 
 
-def _lengths(tokens: Tensor) -> Tensor:
+def lengths(tokens: Tensor) -> Tensor:
     return torch.full((len(tokens),), tokens.shape[1], dtype=torch.float64)

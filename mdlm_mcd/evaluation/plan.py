@@ -35,7 +35,9 @@ class Setting:
 class Plan:
     """A grid of points and what is drawn at each.
 
-    bound_rows: rows of held-out text for the bounds. mauve: measure that, too.
+    bound_rows: rows of held-out text for the bounds. mauve: measure that, too. exact: also
+    -log p itself under the lattice of 1/N, of 2N^2 network passes a row. by_row: keep the
+    N-step NELBO of each row, for intervals over rows and seeds.
     """
 
     points: tuple[Setting, ...]
@@ -44,6 +46,8 @@ class Plan:
     bound_rows: int = 256
     seed: int = 1
     mauve: bool = False
+    exact: bool = False
+    by_row: bool = False
 
     def check(self) -> None:
         """Raise ConfigError for what cannot be measured, before any model is opened."""

@@ -22,7 +22,8 @@ from ..errors import ConfigError, shown
 from . import bounds, metrics
 from .candidates import Candidate
 from .evaluators import Evaluator
-from .intervals import Estimate
+from .intervals import Scores
+from .likelihood import comb_likelihood, confidence_likelihood
 from .plan import DTYPES, Plan, Setting
 from .results import SETTINGS, clash
 from .rows import SCHEMA, append, existing, resumed
@@ -206,42 +207,56 @@ class Sweep:
         return laws.fit_step(information, model.length, steps)
 
     def _bounds(self, model: Candidate, point: Setting, text: Tensor) -> dict[str, Any]:
-        """Return the bounds of a model on held-out text, the same for all its samples."""
-        denoise = model.denoise
-        if point.top_p < 1 or point.sampler not in OPEN_BY_U or denoise is None:
+        """Return the likelihood of held-out text, or its bounds, the same for all samples."""
+        denoise, plan = model.denoise, self.plan
+        if point.top_p < 1 or denoise is None:
             return {}  # what a nucleus cuts costs infinitely much
-        plan, text = self.plan, text.to(model.device)
+        text = text.to(model.device)
         how: dict[str, Any] = {"mask_index": model.mask_index, "batch_size": plan.batch_size}
+        as_drawn = how | {"alpha": model.alpha, "temperature": _temperature(point)}
+        rows = text[: plan.bound_rows]
 
-        def n_step() -> Estimate:
+        def exact(of: Callable[..., Scores]) -> dict[str, Any]:
+            return of(denoise, rows, point.steps, **as_drawn).estimate(seed=plan.seed)._asdict()
+
+        if point.sampler == "confidence":
+            return {"nll": exact(confidence_likelihood)}
+        if point.sampler not in OPEN_BY_U:
+            return {}
+
+        def n_step() -> dict[str, Any]:
             # The same masks for every model.
-            return bounds.n_step_nelbo(
-                denoise,
-                text[: plan.bound_rows],
-                point.steps,
-                alpha=model.alpha,
-                **_law(point),
-                generator=self.noise(plan.seed, "n-step", point.steps),
-                temperature=_temperature(point),
-                **how,
-            ).estimate(seed=plan.seed)
+            noise = self.noise(plan.seed, "n-step", point.steps)
+            scores = bounds.n_step_nelbo(
+                denoise, rows, point.steps, generator=noise, **_law(point), **as_drawn
+            )
+            by_row = (scores.nats / scores.tokens).tolist()
+            kept = {"by_row": [round(x, 5) for x in by_row]} if plan.by_row else {}
+            return scores.estimate(seed=plan.seed)._asdict() | kept
 
-        def endless() -> Estimate:
+        def endless() -> dict[str, Any]:
             # One pass a row and a noisy figure: of all rows that there are.
-            return bounds.nelbo_rows(
-                denoise,
-                model.noise,
-                text,
-                generator=self.noise(plan.seed, "nelbo"),
-                temperature=point.temperature,
-                **how,
-            ).estimate(seed=plan.seed)
+            return (
+                bounds.nelbo_rows(
+                    denoise,
+                    model.noise,
+                    text,
+                    generator=self.noise(plan.seed, "nelbo"),
+                    temperature=point.temperature,
+                    **how,
+                )
+                .estimate(seed=plan.seed)
+                ._asdict()
+            )
 
         key = (*_law(point).values(), point.steps, _temperature(point))
         found = {"n_step_nelbo": self._once(key, n_step)}
         if point.temperature_end is None:  # it knows neither a law of u nor a number of steps
             found["nelbo"] = self._once(("nelbo", point.temperature), endless)
-        return {name: figure._asdict() for name, figure in found.items()}
+        comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
+        if plan.exact and comb:
+            found["nll"] = self._once(("nll", *key), lambda: exact(comb_likelihood))
+        return found
 
 
 def _temperature(point: Setting) -> sampling.Temperature:

@@ -72,7 +72,6 @@ def distiller(name: str, spec: HostSpec, module: ModuleType) -> type:
     # Where pickle finds it again, made for the host that is loaded there.
     cls.__module__, cls.__name__, cls.__qualname__ = __name__, name, name
     cls.__doc__ = mixin.__doc__
-    cls.host_dataloader = spec.modules[module.__name__]
     return cls
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import linecache
 import os
+import re
 import sys
 import traceback
 import types
@@ -41,12 +42,9 @@ def overrides(spec: HostSpec, given: list[str], in_memory: bool) -> list[str]:
     """Fit the user's overrides to a host whose configs are as they are on disk."""
     given = spec.fit_algo(given, patched=not in_memory)
     # Beside the others: argparse, which Hydra uses, wants all of them in one place.
-    at = next((i for i, arg in enumerate(given) if _is_override(arg)), len(given))
+    theirs = [i for i, arg in enumerate(given) if re.match(r"~|[^-].*=", arg)]
+    at = min(theirs, default=len(given))
     return [*given[:at], *stubs.default_overrides(given), *given[at:]]
-
-
-def _is_override(arg: str) -> bool:
-    return not arg.startswith("-") and ("=" in arg or arg.startswith("~"))
 
 
 def explain(error: Exception) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..sampling.denoiser import denoiser as model_denoiser
+from ..sampling.denoiser import denoiser
 from . import sampling
 from .specs import MDLM
 
@@ -17,11 +17,6 @@ def denoise(model, backbone, z, alpha_t, labels=None):
     sigma = model._process_sigma(-torch.log(alpha_t))
     with sampling.no_autocast():
         return backbone(z, sigma)
-
-
-def denoiser(model):
-    """Return a host's model as a `sampling.Denoise`."""
-    return model_denoiser(model, denoise)
 
 
 def student(distiller: type, model: type) -> type:
@@ -57,6 +52,6 @@ def student(distiller: type, model: type) -> type:
             if self.sampler not in sampling.ours(MDLM):
                 return super()._sample(num_steps=num_steps, eps=eps)
             count = self.config.loader.eval_batch_size
-            return sampling.draw(self, denoiser(self), count, num_steps)
+            return sampling.draw(self, denoiser(self, denoise), count, num_steps)
 
     return Student

@@ -18,13 +18,13 @@ from ..errors import ConfigError
 from .specs import HostSpec
 
 
-@dataclass(frozen=True)
+@dataclass
 class Hunk:
     """Lines as they are in the host, and as they become."""
 
     file: str
-    before: bytes
-    after: bytes
+    before: bytes = b""
+    after: bytes = b""
 
 
 def parse(text: str) -> list[Hunk]:
@@ -35,12 +35,10 @@ def parse(text: str) -> list[Hunk]:
         if line.startswith(("--- ", "+++ ")):
             file = line[4:].strip().partition("/")[2]
         elif line.startswith("@@"):
-            hunks.append(Hunk(file, b"", b""))
-        elif line[0] in " -+":
-            block = line[1:].encode()
-            last = hunks[-1]
-            before = last.before + block * (line[0] != "+")
-            hunks[-1] = Hunk(file, before, last.after + block * (line[0] != "-"))
+            hunks.append(Hunk(file))
+        else:
+            hunks[-1].before += line[1:].encode() * (line[0] != "+")
+            hunks[-1].after += line[1:].encode() * (line[0] != "-")
     return hunks
 
 
@@ -51,14 +49,13 @@ def of(spec: HostSpec) -> list[Hunk]:
 def changes(folder: Path, spec: HostSpec, revert: bool = False) -> dict[str, bytes]:
     """Return the files that applying (or reverting) the patch changes, as they become.
 
-    Empty where it is done already. Raises ConfigError for a file that is missing, and for
-    local edits where a hunk would go.
+    Empty where it is done already. Raises ConfigError for local edits where a hunk would go.
     """
     before: dict[str, bytes] = {}
     after: dict[str, bytes] = {}
     for hunk in of(spec):
         if hunk.file not in before:
-            before[hunk.file] = after[hunk.file] = _read(folder / hunk.file)
+            before[hunk.file] = after[hunk.file] = (folder / hunk.file).read_bytes()
         text = after[hunk.file]
         # The line ends of the file, which git may have made CRLF.
         end = b"\r\n" if b"\r\n" in text else b"\n"
@@ -74,15 +71,6 @@ def changes(folder: Path, spec: HostSpec, revert: bool = False) -> dict[str, byt
         if counts == ((0, 1) if revert else (1, 0)):
             after[hunk.file] = text.replace(*((new, old) if revert else (old, new)))
     return {name: text for name, text in after.items() if text != before[name]}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}): it has to be a whole clone of the host."
-        ) from error
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:
@@ -108,13 +96,10 @@ def patch(folder: str | Path, spec: HostSpec, check=False, revert=False) -> str:
     Raises ConfigError, with nothing written, where the patch does not fit.
     """
     files = changes(Path(folder), spec, revert)
-    what = f"{spec.patch} ({' and '.join(files)})"
     verb = "revert" if revert else "apply"
     if not files:
         return f"{spec.name} host: nothing to {verb}."
-    if check:
-        return f"{spec.name} host: would {verb} {what}."
-    write(Path(folder), files)
-    if revert:
-        return f"{spec.name} host: reverted {what}."
-    return f"{spec.name} host: applied {what}. Now: python main.py algo=mcd algo.teacher_path=..."
+    if not check:
+        write(Path(folder), files)
+    done = f"would {verb}" if check else "reverted" if revert else "applied"
+    return f"{spec.name} host: {done} {spec.patch} ({' and '.join(files)})."

@@ -21,54 +21,42 @@ from ..errors import ConfigError
 class HostSpec:
     """One family of host code bases.
 
-    adapter: the module of ours for it; modules: the host's modules of models, each with
-    its module of loaders, those of a clone first; model: the class that students are
-    made of; needed: methods by which it is recognised; sources: files of a clone in
-    which class and methods are found; patch: what makes its main.py train our classes;
-    predictors: its own values of `sampling.predictor` that fit masked models;
-    uniform_model, uniform_predictors: as model and predictors, for uniform-state
-    models, if there are any; has_algo: whether its configs have a group `algo` before
-    they are patched.
+    adapter: the module of ours for it; modules: where its models are loaded from, a
+    clone's first; sources: files of a clone that define them; models: the classes that
+    students are made of, by the parameterization of what they train; needed: methods of the
+    masked one by which the host is recognised; predictors: the host's own values of
+    `sampling.predictor`, by parameterization; patch: what makes its main.py train our
+    classes; has_algo: whether its configs have a group `algo` before they are patched.
     """
 
     name: str
     adapter: str
-    modules: dict[str, str]
-    model: str
-    needed: tuple[str, ...]
+    modules: tuple[str, ...]
     sources: tuple[str, ...]
+    models: dict[str, str]
+    needed: tuple[str, ...]
+    predictors: dict[str, tuple[str, ...]]
     patch: str
-    predictors: tuple[str, ...]
-    uniform_model: str | None = None
-    uniform_predictors: tuple[str, ...] = ()
     has_algo: bool = True
-
-    @property
-    def models(self) -> dict[str, str | None]:
-        """Return classes by the parameterization of what they train."""
-        return {"subs": self.model, "mean": self.uniform_model}
 
     def missing_attributes(self, module: ModuleType) -> list[str]:
         """Return what a loaded module of models does not offer (empty: it fits)."""
-        model = getattr(module, self.model, None)
-        if model is None:
-            return [self.model]
-        return [f"{self.model}.{n}" for n in self.needed if not hasattr(model, n)]
+        name = self.models["subs"]
+        return self._missing([name, *dir(getattr(module, name))] if hasattr(module, name) else [])
 
     def missing_on_disk(self, folder: Path) -> list[str]:
         """Return the same of a clone, whose sources are read and not run."""
         missing = [n for n in ("main.py", *self.sources) if not (folder / n).is_file()]
-        if missing:
-            return missing
-        defined = {
-            node.name
-            for name in self.sources
-            for node in ast.walk(_parse(folder / name))
-            if isinstance(node, ast.ClassDef | ast.FunctionDef)
-        }
-        wanted = {self.model: f"class {self.model}"}
-        wanted |= {n: f"{self.model}.{n}" for n in self.needed}
-        return [shown for name, shown in wanted.items() if name not in defined]
+        return missing or self._missing(
+            name
+            for source in self.sources
+            for name in re.findall(r"^\s*(?:class|def) (\w+)", _text(folder / source), re.M)
+        )
+
+    def _missing(self, offered: Iterable[str]) -> list[str]:
+        model, offered = self.models["subs"], set(offered)
+        wanted = {model: model, **{name: f"{model}.{name}" for name in self.needed}}
+        return [shown for name, shown in wanted.items() if name not in offered]
 
     def fit_algo(self, overrides: Iterable[str], patched: bool) -> list[str]:
         """Return overrides with `algo=` as the host's configs take it.
@@ -80,21 +68,16 @@ class HostSpec:
         return [re.sub(r"^\+?algo=", algo, override) for override in overrides]
 
 
-def _parse(path: Path) -> ast.AST:
-    try:
-        return ast.parse(path.read_bytes())
-    except SyntaxError as error:
-        raise ConfigError(
-            f"{path} cannot be read as Python (line {error.lineno}: {error.msg}): "
-            "restore the file, for example with `git checkout`."
-        ) from error
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 DUO = HostSpec(
     name="Duo",
     adapter="duo",
-    modules={"algo": "dataloader", "mdlm_mcd.minihost.algo": "mdlm_mcd.minihost.dataloader"},
-    model="MDLM",
+    modules=("algo", "mdlm_mcd.minihost.algo"),
+    sources=("algo.py", "trainer_base.py"),
+    models={"subs": "MDLM", "mean": "DUO_BASE"},
     needed=(
         "_process_model_input",
         "_process_sigma",
@@ -103,36 +86,26 @@ DUO = HostSpec(
         "_loss",
         "nll",
     ),
-    sources=("algo.py", "trainer_base.py"),
+    predictors={
+        "subs": ("ancestral_cache", "analytic", "psi"),
+        "mean": ("ancestral", "psi"),
+    },
     patch="duo.patch",
-    predictors=("ancestral_cache", "analytic", "psi"),
-    uniform_model="DUO_BASE",
-    uniform_predictors=("ancestral", "psi"),
 )
 
 MDLM = HostSpec(
     name="MDLM",
     adapter="mdlm",
-    modules={"diffusion": "dataloader"},
-    model="Diffusion",
-    needed=("_maybe_sub_sample", "_process_sigma", "_subs_parameterization", "_loss", "q_xt"),
+    modules=("diffusion",),
     sources=("diffusion.py",),
+    models={"subs": "Diffusion"},
+    needed=("_maybe_sub_sample", "_process_sigma", "_subs_parameterization", "_loss", "q_xt"),
+    predictors={"subs": ("ddpm_cache", "ddpm", "analytic"), "mean": ()},
     patch="mdlm.patch",
-    predictors=("ddpm_cache", "ddpm", "analytic"),
     has_algo=False,
 )
 
 SPECS = (DUO, MDLM)
-
-
-def takes_labels(folder: Path) -> bool:
-    """Return whether a Duo clone is as on branch main (class labels), not as on ch-1."""
-    return any(
-        isinstance(node, ast.FunctionDef)
-        and node.name == "nll"
-        and any(a.arg == "labels" for a in node.args.args)
-        for node in ast.walk(_parse(folder / "trainer_base.py"))
-    )
 
 
 def of_folder(folder: str | Path) -> HostSpec:
@@ -155,31 +128,20 @@ def of_folder(folder: str | Path) -> HostSpec:
 def packages(folder: Path) -> set[str]:
     """Return the top-level packages that a clone's main.py cannot start without.
 
-    What its modules import when they are loaded, and those of its own that they
-    import; not what stands in functions, or in `try`.
+    What it and the clone's modules behind it import when they are loaded; not what stands
+    in functions, or in `try`.
     """
     found: set[str] = set()
     files = [folder / "main.py"]
     for path in files:  # which grows
-        here = path.parent.relative_to(folder).parts
-        for node in _parse(path).body:
-            names = []
+        names: list[str] = []
+        for node in ast.parse(path.read_bytes(), path).body:
             if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                base = [*(here if node.level else ()), *filter(None, [node.module])]
-                names = [".".join([*base, alias.name]) for alias in node.names]
-            for name in names:
-                own = _own_modules(folder, name)
-                files += [file for file in own if file not in files]
-                found |= set() if own else {name.partition(".")[0]}
-    return found
-
-
-def _own_modules(folder: Path, name: str) -> list[Path]:
-    """Return the clone's files behind an imported name, outermost package first."""
-    found, place = [], folder
-    for part in name.split("."):
-        place = place / part
-        found += [p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()]
+                names += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.append(node.module)
+        for top in {name.partition(".")[0] for name in names}:
+            own = [p for p in (folder / f"{top}.py", *folder.glob(f"{top}/*.py")) if p.is_file()]
+            files += [p for p in own if p not in files]
+            found |= set() if own else {top}
     return found

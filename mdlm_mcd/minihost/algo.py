@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import losses
+from .. import head, losses
 from ..errors import ConfigError
 from ..models import vocabulary
 from . import trainer_base
@@ -23,12 +23,40 @@ class MDLM(trainer_base.AbsorbingState):
     def _process_model_output(self, model_output, xt, sigma):
         return losses.subs(model_output, xt, self.mask_index)
 
-    def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t, low_var=False):
-        """Return the NELBO's integrand; `low_var` drops its weight (training only)."""
+    def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t):
+        """Return the NELBO's integrand."""
         log_p = log_x_theta.gather(-1, x0[..., None]).squeeze(-1)
-        if low_var:
-            return -log_p
         return log_p * dalpha_t / (1 - alpha_t)
+
+    def _loss(self, x0, labels, valid_tokens, current_accumulation_step=None, train_mode=False):
+        """Train on the masked tokens alone: the others cost nothing under SUBS.
+
+        Their logits are never made, as in `head`. `low_var` drops the NELBO's weight.
+        """
+        if not train_mode:
+            return super()._loss(x0, labels, valid_tokens)
+        t = self._sample_t(x0.shape[0], current_accumulation_step)
+        dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
+        xt = self.q_xt(x0, alpha_t)
+        sigma = self._process_sigma(self._sigma_from_alphat(alpha_t))
+        masked = (xt == self.mask_index) & (valid_tokens > 0)
+        weight = (
+            torch.ones_like(alpha_t) if self.loss_type == "low_var" else -dalpha_t / (1 - alpha_t)
+        )
+        nlls = head.supervise(
+            "ce",
+            head.encode(self.backbone, lambda net: net(x=xt, sigma=sigma, class_cond=labels)),
+            None,
+            x0,
+            masked,
+            torch.zeros_like(masked),
+            tau=1.0,
+            mask_index=self.mask_index,
+            weight=weight.expand(x0.shape),
+            compile=self.compiled,
+        ).loss
+        num_tokens = valid_tokens.sum()
+        return trainer_base.Loss(nlls / num_tokens, nlls, num_tokens)
 
 
 class AR(trainer_base.TrainerBase):

@@ -34,6 +34,7 @@ RESOLVERS = {
     "device_count": lambda: max(1, torch.cuda.device_count()),
     "div_up": lambda x, y: -(-x // y),
     "mul": lambda *xs: math.prod(xs),
+    "on_cuda": lambda there, elsewhere: there if torch.cuda.is_available() else elsewhere,
 }
 
 

@@ -18,7 +18,10 @@ from ..models.noise import NOISES
 from . import metrics
 from .backbone import backbone
 
-LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
+LIGHTNING, TORCH = (
+    tuple(int(part) for part in version.split(".")[:2])
+    for version in (L.__version__, torch.__version__)
+)
 
 
 @dataclass
@@ -83,7 +86,8 @@ class TrainerBase(L.LightningModule):
         self.time_conditioning = config.algo.time_conditioning
 
         self.backbone = backbone(config, self.vocab_size)
-        if config.algo.get("compile"):
+        self.compiled = config.algo.get("compile", False)  # configs of 0.1.0 have no such key
+        if self.compiled:
             compile_blocks(self.backbone)
         if config.noise.type not in NOISES:
             raise ConfigError(
@@ -162,6 +166,9 @@ class TrainerBase(L.LightningModule):
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,
             weight_decay=optim.weight_decay,
+            # One pass over the weights in place of ten. Lightning does not clip the gradients
+            # of a fused optimizer under mixed precision, and older torch has none on CPUs.
+            fused="mixed" not in str(self.config.trainer.precision) and TORCH >= (2, 4),
         )
         scheduler = hydra.utils.instantiate(self.config.lr_scheduler, optimizer=optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "trainer/lr"}]
@@ -293,8 +300,7 @@ class Diffusion(TrainerBase):
         dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
         xt = self.q_xt(x0, alpha_t)
         log_x_theta = self.forward(xt, self._sigma_from_alphat(alpha_t), labels)
-        low_var = train_mode and self.loss_type == "low_var"
-        return self.nll_per_token(log_x_theta, xt, x0, alpha_t, dalpha_t, low_var)
+        return self.nll_per_token(log_x_theta, xt, x0, alpha_t, dalpha_t)
 
     def _ancestral_update(self, x, t, labels, dt, p_x0=None, noise_removal_step=False):
         """Take one step t -> t - dt (or t -> 0); return (p_x0, x_s)."""

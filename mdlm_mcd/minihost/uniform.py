@@ -51,7 +51,7 @@ class DUO_BASE(UniformState):
     def _process_model_output(self, model_output, xt, sigma):
         return model_output.log_softmax(-1)
 
-    def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t, low_var=False):
+    def nll_per_token(self, log_x_theta, xt, x0, alpha_t, dalpha_t):
         """Return the NELBO's integrand, (batch, length), in nats; never negative.
 
         With x_bar = K alpha_t x + 1 - alpha_t for the clean token's one-hot and for

@@ -5,64 +5,42 @@ import itertools
 import pytest
 import torch
 from bench.language import Language, Oracle
+from theory_lib.tiny import Tiny
 
 from mdlm_mcd.coupling import counter_generator
 
-VOCAB, LENGTH = 3, 5
+VOCAB, LENGTH = 3, 4
 
 
-@pytest.fixture
-def language():
-    return Language(vocab=VOCAB, components=2, branches=2, floor=0.1, seed=3)
+@pytest.fixture(scope="module")
+def world():
+    return Tiny(LENGTH, Language(vocab=VOCAB, components=2, branches=2, floor=0.1, seed=3))
 
 
-def every_sequence():
-    return torch.tensor(list(itertools.product(range(VOCAB), repeat=LENGTH)))
+def test_likelihood_by_hand(world):
+    language, x, expected = world.language, world.x.tolist(), []
+    for row in x:
+        chains = language.weight * language.start[:, row[0]]
+        for a, b in itertools.pairwise(row):
+            chains = chains * language.step[:, a, b]
+        expected.append(chains.sum())
+    torch.testing.assert_close(world.p, torch.stack(expected))
+    assert float(world.p.sum()) == pytest.approx(1)
+    assert language.nll(world.x[:7]).value == pytest.approx(-float(world.p[:7].log().mean()) / 4)
 
 
-def probability(language, x):
-    total = 0.0
-    for k in range(len(language.weight)):
-        p = float(language.weight[k] * language.start[k, x[0]])
-        for a, b in itertools.pairwise(x):
-            p *= float(language.step[k, a, b])
-        total += p
-    return total
+def test_denoiser_against_enumeration(world):
+    hot = torch.nn.functional.one_hot(world.x, VOCAB).double()
+    joint = torch.einsum("sx,xlv->slv", world.fits * world.p, hot)
+    expected = joint / world.mass[:, None, None]
+    torch.testing.assert_close(world.truth, expected, atol=1e-12, rtol=1e-9)
+    logits = Oracle(world.language)(world.z, None)  # as a backbone
+    torch.testing.assert_close(logits[..., :VOCAB].softmax(-1).double(), expected)
 
 
-def test_likelihood_against_enumeration(language):
-    x = every_sequence()
-    p = language.log_prob(x).exp()
-    torch.testing.assert_close(p.sum(), torch.tensor(1.0, dtype=torch.float64))
-    for row in (0, 17, 100, 242):
-        assert float(p[row]) == pytest.approx(probability(language, x[row].tolist()))
-    scores = language.nll(x[:7])
-    assert scores.value == pytest.approx(float(-p[:7].log().sum()) / (7 * LENGTH))
-
-
-def test_denoiser_against_enumeration(language):
-    x = every_sequence()
-    p = language.log_prob(x).exp()
-    g = counter_generator("views")
-    z = torch.where(torch.rand(40, LENGTH, generator=g) < 0.6, VOCAB, x[100:140])
-    z[0] = VOCAB
-    found = language.posterior(z).exp()
-    for row, view in enumerate(z):
-        fits = ((x == view) | (view == VOCAB)).all(-1)
-        weight = p * fits
-        for i in range(LENGTH):
-            law = torch.zeros(VOCAB, dtype=torch.float64)
-            law.index_add_(0, x[:, i], weight / weight.sum())
-            torch.testing.assert_close(found[row, i], law, atol=1e-12, rtol=1e-9)
-    logits = Oracle(language)(z, torch.zeros(len(z)))  # as a backbone
-    torch.testing.assert_close(logits[..., :VOCAB].softmax(-1).double(), found)
-
-
-def test_samples_follow_the_likelihood(language):
-    drawn = language.draw(20_000, 3, counter_generator("draw"))
-    code = drawn @ torch.tensor([VOCAB**2, VOCAB, 1])
-    x = torch.tensor(list(itertools.product(range(VOCAB), repeat=3)))
-    expected = language.log_prob(x).exp() * len(drawn)
-    counts = torch.bincount(code, minlength=VOCAB**3).double()
+def test_samples_follow_the_likelihood(world):
+    drawn = world.language.draw(20_000, LENGTH, counter_generator("draw"))
+    code = drawn @ VOCAB ** torch.arange(LENGTH - 1, -1, -1)
+    counts, expected = torch.bincount(code, minlength=VOCAB**LENGTH), world.p * len(drawn)
     chi2 = ((counts - expected).square() / expected).sum()
-    assert chi2 < 54.05  # 26 degrees of freedom, p = 0.001
+    assert chi2 < 124.8  # 80 degrees of freedom, p = 0.001

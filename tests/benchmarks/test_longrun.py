@@ -27,7 +27,7 @@ def test_a_run_holds_on_to_nothing(tmp_path):
 @pytest.mark.parametrize(
     "name, per_step, words",
     [
-        ("memory", 200_000, "resident memory grew by"),
+        ("memory", 200_000, "resident memory grew from"),
         ("tensors", 1, "tensors grew from"),
         ("files", 0.02, "files grew from"),
         ("log", None, "the log's bytes per step grew"),

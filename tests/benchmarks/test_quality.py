@@ -11,7 +11,6 @@ from bench import jobs, methods, page, train
 from bench.jobs import Job
 from bench.setting import opened
 from bench.sizes import SIZES
-from omegaconf import OmegaConf
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import sweep
@@ -95,14 +94,13 @@ def test_the_command_itself_on_text(tmp_path):
 
 
 def test_the_version_follows_all_sources_but_those_that_read_figures(tmp_path):
+    versions = []
     for name in ("mdlm_mcd/new.py", "configs/algo/x.yaml", "benchmarks/bench/jobs.py"):
-        first = quality.code_version(tmp_path)
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
-        assert quality.code_version(tmp_path) != first
-    first = quality.code_version(tmp_path)
+        versions.append(quality.code_version(tmp_path))
     (tmp_path / "benchmarks/bench/page.py").write_text("1")
-    assert quality.code_version(tmp_path) == first
+    assert len(set(versions)) == 3 and quality.code_version(tmp_path) == versions[-1]
     assert all(list(quality.ROOT.glob(pattern)) for pattern in quality.SOURCES)
 
 
@@ -112,7 +110,6 @@ def test_the_version_follows_all_sources_but_those_that_read_figures(tmp_path):
         (["--method", "magic"], "--method magic is unknown"),
         (["--seeds", "0"], "--seeds 0 must be at least 1"),
         (["--jobs", "0"], "--jobs 0 must be at least 1"),
-        (["--table-only"], "--table-only finds no figures"),
     ],
 )
 def test_what_cannot_be_run_is_one_sentence(args, words, tmp_path):
@@ -136,15 +133,13 @@ def test_the_full_plan_has_the_seeds_laws_and_preparations():
 
 
 @pytest.mark.parametrize("algo", ["mcd", "sdtt", "cd4lm", "dcd", "mdlm"])
-def test_overrides_name_keys_of_their_algo(algo):
+def test_overrides_compose_to_the_same_budget(algo):
     mine = [m for m in methods.METHODS if m.overrides[:1] == (f"algo={algo}",)]
-    config = train.compose(*jobs.overrides(mine[0], TINY, 7))
+    keys = [o for m in mine for o in m.overrides[1:]]  # Hydra refuses one that is unknown
+    config = train.compose(*jobs.overrides(mine[0], TINY, 7), *keys)
     assert config.seed == 7 and config.trainer.max_steps == TINY.total_steps
     if "rounds" in config.algo:
         assert config.algo.rounds * config.algo.steps_per_round == TINY.total_steps
-    missing = object()
-    for override in (o for m in mine for o in m.overrides[1:]):
-        assert OmegaConf.select(config, override.split("=")[0], default=missing) is not missing
 
 
 def test_the_exact_denoiser_teaches_every_round(finished):

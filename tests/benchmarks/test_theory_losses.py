@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from theory_lib import optimum, paths, shared_u, tiny
+from theory_lib import optimum, shared_u, tiny
 
 from mdlm_mcd import duality, losses
-from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.losses import NEG_INFINITY
 
 DELTA, TAU = 0.2, 0.8
@@ -13,15 +12,10 @@ DELTA, TAU = 0.2, 0.8
 
 def enumerated(w, delta):
     """(x0, z_t, z_s rows, weight) of every sequence and pair of views."""
-    rows = []
-    masks = torch.cartesian_prod(*[torch.tensor([False, True])] * w.length)
-    weights = shared_u.pair_weights(w, masks, shared_u.shared, delta)
-    for x, p in zip(w.x, w.p, strict=True):
-        z = torch.where(masks, w.vocab, x)
-        for a, b in weights.nonzero().tolist():
-            rows.append((x, z[a], z[b], p * weights[a, b]))
-    x0, z_t, z_s, weight = (torch.stack(column) for column in zip(*rows, strict=True))
-    return x0, z_t, z_s, weight
+    pairs = w.pairs(tiny.shared, delta)
+    x, a, b = torch.cartesian_prod(*map(torch.arange, (len(w.x), *pairs.shape))).T
+    z_t, z_s = (torch.where(w.patterns[i], w.vocab, w.x[x]) for i in (a, b))
+    return w.x[x], z_t, z_s, w.p[x] * pairs[a, b]
 
 
 def cost(w, kind, logits, teacher, views):
@@ -68,35 +62,20 @@ def test_a_minimum_has_no_slope_and_nothing_near_it_is_lower(kind, views):
         assert cost(w, kind, moved, as_logits(teacher), views) > lowest
 
 
-@pytest.mark.parametrize("loss", ["hybrid", "kl_fwd"])
-def test_moments_of_the_gradient_against_one_by_one(loss):
-    w, delta = tiny.world(2), 0.3
-    torch.manual_seed(0)
-    model = shared_u.Student(w, 5).double()
-    masks = torch.cartesian_prod(*[torch.tensor([False, True])] * 2)
-    weights = shared_u.pair_weights(w, masks, shared_u.shared, delta)
-    ((mean, variance, within),) = shared_u.spread(w, model, loss, TAU, [weights])
-    x0, z_t, z_s, share = enumerated(w, delta)
-    assert float(share.sum()) == pytest.approx(1.0)
-    gradients = []
-    for x, a, b in zip(x0, z_t, z_s, strict=True):
-        p = torch.nn.functional.pad(model(a)[None], (0, 1))
-        teacher = losses.temper(as_logits(w.truth)[w.index(b)][None], TAU)
-        each = losses.per_token(
-            loss,
-            losses.subs(p, a[None], w.vocab),
-            losses.subs(teacher, b[None], w.vocab),
-            x[None],
-            a[None] == w.vocab,
-            b[None] == w.vocab,
+def test_moments_of_the_gradient_one_by_one(views):
+    w = tiny.world(2)
+    truth, weight = as_logits(w.truth).requires_grad_(), views[-1]
+    each = []
+    for *view, _ in zip(*views, strict=True):
+        one = [x[None] for x in view]
+        each += torch.autograd.grad(
+            cost(w, "hybrid", truth, truth.detach(), [*one, weight.new_ones(1)]), truth
         )
-        parts = torch.autograd.grad(each.sum(), list(model.parameters()))
-        gradients.append(torch.cat([part.flatten() for part in parts]))
-    g = torch.stack(gradients)
-    centre = (share[:, None] * g).sum(0)
-    assert mean == pytest.approx(float(centre.square().sum()))
-    total = (share * (g - centre).square().sum(-1)).sum()
-    assert variance == pytest.approx(float(total))
+    g = torch.stack(each).flatten(1)
+    mean = weight @ g
+    size, variance, within = shared_u.moments(w, "hybrid", TAU, w.pairs(tiny.shared, DELTA))
+    assert size == pytest.approx(float(mean.square().sum()))
+    assert variance == pytest.approx(float(weight @ (g - mean).square().sum(-1)))
     assert 0 < within < variance
 
 
@@ -114,7 +93,5 @@ def test_how_often_the_sde_unmasks_again_against_latents_of_it(num_classes, s, t
     w_t = step * w_s + (at_t[1] ** 2 - (step * at_s[1]) ** 2).sqrt() * fresh
     seen_s, seen_t = (duality.project(w, x0, num_classes - 1) == x0 for w in (w_s, w_t))
     share = (~seen_s & seen_t).double().mean().item()
-    expected = paths.again(num_classes, s, t)
+    expected = shared_u.again(num_classes, s, t)
     assert abs(share - expected) < 4 * (expected / size) ** 0.5
-    with pytest.raises(ConfigError, match="alpha_t=0.01 is below 1/"):
-        paths.again(num_classes, 0.5, 0.01)

@@ -1,22 +1,14 @@
 """What `mdlm-mcd`'s commands refuse: one sentence, status 1, before any work is lost."""
 
+import contextlib
 import os
+import signal
 from unittest import mock
 
 import pytest
 import torch
 
 from mdlm_mcd.evaluation import candidates
-from mdlm_mcd.hosts.specs import MDLM
-
-
-def doctor_of_mdlm(shell, *overrides):
-    """`mdlm-mcd doctor` of a folder that has what MDLM's layout is known by."""
-    methods = "".join(f"  def {name}(self): pass\n" for name in MDLM.needed)
-    shell.write("mdlm/diffusion.py", f"class Diffusion:\n{methods}")
-    config = "mode: train\nparameterization: subs\ntrainer: {}\nalgo: {}\n"
-    shell.write("mdlm/configs/config.yaml", config)
-    return shell.command("doctor", shell.write("mdlm/main.py").parent, *overrides)
 
 
 def full_gpu(shell):
@@ -40,7 +32,6 @@ CASES = {
     "corpus": (lambda s: s.sweep("--corpus", "nowhere.txt"), "nowhere.txt"),
     "device": (lambda s: s.sweep("--device", "foo"), "--device foo cannot be used"),
     "full gpu": (full_gpu, "takes more memory than"),
-    "no host": (lambda s: s.sweep("--host", "/nope"), "--host /nope is no folder"),
     "two of a name": (lambda s: s.command("sweep", s.teacher, s.teacher), "Two checkpoints are"),
     "text": (
         lambda s: s.command(
@@ -72,8 +63,19 @@ CASES = {
         lambda s: s.command("demo", "--out", s.write("demo.json", "[1]").parent, "--quick"),
         "holds a demo with another recipe, seed",
     ),
-    # Hosts.
-    "no uniform models": (lambda s: doctor_of_mdlm(s, "algo=dcd"), "code has none"),
+    # Pictures.
+    "pictures in a file": (
+        lambda s: s.command("figures", "--out", s.write("file")),
+        "cannot be written (File exists",
+    ),
+    "pictures of no model": (
+        lambda s: s.command("figures", "--out", s.folder / "d", "--model", "none.ckpt"),
+        "none.ckpt",
+    ),
+    "pictures of another model": (
+        lambda s: s.command("figures", "--out", s.folder / "d", "--model", s.judge),
+        "a masked model under SUBS",
+    ),
 }
 
 
@@ -85,10 +87,9 @@ def test_one_sentence_and_status_1(shell, name):
     assert not (shell.folder / "out").exists() and not (shell.folder / "d").exists()
 
 
-@pytest.mark.parametrize("name", ["device", "no host"])
-def test_a_sweep_before_a_model_is_opened(shell, monkeypatch, name):
+def test_a_sweep_before_a_model_is_opened(shell, monkeypatch):
     monkeypatch.setattr(candidates, "open_model", lambda *args: pytest.fail("opened"))
-    assert CASES[name][0](shell)[0] == 1
+    assert CASES["device"][0](shell)[0] == 1
 
 
 def test_the_tokenizer_of_the_embedded_host_by_name(shell):
@@ -98,25 +99,18 @@ def test_the_tokenizer_of_the_embedded_host_by_name(shell):
 # A disk that fills up -----------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk():
-    """Limits the size of any file, as far as this system can."""
+@contextlib.contextmanager
+def small_disk(size):
+    """Limit the size of any file, as far as this system can."""
     resource = pytest.importorskip("resource")
-    import contextlib
-    import signal
-
-    @contextlib.contextmanager
-    def limit(size):
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, old)
-
-    return limit
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
 
 
 DISKS = {
@@ -128,7 +122,7 @@ DISKS = {
 
 
 @pytest.mark.parametrize("what", DISKS)
-def test_a_disk_that_takes_no_more(shell, small_disk, what):
+def test_a_disk_that_takes_no_more(shell, what):
     size, call, words = DISKS[what]
     with small_disk(size):
         status, printed = call(shell)

@@ -1,7 +1,6 @@
 """A checkpoint that means harm, given to each key and command that opens one."""
 
 import shutil
-import warnings
 
 import pytest
 import torch
@@ -54,12 +53,3 @@ def test_weights_alone_are_read(shell, evil):
     assert shell.command("export", evil, shell.folder / "out")[0] == 0
     shell.teacher = evil
     assert shell.sweep()[0] == 0
-
-
-def test_the_call_would_be_made(shell, evil):
-    """Else the tests above would show nothing."""
-    with warnings.catch_warnings():
-        # torch 2.6 and later remark on being forced.
-        warnings.filterwarnings("ignore", "Environment variable TORCH_FORCE_NO")
-        torch.load(evil)
-    (shell.folder / "canary").rmdir()

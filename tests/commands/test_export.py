@@ -18,12 +18,13 @@ from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.minihost import main as minihost
 
+SMALL = ("model.hidden_size=16", "model.n_blocks=1")  # as the teacher
 SIZES = {
     "vocab_size": 301,
     "model_length": 16,
-    "hidden_dim": 32,
+    "hidden_dim": 16,
     "cond_dim": 16,
-    "n_blocks": 2,
+    "n_blocks": 1,
     "n_heads": 2,
     "dropout": 0.0,
     "time_conditioning": False,
@@ -35,33 +36,27 @@ FROZEN = "algo=mcd algo.rounds=1 algo.steps_per_round=1 trainer.max_steps=1 opti
 
 
 @pytest.fixture(scope="module")
-def runs(module_compose):
-    """Checkpoints of a plain model and of a student of two rounds."""
-    config = module_compose("trainer.max_steps=2")
-    folder = Path(config.checkpointing.save_dir)
-    minihost.run(config)
-    plain = folder / "checkpoints" / "last.ckpt"
-    plain = plain.rename(folder / "plain.ckpt")
-    minihost.run(
-        module_compose(
-            "algo=mcd",
-            f"algo.teacher_path={plain}",
-            "algo.rounds=2",
-            "algo.steps_per_round=1",
-            "trainer.max_steps=2",
-            "algo.delta0=1/8",
-            "optim.lr=0.01",
-        )
+def student(runs, module_compose):
+    """The checkpoint of a student of two rounds."""
+    config = module_compose(
+        *SMALL,
+        "algo=mcd",
+        f"algo.teacher_path={runs['mdlm']}",
+        "algo.rounds=2",
+        "algo.steps_per_round=1",
+        "trainer.max_steps=2",
+        "algo.delta0=1/8",
+        "optim.lr=0.01",
     )
-    return {"plain": plain, "student": folder / "checkpoints" / "last.ckpt"}
+    minihost.run(config)
+    return Path(config.checkpointing.save_dir) / "checkpoints" / "last.ckpt"
 
 
 @pytest.fixture(scope="module")
-def out(runs, tmp_path_factory):
+def out(student, tmp_path_factory):
     """The student's folder, with the embedded host's tokenizer."""
     folder = tmp_path_factory.mktemp("export") / "student"
-    command = ["export", str(runs["student"]), str(folder), "--tokenizer", "bpe"]
-    assert main.main(command) == 0
+    assert main.main(["export", str(student), str(folder), "--tokenizer", "bpe"]) == 0
     return folder
 
 
@@ -112,8 +107,8 @@ torch.save({"forms": forms, "kind": type(output).__name__, "tokens": tokens,
 """
 
 
-def test_transformers_opens_it_without_this_package(runs, out, tmp_path):
-    _, tokenizer, ids, expected = example(runs["student"])
+def test_transformers_opens_it_without_this_package(student, out, tmp_path):
+    _, tokenizer, ids, expected = example(student)
     (tmp_path / "student").symlink_to(out)
     torch.save(ids, tmp_path / "ids.pt")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -130,7 +125,7 @@ def test_transformers_opens_it_without_this_package(runs, out, tmp_path):
     assert "input_ids" in found["refused"][0] and "padding" in found["refused"][1]
 
 
-def test_the_folder_says_where_it_comes_from(runs, out):
+def test_the_folder_says_where_it_comes_from(runs, student, out):
     config = json.loads((out / "config.json").read_text())
     assert {k: config[k] for k in SIZES} == SIZES
     assert config["model_type"] == "mdlm" and config["mask_index"] == 300
@@ -139,15 +134,15 @@ def test_the_folder_says_where_it_comes_from(runs, out):
     assert (noted["round"], noted["delta"], noted["tau"]) == (2, 0.25, 0.93)
     assert (noted["loss"], noted["algo"], noted["global_step"]) == ("hybrid", "mcd", 2)
     assert noted["settings"]["rounds"] == 2 and noted["training"]["optim"]["lr"] == 0.01
-    assert noted["teacher_path"] == "plain.ckpt" == noted["settings"]["teacher_path"]
+    assert noted["teacher_path"] == "last.ckpt" == noted["settings"]["teacher_path"]
     with safe_open(out / "model.safetensors", framework="pt") as file:
         metadata, names = file.metadata(), list(file.keys())
     assert metadata["format"] == "pt" and json.loads(metadata["mdlm_mcd"]) == noted
-    student = torch.load(runs["student"], weights_only=True)
-    assert set(names) == {k for k in student["state_dict"] if k.startswith("backbone.")}
+    state = torch.load(student, weights_only=True)["state_dict"]
+    assert set(names) == {k for k in state if k.startswith("backbone.")}
     card = (out / "README.md").read_text()
     for text in (
-        "distilled from plain.ckpt",
+        "distilled from last.ckpt",
         "| loss | hybrid |",
         "| tau | 0.93 |",
         "| weights | ema weights of step 2 |",
@@ -158,7 +153,7 @@ def test_the_folder_says_where_it_comes_from(runs, out):
         assert text in card
     # Nothing of this machine goes along.
     for name in ("README.md", "config.json"):
-        assert str(runs["plain"].parent) not in (out / name).read_text()
+        assert str(runs["mdlm"].parent) not in (out / name).read_text()
 
 
 def test_the_card_names_what_to_install_and_its_example_runs(out, monkeypatch):
@@ -172,25 +167,32 @@ def test_the_card_names_what_to_install_and_its_example_runs(out, monkeypatch):
     assert (scope["ids"] == 300).all()
 
 
-def test_the_next_distillation_starts_from_it(runs, out, compose, tmp_path):
-    found = read_weights(str(out))
-    assert found.global_step == 2 and found.mdlm_mcd["round"] == 2
-    minihost.run(compose(*FROZEN, f"algo.teacher_path={out}"))
-    student = torch.load(tmp_path / "checkpoints" / "round-1.ckpt", weights_only=True)
-    expected = load_file(out / "model.safetensors")
-    assert all(torch.equal(student["state_dict"][k], v) for k, v in expected.items())
+@pytest.mark.parametrize("backbone", ["dit", "hf_dit"])
+def test_the_next_distillation_starts_from_it(out, compose, tmp_path, backbone):
+    """With hf_dit the student is itself a Hugging Face model, whose keys are nested."""
+    opened = (f"algo.backbone={backbone}", f"eval.checkpoint_path={out}")
+    minihost.run(compose(*SMALL, *FROZEN, *opened, f"algo.teacher_path={out}"))
+    path = tmp_path / "checkpoints" / "round-1.ckpt"
+    nested = any(
+        "backbone.backbone." in k for k in torch.load(path, weights_only=True)["state_dict"]
+    )
+    assert nested == (backbone == "hf_dit")
+    export.export(str(path), tmp_path / "again", which="raw")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    for name, tensor in load_file(out / "model.safetensors").items():
+        assert torch.equal(again[name], tensor)
 
 
-def test_the_embedded_host_opens_it_as_hf_dit(runs, out, compose, tmp_path):
-    model, tokenizer, ids, expected = example(runs["student"])
-    config = compose("algo.backbone=hf_dit", f"eval.checkpoint_path={out}")
+def test_the_embedded_host_opens_it_as_hf_dit(student, out, compose, tmp_path):
+    model, tokenizer, ids, expected = example(student)
+    config = compose(*SMALL, "algo.backbone=hf_dit", f"eval.checkpoint_path={out}")
     cls = minihost.model_class(config)
     opened = minihost.load_from_checkpoint(cls, str(out), config, tokenizer).eval()
     sigma = torch.rand(3, 1)
     with torch.no_grad():
         assert torch.equal(opened.backbone(ids, torch.zeros(3)), expected)
         assert torch.equal(opened(ids, sigma), model(ids, sigma))
-    given = ("algo.backbone=hf_dit", f"eval.checkpoint_path={out}", "mode=ppl_eval")
+    given = (*SMALL, "algo.backbone=hf_dit", f"eval.checkpoint_path={out}", "mode=ppl_eval")
     for overrides, words in (
         (["data.vocab_size=280"], "has a vocabulary of 301"),
         ([f"eval.checkpoint_path={tmp_path}"], "cannot be opened as a Hugging Face"),
@@ -200,27 +202,13 @@ def test_the_embedded_host_opens_it_as_hf_dit(runs, out, compose, tmp_path):
             minihost.run(compose(*given, *overrides))
 
 
-def test_a_student_can_itself_be_a_hugging_face_model(out, compose, tmp_path):
-    """Its checkpoint nests the keys, and is exported all the same."""
-    opened = ("algo.backbone=hf_dit", f"eval.checkpoint_path={out}")
-    minihost.run(compose(*FROZEN, *opened, f"algo.teacher_path={out}"))
-    path = tmp_path / "checkpoints" / "round-1.ckpt"
-    names = torch.load(path, weights_only=True)["state_dict"]
-    assert any(k.startswith("backbone.backbone.") for k in names)
-    export.export(str(path), tmp_path / "again", which="raw")
-    again = load_file(tmp_path / "again" / "model.safetensors")
-    for name, tensor in load_file(out / "model.safetensors").items():
-        assert torch.equal(again[name], tensor)
-
-
 @pytest.mark.parametrize("which", ["ema", "raw"])
 def test_a_plain_hosts_checkpoint_is_exported_by_either_weights(runs, tmp_path, which, capsys):
     out = tmp_path / "deep" / "plain"
-    command = ["export", str(runs["plain"]), str(out), "--weights", which]
+    command = ["export", str(runs["mdlm"]), str(out), "--weights", which]
     assert main.main(command) == 0
-    text = f"Wrote {out}: 0.1M parameters, {which} weights of step 2 from"
-    assert text in capsys.readouterr().out
-    model, _, _, _ = example(runs["plain"], ema=which == "ema")
+    assert f"M parameters, {which} weights of step 2 from" in capsys.readouterr().out
+    model, _, _, _ = example(runs["mdlm"], ema=which == "ema")
     tensors = load_file(out / "model.safetensors")
     for name, tensor in model.backbone.state_dict().items():
         assert torch.equal(tensors[f"backbone.{name}"], tensor)
@@ -229,7 +217,7 @@ def test_a_plain_hosts_checkpoint_is_exported_by_either_weights(runs, tmp_path, 
 
 
 def test_what_a_bare_file_does_not_say_is_asked_for(runs, tmp_path, capsys):
-    tensors = dict(read_weights(str(runs["plain"])).state_dict)
+    tensors = dict(read_weights(str(runs["mdlm"])).state_dict)
     tensors.pop("rotary_emb.inv_freq")
     path, out = tmp_path / "x.safetensors", tmp_path / "out"
     save_file(tensors, path)
@@ -246,7 +234,7 @@ def test_what_a_bare_file_does_not_say_is_asked_for(runs, tmp_path, capsys):
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_is_left(runs, tmp_path):
-    ckpt, out, file = str(runs["plain"]), tmp_path / "out", tmp_path / "file"
+    ckpt, out, file = str(runs["mdlm"]), tmp_path / "out", tmp_path / "file"
     file.write_text("x")
     found = torch.load(ckpt, weights_only=True)
     config = found["hyper_parameters"]["config"]
@@ -279,25 +267,12 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left(runs, tmp_path):
     assert set(tmp_path.iterdir()) == set(written)
 
 
-def test_only_an_export_is_replaced_and_only_when_asked(runs, tmp_path):
-    ckpt, out = str(runs["plain"]), tmp_path / "out"
+def test_a_folder_with_files_is_left_alone(runs, tmp_path):
+    ckpt, out = str(runs["mdlm"]), tmp_path / "out"
     out.mkdir()  # empty: as good as new
     export.export(ckpt, out)
-    before = sorted(p.name for p in out.iterdir())
-    with pytest.raises(ConfigError, match="exists: .*--overwrite"):
-        export.export(ckpt, out)
-    with pytest.raises(CheckpointError):
-        export.export(str(tmp_path / "no.ckpt"), out, overwrite=True)
-    assert sorted(p.name for p in out.iterdir()) == before
     (out / "README.md").write_text("mine")
-    export.export(ckpt, out, overwrite=True)
-    assert (out / "README.md").read_text() != "mine"
-    for name, text in (("thesis.txt", "gold"), ("config.json", "{}")):  # somebody else's
-        kept = out / name
-        before = kept.read_text() if kept.exists() else None
-        kept.write_text(text)
-        with pytest.raises(ConfigError, match="holds other things than an exported model"):
-            export.export(ckpt, out, overwrite=True)
-        assert kept.read_text() == text
-        kept.write_text(before) if before else kept.unlink()
+    with pytest.raises(ConfigError, match="exists: name a new folder"):
+        export.export(ckpt, out)
+    assert (out / "README.md").read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -14,28 +14,24 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from runs import Watch, changed, fit, opened
 
-RUN = (
-    "loader.batch_size=4",
-    "model.dropout=0.2",
-    "trainer.val_check_interval=3",
-    "trainer.num_sanity_val_steps=1",
-)
 
+class Terminate(L.Callback):
+    """Sends SIGTERM to its own process in the course of a hook, workers first."""
 
-class Save(Watch):
-    """Checkpoints after each validation, by the number of batches before it."""
+    def __init__(self, hook, at, since=0, workers=0):
+        self.left, self.since, self.workers = at, since, workers
+        setattr(self, hook, self.send)
 
-    def on_validation_end(self, trainer, module):
-        folder = module.config.checkpointing.save_dir
-        trainer.save_checkpoint(f"{folder}/{len(self.losses)}.ckpt")
-
-
-@pytest.fixture(scope="module")
-def whole(base, tmp_path_factory):
-    """(folder, weights, losses) of a run never stopped."""
-    folder, watch = tmp_path_factory.mktemp("whole"), Save()
-    model, _ = fit(changed(base("mcd"), *RUN, f"checkpointing.save_dir={folder}"), watch)
-    return folder, Watch.flat(model), watch.losses
+    def send(self, trainer, *args, **kwargs):
+        if trainer.sanity_checking or trainer.global_step < self.since:
+            return
+        self.left -= 1
+        if self.left == 0:
+            workers = multiprocessing.active_children()
+            assert len(workers) == self.workers
+            for worker in workers:
+                worker.terminate()
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def logged(folder):
@@ -43,84 +39,66 @@ def logged(folder):
     return [r["trainer/loss"] for r in csv.DictReader(path.open()) if r["trainer/loss"]]
 
 
-class Terminate(L.Callback):
-    """Sends SIGTERM to its own process in the course of a hook."""
-
-    def __init__(self, hook, at, since=0):
-        self.left, self.since = at, since
-        setattr(self, hook, self.send)
-
-    def send(self, trainer, *args, **kwargs):
-        if not trainer.sanity_checking and trainer.global_step >= self.since:
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.parametrize(
     "moment, step",
     [
-        (("on_train_batch_start", 3), 2),  # the first micro-batch of step 2
-        (("on_before_optimizer_step", 3), 3),  # at a round's boundary
         (("on_validation_batch_start", 1), 2),  # in the middle of step 2
-        (("on_save_checkpoint", 1, 3), 3),  # while round-1.ckpt is written
+        (("on_save_checkpoint", 1, 3), 3),  # at a round's boundary, as round-1.ckpt is written
     ],
 )
-def test_sigterm_saves_at_the_next_step(config, whole, tmp_path, caplog, moment, step):
-    folder, weights, losses = whole
+def test_sigterm_saves_at_the_next_step(trained, tmp_path, caplog, moment, step):
+    whole, stopped, watch, model = trained("mcd")
     before = signal.getsignal(signal.SIGTERM)
-    stopped = config(*RUN)
+    given = (f"checkpointing.save_dir={tmp_path}", "trainer.num_sanity_val_steps=1")
+    stopped = changed(stopped, *given)
     with caplog.at_level(logging.WARNING), pytest.raises(SIGTERMException) as end:
         fit(stopped, Terminate(*moment))
     assert end.value.code is None  # of the process: status 0
     assert signal.getsignal(signal.SIGTERM) is before
     path = Path(stopped.checkpointing.resume_ckpt_path)
     assert opened(path)["global_step"] == step
-    assert logged(tmp_path) == logged(folder)[:step]  # the last step, too
+    assert logged(tmp_path) == logged(whole.parent)[:step]  # the last step, too
     (message,) = [m for m in caplog.messages if "SIGTERM" in m]
     assert f"stands at step {step} of 6" in message and "the same command" in message
     other, _ = fit(stopped, again := Watch(), path)
-    assert again.losses == losses[2 * step :]
-    assert torch.equal(weights, Watch.flat(other))
+    assert again.losses == watch.losses[2 * step :]
+    assert torch.equal(Watch.flat(model), Watch.flat(other))
     # Lightning's own checkpoints go on under the same name.
     assert not list(path.parent.glob("last-v*"))
 
 
-class TerminateAll(Terminate):
-    """The workers of data loaders, too, as torchrun does."""
-
-    def send(self, trainer, *args, **kwargs):
-        workers = multiprocessing.active_children()
-        assert len(workers) == 2
-        if trainer.global_step == 1:
-            for worker in workers:
-                worker.terminate()
-        super().send(trainer)
-
-
-def test_workers_of_data_loaders_live_on(config, whole):
-    stopped = config(*RUN, "loader.num_workers=2", "trainer.limit_val_batches=0")
+def test_workers_of_data_loaders_live_on(config):
+    """torchrun signals them, too."""
+    stopped = config("loader.num_workers=2", "trainer.limit_val_batches=0")
     with pytest.raises(SIGTERMException):
-        fit(stopped, TerminateAll("on_train_batch_start", 4))
+        fit(stopped, Terminate("on_train_batch_start", 2, workers=2))
     assert not multiprocessing.active_children()
     assert opened(stopped.checkpointing.resume_ckpt_path)["global_step"] == 2
 
 
-@pytest.mark.parametrize("epoch, batches", [(99, 3), (3, 4)])
-def test_a_checkpoint_within_a_step_is_that_of_its_start(config, tmp_path, epoch, batches):
+def test_a_checkpoint_within_a_step_is_that_of_its_start(config, tmp_path):
     """Written after a validation: resumed, the micro-batches before it come again."""
-    more = (*RUN, f"trainer.limit_train_batches={epoch}", "trainer.val_check_interval=1")
-    whole, _ = fit(config(*more), watch := Save())
-    other, _ = fit(config(*more), again := Watch(), tmp_path / f"{batches}.ckpt")
-    # Steps end with every second batch of an epoch, and with its last.
-    start = batches - batches % epoch % 2
-    assert again.losses == watch.losses[start:]
+
+    class Save(Watch):
+        def on_validation_end(self, trainer, module):
+            trainer.save_checkpoint(f"{tmp_path}/{len(self.losses)}.ckpt")
+
+    given = config(
+        "loader.batch_size=4",
+        "model.dropout=0.2",
+        "trainer.limit_train_batches=3",
+        "trainer.val_check_interval=1",
+    )
+    whole, _ = fit(given, watch := Save())
+    # A step ends with the second batch of an epoch, and with its third: the fourth begins one.
+    other, _ = fit(given, again := Watch(), tmp_path / "4.ckpt")
+    assert again.losses == watch.losses[3:]
     assert torch.equal(Watch.flat(whole), Watch.flat(other))
 
 
 def test_sigterm_in_the_last_step_lets_the_run_end(config):
     before = signal.getsignal(signal.SIGTERM)
-    _, trainer = fit(config(*RUN), Terminate("on_before_optimizer_step", 6))
+    _, trainer = fit(config(), Terminate("on_before_optimizer_step", 6))
     assert trainer.global_step == 6
     assert signal.getsignal(signal.SIGTERM) is before
 

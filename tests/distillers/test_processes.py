@@ -1,49 +1,62 @@
 """Several processes compute the update of one: DDP and FSDP, gloo, float64."""
 
 import os
+import signal
 import zlib
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
-import lightning
 import pytest
 import several
 import torch
-from runs import SHORT, Stop, Watch, built, fit, opened
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from runs import SHORT, Watch, built, fit, opened
 
 from mdlm_mcd.checkpoints import identity
-from mdlm_mcd.distillers import strategies
-from mdlm_mcd.errors import CheckpointError, ConfigError, UnfinishedError
 from mdlm_mcd.minihost import main as minihost
 
 pytestmark = several.forks
 
-RUN = [
+LONG = ("model.length=48", "trainer.limit_val_batches=0")  # than the corpus's documents
+RUN = (
     "algo=mcd",
     *SHORT,
+    *LONG,
     "algo.delta0=1/16",
+    "data.wrap=false",
     "trainer.precision=64-true",
-    "trainer.limit_val_batches=0",
     "optim.eps=1e-3",  # a gradient of 1e-17 instead of 0 is no step of 1e-3
     "strategy=ddp",
-    "model.length=48",  # longer than the corpus's documents
-]
-PADDED = ("data.wrap=false",)
-FSDP = (
+    "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+    "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+)
+SHARDED = (
+    "loader.batch_size=2",
     "strategy=fsdp",
     "strategy._target_=several.Sharded",
     "trainer.precision=32-true",
     "training.ema=0",
 )
+WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP", "trainer.gradient_clip_val=null")
+PARTS = (
+    "strategy.sharding_strategy=FULL_SHARD",
+    "+strategy.parts=true",
+    "algo.teacher_placement=sharded",
+    "trainer.gradient_clip_val=null",
+    "trainer.limit_val_batches=1",
+    "trainer.val_check_interval=4",
+)
 
 
 class Seen(Watch):
-    """Notes the norm of each step's gradient, and which logits were computed."""
+    """Notes the norm of each step's gradient, and which logits were computed.
 
-    def __init__(self):
+    stop: process 0 gets SIGTERM at the start of this micro-batch.
+    """
+
+    def __init__(self, stop=None):
         super().__init__()
-        self.norms, self.gathered = [], []
+        self.norms, self.gathered, self.stop = [], [], stop
 
     def on_train_start(self, trainer, module):
         real = module.encode
@@ -54,6 +67,11 @@ class Seen(Watch):
             return features
 
         module.encode = encode
+
+    def on_train_batch_start(self, trainer, *args):
+        super().on_train_batch_start(trainer, *args)
+        if trainer.global_rank == 0 and len(self.weights) == self.stop:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def on_before_optimizer_step(self, *args):
         pass  # of a sharded student, whose weights are not whole
@@ -78,36 +96,26 @@ def work(config, ckpt_path=None):
     }
 
 
-def refusal(config, error, watch=None, ckpt_path=None):
-    with pytest.raises(error) as raised:
-        fit(config, watch, ckpt_path)
-    return str(raised.value)
+def trained(config):
+    fit(config)
+
+
+def stopped(config):
+    with pytest.raises(SIGTERMException):
+        fit(config, Seen(stop=3), model=built(config).double())
 
 
 @pytest.fixture(scope="module")
-def teacher_path(module_compose, tmp_path_factory):
-    """One that knows rows of that length."""
-    folder = tmp_path_factory.mktemp("teacher")
-    minihost.run(
-        module_compose(
-            "trainer.max_steps=20",
-            "optim.lr=1e-2",
-            "model.length=48",
-            "trainer.limit_val_batches=0",
-            f"checkpointing.save_dir={folder}",
-        )
-    )
-    return folder / "checkpoints" / "last.ckpt"
-
-
-@pytest.fixture(scope="module")
-def configure(module_compose, teacher_path, tmp_path_factory):
+def configure(module_compose, tmp_path_factory):
     """`configure(processes, *overrides)`: a run in a folder of its own."""
+    folder = tmp_path_factory.mktemp("teacher")
+    where = f"checkpointing.save_dir={folder}"
+    minihost.run(module_compose("trainer.max_steps=5", "optim.lr=1e-2", *LONG, where))
 
     def build(processes, *overrides):
         return module_compose(
             *RUN,
-            f"algo.teacher_path={teacher_path}",
+            f"algo.teacher_path={folder}/checkpoints/last.ckpt",
             f"trainer.devices={processes}",
             f"checkpointing.save_dir={tmp_path_factory.mktemp('run')}",
             *overrides,
@@ -116,45 +124,28 @@ def configure(module_compose, teacher_path, tmp_path_factory):
     return build
 
 
-@pytest.fixture
-def several_runs(configure, tmp_path):
-    """`several_runs(processes, *overrides)`: each process's result of `work`."""
-
-    def start(processes, *overrides, ckpt_path=None):
-        config = configure(processes, *overrides)
-        results = tmp_path / f"results-{processes}"
-        return several.run(processes, partial(work, config, ckpt_path), results)
-
-    return start
-
-
 def checkpoints(config):
     return Path(config.checkpointing.save_dir, "checkpoints")
 
 
-def with_checkpoints(configure, processes, *overrides):
-    config = configure(
-        processes,
-        *PADDED,
-        *overrides,
-        "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-        "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-    )
+def run(config, ckpt_path=None):
+    """(each process's result of `work`, the folder of its checkpoints)"""
     folder = checkpoints(config)
-    return several.run(processes, partial(work, config), folder / "results"), folder
+    how = partial(work, config, ckpt_path)
+    return several.run(config.trainer.devices, how, folder / "results"), folder
 
 
 @pytest.fixture(scope="module")
 def one(configure):
     """One process, each step in one go: (its result, its checkpoints)."""
-    (end,), folder = with_checkpoints(configure, 1)
+    (end,), folder = run(configure(1))
     return end, folder
 
 
 @pytest.fixture(scope="module")
 def two(configure):
     """Two processes, each step in two micro-batches: (results, checkpoints)."""
-    return with_checkpoints(configure, 2, "loader.batch_size=2")
+    return run(configure(2, "loader.batch_size=2"))
 
 
 def same_update(one, many, since=0):
@@ -182,50 +173,24 @@ def test_two_processes_of_two_micro_batches(one, two):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes,micros", [(1, 4), (4, 2)])
-def test_more_processes(several_runs, one, processes, micros):
-    batch = 8 // processes // micros
-    many = several_runs(processes, f"loader.batch_size={batch}", *PADDED)
+def test_more_processes(configure, one, processes, micros):
+    many, _ = run(configure(processes, f"loader.batch_size={8 // processes // micros}"))
     same_update(one[0], many)
     same_teacher(many, micros)
 
 
 # Within a round and at its start.
 @pytest.mark.parametrize("before, after, step", [(1, 2, 4), (2, 1, 3)])
-def test_other_processes_go_on(several_runs, one, two, before, after, step):
-    path = str((one, two)[before - 1][1] / f"step-{step}.ckpt")
-    many = several_runs(after, f"loader.batch_size={8 // after**2}", *PADDED, ckpt_path=path)
+def test_other_processes_go_on(configure, one, two, before, after, step):
+    path = (one, two)[before - 1][1] / f"step-{step}.ckpt"
+    many, _ = run(configure(after, f"loader.batch_size={8 // after**2}"), path)
     same_update(one[0], many, since=step)
-
-
-def test_a_checkpoint_that_some_do_not_see_is_not_resumed(configure, one, tmp_path):
-    """As on a disk of one machine of several."""
-    config = configure(2)
-
-    def work():
-        path = str(one[1] / "step-4.ckpt") if os.environ["RANK"] == "0" else None
-        # As the hosts do: the setting stays where no file is.
-        config.checkpointing.resume_ckpt_path = path or str(one[1] / "nowhere.ckpt")
-        return refusal(config, CheckpointError, ckpt_path=path)
-
-    for message in several.run(2, work, tmp_path / "results"):
-        assert "there for some processes and not for others" in message
 
 
 # FSDP -----------------------------------------------------------------------------
 
 
-SHARDED = (*FSDP, "trainer.gradient_clip_val=null")
-WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP",)
-PARTS = (
-    "strategy.sharding_strategy=FULL_SHARD",
-    "+strategy.parts=true",
-    "algo.teacher_placement=sharded",
-    "trainer.limit_val_batches=1",
-    "trainer.val_check_interval=4",
-)
-
-
-def same_files(folder, other):
+def same_files(folder, other, atol=1e-10):
     found, wanted = (opened(f / "round-2.ckpt") for f in (folder, other))
     for mine, theirs in (
         (found["state_dict"], wanted["state_dict"]),
@@ -233,18 +198,19 @@ def same_files(folder, other):
     ):
         assert mine.keys() == theirs.keys()
         for name, value in theirs.items():
-            torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-10)
+            torch.testing.assert_close(mine[name], value, rtol=0, atol=atol)
 
 
 @several.fsdp
-@pytest.mark.parametrize("overrides,gathered", [(WHOLE, True), (PARTS, False)])
-def test_sharded(configure, one, tmp_path, overrides, gathered):
+@pytest.mark.parametrize(
+    "overrides, gathered", [pytest.param(WHOLE, True, marks=pytest.mark.slow), (PARTS, False)]
+)
+def test_sharded(configure, one, overrides, gathered):
     """The checkpoint, whole, of the student and of its teacher."""
     end, folder = one
     assert max(end["norms"]) < 1  # so it is not clipped
-    config = configure(2, *PADDED, *SHARDED, *overrides, "loader.batch_size=2")
-    results = several.run(2, partial(work, config), tmp_path / "results")
-    same_files(checkpoints(config), folder)
+    results, found = run(configure(2, *SHARDED, *overrides))
+    same_files(found, folder)
     whole = len(end["weights"])
     for own in results:
         torch.testing.assert_close(own["norms"], end["norms"], rtol=1e-5, atol=0)
@@ -256,65 +222,37 @@ def test_sharded(configure, one, tmp_path, overrides, gathered):
 @several.fsdp
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [WHOLE, PARTS])
-def test_whole_and_sharded_go_on_as_each_other(configure, one, tmp_path, monkeypatch, overrides):
+def test_whole_and_sharded_go_on_as_each_other(configure, one, monkeypatch, overrides):
     # All are in float64, which FSDP's own precision is not, and none clips.
     monkeypatch.setattr(identity, "TRAINER", {})
-    step_4 = one[1] / "step-4.ckpt"
-    sharded = configure(2, *PADDED, *SHARDED, *overrides)
-    several.run(2, partial(work, sharded, step_4), tmp_path / "sharded")
-    same_files(checkpoints(sharded), one[1])
-    sharded = configure(2, *PADDED, *SHARDED, *overrides)
-    several.run(2, partial(work, sharded), tmp_path / "first")
-    path = checkpoints(sharded) / "round-1.ckpt"
-    for processes in (0, 4):
-        how = (*SHARDED, *overrides) if processes else ("training.ema=0",)
-        other, count = configure(max(1, processes), *PADDED, *how), max(1, processes)
-        several.run(count, partial(work, other, path), tmp_path / f"other-{processes}")
-        same_files(checkpoints(other), one[1])
-
-
-def test_all_say_that_the_run_has_ended_early(configure, tmp_path):
-    config = configure(2)
-    work = partial(refusal, config, UnfinishedError, Stop(4))
-    for message in several.run(2, work, tmp_path / "results"):
-        assert "The run ended at step 4 of 6, in round 2 of 2" in message
-    saved = opened(checkpoints(config) / "last.ckpt")
-    assert saved["global_step"] == 4 and saved["mdlm_mcd"]["teacher"]["round"] == 1
+    _, sharded = run(configure(2, *SHARDED, *overrides), one[1] / "step-4.ckpt")
+    same_files(sharded, one[1])
+    _, again = run(configure(1, "training.ema=0"), sharded / "step-5.ckpt")
+    same_files(again, one[1])
 
 
 @several.fsdp
 @pytest.mark.slow
-def test_sharded_gradients_are_clipped_as_whole_ones(configure, tmp_path):
-    """In float32."""
-    clipped = ("trainer.precision=32-true", "trainer.gradient_clip_val=1e-2")
+def test_sharded_gradients_are_clipped_as_whole_ones(configure):
+    """In float32, the one dtype of FSDP's own norm."""
+    clipped = ("training.ema=0", "trainer.precision=32-true", "trainer.gradient_clip_val=1e-2")
     ends = []
-    on_cpu = ("strategy=fsdp", "strategy._target_=several.ShardedStrategy")
-    for processes, strategy in ((1, ("strategy=ddp",)), (2, on_cpu)):
-        config = configure(processes, *PADDED, *clipped, *strategy, "training.ema=0")
-        several.run(processes, partial(train, config), tmp_path / str(processes))
-        ends.append(opened(checkpoints(config) / "round-2.ckpt")["state_dict"])
-    for name, value in ends[0].items():
-        torch.testing.assert_close(ends[1][name], value, rtol=0, atol=1e-6)
+    for processes, how in ((1, ()), (2, (*SHARDED, "+strategy.double=false"))):
+        config = configure(processes, *how, *clipped)
+        several.run(processes, partial(trained, config), checkpoints(config) / "results")
+        ends.append(checkpoints(config))
+    same_files(*ends, atol=1e-6)
 
 
-def train(config):
-    fit(config)
-
-
-@pytest.mark.parametrize(
-    "strategy, overrides, words",
-    [
-        ("FSDPStrategy", (), "training.ema=0.995 .*training.ema=0, or"),
-        ("FSDPStrategy", ("eval.generate_samples=true",), "eval.generate_samples=true.*=ddp"),
-        ("FSDPStrategy", ("+strategy.state_dict_type=sharded",), "=sharded .*leave it out"),
-        ("DDPStrategy", ("algo.teacher_placement=sharded",), "=sharded .*set strategy=fsdp"),
-        ("ModelParallelStrategy", (), "strategy=ModelParallelStrategy.*strategy=ddp"),
-    ],
-)
-def test_strategies_that_cannot_work(config, strategy, overrides, words):
-    kind = getattr(lightning.pytorch.strategies, strategy, None)
-    if kind is None:
-        pytest.skip(f"this Lightning has no {strategy}")
-    ema = ("training.ema=0",) if overrides else ("training.ema=0.995",)
-    with pytest.raises(ConfigError, match=words):
-        strategies.check(SimpleNamespace(strategy=kind()), config(*ema, *overrides))
+@several.fsdp
+@pytest.mark.slow
+def test_sharded_is_stopped_and_its_file_damaged(configure, one, tmp_path):
+    """SIGTERM to one process of two; then FSDP, which reads by itself, finds a wrong bit."""
+    config = configure(2, *SHARDED, *PARTS)
+    several.run(2, partial(stopped, config), tmp_path / "stopped")
+    last = checkpoints(config) / "last.ckpt"
+    assert opened(last)["global_step"] == 2
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes(data)
+    same_files(run(config, last)[1], one[1])

@@ -25,6 +25,7 @@ def written(steps, total, current, last=False, completed=-1):
                     "is_last_batch": last,
                 },
                 loop_state.LOGGED: {"_batches_that_stepped": steps - 1},
+                "state_dict": {"combined_loader": [{"batch": 99}]},
                 "epoch_progress": {
                     "total": {**count(2, 1), "processed": 1},
                     "current": {**count(2, 1), "processed": 1},
@@ -32,17 +33,6 @@ def written(steps, total, current, last=False, completed=-1):
             }
         },
     }
-
-
-def mended(monkeypatch, version, checkpoint, accumulate=4):
-    monkeypatch.setattr(loop_state, "LIGHTNING", version)
-    counted = loop_state.counts(checkpoint)
-    loop = checkpoint["loops"]["fit_loop"]
-    loop[loop_state.BATCHES] = "a host's"
-    loop[loop_state.LOGGED] = {"_batches_that_stepped": "a host's"}
-    again = loop_state.mend(checkpoint, counted, accumulate)
-    batches = loop[loop_state.BATCHES]
-    return again, batches, loop[loop_state.LOGGED], loop["epoch_progress"]["current"]
 
 
 @pytest.mark.parametrize(
@@ -62,16 +52,19 @@ def mended(monkeypatch, version, checkpoint, accumulate=4):
     ],
 )
 def test_counts(monkeypatch, version, given, again, current, total, stepped):
-    ended = version == (2, 2) and given["loops"]["fit_loop"][loop_state.BATCHES]["is_last_batch"]
-    found, batches, logged, epoch = mended(monkeypatch, version, copy.deepcopy(given))
-    assert (found, batches["current"], batches["total"]) == (again, current, total)
-    assert logged == {"_batches_that_stepped": stepped}
-    assert epoch["processed"] == (2 if ended else 1) and not (ended and batches["is_last_batch"])
-
-
-def test_weights_alone_have_no_counts():
-    assert loop_state.counts({"state_dict": {}}) == {}
-    assert loop_state.mend({"state_dict": {}}, {}, 4) == 0
+    checkpoint = copy.deepcopy(given)
+    monkeypatch.setattr(loop_state, "LIGHTNING", version)
+    counted = loop_state.counts(checkpoint)
+    loop = checkpoint["loops"]["fit_loop"]
+    ended = version == (2, 2) and counted[loop_state.BATCHES]["is_last_batch"]
+    loop[loop_state.BATCHES] = loop[loop_state.LOGGED] = "a host's"
+    loop_state.mend(checkpoint, counted, 4)
+    batches = loop[loop_state.BATCHES]
+    assert (batches["current"], batches["total"]) == (current, total)
+    assert loop["state_dict"]["combined_loader"] == [{"batch": 99 - again}]
+    assert loop[loop_state.LOGGED] == {"_batches_that_stepped": stepped}
+    assert loop["epoch_progress"]["current"]["processed"] == (2 if ended else 1)
+    assert not (ended and batches["is_last_batch"])
 
 
 def test_other_micro_batches_end_an_epoch_with_its_rows(config, tmp_path):

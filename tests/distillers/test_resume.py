@@ -1,80 +1,167 @@
-"""A checkpoint that is not of this run is refused before the first step."""
+"""What a run may go on from: a checkpoint of its own settings, text and teacher."""
 
 import copy
+import logging
+import shutil
 
 import pytest
 import torch
-from runs import changed, fit, opened
+from runs import changed, fit, opened, student_class
 
-from mdlm_mcd.distillers.loop_state import BATCHES
-from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.errors import CheckpointError
+from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.minihost import main as minihost
 
+MCD = student_class("mcd")
 
-@pytest.fixture(scope="module")
-def saved(trained):
-    """A checkpoint in the middle of round 2, as it is read."""
-    return opened(trained("mcd")[0] / "step-4.ckpt")
+
+def files(folder):
+    """Every file below it: bytes, and when it was written."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
 @pytest.fixture
-def damaged(saved, tmp_path):
-    def write(change):
-        other = copy.deepcopy(saved)
-        change(other)
-        torch.save(other, tmp_path / "damaged.ckpt")
-        return tmp_path / "damaged.ckpt"
-
-    return write
-
-
-def teacher(x):
-    return x["mdlm_mcd"]["teacher"]
+def middle(trained, teacher_path, tmp_path):
+    """A copy of the teacher, the config of a run from it, and its checkpoint of step 4."""
+    folder, config, _, _ = trained("mcd")
+    teacher = shutil.copy(teacher_path, tmp_path / "t.ckpt")
+    saved = opened(folder / "step-4.ckpt")
+    for made in (saved["mdlm_mcd"], saved["hyper_parameters"]["config"]["algo"]):
+        made["teacher_path"] = str(teacher)
+    given = (f"algo.teacher_path={teacher}", f"checkpointing.save_dir={tmp_path}")
+    return teacher, changed(config, *given), saved
 
 
-def batches(x):
-    return x["loops"]["fit_loop"][BATCHES]["current"]
-
-
-CHANGES = {
-    "no note": (lambda x: x.pop("mdlm_mcd"), "was not written by algo=mcd"),
-    "odd note": (lambda x: x.update(mdlm_mcd=5), "counts no steps or no batches"),
-    "another round": (lambda x: teacher(x).update(round=3), "no teacher of round 2"),
-    "no teacher": (lambda x: x["mdlm_mcd"].update(teacher=None), "no teacher of round 2"),
-    "another teacher": (lambda x: teacher(x)["backbone"].update(a=torch.ones(1)), "teacher"),
-    "step": (lambda x: x.update(global_step=-1), "counts no steps or no batches"),
-    "no loops": (lambda x: x.pop("loops"), "counts no steps or no batches"),
-    "batches": (lambda x: batches(x).update(processed="x"), "counts no steps or no batches"),
-    "ema": (lambda x: x.update(ema="a"), "ema is of another model"),
-    "no decay": (lambda x: x["ema"].pop("decay"), "ema is of another model"),
-    "fewer": (lambda x: x["ema"]["shadow_params"].pop(), "ema is of another model"),
-    "no optimizer": (lambda x: x.update(optimizer_states=[]), "has no optimizer_states"),
-}
-
-
-@pytest.mark.parametrize("what", CHANGES)
-def test_what_would_go_on_as_another_run_is_refused(trained, damaged, tmp_path, what):
-    change, words = CHANGES[what]
-    config = changed(trained("mcd")[1], f"checkpointing.save_dir={tmp_path}")
+def refused(config, saved, words):
     with pytest.raises(CheckpointError, match=words) as error:
-        fit(config, ckpt_path=damaged(change))
+        MCD.check_resume(config, saved, "x.ckpt")
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
 @pytest.mark.parametrize(
-    "algo, change",
+    "key, words",
     [
-        ("mcd", lambda x: x.pop("state_dict")),
-        ("mdlm", lambda x: x.update(ema={"decay": 1})),
-        ("mcd", lambda x: x["ema"]["shadow_params"].pop()),
-        ("mdlm", None),
+        ("algo.loss=ce", "algo.loss=hybrid, and this one has algo.loss=ce: .*hydra.run.dir"),
+        ("algo.rounds=1", "algo.rounds=2, .*algo.rounds=1"),
+        ("training.ema=0.5", "training.ema=0.9"),
     ],
 )
-def test_what_is_evaluated(config, damaged, algo, change):
-    path = damaged(change or (lambda x: None))
-    given = config("mode=ppl_eval", f"eval.checkpoint_path={path}", algo=algo)
-    if change is None:
-        assert minihost.run(given)["val/nll"] > 0
-        return
-    with pytest.raises((CheckpointError, ConfigError), match="settings it was trained with"):
+def test_other_settings_are_refused(middle, key, words):
+    _, config, saved = middle
+    refused(changed(config, key), saved, "x.ckpt was written by a run with " + words)
+
+
+def test_what_changes_no_result_may_change(middle):
+    """Nor more rounds, nor keys and digests of which the first releases knew nothing."""
+    _, config, saved = middle
+    free = ("algo.guard=warn", "loader.batch_size=4", "algo.delta0=0.0625", "algo.rounds=4")
+    MCD.check_resume(changed(config, *free), saved, "x.ckpt")
+    del saved["mdlm_mcd"]["teacher_sha256"]
+    made = saved["hyper_parameters"]["config"]
+    del made["algo"]["u_law"], made["algo"]["growth"]
+    MCD.check_resume(config, saved, "x.ckpt")
+
+
+def test_a_checkpoint_of_no_distillation_is_refused(middle):
+    _, config, saved = middle
+    for note in ({}, {"mdlm_mcd": 5}):
+        saved.pop("mdlm_mcd", None)
+        refused(config, saved | note, "was not written by algo=mcd")
+
+
+def another(path):
+    saved = opened(path)
+    saved["ema"]["shadow_params"][0].add_(1e-3)
+    torch.save(saved, path)
+
+
+def test_the_same_teacher_may_move_or_go(middle, tmp_path):
+    teacher, config, saved = middle
+    finetune = changed(config, "algo.teacher_path=", f"training.finetune_path={teacher}")
+    MCD.check_resume(finetune, saved, "x.ckpt")
+    moved = teacher.rename(tmp_path / "moved.ckpt")
+    MCD.check_resume(config, saved, "x.ckpt")  # it is in the checkpoint
+    config = changed(config, f"algo.teacher_path={moved}")
+    MCD.check_resume(config, saved, "x.ckpt")
+    another(moved)
+    refused(config, saved, f"{teacher} .SHA-256 .*{moved} .SHA-256")
+    refused(changed(config, "algo.teacher_path=no.ckpt"), saved, "t.ckpt, and .*=no.ckpt")
+
+
+def test_teachers_are_known_by_their_names_where_no_digest_is(middle):
+    _, config, saved = middle
+    saved["mdlm_mcd"].update(teacher_sha256=None, teacher_path="org/name")  # on the Hub
+    MCD.check_resume(changed(config, "algo.teacher_path=org/name"), saved, "x.ckpt")
+    refused(changed(config, "algo.teacher_path=org/other"), saved, "org/name, and .*org/other")
+
+
+def test_a_finished_run_says_so_and_writes_nothing(config, tmp_path, caplog):
+    given = config("algo.init_from=scratch")
+    minihost.run(given)
+    path, before = tmp_path / "checkpoints" / "last.ckpt", files(tmp_path)
+    with caplog.at_level(logging.INFO):
         minihost.run(given)
+        assert files(tmp_path) == before
+        fit(given, ckpt_path=path)  # as the real hosts fit again, whatever the checkpoint
+    assert caplog.text.count(f"{path} is finished at step 6; nothing to do") == 2
+    assert files(path.parent).items() <= before.items()
+
+
+def test_more_rounds_and_moved_text_go_on(config, corpus, tmp_path):
+    text = shutil.copy(corpus, tmp_path / "text.txt")
+
+    def given(path, *more):
+        return config("algo.init_from=scratch", f"data.files=[{path}]", *more)
+
+    minihost.run(given(text, "algo.rounds=1", "trainer.max_steps=3"))
+    moved = text.rename(tmp_path / "moved.txt")
+    minihost.run(given(moved))
+    assert opened(tmp_path / "checkpoints" / "round-2.ckpt")["global_step"] == 6
+    lines = moved.read_text().split("\n\n\n")
+    moved.write_text("\n\n\n".join([*lines[1:], lines[0]]))  # in another order
+    with pytest.raises(CheckpointError, match="training rows of SHA-256 [0-9a-f]{11}"):
+        minihost.run(given(moved))
+
+
+# What wraps a model changes its names: of DDP and torch.compile -------------------------
+
+
+def wrapped(path, name, folder):
+    saved = opened(path)
+    weights = saved["state_dict"].items()
+    saved["state_dict"] = {k.replace("backbone.", name, 1): v for k, v in weights}
+    torch.save(saved, folder / "wrapped.ckpt")
+    return folder / "wrapped.ckpt"
+
+
+def test_a_wrapped_checkpoint_is_resumed_evaluated_and_opened(trained, config, tmp_path):
+    folder, given, _, _ = trained("mcd")
+    path = wrapped(folder / "step-4.ckpt", "module._orig_mod.backbone.", tmp_path)
+    given = changed(given, f"checkpointing.save_dir={tmp_path}")
+    fit(given, ckpt_path=path)
+    found, wanted = (opened(f / "round-2.ckpt") for f in (tmp_path / "checkpoints", folder))
+    assert all(map(torch.equal, found["state_dict"].values(), wanted["state_dict"].values()))
+    paths = folder / "step-4.ckpt", path
+    one, other = (minihost.run(config("mode=ppl_eval", f"eval.checkpoint_path={p}")) for p in paths)
+    assert one == other
+    one, other = (embedded.open_model(p)[0].backbone.parameters() for p in paths)
+    assert all(map(torch.equal, one, other))
+    one, other = (candidates.open_model(candidates.Source.parse(str(p))).provenance for p in paths)
+    assert one["sha256"] == other["sha256"]
+
+
+def test_a_wrapped_teacher_is_distilled(config, teacher_path, tmp_path):
+    path = wrapped(teacher_path, "module.backbone._orig_mod.", tmp_path)
+    minihost.run(config("algo.init_from=raw", f"algo.teacher_path={path}", "optim.lr=0"))
+    found, wanted = (opened(p) for p in (tmp_path / "checkpoints" / "last.ckpt", teacher_path))
+    assert all(torch.equal(found["state_dict"][k], v) for k, v in wanted["state_dict"].items())
+
+
+def test_an_average_of_another_model_is_refused(trained, config, tmp_path):
+    """Hosts would cut it to fit."""
+    saved = copy.deepcopy(opened(trained("mcd")[0] / "step-4.ckpt"))
+    saved["ema"]["shadow_params"].pop()
+    torch.save(saved, tmp_path / "fewer.ckpt")
+    with pytest.raises(CheckpointError, match="settings it was trained with"):
+        minihost.run(config("mode=ppl_eval", f"eval.checkpoint_path={tmp_path}/fewer.ckpt"))

@@ -172,22 +172,6 @@ def test_passes_are_counted_and_batches_change_nothing(monkeypatch):
     for other in results[1:]:
         torch.testing.assert_close(results[0][0], other[0], atol=1e-12, rtol=0)
     assert found.value == pytest.approx(float(found.nats.sum()) / tokens.numel())
-    for counts in ([3, 3, 3], [9, 1, 4, 4], [0, 0], [5]):
-        parts = bounds._parts(counts, 5)
-        assert [i for p in parts for i in range(len(counts))[p]] == [*range(len(counts))]
-        assert all(sum(counts[p]) <= 5 or p.stop - p.start == 1 for p in parts)
-
-
-def test_nelbo_agrees_with_the_hosts_own(random_mdlm):
-    from mdlm_mcd.hosts import duo
-
-    model = random_mdlm
-    tokens = torch.randint(0, 250, (2000, 16))
-    with torch.no_grad():
-        theirs = float(model.nll(tokens, None, None).mean())
-    how = dict(mask_index=model.mask_index, generator=generator(0))
-    ours = bounds.nelbo_rows(duo.denoiser(model), model.noise, tokens, **how)
-    assert ours.value == pytest.approx(theirs, rel=0.08)  # two noisy estimates
 
 
 NAN = table()

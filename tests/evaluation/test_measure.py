@@ -91,7 +91,6 @@ def test_a_small_corpus_is_halved_on_both_sides(rows):
         (text(5)[0], {}, "at least 2 samples"),
         (torch.full((5, 16), 7), {"eos": 7}, "all 5 samples are nothing but EOS (7)"),
         (text(5), {"corpus_tokens": text(1)}, "at least 2 rows and has 1"),
-        (text(5), {"texts": (["a"], ["b"])}, "mauve needs at least 100 texts"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(samples, change, words):

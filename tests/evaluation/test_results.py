@@ -161,7 +161,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(changes=st.dictionaries(st.sampled_from(sorted(rows.KINDS)), JSON, max_size=3))
 def test_any_row_ends_in_a_page_or_our_own_error(changes, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "r.jsonl"

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,15 +23,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(script, *arguments, **environment):
+def run(script, *arguments):
     """Run a script of tests/on_second_device where `gpu:0` is a device."""
     scripts = TESTS / "second_device.py", TESTS / "on_second_device" / script
-    return subprocess.run(
-        [sys.executable, *map(str, (*scripts, *arguments))],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
+    command = [sys.executable, *map(str, (*scripts, *arguments))]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_samplers():
@@ -44,13 +39,6 @@ def test_samplers():
 def test_a_sweep_with_the_embedded_hosts_judge(runs, tmp_path):
     done = run("sweep.py", runs["mdlm"], runs["ar"], tmp_path)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-def test_a_device_without_float64_is_refused_in_a_sentence(tmp_path):
-    done = run("sweep.py", "none.ckpt", "none.ckpt", tmp_path, DOUBLES="no")
-    assert done.returncode == 1
-    assert "--device gpu:0 cannot be used" in done.stderr and "use cpu" in done.stderr
 
 
 @pytest.mark.slow
@@ -70,7 +58,7 @@ def test_a_device_without_float64_is_refused_in_a_sentence(tmp_path):
         ),
         (("algo=mcd",), 3),
         (("algo=sdtt",), 4),  # and for the tokens that open in the rollout
-        (("algo=dcd", "algo.gamma_max=2"), 6),  # and for alpha at both times, which is the CPU's
+        (("algo=dcd", "algo.gamma_max=2"), 2),  # all rows are of one regime
     ],
 )
 def test_two_rounds(compose, tmp_path, overrides, waits):

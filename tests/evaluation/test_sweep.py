@@ -65,14 +65,8 @@ def plan(**how):
 
 
 def run(out, *models, plan=None, **how):
-    job = sweep.Sweep(
-        plan or globals()["plan"](),
-        out,
-        evaluator=evaluator,
-        held_out=held_out,
-        facts={"commit": "c0ffee"},
-        **how,
-    )
+    how = dict(evaluator=evaluator, held_out=held_out, facts={"commit": "c0ffee"}) | how
+    job = sweep.Sweep(plan or globals()["plan"](), out, **how)
     return job.run([lambda m=m: m for m in models])
 
 
@@ -153,56 +147,27 @@ def test_a_file_saved_by_an_editor_is_gone_on_with(tmp_path, change):
     assert out.read_bytes().startswith(before)
 
 
-def test_results_that_may_not_be_written(tmp_path, monkeypatch):
-    def forbidden(self, mode="r", **how):
-        raise PermissionError(13, "Permission denied")
-
-    sweep.append(tmp_path / "r.jsonl", synthetic.row())
-    monkeypatch.setattr("pathlib.Path.open", forbidden)
-    with pytest.raises(ConfigError, match="cannot be written .Permission denied"):
-        sweep.resumed(tmp_path / "r.jsonl")
-
-
-def test_what_no_table_could_hold_is_refused_before_any_work(tmp_path, monkeypatch):
+def test_what_no_table_could_hold_is_refused_before_any_work(tmp_path):
     out, calls = tmp_path / "r.jsonl", []
     first = run(out, model(), plan=plan(dtypes=["float32"]))
-    wider = replace(plan(), bound_rows=64)
-    for change, other, words in (
-        ({}, model(sha="3" * 64, calls=calls), "sha256 1111.* would have 3333.*LABEL="),
-        ({"plan": wider}, model(calls=calls), "bound_rows 16, .* 64"),
-        ({"plan": replace(plan(), num_samples=5)}, model("b", "2" * 64, calls=calls), "samples 10"),
+    other_text = torch.zeros(120, LENGTH, dtype=torch.long)
+    for mine, changed, words in (
+        (model(sha="3" * 64, calls=calls), {}, "sha256 1111.* would have 3333.*LABEL="),
+        (model(calls=calls), {"plan": replace(plan(), bound_rows=64)}, "bound_rows 16, .* 64"),
+        (model("b", "2" * 64, calls=calls), {"plan": replace(plan(), num_samples=5)}, "samples 10"),
+        (model(calls=calls), {"held_out": lambda _: other_text}, "with corpus_sha256"),
     ):
         with pytest.raises(ConfigError, match=words):
-            run(out, other, **change)
-    monkeypatch.setitem(
-        globals(),
-        "held_out",
-        lambda _: torch.randint(0, MASK, (120, LENGTH), generator=counter_generator(7)),
-    )
-    with pytest.raises(ConfigError, match="with corpus_sha256"):
-        run(out, model(calls=calls))
+            run(out, mine, **changed)
     # Nor do rows of before it was written down stand beside these.
     out.write_text("".join(json.dumps(r | {"corpus_sha256": None}) + "\n" for r in first))
     with pytest.raises(ConfigError, match="with corpus_sha256 None, and"):
         run(out, model(calls=calls))
     assert not calls and len(lines(out)) == 2
     # Two precisions share a file: the report takes them by parts.
-    monkeypatch.undo()
     out.write_text("".join(json.dumps(r) + "\n" for r in first))
     run(out, model())
     assert [row["dtype"] for row in lines(out)] == ["float32"] * 2 + ["float64"] * 2
-
-
-def test_noise_of_ones_own(tmp_path):
-    """Another for draws alone: samples change, bounds do not."""
-
-    def noise(seed, what, *counters):
-        return counter_generator(seed, "mine" if what == "sweep" else what, *counters)
-
-    one, other = run(tmp_path / "a", model()), run(tmp_path / "b", model(), noise=noise)
-    assert one[0]["texts"] != other[0]["texts"]
-    for name in ("n_step_nelbo", "nelbo"):
-        assert one[0]["metrics"][name] == other[0]["metrics"][name]
 
 
 def test_a_temperature_that_falls(tmp_path):
@@ -230,13 +195,16 @@ def test_a_model_that_draws_itself(tmp_path):
 
 
 def test_two_names_of_the_same_weights(tmp_path):
-    """In one run or in two, the figures stand already."""
+    """In one run or in two, the figures stand already; without a checkpoint they do not."""
     out, calls = tmp_path / "r.jsonl", []
     rows = run(out, model("a"), model("b", calls=calls))
     rows += run(out, model("c", calls=calls))
     assert not calls and lines(out) == rows
     assert [r["model"] for r in rows] == ["a", "a", "b", "b", "c", "c"]
     assert rows[0]["metrics"] == rows[2]["metrics"] == rows[4]["metrics"]
+    nameless = [replace(model(name, scale=s), provenance={}) for name, s in (("a", 1), ("b", 5))]
+    one, other = run(tmp_path / "n", *nameless, plan=replace(plan(), points=grid([2])))
+    assert one["texts"] != other["texts"]
 
 
 def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path):
@@ -245,13 +213,8 @@ def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path)
     def sweep_of(name):
         opened.clear()
         models = [model(label, sha * 64) for label, sha in ("a1", "b2", "c3")]
-        return sweep.Sweep(
-            plan(),
-            out,
-            evaluator=lambda m: opened.append(m.label) or evaluator(m),
-            held_out=held_out,
-            evaluator_name=name,
-        ).run([lambda m=m: m for m in models])
+        noted = dict(evaluator=lambda m: opened.append(m.label) or evaluator(m))
+        return run(out, *models, evaluator_name=name, **noted)
 
     rows = sweep_of("even")
     assert opened == ["a", "b", "c"]
@@ -261,17 +224,6 @@ def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path)
     out.write_text("".join(kept[:3] + kept[4:]))
     assert [r["metrics"] for r in sweep_of("even")] == [r["metrics"] for r in rows]
     assert opened == ["b"]
-
-
-def test_models_of_no_checkpoint_are_measured_each(tmp_path):
-    one, other = (
-        replace(model(name, scale=s), provenance={}) for name, s in (("a", 1.0), ("b", 5.0))
-    )
-    few = replace(plan(), points=grid([2]))
-    rows = run(tmp_path / "r.jsonl", one, other, plan=few)
-    assert rows[0]["texts"] != rows[1]["texts"]
-    run(tmp_path / "r.jsonl", one, other, plan=few)
-    assert lines(tmp_path / "r.jsonl") == rows  # nothing is taken out, nor added
 
 
 def test_points_of_all_kinds(tmp_path):
@@ -313,4 +265,35 @@ def test_a_schedules_slope():
     dalpha_t, alpha_t = model().noise(t)
     torch.testing.assert_close(alpha_t, alpha(t))
     torch.testing.assert_close(dalpha_t, torch.full_like(t, -(1 - 1e-3)))
-    assert not dalpha_t.requires_grad and not alpha_t.requires_grad
+
+
+def test_the_grid_holds_each_point_once():
+    points = grid([8, 4, 8], [1.0, 1.0])
+    assert [p.steps for p in points] == [4, 8]
+
+
+def test_the_cheap_points_come_first():
+    points = grid([8, 2], [1.0, 0.5], laws=[("iid", None), ("lattice", 1 / 8)])
+    assert len(points) == 8 and [p.steps for p in points] == 4 * [2] + 4 * [8]
+    assert points[1] == Setting(u_law="lattice", u_step=1 / 8, steps=2)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"bound_rows": 1}, "--bound-rows 1"),
+        ({"num_samples": 1}, "--num-samples 1 and"),
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"points": (Setting(steps=0),)}, "--steps 0"),
+        ({"points": (Setting(temperature=0.0),)}, "temperature positive"),
+        ({"points": (Setting(top_p=0.0),)}, "--top-p 0.0"),
+        ({"points": (Setting(dtype="float16"),)}, "float16 is unknown: choose one of float64"),
+        ({"points": (Setting(u_law="comb"),)}, "comb"),
+        ({"points": (Setting(temperature=float("inf")),)}, "--temperature inf"),
+    ],
+)
+def test_a_plan_that_cannot_be_measured_is_refused(change, words):
+    fine = Plan((Setting(), Setting(u_law="lattice", u_step="auto")))
+    fine.check()
+    with pytest.raises(ConfigError, match=words):
+        replace(fine, **change).check()

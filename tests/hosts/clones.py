@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -13,11 +12,24 @@ from pathlib import Path
 
 import torch
 from texts import tiny_gpt2
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts.specs import DUO, MDLM, HostSpec, of_folder, takes_labels
+from mdlm_mcd.hosts.specs import DUO, MDLM, HostSpec, of_folder
+from mdlm_mcd.minihost import dataloader
 
 HERE = Path(__file__).parent
+# The main.py of the host as it is on disk, with what stands in for missing hardware: in
+# place of `python main.py` where there is no flash-attn or CUDA.
+PLAIN = """
+import os, sys
+from mdlm_mcd.hosts import stubs
+stubs.install()
+sys.path[0] = os.getcwd()
+sys.argv[0] = __file__ = os.path.abspath("main.py")
+exec(stubs.compiled(__file__))
+"""
 EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")
 LENGTH, VOCAB = 32, 300
 
@@ -25,7 +37,9 @@ LENGTH, VOCAB = 32, 300
 def name_of(folder: Path, spec: HostSpec) -> str:
     if spec is MDLM:
         return "mdlm"
-    return "duo (main)" if takes_labels(folder) else "duo (ch-1)"
+    # Class labels came with branch main.
+    labels = re.search(r"def nll\([^)]*\blabels\b", (folder / "trainer_base.py").read_text())
+    return "duo (main)" if labels else "duo (ch-1)"
 
 
 def find() -> dict[str, Path]:
@@ -47,39 +61,39 @@ def find() -> dict[str, Path]:
 def make_assets(out: Path, texts: list[str]) -> None:
     """A tokenizer without a mask token, blocks of tokens, a judge with no training."""
     import datasets
-    import transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    special = ["<bos>", "<eos>", "<pad>"]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
-        special_tokens=special,
-        show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    bpe.train_from_iterator(texts, trainer)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
-    )
-    tokenizer.save_pretrained(out / "tokenizer")
-    stream = []
-    for text in texts:
-        stream += [*bpe.encode(text).ids, tokenizer.eos_token_id]
-    body = LENGTH - 2
-    rows = [
-        [tokenizer.bos_token_id, *stream[i : i + body], tokenizer.eos_token_id]
-        for i in range(0, len(stream) - body, body)
-    ]
+    bpe = Tokenizer.from_str(dataloader._train_bpe(texts, VOCAB))
+    special = dict(bos_token=dataloader.BOS, eos_token=dataloader.EOS, pad_token=dataloader.PAD)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **special)
+    bos, eos, body = tokenizer.bos_token_id, tokenizer.eos_token_id, LENGTH - 2
+    stream = [token for text in texts for token in (*bpe.encode(text).ids, eos)]
+    starts = range(0, len(stream) - body, body)
+    rows = [[bos, *stream[i : i + body], eos] for i in starts]
     for split, part in (("train", rows[32:]), ("validation", rows[:32])):
         # Under this name the hosts find a prepared data set and tokenize nothing.
         columns = {"input_ids": part, "attention_mask": [[1.0] * LENGTH] * len(part)}
         name = f"tiny_{split}_bs{LENGTH}_wrapped.dat"
         datasets.Dataset.from_dict(columns).save_to_disk(out / "data" / name)
-    tokenizer.save_pretrained(out / "gpt2")
+    for name in ("tokenizer", "gpt2"):
+        tokenizer.save_pretrained(out / name)
     tiny_gpt2(out / "gpt2", len(tokenizer), context=1024)
+
+
+def start(folder: Path, *command: str) -> subprocess.CompletedProcess:
+    """`python COMMAND` in a folder, offline, where the tests' callbacks are found."""
+    path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
+    offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+    env = {**os.environ, **dict.fromkeys(offline, "1"), "WANDB_MODE": "offline"}
+    env |= {"PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=600,
+    )
 
 
 @dataclass
@@ -114,28 +128,12 @@ class Clone:
             eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2
         """.split()
 
-    def start(self, command: list[str]) -> subprocess.CompletedProcess:
-        # Where the tests' callbacks are found.
-        path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
-        offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
-        env = {**os.environ, **dict.fromkeys(offline, "1"), "WANDB_MODE": "offline"}
-        env |= {"PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
-        env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run(
-            [sys.executable, *command],
-            cwd=self.folder,
-            env=env,
-            text=True,
-            capture_output=True,
-            timeout=600,
-        )
-
     def run(self, name: str, *overrides: str, memory=False, fails=False, sweep=False):
         """One run in `runs/name`; return (its folder, what it printed)."""
         out = self.runs / name
-        how = ["-m", "mdlm_mcd.commands.main", "run"] if memory else [str(HERE / "plain.py")]
+        how = ["-m", "mdlm_mcd.commands.main", "run"] if memory else ["-c", PLAIN]
         how += ["-m", f"hydra.sweep.dir={out}"] if sweep else []
-        done = self.start([*how, *self.tiny(), f"hydra.run.dir={out}", *overrides])
+        done = start(self.folder, *how, *self.tiny(), f"hydra.run.dir={out}", *overrides)
         printed = done.stdout + done.stderr
         assert (done.returncode != 0) == fails, f"{name}: {printed[-4000:]}"
         return out, printed
@@ -149,10 +147,8 @@ def copy(name: str, source: Path, to: Path, assets: Path, runs: Path) -> Clone:
 # What runs leave behind ---------------------------------------------------------------
 
 
-def tree(folder):
-    """A digest of every file in a folder."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes()).hexdigest() for p in files}
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def weights(path):

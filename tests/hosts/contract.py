@@ -107,21 +107,19 @@ def visible(noise, t):
 def times(model, steps=5):
     """Return sigma of each evaluation in the host's own sampler, and in ours."""
     duo, ours, found = hasattr(model, "generate_samples"), model.sampler, []
-    for sampler in ("ancestral_cache" if duo else "ddpm_cache", ours):
-        seen = []
-        hook = model.backbone.register_forward_pre_hook(
-            lambda net, args, kwargs, seen=seen: seen.append(
-                kwargs["sigma"] if "sigma" in kwargs else args[1]
-            ),
-            with_kwargs=True,
-        )
-        model.sampler = sampler
+
+    def watch(net, args, kwargs):
+        sigma = kwargs["sigma"] if "sigma" in kwargs else args[1]
+        found[-1].append(float(sigma.unique()))
+
+    hook = model.backbone.register_forward_pre_hook(watch, with_kwargs=True)
+    for model.sampler in ("ancestral_cache" if duo else "ddpm_cache", ours):
+        found.append([])
         if duo:
             model.generate_samples(ROWS, num_steps=steps)
         else:
             model._sample(num_steps=steps)
-        hook.remove()
-        found.append([float(sigma.unique()) for sigma in seen])
+    hook.remove()
     return found
 
 

@@ -1,18 +1,23 @@
-"""Hosts made of the minihost: Duo's spec on disk, not patched, and MDLM's in memory.
+"""Hosts made of the minihost: a clone like Duo's, not patched, and both families in memory.
 
 The clone's main.py has the lines that our patch changes, taken from the patch itself, so
 that everything about patching and launching runs without a real clone.
 """
 
+import shutil
 import types
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 
-from mdlm_mcd import minihost
-from mdlm_mcd.hosts import patches
-from mdlm_mcd.hosts.specs import DUO
-from mdlm_mcd.minihost import algo
+from mdlm_mcd import hosts, minihost, sampling
+from mdlm_mcd.hosts import duo as duo_adapter
+from mdlm_mcd.hosts import mdlm as mdlm_adapter
+from mdlm_mcd.hosts import patches, specs
+from mdlm_mcd.minihost import algo, dataloader
+from mdlm_mcd.sampling.denoiser import denoiser
 
 MAIN = '''\
 """A host."""
@@ -40,52 +45,25 @@ if __name__ == '__main__':
   main()
 '''
 
+FILES = {
+    "algo.py": "from mdlm_mcd.minihost.algo import *\n\n\nclass MDLM(MDLM):\n  pass\n",
+    "dataloader.py": "from mdlm_mcd.minihost.dataloader import *\n"
+    "from mdlm_mcd.minihost.dataloader import get_tokenizer\n",
+    # Not in main.py, where our name would say that it trains our classes.
+    "utils.py": "from logging import getLogger as get_logger\n"
+    "from mdlm_mcd.minihost import main as embedded\n",
+}
+
 
 def duo(folder: Path) -> Path:
     """A Duo-like clone in `folder`, trained by `python main.py algo=mdlm`."""
     source = Path(minihost.__file__).parent
-    for name in ("algo.py", "trainer_base.py"):
-        text = (source / name).read_text("utf-8")
-        for old, new in (
-            ("from .. import", "from mdlm_mcd import"),
-            ("from . import trainer_base", "import trainer_base"),
-            ("from . import", "from mdlm_mcd.minihost import"),
-            ("from ..", "from mdlm_mcd."),
-            ("from .", "from mdlm_mcd.minihost."),
-        ):
-            text = text.replace(old, new)
-        (folder / name).write_text(text)
-    (folder / "dataloader.py").write_text(
-        "from mdlm_mcd.minihost.dataloader import *\n"
-        "from mdlm_mcd.minihost.dataloader import get_tokenizer\n"
-    )
-    # Not in main.py, where our name would say that it trains our classes.
-    (folder / "utils.py").write_text(
-        "from logging import getLogger as get_logger\n"
-        "from mdlm_mcd.minihost import main as embedded\n"
-    )
-    (hunk,) = patches.of(DUO)
+    (hunk,) = patches.of(specs.DUO)
     main = MAIN.format(lines=hunk.before.decode().rstrip())
-    main = main.replace("import hydra\n", "import hydra\nfrom omegaconf import OmegaConf\n")
-    (folder / "main.py").write_text(main)
-    for path in (source / "configs").rglob("*.yaml"):
-        to = folder / "configs" / path.relative_to(source / "configs")
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_bytes(path.read_bytes())
-    return folder
-
-
-def patchable(folder: Path, spec, newline="\n") -> Path:
-    """Files in which the spec's patch fits, and little else."""
-    folder.mkdir(parents=True, exist_ok=True)
-    texts: dict[str, str] = {}
-    for i, hunk in enumerate(patches.of(spec)):
-        filler = f"# before {i}\n"
-        texts[hunk.file] = texts.get(hunk.file, "") + filler + hunk.before.decode()
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        text = (text + "# the end, without a newline").replace("\n", newline)
-        (folder / name).write_bytes(text.encode())
+    for name, text in {**FILES, "main.py": main}.items():
+        (folder / name).write_text(text)
+    shutil.copy(source / "trainer_base.py", folder)  # by which it is recognised
+    shutil.copytree(source / "configs", folder / "configs", dirs_exist_ok=True)
     return folder
 
 
@@ -124,3 +102,52 @@ class Diffusion(algo.MDLM):
 
 diffusion = types.ModuleType("diffusion")
 diffusion.Diffusion = Diffusion
+
+
+@dataclass
+class Family:
+    """A host in memory, and how its students are built and drawn from."""
+
+    spec: specs.HostSpec
+    module: types.ModuleType
+    adapter: types.ModuleType
+    more: tuple[str, ...] = ()
+
+    def student(self, compose, *overrides):
+        config = compose("algo=mcd", "algo.init_from=scratch", *self.more, *overrides)
+        torch.manual_seed(3)
+        cls = hosts.distiller("MCD", self.spec, self.module)
+        model = cls(config, dataloader.get_tokenizer(config)).eval()
+        for p in model.backbone.parameters():
+            torch.nn.init.normal_(p, std=0.2)
+        return model
+
+    def denoiser(self, model):
+        return denoiser(model, self.adapter.denoise)
+
+    def draw(self, model, steps=None):
+        torch.manual_seed(5)
+        if self.spec is specs.MDLM:
+            return model._sample(num_steps=steps)
+        return model.generate_samples(8, num_steps=steps)
+
+    def expected(self, model, name, steps, **how):
+        """The same by the library."""
+        torch.manual_seed(5)
+        return sampling.sample(
+            name,
+            self.denoiser(model),
+            8,
+            16,
+            steps,
+            mask_index=model.mask_index,
+            alpha=lambda t: 1 - (1 - 1e-3) * t,
+            vocab_size=model.vocab_size,
+            **how,
+        ).tokens
+
+
+DUO = Family(specs.DUO, algo, duo_adapter)
+MDLM = Family(specs.MDLM, diffusion, mdlm_adapter, more=("+parameterization=subs",))
+
+each = pytest.mark.parametrize("family", (DUO, MDLM), ids=lambda family: family.spec.name)

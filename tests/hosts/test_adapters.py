@@ -7,15 +7,14 @@ import fakes
 import hydra
 import pytest
 import torch
-from families import DUO, MDLM, Family
+from fakes import DUO, MDLM
 from hydra.core.global_hydra import GlobalHydra
+from runs import distil
 
 from hydra_plugins import mdlm_mcd_searchpath as plugin
 from mdlm_mcd import distillers, hosts
-from mdlm_mcd.distillers.rng import StepNoise
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts import duo, mdlm, specs
-from mdlm_mcd.losses import subs
+from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo
 
 # Which host it is ---------------------------------------------------------------------
@@ -33,36 +32,29 @@ def test_the_class_is_made_for_the_host_that_is_loaded(monkeypatch):
     for module, spec in ((fakes.diffusion, specs.MDLM), (clone, specs.DUO)):
         monkeypatch.setitem(sys.modules, module.__name__, module)
         assert hosts.detect() == (spec, module)
-        assert issubclass(hosts.MCD, getattr(module, spec.model))
-        assert hosts.MCD.host_dataloader == "dataloader"
+        assert issubclass(hosts.MCD, getattr(module, spec.models["subs"]))
 
 
-def test_an_unknown_layout_is_refused_with_what_was_looked_for(monkeypatch):
+@pytest.mark.parametrize(
+    "offered, words",
+    [
+        ({"MDLM": type("MDLM", (), {"nll": None})}, r"`algo` lacks MDLM\._process_model_input, "),
+        ({}, r"`algo` lacks MDLM, .*no module `mdlm_mcd\.minihost\.algo` is loaded"),
+    ],
+)
+def test_an_unknown_layout_is_refused_with_what_was_looked_for(monkeypatch, offered, words):
     other = types.ModuleType("algo")
-    other.MDLM = type("MDLM", (), {"nll": None, "_loss": None})
+    vars(other).update(offered)
     monkeypatch.setitem(sys.modules, "algo", other)
     monkeypatch.delitem(sys.modules, "mdlm_mcd.minihost.algo")
-    with pytest.raises(ConfigError) as error:
-        hosts.detect()
-    for words in (
-        "module `algo` lacks MDLM._process_model_input, MDLM._process_sigma",
-        "no module `mdlm_mcd.minihost.algo` is loaded",
-        "python -m mdlm_mcd.minihost.main algo=mcd",
-    ):
-        assert words in str(error.value), error.value
-    monkeypatch.setitem(sys.modules, "algo", types.ModuleType("algo"))
-    with pytest.raises(ConfigError, match="module `algo` lacks MDLM[;)]"):
+    with pytest.raises(ConfigError, match=words):
         hosts.detect()
 
 
 # Its model ----------------------------------------------------------------------------
 
 
-class Trainer:
-    accumulate_grad_batches, world_size = 1, 1
-
-
-def test_the_same_step_in_both_families(compose, monkeypatch):
+def test_the_same_step_in_both_families(compose):
     x0 = torch.randint(0, 250, (8, 16))
     batch = {"input_ids": x0, "attention_mask": torch.ones_like(x0)}
     # As in `data=text8-crop`: rows of twice the length, of which MDLM takes some.
@@ -70,51 +62,14 @@ def test_the_same_step_in_both_families(compose, monkeypatch):
     found = []
     for family, given in ((DUO, batch), (MDLM, twice)):
         model = family.student(compose, "model.dropout=0")
-        cls = type(model)
-        for name, value in (("trainer", Trainer), ("global_step", 0), ("global_rank", 0)):
-            monkeypatch.setattr(cls, name, property(lambda self, value=value: value))
         model.teacher.snapshot(model.backbone, 0)
-        noise = StepNoise(model, 8, 0)
-        inputs = model.host_inputs(given, noise.uniform)
-        parts = model.distil(model.curriculum.at(0), *inputs, noise)
+        parts = distil(model, *model.host_inputs(given, None)[:2], 0)
         parts.loss.backward()
         found.append((parts, [p.grad for p in model.backbone.parameters()]))
     (one, slopes), (other, wanted) = found
     assert one.distil_rows == other.distil_rows > 20
     torch.testing.assert_close(one.loss, other.loss, rtol=1e-6, atol=0)
     torch.testing.assert_close(slopes, wanted, rtol=1e-4, atol=1e-6)
-
-
-def test_the_denoiser_is_the_hosts_forward(random_mdlm):
-    model = random_mdlm
-    z = torch.randint(0, 250, (3, 16))
-    rows = torch.rand(3, 16) < 0.6
-    rows[1] = False  # a sequence in which nothing is asked for
-    z[rows] = model.mask_index
-    with torch.no_grad():
-        got = duo.denoiser(model)(z, rows)
-        expected = model(z, torch.full((3, 1), 0.7))
-    full = torch.zeros(3, 16, model.vocab_size)
-    full[rows] = got
-    torch.testing.assert_close(
-        subs(full, z, model.mask_index)[rows], expected[rows], rtol=1e-5, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize(
-    "overrides, words",
-    [
-        (["+parameterization=d3pm"], "^parameterization=d3pm does not fit algo"),
-        (
-            [*MDLM.more, "sampling.predictor=ancestral_cache"],
-            "sampling.predictor=ancestral_cache is not",
-        ),
-    ],
-)
-def test_what_mdlm_would_take_for_another(compose, overrides, words):
-    """Settings are named where the host keeps them."""
-    with pytest.raises(ConfigError, match=words):
-        Family(specs.MDLM, fakes.diffusion, mdlm, "").student(compose, *overrides)
 
 
 # Its configs --------------------------------------------------------------------------
@@ -141,33 +96,34 @@ def composed(folder, *overrides):
         return hydra.compose("config", overrides=list(overrides))
 
 
-def test_the_config_speaks_the_hosts_keys(folder):
+def test_the_config_speaks_the_hosts_keys(folder, monkeypatch):
     config = composed(folder, "algo=mcd")
     assert config.algo._target_ == "mdlm_mcd.hosts.MCD"
     assert (config.parameterization, config.T) == ("subs", 0)
     assert config.sampling.predictor == "sparse" and config.sampling.use_float64
     assert "loss_precision" not in config.training
     assert "backbone" not in config.algo and config.trainer.max_steps == 50_000
-    # The command line still wins, and without `algo` nothing of ours is there.
+    # The command line still wins, and without `algo` nothing of ours is there, nor read.
     assert composed(folder, "algo=mcd", "T=5").T == 5
+    monkeypatch.setattr(plugin, "read", lambda path: pytest.fail(f"{path} was read"))
     plain = composed(folder)
     assert "algo" not in plain and plain.sampling.predictor == "analytic"
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize(
-    "main, stops",
+    "main, model, stops",
     [
-        ("import diffusion\n", True),
-        ("# config.algo._target_ would be nice\n", True),
-        ("model = config.algo.get('_target_')\n", False),
+        ("import diffusion\n", "diffusion.py", True),
+        ("# config.algo._target_ would be nice\n", "diffusion.py", True),
+        ("model = config.algo.get('_target_')\n", "diffusion.py", False),
+        ("print()\n", "theirs.py", False),  # no host
     ],
 )
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_an_unpatched_host_is_stopped(
-    folder, tmp_path_factory, monkeypatch, main, stops, elsewhere
-):
+def test_an_unpatched_host_is_stopped(folder, monkeypatch, main, model, stops, elsewhere):
     """When its config is read; also with --config-path, by the main.py that runs."""
     (folder / "main.py").write_text(main)
+    (folder / "diffusion.py").rename(folder / model)
     started, configs = sys.modules["__main__"], folder
     if elsewhere:
         monkeypatch.setattr(started, "__file__", str(folder / "main.py"), raising=False)
@@ -175,19 +131,9 @@ def test_an_unpatched_host_is_stopped(
         configs.mkdir()
         (folder / "configs").rename(configs / "configs")
     config = composed(configs, "algo=mcd")
-    assert config.sampling.predictor == "sparse"
     assert ("unpatched_host" in list(config.algo)) == stops  # `in` alone resolves it
     if stops:
         with pytest.raises(SystemExit, match="mdlm-mcd patch"):
             _ = config.algo.unpatched_host
         monkeypatch.setenv("MDLM_MCD_PATCHED", str(folder.resolve()))
         assert "unpatched_host" not in composed(configs, "algo=mcd").algo
-
-
-def test_a_folder_that_is_no_host_is_let_be(folder, monkeypatch):
-    """Nor is a file read, by the plugin, for an application without an algo of ours."""
-    (folder / "diffusion.py").unlink()
-    (folder / "main.py").write_text("print()\n")
-    assert "unpatched_host" not in composed(folder, "algo=mcd").algo
-    monkeypatch.setattr(plugin, "read", lambda path: pytest.fail(f"{path} was read"))
-    composed(folder)

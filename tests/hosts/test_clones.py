@@ -11,7 +11,7 @@ import re
 import clones
 import pytest
 import torch
-from clones import ended_alike, nelbo, same, sampled, tree, weights
+from clones import contents, ended_alike, nelbo, same, sampled, weights
 
 from mdlm_mcd.commands import export
 from mdlm_mcd.hosts import patches
@@ -53,7 +53,7 @@ def host(request, assets, tmp_path_factory):
         "stubs.install(pathlib.Path.cwd()); sys.path.insert(0, ''); "
         f"import {module}, main"
     )
-    done = clone.start(["-c", code])
+    done = clones.start(clone.folder, "-c", code)
     missing = re.search(r"ModuleNotFoundError: (No module named '(\w+).*)", done.stderr)
     if missing and missing[2] not in OURS:
         pytest.skip(f"{request.param} cannot be imported here: {missing[1]}")
@@ -80,10 +80,10 @@ def teacher(host):
 @pytest.fixture(scope="module")
 def student(host, teacher):
     """Two rounds in an unpatched host, which stays as it was."""
-    before = tree(host.folder)
+    before = contents(host.folder)
     path = f"algo.teacher_path={teacher}"
     out, printed = host.run("in memory", "algo=mcd", *ROUNDS, path, memory=True)
-    assert tree(host.folder) == before
+    assert contents(host.folder) == before
     assert "patched in memory" in printed
     return out / "checkpoints"
 
@@ -326,7 +326,7 @@ def test_an_unpatched_host_stops_with_the_remedy(host):
 
 def contract(clone, *overrides, of="mcd"):
     algo = DCD if of == "dcd" else ["algo=mcd", *ROUNDS]
-    done = clone.start([str(clones.HERE / "contract.py"), of, *algo, *overrides])
+    done = clones.start(clone.folder, str(clones.HERE / "contract.py"), of, *algo, *overrides)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(re.search(r"CONTRACT (.*)", done.stdout)[1])
 

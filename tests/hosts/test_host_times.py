@@ -30,16 +30,12 @@ def timed(module_compose):
     return path
 
 
-def asked():
+def test_it_opens_with_its_time(timed, tmp_path, monkeypatch):
     z = torch.randint(0, 250, (3, 16), generator=torch.Generator().manual_seed(2))
     rows = torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.5
-    return z.masked_fill(rows, 300), rows, torch.tensor([0.9, 0.3, 1e-3]).double()
-
-
-def test_it_opens_with_its_time(timed, tmp_path):
+    z, alpha_t = z.masked_fill(rows, 300), torch.tensor([0.9, 0.3, 1e-3]).double()
     opened = candidates.open_model(candidates.Source.parse(timed))
     host, _ = embedded.open_model(timed)
-    z, rows, alpha_t = asked()
     got = opened.denoise(z, rows, alpha_t)
     torch.testing.assert_close(got, duo.denoiser(host)(z, rows, alpha_t))
     with torch.no_grad():
@@ -60,15 +56,33 @@ def test_it_opens_with_its_time(timed, tmp_path):
         logits = model(input_ids=z, timesteps=sigma).logits
     torch.testing.assert_close(logits[rows], got)
 
+    # The card's example gives the time, too.
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["logits"].shape == (1, 16, 301)
+    # A released uniform-state model has names and shapes of a masked one, and a time.
+    path = tmp_path / "out" / "config.json"
+    for kind in ("duo", "DUO", "udlm"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": kind}))
+        with pytest.raises(CheckpointError, match="parameterization=mean, and a masked mo"):
+            candidates.open_model(candidates.Source.parse(str(tmp_path / "out")))
 
-@pytest.mark.parametrize("root", [{}, {"parameterization": "subs"}])
-@pytest.mark.parametrize("noise", [{"type": "cosine", "eps": 0.01}, {"type": "linear"}])
+
+@pytest.mark.parametrize(
+    "noise, root",
+    [
+        ({"type": "cosine", "eps": 0.01}, {}),
+        ({"type": "log-linear"}, {}),
+        ({"type": "cosine", "eps": 0.01}, {"parameterization": "subs"}),
+        ({"type": "linear", "sigma_min": 1e-3, "sigma_max": 3.0}, {"parameterization": "subs"}),
+    ],
+)
 def test_the_schedule_is_exported(timed, tmp_path, noise, root):
     """Duo's, and MDLM's, of which one has the same name; the folder is read alike."""
-    noise = noise | {"sigma_min": 1e-3, "sigma_max": 3.0, "file": "/home/me"}
-    if noise["type"] == "linear" and not root:
-        noise["type"] = "log-linear"
     content = torch.load(timed, weights_only=True)
+    noise = noise | {"file": "/home/me"}
     content["hyper_parameters"]["config"] |= {"noise": noise, **root}
     torch.save(content, tmp_path / "x.ckpt")
     export.export(str(tmp_path / "x.ckpt"), tmp_path / "out", tokenizer="bpe")
@@ -79,19 +93,3 @@ def test_the_schedule_is_exported(timed, tmp_path, noise, root):
         text = (tmp_path / folder / "config.json").read_text()
         assert "/home/me" not in text
         assert torch.equal(candidates.schedule(json.loads(text), "x")(t), wanted)
-
-
-def test_the_cards_example_runs_and_a_uniform_state_model_is_refused(timed, tmp_path, monkeypatch):
-    """A released one: names and shapes are a masked model's, and it is conditioned on time too."""
-    export.export(timed, tmp_path / "out", tokenizer="bpe")
-    card = (tmp_path / "out" / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
-    monkeypatch.chdir(tmp_path)
-    scope: dict = {}
-    exec(code, scope)
-    assert scope["logits"].shape == (1, 16, 301)
-    path = tmp_path / "out" / "config.json"
-    for kind in ("duo", "DUO", "udlm"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": kind}))
-        with pytest.raises(CheckpointError, match="parameterization=mean, and a masked mo"):
-            candidates.open_model(candidates.Source.parse(str(tmp_path / "out")))

@@ -1,13 +1,11 @@
 """`mdlm-mcd run`: the patch in memory, overrides, and the stop of unpatched hosts."""
 
-import hashlib
-import os
-import subprocess
 import sys
 
 import fakes
 import pytest
 import torch
+from clones import contents, start
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import launch, patches
@@ -23,81 +21,55 @@ MCD = [
 ]
 
 
-def tree(folder):
-    return {
-        p: hashlib.md5(p.read_bytes()).hexdigest()
-        for p in sorted(folder.rglob("*.py")) + sorted(folder.rglob("*.yaml"))
-    }
-
-
-def start(folder, *command):
-    return subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder,
-        text=True,
-        capture_output=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-
-
 @pytest.fixture
 def host(tmp_path):
     (tmp_path / "clone").mkdir()
     return fakes.duo(tmp_path / "clone")
 
 
-RUN = ("-m", "mdlm_mcd.commands.main", "run")
-
-
-def student(folder):
-    path = folder / "checkpoints" / "round-2.ckpt"
-    return torch.load(path, weights_only=True)["state_dict"]
-
-
-@pytest.fixture
-def train(host, compose, tmp_path):
-    """`train(*command, out=NAME, given=MCD)`: a tiny run of the host."""
-
-    def run(*command, out, given=MCD):
-        where = [f"hydra.run.dir={tmp_path / out}", f"checkpointing.save_dir={tmp_path / out}"]
-        return start(host, *command, *compose.tiny, *given, *where)
-
-    return run
-
-
 @pytest.mark.slow
-def test_in_memory_is_as_on_disk(host, train, tmp_path):
+def test_in_memory_is_as_on_disk(host, compose, tmp_path):
     """The same student, in a host that is as it was, also of two processes.
 
     Lightning starts the second itself, from what it takes for the command.
     """
-    before, several = tree(host), ["trainer.devices=2", "strategy=ddp"]
-    done = train(*RUN, out="memory", given=[*MCD, *several])
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert tree(host) == before
-    assert "mdlm-mcd run: Duo's main.py, patched in memory" in done.stderr
-    assert "MEMBER: 2/2" in done.stderr
+
+    def train(name, command, *more):
+        where = [f"hydra.run.dir={tmp_path}/{name}", f"checkpointing.save_dir={tmp_path}/{name}"]
+        done = start(host, *command, *compose.tiny, *MCD, *more, *where)
+        assert done.returncode == 0, done.stderr[-3000:]
+        path = tmp_path / name / "checkpoints" / "round-2.ckpt"
+        return torch.load(path, weights_only=True)["state_dict"], done.stderr
+
+    before = contents(host)
+    one, printed = train(
+        "memory", ["-m", "mdlm_mcd.commands.main", "run"], "trainer.devices=2", "strategy=ddp"
+    )
+    assert contents(host) == before
+    assert "mdlm-mcd run: Duo's main.py, patched in memory" in printed
+    assert "MEMBER: 2/2" in printed
     patches.patch(host, DUO)
-    done = train("main.py", out="disk")
-    assert done.returncode == 0, done.stderr[-3000:]
-    torch.testing.assert_close(student(tmp_path / "memory"), student(tmp_path / "disk"))
+    torch.testing.assert_close(one, train("disk", ["main.py"])[0])
 
 
-@pytest.mark.slow
-def test_our_errors_are_one_sentence(host, compose, tmp_path):
-    """And other jobs of a sweep run."""
-    where = [f"checkpointing.save_dir={tmp_path}/${{algo.loss}}", f"hydra.sweep.dir={tmp_path}/out"]
-    done = start(host, *RUN, "-m", "algo.loss=nope,ce", *compose.tiny, *MCD, *where)
-    assert done.returncode == 1 and "mdlm-mcd: algo.loss=nope is unknown" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert student(tmp_path / "ce")
+@pytest.mark.parametrize(
+    "code, ends, words",
+    [
+        ("import mdlm_mcd.errors as e\nraise e.ConfigError('x=1.')", SystemExit, "^mdlm-mcd: x=1."),
+        ("raise ValueError('a bug')", ValueError, "^a bug"),
+    ],
+)
+def test_our_errors_end_a_run_in_one_sentence(monkeypatch, code, ends, words):
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.setattr(launch.console, "hydra_raises", lambda: None)
+    with pytest.raises(ends, match=words):
+        launch.run("main.py", compile(code, "main.py", "exec"))
 
 
-def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path):
-    done = start(tmp_path, *RUN, "algo=mcd")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "for Duo's spec it lacks main.py, algo.py" in done.stderr
+def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="for Duo's spec it lacks main.py, algo.py"):
+        launch.main()
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
     with pytest.raises(ConfigError, match="local edits"):

@@ -2,54 +2,34 @@
 
 import json
 import logging
-import types
 
 import fakes
 import pytest
 import torch
-from families import DUO, FAMILIES, MDLM, SCRATCH, Family, each
+from fakes import DUO, MDLM, each
 
-from mdlm_mcd import laws
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.hosts import duo, specs
 from mdlm_mcd.hosts import sampling as host_sampling
-from mdlm_mcd.minihost import algo, dataloader
+from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models.dit import DIT
 
 
-@pytest.mark.parametrize(
-    "family, name",
-    [(f, n) for f in FAMILIES for n in host_sampling.ours(f.spec)],
-    ids=lambda x: getattr(getattr(x, "spec", None), "name", x),
-)
-def test_every_sampler_of_ours_serves_a_host(compose, family, name):
-    model = family.student(compose, f"sampling.predictor={name}", batch=3)
-    drawn = family.draw(model, steps=4)
-    assert torch.equal(drawn, family.expected(model, name, 3, 4))
-    assert drawn.shape == (3, 16) and ((drawn >= 0) & (drawn != 300)).all()
-
-
-def test_the_hosts_own_predictors_stay(compose):
-    own = DUO.student(
-        compose, "sampling.predictor=ancestral_cache", "sampling.noise_removal=none", batch=4
-    )
-    drawn = DUO.draw(own, 3)
-    torch.manual_seed(5)
-    assert torch.equal(drawn, algo.MDLM.generate_samples(own, 4, num_steps=3))
-    own = MDLM.student(compose, "sampling.predictor=ddpm_cache")
-    assert MDLM.draw(own) == "the host's own"
+@each
+def test_every_sampler_of_ours_serves_a_host(compose, family, caplog):
+    model = family.student(compose)
+    assert model.sampler == "sparse"  # the default
+    for model.sampler in host_sampling.ours(family.spec):
+        with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
+            drawn = family.draw(model, 4)
+        assert torch.equal(drawn, family.expected(model, model.sampler, 4))
+        assert drawn.shape == (8, 16) and ((drawn >= 0) & (drawn != 300)).all()
+    assert "sampling.predictor=sparse: 4 network evaluations" in caplog.text
 
 
 @each
-def test_sparse_is_the_default_and_the_keys_arrive(compose, family, caplog):
-    model = family.student(compose)
-    assert model.sampler == "sparse"
-    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
-        drawn = family.draw(model, 4)
-    assert torch.equal(drawn, family.expected(model, "sparse", 8, 4))
-    assert "sampling.predictor=sparse: 4 network evaluations" in caplog.text
+def test_the_keys_arrive(compose, family):
     model = family.student(
         compose,
         "sampling.u_law=lattice",
@@ -65,54 +45,36 @@ def test_sparse_is_the_default_and_the_keys_arrive(compose, family, caplog):
     )
     how = dict(u_law="lattice", u_step=0.25, stratified=True, temperature=(1, 0.5))
     how |= dict(schedule="cosine", top_p=0.9, greedy_tail=1, dtype=torch.float32)
-    assert torch.equal(family.draw(model), family.expected(model, "locked", 8, 5, **how))
+    assert torch.equal(family.draw(model), family.expected(model, "locked", 5, **how))
 
 
-def test_a_step_fitted_to_the_validation_split(compose, caplog):
-    model = DUO.student(compose, "sampling.u_law=lattice", "sampling.u_step=auto")
-    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
-        DUO.draw(model, 4)
-        DUO.draw(model, 4)
-    assert caplog.text.count("sampling.u_step=auto: ") == 1
-    _, loader = dataloader.get_dataloaders(model.config, model.tokenizer, skip_train=True)
-    tokens = torch.cat([batch["input_ids"] for batch in loader])
-    information = laws.mutual_information(tokens, generator=torch.Generator())
-    assert model._fitted_steps == {4: laws.fit_step(information, 16, 4)}
+def test_the_hosts_own_predictors_stay(compose):
+    own = DUO.student(compose, "sampling.predictor=ancestral_cache", "sampling.noise_removal=none")
+    drawn = DUO.draw(own, 3)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, algo.MDLM.generate_samples(own, 8, num_steps=3))
+    own = MDLM.student(compose, "sampling.predictor=ddpm_cache")
+    assert MDLM.draw(own) == "the host's own"
 
 
 @pytest.mark.parametrize(
-    "overrides, words",
+    "family, overrides, words",
     [
-        (["sampling.u_law=grid"], "u_law=grid is unknown"),
+        (DUO, ["sampling.u_law=grid"], "u_law=grid is unknown"),
         (
+            DUO,
             ["sampling.predictor=sparce"],
-            "sampling.predictor=sparce is not for masked models here: choose one of ",
+            "=sparce is not for masked models here: choose one of",
         ),
-        (["sampling.u_step=auto"], "sampling.u_step=auto fits a lattice"),
-        (["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
-        (
-            ["sampling.predictor=first_hitting", "sampling.stratified=true"],
-            "stratified=True .* sampler=first_hitting",
-        ),
-        (["sampling.temperature=[1,0]"], "temperature="),
+        (DUO, ["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
+        (MDLM, ["sampling.predictor=ancestral_cache"], "sampling.predictor=ancestral_cache is not"),
+        # Settings are named where the host keeps them.
+        (MDLM, ["parameterization=d3pm"], "^parameterization=d3pm does not fit algo"),
     ],
 )
-def test_bad_keys_are_refused(compose, overrides, words):
+def test_bad_keys_are_refused(compose, family, overrides, words):
     with pytest.raises(ConfigError, match=words):
-        DUO.draw(DUO.student(compose, *overrides), 2)
-
-
-def test_a_host_that_accepts_one_predictor_only(compose):
-    """Duo's branch ch-1 asserts its one name; ours are not its business."""
-
-    class Strict(algo.MDLM):
-        def _validate_configuration(self):
-            assert self.sampler == "ancestral_cache"
-
-    module = types.ModuleType("algo")
-    module.MDLM = Strict
-    strict = Family(specs.DUO, module, duo, "")
-    assert strict.student(compose, "sampling.predictor=locked").sampler == "locked"
+        family.student(compose, *overrides)
 
 
 def test_guidance_is_left_to_the_host(compose):
@@ -131,10 +93,8 @@ def test_sample_eval_of_a_student(compose, tmp_path):
         "eval.generate_samples=true",
         "sampling.steps=3",
         "sampling.num_sample_batches=1",
-        "sampling.u_law=lattice",
-        "sampling.u_step=auto",
     )
-    metrics = minihost.run(compose(*SCRATCH, *short))
+    metrics = minihost.run(compose("algo=mcd", "algo.init_from=scratch", *short))
     assert metrics["val/sample_entropy"] > 0
     path, out = tmp_path / "checkpoints" / "round-1.ckpt", tmp_path / "samples.json"
     how = (f"eval.checkpoint_path={path}", f"eval.generated_samples_path={out}")
@@ -163,47 +123,18 @@ def sigmas(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(
-    "noise, steps, name",
-    [("log-linear", 7, "sparse"), ("cosine", 7, "locked"), ("cosine", 1, "sparse")],
-)
-def test_the_times_of_duos_own_sampler(compose, sigmas, noise, steps, name):
-    """But for its eps, by which it ends above t = 0 and takes one evaluation more."""
-    noise = f"noise={noise}"
-    own = ("sampling.predictor=ancestral_cache", "sampling.noise_removal=ancestral")
-    DUO.draw(DUO.student(compose, TIMED, noise, *own), steps)
-    theirs, sigmas[:] = [s.unique() for s in sigmas], []
-    DUO.draw(DUO.student(compose, TIMED, noise, f"sampling.predictor={name}"), steps)
-    ours = [s.unique() for s in sigmas]
-    assert len(theirs) == steps + 1 and len(ours) == steps
-    # Near 0 the host's own alpha of the cosine is rounded, in float32.
-    torch.testing.assert_close(ours, theirs[:-1], rtol=1e-2, atol=2e-4)
-    assert all(s.dtype == torch.float32 for s in sigmas)
-
-
-@pytest.mark.parametrize("name", ["ancestral", "sparse", "locked"])
-def test_the_times_of_mdlms_own_sampler(compose, sigmas, name):
+def test_the_times_of_mdlms_own_sampler(compose, sigmas):
     """`Diffusion._sample` of MDLM: sigma of `linspace(1, eps, steps + 1)`."""
-    MDLM.draw(MDLM.student(compose, TIMED, f"sampling.predictor={name}", batch=16), 4)
+    MDLM.draw(MDLM.student(compose, TIMED), 4)
     wanted = fakes.Schedule()(torch.linspace(1, 1e-5, 5))[0][:-1]
     ours = torch.cat([s.unique() for s in sigmas])
     torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["confidence", "first_hitting"])
-def test_the_other_samplers_feed_each_sequence_its_own_time(compose, sigmas, name):
-    DUO.draw(DUO.student(compose, TIMED, f"sampling.predictor={name}"), 4)
-    seen = torch.stack([s.exp().reciprocal() for s in sigmas])
-    assert (seen.diff(dim=0) > 0).all() and seen[0].min() > 0.9e-3
-    if name == "confidence":
-        wanted = 1e-3 + (1 - 1e-3) * torch.arange(4) / 4
-        torch.testing.assert_close(seen, wanted[:, None].expand(-1, 8))
-
-
 @each
 def test_no_time_and_no_signal(compose, family, sigmas):
     """A denoiser that is not given the time is refused; sigma is never infinite."""
-    denoise = family.adapter.denoiser(family.student(compose, TIMED))
+    denoise = family.denoiser(family.student(compose, TIMED))
     z = torch.full((2, 16), 300)
     with pytest.raises(ConfigError, match="alpha_t.*time_conditioned = True"):
         denoise(z, z == 300)

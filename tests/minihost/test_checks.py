@@ -68,7 +68,6 @@ def test_out_of_range(config, key):
         (["~algo"], ["algo is empty: name one"]),
         (["training.finetune_path=/"], ["is a folder: name a checkpoint in it"]),
         (["training.finetune_path=nope://x"], ["install what its protocol takes"]),
-        (["checkpointing.resume_ckpt_path=gone"], ["resume_ckpt_path=", "is not there: name"]),
         (["checkpointing.save_dir={file}/x"], ["cannot be written ("]),
         (["mode=sample_eval", "eval.generated_samples_path={file}/x"], ["cannot be written ("]),
         (["mode=sample_eval", "eval.generated_samples_path={file}"], ["was not written by this"]),

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -85,8 +84,6 @@ def test_a_run_and_what_goes_on_from_it(host, caplog):
         "sampling.num_sample_batches=1",
     )
     assert status == 0 and json.loads((at / "out.json").read_text())["steps"] == 2, printed
-    # A fresh run of weights that are named, and a distillation.
-    assert host("hydra.run.dir=c", f"training.finetune_path={checkpoint}")[0] == 0
     rounds = ("algo=mcd", "algo.rounds=1", "algo.steps_per_round=2")
     status, printed = host("hydra.run.dir=d", *rounds, f"algo.teacher_path={checkpoint}")
     assert status == 0, printed
@@ -113,20 +110,12 @@ def test_a_job_fails_alone(host):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("full", ["0", "1"])
-def test_in_processes_of_joblib(host, full):
+def test_in_processes_of_joblib(host):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    launcher = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "algo.loss=nope,ce")
     command = [sys.executable, "-m", "mdlm_mcd.minihost.main", *MCD, *host.tiny, *launcher]
-    done = subprocess.run(
-        [*command, "algo.loss=nope,ce"],
-        cwd=host.folder,
-        text=True,
-        capture_output=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": here, "HYDRA_FULL_ERROR": full},
-    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=host.folder, text=True, capture_output=True, env=env)
     assert done.returncode == 1 and ended(host.folder) == ["1"], done.stderr[-3000:]
     assert "Job #0 failed: ConfigError: algo.loss=nope is unknown" in done.stderr
-    assert ("Traceback" in done.stderr) == (full == "1")
+    assert "Traceback" not in done.stderr

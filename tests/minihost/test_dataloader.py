@@ -1,9 +1,6 @@
 """Tokenizers, rows and batches of the minihost."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from texts import WORDS, config_of, word_tokenizer
 
 from mdlm_mcd.errors import ConfigError
@@ -204,37 +200,3 @@ def test_huggingface_rows_are_made_as_those_of_text_files(tmp_path, wrap):
             # For want of a padding token.
             padding = row["input_ids"][row["attention_mask"] == 0]
             assert (padding == tokenizer.eos_token_id).all() and len(padding) < 7 - 6 * wrap
-
-
-# Two processes
-
-# By itself, and not a function of this file, which takes long to import.
-ROWS = """
-import sys
-from omegaconf import OmegaConf
-from mdlm_mcd.minihost import dataloader
-
-config = OmegaConf.load(sys.argv[1])
-train, _ = dataloader.get_dataloaders(config, dataloader.get_tokenizer(config))
-print(dataloader.with_digest(config, train).data.rows_sha256)
-"""
-
-
-@pytest.mark.slow
-def test_processes_agree_with_cold_and_warm_caches(tmp_path):
-    file = tmp_path / "config.yaml"
-    OmegaConf.save(config_of("stdlib", tmp_path / "cache", max_chars=300_000), file)
-
-    def start(hash_seed):
-        return subprocess.Popen(
-            [sys.executable, "-c", ROWS, str(file)],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    # Two start at the same cold cache.
-    found = {p.communicate(timeout=120)[0] for p in [start("1"), start("2")]}
-    found.add(start("3").communicate(timeout=120)[0])
-    assert len(found) == 1 and len(found.pop()) == 65
-    assert len(os.listdir(tmp_path / "cache")) == 2

@@ -80,18 +80,6 @@ def test_nelbo_in_float32_at_gpt2s_vocabulary(build, alpha_t):
     assert slopes.isfinite().all()
 
 
-def test_posterior_by_bayes(build):
-    net, size = build(5), 5
-    p = np.random.default_rng(1).dirichlet(np.ones(size), size=(1, size))
-    z = torch.arange(size)[None]
-    for alpha_s, alpha_t in ((0.6, 0.25), (1.0, 0.25), (0.6, 0.599)):
-        got = net._posterior_from_x0(torch.tensor(p), z, single(alpha_s), single(alpha_t))
-        assert got.dtype == torch.float64
-        for i in range(size):
-            expected = reverse(p[0, i], size, alpha_s, alpha_t)[:, i]
-            np.testing.assert_allclose(got[0, i], expected, rtol=1e-12)
-
-
 def test_noise_redraws_tokens_from_the_whole_vocabulary(build):
     net, n = build(5), 40_000
     x = torch.full((n, 2), 3)

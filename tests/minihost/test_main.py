@@ -46,34 +46,42 @@ def test_blocks_are_compiled_on_request_and_keep_their_names(model, compiled):
     assert not any("_orig_mod" in name for name in net.state_dict())
 
 
-@pytest.mark.parametrize("low_var", [True, False])
-def test_nll_per_token_against_the_formula(model, low_var):
+def test_nll_per_token_against_the_formula(model):
     net = model()
     x0 = torch.randint(0, 250, (4, 16))
     t = torch.rand(4, 1)
     dalpha_t, alpha_t = net.noise(t)
     xt = net.q_xt(x0, alpha_t)
     log_p = net(xt, -alpha_t.log())
-    got = net.nll_per_token(log_p, xt, x0, alpha_t, dalpha_t, low_var)
+    got = net.nll_per_token(log_p, xt, x0, alpha_t, dalpha_t)
     for b in range(4):
         for i in range(16):
             own = -log_p[b, i, x0[b, i]]
-            weight = 1.0 if low_var else (1 - 1e-3) / ((1 - 1e-3) * t[b, 0])
+            weight = (1 - 1e-3) / ((1 - 1e-3) * t[b, 0])
             torch.testing.assert_close(got[b, i], own * weight)
     assert (got[xt != net.mask_index] == 0).all()  # a visible token costs nothing
 
 
-def test_posterior_is_a_distribution_that_keeps_visible_tokens(model):
-    net = model()
-    x = torch.full((1, 16), net.mask_index)
-    x[0, 3] = 7
-    p_x0 = net(x, torch.ones(1, 1)).double().exp()
-    alpha_t, alpha_s = torch.tensor([[0.3]]), torch.tensor([[0.5]])
-    q = net._posterior_from_x0(p_x0, x, alpha_s, alpha_t)
-    assert q.dtype == torch.float64
-    torch.testing.assert_close(q.sum(-1), torch.ones(1, 16, dtype=torch.float64))
-    assert q[0, 3, 7] == 1.0
-    assert q[0, 0, net.mask_index].item() == pytest.approx(0.5 / 0.7, rel=1e-6)
+@pytest.mark.parametrize("loss_type", ["elbo", "low_var"])
+def test_the_gathered_training_loss_is_the_dense_one(model, loss_type, monkeypatch):
+    net = model(algo.MDLM, f"algo.loss_type={loss_type}").double()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    x0, valid = torch.randint(0, 250, (4, 16)), torch.ones(4, 16)
+    valid[1, 9:] = 0
+    t = torch.linspace(0.2, 0.9, 4).double()
+    monkeypatch.setattr(net, "_sample_t", lambda *_: t)
+    torch.manual_seed(1)
+    loss = net._loss(x0, None, valid, 0, train_mode=True).loss
+    torch.manual_seed(1)
+    xt = net.q_xt(x0, 1 - (1 - 1e-3) * t[:, None])
+    logits = net.backbone(xt, torch.zeros(4)).double()
+    log_p = subs(logits, xt, net.mask_index).gather(-1, x0[..., None]).squeeze(-1)
+    weight = 1 / t[:, None] if loss_type == "elbo" else 1
+    dense = -(log_p * weight * valid).sum() / valid.sum()
+    torch.testing.assert_close(loss, dense)
+    grads = [torch.autograd.grad(x, list(net.backbone.parameters())) for x in (loss, dense)]
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("predictor", ["ancestral", "ancestral_cache"])
@@ -87,21 +95,10 @@ def test_the_sampler_against_every_path_of_the_reverse_chain(model, predictor):
     assert_law(drawn, exact_law(logits, levels))
 
 
-@pytest.mark.parametrize(
-    "noise, removal, predictor",
-    [
-        ("cosine", "ancestral", "ancestral_cache"),
-        ("log-linear", "greedy", "ancestral_cache"),
-    ],
-)
-def test_samples_have_no_masks(model, noise, removal, predictor):
-    net = model(
-        algo.MDLM,
-        f"noise={noise}",
-        f"sampling.noise_removal={removal}",
-        f"sampling.predictor={predictor}",
-        "sampling.p_nucleus=0.9",
-    )
+@pytest.mark.parametrize("noise, removal", [("cosine", "ancestral"), ("log-linear", "greedy")])
+def test_samples_have_no_masks(model, noise, removal):
+    how = (f"noise={noise}", f"sampling.noise_removal={removal}", "sampling.p_nucleus=0.9")
+    net = model(algo.MDLM, "sampling.predictor=ancestral_cache", *how)
     x = net.generate_samples(5, num_steps=4)
     assert x.shape == (5, 16) and (x != net.mask_index).all()
 

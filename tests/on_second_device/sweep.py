@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from mdlm_mcd.commands import sweep
-from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.evaluation.plan import Plan, grid
 
@@ -19,11 +18,7 @@ def rows(device):
     return sweep.sweep([source], plan, path, judge=judge, device=device)
 
 
-try:
-    there = rows("gpu:0")
-except ConfigError as error:
-    raise SystemExit(str(error)) from error
-for mine, theirs in zip(there, rows("cpu"), strict=True):
+for mine, theirs in zip(rows("gpu:0"), rows("cpu"), strict=True):
     # Bounds know no samples, and those of `locked` know no device.
     same = ["n_step_nelbo", "nelbo"]
     same += ["perplexity", "entropy"] if mine["sampler"] == "locked" else []

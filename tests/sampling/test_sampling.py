@@ -29,7 +29,6 @@ from mdlm_mcd import laws, sampling
 from mdlm_mcd.sampling import Latent
 
 STEPWISE = ("ancestral", "sparse", "locked")
-BY_U = ("sparse", "locked")
 
 
 def hosts(t):
@@ -43,15 +42,13 @@ def at(level):
 
 
 @pytest.mark.parametrize("name", STEPWISE)
-@pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("temperature,top_p", [(1.0, 1.0), (0.7, 0.6)])
-def test_law_is_exact(name, steps, temperature, top_p):
-    how = dict(temperature=temperature, top_p=top_p)
+@pytest.mark.parametrize("steps, how", [(1, {}), (4, {}), (4, dict(temperature=0.7, top_p=0.6))])
+def test_law_is_exact(name, steps, how):
     assert_law(draw(name, steps, **how), exact_law(table(), uniform(steps), how=lambda step: how))
 
 
 @pytest.mark.parametrize("name", STEPWISE)
-@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [1, 3])
 def test_step_k_is_asked_at_alpha_k(name, steps):
     asked, late = ([timed_table(at((k + j) / steps)) for k in range(steps)] for j in (0, 1))
     law, wrong = (exact_law(tables, uniform(steps)) for tables in (asked, late))
@@ -61,22 +58,20 @@ def test_step_k_is_asked_at_alpha_k(name, steps):
 
 
 @pytest.mark.parametrize("name", STEPWISE)
-@pytest.mark.parametrize("conditioned", [False, True])
-def test_law_with_everything_at_once(name, conditioned):
-    """Falling temperature, nucleus, greedy tail, cosine shares, a given token."""
+def test_law_with_everything_at_once(name):
+    """Time, falling temperature, nucleus, greedy tail, cosine shares, a given token."""
     levels, start = laws.levels("cosine", 4), (MASK, 1, MASK)
     law = exact_law(
-        [timed_table(at(level)) if conditioned else table() for level in levels[:-1]],
+        [timed_table(at(level)) for level in levels[:-1]],
         levels,
         start,
         lambda step: dict(
             temperature=1.3 - 0.8 * levels[step] / levels[-2], top_p=0.9, greedy=step == 3
         ),
     )
-    given = torch.tensor(start).expand(10_000, -1)
-    how = dict(denoise=timed(), alpha=hosts) if conditioned else {}
-    how |= dict(schedule="cosine", temperature=(1.3, 0.5), top_p=0.9, greedy_tail=1)
-    drawn = draw(name, 4, prompt=given, **how)
+    given = torch.tensor(start).expand(5_000, -1)
+    how = dict(schedule="cosine", temperature=(1.3, 0.5), top_p=0.9, greedy_tail=1)
+    drawn = draw(name, 4, prompt=given, denoise=timed(), alpha=hosts, **how)
     assert (drawn[:, 1] == 1).all() and given[0, 0] == MASK
     assert_law(drawn, law)
 
@@ -103,16 +98,6 @@ def limit_law(start=EMPTY, chosen=any_masked, greedy=0, logits=None, **how):
     return law
 
 
-def test_one_by_one_is_the_limit_of_ancestral():
-    limit = limit_law()
-
-    def distance(steps):
-        law = exact_law(table(), uniform(steps))
-        return sum(abs(law[z] - limit[z]) for z in limit) / 2
-
-    assert distance(20) / distance(40) == pytest.approx(2, abs=0.1)  # so it goes to 0
-
-
 @pytest.mark.parametrize(
     "name,steps,how,law",
     [
@@ -121,7 +106,7 @@ def test_one_by_one_is_the_limit_of_ancestral():
         (
             "first_hitting",
             None,
-            dict(prompt=torch.tensor([(2, MASK, MASK)] * 10_000)),
+            dict(prompt=torch.tensor([(2, MASK, MASK)] * 5_000)),
             dict(start=(2, MASK, MASK)),
         ),
         ("first_hitting", None, dict(greedy_tail=1), dict(greedy=1)),
@@ -196,11 +181,6 @@ def test_logits_in_the_dtype_of_the_draws_are_left_as_they_are(name):
     parts = [draw(name, 12, n=1, **how, **noise(i)) for i in range(400)]
     law = exact_law(table(), uniform(12), how=lambda step: dict(temperature=2.0))
     assert_law(torch.cat(parts), law)
-
-
-def test_float32_draws_ordinary_laws_all_the_same():
-    drawn = draw("ancestral", 3, dtype=torch.float32)
-    assert_law(drawn, exact_law(table(), uniform(3)))
 
 
 @pytest.mark.parametrize("name", list(sampling.SAMPLERS))

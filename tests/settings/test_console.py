@@ -13,8 +13,8 @@ from mdlm_mcd.settings import console
 
 def test_control_characters_of_a_file_are_escaped(shell):
     shell.write("mine/recipe/r.yaml", '# @package _global_\nmode: "tra\\rin\\e[31m"\n')
-    status, said = shell.host(f"--config-dir={shell.folder}/mine", "+recipe=r")
-    assert status == 1 and r"mode=tra\rin\x1b[31m is unknown" in said
+    status, printed = shell.host(f"--config-dir={shell.folder}/mine", "+recipe=r")
+    assert status == 1 and r"mode=tra\rin\x1b[31m is unknown" in printed
 
 
 def test_tracebacks_on_request(shell, monkeypatch, capsys):

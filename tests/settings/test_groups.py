@@ -1,14 +1,9 @@
 """A chosen config file none of whose keys is read: refused with file and remedy."""
 
-import hydra
 import pytest
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
-from test_recipes import ALGOS
+from test_recipes import compose as composed_minihost
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.settings import groups
 
 LINE = "# @package _global_\n"
@@ -17,21 +12,13 @@ LINE = "# @package _global_\n"
 @pytest.fixture
 def composed(tmp_path):
     """`composed(files, *overrides)`: a config as the minihost sees it."""
-    minihost.register_resolvers()
 
     def compose(files, *overrides):
         for name, text in files.items():
             path = tmp_path / f"{name}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        GlobalHydra.instance().clear()
-        given = [f"hydra.searchpath=[file://{tmp_path}]", *overrides]
-        with hydra.initialize_config_dir(minihost.CONFIGS, version_base=None):
-            config = hydra.compose("config", given, return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        return config
+        return composed_minihost(f"hydra.searchpath=[file://{tmp_path}]", *overrides)
 
     return compose
 
@@ -120,12 +107,6 @@ def test_what_only_looks_like_a_key(composed, text, given, words):
 def test_what_is_read(composed, files, given):
     for algo in ("mdlm", "mcd"):
         groups.check_groups(composed(files, f"algo={algo}", *given), complete=True)
-
-
-@pytest.mark.parametrize("name", ALGOS)
-def test_our_own_files(composed, name):
-    config = composed({}, f"algo={ALGOS[name]}", f"+recipe={name}")
-    groups.check_groups(config, complete=True)
 
 
 def test_what_another_class_reads_is_not_known(composed):

@@ -30,7 +30,6 @@ def refused(ended, words):
         ("+algo.losss=ce", "neither by algo=mcd nor by the host: did you mean algo.lo"),
         ("+algo.wholly=new", "nor by the host: take it out"),
         ("+algo.teacher_steps=2", "algo.teacher_steps=2 is read neither"),  # SDTT's
-        ("+sampling.u_lwa=iid", "sampling.u_lwa is a key that nothing reads: did you"),
         # What is made of the config.
         ("trainer.precision=foo", "Precision 'foo' is invalid"),
         ("+callbacks.x._target_=foo.Bar", "Error locating target 'foo.Bar'"),

@@ -5,9 +5,12 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
 
 from mdlm_mcd.curriculum import Curriculum
 from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.settings import groups
 
 RECIPES = Path(__file__).resolve().parents[2] / "configs" / "recipe"
 ALGOS = {
@@ -30,10 +33,15 @@ ALGOS = {
 
 
 def compose(*overrides):
+    """Return a config as the minihost sees it, with Hydra's account of its files."""
     minihost.register_resolvers()
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
-        return hydra.compose("config", overrides=list(overrides))
+    with hydra.initialize_config_dir(minihost.CONFIGS, version_base=None):
+        config = hydra.compose("config", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
 
 
 def test_no_recipe_is_forgotten():
@@ -43,6 +51,7 @@ def test_no_recipe_is_forgotten():
 @pytest.mark.parametrize("name", list(ALGOS))
 def test_recipes_compose_and_state_their_cost(name):
     config = compose(f"algo={ALGOS[name]}", f"+recipe={name}")
+    groups.check_groups(config, complete=True)
     assert config.algo.name == ALGOS[name]
     text = (RECIPES / f"{name}.yaml").read_text("utf-8")
     assert "# Use:" in text and "cost: " in text.lower() and "# Expected" in text

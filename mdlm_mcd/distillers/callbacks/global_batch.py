@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...curriculum import Round
 from ...head import LossOutput
-from ..divergence_guard import LossGuard, StepSums
+from ..divergence_guard import LossGuard
 
 
 class GlobalBatch(L.Callback):
@@ -37,7 +37,7 @@ class GlobalBatch(L.Callback):
         self.weight, self._correction = 1.0, None
         if self.guard.mode == "off" and shares == 1:
             return
-        named = (parts.distil, parts.reveal, parts.distil_rows, parts.reveal_rows, tokens)
+        named = (parts.distil + parts.reveal, parts.distil_rows + parts.reveal_rows, tokens)
         sums = torch.stack([torch.as_tensor(x, device=module.device).float() for x in named])
         self._sums = sums if micro == 0 or self._sums is None else self._sums + sums
         nominal = module.config.loader.batch_size * valid.shape[1]
@@ -61,7 +61,7 @@ class GlobalBatch(L.Callback):
         """
         if self._unread is not None:
             (round_, step, sums), self._unread = self._unread, None
-            self.guard.check(round_, step, StepSums(*sums.tolist()))
+            self.guard.check(round_, step, *sums.tolist())
 
     # Before the next step, and when the run is over; the model reads before a file is written.
     on_train_batch_start = on_train_end = read

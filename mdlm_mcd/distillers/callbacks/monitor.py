@@ -21,21 +21,10 @@ class Monitor(L.Callback):
     predictions raise a warning, once a round; None: never.
     """
 
-    state_key = "Health"  # its name in checkpoints of 0.1.0
-
     def __init__(self, name: str, min_entropy: float | None):
         self.name, self.min_entropy = name, min_entropy
         self.entropy: float | None = None
         self._warned: int | None = None  # in which round
-        self._last: int | None = None
-
-    def state_dict(self):
-        return {"entropy": self.entropy, "warned": self._warned}
-
-    def load_state_dict(self, state):
-        entropy, warned = state["entropy"], state["warned"]
-        self.entropy = None if entropy is None else float(entropy)
-        self._warned = None if warned is None else int(warned)
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -43,19 +32,16 @@ class Monitor(L.Callback):
         if grads:
             norms = torch._foreach_norm([g.float() for g in grads])
             norm = torch.linalg.vector_norm(torch.stack(norms))
-            if strategies.is_sharded(trainer):  # of this process's part so far
+            if strategies.is_sharded(trainer.strategy):  # of this process's part so far
                 norm = strategies.total_norm(trainer, norm)
             module.log(f"{self.name}/grad_norm", norm)
+        if self.min_entropy is not None:
+            self._watch(trainer, module.teacher.round)
 
-    def on_train_batch_end(self, trainer, module, *args):
-        step = trainer.global_step
-        if self.min_entropy is None or step == self._last:  # within gradient accumulation
-            return
-        self._last = step
+    def _watch(self, trainer, index: int) -> None:
         now = float(trainer.callback_metrics[f"{self.name}/student_entropy"])
         past = now if self.entropy is None else self.entropy
         self.entropy = DECAY * past + (1 - DECAY) * now
-        index = module.teacher.round
         if self.entropy < self.min_entropy and self._warned != index:
             self._warned = index
             log.warning(
@@ -63,7 +49,7 @@ class Monitor(L.Callback):
                 "step %d (round %d), below algo.min_entropy=%g: it may be collapsing onto few "
                 "tokens; raise algo.tau0, lower algo.tau_step, or stop at an earlier round.",
                 self.entropy,
-                step,
+                trainer.global_step,
                 index + 1,
                 self.min_entropy,
             )

@@ -5,15 +5,17 @@ Nothing is replaced where the real thing is present. Docs: docs/without_cuda.md.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from types import CodeType
+import torch
+
+from . import cpu, loading
+from .cpu import compiled
 
 __all__ = ["compiled", "default_overrides", "install"]
 
@@ -27,7 +29,6 @@ PACKAGES = {
     "mamba_ssm": "mamba-ssm is not installed: its names are None; use backbone=dit.",
     "causal_conv1d": "causal-conv1d is not installed: its names are None; use backbone=dit.",
 }
-_supplied: list[str] | None = None
 
 
 def install(host: str | Path | None = None) -> list[str]:
@@ -37,13 +38,13 @@ def install(host: str | Path | None = None) -> list[str]:
     called before the host's modules are imported. Called again it adds that folder
     and returns the same.
     """
-    global _supplied
-    from . import cpu, loading  # import torch: `mdlm-mcd doctor --help` does without
-
     cpu.add_folder(host or os.getcwd())
-    if _supplied is None:
-        _supplied = _supply_packages() + loading.supply() + cpu.supply()
-    return list(_supplied)
+    return _supply()
+
+
+@functools.cache
+def _supply() -> list[str]:
+    return _supply_packages() + loading.supply() + cpu.supply()
 
 
 def _supply_packages() -> list[str]:
@@ -51,16 +52,6 @@ def _supply_packages() -> list[str]:
     if missing:
         sys.path.append(str(Path(__file__).parent / "packages"))
     return [PACKAGES[name] for name in missing]
-
-
-def compiled(path: str | Path, source: str | bytes | None = None) -> CodeType:
-    """Compile a host's main.py, which is run and not imported, for this machine.
-
-    source: its text, where that is not what the file contains.
-    """
-    from . import cpu
-
-    return cpu.compiled(path, Path(path).read_bytes() if source is None else source)
 
 
 def default_overrides(given: Iterable[str] = ()) -> list[str]:
@@ -72,8 +63,6 @@ def default_overrides(given: Iterable[str] = ()) -> list[str]:
     A Mac trains on its CPU too: the hosts keep their metrics in float64, which MPS does
     not have. (Concluded from their code, not tried on such a machine.)
     """
-    import torch
-
     if torch.cuda.is_available():
         return []
     needed = {

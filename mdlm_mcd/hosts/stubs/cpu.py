@@ -10,7 +10,6 @@ does nothing, as it should.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from importlib.machinery import (
     FileFinder,
     SourceFileLoader,
 )
+from importlib.util import decode_source
 from pathlib import Path
 from types import CodeType
 
@@ -33,19 +33,16 @@ NEEDLESS_WARNINGS = (
     "CUDA is not available or torch_xla is imported. Disabling autocast.",
     "User provided device_type of 'cuda', but CUDA is not available. Disabling",
 )
+# The first argument of `to` or `device`; an argument or parameter `device`, also annotated.
+DEVICE = re.compile(
+    r"""(\b(?:to\(|device\(|device\s*(?::\s*(?:str|torch)\b[^=\n]*)?=)\s*)(["'])cuda(?::\d+)?\2"""
+)
 _folders: list[Path] = []  # the hosts'
 
 
 def add_folder(folder: str | os.PathLike) -> None:
     _folders.append(Path(folder).resolve())
     sys.path_importer_cache.clear()
-
-
-def _is_hosts(folder: str) -> bool:
-    """Return whether a folder is a host's, and not of an environment that lies in it."""
-    path = Path(folder).resolve()
-    inside = [path.relative_to(root) for root in _folders if path.is_relative_to(root)]
-    return any(not {"site-packages", "dist-packages"} & set(rest.parts) for rest in inside)
 
 
 def device_count() -> int:
@@ -62,60 +59,30 @@ def device_count() -> int:
     return max(int(devices), 1) if devices.isdecimal() else 1
 
 
-COUNT = f"__import__({__name__!r}, fromlist=['device_count']).device_count"
-
-
-class _OnCpu(ast.NodeTransformer):
-    """Rename the CUDA devices that a module names, and count devices by ours."""
-
-    def visit_Attribute(self, node):
-        if node.attr != "device_count" or ast.unparse(node) != "torch.cuda.device_count":
-            return self.generic_visit(node)
-        ours = ast.parse(COUNT, mode="eval").body
-        return ast.fix_missing_locations(ast.copy_location(ours, node))
-
-    def visit_Call(self, node):
-        function = getattr(node.func, "attr", getattr(node.func, "id", None))
-        named = [k.value for k in node.keywords if k.arg == "device"]
-        for value in [*named, *(node.args[:1] if function in ("to", "device") else ())]:
-            _rename(value)
-        return self.generic_visit(node)
-
-    def visit_arguments(self, node):
-        first = [*node.posonlyargs, *node.args]
-        defaults = zip(reversed(first), reversed(node.defaults), strict=False)
-        named = zip(node.kwonlyargs, node.kw_defaults, strict=True)
-        for parameter, default in [*defaults, *named]:
-            if parameter.arg == "device":
-                _rename(default)
-        return self.generic_visit(node)
-
-
-def _rename(node: ast.AST | None) -> None:
-    if isinstance(node, ast.Constant) and str(node.value).partition(":")[0] == "cuda":
-        node.value = "cpu"
-
-
-def compiled(path: str | os.PathLike, source: str | bytes) -> CodeType:
+def compiled(path: str | os.PathLike, source: str | None = None) -> CodeType:
     """Compile a host's file, with the CPU for CUDA devices where there is no CUDA.
 
-    Raises SyntaxError when it is no Python.
+    source: its text, where that is not what the file contains. Raises SyntaxError when it
+    is no Python.
     """
-    tree = ast.parse(source, filename=os.fspath(path))
+    source = decode_source(Path(path).read_bytes()) if source is None else source
     if not torch.cuda.is_available():
-        tree = _OnCpu().visit(tree)
-    return compile(tree, os.fspath(path), "exec", dont_inherit=True)
+        ours = f"__import__({__name__!r}, fromlist=['device_count']).device_count"
+        source = DEVICE.sub(r"\1\2cpu\2", source).replace("torch.cuda.device_count", ours)
+    return compile(source, os.fspath(path), "exec", dont_inherit=True)
 
 
 class _HostLoader(SourceFileLoader):
     def get_code(self, fullname):
         # Past the bytecode cache, which would keep the changed code for others.
-        path = self.get_filename(fullname)
-        return compiled(path, self.get_data(path))
+        return compiled(self.get_filename(fullname))
 
 
 def _finder(folder: str) -> FileFinder:
-    if not _is_hosts(folder):
+    path = Path(folder).resolve()
+    inside = [path.relative_to(root) for root in _folders if path.is_relative_to(root)]
+    # Of an environment in the host's folder, files are not the host's.
+    if all({"site-packages", "dist-packages"} & set(rest.parts) for rest in inside):
         raise ImportError(f"{folder} is no host's")  # the next of `sys.path_hooks` finds it
     compiled_ones = (ExtensionFileLoader, EXTENSION_SUFFIXES)
     return FileFinder(folder, compiled_ones, (_HostLoader, SOURCE_SUFFIXES))

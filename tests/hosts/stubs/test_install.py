@@ -3,11 +3,13 @@
 Each child process is a machine; what is imported in it cannot be taken back.
 """
 
+import importlib
 import importlib.metadata
 import os
 import subprocess
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import pytest
@@ -34,11 +36,10 @@ def python(code, *path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-def package(folder, name, text="", **modules):
-    (folder / name).mkdir(parents=True)
-    (folder / name / "__init__.py").write_text(text)
+def write(folder, **modules):
+    folder.mkdir(parents=True, exist_ok=True)
     for module, content in modules.items():
-        (folder / name / f"{module}.py").write_text(content)
+        (folder / f"{module}.py").write_text(content)
 
 
 HOST = """
@@ -46,10 +47,8 @@ import warnings
 import torch
 def count(config=None):
     return torch.cuda.device_count()
-def measure(samples, retokenize=True, device='cuda'):
-    return torch.zeros(2).to(device).device.type
-def place(module):
-    return module.to('cuda')
+def place(x, device='cuda'):
+    return x.to(device).device.type
 def regions(x):
     with torch.cuda.amp.autocast(dtype=torch.bfloat16):
         y = x @ x
@@ -61,8 +60,6 @@ counter = torch.cuda.device_count
 BARE = """
 import sys
 from mdlm_mcd.hosts import stubs
-frameworks = {"torch", "lightning", "transformers"}
-assert not frameworks & sys.modules.keys()
 supplied = stubs.install(sys.path[1])
 assert stubs.install() == supplied and len(set(supplied)) == len(supplied)
 for words in ("flash-attn is not installed", "mamba-ssm is not", "CUDA is not available"):
@@ -92,32 +89,25 @@ except ImportError:
 
 # The host counts devices and finds the CPU; all others see what is there.
 import warnings, omegaconf
-import dataloader, models, installed_there, elsewhere
+import dataloader, models.net, installed_there, elsewhere
 OmegaConf = omegaconf.OmegaConf
 OmegaConf.register_new_resolver("device_count", dataloader.counter)
-counted = "${device_count:}"
+counted, x = "${device_count:}", torch.rand(3, 3)
 assert OmegaConf.create({"trainer": {"devices": counted}}).trainer.devices == 1
-assert dataloader.count() == models.net.count() == dataloader.count({}) == 1
-for asked, found in ((2, 2), ("2", 2), (1, 1), (0, 1), ("auto", 1), (None, 1), (counted, 1)):
-    config = OmegaConf.create({"trainer": {"devices": asked}})
-    OmegaConf.set_struct(config, True)
-    assert dataloader.count(config) == found, asked
-    assert elsewhere.count(config) == 0
-config = OmegaConf.create({"trainer": {}})
-OmegaConf.set_struct(config, True)
-assert dataloader.count(config) == 1
-assert elsewhere.count() == installed_there.count() == torch.cuda.device_count() == 0
+for config, found in (
+    (None, 1), ({}, 1), *((OmegaConf.create({"trainer": {"devices": asked}}), found) for
+    asked, found in ((2, 2), ("2", 2), (0, 1), ("auto", 1), (None, 1), (counted, 1))),
+):
+    assert dataloader.count(config) == models.net.count(config) == found, config
+    assert elsewhere.count(config) == installed_there.count(config) == 0
 for module in (dataloader, models.net):
-    assert module.measure([1]) == "cpu"
-    assert module.place(torch.nn.Linear(2, 2)).weight.device.type == "cpu"
-    x = torch.rand(3, 3)
+    assert module.place(x) == "cpu"
     with warnings.catch_warnings(record=True) as caught:
         got = module.regions(x)
-    assert not caught and got.dtype == torch.float32
-    assert torch.equal(got, 2 * (x @ x))
+    assert not caught and torch.equal(got, 2 * (x @ x))
 for module in (elsewhere, installed_there):
     try:
-        module.measure([1])
+        module.place(x)
     except (AssertionError, RuntimeError) as error:
         assert "CUDA" in str(error) or "NVIDIA" in str(error), error
     else:
@@ -129,45 +119,41 @@ for module in (elsewhere, installed_there):
 @pytest.mark.skipif("flash_attn" in installed, reason="flash-attn is installed")
 def test_a_machine_that_has_nothing(tmp_path):
     host = tmp_path / "host"
-    package(host, "models", "from . import net", net=HOST)
-    (host / "dataloader.py").write_text(HOST)
     nested = host / ".venv" / "lib" / "site-packages"
-    nested.mkdir(parents=True)
-    (nested / "installed_there.py").write_text(HOST)
-    (tmp_path / "elsewhere.py").write_text(HOST)
+    write(host, dataloader=HOST)
+    write(host / "models", net=HOST)
+    write(nested, installed_there=HOST)
+    write(tmp_path, elsewhere=HOST)
     python(BARE, host, nested, tmp_path)
     assert not list(host.glob("**/dataloader*.pyc")), "the host's cache was written"
 
 
-def test_nothing_is_supplied_where_nothing_is_missing(tmp_path):
+def test_nothing_is_supplied_where_nothing_is_missing(tmp_path, monkeypatch):
     """An installed package is found first, and is not completed where it is not whole."""
     for name in stubs.PACKAGES:
-        package(tmp_path, name, "real = True")
-    python(
-        """
-import sys, warnings
-import torch
-torch.cuda.is_available = lambda: True
-torch.__version__ = "2.5.1"
-def state():
-    return torch.load, list(sys.path), list(sys.path_hooks), warnings.filters[:]
-before = state()
-from mdlm_mcd.hosts import stubs
-assert stubs.install() == [] and before == state()
-assert stubs.default_overrides() == []
-sys.path.remove(first := sys.path[1])
-assert len(stubs._supply_packages()) == 3
-sys.path.insert(0, first)
-import flash_attn
-assert flash_attn.real
-try:
-    import flash_attn.layers.rotary
-    raise SystemExit("an installed package was completed")
-except ModuleNotFoundError:
-    pass
-""",
-        tmp_path,
-    )
+        write(tmp_path / name, __init__="real = True")
+        for module in [m for m in sys.modules if m.partition(".")[0] == name]:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "__version__", "2.5.1")
+    monkeypatch.setattr(cpu, "_folders", [])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    stubs._supply.cache_clear()
+
+    def state():
+        return torch.load, list(sys.path), list(sys.path_hooks), warnings.filters[:]
+
+    before = state()
+    assert stubs.install() == [] and before == state()
+    assert stubs.default_overrides() == []
+    stubs._supply.cache_clear()
+    # Where what stands in for a missing one is on the path as well:
+    sys.path.append(str(Path(stubs.__file__).parent / "packages"))
+    importlib.invalidate_caches()
+    assert importlib.import_module("flash_attn").real
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("flash_attn.layers.rotary")
+    del sys.modules["flash_attn"]
 
 
 @without_cuda
@@ -175,31 +161,32 @@ def test_only_devices_are_renamed_and_only_without_cuda(tmp_path, monkeypatch):
     path = tmp_path / "main.py"
     path.write_text(
         "# -*- coding: latin-1 -*-\n"
-        "def f(a, device='cuda', *, kind='cuda', backend='cuda'):\n"
+        "def f(a, device: str = 'cuda', *, kind='cuda', backend_device='cuda'):\n"
         "    '''cuda'''\n"
-        "    return a.to('cuda:0'), g('cuda', device='cuda'), {'cuda': 'cuda'}, h(\n"
-        "        device=device), torch.device('cuda', 0), kind, 'd\xe9j\xe0'\n"
-        "def k(*, device='cuda:1', x): return device\n"
+        "    return a.to('cuda:0'), g('cuda', device=\"cuda\"), {'cuda': 'cuda'}, h(\n"
+        "        device=device), torch.device(\n'cuda', 0), kind, 'd\xe9j\xe0'\n"
+        "def k(*, device='cuda:1', x): return device, device == 'cuda'\n"
         "l = lambda x, device='cuda': device\n",
         encoding="latin-1",
     )
-    seen = []
     torch_ = types.SimpleNamespace(device=lambda *a: a)
     scope = {"g": lambda *a, **k: (a, k), "h": lambda device: device, "torch": torch_}
     exec(stubs.compiled(path), scope)
-    a = types.SimpleNamespace(to=lambda d: seen.append(d))
-    _, g, plain, device, named, kind, text = scope["f"](a)
-    assert seen == ["cpu"] and g == (("cuda",), {"device": "cpu"})
-    assert plain == {"cuda": "cuda"} and device == "cpu" and kind == "cuda"
-    assert named == ("cpu", 0) and text == "déjà"
-    assert scope["k"](x=1) == "cpu" and scope["l"](1) == "cpu"
-    with monkeypatch.context() as with_cuda:
-        with_cuda.setattr(torch.cuda, "is_available", lambda: True)
-        exec(stubs.compiled(path), as_it_is := {})
-        assert as_it_is["k"](x=1) == "cuda:1" and cpu.supply() == []
-    assert scope["f"].__doc__ == "cuda"
-    assert scope["f"].__code__.co_firstlineno == 2
+    assert scope["f"](types.SimpleNamespace(to=lambda device: device)) == (
+        "cpu",
+        (("cuda",), {"device": "cpu"}),
+        {"cuda": "cuda"},
+        "cpu",
+        ("cpu", 0),
+        "cuda",
+        "déjà",
+    )
+    assert scope["k"](x=1) == ("cpu", False) and scope["l"](1) == "cpu"
+    assert scope["f"].__code__.co_firstlineno == 2 and scope["f"].__doc__ == "cuda"
     assert scope["f"].__code__.co_filename == str(path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    exec(stubs.compiled(path), as_it_is := {})
+    assert as_it_is["k"](x=1) == ("cuda:1", False) and cpu.supply() == []
 
 
 @without_cuda

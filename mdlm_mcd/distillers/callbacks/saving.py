@@ -1,0 +1,126 @@
+"""Save the student of each round, and the run when SIGTERM asks it to leave.
+
+SLURM sends it before it takes a machine back (preemption, the end of the time limit).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from ...curriculum import Curriculum
+from ...errors import UnfinishedError
+from ..checkpoint_io import LAST, save_last
+
+# Steps from one question to all processes to the next: each waits for the device.
+AGREE = 10
+
+_say = rank_zero_only(logging.getLogger(__name__).warning)
+
+
+class SaveRounds(L.Callback):
+    """Write `round-K.ckpt` after the last optimizer step of round K (from 1).
+
+    A fit that ends without an error before the last round leaves `last.ckpt` and
+    raises UnfinishedError. After SIGTERM it is written at the next optimizer step (several
+    processes: the next at which they agree), and the process ends with status 0. Lightning,
+    left alone, leaves without saving, and in the middle of an accumulation. Its handlers
+    of other signals (SLURM's requeueing) are not touched. curriculum: None for a model
+    without rounds.
+    """
+
+    def __init__(self, dirpath: str, curriculum: Curriculum | None = None):
+        self.dirpath, self.curriculum = dirpath, curriculum
+        self.asked = self._leaves = False
+        self._last: int | None = None  # the last optimizer step seen
+
+    def setup(self, trainer, module, stage):
+        _running.add(self)
+
+    def teardown(self, *args, **kwargs):
+        _running.discard(self)
+
+    on_exception = teardown
+
+    # As soon as Lightning's handler is in place, which would leave in the middle of a
+    # step. When a run ends, Lightning restores the handlers from before its own.
+
+    def on_sanity_check_start(self, trainer, module):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def on_train_start(self, trainer, module):
+        self._last = trainer.global_step  # a run resumed at a boundary has its files
+        self.on_sanity_check_start(trainer, module)
+
+    def _ask(self, signum, frame):
+        self.asked = True
+
+    def on_train_batch_end(self, trainer, module, *args):
+        step = trainer.global_step
+        if step == self._last:
+            return  # within gradient accumulation
+        self._last = step
+        if self.curriculum and step % self.curriculum.steps_per_round == 0:
+            name = f"round-{step // self.curriculum.steps_per_round}.ckpt"
+            trainer.save_checkpoint(os.path.join(self.dirpath, name))
+        asked = self.asked
+        if trainer.world_size > 1:
+            # All processes leave after the same step, whichever were asked.
+            if step % max(1, min(AGREE, trainer.log_every_n_steps)):
+                return
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and step < trainer.max_steps:
+            save_last(trainer, self.dirpath)
+            self._leaves = True
+            _say(
+                "SIGTERM: the run stands at step %d of %d in %s and leaves; the same "
+                "command goes on from there.",
+                step,
+                trainer.max_steps,
+                self.dirpath,
+            )
+
+    def _leave(self, *args):
+        if self._leaves:
+            raise SIGTERMException
+
+    # The step is logged by then, and other callbacks have had their turn.
+    on_train_batch_start = on_validation_start = on_train_epoch_end = _leave
+
+    def on_train_end(self, trainer, module):
+        if self.curriculum and trainer.global_step < self.curriculum.total_steps:
+            save_last(trainer, self.dirpath)
+
+    def on_fit_end(self, trainer, module):
+        # Here, and not at the end of the training, of which there may be none.
+        step, curriculum = trainer.global_step, self.curriculum
+        if curriculum and step < curriculum.total_steps:
+            last = f"goes on from {os.path.join(self.dirpath, LAST)}"
+            raise UnfinishedError(
+                f"The run ended at step {step} of {curriculum.total_steps}, in round "
+                f"{curriculum.at(step).index + 1} of {curriculum.rounds}, by "
+                "trainer.max_time, or by trainer.max_epochs, trainer.limit_train_batches, "
+                "data without a batch or a callback, which have to go: the same command "
+                f"{last if step else 'begins again'}."
+            )
+
+
+# torchrun signals the whole group: a data loader's worker would die, and the step with
+# it. The worker ends when its process does.
+_running: set[SaveRounds] = set()
+
+
+def _leave_it_to_the_parent() -> None:
+    if _running:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_it_to_the_parent)

@@ -1,0 +1,149 @@
+"""Compute -log p of text under samplers whose likelihood is a short sum: no bound.
+
+A sampler that opens token i at step k draws it from p(. | what was opened before). Given
+the steps at which tokens open, the likelihood of a text is a product, as for an
+autoregressive model in that order. It is exact where few orders are possible
+(`comb_likelihood`) or the text decides its own (`confidence_likelihood`; DUEL, arXiv
+2603.01367). Elsewhere it is a mean over orders, of which `bounds` has the bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..coupling import Alpha
+from ..errors import ConfigError
+from ..sampling.chain import Chain, Denoise, Temperature, levels_of, temperature_path
+from ..sampling.samplers import confidence
+from . import bounds
+from .intervals import Scores, finite
+
+
+@torch.no_grad()
+def comb_likelihood(
+    denoise: Denoise,
+    tokens: Tensor,
+    steps: int,
+    *,
+    alpha: Alpha,
+    mask_index: int,
+    temperature: Temperature = 1.0,
+    batch_size: int = 64,
+) -> Scores:
+    """Compute -log p_N of tokens under N steps with u_law=lattice, u_step=1/N.
+
+    Where each step opens an equal share, u_0 and the reflection leave 2N orders, equally
+    likely: token i opens at step (j + i) mod N, or at N - 1 less that. So log p_N is a
+    log-mean-exp over 2N paths of N network passes, 2N^2 a row.
+
+    tokens: (rows, length); arguments as of `bounds.n_step_nelbo`. Raises ConfigError for
+    a schedule whose steps open unequal shares, and as that one.
+    """
+    levels = levels_of(alpha, steps)
+    if any(abs(level - k / steps) > 1e-6 for k, level in enumerate(levels)):
+        raise ConfigError(
+            f"steps={steps} open unequal shares under this noise schedule, and under the lattice "
+            "of 1/N no order is then known: use a log-linear one, or bounds.n_step_nelbo."
+        )
+    place = torch.arange(tokens.shape[1])
+    paths = []
+    for shift in range(steps):
+        order = (shift + place) % steps
+        for path in (order, steps - 1 - order):
+            scores = bounds.along(
+                denoise,
+                tokens,
+                path.expand(tokens.shape),
+                levels,
+                alpha=alpha,
+                mask_index=mask_index,
+                temperature=temperature,
+                batch_size=batch_size,
+            )
+            paths.append(-scores.nats)
+    nats = math.log(2 * steps) - torch.stack(paths).logsumexp(0)
+    return Scores(finite("The likelihood", nats), scores.tokens)
+
+
+@dataclass
+class _Forced(Chain):
+    """A chain that draws the tokens of a text, and adds up what they cost.
+
+    text: (batch, length); nats: (batch,) of the tokens opened so far.
+    """
+
+    text: Tensor = field(default_factory=lambda: torch.empty(0))
+    nats: Tensor = field(default_factory=lambda: torch.empty(0))
+    _rows: Tensor | None = None  # what was predicted in this step, if anything
+
+    def logits(self, z: Tensor, rows: Tensor, level: float | Tensor) -> Tensor:
+        self._rows = rows
+        return super().logits(z, rows, level)
+
+    def draw(self, p: Tensor) -> Tensor:
+        assert self._rows is not None
+        drawn = self.text[self._rows]
+        self._cost = torch.zeros(self.text.shape, dtype=torch.float64, device=p.device)
+        self._cost[self._rows] = -p.gather(-1, drawn[:, None]).squeeze(-1).double().log()
+        return drawn
+
+    def report(self, step: int, z: Tensor) -> None:
+        if self._rows is not None:  # else the step opened nothing
+            opened = self._rows & (z != self.mask_index)
+            self.nats += self._cost.where(opened, 0.0).sum(-1)
+        self._rows = None
+
+
+@torch.no_grad()
+def confidence_likelihood(
+    denoise: Denoise,
+    tokens: Tensor,
+    steps: int,
+    *,
+    alpha: Alpha,
+    mask_index: int,
+    temperature: Temperature = 1.0,
+    batch_size: int = 64,
+    schedule: str | Sequence[float] | None = None,
+    **options: Any,
+) -> Scores:
+    """Compute -log p_N of tokens under the sampler `confidence`, N network passes a row.
+
+    Its order is a function of what is open, so a text has one, and the sampler is made to
+    draw that text.
+
+    options: of the sampler, but for score=drawn and score_noise, under which the order is
+    drawn, too: ConfigError, as for tokens with mask_index among them.
+    """
+    if options.get("score") == "drawn" or options.get("score_noise"):
+        raise ConfigError(
+            f"score={options.get('score', 'max')} with score_noise="
+            f"{options.get('score_noise', 0)} draws the order of a text, which then has no "
+            "likelihood of one path: use score=max, margin or entropy without noise."
+        )
+    bounds.check(tokens, mask_index)
+    nats = []
+    for text in tokens.split(batch_size):
+        chain = _Forced(
+            denoise,
+            float(alpha(torch.ones(1, dtype=torch.float64))),
+            levels_of(alpha, steps, schedule),
+            mask_index,
+            torch.float64,
+            temperature_path(temperature),
+            1.0,
+            0,
+            torch.Generator(text.device).manual_seed(0),  # ties alone
+            None,
+            text=text,
+            nats=torch.zeros(len(text), dtype=torch.float64, device=text.device),
+        )
+        confidence(chain, torch.full_like(text, mask_index), **options)
+        nats.append(chain.nats.cpu())
+    return Scores(finite("The likelihood", torch.cat(nats)), bounds.lengths(tokens))

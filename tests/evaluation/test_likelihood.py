@@ -1,0 +1,141 @@
+"""Exact likelihoods against the law of the sampler, summed over all of its paths."""
+
+import math
+
+import pytest
+import torch
+from enumeration import (
+    EMPTY,
+    LENGTH,
+    MASK,
+    alpha,
+    assert_law,
+    chances,
+    denoiser,
+    draw,
+    table,
+    timed,
+    timed_table,
+)
+from test_bounds import X0S, cosine, hosts, lattice_patterns, linear, log_p
+from test_sweep import MASK as SWEEP_MASK
+from test_sweep import alpha as sweep_alpha
+from test_sweep import held_out, model, run
+
+from mdlm_mcd.errors import ConfigError
+from mdlm_mcd.evaluation import likelihood
+from mdlm_mcd.evaluation.plan import Plan, Setting
+from mdlm_mcd.sampling import chain
+
+CASES = ("confidence", "iid", None), ("sparse", "lattice", 0.5), ("sparse", "iid", None)
+
+HOW = dict(mask_index=MASK, batch_size=7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("T", [1.0, 0.7])
+@pytest.mark.parametrize("time", [False, True])
+def test_the_comb(steps, T, time):
+    net, tables = denoiser(table()), [table()] * steps
+    if time:
+        net, tables = timed(), [timed_table(0.2 + 0.8 * k / steps) for k in range(steps)]
+    how = dict(alpha=hosts, temperature=T) | HOW
+    found = likelihood.comb_likelihood(net, X0S, steps, **how)
+    patterns = lattice_patterns(chain.levels_of(linear, steps), 1 / steps, points=12)
+    for x0, nats in zip(X0S.tolist(), found.nats.tolist(), strict=True):
+        p = sum(q * math.exp(log_p(tables, x0, o, [T] * steps)) for o, q in patterns.items())
+        assert nats == pytest.approx(-math.log(p), rel=1e-9)
+    assert (-found.nats).exp().sum() == pytest.approx(1.0)
+    assert found.tokens.tolist() == [LENGTH] * len(X0S)
+
+
+def by_certainty(logits, steps, T, threshold=None):
+    """The law of `confidence`, path by path: which tokens open is known."""
+    law, levels = {EMPTY: 1.0}, chain.levels_of(alpha, steps, "uniform")
+    for step in range(steps):
+        following: dict = {}
+        for z, mass in law.items():
+            left = [i for i in range(LENGTH) if z[i] == MASK]
+            p = {i: chances(logits[z][i], T) for i in left}
+            count = math.floor(LENGTH * levels[step + 1] + 0.5) - (LENGTH - len(left))
+            count = min(1, len(left)) if threshold else count
+            count = len(left) if step == steps - 1 else count
+            first = sorted(left, key=lambda i: -max(p[i]))
+            opens = first[:count] + [i for i in first[count:] if max(p[i]) >= (threshold or 2)]
+            states = {z: mass}
+            for i in opens:
+                states = {
+                    (*s[:i], v, *s[i + 1 :]): m * p[i][v]
+                    for s, m in states.items()
+                    for v in range(MASK)
+                }
+            for s, m in states.items():
+                following[s] = following.get(s, 0.0) + m
+        law = following
+    return law
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("T", [1.0, 0.7])
+@pytest.mark.parametrize("threshold", [None, 0.6])
+def test_confidence(steps, T, threshold):
+    how = dict(temperature=T, threshold=threshold, schedule="uniform")
+    found = likelihood.confidence_likelihood(
+        denoiser(table()), X0S, steps, alpha=alpha, **how, **HOW
+    )
+    law = by_certainty(table(), steps, T, threshold)
+    expected = torch.tensor([law[tuple(x0)] for x0 in X0S.tolist()]).double()
+    torch.testing.assert_close((-found.nats).exp(), expected)
+    assert (-found.nats).exp().sum() == pytest.approx(1.0)
+    if steps == 2:
+        assert_law(draw("confidence", steps, **how), law)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda: likelihood.comb_likelihood(denoiser(table()), X0S, 2, alpha=cosine, **HOW),
+            "shares",
+        ),
+        *(
+            (
+                lambda o=o: likelihood.confidence_likelihood(
+                    denoiser(table()), X0S, 2, alpha=alpha, **o, **HOW
+                ),
+                words,
+            )
+            for o, words in (
+                ({"score": "drawn"}, "score=drawn"),
+                ({"score_noise": 1.0}, "noise=1.0"),
+            )
+        ),
+        (
+            lambda: likelihood.confidence_likelihood(
+                denoiser(table()), X0S * 0 + MASK, 2, alpha=alpha, **HOW
+            ),
+            f"mask_index={MASK}",
+        ),
+    ],
+)
+def test_refusals(call, words):
+    with pytest.raises(ConfigError, match=words):
+        call()
+
+
+def test_a_sweep_has_them_beside_the_bounds(tmp_path):
+    """`confidence` has no bound; -log p under the lattice of 1/N lies below its own."""
+    points = [Setting(sampler, law, step, steps=2) for sampler, law, step in CASES]
+    plan = Plan(tuple(points), num_samples=4, batch_size=4, bound_rows=16, exact=True, by_row=True)
+    rows = run(tmp_path / "r.jsonl", model(), plan=plan)
+    text, how = held_out(None)[:16], dict(alpha=sweep_alpha, mask_index=SWEEP_MASK)
+    confident, comb, iid = (row["metrics"] for row in rows)
+    own = likelihood.confidence_likelihood(model().denoise, text, 2, **how)
+    assert confident["nll"]["value"] == pytest.approx(own.value)
+    assert "n_step_nelbo" not in confident and "nll" not in iid
+    own = likelihood.comb_likelihood(model().denoise, text, 2, **how)
+    assert comb["nll"]["value"] == pytest.approx(own.value)
+    assert comb["nll"]["value"] < comb["n_step_nelbo"]["value"] + 0.05  # of 16 draws of u
+    by_row = comb["n_step_nelbo"]["by_row"]
+    assert len(by_row) == 16
+    assert sum(by_row) / 16 == pytest.approx(comb["n_step_nelbo"]["value"], abs=1e-4)
