@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost import corpus
+from mdlm_mcd.minihost import corpus, prose
 
 CONFIGS = Path(corpus.__file__).parent / "configs" / "data"
 
@@ -72,8 +72,8 @@ def test_normalise():
 
 def test_docstrings_come_in_source_order_and_survive_broken_sources():
     source = b'"""m"""\nclass A:\n  """a"""\n  def f(): "f"\nasync def g(): """g\\d"""\n'
-    assert [text for text in corpus._docstrings(source) if text] == ["m", "a", "f", "g\\d"]
-    assert list(corpus._docstrings(b"def (")) == []
+    assert [text for text in prose.docstrings(source) if text] == ["m", "a", "f", "g\\d"]
+    assert list(prose.docstrings(b"def (")) == []
 
 
 # The cache
