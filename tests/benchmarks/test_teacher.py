@@ -1,0 +1,58 @@
+"""`benchmarks/teacher.py`: tables, and the whole of it on a tiny model."""
+
+import math
+
+import pytest
+import teacher
+import torch
+from bench.tables import tables
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from mdlm_mcd.checkpoints.files import read_json
+from mdlm_mcd.evaluation.candidates import Source, open_model
+
+
+def test_tables_against_counting_by_hand():
+    rows = torch.tensor([[0, 2, 3, 2, 1]])
+    found = tables(rows, torch.tensor([[0, 2, 3, 3, 1]]), 5)
+    # Bodies: 2 3 2, then 2 3 3; first and last tokens cost nothing, and five are counted.
+    assert found["unigram"] == pytest.approx(-(math.log(3 / 8) + 2 * math.log(2 / 8)) / 5)
+    costs = {
+        k: -sum(math.log((n + k) / (1 + 5 * k)) for n in (1, 1, 0)) / 5 for k in (0.1, 0.3, 1, 5)
+    }
+    k = found["added"]
+    assert found["bigram"] == pytest.approx(costs[k]) and costs[k] == min(costs.values())
+
+
+@pytest.mark.slow
+def test_the_whole_of_it(tmp_path, corpus):
+    small = "model.hidden_size=32 model.n_heads=2 model.n_blocks=1 model.length=16"
+    args = teacher.parsed(
+        [
+            f"--out={tmp_path}",
+            "--rows=20",
+            "data=textfile",
+            f"data.files=[{corpus}]",
+            f"data.cache_dir={tmp_path}/cache",
+            "data.vocab_size=300",
+            "trainer.max_steps=3",
+            "lr_scheduler.num_warmup_steps=1",
+            *small.split(),
+        ]
+    )
+    said = []
+    found = teacher.run(args, said.append)
+    assert found["tables"]["bigram"] < found["tables"]["unigram"]
+    assert found["teacher"]["nats"] < found["tables"]["unigram"]  # at its third step
+    assets = tmp_path / "assets"
+    assert read_json(assets / "figures.json", None) == found
+    assert "unigram table" in (assets / "README.md").read_text()
+    for name in teacher.RECIPES:
+        tensors = load_file(assets / name / "model.safetensors")
+        assert tensors["backbone.output_layer.linear.weight"].dtype == torch.bfloat16
+        assert len(AutoTokenizer.from_pretrained(assets / name)) == found["vocabulary"]
+    opened = open_model(Source("teacher", str(assets / "teacher")))
+    assert opened.length == 16 and opened.mask_index == found["vocabulary"]
+    again = teacher.run(args, said.append)  # nothing is trained anew
+    assert again == found
