@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from bench.tables import tables
+from bench.tables import held_out, nats, tables
 from paper.compose import embedded as composed
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -41,7 +41,7 @@ COMMON = (
     "trainer.limit_val_batches=8",
     "+trainer.enable_model_summary=false",
 )
-ROWS, PASSES, BATCH = 1024, 4, 64  # held-out rows of the figures, and draws of masks for each
+ROWS = 1024  # held-out, of the figures
 SAMPLES, STEPS = 8, 128
 
 
@@ -52,28 +52,6 @@ def parsed(argv=None) -> argparse.Namespace:
     add("--rows", type=int, default=ROWS, help="held-out rows of the figures")
     add("overrides", nargs="*", help="of both trainings, as in trainer.max_steps=100")
     return made.parse_args(argv)
-
-
-def held_out(rows, count: int) -> torch.Tensor:
-    """Return rows (count, length) evenly spread over all of the held-out text."""
-    every = torch.linspace(0, len(rows) - 1, min(count, len(rows))).long()
-    return rows.tokens[every].long()
-
-
-@torch.no_grad()
-def nats(model, rows: torch.Tensor, passes: int) -> tuple[float, float]:
-    """Return nats per token and the standard error over rows.
-
-    The first token of a left-to-right model is given, and costs nothing, as in the tables.
-    """
-    torch.manual_seed(0)
-    found = []
-    for part in rows[torch.randperm(len(rows))].split(BATCH):
-        inputs, targets, _ = model._process_model_input(part, torch.ones_like(part))
-        drawn = [model.nll(inputs, None, targets).double().sum(1) for _ in range(passes)]
-        found.append(torch.stack(drawn).mean(0) / part.shape[1])
-    found = torch.cat(found)
-    return float(found.mean()), float(found.std() / len(found) ** 0.5)
 
 
 def train(name: str, out: Path, overrides, say) -> tuple[Path, float]:
@@ -176,7 +154,7 @@ def run(args, say=print) -> dict:
             found["characters"] = sum(map(len, text))
             found["tables"] = tables(rows.tokens.long(), kept, model.vocab_size)
             say(f"tables: {found['tables']}")
-        value, error = nats(model, kept, PASSES if name == "teacher" else 1)
+        value, error = nats(model, kept)
         say(f"{name}: {value:.3f} +- {error:.3f} nats per token")
         facts = exported(name, checkpoint, model, tokenizer, out / "assets" / name)
         facts |= {"nats": value, "error": error, "seconds": seconds}

@@ -5,12 +5,14 @@ import math
 import pytest
 import teacher
 import torch
-from bench.tables import tables
+from bench.tables import held_out, nats, tables
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from mdlm_mcd.checkpoints.files import read_json
 from mdlm_mcd.evaluation.candidates import Source, open_model
+from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import main as minihost
 
 
 def test_tables_against_counting_by_hand():
@@ -23,6 +25,24 @@ def test_tables_against_counting_by_hand():
     }
     k = found["added"]
     assert found["bigram"] == pytest.approx(costs[k]) and costs[k] == min(costs.values())
+
+
+def test_nats_of_models_that_know_nothing(compose):
+    for name, counted in (("mdlm", 16), ("ar", 15)):
+        config = compose(f"algo={name}")
+        tokenizer = dataloader.get_tokenizer(config)
+        model = minihost.model_class(config)(config, tokenizer).eval()  # zero logits
+        rows = held_out(dataloader.get_dataset(config, tokenizer, "train"), 100)
+        value, error = nats(model, rows)
+        assert len(rows) == 100 and error < 1e-5
+        assert value == pytest.approx(math.log(model.vocab_size - 1) * counted / 16, rel=1e-5)
+
+
+def test_nats_are_the_nelbo(random_mdlm):
+    rows = torch.randint(0, 250, (4000, 16))
+    value, _ = nats(random_mdlm, rows)
+    with torch.no_grad():
+        assert value == pytest.approx(float(random_mdlm.nll(rows, None, None).mean()), rel=0.03)
 
 
 @pytest.mark.slow
