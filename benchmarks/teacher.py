@@ -154,6 +154,9 @@ def run(args, say=print) -> dict:
             found["characters"] = sum(map(len, text))
             found["tables"] = tables(rows.tokens.long(), kept, model.vocab_size)
             say(f"tables: {found['tables']}")
+        with torch.no_grad():  # what is measured is what is exported
+            for p in model.backbone.parameters():
+                p.copy_(p.bfloat16())
         value, error = nats(model, kept)
         say(f"{name}: {value:.3f} +- {error:.3f} nats per token")
         facts = exported(name, checkpoint, model, tokenizer, out / "assets" / name)
