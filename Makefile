@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test test-all demo bench-speed bench-quality stress longrun lint clean
+.PHONY: setup test test-all demo bench-speed bench-quality teacher stress longrun lint clean
 
 setup: $(VENV)/installed
 
@@ -31,6 +31,11 @@ bench-speed: setup
 # At most an hour on two cores; goes on where it stopped. ARGS=--quick: ten minutes.
 bench-quality: setup
 	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+# A teacher and its judge on the prose of installed packages, into teacher/assets: an hour of
+# one core. Goes on where it stopped.
+teacher: setup
+	$(BIN)/python benchmarks/teacher.py $(ARGS)
 
 # A run killed 54 times; four minutes on two cores. ARGS="--kills 24 --devices 2".
 stress: setup

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from bench import jobs, methods, page
-from bench.setting import SETTINGS
+from bench.methods import TABLES
+from bench.setting import SETTINGS, opened
 from bench.sizes import SIZES
 from bench.summary import summary
 
@@ -76,6 +77,8 @@ def write(folder: Path, size: str, docs: Path | None, say) -> None:
         if not measured:
             continue
         rows += summary(name, measured)
+        if learned := opened(name, size, folder / name).learned():
+            rows.append({"part": name, "method": TABLES, **learned})
         version = folder.name.partition("-")[0]
         how.append(f"- {page.TITLES[name]}: {described(part, measured[0], version)}")
         ends = [read_json(path, {}) for path in sorted((folder / name).glob("*.end"))]

@@ -8,6 +8,7 @@ from mdlm_mcd.errors import ConfigError
 
 MCD = "mcd"
 TEACHER, ORACLE, UNIFORM = "teacher", "oracle", "uniform teacher"
+TABLES = "tables"  # of counts, the row beside which a teacher has to hold
 LANGUAGE, BOTH = ("language",), ("language", "text")
 
 

@@ -21,11 +21,12 @@ from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.models.noise import NOISES
 
-from . import train
+from . import tables, train
 from .language import Language, Oracle
 from .methods import UNIFORM
 from .sizes import BATCH, SIZES, Part
 
+LEARNED_ROWS = 512  # held-out, on which the teacher is measured beside tables
 TEACHER_RECIPE = ("algo=mdlm", "+recipe=laptop_teacher")
 UNIFORM_RECIPE = (
     "algo=duo_base",
@@ -119,6 +120,10 @@ class Setting:
     def oracle(self) -> Oracle:
         raise NotImplementedError("no exact denoiser of text is known")
 
+    def learned(self) -> dict:
+        """Return nats per held-out token of tables of counts and of what was trained."""
+        return {}
+
 
 class ExactLanguage(Setting):
     """Sequences of a language whose likelihood and denoiser are computed."""
@@ -173,6 +178,15 @@ class Text(Setting):
         rows = dataloader.get_dataset(self.config, self.tokenizer, "valid")
         found = [rows[i]["input_ids"] for i in range(min(self.text_rows, len(rows)))]
         return torch.stack(found)
+
+    def learned(self) -> dict:
+        valid = dataloader.get_dataset(self.config, self.tokenizer, "valid")
+        kept = tables.held_out(valid, LEARNED_ROWS)
+        found = {"rows": len(kept)}
+        found |= tables.tables(self.rows.tokens.long(), kept, self.mask_index + 1)
+        for name, algo in (("teacher", "algo=mdlm"), ("judge", "algo=ar")):
+            found[name], _ = tables.nats(self.model(self.weights(name), algo), kept)
+        return found
 
     @cached_property
     def evaluator(self) -> CallableEvaluator:

@@ -22,6 +22,7 @@ from paper.compose import embedded
 
 from mdlm_mcd.distillers.teacher import Teacher
 from mdlm_mcd.minihost import main as entry
+from mdlm_mcd.minihost import start as first
 from mdlm_mcd.minihost.resumable_loader import ResumableLoader
 
 Weights = dict[str, torch.Tensor]
@@ -105,7 +106,9 @@ def fit(
         config = compose(f"checkpointing.save_dir={folder}", *overrides, *given)
         L.seed_everything(config.seed)
         model = entry.model_class(config)(config, tokenizer)
-        if start is not None and not hasattr(model, "teacher"):
+        if start is None:
+            first.begin(model, rows)
+        elif not hasattr(model, "teacher"):
             load(model, start)
         if oracle is not None:
             model.teacher = FixedTeacher(oracle)

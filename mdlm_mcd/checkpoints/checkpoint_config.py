@@ -47,7 +47,7 @@ def cache_of(folder: Any) -> str:
     """Return the folder that a checkpoint names if it is a cache already, else CACHE."""
     if isinstance(folder, str) and "\0" not in folder:
         path = Path(os.path.expanduser(folder))
-        if any(any(path.glob(f"{kind}-*.json")) for kind in ("bpe", "stdlib")):
+        if any(any(path.glob(f"{kind}-*.json")) for kind in ("bpe", "prose", "stdlib")):
             return folder
     return CACHE
 

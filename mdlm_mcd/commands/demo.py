@@ -43,7 +43,7 @@ class Recipe:
     temperature: float = 0.8  # of the control: the teacher, only sharper
     overrides: tuple[str, ...] = ()
     judge_steps: int = 600
-    teacher_steps: int = 3400
+    teacher_steps: int = 1600
     rounds: int = 5
     steps_per_round: int = 100
 

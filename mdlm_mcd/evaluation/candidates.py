@@ -196,7 +196,7 @@ def _family(config: Mapping[str, Any]) -> str:
     if "parameterization" in config:
         return "MDLM"
     data = section(config, "data")
-    if {"text_key", "max_chars"} & data.keys() or data.get("train") == "textfile":
+    if {"text_key", "max_chars", "packages"} & data.keys() or data.get("train") == "textfile":
         return "minihost"
     return "Duo" if "algo" in config else "unknown"
 

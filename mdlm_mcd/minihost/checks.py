@@ -65,6 +65,7 @@ RULES = (
         lambda x: _number(x, 0) and x < 1,
         "a number from 0 on, below 1",
     ),
+    ("training.start", lambda x: x in (None, "counts"), "counts, or null"),
     ("noise.eps", _number, "a small number"),
     ("sampling.p_nucleus", lambda x: _number(x) and 0 < x <= 1, "a number above 0, up to 1"),
     ("data.cache_dir eval.generated_samples_path checkpointing.save_dir", _text, "a path"),

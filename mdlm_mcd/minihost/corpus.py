@@ -5,7 +5,6 @@ to training or to validation by a hash of their text, so the split depends on
 nothing else, and equal documents never stand on both sides.
 """
 
-import ast
 import glob
 import hashlib
 import inspect
@@ -15,13 +14,13 @@ import os
 import re
 import sys
 import sysconfig
-import warnings
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from ..checkpoints.files import expanded, write_text
 from ..errors import ConfigError, border
+from . import prose
 
 log = logging.getLogger(__name__)
 
@@ -73,30 +72,19 @@ def cached(cache_dir, name, build, parse=str):
         return parse(path.read_text(encoding="utf-8"))
 
 
-def normalise(text):
-    """Return dedented text with straight quotes, without heading underlines."""
+def dedented(text):
+    """Return dedented text with straight quotes."""
     # A lone surrogate, which an escape can spell, has no UTF-8.
     text = text.encode("utf-8", "ignore").decode("utf-8")
-    text = text.translate(str.maketrans("‘’“”\xa0", "''\"\" "))
-    lines = [line.rstrip() for line in inspect.cleandoc(text).splitlines()]
+    return inspect.cleandoc(text.translate(str.maketrans("‘’“”\xa0", "''\"\" ")))
+
+
+def normalise(text):
+    """Return dedented text with straight quotes, without heading underlines."""
+    lines = [line.rstrip() for line in dedented(text).splitlines()]
     # A rule of punctuation is markup, and dear: the BPE would spend merges on it.
     lines = [line for line in lines if not re.fullmatch(r"\s*([^\w\s])\1{3,}", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
-
-
-def _docstrings(source):
-    """Yield docstrings of a module, its classes and functions, in source order."""
-    with warnings.catch_warnings():
-        # Old modules hold escapes that newer parsers warn of.
-        warnings.simplefilter("ignore")
-        try:
-            tree = ast.parse(source)
-        except (SyntaxError, ValueError):
-            return
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
-    for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
-        yield ast.get_docstring(node, clean=False) or ""
 
 
 def _stdlib_texts():
@@ -111,7 +99,7 @@ def _stdlib_texts():
         folders[:] = sorted(set(folders) - SKIPPED_FOLDERS)
         for file in sorted(files):
             if file.endswith(".py"):
-                yield from _docstrings(Path(folder, file).read_bytes())
+                yield from prose.docstrings(Path(folder, file).read_bytes())
 
 
 def stdlib_documents(cache_dir, max_chars):
@@ -135,6 +123,20 @@ def stdlib_documents(cache_dir, max_chars):
     stdlib = sysconfig.get_path("stdlib")
     key = digest(CACHE_VERSION, PYTHON, stdlib, max_chars)
     return cached(cache_dir, f"stdlib-{key[:16]}.json", build, json.loads)
+
+
+def prose_documents(cache_dir, packages):
+    """Return the English prose in docstrings of Python and of `packages`, by module.
+
+    Depends on the releases of all of them. Raises ConfigError.
+    """
+
+    def build():
+        return json.dumps(prose.documents(packages, dedented), ensure_ascii=False)
+
+    stdlib = sysconfig.get_path("stdlib")
+    key = digest(CACHE_VERSION, PYTHON, stdlib, prose.versions(packages))
+    return cached(cache_dir, f"prose-{key[:16]}.json", build, json.loads)
 
 
 def _expand(key, patterns):
@@ -210,9 +212,12 @@ def split(documents):
 def documents(data, mode):
     """Return the documents of `data.train` (mode "train") or `data.valid` ("valid").
 
-    data: the `data` config, with `stdlib` or `textfile` for that mode. Returns a list of
-    str in a fixed order. Raises ConfigError.
+    data: the `data` config, with `stdlib`, `prose` or `textfile` for that mode. Returns a
+    list of str in a fixed order. Raises ConfigError.
     """
+    if data[mode] == "prose":
+        found = prose_documents(data.cache_dir, list(data.get("packages") or []))
+        return split(found)[mode == "valid"]
     if data[mode] == "stdlib":
         found = stdlib_documents(data.cache_dir, data.get("max_chars", 6_000_000))
         return split(found)[mode == "valid"]

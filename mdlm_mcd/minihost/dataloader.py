@@ -21,7 +21,7 @@ from ..models import vocabulary
 from . import corpus
 from .resumable_loader import RankSampler, ResumableLoader
 
-LOCAL = ("stdlib", "textfile")
+LOCAL = ("stdlib", "prose", "textfile")
 BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 
@@ -56,7 +56,7 @@ def _bpe_tokenizer(data):
         raise ConfigError(
             f"data.tokenizer_name_or_path=bpe is not trained on data.train={data.train}"
             ": name a pretrained tokenizer, e.g. data.tokenizer_name_or_path=gpt2, or "
-            "set data.train to stdlib or textfile."
+            "set data.train to stdlib, prose or textfile."
         )
     texts = corpus.documents(data, "train")
     key = corpus.digest(
@@ -204,7 +204,7 @@ def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
 
     size, mask_index: of the model's vocabulary, where it is not the one that the host
     makes for the tokenizer. Rows are dicts `input_ids`, `attention_mask`, int64
-    (length,): in memory for `stdlib` and `textfile`, on disk for Hugging Face datasets.
+    (length,): in memory for those of LOCAL, on disk for Hugging Face datasets.
     Raises ConfigError, also for training rows of less than a step and for no row at all.
     """
     name, length = config.data[mode], config.model.length

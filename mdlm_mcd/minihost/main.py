@@ -21,7 +21,7 @@ from ..checkpoints import identity, sanitize, unpickling
 from ..checkpoints.files import check_overwrite, check_writable, write_text
 from ..errors import ConfigError, border
 from ..settings import groups
-from . import algo, checks, command, dataloader, paths
+from . import algo, checks, command, dataloader, paths, start
 from .progress import Lines
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,8 @@ def train(cls, config, tokenizer):
         model = load_from_checkpoint(cls, finetune, config, tokenizer, key="training.finetune_path")
     else:
         model = cls(config, tokenizer)
+        if resume is None:
+            start.begin(model, train_ds.dataset)
     if config.eval.generate_samples and config.eval.compute_generative_perplexity:
         model.metrics.load_evaluator()  # refused now, not after hours of steps
     # The loaders deal the rows to the processes themselves.

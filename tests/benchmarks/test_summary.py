@@ -135,20 +135,25 @@ def test_sentences_follow_the_figures(ratio, words):
     assert "equal entropy" in first and words in first
 
 
-def test_the_page_has_the_figures_and_no_sentence_where_none_is_supported(tmp_path):
+@pytest.mark.parametrize("teacher", [4.9, 3.2])
+def test_the_page_has_the_figures_and_no_verdict_of_an_untaught_teacher(tmp_path, teacher):
     rows = [
         r
         for part in ("language", "text")
         for r in summed(frontier(), student(MCD, 1.0), student("sdtt", 1.1), part=part).values()
     ]
     rows = json.loads(json.dumps(rows))  # as they lie beside the page
-    text = page.page(rows, ["- on a Tuesday"])
+    tables = {"part": "text", "method": "tables", "rows": 512, "unigram": 5.2, "bigram": 3.62}
+    tables |= {"teacher": teacher, "judge": 3.1}
+    text = page.page([*rows, tables], ["- on a Tuesday"])
     assert "| sdtt | +10% [+10, +10] win |" in text and "| **mcd** |" in text
     half = text.split(f"## {page.TITLES['text']}\n")[1].partition("## ")[0].strip()
-    assert half == page.INCONCLUSIVE["text"]
+    assert half.startswith("Nats a token on 512 held-out rows: a unigram table 5.200, a bigram")
+    assert half.endswith(page.NO_VERDICT) == (teacher > 3.62)
+    assert ("MCD and its teacher" in half) == (teacher < 3.62)
     # The frontier against itself is no row of a table at equal entropy.
     assert "T 0.8 |" not in text.split("### ")[2].partition("## ")[0]
     level = next(r["perplexity"] for r in rows if r["method"] == MCD)
     assert f"| {page.number(level)}; 3.000; 2.75 / 2.75 / 1.75 |" in text and TEACHER in FRONTIER
-    page.figure(rows, tmp_path / "page.svg")
+    page.figure([*rows, tables], tmp_path / "page.svg")
     assert "sdtt" in (tmp_path / "page.svg").read_text("utf-8")

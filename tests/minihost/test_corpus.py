@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from texts import config_of
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost import corpus
+from mdlm_mcd.minihost import corpus, prose
 
 
 def data(name, tmp_path, **keys):
@@ -67,8 +67,8 @@ def test_normalise():
 
 def test_docstrings_come_in_source_order_and_survive_broken_sources():
     source = b'"""m"""\nclass A:\n  """a"""\n  def f(): "f"\nasync def g(): """g\\d"""\n'
-    assert [text for text in corpus._docstrings(source) if text] == ["m", "a", "f", "g\\d"]
-    assert list(corpus._docstrings(b"def (")) == []
+    assert [text for text in prose.docstrings(source) if text] == ["m", "a", "f", "g\\d"]
+    assert list(prose.docstrings(b"def (")) == []
 
 
 # The cache

@@ -17,6 +17,8 @@ ALGOS = {
     "mcd_paper": "mcd",
     "mcd_laptop": "mcd",
     "laptop_teacher": "mdlm",
+    "text_teacher": "mdlm",
+    "text_judge": "ar",
     "laptop_judge": "ar",
     "distil_paper": "sdtt",
     "owt": "mcd",
