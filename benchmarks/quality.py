@@ -35,6 +35,7 @@ def parsed(argv=None) -> argparse.Namespace:
     made = argparse.ArgumentParser(prog="quality.py", description=__doc__.partition("\n")[0])
     add = made.add_argument
     add("--quick", action="store_true", help="a part of it, in at most 10 minutes")
+    add("--from-scratch", action="store_true", help="train the teacher of text and its judge")
     add("--size", choices=sorted(SIZES), help=argparse.SUPPRESS)
     add("--jobs", type=int, default=2, help="worker processes, one thread each")
     add("--out", type=Path, default=Path("bench-quality"), help="folder of figures")
@@ -59,8 +60,9 @@ def described(part, row: dict, version: str) -> str:
     machine, versions = (
         ", ".join(f"{k} {v}" for k, v in row[key].items()) for key in ("machine", "versions")
     )
+    taught = f"teacher of {part.teacher_steps} steps" if part.teacher_steps else "shipped teacher"
     return (
-        f"teacher of {part.teacher_steps} steps; students of {part.rounds} rounds of "
+        f"{taught}; students of {part.rounds} rounds of "
         f"{part.steps_per_round} steps (without rounds: {part.total_steps}), delta0 = "
         f"1/{round(1 / part.delta0)}; {part.seeds[0]} seeds for the main methods and "
         f"{part.seeds[1]} for the others; {part.samples} samples a seed and point by `sparse`, "
@@ -99,8 +101,10 @@ def run(args, say=print) -> Path:
         if (number := getattr(args, flag)) is not None and number < 1:
             raise ConfigError(f"--{flag} {number} must be at least 1.")
     size = args.size or ("quick" if args.quick else "full")
+    size += "-from-scratch" * args.from_scratch
     parts = [name for name in SETTINGS if name in (args.part or SETTINGS)]
-    todo = jobs.plan(methods.named(args.method, size != "full"), parts, size, args.seeds)
+    few = not size.startswith("full")
+    todo = jobs.plan(methods.named(args.method, few), parts, size, args.seeds)
     name = f"{code_version()}-{size}"  # other code, another folder
     whole = size == "full" and not (args.part or args.method or args.seeds)
     docs = ROOT / "docs" / "results.md" if whole else None

@@ -4,7 +4,7 @@
 
 Text is the prose in docstrings of installed packages (`data=prose`); every figure is of the
 same held-out rows. Goes on where it stopped. OUT/assets has both in bfloat16, with their
-tokenizer and a card.
+tokenizer, the part of the text that is Python's own, and a card: the package's own assets.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from bench.tables import held_out, nats, tables
+from omegaconf import OmegaConf
 from paper.compose import embedded as composed
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -29,7 +30,7 @@ from mdlm_mcd.checkpoints.files import make_folder, read_json, write_json, write
 from mdlm_mcd.commands import export, stages
 from mdlm_mcd.errors import MCDError
 from mdlm_mcd.evaluation.embedded import open_model
-from mdlm_mcd.minihost import dataloader
+from mdlm_mcd.minihost import corpus, dataloader
 
 RECIPES = {
     "teacher": ("algo=mdlm", "+recipe=text_teacher"),
@@ -43,6 +44,7 @@ COMMON = (
 )
 ROWS = 1024  # held-out, of the figures
 SAMPLES, STEPS = 8, 128
+EVALUATOR = ("gen_ppl_eval_model_name_or_path", "perplexity_batch_size")
 
 
 def parsed(argv=None) -> argparse.Namespace:
@@ -87,18 +89,28 @@ def exported(name: str, checkpoint: Path, model, tokenizer, folder: Path) -> dic
             notes = file.metadata()
     else:
         folder.mkdir(parents=True)
-        whole = model.hparams.config
-        config = {key: whole[key] for key in ("algo", "model", "noise", "data")}
-        config["data"] = {k: v for k, v in config["data"].items() if k != "cache_dir"}
+        whole = OmegaConf.to_container(model.config, resolve=True)
+        config = {key: whole[key] for key in ("algo", "model", "noise", "training", "sampling")}
+        config["eval"] = {k: whole["eval"][k] for k in EVALUATOR}
+        config["data"] = {k: v for k, v in whole["data"].items() if k != "cache_dir"}
         notes = {"format": "pt"}
     tensors = {f"backbone.{k}": v for k, v in model.backbone.state_dict().items()}
     halves = {k: v if "inv_freq" in k else v.bfloat16() for k, v in tensors.items()}
     save_file(halves, folder / "model.safetensors", notes)
     write_json(folder / "config.json", config)
     tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"  # by a name that all releases of transformers know
+    write_json(file, read_json(file, {}) | {"tokenizer_class": "PreTrainedTokenizerFast"})
     count = sum(p.numel() for p in model.backbone.parameters())
     size = (folder / "model.safetensors").stat().st_size
     return {"parameters": count, "bytes": size, "sha256": identity.sha256(halves)}
+
+
+def texts(data, folder: Path) -> None:
+    """Write the text of Python alone, as documents of `data=textfile`, for `data=shipped`."""
+    for mode in ("train", "valid"):
+        found = corpus.documents(OmegaConf.merge(data, {"packages": []}), mode)
+        write_text(make_folder(folder) / f"{mode}.txt", "\n\n\n".join(found) + "\n")
 
 
 def card(found: Mapping, packages) -> str:
@@ -106,10 +118,13 @@ def card(found: Mapping, packages) -> str:
         "# A small teacher and its judge\n",
         "A masked diffusion model (`teacher`) and a left-to-right model (`judge`) of English, in "
         "bfloat16, made by `make teacher`; they share a tokenizer.\n",
-        f"Text: {found['characters'] / 1e6:.1f}M characters of prose out of docstrings, one module "
-        "in twenty held out. Sources and licences: "
+        f"They learned {found['characters'] / 1e6:.1f}M characters of prose out of docstrings, one "
+        "module in twenty left out. Sources and licences: "
         + "; ".join(f"{name} {version} ({licence})" for name, (version, licence) in packages)
         + ".\n",
+        "`text` is the part that comes from Python's own modules, held-out text apart: Copyright "
+        "Python Software Foundation, under the PSF License "
+        "(https://docs.python.org/3/license.html), shortened to sentences.\n",
         f"On {found['rows']} held-out rows of {found['length']} tokens (vocabulary of "
         f"{found['vocabulary']}), nats per token:\n",
         "| | nats | parameters | steps | minutes |",
@@ -149,6 +164,7 @@ def run(args, say=print) -> dict:
         if not found:
             rows = dataloader.get_dataset(config, tokenizer, "train")
             kept = held_out(dataloader.get_dataset(config, tokenizer, "valid"), args.rows)
+            texts(config.data, out / "assets" / "text")
             text = tokenizer.batch_decode(rows.tokens[:, 1:-1])
             found = {"rows": len(kept), "length": kept.shape[1], "vocabulary": len(tokenizer)}
             found["characters"] = sum(map(len, text))

@@ -67,7 +67,8 @@ def plan(methods, parts, size: str, seeds: int | None = None) -> list[Job]:
     for name in parts:
         mine = [m for m in methods if name in m.parts]
         uniform = [UNIFORM] * any(m.teacher == UNIFORM for m in mine)
-        jobs += [Job(name, what) for what in (*uniform, *settings.SETTINGS[name].preparations)]
+        prepared = settings.opened(name, size, Path()).preparations
+        jobs += [Job(name, what) for what in (*uniform, *prepared)]
         for method in mine:
             count = SIZES[size][name].seeds[0 if method.main else 1]
             jobs += [
@@ -186,4 +187,5 @@ def measure(job: Job, setting, found: dict[int, train.Weights], folder: Path) ->
             held_out=lambda model: setting.held_out,
             facts={"versions": versions(), "machine": machine("cpu")},
             noise=noise,
+            outside=setting.outside,
         ).run([lambda model=model: model])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .methods import MCD, METHODS, TABLES, TEACHER
-from .summary import FRONTIER, LEVELS
+from mdlm_mcd.evaluation import evaluators
 
-TITLES = {"language": "An exactly solvable language", "text": "The standard library's English"}
+from .methods import MCD, METHODS, TABLES, TEACHER
+from .summary import FRONTIER, LEVELS, OUTSIDE
+
+TITLES = {"language": "An exactly solvable language", "text": "English out of docstrings"}
 GAP = "–"
 EQUAL = "perplexity at equal entropy"
 SENTENCES = {  # MCD and ... : what it is compared with
@@ -60,6 +62,9 @@ def page(rows: Sequence[dict], how: Sequence[str], name: str = "results") -> str
             "",
             *matrix(last, outcome),
         ]
+        if judged := [row for row in last if OUTSIDE in row]:
+            title = f"### Perplexity under {evaluators.SMOLLM2_NAME}, which nobody trained here"
+            lines += ["", title, "", *matrix(judged, lambda row: number(row[OUTSIDE]))]
     lines += [
         "",
         "## How it was measured",

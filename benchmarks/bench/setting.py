@@ -12,10 +12,11 @@ import torch
 import transformers
 
 from mdlm_mcd.checkpoints import identity
+from mdlm_mcd.checkpoints.weights import read_weights
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.evaluation.candidates import Candidate
-from mdlm_mcd.evaluation.evaluators import CallableEvaluator
+from mdlm_mcd.evaluation.evaluators import CallableEvaluator, CausalLM, outside
 from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as entry
@@ -117,6 +118,9 @@ class Setting:
 
         return self.candidate(label, None, weights, generate=generate)
 
+    def outside(self, model: Candidate, point) -> None:
+        """Return a second evaluator of samples drawn at a point; none where one is exact."""
+
     def oracle(self) -> Oracle:
         raise NotImplementedError("no exact denoiser of text is known")
 
@@ -161,9 +165,17 @@ class ExactLanguage(Setting):
 
 
 class Text(Setting):
-    """English of the standard library, judged by a left-to-right model of our own."""
+    """English that comes with the package, as do its teacher and a left-to-right judge."""
 
-    preparations = ("judge", "teacher")
+    @property
+    def preparations(self) -> tuple[str, ...]:
+        return ("judge", "teacher") if self.part.teacher_steps else ()
+
+    def weights(self, what: str) -> train.Weights:
+        if self.preparations:
+            return super().weights(what)
+        tensors = read_weights(f"mdlm-mcd/{what}").state_dict
+        return {name: tensor.float() for name, tensor in tensors.items()}
 
     @cached_property
     def tokenizer(self):
@@ -192,6 +204,16 @@ class Text(Setting):
     def evaluator(self) -> CallableEvaluator:
         model = self.model(self.weights("judge"), "algo=ar")
         return CallableEvaluator(embedded.judge(model), "AR model of the minihost")
+
+    @cached_property
+    def _outside(self) -> CausalLM | None:
+        return outside()
+
+    def outside(self, model: Candidate, point) -> CausalLM | None:
+        """Return an evaluator that nobody trained here, at one point: it takes its time."""
+        if self._outside is None or (point.steps, point.u_law) != (self.part.few[-1], "iid"):
+            return None
+        return self._outside.reading(model.tokenizer)
 
 
 SETTINGS = {"language": ExactLanguage, "text": Text}

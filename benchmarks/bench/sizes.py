@@ -21,11 +21,10 @@ class Part:
     students alone, batch their global batch. steps: sampling steps; few: those of methods
     that are not `main`. lattice: steps at which the lattice is sampled, too. seeds: of main
     methods and of the others; samples: drawn at each point, bound_rows: held-out rows of the
-    N-step NELBO.
+    N-step NELBO. teacher_steps, judge_steps: 0: those that come with the package.
     """
 
     model: tuple[str, ...]
-    teacher_steps: int
     few: tuple[int, ...]
     seeds: tuple[int, int]
     samples: int
@@ -36,6 +35,7 @@ class Part:
     steps: tuple[int, ...] = (4, 8, 16, 32)
     lattice: tuple[int, ...] = (4, 8)
     bound_rows: int = 32
+    teacher_steps: int = 0
     judge_steps: int = 0
     corpus_rows: int = 0
     language: dict = field(default_factory=dict)
@@ -66,15 +66,15 @@ LANGUAGE = Part(
 )
 TEXT = Part(
     model=(
-        *"data=stdlib data.vocab_size=512 model=laptop model.length=64".split(),
-        *"model.embed_std=0.3 model.hidden_size=96 model.n_blocks=3".split(),
+        *"data=shipped model=laptop model.length=64".split(),
+        *"model.hidden_size=192 model.n_heads=6 model.n_blocks=4".split(),
     ),
-    teacher_steps=2400,
     few=(4, 8),
     seeds=(3, 3),
-    samples=96,
-    judge_steps=600,
+    samples=64,
+    batch=16,
 )
+FROM_SCRATCH = {"teacher_steps": 5000, "judge_steps": 1500}
 
 
 def _quick(part: Part, **changes) -> Part:
@@ -83,28 +83,30 @@ def _quick(part: Part, **changes) -> Part:
 
 
 def _tiny(part: Part, *overrides: str, **changes) -> Part:
-    """Return a part for tests."""
-    small = ("hidden_size=16", "n_blocks=1", "n_heads=2", "length=16")
+    """Return a part for tests; a shipped teacher has its own size."""
+    small = "hidden_size=16 n_blocks=1 n_heads=2 length=16".split() if part.teacher_steps else ()
     return replace(
         part,
         model=(*part.model, *(f"model.{size}" for size in small), *overrides),
-        **dict(teacher_steps=4, batch=4, rounds=2, steps_per_round=2, delta0=1 / 8),
+        teacher_steps=min(part.teacher_steps, 4),
+        **dict(batch=4, rounds=2, steps_per_round=2, delta0=1 / 8),
         **dict(steps=(2, 4), few=(2, 4), lattice=(2,), samples=8, bound_rows=4),
         **changes,
     )
 
 
-SMALL_TEXT = ("data.max_chars=100000", "data.vocab_size=300")
 SIZES = {
     "full": {"language": LANGUAGE, "text": TEXT},
     "quick": {
         "language": _quick(LANGUAGE, samples=96, teacher_steps=1500, steps_per_round=30),
-        "text": _quick(
-            TEXT, samples=48, teacher_steps=1200, steps_per_round=20, batch=16, judge_steps=300
-        ),
+        "text": _quick(TEXT, samples=32, steps_per_round=20),
     },
     "tiny": {
         "language": _tiny(LANGUAGE, seeds=(2, 2), corpus_rows=64),
-        "text": _tiny(TEXT, *SMALL_TEXT, seeds=(1, 1), judge_steps=4),
+        "text": _tiny(TEXT, seeds=(1, 1)),
     },
+}
+SIZES |= {
+    f"{size}-from-scratch": {**parts, "text": replace(parts["text"], **FROM_SCRATCH)}
+    for size, parts in SIZES.items()
 }

@@ -20,6 +20,7 @@ from mdlm_mcd.evaluation.frontier import at_equal
 from .methods import MCD, METHODS, TEACHER
 
 LEVELS = ("perplexity", "n_step_nelbo", "entropy", "corpus_entropy", "bigram_entropy")
+OUTSIDE = "outside_perplexity"
 AXES = {
     "perplexity at equal entropy": "entropy",
     "perplexity at equal bigram entropy": "bigram_entropy",
@@ -83,7 +84,7 @@ class Figures:
         found = {
             s: row["metrics"][measure]["value"] for s, row in rows if measure in row["metrics"]
         }
-        if measure == "perplexity":
+        if measure in ("perplexity", OUTSIDE):
             return {seed: math.log(value) for seed, value in found.items()}
         return found
 
@@ -152,9 +153,10 @@ def summary(part: str, rows: Iterable[dict]) -> list[dict]:
     for (method, k, place), by_seed in figures.rows.items():
         row = {"part": part, "method": method, "round": k, "steps": place[0], "u_law": place[1]}
         row["seeds"] = len(by_seed)
-        for level in LEVELS:
+        for level in (*LEVELS, OUTSIDE):
             if values := figures.of(level, method, place, k).values():
-                row[level] = math.exp(fmean(values)) if level == "perplexity" else fmean(values)
+                log = level in ("perplexity", OUTSIDE)
+                row[level] = math.exp(fmean(values)) if log else fmean(values)
         if k is None:
             compared = {m: figures.against(m, method, place) for m in MEASURES}
             row["against"] = {m: to for m, to in compared.items() if to}

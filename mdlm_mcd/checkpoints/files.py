@@ -129,13 +129,18 @@ def write_text(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+# The models that come with the package, by names like those of the Hub; see `assets/README.md`.
+ASSETS = Path(__file__).parents[1] / "assets"
+SHIPPED = {f"mdlm-mcd/{name}": str(ASSETS / name) for name in ("teacher", "judge")}
+
+
 def expanded(path: str | os.PathLike, key: str) -> str:
-    """Return `path` with a leading `~` replaced by the home folder.
+    """Return `path` with a leading `~` replaced by the home folder; of SHIPPED the folder.
 
     key: the setting that names it. Raises ConfigError where no such folder is known: the
     path would be a folder called `~` here.
     """
-    found = os.path.expanduser(path)
+    found = os.path.expanduser(SHIPPED.get(str(path), path))
     if found.startswith("~") and not os.path.lexists(found.partition("/")[0]):
         raise ConfigError(f"{key}={path}: no home folder is known: set HOME, or give the folder.")
     return found

@@ -1,24 +1,26 @@
-"""`mdlm-mcd demo`: the whole chain on a laptop: teacher, judge, five rounds of MCD, comparison.
+"""`mdlm-mcd demo`: from a trained teacher, five rounds of MCD, samples and a comparison.
 
-What is trained is measured by `sweep` and shown by `report`. Every stage leaves its result
-on disk and is skipped when that is there, so the same command goes on after an interruption.
+Teacher, judge and text come with the package; `--from-scratch` trains both first. What is
+trained is measured by `sweep` and shown by `report`. Every stage leaves its result on disk and
+is skipped when that is there, so the same command goes on after an interruption.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 
 from ..checkpoints.files import write_json
 from ..coupling import counter_generator
 from ..errors import ConfigError, border
 from ..evaluation import report
-from ..evaluation.candidates import Source
-from ..evaluation.plan import Plan, grid
+from ..evaluation.candidates import Source, open_model
+from ..evaluation.plan import Plan, Setting, grid
+from ..evaluation.sweep import draw
+from ..settings.console import progress
 from . import demo_tables, stages, sweep
 
 BATCH = 96  # samples and rows at a time
@@ -33,52 +35,69 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the demo does; `overrides` are every training's."""
+    """What the demo does; `overrides` are every training's.
 
-    name: str = "laptop"
-    steps: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
+    judge_steps, teacher_steps: trained here; 0: those that come with the package.
+    """
+
+    name: str = "from the shipped teacher"
+    steps: tuple[int, ...] = (4, 8, 16)
+    most: int = 128  # steps, of the teacher at T = 1 alone
     samples: int = 96
-    bound_rows: int = 64  # of held-out text, for the N-step NELBO
+    bound_rows: int = 32  # of held-out text, for the N-step NELBO
     text_rows: int = 512  # of it, for everything else
     temperature: float = 0.8  # of the control: the teacher, only sharper
     overrides: tuple[str, ...] = ()
-    judge_steps: int = 600
-    teacher_steps: int = 1600
+    judge_steps: int = 0
+    teacher_steps: int = 0
+    student: str = "mcd_text"  # the recipe
     rounds: int = 5
-    steps_per_round: int = 100
+    steps_per_round: int = 50
 
 
-QUICK = Recipe(
-    name="quick",
-    steps=(4, 8),
-    samples=8,
-    overrides=(
-        "data.max_chars=300000",
-        "data.vocab_size=512",
-        "model.hidden_size=32",
-        "model.n_blocks=2",
-        "model.n_heads=2",
-        "model.length=32",
-        "loader.global_batch_size=16",
-        "trainer.limit_val_batches=2",
-    ),
-    judge_steps=20,
-    teacher_steps=30,
-    rounds=2,
-    steps_per_round=10,
+SCRATCH = Recipe(
+    name="from scratch",
+    judge_steps=600,
+    teacher_steps=1600,
+    student="mcd_laptop",
+    steps_per_round=100,
 )
+QUICK: dict[str, Any] = dict(
+    steps=(4, 8), most=16, samples=8, bound_rows=8, rounds=2, steps_per_round=5
+)
+SMALL = (
+    "data.max_chars=300000",
+    "data.vocab_size=512",
+    "model.hidden_size=32",
+    "model.n_blocks=2",
+    "model.n_heads=2",
+    "model.length=32",
+    "trainer.limit_val_batches=2",
+)
+
+
+def recipe(from_scratch: bool = False, quick: bool = False) -> Recipe:
+    """Return what the flags of the command ask for."""
+    found = SCRATCH if from_scratch else Recipe()
+    if quick:
+        found = replace(found, name=f"{found.name}, quick", **QUICK)
+        if from_scratch:
+            found = replace(found, judge_steps=20, teacher_steps=30, overrides=SMALL)
+    return found
 
 
 def configure(parser) -> None:
     parser.description = (
-        "Trains a small masked diffusion model on English text out of "
-        "Python itself, distils it with MCD over five rounds, and samples teacher and "
-        "students at 4 to 128 steps. Leaves report.html, table.md, "
-        "perplexity_vs_steps.png, samples.txt and results.json. Run it again to go on "
-        "after an interruption."
+        "Distils the small masked diffusion model of English that comes with the package "
+        "with MCD over five rounds, and samples teacher and students in few steps. Leaves "
+        "report.html, table.md, perplexity_vs_steps.png, samples.txt and results.json. Run it "
+        "again to go on after an interruption."
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="train a teacher and its judge first"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -88,7 +107,7 @@ def configure(parser) -> None:
 
 
 def call(args) -> None:
-    run(Path(args.out), seed=args.seed, recipe=QUICK if args.quick else Recipe())
+    run(Path(args.out), seed=args.seed, recipe=recipe(args.from_scratch, args.quick))
 
 
 def noise(seed: int, what: str, *counters: int):
@@ -110,9 +129,8 @@ def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe()) -> dict[str, Any
         raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^32 - 1.")
     console, settings = Console(), {"recipe": asdict(recipe), "seed": seed}
     out = stages.claim(out, settings, "demo.json", "demo")
-    duration = "1 minute" if recipe == QUICK else "15 minutes"
     console.print(
-        f"About {duration} on two CPU cores. Everything goes to {out}; the same command "
+        f"About {_minutes(recipe)} on two CPU cores. Everything goes to {out}; the same command "
         "goes on after an interruption."
     )
     results = {**settings, "rows": _rows(out, seed, recipe, console)}
@@ -121,6 +139,7 @@ def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe()) -> dict[str, Any
         [out / "results.jsonl"], page, reference="teacher", title="MCD on a laptop"
     )
     console.print(demo_tables.table(found))
+    console.print(demo_tables.side_by_side(found))
     console.print(demo_tables.reading(found), markup=False)
     write_json(out / "results.json", results)
     (out / "table.md").write_text(demo_tables.markdown(found, recipe.name), "utf-8")
@@ -136,31 +155,33 @@ def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe()) -> dict[str, Any
 def _rows(out: Path, seed: int, recipe: Recipe, console: Console) -> list[dict[str, Any]]:
     """Train, then sweep over the teacher, also sharpened, and the rounds."""
 
-    def train(stage: str, steps: int, *overrides: str) -> Path:
-        with Progress(console=console) as progress:
-            task = progress.add_task(f"training: {stage}", total=steps)
+    def train(stage: str, steps: int, *overrides: str) -> str:
+        with progress(console, f"training: {stage}") as update:
             done = stages.train(
                 out / stage,
                 [*overrides, *COMMON, *recipe.overrides, f"seed={seed}"],
                 steps,
                 out / "log.txt",
-                on_step=lambda step: progress.update(task, completed=step),
+                on_step=lambda step: update(step, steps),
             )
-            progress.update(task, completed=done.step)
+            update(done.step, steps)
         if done.status != 0 or done.step < steps:
             raise stages.StageError(
                 f"The demo's {stage} stopped at step {done.step} of {steps} (exit status "
                 f"{done.status}; log: {out / 'log.txt'}). Its last lines: {done.last_lines}"
             )
-        return done.checkpoint
+        return str(done.checkpoint)
 
-    judge = train("judge", recipe.judge_steps, "algo=ar", "+recipe=laptop_judge")
-    teacher = train("teacher", recipe.teacher_steps, "algo=mdlm", "+recipe=laptop_teacher")
+    judge, teacher = "mdlm-mcd/judge", "mdlm-mcd/teacher"
+    if recipe.teacher_steps:
+        judge = train("judge", recipe.judge_steps, "algo=ar", "+recipe=laptop_judge")
+        teacher = train("teacher", recipe.teacher_steps, "algo=mdlm", "+recipe=laptop_teacher")
+    _first_look(teacher, recipe, seed, console)
     train(
         "mcd",
         recipe.rounds * recipe.steps_per_round,
         "algo=mcd",
-        "+recipe=mcd_laptop",
+        f"+recipe={recipe.student}",
         stages.override("algo.teacher_path", teacher),
         f"algo.rounds={recipe.rounds}",
         f"algo.steps_per_round={recipe.steps_per_round}",
@@ -169,13 +190,28 @@ def _rows(out: Path, seed: int, recipe: Recipe, console: Console) -> list[dict[s
         Source(f"MCD round {k}", str(out / f"mcd/checkpoints/round-{k}.ckpt"))
         for k in range(1, recipe.rounds + 1)
     ]
-    how = dict(judge=str(judge), rows=recipe.text_rows, noise=noise, console=console)
-    rows = []
-    for sources, temperatures in (
-        ([Source("teacher", str(teacher))], (1.0, recipe.temperature)),
-        (students, (1.0,)),
+    how = dict(judge=judge, rows=recipe.text_rows, noise=noise, console=console)
+    points, rows = grid(recipe.steps), []
+    tempered = grid(recipe.steps, (recipe.temperature,))
+    for sources, mine in (
+        ([Source("teacher", teacher)], (*points, *grid([recipe.most]), *tempered)),
+        (students, points),
     ):
-        points = grid(recipe.steps, temperatures)
-        plan = Plan(points, recipe.samples, BATCH, recipe.bound_rows, seed)
+        plan = Plan(mine, recipe.samples, BATCH, recipe.bound_rows, seed)
         rows += sweep.sweep(sources, plan, out / "results.jsonl", **how)
     return rows
+
+
+def _first_look(teacher: str, recipe: Recipe, seed: int, console: Console) -> None:
+    """Print a sample of the teacher in few steps, and one in many."""
+    model = open_model(Source("teacher", teacher))
+    for steps in (8, recipe.most):
+        tokens, _ = draw(model, Setting(steps=steps), Plan((), 1, 1, seed=seed), noise)
+        (text,) = model.tokenizer.batch_decode(tokens)
+        console.print(f"\nThe teacher in {steps} steps (float64):\n{text}", markup=False)
+
+
+def _minutes(recipe: Recipe) -> str:
+    if recipe.samples == QUICK["samples"]:
+        return "a minute"
+    return "20 minutes" if recipe.teacher_steps else "5 minutes"

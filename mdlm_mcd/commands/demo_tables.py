@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from ..evaluation.frontier import Match, match
@@ -38,8 +39,8 @@ def _caption(results: Results) -> str:
 
 def _rows(results: Results, between: str) -> Iterator[tuple[str, ...]]:
     for name, points in _curves(results).items():
-        cells = (_cell(*(_value(p, k) for k in TEXT), between) for p in points)
-        yield name, f"{_value(points[0], 'nelbo'):.3f}", *cells
+        cells = {p.steps: _cell(*(_value(p, k) for k in TEXT), between) for p in points}
+        yield name, f"{_value(points[0], 'nelbo'):.3f}", *(cells.get(n, "") for n in results.steps)
 
 
 def table(results: Results) -> Table:
@@ -116,6 +117,20 @@ def reading(results: Results) -> str:
     return " ".join(parts)
 
 
+def side_by_side(results: Results) -> Table:
+    """Return text of teacher and last student in few steps, and of the teacher in many."""
+    teacher, *students = results.names
+    many, few = results.steps[-1], 8 if 8 in results.steps else results.steps[0]
+    out = Table(show_lines=True)
+    shown = [results.at(name, 1, n) for name, n in ((teacher, few), (students[-1], few))]
+    shown.append(results.at(teacher, 1, many))
+    for point in shown:
+        out.add_column(f"{point.name}, {point.steps} steps", ratio=1)
+    for texts in zip(*(point.texts[:2] for point in shown), strict=True):
+        out.add_row(*map(escape, texts))
+    return out
+
+
 def samples(results: Results) -> str:
     """Return two samples a model at the fewest, at 8 and at the most steps."""
     out = []
@@ -145,8 +160,9 @@ def perplexity_vs_steps(results: Results, path: Path) -> None:
                 shade = 0.35 + 0.6 * i / (len(results.names) - 1)
                 look = dict(color=colormaps["Oranges"](shade), marker="o")
             values, lows, highs = zip(*(p.metric(metric) for p in points), strict=True)
-            axis.plot(results.steps, values, label=name, **look)
-            axis.vlines(results.steps, lows, highs, color=look["color"])
+            steps = [p.steps for p in points]
+            axis.plot(steps, values, label=name, **look)
+            axis.vlines(steps, lows, highs, color=look["color"])
         axis.axhline(how.corpus[metric], color="black", lw=1, ls=":", label="held-out text")
         axis.set_xscale("log", base=2)
         axis.set_xticks(results.steps, map(str, results.steps))

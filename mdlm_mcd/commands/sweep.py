@@ -12,15 +12,16 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
+from ..checkpoints.files import SHIPPED
 from ..errors import ConfigError, first_line
 from ..evaluation import candidates, embedded
 from ..evaluation.candidates import Candidate
 from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator, name_of
 from ..evaluation.plan import Plan, grid
 from ..evaluation.sweep import Sweep
+from ..settings.console import progress
 from . import versions
 
 # Rows of held-out text: for the corpus's own figures as many as there are samples,
@@ -48,7 +49,7 @@ def configure(parser) -> None:
     add("--dtype", default="float64", help="of the draws")
     add("--seed", type=int, default=1)
     text = "a causal LM of transformers (NAME:bfloat16, NAME:tf32: less exact, faster on CUDA), "
-    text += "smollm2, a .gguf file, or a .ckpt of the embedded host's AR model"
+    text += "smollm2, a .gguf file, mdlm-mcd/judge, or a .ckpt of the embedded host's AR model"
     add("--evaluator", default="gpt2-large", metavar="NAME_OR_CKPT", help=text)
     text = "held-out text; default: the first checkpoint's own, where it is found"
     add("--corpus", nargs="+", default=[], metavar="FILE", help=text)
@@ -121,7 +122,7 @@ def machine(device: str) -> dict[str, Any]:
 
 def evaluator_name(name: str) -> str:
     """Return what rows call the evaluator that `--evaluator` names; none is opened."""
-    if not name.endswith(".ckpt"):
+    if name in SHIPPED or not embedded.is_embedded(name):
         return name_of(name)
     path = Path(name)
     return f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
@@ -129,7 +130,7 @@ def evaluator_name(name: str) -> str:
 
 def load_evaluator(name: str, device: str, batch_size: int):
     """Open a `CausalLM`, without the samples' tokenizer, or the embedded host's."""
-    if not name.endswith(".ckpt"):
+    if not embedded.is_embedded(name):
         return CausalLM.load(name, device=device, batch_size=batch_size)
     return embedded.open_model(name)[0].to(device)
 
@@ -220,8 +221,7 @@ def sweep(
             f"--device {device} cannot be used ({first_line(error)}); use cpu."
         ) from error
     rows = rows or min(max(2 * plan.num_samples, plan.bound_rows), MOST_ROWS)
-    with Progress(console=console or Console(stderr=True)) as progress:
-        task = progress.add_task("opening", total=None)
+    with progress(console or Console(stderr=True), "opening") as on_point:
         return Sweep(
             plan,
             out,
@@ -231,8 +231,6 @@ def sweep(
             evaluator_name=evaluator_name(judge),
             held_out=held_out(sources[0], rows, corpus),
             facts={"versions": versions(), "machine": machine(device)},
-            on_point=lambda done, total, what: progress.update(
-                task, completed=done, total=total, description=what
-            ),
+            on_point=on_point,
             **how,
         ).run([partial(candidates.open_model, source, device) for source in sources])

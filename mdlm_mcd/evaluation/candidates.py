@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.checkpoint_config import section
+from ..checkpoints.files import ASSETS, SHIPPED, expanded
 from ..coupling import Alpha
 from ..errors import CheckpointError, ConfigError, shown
 from ..minihost import dataloader
@@ -206,8 +207,9 @@ def tokenizer_of(opened: weights.Weights, source: Source) -> Any:
     if source.tokenizer is not None:
         return given_tokenizer(source.tokenizer, opened.config)
     key, data = f"CKPT={source.path}", checkpoint_config.data(opened.config)
-    if os.path.isfile(os.path.join(source.path, "tokenizer.json")):
-        data = {"tokenizer_name_or_path": source.path}  # an exported folder
+    folder = expanded(source.path, "CKPT")
+    if os.path.isfile(os.path.join(folder, "tokenizer.json")):
+        data = {"tokenizer_name_or_path": source.path}  # an exported one
     if "tokenizer_name_or_path" not in data:
         raise ConfigError(
             f"{key} does not say its tokenizer: give --tokenizer with a "
@@ -299,6 +301,8 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]) 
     the embedded host. Raises ConfigError when there is no text.
     """
     data = checkpoint_config.data(weights.read_weights(source.path, "CKPT").config)
+    if source.path in SHIPPED and not files:
+        files = [str(ASSETS / "text" / "valid.txt")]
     if files:
         data = {
             "valid": "textfile",

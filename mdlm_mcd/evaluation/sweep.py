@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import laws, sampling
 from ..coupling import counter_generator
 from ..errors import ConfigError, shown
-from . import bounds, metrics
+from . import bounds, intervals, metrics
 from .candidates import Candidate
 from .evaluators import Evaluator
 from .intervals import Scores
@@ -60,7 +60,8 @@ class Sweep:
     it none is opened for a model of which no point is missing. facts: what is the same
     for all rows (versions, machine, commit).
     on_point(done, total, what): cost so far, in network passes over all samples.
-    noise: `counter_generator`, or what takes its place: see `Noise`.
+    noise: `counter_generator`, or what takes its place: see `Noise`. outside(model, point): a
+    second evaluator for samples drawn there, or None.
     """
 
     def __init__(
@@ -74,11 +75,13 @@ class Sweep:
         facts: dict[str, Any] | None = None,
         on_point: Callable[[float, float, str], None] = lambda done, total, what: None,
         noise: Noise = counter_generator,
+        outside: Callable[[Candidate, Setting], Evaluator | None] = lambda model, point: None,
     ):
         plan.check()
         self.plan, self.out, self.facts = plan, out, facts or {}
         self.evaluator, self.evaluator_name = evaluator, evaluator_name
         self.held_out, self.on_point, self.noise = held_out, on_point, noise
+        self.outside = outside
         self._of_model: dict[tuple[Any, ...], Any] = {}  # figures that several points share
 
     def run(self, models: Sequence[Callable[[], Candidate]]) -> list[dict[str, Any]]:
@@ -185,6 +188,12 @@ class Sweep:
             texts=(decode(tokens), decode(text[: len(tokens)].cpu())) if plan.mauve else None,
             seed=plan.seed,
         )
+        if outside := self.outside(model, point):
+            fitted["outside_evaluator"] = outside.name
+            scores = outside.nll(tokens)
+            found["outside_perplexity"] = scores.estimate(
+                intervals.perplexity, seed=plan.seed
+            )._asdict()
         return {
             **self.facts,
             **fitted,

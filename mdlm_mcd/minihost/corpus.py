@@ -18,7 +18,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from ..checkpoints.files import expanded, write_text
+from ..checkpoints.files import ASSETS, expanded, write_text
 from ..errors import ConfigError, border
 from . import prose
 
@@ -212,9 +212,11 @@ def split(documents):
 def documents(data, mode):
     """Return the documents of `data.train` (mode "train") or `data.valid` ("valid").
 
-    data: the `data` config, with `stdlib`, `prose` or `textfile` for that mode. Returns a
+    data: the `data` config, with one of `dataloader.LOCAL` for that mode. Returns a
     list of str in a fixed order. Raises ConfigError.
     """
+    if data[mode] == "shipped":
+        return textfile_documents("files", str(ASSETS / "text" / f"{mode}.txt"))
     if data[mode] == "prose":
         found = prose_documents(data.cache_dir, list(data.get("packages") or []))
         return split(found)[mode == "valid"]

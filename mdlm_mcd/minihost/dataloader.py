@@ -16,12 +16,13 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import identity
+from ..checkpoints.files import SHIPPED
 from ..errors import ConfigError, border
 from ..models import vocabulary
 from . import corpus
 from .resumable_loader import RankSampler, ResumableLoader
 
-LOCAL = ("stdlib", "prose", "textfile")
+LOCAL = ("shipped", "stdlib", "prose", "textfile")
 BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 
@@ -96,7 +97,11 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
         "check the network, give the folder or the Hub name of a tokenizer that the "
         "installed transformers and tokenizers read, or bpe to train one",
     ):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        # The config beside what is shipped is of no model that `AutoTokenizer` knows.
+        kind = "PreTrainedTokenizerFast" if name in SHIPPED else "AutoTokenizer"
+        tokenizer = getattr(transformers, kind).from_pretrained(
+            SHIPPED.get(name, name), trust_remote_code=False
+        )
         vocabulary.check_tokens(tokenizer)
     for token, stand_in in (("bos", "cls"), ("eos", "sep")):
         if getattr(tokenizer, f"{token}_token_id") is None:

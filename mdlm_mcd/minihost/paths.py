@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hydra.utils import to_absolute_path
 from omegaconf import OmegaConf
 
-from ..checkpoints.files import expanded
+from ..checkpoints.files import SHIPPED, expanded
 
 # In this order: what is built on one of them follows it.
 PATHS = (
@@ -29,8 +29,10 @@ NAMES = (
     "eval.checkpoint_path",
     "eval.gen_ppl_eval_model_name_or_path",
 )
-# Never a path: this host's own, and the loaders of the package datasets.
-WORDS = "bpe prose stdlib textfile arrow csv json parquet text xml webdataset".split()
+# Never a path: this host's own, and the loaders of the package datasets. What is shipped keeps
+# its name, by which a checkpoint finds it on another machine.
+WORDS = "bpe prose shipped stdlib textfile arrow csv json parquet text xml webdataset".split()
+WORDS += SHIPPED
 # Where Lightning's objects name their folders, as in `dirpath` and `save_dir`.
 SECTIONS = ("callbacks", "logger", "trainer")
 

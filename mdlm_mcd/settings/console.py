@@ -1,16 +1,21 @@
-"""What every command does at its ends: print text of any kind, and tracebacks on request."""
+"""What every command prints: text of any kind, progress, and tracebacks on request."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import Progress
 
 from ..errors import printable
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 ASKED = "MDLM_MCD_FULL_ERROR"  # the user's own, which child processes inherit
+EVERY = 30  # seconds between two lines of progress
 
 
 def write_any_text() -> None:
@@ -43,3 +48,25 @@ def hydra_raises() -> Callable[[], None]:
 def sentence(text: object) -> str:
     """Return a message for the terminal, its lines free of control characters."""
     return "\n".join(map(printable, str(text).split("\n")))
+
+
+@contextlib.contextmanager
+def progress(console: Console, what: str) -> Iterator[Callable[..., None]]:
+    """Yield `update(done, total, what)`: a bar on a terminal, elsewhere a line now and then."""
+    if console.is_terminal:
+        with Progress(console=console) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total, what=what: bar.update(
+                task, completed=done, total=total, description=what
+            )
+        return
+    began = last = time.monotonic()
+
+    def update(done: float, total: float, what: str = what) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done and now - last >= EVERY:
+            last, left = now, (now - began) * (total - done) / done
+            console.print(f"{what}: {done:.0f} of {total:.0f}, {left:.0f} s left", markup=False)
+
+    yield update

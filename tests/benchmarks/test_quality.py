@@ -81,7 +81,7 @@ def test_a_killed_job_goes_on_without_training_again(finished, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_the_command_itself_on_text(tmp_path):
-    """Worker processes, and samples judged by a model that is trained first."""
+    """Worker processes, the shipped teacher, its judge and the tables beside them."""
     command = [sys.executable, quality.__file__, "--size", "tiny", "--part", "text"]
     done = subprocess.run(
         [*command, "--method", "mcd", "--out", tmp_path], capture_output=True, text=True
@@ -121,7 +121,7 @@ def test_what_cannot_be_run_is_one_sentence(args, words, tmp_path):
 
 
 def test_the_full_plan_has_the_seeds_laws_and_preparations():
-    todo = jobs.plan(methods.METHODS, ["language", "text"], "full")
+    todo = jobs.plan(methods.METHODS, ["language", "text"], "full-from-scratch")
     kinds = [job.method is None for job in todo]
     assert kinds == sorted(kinds, reverse=True)  # preparations come first
     prepared = {(job.part, job.what) for job in todo if job.method is None}

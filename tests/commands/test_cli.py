@@ -73,7 +73,7 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
     # A shell that starts the tests in its background has them ignore SIGINT, and with
     # them whatever they start.
     heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    first = command("demo", "--out", out, "--quick", preexec_fn=heeds)
+    first = command("demo", "--out", out, "--from-scratch", "--quick", preexec_fn=heeds)
     log, deadline = out / "log.txt", time.time() + 120
     while not (log.exists() and "algo=mdlm" in log.read_text()):
         assert first.poll() is None and time.time() < deadline, first.stderr.read()
@@ -83,7 +83,7 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
     assert first.returncode == 130 and "same command goes on" in printed
     assert not (out / "results.json").exists()
 
-    second = command("demo", "--out", out, "--quick")
+    second = command("demo", "--out", out, "--from-scratch", "--quick")
     printed, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors + log.read_text()[-2000:]
     assert log.read_text().count("algo=ar") == 1  # the judge stood already
@@ -93,7 +93,8 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
         (row["model"], row["temperature"], row["steps"]): row for row in json.loads(made)["rows"]
     }
     curves = [("teacher", 1.0), ("teacher", 0.8), ("MCD round 1", 1.0), ("MCD round 2", 1.0)]
-    assert set(rows) == {(*curve, steps) for curve in curves for steps in (4, 8)}
+    points = {(*curve, steps) for curve in curves for steps in (4, 8)} | {("teacher", 1.0, 16)}
+    assert set(rows) == points
     for row in rows.values():
         found = {k: row["metrics"][k]["value"] for k in ("nelbo", "perplexity", "entropy")}
         assert found["nelbo"] > 0 and found["perplexity"] > 1 and 0 < found["entropy"] < 4
@@ -103,18 +104,31 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
         assert "MCD round 2" in text and "entropy" in text and "float64" in text
 
     # A third run finds all of it done; with another seed the folder is refused.
-    assert command("demo", "--out", out, "--quick").wait(120) == 0
+    assert command("demo", "--out", out, "--from-scratch", "--quick").wait(120) == 0
     assert (out / "results.json").read_text() == made and log.read_text().count("algo=mcd") == 1
-    other = command("demo", "--out", out, "--quick", "--seed", 2)
+    other = command("demo", "--out", out, "--from-scratch", "--quick", "--seed", 2)
     _, printed = other.communicate(timeout=60)
     assert other.returncode == 1 and "another seed" in printed and "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_demo_from_what_is_shipped(tmp_path):
+    """Nothing but the student is trained, and samples come first."""
+    done = command("demo", "--out", tmp_path / "demo", "--quick")
+    printed, errors = done.communicate(timeout=300)
+    assert done.returncode == 0, errors
+    log = (tmp_path / "demo" / "log.txt").read_text()
+    assert log.count("$ python -m") == 1 and "+recipe=mcd_text" in log
+    assert "The teacher in 8 steps" in printed and "MCD round 2, 8 steps" in printed
+    first = json.loads((tmp_path / "demo" / "results.json").read_text())["rows"][0]
+    assert first["evaluator"] == "mdlm-mcd/judge" and first["metrics"]["nelbo"]["value"] < 5
 
 
 def test_a_stage_that_fails_says_where_and_why(tmp_path, monkeypatch):
     ended = stages.Ended(1, "first\n" * 9 + "n_heads=3 does not divide it\n")
     monkeypatch.setattr(stages, "train", lambda *args, **how: ended)
     with pytest.raises(stages.StageError) as error:
-        demo.run(tmp_path / "demo", recipe=demo.QUICK)
+        demo.run(tmp_path / "demo", recipe=demo.recipe(from_scratch=True, quick=True))
     text = str(error.value)
     assert "judge stopped at step 0 of 20" in text and "log.txt" in text and "n_heads" in text
 
@@ -237,5 +251,6 @@ def test_the_figure_the_table_and_the_samples(made_up, tmp_path):
     demo_tables.perplexity_vs_steps(found, tmp_path / "f.png")
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
     table = demo_tables.markdown(found, "made up")
+    assert demo_tables.side_by_side(found).row_count == 2
     assert table.count("\n| ") == 4 and "55.0 / 3.30" in table and "teacher, T = 0.8" in table
     assert "=== MCD round 1, 64 steps (perplexity 40.0" in demo_tables.samples(found)

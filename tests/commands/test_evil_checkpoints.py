@@ -37,7 +37,6 @@ REFUSED = {
     "finetune": lambda s, path: s.host(f"training.finetune_path={path}"),
     "sample": lambda s, path: s.host("mode=sample_eval", f"eval.checkpoint_path={path}"),
     "nelbo": lambda s, path: s.host("mode=ppl_eval", f"eval.checkpoint_path={path}"),
-    "evaluator": lambda s, path: s.sweep("--evaluator", path),
 }
 
 
@@ -51,5 +50,7 @@ def test_refused_with_the_name_that_was_found(shell, evil, how):
 def test_weights_alone_are_read(shell, evil):
     assert shell.from_teacher(evil)[0] == 0
     assert shell.command("export", evil, shell.folder / "out")[0] == 0
+    status, printed = shell.sweep("--evaluator", evil)
+    assert status == 1 and "no text a likelihood" in printed
     shell.teacher = evil
     assert shell.sweep()[0] == 0

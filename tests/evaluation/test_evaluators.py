@@ -129,6 +129,16 @@ def test_an_evaluator_that_does_not_fit_is_refused(gpt2):
         lm(small).nll(["the cat"])
 
 
+def test_special_tokens_that_an_evaluator_lacks_are_line_ends(gpt2):
+    """Else it would be judged on how they are spelled."""
+    source = by_word()
+    source.add_special_tokens({"eos_token": "<|other|>"})
+    found = evaluators.CausalLM(gpt2, by_byte(), name="gpt2", source=source)
+    ids = torch.tensor([[len(source) - 1, 1, len(source) - 1, 2] + [3] * 9])
+    text = "the \n cat sat sat"
+    assert found._encode(ids)[0].tolist() == by_byte()(text)["input_ids"][:13]
+
+
 @pytest.mark.parametrize("precision, apart", [("", 1e-6), (":tf32", 1e-2), (":bfloat16", 1e-2)])
 def test_a_folder_is_opened_by_name(gpt2, tmp_path, precision, apart):
     """In float32, whatever the file has, or as the name asks, which goes to the rows."""

@@ -16,6 +16,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "configs" / "recipe"
 ALGOS = {
     "mcd_paper": "mcd",
     "mcd_laptop": "mcd",
+    "mcd_text": "mcd",
     "laptop_teacher": "mdlm",
     "text_teacher": "mdlm",
     "text_judge": "ar",

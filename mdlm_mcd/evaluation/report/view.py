@@ -25,6 +25,7 @@ DIVERSITY = {
     "distinct_3": "distinct-3",
     "self_bleu": "self-BLEU",
     "mauve": "MAUVE",
+    "outside_perplexity": "perplexity, second evaluator",
 }
 
 nats, two = "{:.3f}".format, "{:.2f}".format
