@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import ALGOS, Watch, changed, fit, opened, student_class
+from runs import ALGOS, Watch, built, changed, fit, opened, student_class
 
 from mdlm_mcd import distillers
 from mdlm_mcd.distillers.rng import StepNoise
@@ -50,7 +50,14 @@ def test_a_teacher_is_the_student_at_its_rounds_start(trained, algo):
 
 
 @pytest.mark.parametrize(
-    "algo, name", [("mcd", "step-3"), ("mcd", "step-4"), ("sdtt", "step-4"), ("dcd", "step-4")]
+    "algo, name",
+    [
+        ("mcd", "step-3"),
+        ("mcd", "step-4"),
+        ("sdtt", "step-4"),
+        ("dcd", "step-4"),
+        ("cd4lm", "step-4"),
+    ],
 )
 def test_resume_is_exact(trained, tmp_path, algo, name):
     """Stopped in mid-round or at a boundary, a run ends with the same bits."""
@@ -123,6 +130,19 @@ def test_processes_and_micro_batches_draw_what_one_process_draws(config, micros)
     assert not torch.equal(draw(1, 0, 8, 0)[0], draw(1, 0, 8, 0)[1])
 
 
+def test_a_mean_over_masked_tokens_is_that_of_the_global_batch(config):
+    """However a step is split: micro-batches have other numbers of them."""
+    ends = []
+    for rows in (8, 2):
+        given = ("trainer.precision=64-true", "optim.eps=1e-3", f"loader.batch_size={rows}")
+        given = config("model.dropout=0", *given, algo="cd4lm")
+        model, _ = fit(given, watch := Watch(), model=built(given).double())
+        ends.append((Watch.flat(model.backbone), watch.weights[0]))
+    (one, start), (other, _) = ends
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
+    assert (one - start).abs().max() > 1e-4
+
+
 @pytest.mark.parametrize(
     "algo, deltas, taus",
     [
@@ -159,8 +179,10 @@ SETTINGS = [
     ("mcd", "sampling.schedule=[1,2,3]", "between 128 steps: give 128 positive"),
     ("sdtt", "algo.loss=hybrid", "algo.loss=hybrid is .*algo=sdtt: .*kl_bwd, kl_fwd"),
     ("sdtt", "algo.teacher_steps=1.5", "algo.teacher_steps=1.5 .*whole number"),
-    ("cd4lm", "algo.snapshot=x", "algo.snapshot=x .*raw, ema, fixed"),
-    ("cd4lm", "algo.tau0=null", "algo.tau0=None must be a finite number"),
+    ("subset", "algo.snapshot=x", "algo.snapshot=x .*raw, ema, fixed"),
+    ("subset", "algo.tau0=null", "algo.tau0=None must be a finite number"),
+    ("cd4lm", "algo.loss=kl_fwd", "algo.loss=kl_fwd is unknown to algo=cd4lm: .*kl_soft"),
+    ("cd4lm", "algo.coupling=none", "coupling=none is read neither by algo=cd4lm"),
     ("dcd", "algo.loss=mse", "algo.loss=mse .*kl_bwd, kl_fwd"),
     ("dcd", "algo.gamma_min=null", "algo.gamma_min=None must be a finite number"),
     ("dcd", "algo.parameterization=subs", "=subs .*a uniform-state model"),
