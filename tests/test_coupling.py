@@ -142,7 +142,7 @@ def test_exact_counts_take_every_nested_pair_alike():
     u = coupling.draw_u(60_000, 4, generator=generator())
     half, quarter = torch.full((60_000,), 0.5), torch.full((60_000,), 0.25)
     pair = coupling.couple_counts(tokens(60_000, 4), u, torch.ones(1, 4), half, quarter, MASK)
-    code = (pair.masked_t + pair.masked_s) @ torch.tensor([1.0, 3.0, 9.0, 27.0])
+    code = (pair.masked_t.float() + pair.masked_s) @ torch.tensor([1.0, 3.0, 9.0, 27.0])
     counts = code.unique(return_counts=True)[1]
     assert len(counts) == 12 and scipy.stats.chisquare(counts.numpy()).pvalue > 1e-3
 

@@ -77,7 +77,7 @@ class Distiller:
         noise = StepNoise(self, len(batch["input_ids"]), micro)
         x0, valid, condition = self.host_inputs(batch, noise.uniform)
         parts = self.distil(round_, x0, valid, condition, noise)  # u, t, s, pair, loss
-        count = self.count(valid, parts)
+        count = self.count_tokens(valid, parts)
         tokens = count.clamp(min=1)
         loss = parts.loss / tokens
         self.global_batch.add(self, round_, parts, count, micro)
@@ -94,7 +94,7 @@ class Distiller:
         """
         raise NotImplementedError
 
-    def count(self, valid: Tensor, parts: head.LossOutput) -> Tensor:
+    def count_tokens(self, valid: Tensor, parts: head.LossOutput) -> Tensor:
         """Return the number of tokens that a step's loss is a mean over: all valid ones."""
         return valid.sum()
 

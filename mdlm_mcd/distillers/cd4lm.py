@@ -49,7 +49,7 @@ class CD4LM(Distiller):
             reveal=ce_sum.detach(),
         )
 
-    def count(self, valid: Tensor, parts: head.LossOutput) -> Tensor:
+    def count_tokens(self, valid: Tensor, parts: head.LossOutput) -> Tensor:
         """Return the number of tokens that are masked for the student."""
         return torch.tensor(parts.distil_rows, device=valid.device)
 

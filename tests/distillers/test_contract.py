@@ -181,7 +181,7 @@ def test_cd4lm(config, monkeypatch, law, ceiling, step):
     beyond = [float(x) > ceiling for x in (kl, ce)]
     assert beyond == {99.0: [False, False], 3.0: [False, True], 1e-3: [True, True]}[ceiling]
     assert (parts.distil_rows, parts.reveal_rows) == (len(rows), 0)
-    assert int(model.count(valid, parts)) == len(rows)
+    assert int(model.count_tokens(valid, parts)) == len(rows)
     torch.testing.assert_close(
         torch.stack([parts.distil, parts.reveal]), len(rows) * torch.stack(terms).detach()
     )
