@@ -144,7 +144,7 @@ def couple_counts(
     the others stay visible. share_t >= share_s: (batch,), in [0, 1].
     """
     free = (valid > 0) & (u > 0)
-    place = torch.where(free, -u, 1.0).argsort(-1, stable=True).argsort(-1)
+    place = torch.where(free, -u, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
     n = free.sum(-1)
     masked_t, masked_s = (place < (r.to(u.device) * n).floor()[:, None] for r in (share_t, share_s))
     return _views(x0, masked_t, masked_s, mask_index)

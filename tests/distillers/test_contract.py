@@ -178,7 +178,7 @@ def test_cd4lm(config, monkeypatch, law, ceiling, step):
     done = step % 3 / 3
     weight = 0.9 if done < 0.1 else 0.5 + 0.2 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
     terms = [w * min(x, 0 * x + ceiling) for w, x in ((weight, kl), (1 - weight, ce))]
-    beyond = [float(x) > ceiling for x in (kl, ce)]
+    beyond = [x.item() > ceiling for x in (kl, ce)]
     assert beyond == {99.0: [False, False], 3.0: [False, True], 1e-3: [True, True]}[ceiling]
     assert (parts.distil_rows, parts.reveal_rows) == (len(rows), 0)
     assert int(model.count_tokens(valid, parts)) == len(rows)
