@@ -91,10 +91,10 @@ slice() {
                 rows+=("${algo^^} round $k=$OUT/runs/$algo/checkpoints/round-$k.ckpt")
             done
         done
-        train cd4lm cd4lm "$BUDGET" $student "algo.teacher_path=$teacher" algo.rounds=1 \
+        train subset subset "$BUDGET" $student "algo.teacher_path=$teacher" algo.rounds=1 \
             algo.steps_per_round="$BUDGET"
     }
-    rows+=("Subset consistency round 1=$OUT/runs/cd4lm/checkpoints/round-1.ckpt")
+    rows+=("Subset consistency round 1=$OUT/runs/subset/checkpoints/round-1.ckpt")
     sweep teacher "$TEMPERATURES" "teacher=$teacher"
     sweep students 1.0 "${rows[@]}"
     run report mdlm_mcd.commands.main report "$OUT/results.jsonl" --reference teacher \

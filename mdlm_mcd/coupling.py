@@ -31,6 +31,7 @@ __all__ = [
     "counter_generator",
     "couple",
     "couple_as",
+    "couple_counts",
     "draw_u",
     "mask",
     "sample_nested_times",
@@ -125,8 +126,28 @@ def couple(
     x0, u: (batch, length); t, s: (batch,); alpha: any signal schedule.
     """
     masked_t, masked_s = (u > alpha(time).to(u.device)[:, None] for time in (t, s))
+    return _views(x0, masked_t, masked_s, mask_index)
+
+
+def _views(x0: Tensor, masked_t: Tensor, masked_s: Tensor, mask_index: int) -> CoupledPair:
     z_t, z_s = (torch.where(m, mask_index, x0) for m in (masked_t, masked_s))
     return CoupledPair(z_t, z_s, masked_t, masked_s)
+
+
+def couple_counts(
+    x0: Tensor, u: Tensor, valid: Tensor, share_t: Tensor, share_s: Tensor, mask_index: int
+) -> CoupledPair:
+    """Return a nested pair with exact counts: floor(share * n) of a row's n tokens are masked.
+
+    Those of the largest u: Eq. 13 with a threshold between two of the row's own u in the place of
+    alpha_t. x0, u, valid: (batch, length), n counts the tokens that are valid and have u > 0;
+    the others stay visible. share_t >= share_s: (batch,), in [0, 1].
+    """
+    free = (valid > 0) & (u > 0)
+    place = torch.where(free, -u, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
+    n = free.sum(-1)
+    masked_t, masked_s = (place < (r.to(u.device) * n).floor()[:, None] for r in (share_t, share_s))
+    return _views(x0, masked_t, masked_s, mask_index)
 
 
 COUPLINGS = ("shared", "independent", "none")

@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import ConfigError
 
 NEG_INFINITY = -1_000_000.0
+SOFT = 2.0  # CD4LM's temperature, of teacher and student
 
 
 def widen(x: Tensor) -> Tensor:
@@ -69,6 +70,12 @@ def forward_kl(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor
     return (teacher_logp.exp() * (teacher_logp - student_logp)).sum(-1)
 
 
+def soft_kl(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
+    """Return T^2 KL(teacher || student), both at temperature T = `SOFT`: CD4LM's term."""
+    student, teacher = ((logp / SOFT).log_softmax(-1) for logp in (student_logp, teacher_logp))
+    return SOFT**2 * forward_kl(student, teacher, x0)
+
+
 def total_variation(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Tensor:
     """Return half the L1 distance of the two distributions, between 0 and 1."""
     return (student_logp.exp() - teacher_logp.exp()).abs().sum(-1) / 2
@@ -111,6 +118,7 @@ LOSSES: dict[str, Loss] = {
     "kl_bwd": Loss(distil=reverse_kl, reveal=reverse_kl),  # Table 2, "FAILED"
     "ce": Loss(distil=cross_entropy, reveal=cross_entropy),
     "hybrid_no_ce": Loss(distil=reverse_kl, reveal=None),  # Eq. 14's first half
+    "kl_soft": Loss(distil=soft_kl, reveal=soft_kl),
     # SDTT's other two. Against a one-hot, squared logs are as hopeless as `kl_bwd`.
     "tvd": Loss(distil=total_variation, reveal=total_variation),
     "mse": Loss(distil=squared_error, reveal=cross_entropy),

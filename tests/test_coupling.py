@@ -115,6 +115,38 @@ def test_nested_times_use_the_whole_range_of_gaps(antithetic):
         assert scipy.stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
 
 
+@given(
+    length=st.integers(1, 40),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    law=st.sampled_from(LAWS),
+    seed=st.integers(0, 2**32),
+)
+def test_exact_counts(length, shares, law, seed):
+    """The tokens of the largest u, and never those that are no token of the text."""
+    g, (high, low) = generator(seed), sorted(shares, reverse=True)
+    x0, u = tokens(5, length), coupling.draw_u(5, length, law[0], step=law[1], generator=g)
+    valid = torch.rand(5, length, generator=g) < 0.7
+    u[:, 0] = 0.0  # visible at every time
+    pair = coupling.couple_counts(x0, u, valid, *(torch.full((5,), x) for x in (high, low)), MASK)
+    for row in range(5):
+        open_to = [i for i in range(1, length) if valid[row, i]]
+        open_to.sort(key=lambda i: -u[row, i])
+        for share, z, masked in ((high, pair.z_t, pair.masked_t), (low, pair.z_s, pair.masked_s)):
+            chosen = open_to[: int(torch.tensor(share) * len(open_to))]
+            assert masked[row].nonzero().flatten().tolist() == sorted(chosen)
+            assert torch.equal(z[row], torch.where(masked[row], MASK, x0[row]))
+
+
+def test_exact_counts_take_every_nested_pair_alike():
+    """Two of four tokens, and one of the two: twelve pairs, equally often."""
+    u = coupling.draw_u(60_000, 4, generator=generator())
+    half, quarter = torch.full((60_000,), 0.5), torch.full((60_000,), 0.25)
+    pair = coupling.couple_counts(tokens(60_000, 4), u, torch.ones(1, 4), half, quarter, MASK)
+    code = (pair.masked_t.float() + pair.masked_s) @ torch.tensor([1.0, 3.0, 9.0, 27.0])
+    counts = code.unique(return_counts=True)[1]
+    assert len(counts) == 12 and scipy.stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
 def test_counter_generator_is_a_function_of_its_counters():
     def draw(*counters):
         return torch.rand(4, generator=coupling.counter_generator(*counters)).tolist()

@@ -105,7 +105,7 @@ def composed(compose, name, *more):
 
 
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("name", ["mcd", "sdtt", "cd4lm", "dcd"])
+@pytest.mark.parametrize("name", ["mcd", "sdtt", "subset", "cd4lm", "dcd"])
 def test_a_step_of_each_distiller_is_the_cpus(compose, name, compile):
     """Loss and gradients, from one noise; the blocks compute in bfloat16 on CUDA alone."""
     reference = built(composed(compose, name))

@@ -63,6 +63,7 @@ def naive(kind, student, teacher, x0, masked_t, masked_s, tau):
                 (teacher[b, i] / tau).tolist(), None if both else x0[b, i].item()
             )
             ce = -math.log(p[x0[b, i]])
+            soft_p, soft_q = (naive_distribution([log(x) / 2 for x in d], None) for d in (p, q))
             out[b, i] = {
                 "hybrid": kl(p, q) if both else ce,
                 "hybrid_fwd": kl(q, p) if both else ce,
@@ -72,6 +73,7 @@ def naive(kind, student, teacher, x0, masked_t, masked_s, tau):
                 "hybrid_no_ce": kl(p, q) if both else 0.0,
                 "tvd": tv(p, q),
                 "mse": mse(p, q) if both else ce,
+                "kl_soft": 4 * kl(soft_q, soft_p),
             }[kind]
     return out
 

@@ -98,7 +98,8 @@ METHODS: tuple[Method, ...] = (
     _sdtt("sdtt, kl_fwd", "algo.loss=kl_fwd", *FLAT),
     _sdtt("sdtt, mse", "algo.loss=mse", *FLAT),
     _sdtt("sdtt, tvd", "algo.loss=tvd", *FLAT),
-    Method("subset consistency", ("algo=cd4lm",), one_round=True, **EVERYWHERE),
+    Method("subset consistency", ("algo=subset",), one_round=True, **EVERYWHERE),
+    Method("cd4lm", ("algo=cd4lm",), one_round=True, main=True, parts=BOTH),
     Method("dcd", GAUSSIAN, teacher=UNIFORM, main=True, rounds=True),
     # Controls: the teacher's own training, and MCD without one of its parts.
     Method("mdlm, continued", CONTINUED, one_round=True, **EVERYWHERE),

@@ -37,6 +37,7 @@ STEPS = (
     ("mdlm",),
     ("mdlm", "algo.compile=true"),
     ("sdtt", "algo.compile=true"),
+    ("subset", "algo.compile=true"),
     ("cd4lm", "algo.compile=true"),
     ("dcd", "algo.compile=true"),
     ("mcd", "algo.compile=true", "algo.head_chunk=1024"),

@@ -78,8 +78,8 @@ class Chain:
         return [*own, *run.overrides, *self.common()]
 
     def length(self, run: Run) -> list[str]:
-        """Return as many rounds as the table needs; subset consistency has a long one."""
-        if run.algo == "cd4lm":
+        """Return as many rounds as the table needs, or the one long round of a method."""
+        if run.method.one_round:
             return ["algo.rounds=1", f"algo.steps_per_round={self.max_steps}"]
         # With 16 tokens, smaller gaps would reveal nothing.
         gap = ["algo.delta0=0.125"] if self.given.smoke else []
@@ -97,7 +97,7 @@ class Chain:
 
     def rounds(self, run: Run) -> tuple[int, ...]:
         """Return the rounds of a run that the table shows."""
-        return (1,) if run.algo == "cd4lm" else self.table.rounds
+        return (1,) if run.method.one_round else self.table.rounds
 
     # Stages -----------------------------------------------------------------------
 

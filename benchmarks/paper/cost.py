@@ -31,7 +31,8 @@ class Counted(NamedTuple):
 
     def step(self, batch: int, method: Method) -> float:
         """Return the FLOPs of an optimizer step: student both ways, teacher forward."""
-        heads = 3 + bool(method.teacher_passes)  # the teacher's rows are projected once
+        # The teacher's rows are projected once.
+        heads = 3 * method.losses + bool(method.teacher_passes)
         trunks = 3 + method.teacher_passes
         return batch * (trunks * self.trunk + method.head_rows * heads * self.head)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from .worker import Size, Worker, in_turn, make_assets, median
 
 ROUNDS = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=100000")
-OURS = ("mcd", "sdtt", "cd4lm", "dcd")
+OURS = ("mcd", "sdtt", "subset", "cd4lm", "dcd")
 BYTES = 4  # of a weight, its gradient and the optimizer's state
 
 

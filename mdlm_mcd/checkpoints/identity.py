@@ -108,6 +108,9 @@ def refuse(path: str, differ: Sequence[Difference]) -> NoReturn:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that change a result, by their dotted keys."""
     flat = dict(_flat(config))
+    if flat.get("algo.name") == "cd4lm" and "algo.coupling" in flat:
+        # What 0.1.0 called so is `algo=subset` now, and `algo=cd4lm` another method.
+        flat |= {"algo.name": "subset", "algo._target_": "mdlm_mcd.hosts.Subset"}
     if section(config, "trainer"):
         for key, default in TRAINER.items():
             flat[key] = default if flat.get(key) is None else flat[key]

@@ -4,5 +4,6 @@ from .cd4lm import CD4LM
 from .dcd import DCD
 from .mcd import MCD
 from .sdtt import SDTT
+from .subset import Subset
 
-__all__ = ["CD4LM", "DCD", "MCD", "SDTT"]
+__all__ = ["CD4LM", "DCD", "MCD", "SDTT", "Subset"]

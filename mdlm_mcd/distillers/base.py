@@ -77,9 +77,10 @@ class Distiller:
         noise = StepNoise(self, len(batch["input_ids"]), micro)
         x0, valid, condition = self.host_inputs(batch, noise.uniform)
         parts = self.distil(round_, x0, valid, condition, noise)  # u, t, s, pair, loss
-        tokens = valid.sum().clamp(min=1)
+        count = self.count_tokens(valid, parts)
+        tokens = count.clamp(min=1)
         loss = parts.loss / tokens
-        self.global_batch.add(self, round_, parts, valid, micro)
+        self.global_batch.add(self, round_, parts, count, micro)
         self.host_record(loss.detach() * tokens, tokens)
         self._log_step(round_, parts, loss.detach(), tokens)
         return loss
@@ -93,21 +94,26 @@ class Distiller:
         """
         raise NotImplementedError
 
+    def count_tokens(self, valid: Tensor, parts: head.LossOutput) -> Tensor:
+        """Return the number of tokens that a step's loss is a mean over: all valid ones."""
+        return valid.sum()
+
     def encode(self, backbone, z: Tensor, alpha_t: Tensor, condition) -> head.HiddenStates:
         """Run `backbone` on z (batch, length) at alpha_t (batch,), short of its logits."""
         return head.encode(backbone, lambda net: self.host_denoise(net, z, alpha_t, condition))
 
-    def supervise(self, round_: Round, *given) -> head.LossOutput:
+    def supervise(self, round_: Round, *given, kind="", subs=True) -> head.LossOutput:
         """Return Eq. 14, or another algo.loss, at the round's tau.
 
-        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`.
+        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`. kind: in the
+        place of algo.loss. subs: False for plain softmaxes, of a masked model too.
         """
         algo = self.config.algo
         return head.supervise(
-            algo.loss,
+            kind or algo.loss,
             *given,
             tau=round_.tau,
-            mask_index=self.loss_mask,
+            mask_index=self.loss_mask if subs else None,
             chunk=algo.head_chunk,
             compile=self.compiled,
         )

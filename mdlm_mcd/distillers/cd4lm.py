@@ -1,17 +1,68 @@
-"""Subset consistency (`algo=cd4lm`) as a Lightning mixin."""
+"""CD4LM's consistency distillation (arXiv 2601.02236) as a Lightning mixin."""
 
 from __future__ import annotations
 
+import math
+
+import torch
+from torch import Tensor
+
+from .. import coupling, head
 from ..curriculum import Round
-from .mcd import MCD
+from .base import Distiller
 from .rng import StepNoise
 
+CEILING = 5.0  # nats; beyond it a term of the loss has no gradient
 
-class CD4LM(MCD):
-    """MCD's pair without its curriculum: s anywhere below t, one teacher to the end."""
 
+class CD4LM(Distiller):
+    """Distil a frozen teacher, which sees a superset of z_t, and the truth, by exact counts.
+
+    lambda T^2 KL(teacher || student) + (1 - lambda) CE, both terms means over all tokens that
+    are masked for the student, and both of raw logits: without SUBS, at the tokens that the
+    teacher sees too.
+    """
+
+    loss_kinds = ("kl_soft",)
     schedule = ("tau0", "tau_step")
 
-    def times(self, round_: Round, noise: StepNoise):
-        """Return t ~ U(0, 1] and s ~ U(0, t], each (batch,)."""
-        return noise.times(None)
+    def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
+        share_t, share_s = shares(noise.uniform("share"), noise.uniform("share of the teacher"))
+        u = noise.u(x0.shape[1])
+        pair = coupling.couple_counts(x0, u, valid, share_t, share_s, self.mask_index)
+        student = self.encode(self.backbone, pair.z_t, 1 - share_t, condition)
+        with torch.no_grad():
+            teacher = self.encode(self.teacher.backbone, pair.z_s, 1 - share_s, condition)
+        rows = pair.masked_t
+        kl, ce = (
+            self.supervise(round_, student, teacher, x0, rows, rows, kind=kind, subs=False)
+            for kind in (self.config.algo.loss, "ce")
+        )
+        n = max(1, kl.distil_rows)
+        weight = kl_weight((self.global_step - round_.first_step) / self.curriculum.steps_per_round)
+        terms = (weight, kl), (1 - weight, ce)
+        kl_sum, ce_sum = (w * n * (x.loss / n).clamp(0, CEILING) for w, x in terms)
+        return kl._replace(
+            loss=kl_sum + ce_sum,
+            per_token=sum(w * x.per_token for w, x in terms),
+            distil=kl_sum.detach(),
+            reveal=ce_sum.detach(),
+        )
+
+    def count_tokens(self, valid: Tensor, parts: head.LossOutput) -> Tensor:
+        """Return the number of tokens that are masked for the student."""
+        return torch.tensor(parts.distil_rows, device=valid.device)
+
+
+def shares(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the shares of tokens masked for student and teacher, of uniform a and b.
+
+    r_t ~ U(0.4, 0.9), and r_s = r_t U(0.3, 0.7) within [0.1, 0.6]; each (batch,).
+    """
+    share_t = 0.4 + 0.5 * a
+    return share_t, (share_t * (0.3 + 0.4 * b)).clamp(0.1, 0.6)
+
+
+def kl_weight(progress: float) -> float:
+    """Return lambda: 0.9 for the first tenth of the training, then by a cosine to 0.5."""
+    return 0.7 + 0.2 * math.cos(math.pi * max(0.0, progress - 0.1) / 0.9)

@@ -45,7 +45,7 @@ def test_the_whole_comparison(tmp_path):
     log = tmp_path / "log.txt"
     for module, *arguments in started:
         assert inside(module, arguments, log) == 0, log.read_text("utf-8")
-    algos = "ar mdlm mdlm mcd sdtt cd4lm".split()
+    algos = "ar mdlm mdlm mcd sdtt subset".split()
     assert inside.stages == [*(f"algo={a}" for a in algos), *["sweep"] * 4, "report"]
     students = {"continued", "Subset consistency round 1"} | {
         f"{label} round {k}" for label in ("MCD", "SDTT") for k in (1, 2)

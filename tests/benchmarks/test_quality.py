@@ -134,7 +134,7 @@ def test_the_full_plan_has_the_seeds_laws_and_preparations():
             assert laws == {"iid"} | ({"lattice"} if method.teacher != methods.UNIFORM else set())
 
 
-@pytest.mark.parametrize("algo", ["mcd", "sdtt", "cd4lm", "dcd", "mdlm"])
+@pytest.mark.parametrize("algo", ["mcd", "sdtt", "subset", "cd4lm", "dcd", "mdlm"])
 def test_overrides_compose_to_the_same_budget(algo):
     mine = [m for m in methods.METHODS if m.overrides[:1] == (f"algo={algo}",)]
     keys = [o for m in mine for o in m.overrides[1:]]  # Hydra refuses one that is unknown

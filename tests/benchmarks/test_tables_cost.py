@@ -39,7 +39,8 @@ def test_a_step_by_hand():
     assert head == 2 * 768 * 50_258 * 1024
     steps = {
         "mcd": 4 * trunk + (3 + 1) * head / 2,
-        "cd4lm": 4 * trunk + (3 + 1) * head / 2,
+        "subset": 4 * trunk + (3 + 1) * head / 2,
+        "cd4lm": 4 * trunk + (2 * 3 + 1) * head * 0.65,
         "sdtt": 5 * trunk + (3 + 1) * head / 2,
         "dcd": 4 * trunk + (3 + 1) * head,
         "mdlm": 3 * trunk + 3 * head,
@@ -54,6 +55,7 @@ def test_a_step_by_hand():
     [
         ("owt_mcd", "mcd", SMALL),
         ("owt_sdtt", "sdtt", SMALL),
+        ("owt_sdtt_authors", "sdtt", SMALL),
         ("owt_cd4lm", "cd4lm", SMALL),
         ("owt_dcd", "dcd", SMALL),
         ("owt_teacher", "mdlm", SMALL),

@@ -12,6 +12,7 @@ from scipy import integrate, special, stats
 
 from mdlm_mcd import losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_nested_times, sample_times
+from mdlm_mcd.distillers import cd4lm
 from mdlm_mcd.duality import NoiseGap
 from mdlm_mcd.minihost import algo as host
 
@@ -56,7 +57,7 @@ TIMED = "algo.time_conditioning=true"
         ("mcd", "shared", "lattice"),
         ("mcd", "independent", "iid"),
         ("mcd", "none", "iid"),
-        ("cd4lm", "shared", "iid"),
+        ("subset", "shared", "iid"),
     ],
 )
 def test_eq_14(config, algo, coupling, law):
@@ -67,7 +68,7 @@ def test_eq_14(config, algo, coupling, law):
     model, student, target, x0, valid, parts = found
     round_, mask = model.curriculum.at(4), model.mask_index
     g = noise("t", 4)
-    nested = algo == "cd4lm"
+    nested = algo == "subset"
     times = sample_nested_times(8, generator=g) if nested else None
     t, s = times or sample_times(8, round_.delta, generator=g)
     s = t if coupling == "none" else s
@@ -143,6 +144,48 @@ def test_sdtt(config, teacher_steps):
     pairs = [(log_student[b, i, kept], q[kept]) for (b, i), q in targets.items() if valid[b, i]]
     assert (parts.distil_rows, parts.reveal_rows) == (len(pairs), 0)
     assert_contract(found, [(p.exp() * (p - q.log())).sum() for p, q in pairs])
+
+
+@pytest.mark.parametrize("law", ["iid", "lattice"])
+@pytest.mark.parametrize("ceiling, step", [(99.0, 3), (99.0, 5), (3.0, 5), (1e-3, 4)])
+def test_cd4lm(config, monkeypatch, law, ceiling, step):
+    """Raw logits at an exact count of masked tokens; a term beyond the ceiling is constant."""
+    monkeypatch.setattr(cd4lm, "CEILING", ceiling)
+    given = (TIMED, f"algo.u_law={law}", "algo.ignore_bos=true")
+    found = case(config, "cd4lm", *given, rows=4, step=step)
+    model, student, target, x0, valid, parts = found
+    a, b = (
+        torch.rand(4, generator=noise(name, step)) for name in ("share", "share of the teacher")
+    )
+    share_t = 0.4 + 0.5 * a
+    share_s = (share_t * (0.3 + 0.4 * b)).clamp(0.1, 0.6)
+    u, z_t, z_s = draw_u(4, LENGTH, law, generator=noise("u", step)), x0.clone(), x0.clone()
+    for row in range(4):
+        places = [i for i in range(1, LENGTH) if valid[row, i]]
+        places.sort(key=lambda i: -u[row, i])
+        for z, share in ((z_t, share_t), (z_s, share_s)):
+            z[row, places[: int(len(places) * share[row])]] = model.mask_index
+    p = student(z_t, -(1 - share_t).log())
+    with torch.no_grad():
+        q = target(z_s, -(1 - share_s).log())
+    rows = (z_t == model.mask_index).nonzero().tolist()
+    assert any(z_s[b, i] == x0[b, i] for b, i in rows) and (z_s == model.mask_index).any()
+    kl = ce = 0.0
+    for b, i in rows:
+        soft_p, soft_q = (x[b, i].div(2).softmax(-1) for x in (p, q))
+        kl = kl + 4 * (soft_q * (soft_q / soft_p).log()).sum() / len(rows)
+        ce = ce - p[b, i].softmax(-1)[x0[b, i]].log() / len(rows)
+    done = step % 3 / 3
+    weight = 0.9 if done < 0.1 else 0.5 + 0.2 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
+    terms = [w * min(x, 0 * x + ceiling) for w, x in ((weight, kl), (1 - weight, ce))]
+    beyond = [x.item() > ceiling for x in (kl, ce)]
+    assert beyond == {99.0: [False, False], 3.0: [False, True], 1e-3: [True, True]}[ceiling]
+    assert (parts.distil_rows, parts.reveal_rows) == (len(rows), 0)
+    assert int(model.count_tokens(valid, parts)) == len(rows)
+    torch.testing.assert_close(
+        torch.stack([parts.distil, parts.reveal]), len(rows) * torch.stack(terms).detach()
+    )
+    assert_contract(found, [len(rows) * sum(terms)])
 
 
 def transform(gamma, size):

@@ -13,16 +13,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from runs import SHORT, Watch, built, fit, opened
 
 from mdlm_mcd.checkpoints import identity
+from mdlm_mcd.distillers import cd4lm
 from mdlm_mcd.minihost import main as minihost
 
 pytestmark = several.forks
 
 LONG = ("model.length=48", "trainer.limit_val_batches=0")  # than the corpus's documents
 RUN = (
-    "algo=mcd",
     *SHORT,
     *LONG,
-    "algo.delta0=1/16",
     "data.wrap=false",
     "trainer.precision=64-true",
     "optim.eps=1e-3",  # a gradient of 1e-17 instead of 0 is no step of 1e-3
@@ -79,7 +78,9 @@ class Seen(Watch):
     def on_train_batch_end(self, trainer, module, *args):
         super().on_train_batch_end(trainer, module, *args)
         if not trainer.fit_loop._should_accumulate():
-            self.norms.append(float(trainer.callback_metrics["mcd/grad_norm"]))
+            self.norms.append(
+                float(trainer.callback_metrics[f"{module.config.algo.name}/grad_norm"])
+            )
 
 
 def work(config, ckpt_path=None):
@@ -112,8 +113,9 @@ def configure(module_compose, tmp_path_factory):
     where = f"checkpointing.save_dir={folder}"
     minihost.run(module_compose("trainer.max_steps=5", "optim.lr=1e-2", *LONG, where))
 
-    def build(processes, *overrides):
+    def build(processes, *overrides, algo=("algo=mcd", "algo.delta0=1/16")):
         return module_compose(
+            *algo,
             *RUN,
             f"algo.teacher_path={folder}/checkpoints/last.ckpt",
             f"trainer.devices={processes}",
@@ -169,6 +171,14 @@ def same_teacher(many, micros):
 def test_two_processes_of_two_micro_batches(one, two):
     same_update(one[0], two[0])
     same_teacher(two[0], 2)
+
+
+def test_a_mean_over_the_masked_tokens(configure, monkeypatch):
+    """Of which the parts of a step have different numbers, beside their padding."""
+    monkeypatch.setattr(cd4lm, "CEILING", 99.0)  # as of a better teacher
+    (one,), _ = run(configure(1, algo=["algo=cd4lm"]))
+    many, _ = run(configure(2, "loader.batch_size=2", algo=["algo=cd4lm"]))
+    same_update(one, many)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from runs import changed, fit, opened, student_class
+from runs import Watch, changed, fit, opened, student_class
 
 from mdlm_mcd.errors import CheckpointError
 from mdlm_mcd.evaluation import candidates, embedded
@@ -61,6 +61,22 @@ def test_what_changes_no_result_may_change(middle):
     made = saved["hyper_parameters"]["config"]
     del made["algo"]["u_law"], made["algo"]["growth"]
     MCD.check_resume(config, saved, "x.ckpt")
+
+
+def test_what_was_called_cd4lm_goes_on_as_subset_alone(trained, base, tmp_path):
+    """By 0.1.0, of whose `algo=cd4lm` the present one is no continuation."""
+    folder, config, watch, _ = trained("subset")
+    saved, path = opened(folder / "step-4.ckpt"), tmp_path / "old.ckpt"
+    old = {"name": "cd4lm", "_target_": "mdlm_mcd.hosts.CD4LM"}
+    saved["hyper_parameters"]["config"]["algo"] |= old
+    saved["mdlm_mcd"]["algo"] = "cd4lm"
+    torch.save(saved, path)
+    fit(changed(config, f"checkpointing.save_dir={tmp_path}"), again := Watch(), path)
+    assert again.losses == watch.losses[8:]
+    now = changed(base("cd4lm"), "training.ema=0.9", "model.dropout=0.2")
+    words = "algo.name=subset, algo.loss=kl_fwd, and .*algo.name=cd4lm, algo.loss=kl_soft"
+    with pytest.raises(CheckpointError, match=words):
+        student_class("cd4lm").check_resume(now, saved, "x.ckpt")
 
 
 def test_a_checkpoint_of_no_distillation_is_refused(middle):

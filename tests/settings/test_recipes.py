@@ -26,6 +26,7 @@ ALGOS = {
     "owt_large": "mcd",
     "owt_mcd": "mcd",
     "owt_sdtt": "sdtt",
+    "owt_sdtt_authors": "sdtt",
     "owt_cd4lm": "cd4lm",
     "owt_dcd": "dcd",
     "owt_teacher": "mdlm",

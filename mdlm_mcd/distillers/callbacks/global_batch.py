@@ -27,12 +27,12 @@ class GlobalBatch(L.Callback):
         self._correction: Tensor | None = None  # known with the last micro-batch
         self._unread: tuple[Round, int, Tensor] | None = None  # a whole step's, for the guard
 
-    def add(self, module, round_: Round, parts: LossOutput, valid: Tensor, micro: int) -> None:
+    def add(self, module, round_: Round, parts: LossOutput, tokens: Tensor, micro: int) -> None:
         """Add a micro-batch to its step; hand a whole one to the guard.
 
-        valid: (batch, length), the tokens that count.
+        tokens: the number that its loss is a mean over.
         """
-        trainer, tokens = module.trainer, valid.sum()
+        trainer = module.trainer
         shares = trainer.world_size * trainer.accumulate_grad_batches
         self.weight, self._correction = 1.0, None
         if self.guard.mode == "off" and shares == 1:
@@ -40,7 +40,7 @@ class GlobalBatch(L.Callback):
         named = (parts.distil + parts.reveal, parts.distil_rows + parts.reveal_rows, tokens)
         sums = torch.stack([torch.as_tensor(x, device=module.device).float() for x in named])
         self._sums = sums if micro == 0 or self._sums is None else self._sums + sums
-        nominal = module.config.loader.batch_size * valid.shape[1]
+        nominal = module.config.loader.batch_size * parts.per_token.shape[1]
         # An epoch's end cuts a step short; the optimizer steps all the same.
         if micro == trainer.accumulate_grad_batches - 1 or trainer.is_last_batch:
             sums = self._sums
