@@ -31,6 +31,7 @@ METHODS = {
     "sdtt": Method(2),
     "cd4lm": Method(1),
     "dcd": Method(1, head_rows=1.0, uniform=True),
+    "mmd": Method(3),  # nine passes of 4 of 12 blocks; the head draws in the teacher's place
     "mdlm": Method(0, head_rows=1.0),  # teachers; hosts project every row
 }
 

@@ -3,6 +3,7 @@
 from .cd4lm import CD4LM
 from .dcd import DCD
 from .mcd import MCD
+from .mmd import MMD
 from .sdtt import SDTT
 
-__all__ = ["CD4LM", "DCD", "MCD", "SDTT"]
+__all__ = ["CD4LM", "DCD", "MCD", "MMD", "SDTT"]

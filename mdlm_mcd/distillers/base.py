@@ -97,10 +97,11 @@ class Distiller:
         """Run `backbone` on z (batch, length) at alpha_t (batch,), short of its logits."""
         return head.encode(backbone, lambda net: self.host_denoise(net, z, alpha_t, condition))
 
-    def supervise(self, round_: Round, *given) -> head.LossOutput:
+    def supervise(self, round_: Round, *given, **how) -> head.LossOutput:
         """Return Eq. 14, or another algo.loss, at the round's tau.
 
-        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`.
+        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`; how:
+        its `weight`.
         """
         algo = self.config.algo
         return head.supervise(
@@ -110,6 +111,7 @@ class Distiller:
             mask_index=self.loss_mask,
             chunk=algo.head_chunk,
             compile=self.compiled,
+            **how,
         )
 
     @property

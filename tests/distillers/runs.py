@@ -22,7 +22,7 @@ SHORT = (
     "trainer.num_sanity_val_steps=0",
     "optim.lr=1e-3",
 )
-ALGOS = {"mcd": "MCD", "sdtt": "SDTT", "cd4lm": "CD4LM", "dcd": "DCD"}
+ALGOS = {"mcd": "MCD", "sdtt": "SDTT", "cd4lm": "CD4LM", "dcd": "DCD", "mmd": "MMD"}
 
 
 class Watch(L.Callback):
