@@ -190,7 +190,7 @@ def test_mmd(config):
                 for i, j in pairs
                 if i != j
             ]
-            rewards.append(2 * mean_kernel(across) - mean_kernel(among))
+            rewards.append(2 * mean_kernel(across) - mean_kernel(among) if among else 0.0)
         for k, i in itertools.product(range(many), places):
             own = rewards[k // draws]
             advantage = own - (sum(rewards) - own) / (len(rewards) - 1)
