@@ -66,11 +66,7 @@ class MMD(Distiller):
         masked = noise.u(length) > alpha_t[:, None]
         z_t = torch.where(masked, self.mask_index, x0)
         student = self.encode(self.backbone, z_t, alpha_t, condition)
-
-        def draw(total, generator):
-            return (torch.rand(total, length, many, generator=generator, dtype=torch.float64),)
-
-        counts, (v,) = masked & (valid > 0), noise.share("draws", draw)
+        counts, v = masked & (valid > 0), noise.by_row("draws", length, many)
         with torch.no_grad():
             filled = fill(student, x0, counts, v, self.mask_index, algo.head_chunk)
             real, alpha = self.features(x0, condition), number(algo, "rbf_alpha")

@@ -114,7 +114,8 @@ def test_processes_and_micro_batches_draw_what_one_process_draws(config, micros)
             device=torch.device("cpu"),
         )
         noise = StepNoise(module, batch, micro)
-        return torch.cat((noise.u(5).double(), noise.times(0.25)[0][:, None]), -1)
+        found = noise.u(5).double(), noise.times(0.25)[0][:, None], noise.by_row("draws", 3)
+        return torch.cat(found, -1)
 
     for micro in range(micros):
         whole = draw(1, 0, 8, micro)

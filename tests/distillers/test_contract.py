@@ -153,10 +153,11 @@ def test_mmd(config):
     given = ("algo.candidates=3", f"algo.draws={draws}", f"algo.rbf_alpha={alpha}", TIMED)
     found = case(config, "mmd", *given, rows=4, step=4)
     model, student, target, x0, valid, parts = found
-    mask, g = model.mask_index, noise("draws", 4)
+    mask = model.mask_index
     keeps = 1 - (1 - 1e-3) * sample_times(4, 1e-3, generator=noise("t", 4))[0]
     u = draw_u(4, LENGTH, generator=noise("u", 4))
-    v = torch.rand(4, LENGTH, many, generator=g, dtype=torch.float64)
+    own = [counter_generator(1, 4, "draws", row) for row in range(4)]
+    v = torch.stack([torch.rand(LENGTH, many, generator=g, dtype=torch.float64) for g in own])
     z_t = torch.where(u > keeps[:, None], mask, x0)
     log_p = losses.subs(student(z_t, -keeps.log()), z_t, mask)
     whole, seen = copy.deepcopy(student), []
