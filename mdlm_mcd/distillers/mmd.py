@@ -186,6 +186,6 @@ def factors(rewards: Tensor, counts: Tensor, valid: Tensor, draws: int) -> Tenso
     """
     many = len(rewards) * draws
     advantage = (rewards - rewards.mean(0)) * (len(rewards) / (len(rewards) - 1))
-    share = valid.sum(-1) / (many * counts.sum(-1).clamp(min=1))
+    share = valid.sum(-1).to(rewards) / (many * counts.sum(-1).clamp(min=1))
     of_draws = (advantage * share).repeat_interleave(draws, 0)
     return of_draws.T[:, None].expand(-1, counts.shape[1], -1)

@@ -195,7 +195,7 @@ def test_mmd(config):
         for k, i in itertools.product(range(many), places):
             own = rewards[k // draws]
             advantage = own - (sum(rewards) - own) / (len(rewards) - 1)
-            scale = valid[b].sum() / (many * len(places))
+            scale = int(valid[b].sum()) / (many * len(places))
             tokens.append(-advantage * scale * log_p[b, i, filled[k, i]])
     assert (parts.distil_rows, parts.reveal_rows) == (0, rows)
     assert_contract(found, tokens)
