@@ -97,7 +97,7 @@ class HiddenStates:
             return losses.widen(rows)
         bias, dtype = self.linear.bias, self.matrix.dtype
         # A trainer's autocast may be on around us; only the backbone's own counts.
-        with _no_autocast(rows.device.type):
+        with no_autocast(rows.device.type):
             more = None if bias is None else (0, len(self.matrix) - len(bias))
             wide = None if more is None else F.pad(bias.to(dtype), more)
             out = F.linear(rows.to(dtype), self.matrix, wide)
@@ -112,7 +112,8 @@ def _multiple(device: torch.device) -> int:
     return 128 if device.type == "cuda" else 1
 
 
-def _no_autocast(device: str) -> contextlib.AbstractContextManager:
+def no_autocast(device: str) -> contextlib.AbstractContextManager:
+    """Return a context in which a kind of device computes in the dtypes that it is given."""
     if device not in ("cpu", "cuda"):  # others may not know autocast at all
         return contextlib.nullcontext()
     return torch.autocast(device, enabled=False)
@@ -258,7 +259,7 @@ class _Rows:
             assert self.teacher is not None
             with torch.no_grad():
                 seen = self.teacher.logits(self.teacher.rows(index))
-        target = None if self.x0 is None else self.x0.flatten()[index]
+        target = None if self.x0 is None else self.x0.flatten(0, 1)[index]
         terms = compiled_row_terms() if self.compile else row_terms
         return terms(term, logits, seen, target, self.tau, self.mask_index)
 
@@ -290,7 +291,7 @@ class _ChunkedLoss(torch.autograd.Function):
             for x, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
         ]
         ctx.dtypes = [None if x is None else x.dtype for x in inputs]
-        losses_, entropy = rows.new_zeros(len(rows), dtype=wide), rows.new_zeros((), dtype=wide)
+        losses_, entropy = rows.new_zeros(weight.shape, dtype=wide), rows.new_zeros((), dtype=wide)
         for at, revealed in job.chunks(chunk):
             logits = student.logits(rows[at]).detach().requires_grad_()
             with torch.enable_grad():
@@ -304,7 +305,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 continue
             vocab = slope.shape[-1]
             slope = F.pad(slope.to(student.matrix.dtype), (0, len(student.matrix) - vocab))
-            with _no_autocast(rows.device.type):
+            with no_autocast(rows.device.type):
                 if grads[0] is not None:
                     grads[0][at] = slope @ student.matrix
                 if grads[1] is not None:
@@ -353,11 +354,11 @@ def supervise(
     masked_s: (batch, length); clear positions to leave out (padding) in `masked_t`.
     mask_index: None for models without a mask: both predictions are then plain softmaxes,
     without SUBS, and with masked_t = masked_s, the tokens that count, x0 may be None.
-    weight: (batch, length) factors of the tokens in the sum `loss`; 1 if None. chunk: rows
-    projected at a time; None: `default_chunk`. compile: fuse what lies between
-    the projection and the loss, by `torch.compile`. `loss` can be differentiated once; a
-    second time raises RuntimeError. Raises ConfigError for an unknown kind or a chunk
-    without rows.
+    weight: (batch, length) factors of the tokens in the sum `loss`; 1 if None. For `ce` it and
+    x0 may be (batch, length, draws): several tokens at a place, learnt from one prediction.
+    chunk: rows projected at a time; None: `default_chunk`. compile: fuse what lies between the
+    projection and the loss, by `torch.compile`. `loss` can be differentiated once; a second time
+    raises RuntimeError. Raises ConfigError for an unknown kind or a chunk without rows.
     """
     loss = losses.get(kind)
     if chunk is not None and chunk < 1:
@@ -368,7 +369,7 @@ def supervise(
     reveal = distil[:0] if one else _places(masked_t & ~masked_s)
     index, linear = torch.cat((distil, reveal)), student.linear
     weight = torch.ones(masked_t.shape, device=index.device) if weight is None else weight
-    factors = weight.flatten()[index].to(losses.widen(student.hidden[:0]).dtype)
+    factors = weight.flatten(0, 1)[index].to(losses.widen(student.hidden[:0]).dtype)
     total, rows, entropy = _ChunkedLoss.apply(
         student.rows(index),
         None if linear is None else linear.weight,
@@ -378,8 +379,8 @@ def supervise(
         _Rows(index, len(distil), loss, teacher, x0, tau, mask_index, compile),
         default_chunk(student) if chunk is None else chunk,
     )
-    per_token = torch.zeros(masked_t.shape, dtype=rows.dtype, device=index.device)
-    per_token.view(-1)[index] = rows
+    per_token = torch.zeros(weight.shape, dtype=rows.dtype, device=index.device)
+    per_token.flatten(0, 1)[index] = rows
     counts = len(distil), len(reveal)
     sums = [part.sum() for part in rows.split(counts)]
     return LossOutput(total, per_token, sums[0], sums[1], entropy, *counts)

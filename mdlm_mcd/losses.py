@@ -92,7 +92,9 @@ def squared_error(student_logp: Tensor, teacher_logp: Tensor, x0: Tensor) -> Ten
 
 
 def cross_entropy(student_logp: Tensor, teacher_logp: Tensor | None, x0: Tensor) -> Tensor:
-    """Return -log p_student(x0): Eq. 14's L_CE."""
+    """Return -log p_student(x0): Eq. 14's L_CE; x0 (...), or (..., draws) tokens a place."""
+    if x0.ndim == student_logp.ndim:
+        return -student_logp.gather(-1, x0)
     return -student_logp.gather(-1, x0[..., None]).squeeze(-1)
 
 

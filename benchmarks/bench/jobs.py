@@ -138,14 +138,17 @@ def students(job: Job, setting, path: Path) -> dict[int, train.Weights]:
     if not method.overrides:
         return {} if method.name == ORACLE else {1: setting.weights(method.teacher)}
     if not path.exists():
-        found = train.fit(
-            overrides(method, part, job.seed),
-            setting.tokenizer,
-            setting.rows,
-            start=setting.weights(method.teacher),
-            oracle=setting.oracle() if method.oracle else None,
-            every=None if method.one_round else part.steps_per_round,
-        )
+        start = setting.weights(method.teacher)
+        for each in (*method.after, method):
+            found = train.fit(
+                overrides(each, part, job.seed),
+                setting.tokenizer,
+                setting.rows,
+                start=start,
+                oracle=setting.oracle() if each.oracle else None,
+                every=None if each.one_round else part.steps_per_round,
+            )
+            start = found[max(found)]
         if not all(w.isfinite().all() for w in found[max(found)].values()):
             raise DivergenceError("its weights are not finite.")
         keep(path, found)

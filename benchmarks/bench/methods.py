@@ -21,7 +21,8 @@ class Method:
     denoiser is the teacher in every round. main: more seeds, all step counts. rounds:
     the student of every round is sampled. one_round: all steps are one round.
     parts: where it is run. temperatures: at the first step and, where it falls, at the
-    last. quick: whether `--quick` has it.
+    last. quick: whether `--quick` has it. after: methods trained before it with the same
+    seed, each from the averaged student of the one before.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Method:
     parts: tuple[str, ...] = LANGUAGE
     temperatures: tuple[float, float | None] = (1.0, None)
     quick: bool = False
+    after: tuple[Method, ...] = ()
 
     @property
     def words(self) -> str:
@@ -48,6 +50,8 @@ class Method:
         text = " ".join(f"`{o}`" for o in self.overrides)
         if self.oracle:
             return text + ", the exact denoiser as the teacher of every round"
+        if self.after:
+            return text + f", from the student of {self.after[-1].name}"
         return text + (f", from the {UNIFORM}" if self.teacher == UNIFORM else "")
 
     @property
@@ -84,6 +88,11 @@ CONTINUED = ("algo=mdlm", "algo.loss_type=low_var")
 GAUSSIAN = ("algo=dcd", "algo.gamma_max=4.02")  # its schedule at this size of vocabulary
 EVERYWHERE = {"main": True, "parts": BOTH, "quick": True}
 
+# A third of the way up, as the authors'; about one over the usual squared distance.
+FEATURES = ("algo.feature_block=0", "algo.rbf_alpha=0.02")
+MATCHED = ("algo=mmd", *FEATURES, "trainer.gradient_clip_val=null")
+DISTILLED = Method(MCD, ("algo=mcd",), rounds=True, **EVERYWHERE)
+
 METHODS: tuple[Method, ...] = (
     Method(TEACHER, **EVERYWHERE),
     Method(ORACLE, main=True, quick=True),
@@ -91,7 +100,7 @@ METHODS: tuple[Method, ...] = (
     Method(f"{TEACHER}, T 1.1", temperatures=(1.1, None), parts=BOTH, main=True, quick=True),
     *(method for t in (0.9, 0.8, 0.7, 0.6, 0.5) for method in _tempered(t)),
     Method(UNIFORM, teacher=UNIFORM, main=True),
-    Method(MCD, ("algo=mcd",), rounds=True, **EVERYWHERE),
+    DISTILLED,
     # Baselines.
     _sdtt("sdtt", *FLAT, rounds=True, **EVERYWHERE),
     _sdtt("sdtt, tau falling", *FALLING, **EVERYWHERE),
@@ -100,6 +109,8 @@ METHODS: tuple[Method, ...] = (
     _sdtt("sdtt, tvd", "algo.loss=tvd", *FLAT),
     Method("subset consistency", ("algo=subset",), one_round=True, **EVERYWHERE),
     Method("cd4lm", ("algo=cd4lm",), one_round=True, main=True, parts=BOTH),
+    Method("mmd", MATCHED, one_round=True, **EVERYWHERE),
+    Method("mcd, then mmd", MATCHED, one_round=True, main=True, parts=BOTH, after=(DISTILLED,)),
     Method("dcd", GAUSSIAN, teacher=UNIFORM, main=True, rounds=True),
     # Controls: the teacher's own training, and MCD without one of its parts.
     Method("mdlm, continued", CONTINUED, one_round=True, **EVERYWHERE),

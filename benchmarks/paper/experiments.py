@@ -35,6 +35,7 @@ METHODS = {
     "subset": Method(1, one_round=True),
     "cd4lm": Method(1, head_rows=0.65, losses=2, one_round=True),  # U(0.4, 0.9) of the rows
     "dcd": Method(1, head_rows=1.0, uniform=True),
+    "mmd": Method(3),  # nine passes of 4 of 12 blocks; the head draws in the teacher's place
     "mdlm": Method(0, head_rows=1.0),  # teachers; hosts project every row
 }
 

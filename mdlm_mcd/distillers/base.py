@@ -102,11 +102,12 @@ class Distiller:
         """Run `backbone` on z (batch, length) at alpha_t (batch,), short of its logits."""
         return head.encode(backbone, lambda net: self.host_denoise(net, z, alpha_t, condition))
 
-    def supervise(self, round_: Round, *given, kind="", subs=True) -> head.LossOutput:
+    def supervise(self, round_: Round, *given, kind="", subs=True, **how) -> head.LossOutput:
         """Return Eq. 14, or another algo.loss, at the round's tau.
 
-        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`. kind: in the
-        place of algo.loss. subs: False for plain softmaxes, of a masked model too.
+        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`; how: its
+        `weight`. kind: in the place of algo.loss. subs: False for plain softmaxes, of a masked
+        model too.
         """
         algo = self.config.algo
         return head.supervise(
@@ -116,6 +117,7 @@ class Distiller:
             mask_index=self.loss_mask if subs else None,
             chunk=algo.head_chunk,
             compile=self.compiled,
+            **how,
         )
 
     @property

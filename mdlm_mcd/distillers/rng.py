@@ -81,6 +81,16 @@ class StepNoise:
         """Return a number of [0, 1) for each row, (batch,) float32."""
         return self.share(name, lambda total, g: (torch.rand(total, generator=g),))[0]
 
+    def by_row(self, name: str, *shape: int) -> Tensor:
+        """Return numbers of [0, 1) for each row, (batch, *shape) float64.
+
+        Each row has a generator of its own, where a whole batch's noise would be large.
+        """
+        seeds = self.config.seed, self.step, name
+        own = [coupling.counter_generator(*seeds, place) for place in self.places.tolist()]
+        drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in own]
+        return self._place(torch.stack(drawn))
+
     def _place(self, x: Tensor) -> Tensor:
         if self.device.type == "cuda":  # from other memory the copy would wait
             return x.pin_memory().to(self.device, non_blocking=True)

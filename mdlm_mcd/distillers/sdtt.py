@@ -73,24 +73,26 @@ def draw_tokens(
     mask_index: int,
     chunk: int | None = None,
 ) -> Tensor:
-    """Draw a token at each position `index` of the flattened batch, (rows,) ids.
+    """Draw a token at each position `index` of the flattened batch, ids in the shape of v.
 
     By inversion of the distribution function, in float64, under SUBS at temperature
-    tau: v (rows,), uniform on [0, 1), decides alone, whatever device or chunk.
+    tau: v (rows,) or (rows, draws), uniform on [0, 1), decides alone, whatever device or
+    chunk.
     """
-    chunk, drawn = chunk or head.default_chunk(features), [index.new_zeros(0)]
-    for rows, uniform in zip(index.split(chunk), v.split(chunk), strict=True):
+    chunk, drawn = chunk or head.default_chunk(features), []
+    columns = v if v.ndim == 2 else v[:, None]
+    for rows, uniform in zip(index.split(chunk), columns.split(chunk), strict=True):
         logits = features.logits(features.rows(rows))
         if logits.device.type != "mps":  # which knows no float64
             logits = logits.double()
         p = losses.subs_masked(losses.temper(logits, tau), mask_index).exp()
         reached = p.cumsum(-1)
         # A token of probability zero is never the first to lie beyond the point.
-        point = uniform[:, None].to(p) * reached[:, -1:]
-        token = torch.searchsorted(reached, point, right=True).squeeze(-1)
+        point = uniform.to(p) * reached[:, -1:]
+        token = torch.searchsorted(reached, point, right=True)
         # Rounding may take the point to the very end of the row.
-        drawn.append(token.where(token < p.shape[-1], p.argmax(-1)))
-    return torch.cat(drawn)
+        drawn.append(token.where(token < p.shape[-1], p.argmax(-1, keepdim=True)))
+    return torch.cat(drawn).view(v.shape)
 
 
 def rollout(

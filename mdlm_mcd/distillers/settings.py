@@ -87,7 +87,8 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
     if "u_law" in algo:
         # A trial draw refuses what no law knows; the global generator is left alone.
         coupling.draw_u(1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator())
-    return Curriculum(algo.rounds, algo.steps_per_round, **{"delta0": None, **numbers})
+    unused = {"delta0": None, "tau0": 1.0, "tau_step": 0.0}
+    return Curriculum(algo.rounds, algo.steps_per_round, **{**unused, **numbers})
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from types import ModuleType
 from ..errors import ConfigError
 from .specs import SPECS, HostSpec
 
-DISTILLERS = ("MCD", "SDTT", "CD4LM", "DCD", "Subset")
+DISTILLERS = ("MCD", "SDTT", "CD4LM", "DCD", "MMD", "Subset")
 
 
 def detect() -> tuple[HostSpec, ModuleType]:

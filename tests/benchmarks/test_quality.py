@@ -134,7 +134,7 @@ def test_the_full_plan_has_the_seeds_laws_and_preparations():
             assert laws == {"iid"} | ({"lattice"} if method.teacher != methods.UNIFORM else set())
 
 
-@pytest.mark.parametrize("algo", ["mcd", "sdtt", "subset", "cd4lm", "dcd", "mdlm"])
+@pytest.mark.parametrize("algo", ["mcd", "sdtt", "subset", "cd4lm", "dcd", "mmd", "mdlm"])
 def test_overrides_compose_to_the_same_budget(algo):
     mine = [m for m in methods.METHODS if m.overrides[:1] == (f"algo={algo}",)]
     keys = [o for m in mine for o in m.overrides[1:]]  # Hydra refuses one that is unknown
@@ -142,6 +142,22 @@ def test_overrides_compose_to_the_same_budget(algo):
     assert config.seed == 7 and config.trainer.max_steps == TINY.total_steps
     if "rounds" in config.algo:
         assert config.algo.rounds * config.algo.steps_per_round == TINY.total_steps
+
+
+def test_a_method_goes_on_from_the_student_before_it(finished, monkeypatch):
+    setting, method = opened("language", "tiny", finished / "language"), METHODS["mcd, then mmd"]
+    fit, runs = train.fit, []
+
+    def watched(overrides, *data, start, **how):
+        runs.append((overrides[0], start, fit(overrides, *data, start=start, **how)))
+        return runs[-1][2]
+
+    monkeypatch.setattr(train, "fit", watched)
+    found = jobs.students(Job("language", method.name, method), setting, finished / "chain.pt")
+    (first, start, students), (second, middle, last) = runs
+    assert (first, second, list(last)) == ("algo=mcd", "algo=mmd", [1])
+    assert all(torch.equal(start[k], w) for k, w in setting.weights("teacher").items())
+    assert middle is students[2] and all(torch.equal(found[1][k], w) for k, w in last[1].items())
 
 
 def test_the_exact_denoiser_teaches_every_round(finished):

@@ -43,6 +43,7 @@ def test_a_step_by_hand():
         "cd4lm": 4 * trunk + (2 * 3 + 1) * head * 0.65,
         "sdtt": 5 * trunk + (3 + 1) * head / 2,
         "dcd": 4 * trunk + (3 + 1) * head,
+        "mmd": (3 + 9 * 4 / 12) * trunk + (3 + 1) * head / 2,
         "mdlm": 3 * trunk + 3 * head,
     }
     found = {name: counted.step(128, method) for name, method in METHODS.items()}
@@ -58,6 +59,7 @@ def test_a_step_by_hand():
         ("owt_sdtt_authors", "sdtt", SMALL),
         ("owt_cd4lm", "cd4lm", SMALL),
         ("owt_dcd", "dcd", SMALL),
+        ("owt_mmd", "mmd", SMALL),
         ("owt_teacher", "mdlm", SMALL),
         ("owt_mcd_large", "mcd", LARGE),
         ("owt_sdtt_large", "sdtt", LARGE),

@@ -11,6 +11,7 @@ OF = {
     "mcd": ("algo.delta0=1/16",),
     "sdtt": ("algo.delta0=1/8",),
     "dcd": ("algo.delta0=1/16", "algo.gamma_max=1"),
+    "mmd": ("algo.feature_block=0", "algo.rbf_alpha=0.1"),
 }
 EVERY = (
     "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",

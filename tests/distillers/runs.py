@@ -22,7 +22,7 @@ SHORT = (
     "trainer.num_sanity_val_steps=0",
     "optim.lr=1e-3",
 )
-ALGOS = {"mcd": "MCD", "sdtt": "SDTT", "cd4lm": "CD4LM", "dcd": "DCD"} | {"subset": "Subset"}
+ALGOS = {name.lower(): name for name in ("MCD", "SDTT", "CD4LM", "DCD", "MMD", "Subset")}
 
 
 class Watch(L.Callback):

@@ -51,13 +51,7 @@ def test_a_teacher_is_the_student_at_its_rounds_start(trained, algo):
 
 @pytest.mark.parametrize(
     "algo, name",
-    [
-        ("mcd", "step-3"),
-        ("mcd", "step-4"),
-        ("sdtt", "step-4"),
-        ("dcd", "step-4"),
-        ("cd4lm", "step-4"),
-    ],
+    [("mcd", "step-3"), *((algo, "step-4") for algo in ("mcd", "sdtt", "dcd", "cd4lm", "mmd"))],
 )
 def test_resume_is_exact(trained, tmp_path, algo, name):
     """Stopped in mid-round or at a boundary, a run ends with the same bits."""
@@ -121,7 +115,8 @@ def test_processes_and_micro_batches_draw_what_one_process_draws(config, micros)
             device=torch.device("cpu"),
         )
         noise = StepNoise(module, batch, micro)
-        return torch.cat((noise.u(5).double(), noise.times(0.25)[0][:, None]), -1)
+        found = noise.u(5).double(), noise.times(0.25)[0][:, None], noise.by_row("draws", 3)
+        return torch.cat(found, -1)
 
     for micro in range(micros):
         whole = draw(1, 0, 8, micro)
@@ -175,6 +170,11 @@ SETTINGS = [
     ("dcd", "algo.gamma_min=null", "algo.gamma_min=None must be a finite number"),
     ("dcd", "algo.parameterization=subs", "=subs .*a uniform-state model"),
     ("dcd", "algo.u_law=x", "algo.u_law=x .*lattice"),
+    ("mmd", "algo.loss=kl_fwd", "algo.loss=kl_fwd .*algo=mmd: choose one of ce"),
+    ("mmd", "algo.candidates=1", "algo.candidates=1 .*at least 2"),
+    ("mmd", "algo.draws=2.5", "algo.draws=2.5 .*whole number"),
+    ("mmd", "algo.feature_block=-1", "feature_block=-1 .*at least 0"),
+    ("mmd", "algo.rbf_alpha=0", "algo.rbf_alpha=0 must be a positive number"),
     ("dcd", "sampling.predictor=sparse", "sparse is not for uniform-state models .*ancestral"),
 ]
 

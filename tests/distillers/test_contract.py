@@ -3,6 +3,8 @@
 The reference is given the same random numbers and the host's own networks, no more.
 """
 
+import copy
+import itertools
 import math
 
 import pytest
@@ -186,6 +188,58 @@ def test_cd4lm(config, monkeypatch, law, ceiling, step):
         torch.stack([parts.distil, parts.reveal]), len(rows) * torch.stack(terms).detach()
     )
     assert_contract(found, [len(rows) * sum(terms)])
+def test_mmd(config):
+    """Draws, features of a whole network, every pair of tokens, and the score of every draw."""
+    alpha, draws, many = 0.05, 2, 6
+    given = ("algo.candidates=3", f"algo.draws={draws}", f"algo.rbf_alpha={alpha}", TIMED)
+    found = case(config, "mmd", *given, rows=4, step=4)
+    model, student, target, x0, valid, parts = found
+    mask = model.mask_index
+    keeps = 1 - (1 - 1e-3) * sample_times(4, 1e-3, generator=noise("t", 4))[0]
+    u = draw_u(4, LENGTH, generator=noise("u", 4))
+    own = [counter_generator(1, 4, "draws", row) for row in range(4)]
+    v = torch.stack([torch.rand(LENGTH, many, generator=g, dtype=torch.float64) for g in own])
+    z_t = torch.where(u > keeps[:, None], mask, x0)
+    log_p = losses.subs(student(z_t, -keeps.log()), z_t, mask)
+    whole, seen = copy.deepcopy(student), []
+    assert whole.load_state_dict(target.state_dict(), strict=False).missing_keys
+    whole.blocks[0].register_forward_hook(lambda *given: seen.append(given[-1]))
+
+    def features(row):
+        with torch.no_grad():
+            whole(row[None], torch.zeros(1))
+        return seen.pop()[0]
+
+    def mean_kernel(pairs):
+        return sum(math.exp(-alpha * (a - b).square().sum()) for a, b in pairs) / len(pairs)
+
+    tokens, rows = [], 0
+    for b in range(4):
+        places = [i for i in range(LENGTH) if z_t[b, i] == mask and valid[b, i]]
+        rows += len(places)
+        filled = x0[b].repeat(many, 1)
+        for k, i in itertools.product(range(many), places):
+            filled[k, i] = int((log_p[b, i].exp().cumsum(-1) <= v[b, i, k]).sum())
+        real, fake = features(x0[b]), [features(row) for row in filled]
+        rewards = []
+        for first in range(0, many, draws):
+            both = fake[first : first + draws]
+            pairs = list(itertools.product(places, places))
+            across = [(real[i], one[j]) for one in both for i, j in pairs]
+            among = [
+                (one[i], other[j])
+                for one, other in itertools.permutations(both, 2)
+                for i, j in pairs
+                if i != j
+            ]
+            rewards.append(2 * mean_kernel(across) - mean_kernel(among) if among else 0.0)
+        for k, i in itertools.product(range(many), places):
+            own = rewards[k // draws]
+            advantage = own - (sum(rewards) - own) / (len(rewards) - 1)
+            scale = int(valid[b].sum()) / (many * len(places))
+            tokens.append(-advantage * scale * log_p[b, i, filled[k, i]])
+    assert (parts.distil_rows, parts.reveal_rows) == (0, rows)
+    assert_contract(found, tokens)
 
 
 def transform(gamma, size):

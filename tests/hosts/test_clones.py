@@ -123,12 +123,14 @@ def test_the_teacher_of_a_round_is_the_raw_student(student):
     assert not any(torch.equal(a, b) for a, b in zip(raw, averaged, strict=True))
 
 
-@pytest.mark.parametrize("name", ["sdtt", "subset", "cd4lm"])
+@pytest.mark.parametrize("name", ["sdtt", "subset", "cd4lm", "mmd"])
 def test_the_baselines(host, patched, teacher, name):
     """Trained by the patched host, opened by the pristine one."""
     rounds = ROUNDS
     if name != "sdtt":
         rounds = ["algo.steps_per_round=12", "trainer.max_steps=12"]
+    if name == "mmd":
+        rounds += ["algo.feature_block=0", "algo.rbf_alpha=0.1"]
     out, _ = patched.run(name, f"algo={name}", *rounds, f"algo.teacher_path={teacher}")
     path = out / "checkpoints" / ("round-2.ckpt" if name == "sdtt" else "round-1.ckpt")
     _, saved = weights(path)

@@ -29,6 +29,7 @@ ALGOS = {
     "owt_sdtt_authors": "sdtt",
     "owt_cd4lm": "cd4lm",
     "owt_dcd": "dcd",
+    "owt_mmd": "mmd",
     "owt_teacher": "mdlm",
     "owt_mcd_large": "mcd",
     "owt_sdtt_large": "sdtt",
