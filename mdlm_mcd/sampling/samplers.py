@@ -234,7 +234,7 @@ def confidence(
             if eos_after:
                 early = torch.zeros_like(rows).masked_scatter(rows, drawn == eos_index)
                 early &= (level < eos_after)[:, None]
-                chosen, place = chosen & ~early, _rank(early * length + place)
+                chosen, place = chosen & ~early, _rank((early + 2 * ~rows) * length + place)
             chosen = chosen | (rows & (place < 1))
             if spacing:
                 chosen = _apart(place, chosen, spacing * rows.sum(-1).clamp(max=size) // size)

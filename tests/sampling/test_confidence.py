@@ -159,7 +159,7 @@ def naive(chance, token, masked, steps, threshold, max_tokens, block, spacing, e
     return out
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.permutations([0.34 + 0.05 * k for k in range(13)]).flatmap(
         lambda x: st.integers(2, 13).map(lambda n: x[:n])
