@@ -1,4 +1,4 @@
-"""Samplers: what each costs, what a law of u is worth, what one latent saves.
+"""Samplers: what each costs, what a law of u or an option is worth, what one latent saves.
 
     python benchmarks/samplers.py
 
@@ -125,6 +125,49 @@ def of_laws(steps):
     print("fitted steps:", ", ".join(f"{s:.4f}" for s in fitted))
 
 
+def of_options():
+    """Print what remasking, thresholds and spacing are worth, each at its evaluations."""
+    spaced = dict(spacing=8)
+    ways = {
+        **{f"iid, {n} steps": ("sparse", n, {}) for n in (8, 16, 32, 64)},
+        **{
+            f"ancestral, remask {eta:g}, {n} steps": ("ancestral", n, dict(remask=eta))
+            for n in (8, 16, 32, 64)
+            for eta in (0.04, 0.2, 1.0)
+        },
+        **{f"confidence, {n} steps": ("confidence", n, {}) for n in (8, 16, 32)},
+        **{f"confidence, spacing 8, {n} steps": ("confidence", n, spaced) for n in (8, 16, 32)},
+        **{
+            f"confidence, threshold {level:g}{label}": (
+                "confidence",
+                LENGTH,
+                dict(threshold=level) | how,
+            )
+            for level in (0.3, 0.5, 0.7, 0.95)
+            for label, how in {"": {}, ", spacing 8": spaced, ", block 16": dict(block=16)}.items()
+        },
+    }
+    print(
+        f"\n{BATCH} samples of {LENGTH}: evaluations of a mean sequence, perplexity under the "
+        f"language / entropy of a sample\n{'':<42}{'chain':>22}{'chains of lag 8':>22}"
+    )
+    for label, (name, steps, how) in ways.items():
+        cells = []
+        for spoken in (Language(), Language(lag=8)):
+            left = [1.0]  # the share of sequences with masks before each step
+            x = spoken.draw_by(
+                name,
+                steps,
+                callback=lambda step, z, left=left: left.append(
+                    (z == KINDS).any(-1).double().mean().item()
+                ),
+                **how,
+            )
+            figures = f"{spoken.nll(x).perplexity:.2f} / {sample_entropy(x).mean():.2f}"
+            cells.append(f"{sum(left):.1f}  {figures}")
+        print(f"{label:<42}{cells[0]:>22}{cells[1]:>22}", flush=True)
+
+
 def of_a_latent(steps=8):
     """Print the variance of the difference of two models' nats a token, by sequence."""
     truth, other = Language(), Language(sharpness=1.1)
@@ -158,6 +201,7 @@ def main():
     head(**HEAD)
     for steps in (4, 8):
         of_laws(steps)
+    of_options()
     of_a_latent()
     print(f"\nthe language itself: perplexity {Language().perplexity():.2f}")
 

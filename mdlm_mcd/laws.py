@@ -210,7 +210,8 @@ def levels(schedule: str | Sequence[float], steps: int) -> list[float]:
     """Return the share of tokens open after 0, 1, ..., `steps` steps: from 0 to 1.
 
     schedule: `uniform`; `cosine`, MaskGIT's 1 - cos(pi n / 2N), few tokens first; or
-    the tokens each step opens, as one positive number a step (any scale).
+    the tokens each step opens, as one number a step (any scale), which may be 0 but for the
+    first and the last: ReMDM's loop rests at a level.
 
     Raises ConfigError for an unknown schedule or the wrong count of shares.
     """
@@ -224,10 +225,11 @@ def levels(schedule: str | Sequence[float], steps: int) -> list[float]:
             "give a list with the share of each step."
         )
     shares = [float(share) for share in schedule]
-    if len(shares) != steps or not all(0 < s < math.inf for s in shares):
+    fine = len(shares) == steps and all(0 <= s < math.inf for s in shares)
+    if not fine or 0 in (shares[0], shares[-1]):
         raise ConfigError(
             f"schedule={list(schedule)} does not share the tokens between {steps} "
-            f"steps: give {steps} positive numbers."
+            f"steps: give {steps} numbers, none negative, and the first and last above 0."
         )
     opened = torch.tensor([0.0, *shares], dtype=torch.float64).cumsum(0)
     return [*(opened[:-1] / opened[-1]).tolist(), 1.0]

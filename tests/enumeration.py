@@ -105,18 +105,22 @@ def comb_law(tables):
     return law
 
 
-def exact_law(logits, levels, start=EMPTY, how=lambda step: {}):
+def exact_law(logits, levels, start=EMPTY, how=lambda step: {}, remask=0.0):
     """P(sample), by summing over every path of the reverse chain.
 
-    logits: a table, or one for each step.
+    logits: a table, or one for each step; remask: ReMDM's eta_cap, or one for each step.
     """
     law, tables = {start: 1.0}, logits
     for step, (before, after) in enumerate(itertools.pairwise(levels)):
         logits = tables[step] if isinstance(tables, list) else tables
-        opens = (after - before) / (1 - before)
+        cap = remask[step] if isinstance(remask, list) else remask
+        sigma = min(cap, (1 - after) / before) if before else 0.0
+        opens = (after - (1 - sigma) * before) / (1 - before)
         following: dict = {}
         for z, mass in law.items():
             options = [[(token, 1.0)] for token in z]
+            for i in (i for i in range(LENGTH) if sigma and start[i] == MASK != z[i]):
+                options[i] = [(z[i], 1 - sigma), (MASK, sigma)]
             for i in (i for i in range(LENGTH) if z[i] == MASK):
                 p = chances(logits[z][i], **how(step))
                 options[i] = [(MASK, 1 - opens), *((v, opens * p[v]) for v in range(MASK))]

@@ -98,6 +98,7 @@ def test_levels(steps):
         assert len(levels) == steps + 1 and levels[0] == 0 and levels[-1] == 1
         assert (levels.diff() > 0).all()
     assert laws.levels([1, 3], 2) == [0, 0.25, 1]
+    assert laws.levels([1, 0, 0, 3], 4) == [0, 0.25, 0.25, 0.25, 1]
     cosine = torch.tensor(laws.levels("cosine", 8))
     assert (cosine.diff().diff() > 0).all()  # few first
 
@@ -180,7 +181,7 @@ def draw(law, step):
         (draw("dilated", 1), "algo.u_step=1 is no base"),
         *(
             (lambda schedule=schedule: laws.levels(schedule, 3), "schedule=")
-            for schedule in ("sine", [1, 2], [1, -1, 1], [0, 0, 0])
+            for schedule in ("sine", [1, 2], [1, -1, 1], [0, 1, 1], [1, 1, 0], [1, math.nan, 1])
         ),
         (lambda: laws.mutual_information(torch.zeros(2, 61).long(), 61), "max_lag=61"),
         (lambda: laws.fit_step(torch.ones(3), 64, 0), "steps=0"),

@@ -39,7 +39,8 @@ def configure(parser) -> None:
     add("checkpoint", nargs="+", metavar="[LABEL=]CKPT", help=text)
     add("--steps", type=numbers(int), default=[8, 16, 32], metavar="N,N")
     add("--temperature", type=numbers(float), default=[1.0], metavar="T,T")
-    add("--sampler", default="sparse", metavar="NAME,NAME")
+    text = "each with options of its own, as confidence:threshold=0.9:spacing=8"
+    add("--sampler", default="sparse", metavar="NAME[:KEY=VALUE],...", help=text)
     text = "joint law of the masks: iid, lattice, lattice:1/8, lattice:auto, halton"
     laws = dict(type=law, nargs="+", default=[("iid", None)])
     add("--u-law", metavar="LAW[:STEP]", help=text, **laws)

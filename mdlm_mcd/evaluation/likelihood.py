@@ -100,6 +100,13 @@ class _Forced(Chain):
         self._rows = None
 
 
+def order_is_drawn(
+    score: str = "max", score_noise: float = 0.0, eos_after: float = 0.0, **options: Any
+) -> bool:
+    """Return whether what opens under `confidence` depends on draws, not on z alone."""
+    return score in ("drawn", "raw") or score_noise > 0 or eos_after > 0
+
+
 @torch.no_grad()
 def confidence_likelihood(
     denoise: Denoise,
@@ -118,14 +125,15 @@ def confidence_likelihood(
     Its order is a function of what is open, so a text has one, and the sampler is made to
     draw that text.
 
-    options: of the sampler, but for score=drawn and score_noise, under which the order is
-    drawn, too: ConfigError, as for tokens with mask_index among them.
+    options: of the sampler, but for those under which the order is drawn, too
+        (`order_is_drawn`): ConfigError, as for tokens with mask_index among them.
     """
-    if options.get("score") == "drawn" or options.get("score_noise"):
+    if order_is_drawn(**options):
         raise ConfigError(
             f"score={options.get('score', 'max')} with score_noise="
-            f"{options.get('score_noise', 0)} draws the order of a text, which then has no "
-            "likelihood of one path: use score=max, margin or entropy without noise."
+            f"{options.get('score_noise', 0)} and eos_after={options.get('eos_after', 0)} draws "
+            "the order of a text, which then has no likelihood of one path: use score=max, margin "
+            "or entropy without the others."
         )
     bounds.check(tokens, mask_index)
     nats = []

@@ -9,16 +9,20 @@ from itertools import product
 
 import torch
 
-from .. import laws, sampling
+from .. import sampling
 from ..errors import ConfigError
 from . import diversity
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+LAW = ("u_law", "u_step", "stratified")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting at which a model is measured; u_law, u_step and stratified are of `laws.draw_u`."""
+    """A setting at which a model is measured; u_law, u_step and stratified are of `laws.draw_u`.
+
+    sampler: with options of its own, as `sampling.parse` reads them.
+    """
 
     sampler: str = "sparse"
     u_law: str = "iid"
@@ -52,14 +56,10 @@ class Plan:
     def check(self) -> None:
         """Raise ConfigError for what cannot be measured, before any model is opened."""
         for point in self.points:
-            for flag, value, known in (
-                ("dtype", point.dtype, DTYPES),
-                ("sampler", point.sampler, sampling.SAMPLERS),
-            ):
-                if value not in known:
-                    raise ConfigError(
-                        f"--{flag} {value} is unknown: choose one of {', '.join(known)}."
-                    )
+            if point.dtype not in DTYPES:
+                raise ConfigError(
+                    f"--dtype {point.dtype} is unknown: choose one of {', '.join(DTYPES)}."
+                )
             temperatures = (point.temperature, point.temperature_end or 1.0)
             fine = all(0 < t < math.inf for t in temperatures) and 0 < point.top_p <= 1
             if not (point.steps >= 1 and fine):
@@ -68,9 +68,16 @@ class Plan:
                     f"--top-p {point.top_p}: steps must be at least 1, the temperature "
                     "positive and top-p within (0, 1]."
                 )
-            # A trial draw refuses what no law knows; `auto` is fitted later.
+            name, options = sampling.parse(point.sampler)
+            if options.keys() & {*LAW, "latent"}:
+                raise ConfigError(
+                    f"--sampler {point.sampler} has a law of u: give it as --u-law LAW:STEP and "
+                    "--stratified."
+                )
+            # `auto` is fitted later.
             step = None if isinstance(point.u_step, str) else point.u_step
-            laws.draw_u(1, 1, point.u_law, step=step, generator=torch.Generator(), prefix="")
+            law = {"u_law": point.u_law, "u_step": step, "stratified": point.stratified}
+            sampling.check(name, point.steps, **law, **options)
         if self.bound_rows < 2:
             raise ConfigError(f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows.")
         if self.mauve:

@@ -23,8 +23,8 @@ from . import bounds, intervals, metrics
 from .candidates import Candidate
 from .evaluators import Evaluator
 from .intervals import Scores
-from .likelihood import comb_likelihood, confidence_likelihood
-from .plan import DTYPES, Plan, Setting
+from .likelihood import comb_likelihood, confidence_likelihood, order_is_drawn
+from .plan import DTYPES, LAW, Plan, Setting
 from .results import SETTINGS, clash
 from .rows import SCHEMA, append, existing, resumed
 
@@ -225,12 +225,14 @@ class Sweep:
         as_drawn = how | {"alpha": model.alpha, "temperature": _temperature(point)}
         rows = text[: plan.bound_rows]
 
-        def exact(of: Callable[..., Scores]) -> dict[str, Any]:
-            return of(denoise, rows, point.steps, **as_drawn).estimate(seed=plan.seed)._asdict()
+        def exact(of: Callable[..., Scores], **own: Any) -> dict[str, Any]:
+            scores = of(denoise, rows, point.steps, **as_drawn, **own)
+            return scores.estimate(seed=plan.seed)._asdict()
 
-        if point.sampler == "confidence":
-            return {"nll": exact(confidence_likelihood)}
-        if point.sampler not in OPEN_BY_U:
+        sampler, options = sampling.parse(point.sampler)
+        if sampler == "confidence" and not order_is_drawn(**options):
+            return {"nll": exact(confidence_likelihood, **options)}
+        if sampler not in OPEN_BY_U or options.get("remask"):
             return {}
 
         def n_step() -> dict[str, Any]:
@@ -274,7 +276,7 @@ def _temperature(point: Setting) -> sampling.Temperature:
 
 
 def _law(point: Setting) -> dict[str, Any]:
-    return {key: getattr(point, key) for key in ("u_law", "u_step", "stratified")}
+    return {key: getattr(point, key) for key in LAW}
 
 
 def draw(
@@ -290,15 +292,16 @@ def draw(
         generator = noise(plan.seed, "host", point.steps)
         return model.generate(plan.num_samples, point.steps, generator), point.steps
     assert model.denoise is not None
+    sampler, own = sampling.parse(point.sampler)
     parts, evaluations = [], 0
     for index, first in enumerate(range(0, plan.num_samples, plan.batch_size)):
         options = _law(point)
-        if point.sampler == "locked":
+        if sampler == "locked":
             options = {"latent": sampling.Latent(plan.seed, **options, first=first)}
         generator = torch.Generator(model.device)
         generator.manual_seed(noise(plan.seed, "sweep", point.steps, index).initial_seed())
         drawn = sampling.sample(
-            point.sampler,
+            sampler,
             model.denoise,
             min(plan.batch_size, plan.num_samples - first),
             model.length,
@@ -311,6 +314,7 @@ def draw(
             temperature=_temperature(point),
             top_p=point.top_p,
             **options,
+            **own,
         )
         parts.append(drawn.tokens)
         evaluations = max(evaluations, drawn.evaluations)

@@ -33,6 +33,8 @@ def denoiser(model, labels=None):
 def student(distiller: type, model: type) -> type:
     """Build a student class: a distiller before a model of Duo, with Duo's own hooks."""
 
+    ours = sampling.ours(DUO, distiller.parameterization)
+
     class Student(distiller, model):
         @classmethod
         def check_config(cls, config):
@@ -42,7 +44,7 @@ def student(distiller: type, model: type) -> type:
         def _validate_configuration(self):
             # Hosts accept the names that they know, branch ch-1 nothing but this one.
             named = self.sampler
-            self.sampler = "ancestral_cache" if named in sampling.ours(DUO) else named
+            self.sampler = "ancestral_cache" if named in ours else named
             super()._validate_configuration()
             self.sampler = named
 
@@ -76,7 +78,7 @@ def student(distiller: type, model: type) -> type:
             """
             # Only where there are classes: older hosts do not take the argument.
             classes = {} if labels is None else {"labels": labels.to(self.device)}
-            if self.sampler not in sampling.ours(DUO):
+            if self.sampler not in ours:
                 return super().generate_samples(
                     num_samples, num_steps=num_steps, eps=eps, **classes
                 )

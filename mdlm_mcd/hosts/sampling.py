@@ -16,12 +16,14 @@ log = logging.getLogger(__name__)
 OPTIONS = {key for own in sampling.OPTIONS.values() for key in own} - {"latent"}
 
 
-def ours(spec: HostSpec) -> list[str]:
-    """Return our samplers that a host's `sampling.predictor` may name.
+def ours(spec: HostSpec, parameterization: str = "subs") -> list[str]:
+    """Return our samplers that `sampling.predictor` may name: for masked models all.
 
-    Duo has an `ancestral` of its own, which it refuses for masked models.
+    Duo has an `ancestral` of its own for uniform-state models alone.
     """
-    return [name for name in sampling.SAMPLERS if name not in spec.predictors["mean"]]
+    if parameterization != "subs":
+        return []
+    return [name for name in sampling.SAMPLERS if name not in spec.predictors["subs"]]
 
 
 def check(how, spec: HostSpec, parameterization: str) -> None:
@@ -30,8 +32,8 @@ def check(how, spec: HostSpec, parameterization: str) -> None:
     Hosts take a name that they do not know for another, or end in an assertion. Raises
     ConfigError.
     """
-    masked = parameterization == "subs"  # ours are for masks
-    mine = ours(spec) if masked else []
+    masked = parameterization == "subs"
+    mine = ours(spec, parameterization)
     fits = [*mine, *spec.predictors[parameterization]]
     if how.predictor not in fits:
         raise ConfigError(
@@ -40,7 +42,7 @@ def check(how, spec: HostSpec, parameterization: str) -> None:
             f"{', '.join(fits)}."
         )
     if how.predictor in mine:
-        _try_options(how)
+        sampling.check(how.predictor, how.steps, **_keywords(how))
 
 
 def _keywords(how) -> dict:
@@ -55,26 +57,6 @@ def _keywords(how) -> dict:
         "schedule": how.get("schedule"),
         "greedy_tail": how.get("greedy_tail", 0),
     }
-
-
-def _try_options(how) -> None:
-    """Draw two tokens, which refuses what a training would find at validation."""
-    keywords = _keywords(how)
-    steps, schedule = how.steps, keywords["schedule"]
-    if isinstance(steps, int) and (schedule is None or isinstance(schedule, str)):
-        steps = min(steps, 2)
-    sampling.sample(
-        how.predictor,
-        lambda z, rows: torch.zeros(int(rows.sum()), 3),
-        1,
-        2,
-        steps,
-        alpha=lambda t: 1 - t,
-        mask_index=2,
-        vocab_size=3,
-        generator=torch.Generator(),  # the global one is left alone
-        **keywords,
-    )
 
 
 def no_autocast():

@@ -7,6 +7,7 @@ sampler does what, at what cost, and when it fails.
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
@@ -40,9 +41,11 @@ __all__ = [
     "Temperature",
     "ancestral",
     "categorical",
+    "check",
     "confidence",
     "first_hitting",
     "locked",
+    "parse",
     "probabilities",
     "sample",
     "sparse",
@@ -101,9 +104,9 @@ def sample(
         token.
     prompt: (batch, length) ids; given tokens stay, those at `mask_index` are filled.
     callback: called with (step, z) after each step.
-    options: the sampler's own, see its docstring: `u_law`, `u_step`, `stratified` of
-        `sparse` and `locked`, `latent` of `locked`, `score`, `score_noise`,
-        `threshold` of `confidence`. Another sampler's are ignored at their defaults.
+    options: the sampler's own, see its docstring: `remask` of `ancestral`, `u_law`, `u_step`,
+        `stratified` of `sparse` and `locked`, `latent` of `locked`, all but two arguments of
+        `confidence`. Another sampler's are ignored at their defaults.
 
     Evaluations are counted where the network is called: a step that opens nothing
     costs none. Raises ConfigError for an unknown sampler or option, or settings out of
@@ -147,6 +150,34 @@ def sample(
     z = _start(prompt, (batch, length), mask_index, vocab_size, device)
     tokens = SAMPLERS[name](chain, z, **_own(name, options))
     return Sample(tokens, chain.evaluations)
+
+
+def parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Read a sampler and its options: `confidence:threshold=0.9:score=raw`."""
+    name, *pairs = text.split(":")
+    options: dict[str, Any] = {}
+    for key, _, value in (pair.partition("=") for pair in pairs):
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value  # a word
+    return name, options
+
+
+def check(name: str, steps: int | None, **settings: Any) -> None:
+    """Raise ConfigError for what `sample` would refuse, by drawing two tokens of two kinds."""
+    sample(
+        name,
+        lambda z, rows: torch.zeros(int(rows.sum()), 3),
+        1,
+        2,
+        steps,
+        alpha=lambda t: 1 - t,
+        mask_index=2,
+        vocab_size=3,
+        generator=torch.Generator(),  # the global one is left alone
+        **settings,
+    )
 
 
 def _own(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from ..errors import ConfigError
 from ..laws import draw_u
-from .chain import Chain, is_time_conditioned, opening_steps
+from .chain import Chain, is_time_conditioned, opening_steps, probabilities
 from .latent import Latent
 
-SCORES = ("max", "margin", "entropy", "drawn")
+SCORES = ("max", "margin", "entropy", "drawn", "raw")
 
 
-def ancestral(chain: Chain, z: Tensor) -> Tensor:
+def ancestral(chain: Chain, z: Tensor, remask: float | Sequence[float] = 0.0) -> Tensor:
     """Draw z_s ~ q(z_s | z_t, x0 = x_theta(z_t)), Eq. 6, step by step.
 
     The ancestral sampler of MDLM (Sahoo et al. 2024, arXiv 2406.07524): a masked token
     opens at the step t -> s with probability (alpha_s - alpha_t) / (1 - alpha_t), and
     is then drawn from the prediction, which is kept while z does not change (the
     hosts' `ancestral_cache`) unless the network is time-conditioned.
+
+    remask: sigma_t of ReMDM (Wang et al. 2025, arXiv 2503.00307), a number, its capped
+        schedule, or one a step; what exceeds (1 - alpha_s) / alpha_t counts as that. An open
+        token is masked again with probability sigma_t, and a masked one opens with
+        (alpha_s - (1 - sigma_t) alpha_t) / (1 - alpha_t), so that given x0 each token is
+        open at s with probability alpha_s, as without. A prompt's tokens stay.
+
+    Raises ConfigError for a chance out of its range, or the wrong count of them.
     """
+    caps = [remask] * chain.steps if isinstance(remask, int | float) else list(remask)
+    if len(caps) != chain.steps or not all(0 <= cap <= 1 for cap in caps):
+        raise ConfigError(
+            f"remask={remask} must be a number within [0, 1], or a list of {chain.steps}, one a "
+            "step."
+        )
     keeps = not is_time_conditioned(chain.denoise)
-    logits = None
+    free, logits = z == chain.mask_index, None
     for step in range(chain.steps):
         rows = z == chain.mask_index
-        if not rows.any():
+        before, after = chain.levels[step : step + 2]
+        sigma = min(caps[step], (1.0 - after) / before) if before else 0.0
+        if rows.any():
+            if logits is None:
+                logits = chain.logits(z, rows, before)
+            opens = min(chain.opens(step) + sigma * before / (1.0 - before), 1.0)
+            posterior = chain.law(logits, chain.fraction(step), chain.greedy(step)).mul_(opens)
+            posterior[:, chain.mask_index] = 1.0 - opens
+            drawn = chain.draw(posterior)
+            del posterior  # else its memory is still used during the next prediction
+            z = z.masked_scatter(rows, drawn)
+            if not keeps or (drawn != chain.mask_index).any():
+                logits = None
+        elif not any(caps[step:]):
             break
-        if logits is None:
-            logits = chain.logits(z, rows, chain.levels[step])
-        p = chain.law(logits, chain.fraction(step), chain.greedy(step))
-        posterior = p.mul_(chain.opens(step))
-        posterior[:, chain.mask_index] = 1.0 - chain.opens(step)
-        drawn = chain.draw(posterior)
-        z = z.masked_scatter(rows, drawn)
-        if not keeps or (drawn != chain.mask_index).any():
-            logits = None
+        if sigma:
+            again = free & ~rows & (chain.uniform(*z.shape, device=z.device) < sigma)
+            if again.any():
+                z, logits = z.masked_fill(again, chain.mask_index), None
         chain.report(step, z)
-        del p, posterior  # else their memory is still used during the next prediction
     return z
 
 
@@ -140,6 +162,11 @@ def confidence(
     score: str = "max",
     score_noise: float = 0.0,
     threshold: float | None = None,
+    max_tokens: int | None = None,
+    block: int | None = None,
+    spacing: int | None = None,
+    eos_after: float = 0.0,
+    eos_index: int | None = None,
 ) -> Tensor:
     """Open the most certain tokens first; the law is not that of `ancestral`.
 
@@ -147,29 +174,37 @@ def confidence(
 
     score: what is certain: `max`, the largest probability; `margin`, its lead over the
         second; `entropy`, the least; `drawn`, the probability of the token that was
-        drawn (MaskGIT).
+        drawn (MaskGIT); `raw`, that before temperature and nucleus (CD4LM).
     score_noise: Gumbel noise of this scale, falling to 0 at the last step, is added to
         the logarithm of the score (to minus the entropy).
-    threshold: every token whose largest probability reaches it opens, and at least one
-        a sequence; `steps` is then the most evaluations. None: each step opens its
-        share of the tokens that were masked at the start.
+    threshold: every token whose largest probability (`raw`: whose score) reaches it opens,
+        and at least one a sequence; `steps` is then the most evaluations. None: each step
+        opens its share of the tokens that were masked at the start.
+    max_tokens: with a threshold, the most tokens of a sequence that a step before the last
+        opens.
+    block: so many positions open before the next so many begin, from left to right.
+    spacing: of two tokens less than max(2, spacing * m / block) apart, rounded down, the
+        more certain opens, and the other waits for a later step, or until no others are
+        left to fill a step's share; m: how many of the block are masked. No block: the
+        whole sequence is one. The spacing filter of DUS (arXiv 2506.19037v4, Section 4.4).
+    eos_after: a drawn `eos_index` is the least certain, and not above the threshold, until
+        this share of the tokens is open (CD4LM, arXiv 2601.02236).
 
-    Raises ConfigError for an unknown score, or a number out of its range.
+    Raises ConfigError for an unknown score, or numbers out of their range.
     """
-    if score not in SCORES:
-        raise ConfigError(f"score={score} is unknown: choose one of {', '.join(SCORES)}.")
-    if score_noise < 0 or (threshold is not None and not 0 < threshold <= 1):
-        raise ConfigError(
-            f"score_noise={score_noise} must not be negative and threshold={threshold} "
-            "must lie within (0, 1]."
-        )
+    whole = {"max_tokens": max_tokens, "block": block, "spacing": spacing}
+    _check_confidence(score, score_noise, threshold, whole, eos_after, eos_index)
+    length = z.shape[1]
+    size = block or length
+    blocks = torch.arange(length, device=z.device) // size
     start = (z == chain.mask_index).sum(-1)
     for step in range(chain.steps):
         rows = z == chain.mask_index
         left = rows.sum(-1)
         if not left.any():
             break
-        if step == chain.steps - 1:
+        last = step == chain.steps - 1
+        if last:
             count = left
         elif threshold is None:
             target = (start * chain.levels[step + 1] + 0.5).floor().long()
@@ -178,27 +213,95 @@ def confidence(
             count = left.clamp(max=1)
         if count.any():
             level = 1 - left.double() / start.clamp(min=1)
-            p = chain.law(chain.logits(z, rows, level), chain.fraction(step))
+            # Blocks that this step reaches: before them fewer than `count` are masked.
+            earlier = (rows.cumsum(-1) - rows.long())[:, blocks * size]
+            rows = rows & (earlier < count.clamp(min=1)[:, None])
+            logits = chain.logits(z, rows, level)
+            p = chain.law(logits, chain.fraction(step))
             drawn = p.argmax(-1) if chain.greedy(step) else chain.draw(p)
+            if score == "raw":
+                del p  # else its memory is used beside that of the next
+                p = probabilities(logits, chain.mask_index, dtype=chain.dtype)
             certainty = _certainty(score, p, drawn)
             if score_noise:
                 race = chain.uniform(len(p), device=z.device).log().neg()
                 certainty = certainty - score_noise * (1 - chain.fraction(step)) * race.log()
-            opens = rows & (_place(chain, rows, certainty) < count[:, None])
+            chosen, place = rows, _place(chain, rows, certainty)
             if threshold is not None:
-                opens |= torch.zeros_like(rows).masked_scatter(rows, p.amax(-1) >= threshold)
+                chance = p.amax(-1) if score != "raw" else _drawn(p, drawn)
+                chosen = torch.zeros_like(rows).masked_scatter(rows, chance >= threshold)
+            del p, logits  # else their memory is still used during the next prediction
+            if eos_after:
+                early = torch.zeros_like(rows).masked_scatter(rows, drawn == eos_index)
+                early &= (level < eos_after)[:, None]
+                chosen, place = chosen & ~early, _rank((early + 2 * ~rows) * length + place)
+            chosen = chosen | (rows & (place < 1))
+            if spacing:
+                chosen = _apart(place, chosen, spacing * rows.sum(-1).clamp(max=size) // size)
+            if threshold is not None and not last:
+                count = chosen.sum(-1).clamp(max=max_tokens or length)
+            order = torch.where(rows, 2 * blocks + ~chosen, 2 * length)  # block by block
+            opens = rows & (_rank(order * length + place) < count[:, None])
             z = torch.where(opens, z.masked_scatter(rows, drawn), z)
-            del p  # else its memory is still used during the next prediction
         chain.report(step, z)
     return z
+
+
+def _check_confidence(
+    score: str,
+    score_noise: float,
+    threshold: float | None,
+    whole: dict[str, int | None],
+    eos_after: float,
+    eos_index: int | None,
+) -> None:
+    """Raise ConfigError for options of `confidence` that do not fit; whole: numbers of tokens."""
+    if score not in SCORES:
+        raise ConfigError(f"score={score} is unknown: choose one of {', '.join(SCORES)}.")
+    if score_noise < 0 or (threshold is not None and not 0 < threshold <= 1):
+        raise ConfigError(
+            f"score_noise={score_noise} must not be negative and threshold={threshold} "
+            "must lie within (0, 1]."
+        )
+    for key, n in whole.items():
+        if n is not None and not (isinstance(n, Integral) and n >= 1):
+            raise ConfigError(f"{key}={n} must be at least 1, and a whole number.")
+    if whole["max_tokens"] and threshold is None:
+        raise ConfigError(
+            f"max_tokens={whole['max_tokens']} bounds what a threshold opens: set threshold, too."
+        )
+    if not 0 <= eos_after <= 1 or (eos_after > 0 and eos_index is None):
+        raise ConfigError(
+            f"eos_after={eos_after} must lie within [0, 1], and needs eos_index={eos_index} to be "
+            "the token's id."
+        )
+
+
+def _drawn(p: Tensor, drawn: Tensor) -> Tensor:
+    """Return the probability of each drawn token, (rows,)."""
+    return p.gather(-1, drawn[:, None]).squeeze(-1)
+
+
+def _apart(place: Tensor, chosen: Tensor, gap: Tensor) -> Tensor:
+    """Thin (batch, length) `chosen`, the first in place first: less than `gap` apart none stay.
+
+    gap: (batch,), and at least 2.
+    """
+    position = torch.arange(place.shape[1], device=place.device)
+    left, kept = chosen, torch.zeros_like(chosen)
+    while left.any():
+        first = place.masked_fill(~left, place.shape[1]).argmin(-1, keepdim=True)
+        kept |= left & (position == first)
+        left = left & ((position - first).abs() >= gap.clamp(min=2)[:, None])
+    return kept
 
 
 def _certainty(score: str, p: Tensor, drawn: Tensor) -> Tensor:
     """Return (rows,) on a logarithmic scale; larger is more certain."""
     if score == "entropy":
         return -torch.special.entr(p).sum(-1)
-    if score == "drawn":
-        chance = p.gather(-1, drawn[:, None]).squeeze(-1)
+    if score in ("drawn", "raw"):
+        chance = _drawn(p, drawn)
     elif score == "margin":
         first, second = p.topk(2, dim=-1).values.unbind(-1)
         chance = first - second
@@ -216,6 +319,11 @@ def _place(chain: Chain, rows: Tensor, certainty: Tensor) -> Tensor:
     tie = chain.uniform(*rows.shape, device=rows.device).argsort(dim=-1)
     order = best.gather(-1, tie).argsort(dim=-1, descending=True, stable=True)
     return tie.gather(-1, order).argsort(dim=-1)
+
+
+def _rank(keys: Tensor) -> Tensor:
+    """Return each column's rank in its row, the least first; keys: without ties."""
+    return keys.argsort(-1).argsort(-1)
 
 
 def _seed(chain: Chain) -> int:

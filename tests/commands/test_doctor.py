@@ -61,7 +61,7 @@ def test_an_unpatched_host(host, capsys):
 @pytest.mark.parametrize(
     "override, topic, words",
     [
-        ("sampling.predictor=ancestral", "algo", "choose one of sparse, first_hit"),
+        ("sampling.predictor=ddpm_cache", "algo", "choose one of ancestral, sparse"),
         ("trainer.precision=bf16-true", "precision", "use bf16"),
         ("algo.rounds=2", "algo", "set trainer.max_steps=20000"),
         ("algo.delta0=x", "algo", "algo.delta0=x is no number"),

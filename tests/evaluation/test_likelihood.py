@@ -92,6 +92,23 @@ def test_confidence(steps, T, threshold):
 
 
 @pytest.mark.parametrize(
+    "how",
+    [
+        dict(block=2),
+        dict(threshold=0.4, block=2),
+        dict(threshold=0.4, max_tokens=1),
+        dict(threshold=0.4, spacing=1),
+        dict(spacing=3, score="margin"),
+        dict(threshold=0.5, block=2, max_tokens=1, spacing=2, score="entropy"),
+    ],
+)
+def test_confidence_with_its_options_is_the_law_of_its_draws(how):
+    found = likelihood.confidence_likelihood(denoiser(table()), X0S, 2, alpha=alpha, **how, **HOW)
+    law = dict(zip(map(tuple, X0S.tolist()), (-found.nats).exp().tolist(), strict=True))
+    assert_law(draw("confidence", 2, n=20_000, **how), law)
+
+
+@pytest.mark.parametrize(
     "call, words",
     [
         (
@@ -107,7 +124,9 @@ def test_confidence(steps, T, threshold):
             )
             for o, words in (
                 ({"score": "drawn"}, "score=drawn"),
+                ({"score": "raw"}, "score=raw"),
                 ({"score_noise": 1.0}, "noise=1.0"),
+                ({"eos_after": 0.5, "eos_index": 1}, "eos_after=0.5"),
             )
         ),
         (

@@ -246,6 +246,21 @@ def test_points_of_all_kinds(tmp_path):
     assert other["texts"] != iid["texts"] and (iid["batch_size"], other["batch_size"]) == (4, 3)
 
 
+def test_options_of_a_sampler(tmp_path):
+    """They arrive, make a curve of their own, and have the bounds that hold for them."""
+    names = ["ancestral", "ancestral:remask=1.0", "confidence", "confidence:threshold=0.9:block=4"]
+    names += ["confidence:threshold=0.9:score=raw"]
+    points = tuple(Setting(name, steps=4) for name in names)
+    rows = run(tmp_path / "r", model(scale=3.0), plan=Plan(points, 10, 10, 16))
+    assert [row["sampler"] for row in rows] == names
+    assert len({row["texts"][0] for row in rows}) == len(names)
+    bound, remasked, nll, block, raw = (row["metrics"].keys() for row in rows)
+    assert "n_step_nelbo" in bound and not {"n_step_nelbo", "nelbo", "nll"} & {*remasked, *raw}
+    assert "nll" in nll and "nll" in block
+    assert rows[2]["metrics"]["nll"] != rows[3]["metrics"]["nll"]
+    assert len({point.curve for point in results.read([tmp_path / "r"]).points}) == len(names)
+
+
 def test_a_plan_is_checked_before_any_model_is_opened(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="sprase is unknown: choose one of ancestral"):
         run(tmp_path / "r.jsonl", plan=plan(samplers=["sprase"]))
@@ -289,6 +304,9 @@ def test_the_cheap_points_come_first():
         ({"points": (Setting(top_p=0.0),)}, "--top-p 0.0"),
         ({"points": (Setting(dtype="float16"),)}, "float16 is unknown: choose one of float64"),
         ({"points": (Setting(u_law="comb"),)}, "comb"),
+        ({"points": (Setting("confidence:threshold=2"),)}, "threshold=2"),
+        ({"points": (Setting("ancestral:threshold=0.5"),)}, "threshold=0.5 is not supported"),
+        ({"points": (Setting("sparse:u_law=lattice"),)}, "give it as --u-law LAW:STEP"),
         ({"points": (Setting(temperature=float("inf")),)}, "--temperature inf"),
     ],
 )

@@ -48,6 +48,22 @@ def test_the_keys_arrive(compose, family):
     assert torch.equal(family.draw(model), family.expected(model, "locked", 5, **how))
 
 
+@each
+@pytest.mark.parametrize(
+    "name, how",
+    [
+        ("ancestral", dict(remask=0.5)),
+        ("ancestral", dict(remask=[0, 0.5, 0.25])),
+        ("confidence", dict(score="raw", threshold=0.01, max_tokens=3, block=8, spacing=4)),
+        ("confidence", dict(eos_after=0.5, eos_index=7)),
+    ],
+)
+def test_options_of_a_sampler_arrive(compose, family, name, how):
+    given = [f"sampling.{key}={value}".replace(" ", "") for key, value in how.items()]
+    model = family.student(compose, f"sampling.predictor={name}", "sampling.steps=3", *given)
+    assert torch.equal(family.draw(model), family.expected(model, name, 3, **how))
+
+
 def test_the_hosts_own_predictors_stay(compose):
     own = DUO.student(compose, "sampling.predictor=ancestral_cache", "sampling.noise_removal=none")
     drawn = DUO.draw(own, 3)

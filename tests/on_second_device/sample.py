@@ -27,13 +27,19 @@ def draw(name, device, **how):
     ).tokens
 
 
+certain = dict(score="raw", threshold=0.3, max_tokens=3, block=5, spacing=3)
+own = {
+    "ancestral": [{"remask": 0.5}],
+    "confidence": [certain | dict(eos_after=0.5, eos_index=1), dict(spacing=3)],
+    "sparse": [{"u_law": "lattice", "u_step": 1 / 4}],
+    "locked": [{"u_law": "lattice", "u_step": 1 / 4}],
+}
 for name in sys.argv[1:]:
-    laws = [{"u_law": "lattice", "u_step": 1 / 4}] if name in ("sparse", "locked") else []
     for how in (
         {},
         {"dtype": torch.float32},
         {"top_p": 0.9, "temperature": (1.0, 0.5), "greedy_tail": 1},
-        *laws,
+        *own.get(name, []),
     ):
         generator = torch.Generator("gpu:0").manual_seed(1)
         drawn = draw(name, "gpu:0", generator=generator, **how)

@@ -143,6 +143,12 @@ def test_a_draw_from_a_law_that_learns():
         (dict(name="locked", latent=Latent(1), stratified=True), "beside a latent"),
         (dict(name="confidence", score="luck"), "score=luck is unknown"),
         (dict(name="confidence", threshold=2.0), "threshold=2.0"),
+        (dict(name="confidence", max_tokens=2), "max_tokens=2 .* set threshold"),
+        (dict(name="confidence", block=0), "block=0"),
+        (dict(name="confidence", spacing=1.5), "spacing=1.5"),
+        (dict(name="confidence", eos_after=0.3), "eos_after=0.3 .* eos_index=None"),
+        (dict(remask=1.5), "remask=1.5"),
+        (dict(remask=[0.1]), "remask=.* a list of 2"),
         (dict(top_k=3), "top_k=3 is no option of a sampler"),
     ],
 )
@@ -153,6 +159,13 @@ def test_bad_settings_are_refused(change, words):
         sampling.sample(
             name, denoiser(table()), 1, LENGTH, steps, alpha=alpha, vocab_size=VOCAB, **given
         )
+
+
+def test_a_sampler_and_its_options_in_one_word():
+    assert sampling.parse("sparse") == ("sparse", {})
+    name, options = sampling.parse("confidence:threshold=.9:block=32:score=raw:spacing=None")
+    assert name == "confidence"
+    assert options == dict(threshold=0.9, block=32, score="raw", spacing=None)
 
 
 @pytest.mark.parametrize("name", list(sampling.SAMPLERS))

@@ -153,20 +153,25 @@ def test_confidence_opens_the_most_certain_token(score):
     assert_law(draw("confidence", LENGTH, logits=logits, score=score), law)
 
 
-def test_confidence_opens_the_drawn_token_of_largest_probability():
+@pytest.mark.parametrize(
+    "score, how", [("drawn", {}), ("drawn", dict(temperature=2.0)), ("raw", dict(temperature=2.0))]
+)
+def test_confidence_opens_the_drawn_token_of_largest_probability(score, how):
     law: dict = {EMPTY: 1.0}
-    for left in range(LENGTH, 0, -1):
+    for _ in range(LENGTH):
         following: dict = {}
         for z, mass in law.items():
-            p = {i: chances(table(3)[z][i]) for i in range(LENGTH) if z[i] == MASK}
-            for values in itertools.product(range(MASK), repeat=left):
+            left = [i for i in range(LENGTH) if z[i] == MASK]
+            p = {i: chances(table(3)[z][i], **how) for i in left}
+            q = {i: chances(table(3)[z][i]) for i in left} if score == "raw" else p
+            for values in itertools.product(range(MASK), repeat=len(left)):
                 drawn = dict(zip(p, values, strict=True))
-                i = max(p, key=lambda i: p[i][drawn[i]])
+                i = max(q, key=lambda i: q[i][drawn[i]])
                 state = (*z[:i], drawn[i], *z[i + 1 :])
                 chance = math.prod(p[j][drawn[j]] for j in p)
                 following[state] = following.get(state, 0.0) + mass * chance
         law = following
-    assert_law(draw("confidence", LENGTH, logits=table(3), score="drawn"), law)
+    assert_law(draw("confidence", LENGTH, logits=table(3), score=score, **how), law)
 
 
 @pytest.mark.parametrize("name", STEPWISE)
