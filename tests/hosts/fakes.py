@@ -59,7 +59,7 @@ def duo(folder: Path) -> Path:
     """A Duo-like clone in `folder`, trained by `python main.py algo=mdlm`."""
     source = Path(minihost.__file__).parent
     (hunk,) = patches.of(specs.DUO)
-    main = MAIN.format(lines=hunk.before.decode().rstrip())
+    main = MAIN.format(lines="\n".join(hunk.without("+")).rstrip())
     for name, text in {**FILES, "main.py": main}.items():
         (folder / name).write_text(text)
     shutil.copy(source / "trainer_base.py", folder)  # by which it is recognised
