@@ -31,10 +31,22 @@ sys.argv[0] = __file__ = os.path.abspath("main.py")
 exec(stubs.compiled(__file__))
 """
 EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")
+# Forks of theirs, by a class or word that only they have.
+FORKS = {
+    "scaling-dllms": ("dataloader.py", "class DatasetIterator"),
+    "Eso-LMs": ("algo.py", "class EsoLM"),
+    "didi-instruct": ("algo.py", "class DiDiInstruct"),
+    "remdm": ("diffusion.py", "remdm"),
+    "flm": ("algo.py", "class FLM"),
+    "candi": ("algo.py", "class CANDI"),
+}
 LENGTH, VOCAB = 32, 300
 
 
 def name_of(folder: Path, spec: HostSpec) -> str:
+    for name, (file, word) in FORKS.items():
+        if file in (*spec.sources, "dataloader.py") and word in (folder / file).read_text():
+            return name
     if spec is MDLM:
         return "mdlm"
     # Class labels came with branch main.
@@ -113,7 +125,7 @@ class Clone:
 
     def tiny(self) -> list[str]:
         return f"""
-            ~wandb model=tiny model.hidden_size=32 model.n_blocks=1 model.n_heads=2
+            ~wandb model=small model.hidden_size=32 model.n_blocks=1 model.n_heads=2
             model.length={LENGTH} data=wikitext2 data.train=tiny data.valid=tiny
             data.tokenizer_name_or_path={self.assets}/tokenizer data.cache_dir={self.assets}/data
             loader.global_batch_size=8 loader.eval_global_batch_size=8 loader.num_workers=1

@@ -93,7 +93,16 @@ class Diffusion(algo.MDLM):
         length = self.config.model.length
         return x0[:, :length], None, attention_mask[:, :length]
 
+    def forward(self, x, sigma):
+        return super().forward(x, sigma)
+
     def _subs_parameterization(self, logits, xt):
+        raise NotImplementedError
+
+    def _loss(self, x0, attention_mask):
+        raise NotImplementedError
+
+    def q_xt(self, x, move_chance):
         raise NotImplementedError
 
     def _sample(self, num_steps=None, eps=1e-5):
