@@ -25,6 +25,6 @@ def compiled(model=None, **options):
 
 
 flex_attention.flex_attention, torch.compile = plain, compiled
-for name in ("mauve", "calflops", "evaluate"):
+for name in ("mauve", "calflops", "evaluate", "tiktoken"):
     if importlib.util.find_spec(name) is None:
         sys.modules[name] = types.ModuleType(name)
