@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DistributedSampler
 
 from ..coupling import counter_generator
+from ..errors import ConfigError
 
 
 class Rows:
@@ -43,6 +44,15 @@ class Rows:
     def _seek(self, batches: int) -> None:
         self.epoch = self.loop.epoch_progress.current.processed
         for loader in self._loaders():
+            if not hasattr(loader.sampler, "load_state_dict"):
+                # A stream of a host that has no sampler for it.
+                if batches:
+                    raise ConfigError(
+                        f"checkpointing.resume_ckpt_path: after {batches} batches the run cannot "
+                        "go on at the next row, since the host reads its data as a stream, from "
+                        "the first: begin anew."
+                    )
+                continue
             state = {"counter": batches * loader.batch_size}
             if isinstance(loader.sampler, DistributedSampler):
                 state["epoch"] = self.epoch

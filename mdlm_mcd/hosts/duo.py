@@ -53,7 +53,10 @@ def student(distiller: type, model: type) -> type:
             return f"algo.{name}", config.algo.get(name)
 
         def host_inputs(self, batch, uniform):
-            x0, _, valid = self._process_model_input(batch["input_ids"], batch["attention_mask"])
+            ids = batch["input_ids"]
+            # Where there is none every token counts, as in the host's own training.
+            valid = batch.get("attention_mask", torch.ones_like(ids))
+            x0, _, valid = self._process_model_input(ids, valid)
             labels = batch.get("labels")
             if getattr(self, "class_conditional", False):  # not on ch-1
                 # As in the host's `nll`: guidance needs a student that also knows the

@@ -1,16 +1,18 @@
 """Apply our patches to a host's files, revert them, or apply them in memory.
 
-A hunk is a block of lines and what it becomes. It fits where the block occurs
-exactly once, wherever in the file that is; nothing is guessed beyond that. A hunk that is
-there already stays, so a host that is patched in part is patched to the end. `git apply`
-does the same to a pristine clone.
+A hunk is a block of lines and what it becomes. It fits where the block occurs exactly
+once, wherever in the file that is, and however it is indented and quoted, since forks have
+gone through formatters; nothing is guessed beyond that. A hunk that is there already
+stays, so a host that is patched in part is patched to the end. `git apply` does the same
+to a pristine clone.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import patches_dir
@@ -20,25 +22,26 @@ from .specs import HostSpec
 
 @dataclass
 class Hunk:
-    """Lines as they are in the host, and as they become."""
+    """Lines of a file, each with its mark: kept (" "), taken out ("-") or put in ("+")."""
 
     file: str
-    before: bytes = b""
-    after: bytes = b""
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
+    def without(self, mark: str) -> list[str]:
+        return [line for its, line in self.lines if its != mark]
 
 
 def parse(text: str) -> list[Hunk]:
     """Read the hunks of a unified diff."""
     hunks: list[Hunk] = []
     file = ""
-    for line in text.splitlines(keepends=True):
+    for line in text.splitlines():
         if line.startswith(("--- ", "+++ ")):
             file = line[4:].strip().partition("/")[2]
         elif line.startswith("@@"):
             hunks.append(Hunk(file))
         else:
-            hunks[-1].before += line[1:].encode() * (line[0] != "+")
-            hunks[-1].after += line[1:].encode() * (line[0] != "-")
+            hunks[-1].lines.append((line[0], line[1:]))
     return hunks
 
 
@@ -46,31 +49,87 @@ def of(spec: HostSpec) -> list[Hunk]:
     return parse((patches_dir() / spec.patch).read_text(encoding="utf-8"))
 
 
+def _bare(line: str) -> str:
+    return line.strip().replace('"', "'")
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]
+
+
+def _places(block: list[str], text: list[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return where a block stands in a file: its first line, and the file's indents by its own.
+
+    Where one of its own would be two of the file's, it does not fit.
+    """
+    wanted, bare = ([_bare(line) for line in lines] for lines in (block, text))
+    found = []
+    for at in range(len(bare)):
+        if bare[at : at + len(wanted)] == wanted:
+            pairs = zip(block, text[at:], strict=False)
+            indents = {(_indent(ours), _indent(line)) for ours, line in pairs if ours.strip()}
+            if len(dict(indents)) == len(indents):
+                found.append((at, dict(indents)))
+    return found
+
+
+def _ended(line: str, by: str) -> str:
+    """Return a line with the end of another one, in its quotes, as far as they agree."""
+    same = len(os.path.commonprefix([_bare(line)[::-1], _bare(by)[::-1]]))
+    return line[: len(line) - same] + by[len(by.rstrip()) - same :]
+
+
+def _changed(hunk: Hunk, put: str, text: list[str], at: int, indents: dict[str, str]) -> list[str]:
+    """Return a file's lines with the hunk's lines of the mark `put` in, its others out.
+
+    Lines that stay are the file's own.
+    """
+    end = "\r\n" if text[at].endswith("\r\n") else "\n"  # git may have made it CRLF
+    done = text[:at]
+    for stays, block in itertools.groupby(hunk.lines, lambda line: line[0] == " "):
+        lines = list(block)
+        new = [line for mark, line in lines if mark == put]
+        old = text[at : at + len(lines) - len(new)]
+        at += len(old)
+        # The last of the new lines are those that replace old ones.
+        replaced = [end] * (len(new) - len(old)) + old[max(0, len(old) - len(new)) :]
+        done += old if stays else []
+        done += [
+            indents[_indent(line)] + _ended(line.strip(), by)
+            for line, by in zip(new, replaced, strict=True)
+        ]
+    return done + text[at:]
+
+
 def changes(folder: Path, spec: HostSpec, revert: bool = False) -> dict[str, bytes]:
     """Return the files that applying (or reverting) the patch changes, as they become.
 
-    Empty where it is done already. Raises ConfigError for local edits where a hunk would go.
+    Empty where it is done already. Raises ConfigError where a hunk does not fit.
     """
-    before: dict[str, bytes] = {}
-    after: dict[str, bytes] = {}
+    before: dict[str, list[str]] = {}
+    after: dict[str, list[str]] = {}
     for hunk in of(spec):
         if hunk.file not in before:
-            before[hunk.file] = after[hunk.file] = (folder / hunk.file).read_bytes()
+            lines = (folder / hunk.file).read_bytes().splitlines(keepends=True)
+            # Latin 1 takes any bytes, and gives the same back.
+            before[hunk.file] = after[hunk.file] = [line.decode("latin-1") for line in lines]
         text = after[hunk.file]
-        # The line ends of the file, which git may have made CRLF.
-        end = b"\r\n" if b"\r\n" in text else b"\n"
-        old, new = (block.replace(b"\n", end) for block in (hunk.before, hunk.after))
-        counts = text.count(old), text.count(new)
-        if counts not in ((1, 0), (0, 1)):
-            lines = hunk.before.decode().splitlines()
+        old, new = (_places(hunk.without(mark), text) for mark in "+-")
+        if {len(old), len(new)} != {0, 1}:
+            lines = hunk.without("+")
             raise ConfigError(
-                f"{folder} has local edits where {spec.patch} would go ({hunk.file}, around "
+                f"{folder} has other lines where {spec.patch} would go ({hunk.file}, around "
                 f"`{lines[len(lines) // 2].strip()}`), and was not touched: make the change of "
-                f"{patches_dir() / spec.patch} by hand, or put the file back and try again."
+                f"{patches_dir() / spec.patch} by hand, or put the file back, if these are "
+                "edits, and try again."
             )
-        if counts == ((0, 1) if revert else (1, 0)):
-            after[hunk.file] = text.replace(*((new, old) if revert else (old, new)))
-    return {name: text for name, text in after.items() if text != before[name]}
+        for at, indents in new if revert else old:
+            after[hunk.file] = _changed(hunk, "-" if revert else "+", text, at, indents)
+    return {
+        name: "".join(text).encode("latin-1")
+        for name, text in after.items()
+        if text != before[name]
+    }
 
 
 def write(folder: Path, files: dict[str, bytes]) -> None:

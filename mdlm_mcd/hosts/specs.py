@@ -1,14 +1,16 @@
 """The families of hosts, recognised by what they offer.
 
-A loaded module and a folder of sources are compared with the same names, so what
-`mdlm-mcd patch` accepts is what the adapter can train. Light: no torch, no host module
-is imported here.
+A loaded module and a folder of sources are compared with the same names and parameters,
+so what `mdlm-mcd patch` accepts is what the adapter can train. Light: no torch, no host
+module is imported here.
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,9 @@ class HostSpec:
     adapter: the module of ours for it; modules: where its models are loaded from, a
     clone's first; sources: files of a clone that define them; models: the classes that
     students are made of, by the parameterization of what they train; needed: methods of the
-    masked one by which the host is recognised; predictors: the host's own values of
+    masked one by which the host is recognised, and the parameters that each begins with: a
+    fork that gives other ones (blocks, contexts) trains other models under the same
+    names; predictors: the host's own values of
     `sampling.predictor`, by parameterization; patch: what makes its main.py train our
     classes; has_algo: whether its configs have a group `algo` before they are patched.
     """
@@ -34,29 +38,40 @@ class HostSpec:
     modules: tuple[str, ...]
     sources: tuple[str, ...]
     models: dict[str, str]
-    needed: tuple[str, ...]
+    needed: dict[str, tuple[str, ...]]
     predictors: dict[str, tuple[str, ...]]
     patch: str
     has_algo: bool = True
 
     def missing_attributes(self, module: ModuleType) -> list[str]:
         """Return what a loaded module of models does not offer (empty: it fits)."""
-        name = self.models["subs"]
-        return self._missing([name, *dir(getattr(module, name))] if hasattr(module, name) else [])
+        model = getattr(module, self.models["subs"], None)
+        methods = {name: getattr(model, name, None) for name in self.needed}
+        offered = [(n, _loaded_parameters(m)) for n, m in methods.items() if callable(m)]
+        return self._missing(model is not None, offered)
 
     def missing_on_disk(self, folder: Path) -> list[str]:
         """Return the same of a clone, whose sources are read and not run."""
         missing = [n for n in ("main.py", *self.sources) if not (folder / n).is_file()]
-        return missing or self._missing(
-            name
-            for source in self.sources
-            for name in re.findall(r"^\s*(?:class|def) (\w+)", _text(folder / source), re.M)
-        )
+        sources = [] if missing else [_text(folder / name) for name in self.sources]
+        defined = [node for text in sources for node in ast.walk(ast.parse(text))]
+        classes = {node.name for node in defined if isinstance(node, ast.ClassDef)}
+        methods = [node for node in defined if isinstance(node, ast.FunctionDef)]
+        offered = [(node.name, _parameters(node)) for node in methods]
+        return missing or self._missing(self.models["subs"] in classes, offered)
 
-    def _missing(self, offered: Iterable[str]) -> list[str]:
-        model, offered = self.models["subs"], set(offered)
-        wanted = {model: model, **{name: f"{model}.{name}" for name in self.needed}}
-        return [shown for name, shown in wanted.items() if name not in offered]
+    def _missing(self, has_model: bool, offered: Iterable[tuple[str, list[str]]]) -> list[str]:
+        """Return what lacks; of a method that is there, the parameters wanted and its own."""
+        model, found = self.models["subs"], defaultdict(list)
+        for name, parameters in offered:
+            found[name].append(parameters)
+        lacks = [] if has_model else [model]
+        for name, wanted in self.needed.items():
+            if not any(p[: len(wanted)] == [*wanted] for p in found[name]):
+                lacks.append(f"{model}.{name}")
+                if found[name]:
+                    lacks[-1] += f"({', '.join(wanted)}, ...) but ({', '.join(found[name][0])})"
+        return lacks
 
     def fit_algo(self, overrides: Iterable[str], patched: bool) -> list[str]:
         """Return overrides with `algo=` as the host's configs take it.
@@ -69,7 +84,22 @@ class HostSpec:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+    return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def _parameters(method: ast.FunctionDef) -> list[str]:
+    """Return the names of a method's parameters but for self, `*` before keyword-only ones."""
+    given = method.args
+    only = [a.arg for a in given.kwonlyargs]
+    return [a.arg for a in (*given.posonlyargs, *given.args)][1:] + ["*"] * bool(only) + only
+
+
+def _loaded_parameters(method) -> list[str]:
+    """Return the same of a method that is loaded."""
+    found = list(inspect.signature(method).parameters.values())[1:]
+    only = [p.name for p in found if p.kind is p.KEYWORD_ONLY]
+    positional = [p.name for p in found if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return positional + ["*"] * bool(only) + only
 
 
 DUO = HostSpec(
@@ -78,14 +108,15 @@ DUO = HostSpec(
     modules=("algo", "mdlm_mcd.minihost.algo"),
     sources=("algo.py", "trainer_base.py"),
     models={"subs": "MDLM", "mean": "DUO_BASE"},
-    needed=(
-        "_process_model_input",
-        "_process_sigma",
-        "_sigma_from_alphat",
-        "_get_parameters",
-        "_loss",
-        "nll",
-    ),
+    needed={
+        "_process_model_input": ("x0", "valid_tokens"),
+        "_process_sigma": ("sigma",),
+        "_sigma_from_alphat": ("alpha_t",),
+        "_get_parameters": (),
+        "_loss": ("x0",),
+        "nll": ("x0",),
+        "forward": ("xt", "sigma"),
+    },
     predictors={
         "subs": ("ancestral_cache", "analytic", "psi"),
         "mean": ("ancestral", "psi"),
@@ -99,7 +130,14 @@ MDLM = HostSpec(
     modules=("diffusion",),
     sources=("diffusion.py",),
     models={"subs": "Diffusion"},
-    needed=("_maybe_sub_sample", "_process_sigma", "_subs_parameterization", "_loss", "q_xt"),
+    needed={
+        "_maybe_sub_sample": ("x0", "attention_mask"),
+        "_process_sigma": ("sigma",),
+        "_subs_parameterization": ("logits", "xt"),
+        "_loss": ("x0", "attention_mask"),
+        "forward": ("x", "sigma"),
+        "q_xt": ("x", "move_chance"),
+    },
     predictors={"subs": ("ddpm_cache", "ddpm", "analytic"), "mean": ()},
     patch="mdlm.patch",
     has_algo=False,
@@ -121,7 +159,8 @@ def of_folder(folder: str | Path) -> HostSpec:
         missing.append(f"for {spec.name}'s spec it lacks {', '.join(lacks)}")
     raise ConfigError(
         f"{folder} holds no host this plugin knows ({'; '.join(missing)}): name the "
-        "folder of a clone of Duo or MDLM, where its main.py is."
+        "folder of a clone of Duo or MDLM, where its main.py is (docs/hosts.md lists the forks "
+        "that fit)."
     )
 
 

@@ -127,7 +127,7 @@ def test_a_teacher_without_an_average(host, changed):
 def test_local_edits_and_no_host(host, tmp_path):
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
-    assert "local edits" in found(host)["patch"].text
+    assert "other lines" in found(host)["patch"].text
     assert "it lacks main.py" in found(tmp_path)["host"].text
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -31,10 +33,22 @@ sys.argv[0] = __file__ = os.path.abspath("main.py")
 exec(stubs.compiled(__file__))
 """
 EXPECTED = ("duo (main)", "duo (ch-1)", "mdlm")
+# Forks of theirs, by a class or word that only they have.
+FORKS = {
+    "scaling-dllms": ("dataloader.py", "class DatasetIterator"),
+    "Eso-LMs": ("algo.py", "class EsoLM"),
+    "didi-instruct": ("algo.py", "class DiDiInstruct"),
+    "remdm": ("diffusion.py", "remdm"),
+    "flm": ("algo.py", "class FLM"),
+    "candi": ("algo.py", "class CANDI"),
+}
 LENGTH, VOCAB = 32, 300
 
 
 def name_of(folder: Path, spec: HostSpec) -> str:
+    for name, (file, word) in FORKS.items():
+        if file in (*spec.sources, "dataloader.py") and word in (folder / file).read_text():
+            return name
     if spec is MDLM:
         return "mdlm"
     # Class labels came with branch main.
@@ -76,7 +90,18 @@ def make_assets(out: Path, texts: list[str]) -> None:
         datasets.Dataset.from_dict(columns).save_to_disk(out / "data" / name)
     for name in ("tokenizer", "gpt2"):
         tokenizer.save_pretrained(out / name)
+    _make_stream(out, rows)
     tiny_gpt2(out / "gpt2", len(tokenizer), context=1024)
+
+
+def _make_stream(out: Path, rows: list[list[int]]) -> None:
+    """The rows in the format of the fork scaling-dllms, and its tokenizer's file."""
+    shutil.copy(out / "tokenizer" / "tokenizer.json", out / "tinyllama")
+    (out / "stream").mkdir()
+    for split, part in (("train", rows[32:]), ("validation", rows[:32])):
+        tokens = array.array("H", [token for row in part for token in row])  # uint16, 8 there
+        head = b"LITPKDS" + struct.pack("<QBQ", 1, 8, len(tokens))
+        (out / "stream" / f"{split}.bin").write_bytes(head + tokens.tobytes())
 
 
 def start(folder: Path, *command: str) -> subprocess.CompletedProcess:
@@ -108,12 +133,12 @@ class Clone:
 
     @property
     def own(self) -> list[str]:
-        """The host's own masked model."""
+        """Return the host's own masked model."""
         return ["algo=mdlm", "sampling.predictor=ancestral_cache"] * (self.spec is DUO)
 
     def tiny(self) -> list[str]:
-        return f"""
-            ~wandb model=tiny model.hidden_size=32 model.n_blocks=1 model.n_heads=2
+        given = f"""
+            ~wandb model=small model.hidden_size=32 model.n_blocks=1 model.n_heads=2
             model.length={LENGTH} data=wikitext2 data.train=tiny data.valid=tiny
             data.tokenizer_name_or_path={self.assets}/tokenizer data.cache_dir={self.assets}/data
             loader.global_batch_size=8 loader.eval_global_batch_size=8 loader.num_workers=1
@@ -127,6 +152,14 @@ class Clone:
             eval.compute_generative_perplexity=True
             eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2
         """.split()
+        if self.name == "scaling-dllms":  # its own data, tokenizer and judge
+            gone = ("data", "sampling.num_sample_batches", "eval.compute_gen", "lr_scheduler.")
+            given = [x for x in given if not x.startswith(gone)]
+            given += f"""
+                data=slim_pajama data.cache_dir={self.assets}/stream loader.n_chunks=1
+                data.tokenizer_name_or_path={self.assets}/tinyllama +huggingface.token=null
+            """.split()
+        return given
 
     def run(self, name: str, *overrides: str, memory=False, fails=False, sweep=False):
         """One run in `runs/name`; return (its folder, what it printed)."""

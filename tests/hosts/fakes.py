@@ -59,7 +59,7 @@ def duo(folder: Path) -> Path:
     """A Duo-like clone in `folder`, trained by `python main.py algo=mdlm`."""
     source = Path(minihost.__file__).parent
     (hunk,) = patches.of(specs.DUO)
-    main = MAIN.format(lines=hunk.before.decode().rstrip())
+    main = MAIN.format(lines="\n".join(hunk.without("+")).rstrip())
     for name, text in {**FILES, "main.py": main}.items():
         (folder / name).write_text(text)
     shutil.copy(source / "trainer_base.py", folder)  # by which it is recognised
@@ -93,7 +93,16 @@ class Diffusion(algo.MDLM):
         length = self.config.model.length
         return x0[:, :length], None, attention_mask[:, :length]
 
+    def forward(self, x, sigma):
+        return super().forward(x, sigma)
+
     def _subs_parameterization(self, logits, xt):
+        raise NotImplementedError
+
+    def _loss(self, x0, attention_mask):
+        raise NotImplementedError
+
+    def q_xt(self, x, move_chance):
         raise NotImplementedError
 
     def _sample(self, num_steps=None, eps=1e-5):

@@ -72,6 +72,14 @@ def test_the_same_step_in_both_families(compose):
     torch.testing.assert_close(slopes, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_rows_without_a_mask_of_padding_count_whole(compose):
+    x0 = torch.randint(0, 250, (8, 16))
+    model = DUO.student(compose, "model.dropout=0")
+    assert model.host_inputs({"input_ids": x0}, None)[1].sum() == x0.numel()
+    one = {"input_ids": x0, "attention_mask": torch.eye(8, 16).long()}
+    assert model.host_inputs(one, None)[1].sum() == 8
+
+
 # Its configs --------------------------------------------------------------------------
 
 

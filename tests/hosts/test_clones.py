@@ -32,13 +32,6 @@ OURS = ("mdlm_mcd", "flash_attn", "mamba_ssm", "causal_conv1d")
 ROUNDS = ["algo.rounds=2", "algo.steps_per_round=6", "trainer.max_steps=12", "algo.delta0=1/16"]
 
 
-@pytest.fixture(scope="module")
-def assets(corpus, tmp_path_factory):
-    out = tmp_path_factory.mktemp("assets")
-    clones.make_assets(out, corpus.read_text("utf-8").split("\n\n\n"))
-    return out
-
-
 @pytest.fixture(scope="module", params=clones.EXPECTED)
 def host(request, assets, tmp_path_factory):
     """A pristine copy of each clone."""

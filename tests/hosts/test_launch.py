@@ -72,7 +72,7 @@ def test_what_is_no_host_or_has_edits_is_refused(host, tmp_path, monkeypatch):
         launch.main()
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
-    with pytest.raises(ConfigError, match="local edits"):
+    with pytest.raises(ConfigError, match="other lines"):
         launch.prepare(host)
 
 

@@ -1,7 +1,10 @@
 """Patches: applied, reverted byte for byte, refused; the same as `git apply`."""
 
 import os
+import re
 import subprocess
+import sys
+import types
 from pathlib import Path
 
 import clones
@@ -9,7 +12,7 @@ import fakes
 import pytest
 from clones import contents
 
-from mdlm_mcd import patches_dir
+from mdlm_mcd import hosts, patches_dir
 from mdlm_mcd.commands import main as cli
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import patches, specs
@@ -20,15 +23,23 @@ MAIN = Path("main.py")
 each = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 
-def patchable(folder: Path, spec, newline="\n") -> Path:
+def reformatted(text: str) -> str:
+    """As a formatter leaves it: indented twice as far, in double quotes."""
+    text = re.sub("^ +", lambda found: 2 * found[0], text, flags=re.M)
+    return re.sub(" +$", "", text, flags=re.M).replace("'", '"')
+
+
+def patchable(folder: Path, spec, newline="\n", change=str) -> Path:
     """Files in which the spec's patch fits, and little else."""
     texts: dict[Path, str] = {}
     for i, hunk in enumerate(patches.of(spec)):
         path = folder / hunk.file
-        texts[path] = texts.get(path, "") + f"# before {i}\n" + hunk.before.decode()
+        lines = [f"# before {i}", *hunk.without("+"), ""]
+        texts[path] = texts.get(path, "") + "\n".join(lines)
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes((text + "# no newline at the end").replace("\n", newline).encode())
+        text = change(text) + "# no newline at the end"
+        path.write_bytes(text.replace("\n", newline).encode())
     return folder
 
 
@@ -48,9 +59,10 @@ def test_a_patch_changes_a_few_lines_and_is_described(spec):
 
 
 @each
+@pytest.mark.parametrize("change", [str, reformatted])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
-def test_apply_and_revert_byte_for_byte(spec, newline, tmp_path):
-    host = patchable(tmp_path / "host", spec, newline)
+def test_apply_and_revert_byte_for_byte(spec, newline, change, tmp_path):
+    host = patchable(tmp_path / "host", spec, newline, change)
     main = host / MAIN
     main.write_bytes(f"# mine{newline}".encode() + main.read_bytes() + b"# mine too")
     os.chmod(main, 0o754)
@@ -63,10 +75,14 @@ def test_apply_and_revert_byte_for_byte(spec, newline, tmp_path):
     if newline == "\r\n":
         assert all(t.count(b"\n") == t.count(b"\r\n") for t in after.values())
     else:  # the same as git, which finds the place by its context
-        other = patchable(tmp_path / "git", spec, newline)
-        (other / MAIN).write_bytes(before[MAIN])
+        other = patchable(tmp_path / "git", spec)
+        (other / MAIN).write_bytes(b"# mine\n" + (other / MAIN).read_bytes() + b"# mine too")
         git_apply(spec, other)
-        assert contents(other) == after
+        wanted = {k: change(v.decode()) for k, v in contents(other).items()}
+        # A new line has the patch's quotes, one in place of another the file's.
+        same = [{k: v.replace('"', "'") for k, v in wanted.items()}]
+        same += [{k: v.decode().replace('"', "'") for k, v in after.items()}]
+        assert same[0] == same[1]
     # Idempotent, both ways.
     assert "nothing to apply" in patches.patch(host, spec)
     assert "would revert" in patches.patch(host, spec, check=True, revert=True)
@@ -77,16 +93,24 @@ def test_apply_and_revert_byte_for_byte(spec, newline, tmp_path):
 
 
 @each
-def test_conflicting_edits_are_left_alone(spec, tmp_path):
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text, line: text.replace(line, line + "  # mine"),
+        lambda text, line: text.replace(line, "  " + line),  # alone: no formatter's work
+        lambda text, line: text + "\n" + text,
+    ],
+    ids=["changed", "indented", "twice"],
+)
+def test_conflicting_edits_are_left_alone(spec, edit, tmp_path):
     """Also when only the last file or block is the user's: nothing is half done."""
     host = patchable(tmp_path, spec)
     hunk = patches.of(spec)[-1]
-    line = hunk.before.splitlines()[2]
     path = host / hunk.file
-    path.write_bytes(path.read_bytes().replace(line, line + b"  # mine"))
+    path.write_text(edit(path.read_text(), hunk.without("+")[1]))
     before = contents(host)
     for options in ({}, {"check": True}, {"revert": True}):
-        with pytest.raises(ConfigError, match=rf"local edits .*{hunk.file}.*{spec.patch}"):
+        with pytest.raises(ConfigError, match=rf"other lines .*{spec.patch}.*{hunk.file}"):
             patches.patch(host, spec, **options)
     assert contents(host) == before
 
@@ -139,13 +163,59 @@ def test_the_command(tmp_path, capsys):
     assert "for MDLM's spec it lacks diffusion.py" in printed
 
 
-def test_a_layout_is_what_it_offers(tmp_path):
-    host = fakes.duo(tmp_path)
-    assert specs.of_folder(host) is DUO
-    text = (host / "trainer_base.py").read_text()
-    (host / "trainer_base.py").write_text(text.replace("def _process_sigma", "def _x"))
-    with pytest.raises(ConfigError, match=r"it lacks MDLM\._process_sigma"):
-        specs.of_folder(host)
+# What forks put in place of a method: blocks and contexts, under the family's own names.
+FALSE_FRIENDS = pytest.mark.parametrize(
+    "spec, name, parameters, words",
+    [
+        (DUO, "_process_sigma", None, r"it lacks MDLM\._process_sigma"),
+        (
+            DUO,
+            "forward",
+            "*, x0=None, xt=None, sigma: float = 0.0, context=None",
+            r"MDLM\.forward\(xt, sigma, \.\.\.\) but \(\*, x0, xt, sigma, context\)",
+        ),
+        (DUO, "nll", "tokens, *, x0", r"MDLM\.nll\(x0, \.\.\.\) but \(tokens, \*, x0\)"),
+        (
+            MDLM,
+            "q_xt",
+            "x, p, block_size=None",
+            r"Diffusion\.q_xt\(x, move_chance, \.\.\.\) but \(x, p, block_size\)",
+        ),
+        (MDLM, "forward", "x, noise, sigma", r"Diffusion\.forward\(x, sigma, \.\.\.\) but "),
+    ],
+)
+
+
+def source(spec, name=None, parameters=None) -> str:
+    """A module of models that a spec fits, but for one method: others have more to give."""
+    given = {n: ", ".join((*p, "more=None")) for n, p in spec.needed.items()} | {name: parameters}
+    methods = [f"  def {n}(self, {p}): pass" for n, p in given.items() if n and p is not None]
+    return "\n".join([f"class {spec.models['subs']}:", *methods, ""])
+
+
+@FALSE_FRIENDS
+def test_a_false_friend_is_refused_by_what_differs(
+    spec, name, parameters, words, tmp_path, monkeypatch
+):
+    """On disk and loaded, where the family itself passes."""
+    (tmp_path / "main.py").touch()
+    for file in spec.sources:
+        (tmp_path / file).write_text(source(spec))
+    assert specs.of_folder(tmp_path) is spec
+    for file in spec.sources:
+        (tmp_path / file).write_text(source(spec, name, parameters))
+    with pytest.raises(ConfigError, match=words):
+        specs.of_folder(tmp_path)
+    for wrong in (False, True):
+        module = types.ModuleType(spec.modules[0])
+        exec(source(spec, *(name, parameters) * wrong), vars(module))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.delitem(sys.modules, "mdlm_mcd.minihost.algo", raising=False)
+        if wrong:
+            with pytest.raises(ConfigError, match=words.removeprefix("it ")):
+                hosts.detect()
+        else:
+            assert hosts.detect() == (spec, module)
 
 
 @pytest.mark.hosts

@@ -1,0 +1,18 @@
+"""A processor as the fork scaling-dllms asks for it, of a file of `tokenizers`."""
+
+from tokenizers import Tokenizer
+
+from mdlm_mcd.minihost.dataloader import BOS, EOS
+
+
+class SentencePieceProcessor:
+    def __init__(self, model_file):
+        self.tokenizer = Tokenizer.from_file(model_file)
+        self.vocab_size = self.tokenizer.get_vocab_size
+        self.decode = self.tokenizer.decode
+
+    def bos_id(self):
+        return self.tokenizer.token_to_id(BOS)
+
+    def eos_id(self):
+        return self.tokenizer.token_to_id(EOS)

@@ -1,0 +1,30 @@
+"""What forks of the hosts import and a CPU, or this environment, lacks: first on the path.
+
+`flex_attention` has no backward pass on CPUs: here it is plain attention, never compiled.
+Packages that only measure (MAUVE, operations counted) are empty.
+"""
+
+import importlib.util
+import sys
+import types
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import flex_attention
+
+compile = torch.compile
+
+
+def plain(query, key, value, block_mask=None):
+    assert block_mask is None, "masks of blocks are not in these tests"
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def compiled(model=None, **options):
+    return plain if model is plain else compile(model, **options)
+
+
+flex_attention.flex_attention, torch.compile = plain, compiled
+for name in ("mauve", "calflops", "evaluate", "tiktoken"):
+    if importlib.util.find_spec(name) is None:
+        sys.modules[name] = types.ModuleType(name)
