@@ -30,7 +30,7 @@ NAMES = (
     "eval.gen_ppl_eval_model_name_or_path",
 )
 # Never a path: this host's own, and the loaders of the package datasets.
-WORDS = "bpe prose stdlib textfile arrow csv json parquet text xml webdataset".split()
+WORDS = "bpe prose stdlib textfile textpairs arrow csv json parquet text xml webdataset".split()
 # Where Lightning's objects name their folders, as in `dirpath` and `save_dir`.
 SECTIONS = ("callbacks", "logger", "trainer")
 
