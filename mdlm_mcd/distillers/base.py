@@ -93,7 +93,8 @@ class Distiller:
     ) -> head.LossOutput:
         """Return the loss of a micro-batch, a sum over the tokens that `valid` marks.
 
-        x0, valid: (batch, length), as `host_inputs` returns them, with its condition.
+        x0, valid: (batch, length), as `host_inputs` returns them, with its condition. Given
+        tokens (`noise.given`) are not valid, and not masked where u is `noise.u`.
         """
         raise NotImplementedError
 
