@@ -34,6 +34,7 @@ def draw_u(
     *,
     step: float | None = None,
     stratified: bool = False,
+    free: Tensor | None = None,
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float32,
     prefix: str = "algo.",
@@ -56,13 +57,26 @@ def draw_u(
     stratified: each of N equal steps opens its exact share of a sequence's tokens (length / N,
         rounded up or down), under marginals that stay uniform: for `iid` a random order, for
         `lattice` its order. Orders always are.
+    free: (batch, length) bool on the CPU; the others are given, a context: their u is 0,
+        below every alpha, so they are never masked. A sequence's law is that of its free
+        tokens alone, counted without the given ones between them: shares are of the free
+        tokens, and those that open together lie at least as far apart as by that count.
     generator: a CPU generator; draws are then reproducible on every device.
     prefix: of the config keys in messages.
 
     Raises ConfigError for an unknown law, or a step that the law cannot take.
     """
     step = _checked_step(law, step, prefix)
-    return U_LAWS[law](batch, length, step, stratified, generator, dtype).to(dtype)
+    draw = U_LAWS[law]
+    if free is None or free.all():
+        return draw(batch, length, step, stratified, generator, dtype).to(dtype)
+    if law == "iid" and not stratified:  # no token's u depends on another's
+        return draw(batch, length, step, stratified, generator, dtype).masked_fill(~free, 0.0)
+    u = torch.zeros(batch, length, dtype=dtype)
+    for row, places in zip(u, free, strict=True):
+        if count := int(places.sum()):
+            row[places] = draw(1, count, step, stratified, generator, dtype)[0].to(dtype)
+    return u
 
 
 def _checked_step(law: str, step: Any, prefix: str) -> float | None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "run the main.py of the host in this folder, patched in memory only",
     "doctor": "what would stop a run, and what a bug report needs, on one screen",
     "export": "write a checkpoint as a Hugging Face folder",
+    "sample": "print samples: from nothing, after a prompt, or in the gaps of a text",
     "sweep": "sample and measure checkpoints over steps and temperatures",
     "report": "one page out of results files: tables, curves, frontier, samples",
     "figures": "draw the paper's pictures from the code, one of them in motion",

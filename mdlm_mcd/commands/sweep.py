@@ -28,6 +28,9 @@ from . import versions
 # twice, since one half of it is compared with the other.
 MOST_ROWS = 4096
 
+OPENED = "of the embedded host, MDLM or Duo, a folder or a hub id"
+LAWS = "joint law of the masks: iid, halton, dilated, lattice, lattice:1/8"
+
 
 def configure(parser) -> None:
     parser.description = (
@@ -35,34 +38,39 @@ def configure(parser) -> None:
         "measures them: N-step NELBO, perplexity, entropy, diversity, with intervals. "
         "One line of JSON a point; the same command goes on where it stopped."
     )
-    add, text = parser.add_argument, "of the embedded host, MDLM or Duo, a folder or a hub id"
-    add("checkpoint", nargs="+", metavar="[LABEL=]CKPT", help=text)
+    add = parser.add_argument
+    add("checkpoint", nargs="+", metavar="[LABEL=]CKPT", help=OPENED)
     add("--steps", type=numbers(int), default=[8, 16, 32], metavar="N,N")
     add("--temperature", type=numbers(float), default=[1.0], metavar="T,T")
     text = "each with options of its own, as confidence:threshold=0.9:spacing=8"
     add("--sampler", default="sparse", metavar="NAME[:KEY=VALUE],...", help=text)
-    text = "joint law of the masks: iid, lattice, lattice:1/8, lattice:auto, halton"
     laws = dict(type=law, nargs="+", default=[("iid", None)])
-    add("--u-law", metavar="LAW[:STEP]", help=text, **laws)
-    add("--stratified", action="store_true", help="each step opens its exact share")
+    add("--u-law", metavar="LAW[:STEP]", help=f"{LAWS}, lattice:auto", **laws)
     add("--num-samples", type=int, default=1024)
-    add("--top-p", type=float, default=1.0)
     add("--dtype", default="float64", help="of the draws")
-    add("--seed", type=int, default=1)
+    sampling_arguments(parser)
     text = "a causal LM of transformers (NAME:bfloat16, NAME:tf32: less exact, faster on CUDA), "
     text += "smollm2, a .gguf file, mdlm-mcd/judge, or a .ckpt of the embedded host's AR model"
     add("--evaluator", default="gpt2-large", metavar="NAME_OR_CKPT", help=text)
     text = "held-out text; default: the first checkpoint's own, where it is found"
     add("--corpus", nargs="+", default=[], metavar="FILE", help=text)
     add("--out", default="results.jsonl", metavar="FILE")
-    add("--weights", choices=("ema", "raw"), default="ema")
-    add("--tokenizer", metavar="NAME_OR_PATH")
-    add("--batch-size", type=int, default=64)
     add("--bound-rows", type=int, default=256, help="held-out rows")
     add("--exact", action="store_true", help="-log p itself where u_law is lattice:1/STEPS")
     add("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
-    add("--device", default="cpu")
     parser.set_defaults(call=call)
+
+
+def sampling_arguments(parser) -> None:
+    """Add what every command that draws samples of a checkpoint is given."""
+    add = parser.add_argument
+    add("--stratified", action="store_true", help="each step opens its exact share")
+    add("--top-p", type=float, default=1.0)
+    add("--seed", type=int, default=1)
+    add("--weights", choices=("ema", "raw"), default="ema")
+    add("--tokenizer", metavar="NAME_OR_PATH")
+    add("--batch-size", type=int, default=64)
+    add("--device", default="cpu")
 
 
 def numbers(kind):
@@ -108,6 +116,17 @@ def call(args) -> None:
     how = dict(judge=args.evaluator, corpus=args.corpus, device=args.device)
     rows = sweep(sources, plan, Path(args.out), **how)
     print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report {args.out}")
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError for a device that is not there, or has no float64."""
+    try:
+        # Samples are drawn in it, and Apple's GPUs do not know it.
+        torch.zeros(1, dtype=torch.float64, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise ConfigError(
+            f"--device {device} cannot be used ({first_line(error)}); use cpu."
+        ) from error
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -214,13 +233,7 @@ def sweep(
         raise ConfigError(
             f"Two checkpoints are called {sorted(twice)[0]!r}: tell them apart with LABEL=CKPT."
         )
-    try:
-        # Samples are drawn in it, and Apple's GPUs do not know it.
-        torch.zeros(1, dtype=torch.float64, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise ConfigError(
-            f"--device {device} cannot be used ({first_line(error)}); use cpu."
-        ) from error
+    check_device(device)
     rows = rows or min(max(2 * plan.num_samples, plan.bound_rows), MOST_ROWS)
     with progress(console or Console(stderr=True), "opening") as on_point:
         return Sweep(

@@ -27,6 +27,7 @@ from ..checkpoints.files import check_writable
 from ..checkpoints.formats import unwrap
 from ..curriculum import Curriculum, Round
 from ..errors import ConfigError
+from ..models import context
 from ..models.compiling import compile_blocks
 from ..models.vocabulary import check_ids, check_mask
 from . import loop_state, resume, settings, start, strategies
@@ -74,8 +75,11 @@ class Distiller:
         round_ = self.curriculum.at(self.global_step)  # its delta and tau
         micro = batch_idx % self.trainer.accumulate_grad_batches
         seed_global(self, "micro-batch", micro)
-        noise = StepNoise(self, len(batch["input_ids"]), micro)
+        given = context.of(batch)
+        noise = StepNoise(self, len(batch["input_ids"]), micro, given)
         x0, valid, condition = self.host_inputs(batch, noise.uniform)
+        if given is not None:
+            valid = valid.masked_fill(given, 0)
         parts = self.distil(round_, x0, valid, condition, noise)  # u, t, s, pair, loss
         count = self.count_tokens(valid, parts)
         tokens = count.clamp(min=1)
@@ -90,7 +94,8 @@ class Distiller:
     ) -> head.LossOutput:
         """Return the loss of a micro-batch, a sum over the tokens that `valid` marks.
 
-        x0, valid: (batch, length), as `host_inputs` returns them, with its condition.
+        x0, valid: (batch, length), as `host_inputs` returns them, with its condition. Given
+        tokens (`noise.given`) are not valid, and not masked where u is `noise.u`.
         """
         raise NotImplementedError
 
@@ -272,6 +277,7 @@ class Distiller:
     def on_before_batch_transfer(self, batch, dataloader_idx):
         # On the CPU, where it waits for no GPU.
         if isinstance(batch, Mapping) and "input_ids" in batch:
+            batch = context.marked(batch)
             validates = self.trainer.validating or self.trainer.sanity_checking
             split = "valid" if validates else "train"
             check_ids(

@@ -22,10 +22,12 @@ class StepNoise:
     resumed run draws what the interrupted one would have drawn.
 
     module: a `LightningModule` with a `trainer` and the host's `config`; count: rows of
-    this micro-batch; micro: its index within the optimizer step.
+    this micro-batch; micro: its index within the optimizer step; given: (count, length)
+    bool, the tokens that are context.
     """
 
-    def __init__(self, module, count: int, micro: int):
+    def __init__(self, module, count: int, micro: int, given: Tensor | None = None):
+        self.given = given
         self.config: DictConfig = module.config
         self.step = module.global_step
         self.device = module.device
@@ -66,16 +68,29 @@ class StepNoise:
         return self.share("t", draw)
 
     def u(self, length: int, name: str = "u") -> Tensor:
-        """Return the noise u of the coupling, (batch, length), under `algo.u_law`."""
+        """Return the noise u of the coupling, (batch, length), under `algo.u_law`.
+
+        It is 0, and the token visible at every time, where a token is given; the law is
+        over the others (`laws.draw_u`).
+        """
         law, step = self.config.algo.u_law, number(self.config.algo, "u_step")
 
-        def draw(total: int, generator: torch.Generator) -> tuple[Tensor]:
-            return (coupling.draw_u(total, length, law, step=step, generator=generator),)
+        def draw(total: int, generator: torch.Generator, **how) -> tuple[Tensor]:
+            return (coupling.draw_u(total, length, law, step=step, generator=generator, **how),)
 
-        (u,) = self.share(name, draw)
+        if self.given is None or law == "iid":  # which asks no GPU what is given
+            (u,) = self.share(name, draw)
+        else:  # what is given in rows of other processes is not known here
+            rows = zip(self.places.tolist(), ~self.given.cpu(), strict=True)
+            seeds = (self.config.seed, self.step, name)
+            drawn = [
+                draw(1, coupling.counter_generator(*seeds, place), free=free[None])[0]
+                for place, free in rows
+            ]
+            u = self._place(torch.cat(drawn))
         if self.ignore_bos:
-            u[:, 0] = 0.0  # visible at every time
-        return u
+            u[:, 0] = 0.0
+        return u if self.given is None else u.masked_fill(self.given, 0.0)
 
     def uniform(self, name: str) -> Tensor:
         """Return a number of [0, 1) for each row, (batch,) float32."""

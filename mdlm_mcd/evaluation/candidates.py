@@ -197,7 +197,7 @@ def _family(config: Mapping[str, Any]) -> str:
     if "parameterization" in config:
         return "MDLM"
     data = section(config, "data")
-    if {"text_key", "max_chars", "packages"} & data.keys() or data.get("train") == "textfile":
+    if {"text_key", "max_chars", "packages"} & data.keys() or data.get("train") in dataloader.LOCAL:
         return "minihost"
     return "Duo" if "algo" in config else "unknown"
 
@@ -312,9 +312,9 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]) 
             "insert_valid_eos": True,
             "cache_dir": data["cache_dir"],
         }
-    elif data.get("valid") not in dataloader.LOCAL:
+    elif data.get("valid") not in dataloader.TEXTS:
         raise ConfigError(
-            f"CKPT={source.path} names no text that is on this disk: give --corpus "
+            f"CKPT={source.path} names no running text that is on this disk: give --corpus "
             "with files of text that the models have not seen."
         )
     config = checkpoint_config.literal({"data": data, "model": {"length": model.length}})

@@ -280,9 +280,16 @@ def _law(point: Setting) -> dict[str, Any]:
 
 
 def draw(
-    model: Candidate, point: Setting, plan: Plan, noise: Noise = counter_generator
+    model: Candidate,
+    point: Setting,
+    plan: Plan,
+    noise: Noise = counter_generator,
+    prompt: Tensor | None = None,
+    callback: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, int]:
     """Draw (num_samples, length) tokens; also return one sequence's network evaluations.
+
+    prompt: of all of them; callback: see `sampling.sample` for both.
 
     Batches of one plan start from the same noise for every model, so differences
     between models are the models'; under `locked` for every number of steps, too.
@@ -313,6 +320,9 @@ def draw(
             dtype=DTYPES[point.dtype],
             temperature=_temperature(point),
             top_p=point.top_p,
+            prompt=None if prompt is None else prompt[first : first + plan.batch_size],
+            device=model.device,
+            callback=callback,
             **options,
             **own,
         )

@@ -28,16 +28,18 @@ class MDLM(trainer_base.AbsorbingState):
         log_p = log_x_theta.gather(-1, x0[..., None]).squeeze(-1)
         return log_p * dalpha_t / (1 - alpha_t)
 
-    def _loss(self, x0, labels, valid_tokens, current_accumulation_step=None, train_mode=False):
+    def _loss(
+        self, x0, labels, valid_tokens, current_accumulation_step=None, train_mode=False, given=None
+    ):
         """Train on the masked tokens alone: the others cost nothing under SUBS.
 
         Their logits are never made, as in `head`. `low_var` drops the NELBO's weight.
         """
         if not train_mode:
-            return super()._loss(x0, labels, valid_tokens)
+            return super()._loss(x0, labels, valid_tokens, given=given)
         t = self._sample_t(x0.shape[0], current_accumulation_step)
         dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
-        xt = self.q_xt(x0, alpha_t)
+        xt = self._noised(x0, alpha_t, given)
         sigma = self._process_sigma(self._sigma_from_alphat(alpha_t))
         masked = (xt == self.mask_index) & (valid_tokens > 0)
         weight = (
@@ -80,7 +82,13 @@ class AR(trainer_base.TrainerBase):
         return losses.subs_masked(model_output, self.mask_index)
 
     def nll(
-        self, input_tokens, labels, output_tokens, current_accumulation_step=None, train_mode=False
+        self,
+        input_tokens,
+        labels,
+        output_tokens,
+        current_accumulation_step=None,
+        train_mode=False,
+        given=None,
     ):
         log_p = self.forward(input_tokens, None)
         return -log_p.gather(-1, output_tokens[..., None]).squeeze(-1)

@@ -1,6 +1,7 @@
 """Read the documents of the minihost, split them, and cache what is made of them.
 
-A document is a `str`; a corpus is a list of them in a fixed order. Documents go
+A document is a `str`, or a pair of them (a prompt and its completion) where
+`data=textpairs`; a corpus is a list of them in a fixed order. Documents go
 to training or to validation by a hash of their text, so the split depends on
 nothing else, and equal documents never stand on both sides.
 """
@@ -193,6 +194,30 @@ def textfile_documents(key, patterns, separator=None):
     return documents
 
 
+def pairs(key, patterns):
+    """Return (prompt, completion) of each JSON line of the files that `patterns` name.
+
+    Raises ConfigError for a line without both as text.
+    """
+    found = []
+    for path in _expand(key, patterns):
+        for number, line in enumerate(_read(key, path).split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                pair = row["prompt"], row["completion"]
+            except (ValueError, TypeError, KeyError, RecursionError):
+                pair = ()
+            if not (pair and all(isinstance(text, str) for text in pair)):
+                raise ConfigError(
+                    f"data.{key}: line {number} of {path} is no pair: write it like "
+                    '{"prompt": "some text", "completion": "more text"}.'
+                )
+            found.append(pair)
+    return found
+
+
 def split(documents):
     """Return (training, validation) documents: one in `VALID_ONE_IN` is validation.
 
@@ -213,7 +238,7 @@ def documents(data, mode):
     """Return the documents of `data.train` (mode "train") or `data.valid` ("valid").
 
     data: the `data` config, with one of `dataloader.LOCAL` for that mode. Returns a
-    list of str in a fixed order. Raises ConfigError.
+    list of str, or of pairs, in a fixed order. Raises ConfigError.
     """
     if data[mode] == "shipped":
         return textfile_documents("files", str(ASSETS / "text" / f"{mode}.txt"))
@@ -223,13 +248,18 @@ def documents(data, mode):
     if data[mode] == "stdlib":
         found = stdlib_documents(data.cache_dir, data.get("max_chars", 6_000_000))
         return split(found)[mode == "valid"]
-    separator, valid_files = data.get("separator"), data.get("valid_files")
-    if not valid_files:
-        return split(textfile_documents("files", data.files, separator))[mode == "valid"]
-    held_out = textfile_documents("valid_files", valid_files, separator)
+
+    def read_files(key):
+        if data[mode] == "textpairs":
+            return pairs(key, data[key])
+        return textfile_documents(key, data[key], data.get("separator"))
+
+    if not data.get("valid_files"):
+        return split(read_files("files"))[mode == "valid"]
+    held_out = read_files("valid_files")
     if mode == "valid":
         return held_out
-    found = textfile_documents("files", data.files, separator)
+    found = read_files("files")
     held_out = set(held_out)
     train = [text for text in found if text not in held_out]
     if len(train) < len(found):
@@ -286,7 +316,7 @@ def huggingface_dataset(data, mode):
 def named(data, mode):
     """Return how messages call the documents of a mode: key, value and files."""
     key = "data_files"
-    if data[mode] == "textfile":
+    if data[mode] in ("textfile", "textpairs"):
         key = "valid_files" if mode == "valid" and data.get("valid_files") else "files"
     files = data.get(key)
     return f"data.{mode}={data[mode]}" + ("" if files is None else f" (data.{key}={files})")

@@ -1,11 +1,13 @@
 """Make the minihost's tokenizer and loaders.
 
 `get_tokenizer` and `get_dataloaders` are the two functions the host calls. A
-batch is a dict of `input_ids` and `attention_mask`, both int64 (batch, length).
+batch is a dict of `input_ids` and `attention_mask`, both int64 (batch, length), and of
+pairs also `context_mask`, bool (batch, length), True at BOS and the prompt.
 """
 
 import functools
 import itertools
+import logging
 import os
 
 import numpy as np
@@ -22,7 +24,10 @@ from ..models import vocabulary
 from . import corpus
 from .resumable_loader import RankSampler, ResumableLoader
 
-LOCAL = ("shipped", "stdlib", "prose", "textfile")
+log = logging.getLogger(__name__)
+
+TEXTS = ("shipped", "stdlib", "prose", "textfile")
+LOCAL = (*TEXTS, "textpairs")
 BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 
@@ -57,9 +62,11 @@ def _bpe_tokenizer(data):
         raise ConfigError(
             f"data.tokenizer_name_or_path=bpe is not trained on data.train={data.train}"
             ": name a pretrained tokenizer, e.g. data.tokenizer_name_or_path=gpt2, or "
-            "set data.train to stdlib, prose or textfile."
+            f"set data.train to one of {', '.join(LOCAL)}."
         )
     texts = corpus.documents(data, "train")
+    if data.train == "textpairs":
+        texts = list(itertools.chain.from_iterable(texts))
     key = corpus.digest(
         corpus.CACHE_VERSION, vocab_size, corpus.PYTHON, tokenizers.__version__, texts
     )
@@ -167,25 +174,55 @@ def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index)
     return tokens, lengths
 
 
+def _to_pair_rows(pairs, what, length, tokenizer, size, mask_index, **_):
+    """Make rows [BOS] prompt completion [EOS] ... [EOS] out of pairs.
+
+    EOS to the end, all of it counted: masks are filled in everywhere, so a model has to
+    learn what follows a completion. A pair longer than a row is left out, with a warning.
+
+    Returns and raises as `_to_rows`, and also (rows,) int64, how many tokens are given.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    prompts, completions = ([pair[i] for pair in pairs] for i in range(2))
+    ids = zip(_tokenize(tokenizer, prompts), _tokenize(tokenizer, completions), strict=True)
+    fit = [pair for pair in ids if sum(map(len, pair)) + 2 <= length]
+    if len(fit) < len(pairs):
+        log.warning(
+            "%s: %d of %d pairs are longer than model.length=%d and left out.",
+            *(what, len(pairs) - len(fit), len(pairs), length),
+        )
+    tokens = np.full((len(fit), length), eos, np.int32)
+    for row, (prompt, completion) in zip(tokens, fit, strict=True):
+        row[: 1 + len(prompt) + len(completion)] = [bos, *prompt, *completion]
+    vocabulary.check_ids(torch.from_numpy(tokens), size, mask_index, what, tokenizer)
+    given = np.array([1 + len(prompt) for prompt, _ in fit], np.int64)
+    return tokens, np.full(len(fit), length), given
+
+
 def _before(lengths, length):
     """Return (rows, length) bool: what stands in front of each row's padding."""
     return torch.arange(length) < torch.from_numpy(lengths)[:, None]
 
 
 class Rows(Dataset):
-    """Rows in memory: tokens, int32 (rows, length), and lengths before the padding."""
+    """Rows in memory: tokens, int32 (rows, length), and lengths before the padding.
 
-    def __init__(self, tokens, lengths):
+    given: (rows,), how many tokens of each row are context; None for no such thing.
+    """
+
+    def __init__(self, tokens, lengths, given=None):
         self.tokens = torch.from_numpy(tokens)
         self.lengths = torch.from_numpy(lengths)
+        self.given = None if given is None else torch.from_numpy(given)
 
     def __len__(self):
         return len(self.tokens)
 
     def __getitem__(self, index):
         row = self.tokens[index].long()
-        mask = (torch.arange(len(row)) < self.lengths[index]).long()
-        return {"input_ids": row, "attention_mask": mask}
+        place = torch.arange(len(row))
+        found = {"input_ids": row, "attention_mask": (place < self.lengths[index]).long()}
+        return found if self.given is None else found | {"context_mask": place < self.given[index]}
 
 
 def _map_rows(batch, numbers, layout, key):
@@ -227,7 +264,8 @@ def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
         "mask_index": mask_index,
     }
     if name in LOCAL:
-        rows = Rows(*_to_rows(corpus.documents(config.data, mode), **layout))
+        make_rows = _to_pair_rows if name == "textpairs" else _to_rows
+        rows = Rows(*make_rows(corpus.documents(config.data, mode), **layout))
     else:
         key, workers = config.data.text_key, config.loader.num_workers
         texts = corpus.huggingface_dataset(config.data, mode)
@@ -294,6 +332,7 @@ def with_digest(config, train_loader):
     if not isinstance(rows, Rows):
         return config
     config = config.copy()
-    sha256 = identity.sha256({"tokens": rows.tokens, "lengths": rows.lengths})
+    parts = {"tokens": rows.tokens, "lengths": rows.lengths}
+    sha256 = identity.sha256(parts if rows.given is None else parts | {"given": rows.given})
     OmegaConf.update(config, "data.rows_sha256", sha256, force_add=True)
     return config

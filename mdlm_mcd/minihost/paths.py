@@ -31,8 +31,8 @@ NAMES = (
 )
 # Never a path: this host's own, and the loaders of the package datasets. What is shipped keeps
 # its name, by which a checkpoint finds it on another machine.
-WORDS = "bpe prose shipped stdlib textfile arrow csv json parquet text xml webdataset".split()
-WORDS += SHIPPED
+WORDS = "bpe prose shipped stdlib textfile textpairs".split()
+WORDS += ["arrow", "csv", "json", "parquet", "text", "xml", "webdataset", *SHIPPED]
 # Where Lightning's objects name their folders, as in `dirpath` and `save_dir`.
 SECTIONS = ("callbacks", "logger", "trainer")
 

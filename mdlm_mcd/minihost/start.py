@@ -52,7 +52,7 @@ def _refusal(model, rows) -> str:
     if not hasattr(model, "mask_index") or model.config.algo.backbone != "dit":
         return f"is for algo=mdlm and algo=ar with algo.backbone=dit, not {model.config.algo.name}"
     if not hasattr(rows, "tokens"):
-        return "counts rows in memory, of data=stdlib, data=prose or data=textfile"
+        return "counts rows in memory, which those of data=huggingface are not"
     if model.vocab_size > MOST:
         return f"is for at most {MOST} tokens, and there are {model.vocab_size}"
     if model.config.model.n_heads < 2 or model.config.model.hidden_size < 2 * PATTERN:

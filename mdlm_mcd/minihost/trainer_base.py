@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..checkpoints.formats import unwrap
 from ..errors import ConfigError
-from ..models import ema, vocabulary
+from ..models import context, ema, vocabulary
 from ..models.compiling import compile_blocks
 from ..models.noise import NOISES
 from . import metrics
@@ -62,7 +62,8 @@ class TrainerBase(L.LightningModule):
 
     Subclasses define `_process_model_input` (x0, valid) -> (inputs, targets, valid),
     `_process_sigma`, `_process_model_output` (logits -> log_x_theta), `nll` (nats per
-    token, (batch, length)) and `generate_samples`.
+    token, (batch, length)) and `generate_samples`. `given` in losses: (batch, length) bool,
+    the tokens that are context, which `valid_tokens` leaves out; None for none.
     """
 
     def __init__(self, config, tokenizer, vocab_size):
@@ -182,21 +183,28 @@ class TrainerBase(L.LightningModule):
         wide = torch.promote_types(model_output.dtype, torch.float32)
         return self._process_model_output(model_output.to(wide), xt, sigma)
 
-    def _loss(self, x0, labels, valid_tokens, current_accumulation_step=None, train_mode=False):
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return context.marked(batch)
+
+    def _of_batch(self, batch, *args, **kwargs):
+        """Call `_loss` on a batch, whose given tokens cost nothing."""
+        given, valid = context.of(batch), batch["attention_mask"]
+        if given is not None:
+            valid, kwargs["given"] = valid.masked_fill(given, 0), given
+        return self._loss(batch["input_ids"], batch.get("labels"), valid, *args, **kwargs)
+
+    def _loss(
+        self, x0, labels, valid_tokens, current_accumulation_step=None, train_mode=False, given=None
+    ):
         inputs, outputs, valid_tokens = self._process_model_input(x0, valid_tokens)
-        nll = self.nll(inputs, labels, outputs, current_accumulation_step, train_mode)
+        nll = self.nll(inputs, labels, outputs, current_accumulation_step, train_mode, given)
         nlls = (nll * valid_tokens).sum()
         num_tokens = valid_tokens.sum()
         return Loss(nlls / num_tokens, nlls, num_tokens)
 
     def training_step(self, batch, batch_idx):
-        losses = self._loss(
-            batch["input_ids"],
-            batch.get("labels"),
-            batch["attention_mask"],
-            batch_idx % self.trainer.accumulate_grad_batches,
-            train_mode=True,
-        )
+        micro = batch_idx % self.trainer.accumulate_grad_batches
+        losses = self._of_batch(batch, micro, train_mode=True)
         self.log("trainer/loss", losses.loss.detach(), prog_bar=True, sync_dist=True)
         return losses.loss
 
@@ -205,7 +213,7 @@ class TrainerBase(L.LightningModule):
         self._eval_mode()
 
     def validation_step(self, batch, batch_idx):
-        losses = self._loss(batch["input_ids"], batch.get("labels"), batch["attention_mask"])
+        losses = self._of_batch(batch)
         self.metrics.valid_nll.update(losses.nlls, losses.num_tokens)
         return losses.loss
 
@@ -295,10 +303,23 @@ class Diffusion(TrainerBase):
             t = t.chunk(shares)[share][:n]
         return self.sampling_eps + (1 - self.sampling_eps) * t
 
-    def nll(self, x0, labels, output_tokens, current_accumulation_step=None, train_mode=False):
+    def _noised(self, x0, alpha_t, given):
+        """Draw x_t by `q_xt`; given tokens stay."""
+        xt = self.q_xt(x0, alpha_t)
+        return xt if given is None else torch.where(given, x0, xt)
+
+    def nll(
+        self,
+        x0,
+        labels,
+        output_tokens,
+        current_accumulation_step=None,
+        train_mode=False,
+        given=None,
+    ):
         t = self._sample_t(x0.shape[0], current_accumulation_step)
         dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
-        xt = self.q_xt(x0, alpha_t)
+        xt = self._noised(x0, alpha_t, given)
         log_x_theta = self.forward(xt, self._sigma_from_alphat(alpha_t), labels)
         return self.nll_per_token(log_x_theta, xt, x0, alpha_t, dalpha_t)
 

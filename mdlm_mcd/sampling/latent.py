@@ -43,8 +43,8 @@ class Latent:
     stratified: bool = False
     first: int = 0
 
-    def u(self, batch: int, length: int) -> Tensor:
-        """Return u (batch, length), float64 on the CPU, each u ~ U[0, 1]."""
+    def u(self, batch: int, length: int, free: Tensor | None = None) -> Tensor:
+        """Return u (batch, length), float64 on the CPU; free: as for `laws.draw_u`."""
         return torch.cat(
             [
                 draw_u(
@@ -54,6 +54,7 @@ class Latent:
                     step=self.u_step,
                     prefix="",
                     stratified=self.stratified,
+                    free=None if free is None else free[i : i + 1],
                     dtype=torch.float64,
                     generator=counter_generator(self.seed, "u", self.first + i),
                 )

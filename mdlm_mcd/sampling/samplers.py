@@ -89,6 +89,7 @@ def sparse(
             u_law,
             step=u_step,
             stratified=stratified,
+            free=(z == chain.mask_index).cpu(),
             prefix="",
             generator=torch.Generator().manual_seed(_seed(chain)),
             dtype=torch.float64,
@@ -125,7 +126,7 @@ def locked(
     def value(p: Tensor, rows: Tensor) -> Tensor:
         return p.div_(latent.race(rows, p.shape[-1])).argmax(-1)
 
-    u = latent.u(z.shape[0], z.shape[1])
+    u = latent.u(z.shape[0], z.shape[1], (z == chain.mask_index).cpu())
     return _open_step_by_step(chain, z, _at_levels(chain, z, u), value)
 
 

@@ -107,8 +107,11 @@ def shaken(model, round=0):
     return copy.deepcopy(model.backbone), copy.deepcopy(model.teacher.backbone)
 
 
-def distil(model, x0, valid, step):
-    """The parts of one global step's loss, without a trainer."""
+def distil(model, x0, valid, step, given=None, place=0):
+    """The parts of one global step's loss, without a trainer.
+
+    place: of the first row in the global batch.
+    """
 
     class Trainer:
         accumulate_grad_batches, world_size = 1, 1
@@ -117,4 +120,6 @@ def distil(model, x0, valid, step):
         for name, value in (("trainer", Trainer), ("global_step", step), ("global_rank", 0)):
             patch.setattr(type(model), name, property(lambda self, value=value: value))
         round_ = model.curriculum.at(step)
-        return model.distil(round_, x0, valid, None, StepNoise(model, len(x0), 0))
+        noise = StepNoise(model, len(x0), 0, given)
+        noise.places += place
+        return model.distil(round_, x0, valid, None, noise)

@@ -188,6 +188,8 @@ def test_cd4lm(config, monkeypatch, law, ceiling, step):
         torch.stack([parts.distil, parts.reveal]), len(rows) * torch.stack(terms).detach()
     )
     assert_contract(found, [len(rows) * sum(terms)])
+
+
 def test_mmd(config):
     """Draws, features of a whole network, every pair of tokens, and the score of every draw."""
     alpha, draws, many = 0.05, 2, 6

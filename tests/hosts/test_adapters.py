@@ -16,6 +16,7 @@ from mdlm_mcd import distillers, hosts
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo
+from mdlm_mcd.minihost import main as minihost
 
 # Which host it is ---------------------------------------------------------------------
 
@@ -78,6 +79,30 @@ def test_rows_without_a_mask_of_padding_count_whole(compose):
     assert model.host_inputs({"input_ids": x0}, None)[1].sum() == x0.numel()
     one = {"input_ids": x0, "attention_mask": torch.eye(8, 16).long()}
     assert model.host_inputs(one, None)[1].sum() == 8
+
+
+ONE_STEP = ("algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1")
+
+
+@fakes.each
+def test_labels_of_a_users_batches_mark_a_context(compose, family):
+    """-100 where a token is given; padding, which has it as well, is none."""
+    model, seen = family.student(compose, *ONE_STEP), []
+    ids, mask = torch.randint(0, 250, (8, 16)), torch.ones(8, 16, dtype=torch.long)
+    mask[:, 12:] = 0
+    labels = ids.where((torch.arange(16) >= 5) & (mask > 0), -100)
+    rows = [
+        {"input_ids": x, "attention_mask": m, "labels": y}
+        for x, m, y in zip(ids, mask, labels, strict=True)
+    ]
+    loader = torch.utils.data.DataLoader(rows, batch_size=8)
+    distil, model.host_record = model.distil, lambda *_: None
+    model.distil = lambda *args: [seen.append(args), distil(*args)][1]
+    minihost.make_trainer(model.config).fit(model, loader)
+    ((_, x0, valid, condition, noise),) = seen
+    place = torch.arange(16).expand(8, 16)
+    assert torch.equal(x0, ids) and torch.equal(noise.given, place < 5)
+    assert torch.equal(valid > 0, (place >= 5) & (place < 12)) and condition is None
 
 
 # Its configs --------------------------------------------------------------------------

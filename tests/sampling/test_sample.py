@@ -16,7 +16,7 @@ BY_U = ("sparse", "locked")
 
 def counted(name, batch, length, steps, **how):
     """Rows asked for in each evaluation, of a network to which all tokens are alike."""
-    calls, seen = [], []
+    calls, seen = [], [how["prompt"]] if "prompt" in how else []
 
     def denoise(z, rows):
         assert (z[rows] == MASK).all()
@@ -65,6 +65,45 @@ def test_first_hitting_asks_for_one_token_a_sequence():
     given[0, :7], given[1, 20:23] = MASK, MASK
     calls = counted("first_hitting", 2, 50, None, prompt=given)
     assert calls == [2] * 3 + [1] * 4
+
+
+@pytest.mark.parametrize("name", list(sampling.SAMPLERS))
+def test_given_tokens_never_change(name):
+    given = torch.randint(0, VOCAB, (50, 9), generator=generator(2))
+    given[torch.rand(given.shape, generator=generator(3)) < 0.5] = MASK
+    assert counted(name, 50, 9, 4, prompt=given)
+
+
+LAWS = [
+    dict(),
+    dict(u_law="lattice", u_step=1 / 4),
+    dict(u_law="lattice", stratified=True),
+    dict(u_law="halton"),
+    dict(u_law="dilated"),
+]
+
+
+@pytest.mark.parametrize("how", LAWS)
+def test_a_batch_of_prompts_equals_one_by_one(how):
+    """`locked`, whose noise is that of a sequence's number; the rows' laws are in test_sampling."""
+    weight = torch.randn(VOCAB, VOCAB, generator=generator(4)).double()
+
+    def denoise(z, rows):  # looks at both neighbours
+        return (weight[z.roll(1, -1)] - weight[z.roll(-1, -1)])[rows]
+
+    given = torch.randint(0, MASK, (5, 12), generator=generator(5))
+    given[torch.arange(12) >= torch.tensor([0, 3, 7, 11, 12])[:, None]] = MASK
+    given[1, [5, 8]] = 0
+
+    def draws(prompt, first=0):
+        latent = Latent(3, **how, first=first)
+        return draw(
+            "locked", 4, n=len(prompt), length=12, denoise=denoise, latent=latent, prompt=prompt
+        )
+
+    whole = draws(given)
+    one_by_one = [draws(given[i : i + 1], i) for i in range(5)]
+    assert torch.equal(whole, torch.cat(one_by_one)) and len(whole.unique(dim=0)) == 5
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,33 @@ def test_random_orders(name, steps, how, law):
     assert_law(draw(name, steps, **how), limit_law(**law))
 
 
+def stepwise(start):
+    return exact_law(table(), uniform(3), start)
+
+
+COMB = dict(u_law="lattice", u_step=1 / 2)
+
+
+@pytest.mark.parametrize(
+    "name, steps, how, law",
+    [
+        *((name, 3, {}, stepwise) for name in STEPWISE),
+        ("first_hitting", None, {}, limit_law),
+        ("confidence", LENGTH, dict(score_noise=1e6), limit_law),
+        ("sparse", LENGTH, dict(stratified=True), limit_law),
+        # Of two free tokens, however far apart, each step opens one.
+        ("sparse", 2, COMB, limit_law),
+        ("locked", 2, COMB | dict(stratified=True), limit_law),
+    ],
+)
+def test_each_row_has_the_law_of_its_own_prompt(name, steps, how, law):
+    prompts = [(2, MASK, MASK), (MASK, 1, MASK), (0, MASK, 1), (0, 1, 2)]
+    given = torch.tensor(prompts).repeat_interleave(2_000, 0)
+    drawn = draw(name, steps, n=len(given), prompt=given, **how)
+    for start, rows in zip(prompts, drawn.split(2_000), strict=True):
+        assert_law(rows, law(start))
+
+
 def test_first_hitting_draws_its_times_by_the_schedule():
     """The j-th of m opening levels is the j-th order statistic of m uniforms."""
     seen = []

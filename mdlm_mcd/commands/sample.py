@@ -1,0 +1,147 @@
+"""`mdlm-mcd sample`: print samples of a checkpoint, after a prompt or in gaps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from .. import sampling
+from ..errors import ConfigError, border
+from ..evaluation import candidates
+from ..evaluation.diversity import sample_entropy
+from ..evaluation.plan import DTYPES, Plan, Setting
+from ..evaluation.sweep import draw
+from ..models.vocabulary import check_ids
+from .sweep import LAWS, OPENED, check_device, law, sampling_arguments
+
+GAP = re.compile(r"\[MASK:(\d+)\]")
+
+
+def configure(parser) -> None:
+    parser.description = (
+        "Draws samples of a masked model and prints them. What a prompt or the text around "
+        "gaps says is given: it never changes. Without one, rows are drawn from nothing."
+    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CKPT", help=OPENED)
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--prompt", metavar="TEXT", help="what the samples begin with")
+    given.add_argument("--infill", metavar="TEXT", help="with gaps: 'A [MASK:12] of tokens'")
+    given.add_argument("--file", metavar="FILE", help="of prompts, one a line")
+    add("--count", type=int, default=1, help="samples of each prompt")
+    add("--steps", type=int, default=8)
+    add("--temperature", type=float, default=1.0)
+    add("--sampler", default="sparse", help=", ".join(sampling.SAMPLERS))
+    add("--u-law", type=law, default=("iid", None), metavar="LAW[:STEP]", help=LAWS)
+    add("--dtype", choices=list(DTYPES), default="float64", help="of the draws")
+    sampling_arguments(parser)
+    parser.set_defaults(call=call)
+
+
+class Start(NamedTuple):
+    """The first ids of a row, masks in gaps, and whether it ends with them."""
+
+    ids: list[int]
+    whole: bool = False
+
+
+def starts(args, model: candidates.Candidate) -> list[Start]:
+    """Return what the command line gives of each row. Raises ConfigError."""
+    if args.infill is not None:
+        start = Start(encode(GAP.split(args.infill), model, "--infill"), whole=True)
+        if model.mask_index not in start.ids:
+            raise ConfigError(
+                f"--infill {args.infill} has no gap: write [MASK:12] where 12 tokens are missing."
+            )
+        return [start]
+    if args.prompt is not None:
+        return [Start(encode([args.prompt], model, "--prompt"))]
+    if args.file is None:
+        return [Start([])]
+    with border(f"--file {args.file} cannot be read as UTF-8", "name a file of prompts"):
+        lines = Path(args.file).read_text(encoding="utf-8-sig").splitlines()
+    found = [Start(encode([line], model, f"--file {args.file}")) for line in lines if line.strip()]
+    if not found:
+        raise ConfigError(f"--file {args.file} has no line of text: write a prompt on each.")
+    return found
+
+
+def encode(pieces: list[str], model: candidates.Candidate, key: str) -> list[int]:
+    """Return BOS and the ids of texts; between two of them a number of masks.
+
+    Raises ConfigError where no row of the model has room for them.
+    """
+    tokenizer, ids = model.tokenizer, [model.tokenizer.bos_token_id]
+    for index, piece in enumerate(pieces):
+        if index % 2:
+            ids += [model.mask_index] * int(piece)
+            continue
+        part = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
+        check_ids(torch.tensor(part), model.vocab_size, model.mask_index, key, tokenizer)
+        ids += part
+    if len(ids) + (len(pieces) == 1) > model.length:
+        raise ConfigError(
+            f"{key} has {len(ids)} tokens, BOS and gaps included, and a row of the model "
+            f"{model.length}: give less text."
+        )
+    return ids
+
+
+def text(row: list[int], start: Start, tokenizer) -> str:
+    """Return a sample as text: without BOS, up to the end of its text or the first EOS."""
+    if not start.ids:
+        return tokenizer.decode(row)
+    end, eos = len(start.ids), tokenizer.eos_token_id
+    if not start.whole:
+        end = row.index(eos, end) if eos in row[end:] else len(row)
+    return tokenizer.decode(row[1:end])
+
+
+def call(args) -> None:
+    if args.count < 1 or args.batch_size < 1:
+        raise ConfigError(
+            f"--count {args.count} and --batch-size {args.batch_size} must be at least 1."
+        )
+    check_device(args.device)
+    source = candidates.Source.parse(args.checkpoint, which=args.weights, tokenizer=args.tokenizer)
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("opening", total=None)
+        model = candidates.open_model(source, args.device)
+        rows = [start for start in starts(args, model) for _ in range(args.count)]
+        prompt = torch.full((len(rows), model.length), model.mask_index)
+        for row, start in zip(prompt, rows, strict=True):
+            row[: len(start.ids)] = torch.tensor(start.ids)
+        u_law, u_step = args.u_law
+        point = Setting(
+            sampler=args.sampler,
+            u_law=u_law,
+            u_step=u_step,
+            stratified=args.stratified,
+            steps=args.steps,
+            temperature=args.temperature,
+            top_p=args.top_p,
+            dtype=args.dtype,
+        )
+        plan = Plan((point,), len(rows), args.batch_size, seed=args.seed)
+        # One token of each row a step; how many steps that makes, its chance decides.
+        endless = args.sampler == "first_hitting"
+        passes = args.steps * -(-len(rows) // args.batch_size)
+        progress.update(task, description="sampling", total=None if endless else passes)
+        tokens, evaluations = draw(
+            model, point, plan, prompt=prompt, callback=lambda step, z: progress.advance(task)
+        )
+        progress.update(task, total=passes, completed=passes)
+    tokens = tokens.cpu()
+    drawn = [z[masked] for z, masked in zip(tokens, prompt == model.mask_index, strict=True)]
+    entropy = torch.cat([sample_entropy(z[None]) for z in drawn]).mean()
+    print(
+        f"{len(rows)} samples of {source.label} by {args.sampler} in {evaluations} network passes, "
+        f"drawn in {args.dtype}; entropy {entropy:.3f} nats over the drawn tokens of a sample."
+    )
+    for index, (row, start) in enumerate(zip(tokens.tolist(), rows, strict=True), 1):
+        print(f"\n--- {index}\n{text(row, start, model.tokenizer)}")

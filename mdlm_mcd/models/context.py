@@ -1,0 +1,32 @@
+"""Find the tokens that a batch gives as context: never masked, never in the loss.
+
+A batch marks them by `context_mask`, (batch, length), nonzero where a token is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+UNLABELLED = -100  # what transformers' collators put where a token has no loss
+
+
+def marked(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a batch with `context_mask` in place of labels that say the same.
+
+    Those are `labels` of (batch, length) with -100 at given tokens, and at padding, which
+    is no context. A host's labels of classes, (batch,), stay.
+    """
+    labels, ids = batch.get("labels"), batch["input_ids"]
+    if labels is None or labels.shape != ids.shape:
+        return batch
+    given = (labels == UNLABELLED) & batch["attention_mask"].bool()
+    return {k: v for k, v in batch.items() if k != "labels"} | {"context_mask": given}
+
+
+def of(batch: Mapping[str, Any]) -> Tensor | None:
+    """Return the (batch, length) bool mask of given tokens, None where none is marked."""
+    given = batch.get("context_mask")
+    return None if given is None else given.bool()
