@@ -1,4 +1,4 @@
-"""The two settings: what is learned, what judges samples, and models as candidates."""
+"""The settings: what is learned, what judges samples, and models as candidates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.models.noise import NOISES
 
 from . import tables, train
-from .language import Language, Oracle
+from .language import Language, Oracle, Topics
 from .methods import UNIFORM
 from .sizes import BATCH, SIZES, Part
 
@@ -128,9 +128,11 @@ class Setting:
 class ExactLanguage(Setting):
     """Sequences of a language whose likelihood and denoiser are computed."""
 
+    kind = Language
+
     @cached_property
     def language(self) -> Language:
-        return Language(**self.part.language)
+        return self.kind(**self.part.language)
 
     @property
     def evaluator(self) -> Language:
@@ -139,7 +141,8 @@ class ExactLanguage(Setting):
     @cached_property
     def tokenizer(self):
         # Letters, only to have something to print.
-        letters = (string.ascii_lowercase + string.digits)[: self.language.vocab]
+        letters = string.ascii_lowercase + string.digits + string.ascii_uppercase
+        letters = (letters + string.punctuation)[: self.language.vocab]
         words = {letter: i for i, letter in enumerate(letters)}
         model = tokenizers.models.WordLevel(words, unk_token=letters[0])
         return transformers.PreTrainedTokenizerFast(
@@ -158,6 +161,10 @@ class ExactLanguage(Setting):
 
     def oracle(self) -> Oracle:
         return Oracle(self.language)
+
+
+class TopicLanguage(ExactLanguage):
+    kind = Topics
 
 
 class Text(Setting):
@@ -194,7 +201,7 @@ class Text(Setting):
         return CallableEvaluator(embedded.judge(model), "AR model of the minihost")
 
 
-SETTINGS = {"language": ExactLanguage, "text": Text}
+SETTINGS = {"language": ExactLanguage, "topics": TopicLanguage, "text": Text}
 
 
 @lru_cache(maxsize=4)

@@ -15,7 +15,7 @@ DISTIL = (
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two settings at one size.
+    """One of the settings at one size.
 
     model: overrides of model and optimizer for everything trained. distil: those of
     students alone, batch their global batch. steps: sampling steps; few: those of methods
@@ -64,6 +64,7 @@ LANGUAGE = Part(
     corpus_rows=20_000,
     language={"components": 2},
 )
+TOPICS = replace(LANGUAGE, seeds=(3, 3), language={"topics": 16})
 TEXT = Part(
     model=(
         *"data=stdlib data.vocab_size=512 model=laptop model.length=64".split(),
@@ -96,15 +97,17 @@ def _tiny(part: Part, *overrides: str, **changes) -> Part:
 
 SMALL_TEXT = ("data.max_chars=100000", "data.vocab_size=300")
 SIZES = {
-    "full": {"language": LANGUAGE, "text": TEXT},
+    "full": {"language": LANGUAGE, "topics": TOPICS, "text": TEXT},
     "quick": {
         "language": _quick(LANGUAGE, samples=96, teacher_steps=1500, steps_per_round=30),
+        "topics": _quick(TOPICS, samples=96, teacher_steps=1500, steps_per_round=30),
         "text": _quick(
             TEXT, samples=48, teacher_steps=1200, steps_per_round=20, batch=16, judge_steps=300
         ),
     },
     "tiny": {
         "language": _tiny(LANGUAGE, seeds=(2, 2), corpus_rows=64),
+        "topics": _tiny(TOPICS, seeds=(1, 1), corpus_rows=64),
         "text": _tiny(TEXT, *SMALL_TEXT, seeds=(1, 1), judge_steps=4),
     },
 }

@@ -95,6 +95,16 @@ def test_the_command_itself_on_text(tmp_path):
     assert page.taught(tables) in text and (page.NO_VERDICT in text) != beaten
 
 
+def test_the_language_with_topics_has_its_own_section(tmp_path):
+    folder, lines = run("--size", "tiny", "--part", "topics", "--jobs", "1", "--out", tmp_path)
+    rows = [json.loads(x) for x in (folder / "results.jsonl").read_text("utf-8").splitlines()]
+    of_topics = {m.name for m in METHODS.values() if "topics" in m.parts and m.quick}
+    assert {(r["part"], r["method"]) for r in rows} == {("topics", name) for name in of_topics}
+    assert {"oracle", "mcd", "sdtt", "subset consistency", "teacher, T 0.8"} <= of_topics
+    text = (folder / "results.md").read_text("utf-8")
+    assert f"## {page.TITLES['topics']}\n" in text and (folder / "results.svg").exists()
+
+
 def test_the_version_follows_all_sources_but_those_that_read_figures(tmp_path):
     versions = []
     for name in ("mdlm_mcd/new.py", "configs/algo/x.yaml", "benchmarks/bench/jobs.py"):
@@ -121,7 +131,7 @@ def test_what_cannot_be_run_is_one_sentence(args, words, tmp_path):
 
 
 def test_the_full_plan_has_the_seeds_laws_and_preparations():
-    todo = jobs.plan(methods.METHODS, ["language", "text"], "full")
+    todo = jobs.plan(methods.METHODS, SIZES["full"], "full")
     kinds = [job.method is None for job in todo]
     assert kinds == sorted(kinds, reverse=True)  # preparations come first
     prepared = {(job.part, job.what) for job in todo if job.method is None}
