@@ -95,18 +95,19 @@ class Language:
 class Topics(Language):
     """`topics` laws of tokens; each sequence is drawn from one, token by token.
 
-    A token is one of `shared`, of law 1 / (k + 1) at k, as often as one of the `words` that only
-    its topic has. floor is spread over all tokens. float64: weight (topics,) and law
-    (topics, vocab), whose rows sum to 1; vocab = shared + topics * words.
+    A token is one of `shared`, of law 1 / (k + 1) at k, as often as a word of a topic: its
+    own, of which each has `words`, but with chance `floor`, where it is one of all topics'.
+    float64: weight (topics,) and law (topics, vocab), whose rows sum to 1; vocab = shared +
+    topics * words.
     """
 
-    def __init__(self, topics=16, words=4, shared=32, floor=0.02):
+    def __init__(self, topics=32, words=2, shared=16, floor=0.1):
         self.vocab = shared + topics * words
         self.weight = torch.full((topics,), 1 / topics, dtype=torch.float64)
         common = 1 / torch.arange(1, shared + 1, dtype=torch.float64).expand(topics, -1)
         own = torch.eye(topics, dtype=torch.float64).repeat_interleave(words, 1) / words
-        sparse = torch.cat([common / common.sum(-1, keepdim=True), own], -1) / 2
-        self.law = (1 - floor) * sparse + floor / self.vocab
+        own = (1 - floor) * own + floor / (topics * words)
+        self.law = torch.cat([common / common.sum(-1, keepdim=True), own], -1) / 2
 
     def draw(self, count: int, length: int, generator: torch.Generator) -> Tensor:
         topic = torch.multinomial(self.weight, count, True, generator=generator)

@@ -80,7 +80,7 @@ TEXT = Part(
 
 def _quick(part: Part, **changes) -> Part:
     points = dict(steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(3, 3), bound_rows=24)
-    return replace(part, **points, **changes)
+    return replace(part, **points | changes)
 
 
 def _tiny(part: Part, *overrides: str, **changes) -> Part:
@@ -100,7 +100,7 @@ SIZES = {
     "full": {"language": LANGUAGE, "topics": TOPICS, "text": TEXT},
     "quick": {
         "language": _quick(LANGUAGE, samples=96, teacher_steps=1500, steps_per_round=30),
-        "topics": _quick(TOPICS, samples=96, teacher_steps=1500, steps_per_round=30),
+        "topics": _quick(TOPICS, samples=96, teacher_steps=500, steps_per_round=20, seeds=(1, 1)),
         "text": _quick(
             TEXT, samples=48, teacher_steps=1200, steps_per_round=20, batch=16, judge_steps=300
         ),

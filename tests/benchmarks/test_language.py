@@ -54,12 +54,12 @@ def test_samples_follow_the_likelihood(world):
 
 
 def test_half_of_the_tokens_are_of_a_topic_and_contradict_those_of_others():
-    language = Topics(topics=3, words=2, shared=4, floor=0.04)
-    law = language.law
-    torch.testing.assert_close(law.sum(-1), torch.ones(3, dtype=torch.float64))
-    torch.testing.assert_close(law[1, 6:8], torch.full((2,), 0.24 + 0.004, dtype=torch.float64))
-    assert float(law[1, :4].sum()) == pytest.approx(0.48 + 0.016) and law[1, 0] > law[1, 3]
-    # Two words of one topic, then two of two: each alone leaves the rest open.
-    z = torch.tensor([[6, 7, 10], [6, 8, 10]])
-    one, two = language.posterior(z)[:, 2].exp()
-    assert one[[6, 7]].sum() > 0.48 and two[[6, 7]].sum() == pytest.approx(float(two[[8, 9]].sum()))
+    language = Topics(topics=3, words=2, shared=4, floor=0.06)
+    common = [0.24, 0.12, 0.08, 0.06]  # 1, 1/2, 1/3, 1/4 of 25/12, halved
+    law = torch.tensor([*common, 0.005, 0.005, 0.24, 0.24, 0.005, 0.005], dtype=torch.float64)
+    torch.testing.assert_close(language.law[1], law)
+    # Two words of one topic, then of two: a shared token in between says nothing.
+    one, two = language.posterior(torch.tensor([[6, 0, 7, 10], [6, 0, 8, 10]]))[:, 3].exp()
+    ratio = (0.24 / 0.005) ** 2  # of the chances of topic 1 and of each other
+    torch.testing.assert_close(one, (ratio * law + language.law[[0, 2]].sum(0)) / (ratio + 2))
+    assert two[[6, 7]].sum() == pytest.approx(float(two[[8, 9]].sum()))
