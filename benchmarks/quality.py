@@ -1,4 +1,4 @@
-"""MCD beside its baselines and controls, on two settings, in one frame.
+"""MCD beside its baselines and controls, on three settings, in one frame.
 
     python benchmarks/quality.py [--quick] [--jobs 2] [--out bench-quality]
 
@@ -78,7 +78,9 @@ def write(folder: Path, size: str, docs: Path | None, say) -> None:
         measured = [row for p in sorted((folder / name).glob("*.jsonl")) for row in existing(p)]
         if not measured:
             continue
-        rows += summary(name, measured)
+        rows += (found := summary(name, measured))
+        if name in methods.EXACT:
+            say("\n".join((page.TITLES[name], *page.headline(found))))
         if learned := opened(name, size, folder / name).learned():
             rows.append({"part": name, "method": TABLES, **learned})
         version = folder.name.partition("-")[0]
@@ -86,11 +88,10 @@ def write(folder: Path, size: str, docs: Path | None, say) -> None:
         ends = [read_json(path, {}) for path in sorted((folder / name).glob("*.end"))]
         stopped = {end["method"]: end["why"] for end in ends if end.get("why")}
         how += [f"- Not measured: {method}: {why}" for method, why in stopped.items()]
-    say("\n".join(page.headline([r for r in rows if r["part"] == "language"])))
     for path in filter(None, (folder / "results.md", docs)):
         write_text(path, page.page(rows, how, path.stem))
         write_text(path.with_suffix(".jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
-        if any(row["part"] == "language" for row in rows):
+        if any(row["part"] in methods.EXACT for row in rows):
             page.figure(rows, path.with_suffix(".svg"))
         say(f"Wrote {path}, its rows and figure.")
 

@@ -1,8 +1,10 @@
-"""A language of which everything is known: likelihood, samples and the denoiser.
+"""Languages of which everything is known: likelihood, samples and the denoiser.
 
-A mixture of Markov chains. Each chain has sparse rows plus a small floor, so that a
-wrong transition is costly and every likelihood is finite. Which chain a sequence is
-from is not marked, so tokens far apart depend on one another, too.
+`Language` is a mixture of Markov chains, where a token depends on its neighbours most of
+all; `Topics` is a mixture of laws of single tokens, where all tokens agree on a topic and
+none has a neighbour that matters. Each law is sparse plus a small floor, so that a token out
+of place is costly and every likelihood is finite. Which chain or topic a sequence is from is
+not marked.
 """
 
 from __future__ import annotations
@@ -88,6 +90,42 @@ class Language:
         p = p / p.sum(-1, keepdim=True)  # (components, batch, length, vocab)
         chain = log_z.softmax(0)[..., None, None]
         return (chain * p).sum(0).log()
+
+
+class Topics(Language):
+    """`topics` laws of tokens; each sequence is drawn from one, token by token.
+
+    A token is one of `shared`, of law 1 / (k + 1) at k, as often as a word of a topic: its
+    own, of which each has `words`, but with chance `floor`, where it is one of all topics'.
+    float64: weight (topics,) and law (topics, vocab), whose rows sum to 1; vocab = shared +
+    topics * words.
+    """
+
+    def __init__(self, topics=32, words=2, shared=16, floor=0.1):
+        self.vocab = shared + topics * words
+        self.weight = torch.full((topics,), 1 / topics, dtype=torch.float64)
+        common = 1 / torch.arange(1, shared + 1, dtype=torch.float64).expand(topics, -1)
+        own = torch.eye(topics, dtype=torch.float64).repeat_interleave(words, 1) / words
+        own = (1 - floor) * own + floor / (topics * words)
+        self.law = torch.cat([common / common.sum(-1, keepdim=True), own], -1) / 2
+
+    def draw(self, count: int, length: int, generator: torch.Generator) -> Tensor:
+        topic = torch.multinomial(self.weight, count, True, generator=generator)
+        return torch.multinomial(self.law[topic], length, True, generator=generator)
+
+    def by_topic(self, z: Tensor) -> Tensor:
+        """Return log p(topic, the visible tokens of z): (batch, topics) float64."""
+        log_p = nn.functional.pad(self.law.log(), (0, 1))  # a mask costs nothing
+        return self.weight.log() + log_p.T[z].sum(1)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.by_topic(x).logsumexp(-1)
+
+    def posterior(self, z: Tensor) -> Tensor:
+        """Return log p(x_i | the visible tokens of z): naive Bayes, alike at all masks."""
+        p = self.by_topic(z).softmax(-1) @ self.law
+        own = nn.functional.one_hot(z, self.vocab + 1)[..., :-1].double()
+        return torch.where((z == self.vocab)[..., None], p[:, None], own).log()
 
 
 class Oracle(nn.Module):

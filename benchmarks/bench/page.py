@@ -7,10 +7,14 @@ from pathlib import Path
 
 from mdlm_mcd.evaluation import evaluators
 
-from .methods import MCD, METHODS, TABLES, TEACHER
+from .methods import EXACT, MCD, METHODS, TABLES, TEACHER
 from .summary import FRONTIER, LEVELS, OUTSIDE
 
-TITLES = {"language": "An exactly solvable language", "text": "English out of docstrings"}
+TITLES = {
+    "language": "An exactly solvable language",
+    "topics": "The exact language with topics",
+    "text": "English out of docstrings",
+}
 GAP = "–"
 EQUAL = "perplexity at equal entropy"
 SENTENCES = {  # MCD and ... : what it is compared with
@@ -40,6 +44,8 @@ def page(rows: Sequence[dict], how: Sequence[str], name: str = "results") -> str
         f"measures, rounds and parts, is a line of [{name}.jsonl]({name}.jsonl). How to read "
         "them: [quality.md](quality.md).",
     ]
+    if any(row["part"] in EXACT for row in rows):
+        lines += ["", f"![perplexity over entropy]({name}.svg)"]
     learned = {row["part"]: row for row in rows if row["method"] == TABLES}
     for part, title in TITLES.items():
         mine = [row for row in rows if row["part"] == part and row["method"] != TABLES]
@@ -52,7 +58,7 @@ def page(rows: Sequence[dict], how: Sequence[str], name: str = "results") -> str
                 lines += [NO_VERDICT]
                 continue
         last = [row for row in mine if row["round"] is None]
-        lines += [*headline(last), "", f"![perplexity over entropy]({name}.svg)", ""]
+        lines += [*headline(last), ""]
         lines += ["### Perplexity; N-step NELBO; entropy of a sample / pooled / of bigrams", ""]
         lines += [*matrix(last, level), ""]
         lines += ["### Perplexity over the tempered teacher's at equal entropy", ""]
@@ -165,27 +171,34 @@ def matrix(rows: Sequence[dict], cell: Callable[[dict], str]) -> list[str]:
 
 
 def figure(rows: Sequence[dict], path: Path) -> None:
-    """Draw perplexity over the entropy of a sample, the main methods by name."""
+    """Draw perplexity over the entropy of a sample, a panel an exact language."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    of_part = [r for r in rows if r["part"] == "language" and r["method"] != TABLES]
-    here = [r for r in of_part if (r["round"], r["u_law"]) == (None, "iid")]
+    parts = [part for part in EXACT if any(row["part"] == part for row in rows)]
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "results"}):
+        drawn = Figure(figsize=(7, 4.5 * len(parts)), layout="constrained")
+        for part, ax in zip(parts, drawn.subplots(len(parts), squeeze=False).flat, strict=True):
+            panel(ax, [row for row in rows if row["part"] == part])
+            ax.set_title(TITLES[part])
+        drawn.savefig(path, format="svg", metadata={"Date": None})
+
+
+def panel(ax, rows: Sequence[dict]) -> None:
+    """Draw one language: the teacher's temperatures as a curve, the main methods by name."""
+    here = [r for r in rows if (r["round"], r["u_law"]) == (None, "iid")]
     measured = {r["steps"] for r in here}
     steps = STEPS if STEPS in measured else max(measured)
     here = [r for r in here if r["steps"] == steps]
     main = {m.name for m in METHODS if m.main}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "results"}):
-        ax = (drawn := Figure(figsize=(7, 4.5), layout="constrained")).add_subplot()
-        curve = sorted((r["entropy"], r["perplexity"]) for r in here if r["method"] in FRONTIER)
-        ax.plot(*zip(*curve, strict=True), "o-", color="0.5", label="teacher, T from 0.5 to 1")
-        for r in here:
-            if r["method"] in main and r["method"] not in FRONTIER:
-                at = r["entropy"], r["perplexity"]
-                ax.plot(*at, "D" if r["method"] == MCD else "o", color="C1")
-                ax.annotate(r["method"], at, xytext=(4, 3), textcoords="offset points", fontsize=8)
-        ax.set(xlabel="entropy of a sample, nats", ylabel=f"perplexity, {steps} steps")
-        ax.set_yscale("log")
-        ax.margins(x=0.15)
-        ax.legend()
-        drawn.savefig(path, format="svg", metadata={"Date": None})
+    curve = sorted((r["entropy"], r["perplexity"]) for r in here if r["method"] in FRONTIER)
+    ax.plot(*zip(*curve, strict=True), "o-", color="0.5", label="teacher, T from 0.5 to 1.1")
+    for r in here:
+        if r["method"] in main and r["method"] not in FRONTIER:
+            at = r["entropy"], r["perplexity"]
+            ax.plot(*at, "D" if r["method"] == MCD else "o", color="C1")
+            ax.annotate(r["method"], at, xytext=(4, 3), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="entropy of a sample, nats", ylabel=f"perplexity, {steps} steps")
+    ax.set_yscale("log")
+    ax.margins(x=0.15)
+    ax.legend()

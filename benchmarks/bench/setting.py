@@ -1,4 +1,4 @@
-"""The two settings: what is learned, what judges samples, and models as candidates."""
+"""The settings: what is learned, what judges samples, and models as candidates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.models.noise import NOISES
 
 from . import tables, train
-from .language import Language, Oracle
+from .language import Language, Oracle, Topics
 from .methods import UNIFORM
 from .sizes import BATCH, SIZES, Part
 
@@ -132,9 +132,11 @@ class Setting:
 class ExactLanguage(Setting):
     """Sequences of a language whose likelihood and denoiser are computed."""
 
+    kind = Language
+
     @cached_property
     def language(self) -> Language:
-        return Language(**self.part.language)
+        return self.kind(**self.part.language)
 
     @property
     def evaluator(self) -> Language:
@@ -143,7 +145,8 @@ class ExactLanguage(Setting):
     @cached_property
     def tokenizer(self):
         # Letters, only to have something to print.
-        letters = (string.ascii_lowercase + string.digits)[: self.language.vocab]
+        letters = string.ascii_lowercase + string.digits + string.ascii_uppercase
+        letters = (letters + string.punctuation)[: self.language.vocab]
         words = {letter: i for i, letter in enumerate(letters)}
         model = tokenizers.models.WordLevel(words, unk_token=letters[0])
         return transformers.PreTrainedTokenizerFast(
@@ -162,6 +165,10 @@ class ExactLanguage(Setting):
 
     def oracle(self) -> Oracle:
         return Oracle(self.language)
+
+
+class TopicLanguage(ExactLanguage):
+    kind = Topics
 
 
 class Text(Setting):
@@ -216,7 +223,7 @@ class Text(Setting):
         return self._outside.reading(model.tokenizer)
 
 
-SETTINGS = {"language": ExactLanguage, "text": Text}
+SETTINGS = {"language": ExactLanguage, "topics": TopicLanguage, "text": Text}
 
 
 @lru_cache(maxsize=4)

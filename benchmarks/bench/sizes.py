@@ -15,7 +15,7 @@ DISTIL = (
 
 @dataclass(frozen=True)
 class Part:
-    """One of the two settings at one size.
+    """One of the settings at one size.
 
     model: overrides of model and optimizer for everything trained. distil: those of
     students alone, batch their global batch. steps: sampling steps; few: those of methods
@@ -64,6 +64,7 @@ LANGUAGE = Part(
     corpus_rows=20_000,
     language={"components": 2},
 )
+TOPICS = replace(LANGUAGE, seeds=(3, 3), language={"topics": 16})
 TEXT = Part(
     model=(
         *"data=shipped model=laptop model.length=64".split(),
@@ -79,7 +80,7 @@ FROM_SCRATCH = {"teacher_steps": 5000, "judge_steps": 1500}
 
 def _quick(part: Part, **changes) -> Part:
     points = dict(steps=(4, 16), few=(4, 16), lattice=(4,), seeds=(3, 3), bound_rows=24)
-    return replace(part, **points, **changes)
+    return replace(part, **points | changes)
 
 
 def _tiny(part: Part, *overrides: str, **changes) -> Part:
@@ -96,13 +97,15 @@ def _tiny(part: Part, *overrides: str, **changes) -> Part:
 
 
 SIZES = {
-    "full": {"language": LANGUAGE, "text": TEXT},
+    "full": {"language": LANGUAGE, "topics": TOPICS, "text": TEXT},
     "quick": {
         "language": _quick(LANGUAGE, samples=96, teacher_steps=1500, steps_per_round=30),
+        "topics": _quick(TOPICS, samples=96, teacher_steps=500, steps_per_round=20, seeds=(1, 1)),
         "text": _quick(TEXT, samples=32, steps_per_round=20),
     },
     "tiny": {
         "language": _tiny(LANGUAGE, seeds=(2, 2), corpus_rows=64),
+        "topics": _tiny(TOPICS, seeds=(1, 1), corpus_rows=64),
         "text": _tiny(TEXT, seeds=(1, 1)),
     },
 }

@@ -11,6 +11,7 @@ from bench import jobs, methods, page, train
 from bench.jobs import Job
 from bench.setting import opened
 from bench.sizes import SIZES
+from bench.summary import FRONTIER
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import sweep
@@ -95,6 +96,18 @@ def test_the_command_itself_on_text(tmp_path):
     assert page.taught(tables) in text and (page.NO_VERDICT in text) != beaten
 
 
+def test_the_language_with_topics_has_a_section_of_its_own(tmp_path):
+    topics = ["--size", "tiny", "--part", "topics", "--method", "sdtt", "--jobs", "1"]
+    folder, lines = run(*topics, "--out", tmp_path)
+    rows = [json.loads(x) for x in (folder / "results.jsonl").read_text("utf-8").splitlines()]
+    measured = {(row["part"], row["method"]) for row in rows}
+    quick = (name for name in FRONTIER if METHODS[name].quick)
+    assert measured == {("topics", name) for name in ("oracle", "mcd", "sdtt", *quick)}
+    text = (folder / "results.md").read_text("utf-8")
+    assert f"## {page.TITLES['topics']}\n" in text and page.TITLES["topics"] in lines[-2]
+    assert page.TITLES["topics"] in (folder / "results.svg").read_text("utf-8")
+
+
 def test_the_version_follows_all_sources_but_those_that_read_figures(tmp_path):
     versions = []
     for name in ("mdlm_mcd/new.py", "configs/algo/x.yaml", "benchmarks/bench/jobs.py"):
@@ -121,7 +134,7 @@ def test_what_cannot_be_run_is_one_sentence(args, words, tmp_path):
 
 
 def test_the_full_plan_has_the_seeds_laws_and_preparations():
-    todo = jobs.plan(methods.METHODS, ["language", "text"], "full-from-scratch")
+    todo = jobs.plan(methods.METHODS, SIZES["full"], "full-from-scratch")
     kinds = [job.method is None for job in todo]
     assert kinds == sorted(kinds, reverse=True)  # preparations come first
     prepared = {(job.part, job.what) for job in todo if job.method is None}
