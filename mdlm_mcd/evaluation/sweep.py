@@ -166,7 +166,7 @@ class Sweep:
     def _measure(
         self, model: Candidate, point: Setting, evaluator: Evaluator, text: Tensor
     ) -> dict[str, Any]:
-        plan, fitted = self.plan, {}
+        plan, fitted = self.plan, dict[str, Any]()
         corpus = self._once(
             ("corpus",), lambda: metrics.corpus_reference(text, evaluator, plan.num_samples)
         )

@@ -51,7 +51,7 @@ __all__ = [
     "sparse",
 ]
 
-SAMPLERS = {
+SAMPLERS: dict[str, Callable[..., Tensor]] = {
     "ancestral": ancestral,
     "sparse": sparse,
     "first_hitting": first_hitting,

@@ -233,6 +233,7 @@ def confidence(
                 chosen = torch.zeros_like(rows).masked_scatter(rows, chance >= threshold)
             del p, logits  # else their memory is still used during the next prediction
             if eos_after:
+                assert eos_index is not None  # checked above
                 early = torch.zeros_like(rows).masked_scatter(rows, drawn == eos_index)
                 early &= (level < eos_after)[:, None]
                 chosen, place = chosen & ~early, _rank((early + 2 * ~rows) * length + place)
