@@ -5,8 +5,10 @@ Packages that only measure (MAUVE, operations counted) are empty.
 """
 
 import importlib.util
+import runpy
 import sys
 import types
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -28,3 +30,10 @@ flex_attention.flex_attention, torch.compile = plain, compiled
 for name in ("mauve", "calflops", "evaluate", "tiktoken"):
     if importlib.util.find_spec(name) is None:
         sys.modules[name] = types.ModuleType(name)
+
+# The environment's own, which this one hides.
+for path in sys.path:
+    own = Path(path) / "sitecustomize.py"
+    if own.is_file() and own != Path(__file__):
+        runpy.run_path(str(own))
+        break
