@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import flex_attention
 
-compile = torch.compile
+torch_compile = torch.compile
 
 
 def plain(query, key, value, block_mask=None):
@@ -23,7 +23,7 @@ def plain(query, key, value, block_mask=None):
 
 
 def compiled(model=None, **options):
-    return plain if model is plain else compile(model, **options)
+    return plain if model is plain else torch_compile(model, **options)
 
 
 flex_attention.flex_attention, torch.compile = plain, compiled
