@@ -5,14 +5,16 @@ Packages that only measure (MAUVE, operations counted) are empty.
 """
 
 import importlib.util
+import runpy
 import sys
 import types
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch.nn.attention import flex_attention
 
-compile = torch.compile
+torch_compile = torch.compile
 
 
 def plain(query, key, value, block_mask=None):
@@ -21,10 +23,17 @@ def plain(query, key, value, block_mask=None):
 
 
 def compiled(model=None, **options):
-    return plain if model is plain else compile(model, **options)
+    return plain if model is plain else torch_compile(model, **options)
 
 
 flex_attention.flex_attention, torch.compile = plain, compiled
 for name in ("mauve", "calflops", "evaluate", "tiktoken"):
     if importlib.util.find_spec(name) is None:
         sys.modules[name] = types.ModuleType(name)
+
+# The environment's own, which this one hides.
+for path in sys.path:
+    own = Path(path) / "sitecustomize.py"
+    if own.is_file() and own != Path(__file__):
+        runpy.run_path(str(own))
+        break
