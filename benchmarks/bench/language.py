@@ -101,7 +101,7 @@ class Topics(Language):
     topics * words.
     """
 
-    def __init__(self, topics=32, words=2, shared=16, floor=0.1):
+    def __init__(self, topics=32, words=2, shared=16, floor=0.05):
         self.vocab = shared + topics * words
         self.weight = torch.full((topics,), 1 / topics, dtype=torch.float64)
         common = 1 / torch.arange(1, shared + 1, dtype=torch.float64).expand(topics, -1)

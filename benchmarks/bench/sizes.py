@@ -64,7 +64,13 @@ LANGUAGE = Part(
     corpus_rows=20_000,
     language={"components": 2},
 )
-TOPICS = replace(LANGUAGE, seeds=(3, 3), language={"topics": 16})
+TOPICS = replace(
+    LANGUAGE,
+    model=(*LANGUAGE.model, "optim.lr=3e-3"),  # of the teacher; students have their own
+    teacher_steps=2500,
+    seeds=(3, 3),
+    language={},
+)
 TEXT = Part(
     model=(
         *"data=shipped model=laptop model.length=64".split(),
