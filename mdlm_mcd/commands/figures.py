@@ -1,7 +1,7 @@
 """`mdlm-mcd figures`: the paper's pictures, drawn by the functions they are about.
 
 Colours are Okabe and Ito's, and each goes with a dash, a marker or a word, for grey printers
-and the colour-blind. docs/figures.md shows what comes out.
+and the colour-blind. docs/paper.md shows what comes out.
 """
 
 from __future__ import annotations
