@@ -50,6 +50,7 @@ def configure(parser) -> None:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of the model")
     parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
     parser.add_argument("--seed", type=int, default=10, help="of the latent")
+    parser.epilog = "Example: mdlm-mcd figures --out figures"
     parser.set_defaults(call=call)
 
 
