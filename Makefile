@@ -4,7 +4,7 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
-.PHONY: setup test test-all demo bench-speed bench-quality teacher stress longrun lint clean
+.PHONY: setup test test-all demo bench-speed bench-quality teacher stress longrun docs lint clean
 
 setup: $(VENV)/installed
 
@@ -45,10 +45,18 @@ stress: setup
 longrun: setup
 	$(BIN)/python benchmarks/longrun.py
 
+# The site, into site/: any warning of a link or a page is an error.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+$(VENV)/docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) dist build site

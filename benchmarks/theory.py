@@ -2,7 +2,7 @@
 
     python benchmarks/theory.py [--only NAME]
 
-Prints the tables of docs/questions.
+Prints the tables of docs/design/questions.
 """
 
 import argparse

@@ -7,7 +7,7 @@ Hydra's plugin scan reads it at every start of every Hydra application.
 
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def _beside(name: str) -> Path:

@@ -3,10 +3,14 @@
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+
+from mdlm_mcd import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,24 +58,59 @@ def call(*command, cwd):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    call(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, cwd=ROOT)
-    (path,) = folder.glob("*.whl")
+def built(tmp_path_factory):
+    """A folder with the sdist, and the wheel that was built out of it alone."""
+    folder = tmp_path_factory.mktemp("dist")
+    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (path,) = built.glob("*.whl")
     return path
 
 
-def test_the_wheel_holds_configs_and_plugin(wheel):
+ASSETS = {f"mdlm_mcd/assets/{name}/model.safetensors" for name in ("teacher", "judge")}
+ASSETS |= {f"mdlm_mcd/assets/text/{name}.txt" for name in ("train", "valid")}
+
+
+def test_the_wheel_holds_configs_plugin_and_models(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"mdlm_mcd/py.typed", "hydra_plugins/mdlm_mcd_searchpath.py"} <= names
+    assert {"mdlm_mcd/py.typed", "hydra_plugins/mdlm_mcd_searchpath.py"} | ASSETS <= names
     # All that is in the package's folder; configs and patches go into it.
     for source, target in (("mdlm_mcd", "mdlm_mcd"), ("configs", "mdlm_mcd/configs")):
         files = (p for p in (ROOT / source).rglob("*.*") if "__pycache__" not in p.parts)
         files = {f"{target}/{p.relative_to(ROOT / source).as_posix()}" for p in files}
         assert len(files) > 20 and files <= names, files - names
-    assert not [n for n in names if n.startswith(("tests", "benchmarks", "docs"))]
+    assert {n.split("/")[0] for n in names} - {f"mdlm_mcd-{__version__}.dist-info"} == {
+        "mdlm_mcd",
+        "hydra_plugins",
+    }
     # A namespace package: with an __init__ of ours, other plugins would vanish.
     assert "hydra_plugins/__init__.py" not in names
+
+
+def test_the_wheel_knows_its_version_and_extras(wheel):
+    path = f"mdlm_mcd-{__version__}.dist-info/METADATA"
+    metadata = message_from_bytes(zipfile.ZipFile(wheel).read(path))
+    assert metadata["Version"] == __version__
+    extras = {"browser", "data", "demo", "docs", "evaluator", "flash", "mauve", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == extras
+    questions = (ROOT / "docs" / "faq.md").read_text("utf-8")
+    assert all(f"| `{extra}` |" in questions for extra in extras - {"test"})
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
+
+
+def test_the_sdist_holds_what_documents_and_tests_it(built):
+    (path,) = built.glob("*.tar.gz")
+    names = {name.partition("/")[2] for name in tarfile.open(path).getnames()}
+    files = "README.md CHANGELOG.md CITATION.cff LICENSE Makefile mkdocs.yml constraints.txt"
+    files += " docs/index.md tests/conftest.py benchmarks/quality.py patches/duo.patch"
+    assert set(files.split()) | ASSETS <= names
+    folders = {name.split("/")[0] for name in names if "/" in name}
+    known = {"benchmarks", "configs", "docs", "hydra_plugins", "mdlm_mcd", "patches", "tests"}
+    assert folders - {".github"} == known
 
 
 def test_any_hydra_application_finds_our_configs(wheel, tmp_path):

@@ -1,4 +1,4 @@
-"""Tables of a question, as they stand in its page of docs/questions."""
+"""Tables of a question, as they stand in its page of docs/design/questions."""
 
 from __future__ import annotations
 

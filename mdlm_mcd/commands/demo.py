@@ -103,6 +103,7 @@ def configure(parser) -> None:
         action="store_true",
         help="the same chain in about a minute; its figures mean nothing",
     )
+    parser.epilog = "Example: mdlm-mcd demo --out demo"
     parser.set_defaults(call=call)
 
 

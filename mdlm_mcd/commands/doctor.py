@@ -46,6 +46,7 @@ def configure(parser) -> None:
     )
     parser.add_argument("path", nargs="?", default=".", metavar="PATH")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of the run in question")
+    parser.epilog = "Example: mdlm-mcd doctor . algo.teacher_path=mdlm.ckpt"
     parser.set_defaults(call=call)
 
 

@@ -54,6 +54,7 @@ def configure(parser) -> None:
     missing.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
     missing.add_argument("--heads", type=int, metavar="N", help="attention heads")
     missing.add_argument("--time-conditioning", action=argparse.BooleanOptionalAction, default=None)
+    parser.epilog = "Example: mdlm-mcd export student/checkpoints/round-5.ckpt my-student"
     parser.set_defaults(call=call)
 
 

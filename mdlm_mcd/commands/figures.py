@@ -1,7 +1,7 @@
 """`mdlm-mcd figures`: the paper's pictures, drawn by the functions they are about.
 
 Colours are Okabe and Ito's, and each goes with a dash, a marker or a word, for grey printers
-and the colour-blind. docs/figures.md shows what comes out.
+and the colour-blind. docs/paper.md shows what comes out.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def configure(parser) -> None:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of the model")
     parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
     parser.add_argument("--seed", type=int, default=10, help="of the latent")
+    parser.epilog = "Example: mdlm-mcd figures --out figures"
     parser.set_defaults(call=call)
 
 

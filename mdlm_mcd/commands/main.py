@@ -12,7 +12,7 @@ from ..settings import console
 # The modules, and what `mdlm-mcd --help` says of each. Only that of the command in use is
 # imported: most need torch, which takes seconds.
 COMMANDS = {
-    "demo": "train a teacher, distil it, compare them; about 15 minutes on 2 CPU cores",
+    "demo": "distil the teacher that comes with the package, compare them",
     "patch": "let a clone of Duo or MDLM train our classes; a few lines",
     "run": "run the main.py of the host in this folder, patched in memory only",
     "doctor": "what would stop a run, and what a bug report needs, on one screen",
@@ -24,16 +24,36 @@ COMMANDS = {
 }
 
 
+class Help(argparse.HelpFormatter):
+    """Help on one screen: usage without options, a short name for a value, a wide left column."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30)
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        needed = [action for action in actions if action.required]
+        super().add_usage(usage, needed, [], prefix)
+
+    def _get_default_metavar_for_optional(self, action):
+        return (
+            "N"
+            if action.type in (int, float)
+            else super()._get_default_metavar_for_optional(action)
+        )
+
+
 def parser(argv: list[str]) -> argparse.ArgumentParser:
     """Build the parser, with the arguments of the subcommand that is in use."""
     root = argparse.ArgumentParser(
         prog="mdlm-mcd",
         description="Masked Consistency Distillation for masked diffusion language models.",
+        epilog="Example: mdlm-mcd demo --out demo",
+        formatter_class=Help,
     )
     root.add_argument("--version", action="version", version=__version__)
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary)
+        command = commands.add_parser(name, help=summary, formatter_class=Help)
         if argv[:1] == [name]:
             importlib.import_module(f".{name}", __package__).configure(command)
     return root
@@ -44,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     console.write_any_text()
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if argv[:1] == ["run"]:
+        if argv[:1] == ["run"] and argv[1:] not in (["--help"], ["-h"]):
             from . import run
 
             return run.run(argv[1:])  # Hydra's own, options such as -m included

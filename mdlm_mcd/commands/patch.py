@@ -13,6 +13,7 @@ def configure(parser) -> None:
     parser.add_argument("path", metavar="PATH", help="folder of the clone")
     parser.add_argument("--check", action="store_true", help="only say what it would do")
     parser.add_argument("--revert", action="store_true", help="take the patch out again")
+    parser.epilog = "Example: mdlm-mcd patch path/to/clone"
     parser.set_defaults(call=call)
 
 

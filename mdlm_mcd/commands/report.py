@@ -22,6 +22,7 @@ def configure(parser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="show them all the same, and mark them"
     )
+    parser.epilog = "Example: mdlm-mcd report results.jsonl --out report.html"
     parser.set_defaults(call=call)
 
 

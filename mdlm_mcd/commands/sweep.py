@@ -58,6 +58,7 @@ def configure(parser) -> None:
     add("--bound-rows", type=int, default=256, help="held-out rows")
     add("--exact", action="store_true", help="-log p itself where u_law is lattice:1/STEPS")
     add("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
+    parser.epilog = "Example: mdlm-mcd sweep mdlm-mcd/teacher --evaluator mdlm-mcd/judge"
     parser.set_defaults(call=call)
 
 

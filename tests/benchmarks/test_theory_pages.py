@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import theory
 
-DOCS = Path(theory.__file__).parents[1] / "docs"
+DOCS = Path(theory.__file__).parents[1] / "docs/design"
 
 
 @pytest.mark.parametrize(

@@ -26,20 +26,36 @@ PRODUCTS = (
 )
 
 
-@pytest.mark.parametrize("name", main.COMMANDS)
-def test_every_command_has_its_arguments(name, capsys, monkeypatch):
-    """And `run` hands all that follows to Hydra."""
-    if name == "run":
-        started = []
-        monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
-        monkeypatch.setattr(subprocess, "call", lambda command: started.append(command))
-        main.main(["run", "-m", "algo=mcd", "--help", "--"])
-        assert started[0][1:] == ["-m", "mdlm_mcd.hosts.launch", "-m", "algo=mcd", "--help", "--"]
-        return
+def help_of(words, capsys, monkeypatch):
+    """What is printed, as lines, in a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
-        main.main([name, "--help"])
+        main.main([*words, "--help"])
     assert end.value.code == 0
-    assert len(capsys.readouterr().out.splitlines()) > 8
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_help_fits_a_screen_and_names_every_command(capsys, monkeypatch):
+    lines = help_of([], capsys, monkeypatch)
+    assert len(lines) <= 24 and lines[-1].startswith("Example: mdlm-mcd ")
+    assert {line.split()[0] for line in lines if line.startswith("    ")} >= set(main.COMMANDS)
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_help_of_a_command_fits_a_screen_and_has_an_example(name, capsys, monkeypatch):
+    lines = help_of([name], capsys, monkeypatch)
+    assert 8 < len(lines) <= 40 and all(len(line) <= 80 for line in lines)
+    example, _, words = lines[-1].partition(" mdlm-mcd ")
+    assert example == "Example:" and words.split()[0] == name
+    main.parser(words.split()).parse_args(words.split())
+
+
+def test_run_hands_what_follows_to_hydra(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
+    monkeypatch.setattr(subprocess, "call", lambda command: started.append(command))
+    main.main(["run", "-m", "algo=mcd", "--help", "--"])
+    assert started[0][1:] == ["-m", "mdlm_mcd.hosts.launch", "-m", "algo=mcd", "--help", "--"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_the_files(tmp_path):
         text = (tmp_path / "out" / name).read_text("utf-8")
         assert ET.fromstring(text) is not None
         assert "<script" not in text and "<dc:date>" not in text
-        assert f"](figures/{name})" in (DOCS / "figures.md").read_text("utf-8")
+        assert f"](figures/{name})" in (DOCS / "paper.md").read_text("utf-8")
     # Letters and lines are another matplotlib's; the animation is ours alone.
     assert text == (DOCS / "figures" / NAMES[-1]).read_text("utf-8")
 

@@ -1,6 +1,6 @@
 """Let an unmodified MDLM or Duo run where its usual machine is not.
 
-Nothing is replaced where the real thing is present. Docs: docs/without_cuda.md.
+Nothing is replaced where the real thing is present. Docs: docs/hosts.md.
 """
 
 from __future__ import annotations
