@@ -67,7 +67,7 @@ LANGUAGE = Part(
 TOPICS = replace(
     LANGUAGE,
     model=(*LANGUAGE.model, "optim.lr=3e-3"),  # of the teacher; students have their own
-    teacher_steps=2500,
+    teacher_steps=2000,
     seeds=(3, 3),
     language={},
 )
