@@ -17,6 +17,7 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import specs
 from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost.trainer_base import TrainerBase
 
 # Which host it is ---------------------------------------------------------------------
 
@@ -85,8 +86,9 @@ ONE_STEP = ("algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1")
 
 
 @fakes.each
-def test_labels_of_a_users_batches_mark_a_context(compose, family):
+def test_labels_of_a_users_batches_mark_a_context(compose, family, monkeypatch):
     """-100 where a token is given; padding, which has it as well, is none."""
+    monkeypatch.delattr(TrainerBase, "on_before_batch_transfer")  # real hosts have none
     model, seen = family.student(compose, *ONE_STEP), []
     ids, mask = torch.randint(0, 250, (8, 16)), torch.ones(8, 16, dtype=torch.long)
     mask[:, 12:] = 0
