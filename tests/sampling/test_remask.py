@@ -127,6 +127,14 @@ def test_each_token_keeps_its_marginal(language):
         assert found[i, MASK].item() == pytest.approx(1 - s)
 
 
+@pytest.mark.parametrize("steps, errors", [(4, [0.161, 0.166, 0.238]), (16, [0.042, 0.060, 0.125])])
+def test_what_docs_samplers_md_has(language, steps, errors):
+    """Under the exact denoiser, where all error is the sampler's, it grows with sigma_t."""
+    p, logits = language
+    found = [exact_law(logits, uniform(steps), remask=eta) for eta in (0.0, 0.1, 1.0)]
+    assert [distance(law, p) for law in found] == pytest.approx(errors, abs=1e-3)
+
+
 def test_a_step_that_changes_nothing_costs_nothing():
     drawn = sample("ancestral", 50, n=1, remask=0.01)
     assert 1 < drawn.evaluations < 20
