@@ -146,14 +146,15 @@ class Clone:
             trainer.precision=32 trainer.val_check_interval=6
             ++trainer.check_val_every_n_epoch=null trainer.limit_val_batches=2
             ++trainer.enable_progress_bar=False trainer.log_every_n_steps=1
-            lr_scheduler.num_warmup_steps=2 optim.lr=1e-3 training.ema=0.9
+            lr_scheduler=constant_warmup lr_scheduler.num_warmup_steps=2
+            optim.lr=1e-3 training.ema=0.9
             callbacks.checkpoint_every_n_steps.every_n_train_steps=4
             sampling.steps=8 sampling.num_sample_batches=1 eval.generate_samples=False
             eval.compute_generative_perplexity=True
             eval.gen_ppl_eval_model_name_or_path={self.assets}/gpt2
         """.split()
         if self.name == "scaling-dllms":  # its own data, tokenizer and judge
-            gone = ("data", "sampling.num_sample_batches", "eval.compute_gen", "lr_scheduler.")
+            gone = ("data", "sampling.num_sample_batches", "eval.compute_gen")
             given = [x for x in given if not x.startswith(gone)]
             given += f"""
                 data=slim_pajama data.cache_dir={self.assets}/stream loader.n_chunks=1
