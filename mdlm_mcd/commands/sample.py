@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
 from .. import sampling
 from ..errors import ConfigError, border
@@ -17,6 +17,7 @@ from ..evaluation.diversity import sample_entropy
 from ..evaluation.plan import DTYPES, Plan, Setting
 from ..evaluation.sweep import draw
 from ..models.vocabulary import check_ids
+from ..settings.console import progress
 from .sweep import LAWS, OPENED, check_device, law, sampling_arguments
 
 GAP = re.compile(r"\[MASK:(\d+)\]")
@@ -40,6 +41,7 @@ def configure(parser) -> None:
     add("--u-law", type=law, default=("iid", None), metavar="LAW[:STEP]", help=LAWS)
     add("--dtype", choices=list(DTYPES), default="float64", help="of the draws")
     sampling_arguments(parser)
+    parser.epilog = "Example: mdlm-mcd sample mdlm-mcd/teacher --count 4 --steps 16"
     parser.set_defaults(call=call)
 
 
@@ -109,8 +111,7 @@ def call(args) -> None:
         )
     check_device(args.device)
     source = candidates.Source.parse(args.checkpoint, which=args.weights, tokenizer=args.tokenizer)
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("opening", total=None)
+    with progress(Console(stderr=True), "opening") as update:
         model = candidates.open_model(source, args.device)
         rows = [start for start in starts(args, model) for _ in range(args.count)]
         prompt = torch.full((len(rows), model.length), model.mask_index)
@@ -128,14 +129,13 @@ def call(args) -> None:
             dtype=args.dtype,
         )
         plan = Plan((point,), len(rows), args.batch_size, seed=args.seed)
-        # One token of each row a step; how many steps that makes, its chance decides.
-        endless = args.sampler == "first_hitting"
-        passes = args.steps * -(-len(rows) // args.batch_size)
-        progress.update(task, description="sampling", total=None if endless else passes)
+        done, passes = itertools.count(1), args.steps * -(-len(rows) // args.batch_size)
         tokens, evaluations = draw(
-            model, point, plan, prompt=prompt, callback=lambda step, z: progress.advance(task)
+            *(model, point, plan),
+            prompt=prompt,
+            # `first_hitting` opens a token a step, in as many steps as chance decides.
+            callback=lambda step, z: update(n := next(done), max(n, passes), "sampling"),
         )
-        progress.update(task, total=passes, completed=passes)
     tokens = tokens.cpu()
     drawn = [z[masked] for z, masked in zip(tokens, prompt == model.mask_index, strict=True)]
     entropy = torch.cat([sample_entropy(z[None]) for z in drawn]).mean()

@@ -42,8 +42,8 @@ def configure(parser) -> None:
     add("checkpoint", nargs="+", metavar="[LABEL=]CKPT", help=OPENED)
     add("--steps", type=numbers(int), default=[8, 16, 32], metavar="N,N")
     add("--temperature", type=numbers(float), default=[1.0], metavar="T,T")
-    text = "each with options of its own, as confidence:threshold=0.9:spacing=8"
-    add("--sampler", default="sparse", metavar="NAME[:KEY=VALUE],...", help=text)
+    text = "e.g. sparse,confidence:spacing=8"
+    add("--sampler", default="sparse", metavar="NAME,NAME", help=text)
     laws = dict(type=law, nargs="+", default=[("iid", None)])
     add("--u-law", metavar="LAW[:STEP]", help=f"{LAWS}, lattice:auto", **laws)
     add("--num-samples", type=int, default=1024)

@@ -13,7 +13,7 @@ from mdlm_mcd.evaluation import candidates
 
 def full_gpu(shell):
     full = torch.cuda.OutOfMemoryError("CUDA out of memory.")
-    with mock.patch("mdlm_mcd.sampling.sample", side_effect=full):
+    with mock.patch("mdlm_mcd.evaluation.sweep.draw", side_effect=full):
         return shell.sweep()
 
 
