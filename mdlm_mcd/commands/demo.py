@@ -41,9 +41,10 @@ class Recipe:
     """
 
     name: str = "from the shipped teacher"
-    steps: tuple[int, ...] = (4, 8, 16)
+    steps: tuple[int, ...] = (4, 8, 16)  # of the teacher and the last round
+    few: int = 8  # of every round
     most: int = 128  # steps, of the teacher at T = 1 alone
-    samples: int = 96
+    samples: int = 64
     bound_rows: int = 32  # of held-out text, for the N-step NELBO
     text_rows: int = 512  # of it, for everything else
     temperature: float = 0.8  # of the control: the teacher, only sharper
@@ -52,7 +53,7 @@ class Recipe:
     teacher_steps: int = 0
     student: str = "mcd_text"  # the recipe
     rounds: int = 5
-    steps_per_round: int = 50
+    steps_per_round: int = 40
 
 
 SCRATCH = Recipe(
@@ -196,7 +197,8 @@ def _rows(out: Path, seed: int, recipe: Recipe, console: Console) -> list[dict[s
     tempered = grid(recipe.steps, (recipe.temperature,))
     for sources, mine in (
         ([Source("teacher", teacher)], (*points, *grid([recipe.most]), *tempered)),
-        (students, points),
+        (students[:-1], grid([recipe.few])),
+        (students[-1:], points),
     ):
         plan = Plan(mine, recipe.samples, BATCH, recipe.bound_rows, seed)
         rows += sweep.sweep(sources, plan, out / "results.jsonl", **how)

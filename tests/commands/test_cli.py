@@ -110,7 +110,7 @@ def test_demo_goes_on_after_an_interruption(tmp_path):
     }
     curves = [("teacher", 1.0), ("teacher", 0.8), ("MCD round 1", 1.0), ("MCD round 2", 1.0)]
     points = {(*curve, steps) for curve in curves for steps in (4, 8)} | {("teacher", 1.0, 16)}
-    assert set(rows) == points
+    assert set(rows) == points - {("MCD round 1", 1.0, 4)}  # but for the last round, few steps
     for row in rows.values():
         found = {k: row["metrics"][k]["value"] for k in ("nelbo", "perplexity", "entropy")}
         assert found["nelbo"] > 0 and found["perplexity"] > 1 and 0 < found["entropy"] < 4
