@@ -144,7 +144,7 @@ NOT_RUN = {
     "patch": "takes a clone (tests/hosts)",
     "doctor": "takes a clone (tests/commands/test_doctor.py)",
     "demo": "tests/commands/test_cli.py runs it",
-    "sample": "tests/commands/test_sample.py runs it",
+    "sample": "tests/commands/test_sample_command.py runs it",
     "data=textpairs": "tests/minihost/test_pairs.py runs it",
     "strategy=ddp": "several processes (tests/distillers/test_processes.py)",
     "cuda": "takes a GPU",

@@ -159,7 +159,7 @@ SETTINGS = [
     ("mcd", "algo.losss=ce", "losss=ce is read neither .*did you mean algo.loss?"),
     ("mcd", "sampling.u_lwa=iid", "u_lwa=iid is read neither .*did you mean sampling.u_law?"),
     ("mcd", "sampling.greedy_tail=-1", "greedy_tail=-1 must not be negative"),
-    ("mcd", "sampling.schedule=[1,2,3]", "between 128 steps: give 128 positive"),
+    ("mcd", "sampling.schedule=[1,2,3]", "between 128 steps: give 128"),
     ("sdtt", "algo.loss=hybrid", "algo.loss=hybrid is .*algo=sdtt: .*kl_bwd, kl_fwd"),
     ("sdtt", "algo.teacher_steps=1.5", "algo.teacher_steps=1.5 .*whole number"),
     ("subset", "algo.snapshot=x", "algo.snapshot=x .*raw, ema, fixed"),
