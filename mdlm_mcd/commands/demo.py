@@ -16,7 +16,7 @@ from rich.console import Console
 from ..checkpoints.files import write_json
 from ..coupling import counter_generator
 from ..errors import ConfigError, border
-from ..evaluation import report
+from ..evaluation import evaluators, report
 from ..evaluation.candidates import Source, open_model
 from ..evaluation.plan import Plan, Setting, grid
 from ..evaluation.sweep import draw
@@ -192,7 +192,13 @@ def _rows(out: Path, seed: int, recipe: Recipe, console: Console) -> list[dict[s
         Source(f"MCD round {k}", str(out / f"mcd/checkpoints/round-{k}.ckpt"))
         for k in range(1, recipe.rounds + 1)
     ]
-    how = dict(judge=judge, rows=recipe.text_rows, noise=noise, console=console)
+    second = evaluators.outside()  # takes its time, so of few points
+
+    def outside(model, point):
+        asked = second and (point.steps, point.temperature) == (recipe.few, 1.0)
+        return second.reading(model.tokenizer) if asked else None
+
+    how = dict(judge=judge, rows=recipe.text_rows, noise=noise, console=console, outside=outside)
     points, rows = grid(recipe.steps), []
     tempered = grid(recipe.steps, (recipe.temperature,))
     for sources, mine in (

@@ -108,6 +108,12 @@ def reading(results: Results) -> str:
             "No student's entropy lies between the teacher's and the tempered "
             "teacher's, so they are not compared at equal entropy."
         )
+    if second := here.metric("outside_perplexity"):
+        of_teacher = _value(results.at(teacher, 1, few), "outside_perplexity")
+        parts.append(
+            f"{here.row['outside_evaluator']}, which learned other text, gives the teacher "
+            f"{of_teacher:.0f} and {last} {second.value:.0f} at {few} steps."
+        )
     before, after = _value(at_teacher[0], "nelbo"), _value(here, "nelbo")
     further = ": part of the gain may be further training of a teacher that was not done"
     parts.append(

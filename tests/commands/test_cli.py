@@ -212,7 +212,7 @@ def made_up(tmp_path):
     Cells are (perplexity, entropy) at 8 and 64 steps.
     """
 
-    def rows(model, temperature, nelbo, cells):
+    def rows(model, temperature, nelbo, cells, second=None):
         for steps, (perplexity, entropy) in zip((8, 64), cells, strict=True):
             metrics = {
                 "nelbo": synthetic.estimate(nelbo),
@@ -223,18 +223,21 @@ def made_up(tmp_path):
                 },
                 "entropy": synthetic.estimate(entropy, 0.003),
             }
+            if second:
+                metrics["outside_perplexity"] = synthetic.estimate(second)
             yield synthetic.row(
                 model,
                 steps,
                 temperature,
                 metrics=metrics,
+                outside_evaluator="Another",
                 machine={"device": "cpu", "threads": 2},
             )
 
-    def build(cells):
-        teacher = rows("teacher", 1.0, 4.0, [(100.0, 3.5), (60.0, 3.4)])
+    def build(cells, *second):
+        teacher = rows("teacher", 1.0, 4.0, [(100.0, 3.5), (60.0, 3.4)], *second)
         tempered = rows("teacher", 0.8, 4.0, [(50.0, 3.1), (30.0, 3.0)])
-        every = [*teacher, *tempered, *rows("MCD round 1", 1.0, 4.2, cells)]
+        every = [*teacher, *tempered, *rows("MCD round 1", 1.0, 4.2, cells, *second)]
         return results.read([synthetic.write(tmp_path / "results.jsonl", every)])
 
     return build
@@ -260,6 +263,14 @@ def test_the_reading_follows_from_the_figures(made_up, cells, words):
     printed = demo_tables.reading(made_up(cells))
     assert all(word in printed for word in words), printed
     assert "from 4.000 (teacher) to 4.200" in printed
+
+
+def test_a_second_evaluator_has_a_sentence(made_up):
+    cells = ((55.0, 3.3), (40.0, 3.2))
+    assert "Another, which learned other text, gives the teacher 77 and MCD round 1 77 at 8" in (
+        demo_tables.reading(made_up(cells, 77.0))
+    )
+    assert "Another" not in demo_tables.reading(made_up(cells))
 
 
 def test_the_figure_the_table_and_the_samples(made_up, tmp_path):
