@@ -1,5 +1,6 @@
 """The teacher, the judge and the text that are shipped are those of their card, and open."""
 
+import documents
 import pytest
 from safetensors.torch import load_file
 
@@ -49,18 +50,14 @@ def test_no_sentence_of_the_text_is_on_both_sides():
 
 
 @pytest.mark.slow
-def test_a_student_of_the_shipped_teacher(compose, tmp_path):
+def test_a_student_of_the_shipped_teacher(tmp_path):
     """By the recipe, for a step; its checkpoint names what is shipped, not where it lay."""
-    config = compose("algo=mcd", "+recipe=mcd_text", "data=shipped")
-    config.merge_with(
-        {
-            "model": {"length": 64, "hidden_size": 192, "n_blocks": 4, "n_heads": 6},
-            "algo": {"rounds": 1, "steps_per_round": 1},
-            "trainer": {"max_steps": 1},
-            "loader": {"global_batch_size": 4},
-        }
+    once = "algo.rounds=1 algo.steps_per_round=1 trainer.max_steps=1 trainer.val_check_interval=1"
+    small = "loader.global_batch_size=4 trainer.accelerator=cpu trainer.devices=1"
+    save = f"checkpointing.save_dir={tmp_path}"
+    config = documents.composed(
+        ["algo=mcd", "+recipe=mcd_text", *once.split(), *small.split(), save]
     )
-    config.model.cond_dim = 64
     make_absolute(config)
     assert config.algo.teacher_path == config.data.tokenizer_name_or_path == "mdlm-mcd/teacher"
     minihost.run(config)
