@@ -129,6 +129,8 @@ def overrides(method: Method, part: Part, seed: int) -> list[str]:
         given.append(f"algo.steps_per_round={part.total_steps // rounds}")
         if not method.one_round:
             given += [f"algo.rounds={rounds}", f"algo.delta0={part.delta0}"]
+    if algo == "algo=mmd":
+        given.append(f"algo.rbf_alpha={part.rbf_alpha}")
     return given + own
 
 

@@ -18,7 +18,8 @@ class Part:
     """One of the settings at one size.
 
     model: overrides of model and optimizer for everything trained. distil: those of
-    students alone, batch their global batch. steps: sampling steps; few: those of methods
+    students alone, batch their global batch, rbf_alpha `mmd`'s: one over the median squared
+    distance of the teacher's features of tokens. steps: sampling steps; few: those of methods
     that are not `main`. lattice: steps at which the lattice is sampled, too. seeds: of main
     methods and of the others; samples: drawn at each point, bound_rows: held-out rows of the
     N-step NELBO. teacher_steps, judge_steps: 0: those that come with the package.
@@ -28,6 +29,7 @@ class Part:
     few: tuple[int, ...]
     seeds: tuple[int, int]
     samples: int
+    rbf_alpha: float
     batch: int = 32
     rounds: int = 5
     steps_per_round: int = 40
@@ -61,6 +63,7 @@ LANGUAGE = Part(
     few=(4, 8, 16),
     seeds=(5, 3),
     samples=128,
+    rbf_alpha=0.015,
     corpus_rows=20_000,
     language={"components": 2},
 )
@@ -69,6 +72,7 @@ TOPICS = replace(
     model=(*LANGUAGE.model, "optim.lr=3e-3"),  # of the teacher; students have their own
     teacher_steps=2000,
     seeds=(3, 3),
+    rbf_alpha=0.007,
     language={},
 )
 TEXT = Part(
@@ -79,6 +83,7 @@ TEXT = Part(
     few=(4, 8),
     seeds=(3, 3),
     samples=64,
+    rbf_alpha=0.0024,
     batch=16,
 )
 FROM_SCRATCH = {"teacher_steps": 5000, "judge_steps": 1500}
