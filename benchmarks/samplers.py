@@ -1,14 +1,16 @@
 """Samplers: what each costs, what a law of u or an option is worth, what one latent saves.
 
-    python benchmarks/samplers.py
+    python benchmarks/samplers.py [text]
 
 The first table times the head's part of sampling (projection, softmax, draw), the backbone left
 out, on one thread. The others sample an exact language, a Markov chain whose denoiser is computed,
 not learned, so that all error is the sampler's: perplexity is that of the samples under the chain
-itself, and entropy, in nats, that of a sample's tokens.
+itself, and entropy, in nats, that of a sample's tokens. With `text` there is another pair of tables
+alone, of the teacher that comes with the package, under its judge.
 """
 
 import math
+import sys
 import time
 
 import torch
@@ -16,10 +18,12 @@ from bench import language
 
 from mdlm_mcd import laws
 from mdlm_mcd.coupling import counter_generator
+from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.evaluation.diversity import sample_entropy
+from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.sampling import Latent, sample
 
-KINDS, LENGTH, BATCH = 32, 64, 512
+KINDS, LENGTH, BATCH, TEXTS = 32, 64, 512, 128
 HEAD = {"vocab": 50_257, "length": 256, "width": 256, "steps": 16}
 
 
@@ -55,6 +59,8 @@ def head(vocab, length, width, steps):
 
 class Language(language.Language):
     """`lag` interleaved Markov chains: x_i depends on x_{i - lag}."""
+
+    mask_index = KINDS
 
     def __init__(self, lag=1, sharpness=1.0):
         super().__init__(KINDS, components=1)
@@ -92,9 +98,42 @@ class Language(language.Language):
         return draw(name, denoise, BATCH, LENGTH, steps, KINDS + 1, **how).tokens
 
 
-def of_laws(steps):
-    languages = Language(), Language(lag=steps)
-    fitted = [laws.fit_step(x.information(), LENGTH, steps) for x in languages]
+class Text:
+    """What the shipped teacher says, and how likely its judge finds that."""
+
+    def __init__(self):
+        source = candidates.Source("teacher", "mdlm-mcd/teacher")
+        self.model = candidates.open_model(source)
+        self.mask_index = self.model.mask_index
+        self.text = candidates.held_out(source, self.model, 512, ())
+        judge, _ = embedded.open_model("mdlm-mcd/judge")
+        self.nll = CallableEvaluator(embedded.judge(judge), "judge").nll
+
+    def information(self):
+        return laws.mutual_information(self.text, generator=counter_generator("lags"))
+
+    def draw_by(self, name, steps, seed=3, **how):
+        how["generator"] = counter_generator(seed)
+        size = self.model.vocab_size
+        return draw(name, self.model.denoise, TEXTS, LENGTH, steps, size, **how).tokens
+
+
+def figures(spoken, x):
+    return f"{spoken.nll(x).perplexity:.2f} / {sample_entropy(x).mean():.3f}"
+
+
+def table(title, languages, ways, cell):
+    """Print cell(spoken, sampler, steps, options) for each way and language."""
+    print(f"\n{title}\n{'':<42}" + "".join(f"{name:>24}" for name in languages))
+    for label, (name, steps, how) in ways.items():
+        cells = [f"{cell(spoken, name, steps, how):>24}" for spoken in languages.values()]
+        print(f"{label:<42}" + "".join(cells), flush=True)
+
+
+def of_laws(steps, languages):
+    fitted = {
+        spoken: laws.fit_step(spoken.information(), LENGTH, steps) for spoken in languages.values()
+    }
     lattice = dict(u_law="lattice")
     ways = {
         "iid": ("sparse", {}),
@@ -110,62 +149,55 @@ def of_laws(steps):
         "confidence": ("confidence", {}),
         f"first_hitting ({LENGTH} evaluations)": ("first_hitting", {}),
     }
-    print(
-        f"\n{steps} evaluations, {KINDS} kinds of token, {BATCH} samples of {LENGTH}: "
-        "perplexity under the language / entropy of a sample\n"
-        f"{'':<32}{'chain':>16}{f'chains of lag {steps}':>20}"
+
+    def cell(spoken, name, steps, how):
+        own = {"u_step": fitted[spoken]} if how.get("u_step") == "auto" else {}
+        return figures(spoken, spoken.draw_by(name, steps, **how | own))
+
+    table(
+        f"{steps} evaluations, samples of {LENGTH}: perplexity / entropy of a sample",
+        languages,
+        {label: (name, steps, how) for label, (name, how) in ways.items()},
+        cell,
     )
-    for label, (name, how) in ways.items():
-        cells = []
-        for spoken, step in zip(languages, fitted, strict=True):
-            own = {"u_step": step} if how.get("u_step") == "auto" else {}
-            x = spoken.draw_by(name, steps, **how | own)
-            cells.append(f"{spoken.nll(x).perplexity:.2f} / {sample_entropy(x).mean():.3f}")
-        print(f"{label:<32}{cells[0]:>16}{cells[1]:>20}", flush=True)
-    print("fitted steps:", ", ".join(f"{s:.4f}" for s in fitted))
+    print("fitted steps:", ", ".join(f"{s:.4f}" for s in fitted.values()))
 
 
-def of_options():
+def of_options(languages, etas=(0.04, 0.2, 1.0), levels=(0.3, 0.5, 0.7, 0.95)):
     """Print what remasking, thresholds and spacing are worth, each at its evaluations."""
-    spaced = dict(spacing=8)
+    few, spaced = (8, 16, 32), dict(spacing=8)
+    each = {"": {}, ", spacing 8": spaced, ", block 16": dict(block=16)}
     ways = {
-        **{f"iid, {n} steps": ("sparse", n, {}) for n in (8, 16, 32, 64)},
+        **{f"iid, {n} steps": ("sparse", n, {}) for n in (*few, 64)},
         **{
             f"ancestral, remask {eta:g}, {n} steps": ("ancestral", n, dict(remask=eta))
-            for n in (8, 16, 32, 64)
-            for eta in (0.04, 0.2, 1.0)
+            for n in few
+            for eta in etas
         },
-        **{f"confidence, {n} steps": ("confidence", n, {}) for n in (8, 16, 32)},
-        **{f"confidence, spacing 8, {n} steps": ("confidence", n, spaced) for n in (8, 16, 32)},
+        **{f"confidence, {n} steps": ("confidence", n, {}) for n in few},
+        **{f"confidence, spacing 8, {n} steps": ("confidence", n, spaced) for n in few},
         **{
             f"confidence, threshold {level:g}{label}": (
                 "confidence",
                 LENGTH,
                 dict(threshold=level) | how,
             )
-            for level in (0.3, 0.5, 0.7, 0.95)
-            for label, how in {"": {}, ", spacing 8": spaced, ", block 16": dict(block=16)}.items()
+            for level in levels
+            for label, how in each.items()
         },
     }
-    print(
-        f"\n{BATCH} samples of {LENGTH}: evaluations of a mean sequence, perplexity under the "
-        f"language / entropy of a sample\n{'':<42}{'chain':>22}{'chains of lag 8':>22}"
-    )
-    for label, (name, steps, how) in ways.items():
-        cells = []
-        for spoken in (Language(), Language(lag=8)):
-            left = [1.0]  # the share of sequences with masks before each step
-            x = spoken.draw_by(
-                name,
-                steps,
-                callback=lambda step, z, left=left: left.append(
-                    (z == KINDS).any(-1).double().mean().item()
-                ),
-                **how,
-            )
-            figures = f"{spoken.nll(x).perplexity:.2f} / {sample_entropy(x).mean():.2f}"
-            cells.append(f"{sum(left):.1f}  {figures}")
-        print(f"{label:<42}{cells[0]:>22}{cells[1]:>22}", flush=True)
+
+    def cell(spoken, name, steps, how):
+        left = [1.0]  # the share of sequences with masks before each step
+
+        def count(step, z):
+            left.append((z == spoken.mask_index).any(-1).double().mean().item())
+
+        x = spoken.draw_by(name, steps, callback=count, **how)
+        return f"{sum(left):.1f}  {figures(spoken, x)}"
+
+    title = f"samples of {LENGTH}: evaluations of a mean sequence, perplexity / entropy of a sample"
+    table(title, languages, ways, cell)
 
 
 def of_a_latent(steps=8):
@@ -198,10 +230,16 @@ def of_a_latent(steps=8):
 
 def main():
     torch.set_num_threads(1)
+    if sys.argv[1:] == ["text"]:
+        text = {"text": Text()}
+        for steps in (4, 8, 16):
+            of_laws(steps, text)
+        of_options(text, etas=(0.04, 0.2), levels=(0.5, 0.7, 0.95))
+        return
     head(**HEAD)
     for steps in (4, 8):
-        of_laws(steps)
-    of_options()
+        of_laws(steps, {"chain": Language(), f"chains of lag {steps}": Language(lag=steps)})
+    of_options({"chain": Language(), "chains of lag 8": Language(lag=8)})
     of_a_latent()
     print(f"\nthe language itself: perplexity {Language().perplexity():.2f}")
 

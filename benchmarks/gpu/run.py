@@ -40,6 +40,7 @@ STEPS = (
     ("subset", "algo.compile=true"),
     ("cd4lm", "algo.compile=true"),
     ("dcd", "algo.compile=true"),
+    ("mmd", "algo.compile=true"),
     ("mcd", "algo.compile=true", "algo.head_chunk=1024"),
     ("mcd", "algo.compile=true", "algo.head_chunk=16384"),
     ("mcd", "algo.compile=true", "model.checkpointing=true"),
@@ -181,8 +182,9 @@ class Run:
             own = "algo.init_from=scratch algo.rounds=1 algo.steps_per_round=100 algo.guard=off"
             given += own.split()
         given += more
-        if algo == "dcd" and self.args.tiny:
-            given.append("algo.gamma_max=2")  # a small vocabulary needs more noise
+        if self.args.tiny:  # a small vocabulary needs more noise; two blocks have no fourth
+            own = {"dcd": "algo.gamma_max=2", "mmd": "algo.feature_block=0"}
+            given += filter(None, [own.get(algo)])
         with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
             config = hydra.compose("config", overrides=given)
         OmegaConf.set_struct(config, True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from .worker import Size, Worker, in_turn, make_assets, median
 
 ROUNDS = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=100000")
-OURS = ("mcd", "sdtt", "subset", "cd4lm", "dcd")
+OURS = ("mcd", "sdtt", "subset", "cd4lm", "dcd", "mmd")
 BYTES = 4  # of a weight, its gradient and the optimizer's state
 
 
@@ -42,8 +42,12 @@ class Bench:
             self._made[key].mkdir(parents=True)
             make_assets(self._made[key], size)
         out = self.folder / f"run-{next(self._count)}"
-        small = ("algo.gamma_max=2",) if "algo=dcd" in algo and size.vocab < 5000 else ()
-        return Worker(size, self._made[key], out, (*algo, *small), **how)
+        own = {
+            "algo=dcd": ("algo.gamma_max=2",) if size.vocab < 5000 else (),
+            "algo=mmd": (f"algo.feature_block={size.blocks // 4}",),
+        }
+        more = own.get(algo[0], ()) if algo else ()
+        return Worker(size, self._made[key], out, (*algo, *more), **how)
 
     # (a) and (e) ----------------------------------------------------------------------
 
