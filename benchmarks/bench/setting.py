@@ -150,7 +150,9 @@ class ExactLanguage(Setting):
         words = {letter: i for i, letter in enumerate(letters)}
         model = tokenizers.models.WordLevel(words, unk_token=letters[0])
         return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=tokenizers.Tokenizer(model), clean_up_tokenization_spaces=False
+            tokenizer_object=tokenizers.Tokenizer(model),
+            pad_token=letters[0],  # else uniform-state models have one token more
+            clean_up_tokenization_spaces=False,
         )
 
     @cached_property

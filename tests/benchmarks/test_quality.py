@@ -16,6 +16,7 @@ from bench.summary import FRONTIER
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import sweep
 from mdlm_mcd.evaluation.rows import existing
+from mdlm_mcd.models import vocabulary
 
 TINY = SIZES["tiny"]["language"]
 LANGUAGE = ["--size", "tiny", "--part", "language", "--jobs", "1", "--seeds", "1"]
@@ -180,3 +181,11 @@ def test_the_exact_denoiser_teaches_every_round(finished):
     start = setting.weights("teacher")
     assert sorted(found) == [1, 2]
     assert any(not torch.equal(w, start[n]) for n, w in found[2].items())
+
+
+@pytest.mark.parametrize("part", ["language", "topics"])
+def test_models_of_a_language_have_its_tokens(part, tmp_path):
+    setting = opened(part, "tiny", tmp_path)
+    tokens = setting.language.vocab
+    assert vocabulary.uniform(setting.tokenizer) == tokens
+    assert vocabulary.masked(setting.tokenizer) == (tokens + 1, tokens)
