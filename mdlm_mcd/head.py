@@ -161,10 +161,10 @@ def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenSta
 class LossOutput(NamedTuple):
     """The loss of one batch and its parts; all but `loss` are detached.
 
-    loss: scalar, the weighted sum over tokens. per_token: (batch, length), without
-    the weights, zero where nothing is learnt. distil, reveal: sums of it over the
-    rows of each regime (`mcd/kl` and `mcd/ce`). entropy: the student's predictive
-    entropy in nats, summed over both. distil_rows, reveal_rows: counts.
+    loss: scalar, the weighted sum over tokens. per_token: in the weights' shape, but without
+    them, zero where nothing is learnt. distil, reveal: sums of it over the rows of each regime
+    (`mcd/kl` and `mcd/ce`). entropy: the student's predictive entropy in nats, summed over
+    both. distil_rows, reveal_rows: counts.
     """
 
     loss: Tensor

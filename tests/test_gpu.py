@@ -114,8 +114,8 @@ def test_a_step_of_each_distiller_is_the_cpus(compose, name, compile):
     model.backbone.load_state_dict(student.state_dict())
     model.teacher.snapshot(model.backbone, 0)
     model.teacher.backbone.load_state_dict(teacher.state_dict())
-    model.cuda()
-    model.teacher.to(torch.device("cuda"))
+    for net in (model, model.teacher.backbone):
+        net.cuda()
     x0 = torch.randint(0, 250, (8, 16))
     found = []
     for net, device in ((reference, "cpu"), (model, "cuda")):

@@ -133,6 +133,18 @@ def test_a_step_is_the_same_however_it_is_split(config):
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_it_goes_on_from_a_student_of_mcd(trained, config):
+    """Student, its average and the features begin as that student's average, counted anew."""
+    path = trained("mcd")[0] / "round-2.ckpt"
+    model, _ = fit(config(f"algo.teacher_path={path}", algo="mmd"), watch := Watch())
+    names = [name for name, _ in model.backbone.named_parameters()]
+    start = dict(zip(names, opened(path)["ema"]["shadow_params"], strict=False))
+    assert torch.equal(watch.weights[0], torch.cat([p.flatten() for p in start.values()]))
+    for name, p in model.teacher.backbone.named_parameters():
+        assert torch.equal(p, start[name])
+    assert model.ema.num_updates == 6
+
+
 def test_a_block_that_the_model_lacks_is_refused(config):
     given = changed(config(algo="mmd"), "algo.feature_block=2")
     with pytest.raises(ConfigError, match="feature_block=2 is not among the model's 2 blocks"):

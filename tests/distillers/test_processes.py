@@ -181,6 +181,22 @@ def test_a_mean_over_the_masked_tokens(configure, monkeypatch):
     same_update(one, many)
 
 
+MMD = ["algo=mmd", "algo.feature_block=0", "algo.rbf_alpha=0.1"]
+
+
+@pytest.fixture(scope="module")
+def matched(configure):
+    """`algo=mmd`, whose teacher is a part of a network, in one process."""
+    (end,), folder = run(configure(1, algo=MMD))
+    return end, folder
+
+
+def test_draws_and_features(configure, matched):
+    many, _ = run(configure(2, "loader.batch_size=2", algo=MMD))
+    same_update(matched[0], many)
+    assert {crc for end in many for crc in end["teachers"]} == {matched[0]["teachers"][0]}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes,micros", [(1, 4), (4, 2)])
 def test_more_processes(configure, one, processes, micros):
@@ -227,6 +243,15 @@ def test_sharded(configure, one, overrides, gathered):
         assert 0.3 * whole < len(own["weights"]) < 0.7 * whole
         # Where the last layer is sharded by itself, the full logits are computed.
         assert own["gathered"] == [(True, gathered), (False, gathered)] * 12
+
+
+@several.fsdp
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [WHOLE, PARTS])
+def test_features_are_sharded(configure, matched, overrides):
+    """The student and the teacher of a few blocks, each whole in the checkpoint."""
+    config = configure(2, *SHARDED, *overrides, algo=MMD)
+    same_files(run(config)[1], matched[1])
 
 
 @several.fsdp
