@@ -219,8 +219,9 @@ def confidence(
             earlier = (rows.cumsum(-1) - rows.long()).gather(-1, first + blocks * size)
             rows = rows & (earlier < count.clamp(min=1)[:, None])
             logits = chain.logits(z, rows, level)
-            # Under a threshold the number of steps is not known, what is open is.
-            share = level.repeat_interleave(rows.sum(-1)) if threshold else chain.fraction(step)
+            share: float | Tensor = chain.fraction(step)
+            if threshold is not None:  # how many steps there will be is not known
+                share = level.repeat_interleave(rows.sum(-1))
             p = chain.law(logits, share)
             drawn = p.argmax(-1) if chain.greedy(step) else chain.draw(p)
             if score == "raw":
