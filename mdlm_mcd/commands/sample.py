@@ -66,7 +66,7 @@ def starts(args, model: candidates.Candidate) -> list[Start]:
     if args.file is None:
         return [Start([])]
     with border(f"--file {args.file} cannot be read as UTF-8", "name a file of prompts"):
-        lines = Path(args.file).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(args.file).read_text(encoding="utf-8-sig").split("\n")
     found = [Start(encode([line], model, f"--file {args.file}")) for line in lines if line.strip()]
     if not found:
         raise ConfigError(f"--file {args.file} has no line of text: write a prompt on each.")
@@ -110,6 +110,18 @@ def call(args) -> None:
             f"--count {args.count} and --batch-size {args.batch_size} must be at least 1."
         )
     check_device(args.device)
+    u_law, u_step = args.u_law
+    point = Setting(
+        sampler=args.sampler,
+        u_law=u_law,
+        u_step=u_step,
+        stratified=args.stratified,
+        steps=args.steps,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        dtype=args.dtype,
+    )
+    Plan((point,)).check()  # before a model is opened
     source = candidates.Source.parse(args.checkpoint, which=args.weights, tokenizer=args.tokenizer)
     with progress(Console(stderr=True), "opening") as update:
         model = candidates.open_model(source, args.device)
@@ -117,17 +129,6 @@ def call(args) -> None:
         prompt = torch.full((len(rows), model.length), model.mask_index)
         for row, start in zip(prompt, rows, strict=True):
             row[: len(start.ids)] = torch.tensor(start.ids)
-        u_law, u_step = args.u_law
-        point = Setting(
-            sampler=args.sampler,
-            u_law=u_law,
-            u_step=u_step,
-            stratified=args.stratified,
-            steps=args.steps,
-            temperature=args.temperature,
-            top_p=args.top_p,
-            dtype=args.dtype,
-        )
         plan = Plan((point,), len(rows), args.batch_size, seed=args.seed)
         done, passes = itertools.count(1), args.steps * -(-len(rows) // args.batch_size)
         tokens, evaluations = draw(

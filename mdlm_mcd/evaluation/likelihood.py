@@ -123,7 +123,9 @@ def confidence_likelihood(
     """Compute -log p_N of tokens under the sampler `confidence`, N network passes a row.
 
     Its order is a function of what is open, so a text has one, and the sampler is made to
-    draw that text.
+    draw that text. Of equally certain places, such as all of a row that begins with masks
+    alone, chance (or a network's rounding) opens some first: nats are then those of one such
+    order, in the mean no less than -log p_N, and others at another batch_size.
 
     options: of the sampler, but for those under which the order is drawn, too
         (`order_is_drawn`): ConfigError, as for tokens with mask_index among them.

@@ -15,6 +15,7 @@ from . import diversity
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 LAW = ("u_law", "u_step", "stratified")
+FLAGS = {*LAW, "latent", "steps", "temperature", "top_p", "dtype"}  # no options of a sampler
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class Plan:
                     "positive and top-p within (0, 1]."
                 )
             name, options = sampling.parse(point.sampler)
-            if options.keys() & {*LAW, "latent"}:
+            if taken := sorted(options.keys() & FLAGS):
                 raise ConfigError(
-                    f"--sampler {point.sampler} has a law of u: give it as --u-law LAW:STEP and "
-                    "--stratified."
+                    f"--sampler {point.sampler} has {taken[0]}, which has a flag: give it as "
+                    "--u-law LAW:STEP, --stratified, --steps, --temperature, --top-p or --dtype."
                 )
             # `auto` is fitted later.
             step = None if isinstance(point.u_step, str) else point.u_step

@@ -218,8 +218,10 @@ class Sweep:
     def _bounds(self, model: Candidate, point: Setting, text: Tensor) -> dict[str, Any]:
         """Return the likelihood of held-out text, or its bounds, the same for all samples."""
         denoise, plan = model.denoise, self.plan
-        if point.top_p < 1 or denoise is None:
-            return {}  # what a nucleus cuts costs infinitely much
+        sampler, options = sampling.parse(point.sampler)
+        schedule = options.get("schedule")
+        if point.top_p < 1 or options.pop("greedy_tail", 0) or denoise is None:
+            return {}  # what a nucleus or a greedy step cuts costs infinitely much
         text = text.to(model.device)
         how: dict[str, Any] = {"mask_index": model.mask_index, "batch_size": plan.batch_size}
         as_drawn = how | {"alpha": model.alpha, "temperature": _temperature(point)}
@@ -229,7 +231,6 @@ class Sweep:
             scores = of(denoise, rows, point.steps, **as_drawn, **own)
             return scores.estimate(seed=plan.seed)._asdict()
 
-        sampler, options = sampling.parse(point.sampler)
         if sampler == "confidence" and not order_is_drawn(**options):
             return {"nll": exact(confidence_likelihood, **options)}
         if sampler not in OPEN_BY_U or options.get("remask"):
@@ -239,7 +240,11 @@ class Sweep:
             # The same masks for every model.
             noise = self.noise(plan.seed, "n-step", point.steps)
             scores = bounds.n_step_nelbo(
-                denoise, rows, point.steps, generator=noise, **_law(point), **as_drawn
+                *(denoise, rows, point.steps),
+                schedule=schedule,
+                generator=noise,
+                **_law(point),
+                **as_drawn,
             )
             by_row = (scores.nats / scores.tokens).tolist()
             kept = {"by_row": [round(x, 5) for x in by_row]} if plan.by_row else {}
@@ -260,12 +265,12 @@ class Sweep:
                 ._asdict()
             )
 
-        key = (*_law(point).values(), point.steps, _temperature(point))
+        key = (*_law(point).values(), point.steps, _temperature(point), str(schedule))
         found = {"n_step_nelbo": self._once(key, n_step)}
         if point.temperature_end is None:  # it knows neither a law of u nor a number of steps
             found["nelbo"] = self._once(("nelbo", point.temperature), endless)
         comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
-        if plan.exact and comb:
+        if plan.exact and comb and schedule is None:
             found["nll"] = self._once(("nll", *key), lambda: exact(comb_likelihood))
         return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 UNLABELLED = -100  # what transformers' collators put where a token has no loss
@@ -17,12 +18,15 @@ def marked(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a batch with `context_mask` in place of labels that say the same.
 
     Those are `labels` of (batch, length) with -100 at given tokens, and at padding, which
-    is no context. A host's labels of classes, (batch,), stay.
+    is no context. What a batch's own `context_mask` marks is given, too. A host's labels of
+    classes, (batch,), stay.
     """
     labels, ids = batch.get("labels"), batch["input_ids"]
     if labels is None or labels.shape != ids.shape:
         return batch
-    given = (labels == UNLABELLED) & batch["attention_mask"].bool()
+    given = (labels == UNLABELLED) & batch.get("attention_mask", torch.ones_like(ids)).bool()
+    known = of(batch)
+    given = given if known is None else given | known
     return {k: v for k, v in batch.items() if k != "labels"} | {"context_mask": given}
 
 

@@ -183,7 +183,7 @@ def confidence(
         opens its share of the tokens that were masked at the start.
     max_tokens: with a threshold, the most tokens of a sequence that a step before the last
         opens.
-    block: so many positions open before the next so many begin, from left to right.
+    block: so many positions open before the next so many begin, from the first masked one on.
     spacing: of two tokens less than max(2, spacing * m / block) apart, rounded down, the
         more certain opens, and the other waits for a later step, or until no others are
         left to fill a step's share; m: how many of the block are masked. No block: the
@@ -197,8 +197,9 @@ def confidence(
     _check_confidence(score, score_noise, threshold, whole, eos_after, eos_index)
     length = z.shape[1]
     size = block or length
-    blocks = torch.arange(length, device=z.device) // size
-    start = (z == chain.mask_index).sum(-1)
+    free = z == chain.mask_index
+    start, first = free.sum(-1), free.long().argmax(-1, keepdim=True)
+    blocks = (torch.arange(length, device=z.device) - first).clamp(min=0) // size
     for step in range(chain.steps):
         rows = z == chain.mask_index
         left = rows.sum(-1)
@@ -215,10 +216,13 @@ def confidence(
         if count.any():
             level = 1 - left.double() / start.clamp(min=1)
             # Blocks that this step reaches: before them fewer than `count` are masked.
-            earlier = (rows.cumsum(-1) - rows.long())[:, blocks * size]
+            earlier = (rows.cumsum(-1) - rows.long()).gather(-1, first + blocks * size)
             rows = rows & (earlier < count.clamp(min=1)[:, None])
             logits = chain.logits(z, rows, level)
-            p = chain.law(logits, chain.fraction(step))
+            share: float | Tensor = chain.fraction(step)
+            if threshold is not None:  # how many steps there will be is not known
+                share = level.repeat_interleave(rows.sum(-1))
+            p = chain.law(logits, share)
             drawn = p.argmax(-1) if chain.greedy(step) else chain.draw(p)
             if score == "raw":
                 del p  # else its memory is used beside that of the next

@@ -41,8 +41,13 @@ def test_gaps_are_filled_and_the_rest_stays(sample):
 
 def test_a_file_of_prompts_of_different_lengths(sample, tmp_path):
     """Each as if it were alone, under `locked`, whose noise is by the sample's number."""
-    prompts = ["a", "the cat sat", "dog"]
-    (tmp_path / "p.txt").write_text("\ufeff" + "\n\n".join(prompts) + "\n")
+    prompts = [
+        "a",
+        "the cat sat",
+        "dog\u2028a",
+    ]  # no end of a line, though str.splitlines has it so
+    text = "\ufeff" + "\r\n\r\n".join(prompts) + "\n"
+    (tmp_path / "p.txt").write_text(text, encoding="utf-8", newline="")
     law = ("--sampler", "locked", "--u-law", "halton", "--stratified")
     _, texts = sample("--file", tmp_path / "p.txt", "--count", 2, *law)
     assert [t.startswith(prompts[i // 2]) for i, t in enumerate(texts)] == [True] * 6
@@ -78,7 +83,8 @@ def test_a_completion_ends_at_its_eos(sample, monkeypatch):
         (["--infill", "a [MASK] b"], "has no gap: write"),
         (["--file", "nowhere.txt"], "--file nowhere.txt cannot be read"),
         (["--count", "0"], "--count 0"),
-        (["--steps", "0"], "steps=0"),
+        (["--steps", "0"], "--steps 0"),
+        (["--sampler", "sparse:u_law=lattice"], "give it as --u-law LAW:STEP"),
         (["--device", "foo"], "--device foo cannot be used"),
         (["--u-law", "lattice:auto"], "u_step=auto"),
         (["--sampler", "confidence", "--u-law", "halton"], "is not supported with"),

@@ -261,6 +261,17 @@ def test_options_of_a_sampler(tmp_path):
     assert len({point.curve for point in results.read([tmp_path / "r"]).points}) == len(names)
 
 
+def test_the_bound_is_of_the_steps_that_are_taken(tmp_path):
+    """By their shares, where a schedule is named; none where a token is not drawn."""
+    names = ["sparse", "sparse:schedule=cosine", "sparse:greedy_tail=1"]
+    names += ["confidence:greedy_tail=4", "confidence:schedule=cosine"]
+    points = tuple(Setting(name, steps=4) for name in names)
+    rows = run(tmp_path / "r", model(scale=3.0), plan=Plan(points, 10, 10, 16, exact=True))
+    even, cosine, greedy, surest, confident = (row["metrics"] for row in rows)
+    assert even["n_step_nelbo"] != cosine["n_step_nelbo"] and even["nelbo"] == cosine["nelbo"]
+    assert not {"n_step_nelbo", "nelbo", "nll"} & {*greedy, *surest} and "nll" in confident
+
+
 def test_a_plan_is_checked_before_any_model_is_opened(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="sprase is unknown: choose one of ancestral"):
         run(tmp_path / "r.jsonl", plan=plan(samplers=["sprase"]))
@@ -307,6 +318,7 @@ def test_the_cheap_points_come_first():
         ({"points": (Setting("confidence:threshold=2"),)}, "threshold=2"),
         ({"points": (Setting("ancestral:threshold=0.5"),)}, "threshold=0.5 is not supported"),
         ({"points": (Setting("sparse:u_law=lattice"),)}, "give it as --u-law LAW:STEP"),
+        ({"points": (Setting("confidence:temperature=0.5"),)}, "has temperature, which has a flag"),
         ({"points": (Setting(temperature=float("inf")),)}, "--temperature inf"),
     ],
 )

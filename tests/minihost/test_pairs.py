@@ -94,6 +94,11 @@ def test_labels_say_what_is_given(places):
     found = context.marked(batch | {"labels": ids.where(labelled, -100)})
     assert found.keys() == {*batch, "context_mask"} and context.marked(found) is found
     assert torch.equal(context.of(found), ~labelled & ~padded)
+    # A mask of the batch's own is no less given, and without padding every token counts.
+    both = context.marked(batch | {"labels": ids.where(labelled, -100), "context_mask": padded})
+    assert torch.equal(context.of(both), ~labelled | padded)
+    whole = context.marked({"input_ids": ids, "labels": ids.where(labelled, -100)})
+    assert torch.equal(context.of(whole), ~labelled)
     classes = batch | {"labels": torch.zeros(1)}  # a class a row
     assert context.marked(classes) is classes and context.of(classes) is None
 

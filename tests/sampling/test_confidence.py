@@ -92,6 +92,32 @@ def test_eos_waits(eos_after, how, steps):
     assert opened(eos_after=eos_after, eos_index=EOS, **how) == steps
 
 
+def test_blocks_begin_where_the_prompt_ends():
+    """As in CD4LM and DUS: a completion has the blocks that it would have alone."""
+    how = dict(threshold=0.95, block=4, spacing=4)
+    alone = opened(**how)
+    for n in (1, 3, 4):
+        prompt = torch.tensor([[1] * n + [MASK] * len(CHANCE)])
+        after = opened([0.5] * n + CHANCE, prompt=prompt, **how)
+        assert after == [{i + n for i in step} for step in alone]
+
+
+def test_temperature_goes_by_what_is_open_under_a_threshold():
+    """By each sequence's own share, and not by the steps that it might have taken."""
+    seen, prompt = [], torch.tensor([[MASK] * 4, [1, 1, MASK, MASK]])
+
+    def temperature(share):
+        seen.append(share.tolist())
+        return 1 + 0 * share
+
+    how = dict(denoise=network([0.9, 0.5, 0.9, 0.4], torch.zeros(4).long()), greedy_tail=100)
+    sample(
+        *("confidence", 100),
+        **dict(n=2, length=4, threshold=0.8, prompt=prompt, temperature=temperature, **how),
+    )
+    assert seen == [[0.0] * 6, [0.5, 0.5, 0.5], [0.75]]
+
+
 def test_a_raw_score_is_without_temperature():
     how = dict(threshold=0.95, temperature=0.5)
     assert opened([0.9, 0.97, 0.5], **how)[0] == {0, 1}
@@ -127,6 +153,7 @@ def test_a_raw_score_is_that_of_the_drawn_token():
 def naive(chance, token, masked, steps, threshold, max_tokens, block, spacing, eos_after):
     left, out = sorted(masked), []
     size, start = block or len(chance), len(masked)
+    of = {i: (i - left[0]) // size for i in left}  # blocks begin with what is to be filled
     for step in range(steps):
         if not left:
             break
@@ -139,8 +166,8 @@ def naive(chance, token, masked, steps, threshold, max_tokens, block, spacing, e
         else:
             count = 1
         if step < steps - 1 and count:
-            last = left[count - 1] // size  # the block of the count-th masked token
-            rows = [i for i in left if i // size <= last]
+            last = of[left[count - 1]]  # the block of the count-th masked token
+            rows = [i for i in left if of[i] <= last]
             early = {i for i in rows if token[i] == EOS and level < eos_after}
             rows.sort(key=lambda i: (i in early, -chance[i]))
             sure = [i for i in rows if i not in early and chance[i] >= (threshold or 0)]
@@ -152,7 +179,7 @@ def naive(chance, token, masked, steps, threshold, max_tokens, block, spacing, e
                         kept.append(i)
                 chosen = kept
             if threshold is None:
-                chosen = sorted(rows, key=lambda i: (i // size, i not in chosen, rows.index(i)))
+                chosen = sorted(rows, key=lambda i: (of[i], i not in chosen, rows.index(i)))
             opens = chosen[: (max_tokens or len(left)) if threshold else count]
         out.append(set(opens))
         left = [i for i in left if i not in opens]
@@ -187,7 +214,7 @@ def test_against_a_loop(chance, token, given_, steps, threshold, most, block, sp
     assert found == naive(chance, token, masked, steps, **how)
     if block and threshold and len(asked) < steps:
         # The network's head runs for the masked tokens of one block.
-        assert all(len({int(i) // block for i in r[0].nonzero()}) == 1 for r in asked)
+        assert all(len({(int(i) - masked[0]) // block for i in r[0].nonzero()}) == 1 for r in asked)
 
 
 @pytest.mark.parametrize("threshold", [None, 0.6])
