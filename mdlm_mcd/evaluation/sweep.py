@@ -132,7 +132,8 @@ class Sweep:
 
     def _exact(self, model: Candidate, point: Setting) -> bool:
         comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
-        return self.plan.exact and comb and point.top_p == 1 and model.denoise is not None
+        plain = point.top_p == 1 and ":" not in point.sampler  # options: a schedule, a greedy tail
+        return self.plan.exact and comb and plain and model.denoise is not None
 
     def _is_whole(self, model: Candidate, point: Setting, row: Mapping[str, Any]) -> bool:
         """Return whether a row has figures, and those that a flag asks for since."""
