@@ -78,15 +78,15 @@ def write(folder: Path, size: str, docs: Path | None, say) -> None:
         measured = [row for p in sorted((folder / name).glob("*.jsonl")) for row in existing(p)]
         if not measured:
             continue
-        rows += (found := summary(name, measured))
+        ends = [read_json(path, {}) for path in sorted((folder / name).glob("*.end"))]
+        stopped = {end["method"]: end["why"] for end in ends if end.get("why")}
+        rows += (found := summary(name, [r for r in measured if r["method"] not in stopped]))
         if name in methods.EXACT:
             say("\n".join((page.TITLES[name], *page.headline(found))))
         if learned := opened(name, size, folder / name).learned():
             rows.append({"part": name, "method": TABLES, **learned})
         version = folder.name.partition("-")[0]
         how.append(f"- {page.TITLES[name]}: {described(part, measured[0], version)}")
-        ends = [read_json(path, {}) for path in sorted((folder / name).glob("*.end"))]
-        stopped = {end["method"]: end["why"] for end in ends if end.get("why")}
         how += [f"- Not measured: {method}: {why}" for method, why in stopped.items()]
     for path in filter(None, (folder / "results.md", docs)):
         write_text(path, page.page(rows, how, path.stem))

@@ -40,7 +40,7 @@ def comb_likelihood(
 
     Where each step opens an equal share, u_0 and the reflection leave 2N orders, equally
     likely: token i opens at step (j + i) mod N, or at N - 1 less that. So log p_N is a
-    log-mean-exp over 2N paths of N network passes, 2N^2 a row.
+    log-mean-exp over 2N paths of at most N network passes, 2N^2 a row.
 
     tokens: (rows, length); arguments as of `bounds.n_step_nelbo`. Raises ConfigError for
     a schedule whose steps open unequal shares, and as that one.
@@ -122,10 +122,9 @@ def confidence_likelihood(
 ) -> Scores:
     """Compute -log p_N of tokens under the sampler `confidence`, N network passes a row.
 
-    Its order is a function of what is open, so a text has one, and the sampler is made to
-    draw that text. Of equally certain places, such as all of a row that begins with masks
-    alone, chance (or a network's rounding) opens some first: nats are then those of one such
-    order, in the mean no less than -log p_N, and others at another batch_size.
+    Its order is a function of what is open, so a text has one, and the sampler is made to draw
+    that text. Scores that tie open in a drawn order: the mean over draws is then a bound. To a
+    network of rotary positions all places of an empty sequence tie.
 
     options: of the sampler, but for those under which the order is drawn, too
         (`order_is_drawn`): ConfigError, as for tokens with mask_index among them.

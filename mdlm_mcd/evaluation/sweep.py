@@ -106,11 +106,11 @@ class Sweep:
             self._check(heads[0], earlier + rows)
             for point, head in zip(self.plan.points, heads, strict=True):
                 self.on_point(done, total, f"{model.label} @ {point.steps}")
-                found = known.get((model.label, identity(head)))
-                if found is None:
+                found = known.get((model.label, identity(head)), {})
+                if not self._is_whole(model, point, found):
                     # Figures of the same weights under another name are taken over.
                     found = same.get(identity(head), {}) | head
-                    if "metrics" not in found:
+                    if not self._is_whole(model, point, found):
                         evaluator = evaluator or self.evaluator(model)
                         try:
                             found |= self._measure(model, point, evaluator, text)
@@ -129,6 +129,17 @@ class Sweep:
                 done += point.steps
         self.on_point(done, total, "done")
         return rows
+
+    def _exact(self, model: Candidate, point: Setting) -> bool:
+        comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
+        plain = point.top_p == 1 and ":" not in point.sampler  # options: a schedule, a greedy tail
+        return self.plan.exact and comb and plain and model.denoise is not None
+
+    def _is_whole(self, model: Candidate, point: Setting, row: Mapping[str, Any]) -> bool:
+        """Return whether a row has figures, and those that a flag asks for since."""
+        asked = {"mauve": self.plan.mauve, "nll": self._exact(model, point)}
+        metrics = row.get("metrics", {})
+        return bool(metrics) and all(name in metrics for name, needed in asked.items() if needed)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in self._of_model:
@@ -269,8 +280,7 @@ class Sweep:
         found = {"n_step_nelbo": self._once(key, n_step)}
         if point.temperature_end is None:  # it knows neither a law of u nor a number of steps
             found["nelbo"] = self._once(("nelbo", point.temperature), endless)
-        comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
-        if plan.exact and comb and schedule is None:
+        if self._exact(model, point):
             found["nll"] = self._once(("nll", *key), lambda: exact(comb_likelihood))
         return found
 

@@ -231,7 +231,7 @@ def confidence(
             if score_noise:
                 race = chain.uniform(len(p), device=z.device).log().neg()
                 certainty = certainty - score_noise * (1 - chain.fraction(step)) * race.log()
-            chosen, place = rows, _place(chain, rows, certainty)
+            chosen, place = rows, _place(chain, rows, certainty, logits.dtype)
             if threshold is not None:
                 chance = p.amax(-1) if score != "raw" else _drawn(p, drawn)
                 chosen = torch.zeros_like(rows).masked_scatter(rows, chance >= threshold)
@@ -316,12 +316,17 @@ def _certainty(score: str, p: Tensor, drawn: Tensor) -> Tensor:
     return chance.clamp(min=torch.finfo(p.dtype).tiny).log()
 
 
-def _place(chain: Chain, rows: Tensor, certainty: Tensor) -> Tensor:
-    """Return each position's rank in its sequence, (batch, length), most certain first."""
+def _place(chain: Chain, rows: Tensor, certainty: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return each position's rank in its sequence, (batch, length), most certain first.
+
+    dtype: of the logits; what its rounding could set apart is a tie.
+    """
     best = torch.full(rows.shape, -torch.inf, dtype=torch.float64, device=rows.device)
     best[rows] = certainty.double()
+    if dtype != torch.float64:  # of exact denoisers
+        best = ((best - best.amax(-1, keepdim=True)) / torch.finfo(dtype).eps ** 0.5).round()
     # Ties, such as all tokens of an empty sequence, go in a random order: by position
-    # neighbours would open together.
+    # neighbours would open together, and by rounding the same in all sequences of a batch.
     tie = chain.uniform(*rows.shape, device=rows.device).argsort(dim=-1)
     order = best.gather(-1, tie).argsort(dim=-1, descending=True, stable=True)
     return tie.gather(-1, order).argsort(dim=-1)

@@ -1,6 +1,7 @@
 """The whole benchmark at a minuscule size, and what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -54,6 +55,18 @@ def test_every_planned_point_is_measured_and_reported(finished, monkeypatch):
     monkeypatch.setattr(train, "fit", None)
     run(*LANGUAGE, *FEW, "--out", finished.parent)
     assert (finished / "results.md").read_text("utf-8") == text
+
+
+def test_a_method_of_which_one_seed_stopped_is_not_measured(finished, tmp_path):
+    """A mean over the seeds that went well would be no figure of it."""
+    folder = shutil.copytree(finished, tmp_path / finished.name)
+    end = {"method": "sdtt", "why": "It diverged."}
+    (folder / "language/sdtt-seed-2.end").write_text(json.dumps(end), "utf-8")
+    quality.write(folder, "tiny", None, print)
+    rows = [json.loads(x) for x in (folder / "results.jsonl").read_text("utf-8").splitlines()]
+    text = (folder / "results.md").read_text("utf-8")
+    assert "- Not measured: sdtt: It diverged." in text
+    assert {"mcd", "teacher"} <= {row["method"] for row in rows} and "| sdtt |" not in text
 
 
 def test_a_killed_job_goes_on_without_training_again(finished, tmp_path, monkeypatch):
@@ -152,7 +165,7 @@ def test_the_full_plan_has_the_seeds_laws_and_preparations():
 def test_overrides_compose_to_the_same_budget(algo):
     mine = [m for m in methods.METHODS if m.overrides[:1] == (f"algo={algo}",)]
     keys = [o for m in mine for o in m.overrides[1:]]  # Hydra refuses one that is unknown
-    config = train.compose(*jobs.overrides(mine[0], TINY, 7), *keys)
+    config = train.compose(*keys, *jobs.overrides(mine[0], TINY, 7))  # whose own count
     assert config.seed == 7 and config.trainer.max_steps == TINY.total_steps
     if "rounds" in config.algo:
         assert config.algo.rounds * config.algo.steps_per_round == TINY.total_steps

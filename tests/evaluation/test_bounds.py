@@ -5,7 +5,18 @@ import math
 
 import pytest
 import torch
-from enumeration import LENGTH, MASK, chances, exact_law, generator, table, timed, timed_table
+from enumeration import (
+    LENGTH,
+    MASK,
+    assert_law,
+    chances,
+    draw,
+    exact_law,
+    generator,
+    table,
+    timed,
+    timed_table,
+)
 
 from mdlm_mcd import coupling
 from mdlm_mcd.errors import ConfigError
@@ -86,6 +97,41 @@ def test_what_is_bounded_is_the_samplers_likelihood(alpha, steps):
         assert p == pytest.approx(law[tuple(x0)])
         gap = math.log(p) - sum(q * logs[o] for o, q in patterns.items())
         assert gap > 1e-3 or (steps == 1 and abs(gap) < 1e-12)  # one pattern loses nothing
+
+
+@pytest.mark.parametrize("law, step", [("lattice", 0.25), ("lattice", coupling.GOLDEN)])
+def test_so_it_is_for_any_law_of_u_and_temperature_by_step(law, step):
+    """Draws of `sparse` follow the mean over patterns of the product over steps."""
+    logits, T = table(), (1.3, 0.5)
+    patterns = lattice_patterns(chain.levels_of(linear, 3), step)
+    at = [1.3, 1.3 - 0.8 / 2, 0.5]
+    laws = {
+        tuple(x0): sum(q * math.exp(log_p([logits] * 3, x0, o, at)) for o, q in patterns.items())
+        for x0 in X0S.tolist()
+    }
+    assert_law(
+        draw("sparse", 3, n=20_000, alpha=linear, u_law=law, u_step=step, temperature=T), laws
+    )
+
+
+@pytest.mark.parametrize("alpha", [linear, cosine])
+def test_for_iid_u_it_is_the_bound_of_d3pm_at_as_many_times(alpha):
+    """L_0 and L_1 ... L_{N-1} of Austin et al. 2021, from their posteriors; L_N is 0."""
+    logits, N = table(), 4
+    alphas = alpha(torch.linspace(0, 1, N + 1, dtype=torch.float64)).tolist()
+    patterns = iid_patterns(chain.levels_of(alpha, N))
+    for x0 in X0S.tolist()[::5]:
+        total = 0.0
+        for t in range(1, N + 1):
+            stays, opens = alphas[t], (alphas[t - 1] - alphas[t]) / (1 - alphas[t])
+            for hidden in itertools.product((False, True), repeat=LENGTH):
+                z = tuple(MASK if h else x for h, x in zip(hidden, x0, strict=True))
+                chance = math.prod(1 - stays if h else stays for h in hidden)
+                for i in (i for i in range(LENGTH) if hidden[i]):
+                    p = opens * chances(logits[z][i])[x0[i]]  # of x0_i; the mask's cancels
+                    total += chance * (opens * math.log(opens / p))
+        mean = sum(q * log_p([logits] * N, x0, o, [1.0] * N) for o, q in patterns.items())
+        assert total == pytest.approx(-mean)
 
 
 def is_the_mean(found, draws, patterns, logs_of):

@@ -13,6 +13,7 @@ from enumeration import (
     chances,
     denoiser,
     draw,
+    generator,
     table,
     timed,
     timed_table,
@@ -106,6 +107,26 @@ def test_confidence_with_its_options_is_the_law_of_its_draws(how):
     found = likelihood.confidence_likelihood(denoiser(table()), X0S, 2, alpha=alpha, **how, **HOW)
     law = dict(zip(map(tuple, X0S.tolist()), (-found.nats).exp().tolist(), strict=True))
     assert_law(draw("confidence", 2, n=20_000, **how), law)
+
+
+def test_where_scores_tie_it_is_of_a_drawn_order_and_their_mean_is_the_law():
+    """All places of an empty sequence do, but for rounding, to a network of rotary positions."""
+    logits, times = table().float(), 60
+    logits[EMPTY] = logits[EMPTY][0] * (1 + 1e-6 * torch.rand(LENGTH, 1, generator=generator()))
+    how = dict(alpha=alpha, mask_index=MASK, batch_size=len(X0S) * times)
+    found = likelihood.confidence_likelihood(
+        denoiser(logits), X0S.repeat_interleave(times, 0), LENGTH, **how
+    )
+    law = {}
+    for x0, nats in zip(X0S.tolist(), found.nats.view(-1, times), strict=True):
+        orders = (-nats).exp().mul(1e6).round().unique() / 1e6  # by which place is first
+        assert len(orders) == LENGTH
+        law[tuple(x0)] = float(orders.mean())
+        assert float(nats.mean()) > -math.log(law[tuple(x0)])  # a bound
+    total = sum(law.values())
+    assert total == pytest.approx(1.0, abs=1e-4)
+    drawn = draw("confidence", LENGTH, logits=logits, n=20_000)
+    assert_law(drawn, {x0: p / total for x0, p in law.items()})
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,19 @@ def test_points_of_all_kinds(tmp_path):
     assert other["texts"] != iid["texts"] and (iid["batch_size"], other["batch_size"]) == (4, 3)
 
 
+def test_what_a_flag_asks_for_later_is_measured(tmp_path):
+    """Rows of the same command without it stand there already; no other is drawn again."""
+    comb = Setting(steps=2, u_law="lattice", u_step=0.5)
+    points = (comb, replace(comb, top_p=0.9), Setting(steps=2))
+    out, plain = tmp_path / "r", Plan(points, 10, 4, 16)
+    before = run(out, model(), plan=plain)
+    for _ in range(2):
+        rows = run(out, model(), plan=replace(plain, exact=True))
+        assert len(lines(out)) == 4 and lines(out)[-1] == rows[0]
+    assert rows[0]["metrics"].keys() - before[0]["metrics"].keys() == {"nll"}
+    assert rows[1:] == before[1:]
+
+
 def test_options_of_a_sampler(tmp_path):
     """They arrive, make a curve of their own, and have the bounds that hold for them."""
     names = ["ancestral", "ancestral:remask=1.0", "confidence", "confidence:threshold=0.9:block=4"]

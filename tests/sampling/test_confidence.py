@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import scipy.stats
 import torch
 from enumeration import MASK, VOCAB, chances, generator, sample
 from hypothesis import example, given, settings
@@ -72,6 +73,19 @@ def opened(chance=CHANCE, token=0, steps=20, prompt=None, asked=None, **how):
 )
 def test_order(how, steps):
     assert opened(**dict(threshold=0.95) | how) == steps
+
+
+def test_places_that_rounding_alone_tells_apart_open_in_a_random_order():
+    """All of an empty sequence, to a network of rotary positions."""
+    seen: list = []
+    how = dict(n=4_000, length=8, callback=lambda step, z: seen.append(z))
+    even = [0.5 + 1e-6 * i for i in range(8)]
+    net = network(even, torch.zeros(8, dtype=torch.long))
+    sample("confidence", 8, denoise=lambda z, rows: net(z, rows).float(), **how)
+    counts = (seen[0] != MASK).sum(0)
+    assert counts.sum() == 4_000 and scipy.stats.chisquare(counts).pvalue > 1e-3
+    # In float64 that is no rounding.
+    assert opened(even, threshold=None, steps=8) == [{i} for i in reversed(range(8))]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ DIVERSITY = {
     "distinct_3": "distinct-3",
     "self_bleu": "self-BLEU",
     "mauve": "MAUVE",
+    "nll": "likelihood of text, nats a token",
     "outside_perplexity": "perplexity, second evaluator",
 }
 
