@@ -44,7 +44,7 @@ def configure(parser) -> None:
         "would find it. Ends with status 1 where something would stop the run that "
         "`mdlm-mcd run` does not mend, or where the patch is missing."
     )
-    parser.add_argument("path", nargs="?", default=".", metavar="PATH", help="of the clone; default: .")
+    parser.add_argument("path", nargs="?", default=".", metavar="PATH", help="default: .")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of the run in question")
     parser.epilog = "Example: mdlm-mcd doctor . algo.teacher_path=mdlm.ckpt"
     parser.set_defaults(call=call)
