@@ -28,12 +28,12 @@ demo: setup
 bench-speed: setup
 	$(BIN)/python benchmarks/speed.py --out bench-speed $(ARGS)
 
-# At most an hour on two cores; goes on where it stopped. ARGS=--quick: ten minutes.
+# Two hours and more of two cores; goes on where it stopped. ARGS=--quick: a part (docs/quality.md).
 bench-quality: setup
 	$(BIN)/python benchmarks/quality.py $(ARGS)
 
-# A teacher and its judge on the prose of installed packages, into teacher/assets: an hour of
-# one core. Goes on where it stopped.
+# A teacher and its judge on the prose of installed packages, into teacher/assets: two hours.
+# Goes on where it stopped.
 teacher: setup
 	$(BIN)/python benchmarks/teacher.py $(ARGS)
 

@@ -34,7 +34,7 @@ READERS = ("page.py", "summary.py")  # of figures that are there
 def parsed(argv=None) -> argparse.Namespace:
     made = argparse.ArgumentParser(prog="quality.py", description=__doc__.partition("\n")[0])
     add = made.add_argument
-    add("--quick", action="store_true", help="a part of it, in at most 10 minutes")
+    add("--quick", action="store_true", help="fewer methods, seeds and steps")
     add("--from-scratch", action="store_true", help="train the teacher of text and its judge")
     add("--size", choices=sorted(SIZES), help=argparse.SUPPRESS)
     add("--jobs", type=int, default=2, help="worker processes, one thread each")

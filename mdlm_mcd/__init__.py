@@ -1,7 +1,7 @@
 """Masked Consistency Distillation for masked diffusion language models.
 
-The paper lives in four modules that need nothing but torch: `coupling`,
-`curriculum`, `losses` and `duality`. This file stays free of imports, because
+The paper lives in six modules that need nothing but torch: `coupling`, `laws`,
+`curriculum`, `losses`, `head` and `duality`. This file stays free of imports, because
 Hydra's plugin scan reads it at every start of every Hydra application.
 """
 

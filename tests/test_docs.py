@@ -90,11 +90,23 @@ def keys(file, section):
     return set(re.findall(r"^  (\w+):", text, re.MULTILINE))
 
 
-def test_every_key_of_the_algo_is_in_its_page():
-    ours, page = keys("configs/algo/mcd.yaml", "algo"), DOCS / "choosing_a_loss.md"
-    assert {"loss", "u_law", "head_chunk", "guard"} <= ours
-    for key in ours - {"_target_", "name"}:
-        assert f"`algo.{key}`" in page.read_text("utf-8"), key
+def test_every_key_of_an_algo_is_in_its_page():
+    page, seen = (DOCS / "choosing_a_loss.md").read_text("utf-8"), {"_target_", "name"}
+    for path in (ROOT / "configs" / "algo").glob("*.yaml"):
+        for key in keys(f"configs/algo/{path.name}", "algo") - seen:
+            assert f"`algo.{key}`" in page, key
+            seen.add(key)
+    assert {"loss", "u_law", "head_chunk", "guard", "draws"} <= seen
+
+
+def test_every_group_and_option_is_somewhere():
+    questions = (DOCS / "faq.md").read_text("utf-8")
+    for path in (ROOT / "mdlm_mcd/minihost/configs").glob("*/*.yaml"):
+        if len(list(path.parent.iterdir())) > 1:
+            assert re.search(rf"^\| `{path.parent.name}`.*`{path.stem}`", questions, re.M), path
+    pages = "".join(page.read_text("utf-8") for page in PAGES)
+    for key in keys("configs/sampler/sparse.yaml", "sampling"):
+        assert re.search(rf"`(sampling\.)?{key}\b", pages), key
 
 
 @pytest.mark.parametrize("page", by_name(PAGES))

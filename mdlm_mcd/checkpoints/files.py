@@ -101,8 +101,8 @@ def disk_full(error: OSError) -> ConfigError:
     where = f" to {error.filename}" if error.filename else ""
     return ConfigError(
         f"The disk takes no more{where} ({error.strerror}): free some space or name "
-        "another folder, in --out or checkpointing.save_dir, and start the same command "
-        "again."
+        "another folder, in --out, hydra.run.dir or checkpointing.save_dir, and start the "
+        "same command again."
     )
 
 

@@ -44,7 +44,7 @@ def configure(parser) -> None:
         "would find it. Ends with status 1 where something would stop the run that "
         "`mdlm-mcd run` does not mend, or where the patch is missing."
     )
-    parser.add_argument("path", nargs="?", default=".", metavar="PATH")
+    parser.add_argument("path", nargs="?", default=".", metavar="PATH", help="default: .")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of the run in question")
     parser.epilog = "Example: mdlm-mcd doctor . algo.teacher_path=mdlm.ckpt"
     parser.set_defaults(call=call)
@@ -76,9 +76,10 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
         return found
     spec = specs.of_folder(folder)
     check("packages", check_packages, folder)
-    patched = check("patch", check_patch, folder, spec)
+    if check("main.py", check_main, folder, spec):
+        check("patch", check_patch, folder, spec)
     try:
-        config = compose(folder, spec, overrides, patched)
+        config = compose(folder, overrides)
         mixin = distiller_of(config)
         check("algo", check_algo, config, mixin, spec, overrides)
         if mixin:
@@ -93,7 +94,7 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     return found
 
 
-def compose(folder: Path, spec: HostSpec, given: Sequence[str], patched: bool):
+def compose(folder: Path, given: Sequence[str]):
     """Compose the host's config with the overrides, unresolved, as its main.py would.
 
     Where they name no algo it is algo=mcd.
@@ -111,7 +112,7 @@ def compose(folder: Path, spec: HostSpec, given: Sequence[str], patched: bool):
     ):
         OmegaConf.register_new_resolver(name, resolver, replace=True)
     ours = [] if any(arg.lstrip("+").startswith("algo=") for arg in given) else ["algo=mcd"]
-    given = spec.fit_algo([*ours, *given], patched)
+    given = specs.fit_algo([*ours, *given], folder)
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(folder / "configs"), version_base=None):
         config = hydra.compose("config", overrides=given, return_hydra_config=True)
@@ -199,6 +200,11 @@ def check_packages(folder: Path) -> str:
             "requirements"
         )
     return "those the host imports are installed"
+
+
+def check_main(folder: Path, spec: HostSpec) -> str:
+    patches.changes(folder, spec, only="main.py")
+    return "the patch fits, or is there"
 
 
 def check_patch(folder: Path, spec: HostSpec) -> str:

@@ -25,14 +25,24 @@ COMMANDS = {
 
 
 class Help(argparse.HelpFormatter):
-    """Help on one screen: usage without options, a short name for a value, a wide left column."""
+    """Help on one screen: usage without options, defaults, short names, a wide left column."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=30)
 
     def add_usage(self, usage, actions, groups, prefix=None):
-        needed = [action for action in actions if action.required]
+        needed = [action for action in actions if action.required or not action.option_strings]
         super().add_usage(usage, needed, [], prefix)
+
+    def add_argument(self, action):
+        default, words = action.default, [action.help] if action.help else []
+        if isinstance(default, list):  # of numbers, or of one law
+            default = ",".join(str(x[0] if isinstance(x, tuple) else x) for x in default)
+        elif isinstance(default, tuple):
+            default = default[0]
+        if action.option_strings and default and default is not argparse.SUPPRESS:
+            action.help = "; ".join([*words, f"default: {default}"])
+        super().add_argument(action)
 
     def _get_default_metavar_for_optional(self, action):
         return (

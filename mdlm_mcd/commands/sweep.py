@@ -52,10 +52,10 @@ def configure(parser) -> None:
     text = "a causal LM of transformers (NAME:bfloat16, NAME:tf32: less exact, faster on CUDA), "
     text += "smollm2, a .gguf file, mdlm-mcd/judge, or a .ckpt of the embedded host's AR model"
     add("--evaluator", default="gpt2-large", metavar="NAME_OR_CKPT", help=text)
-    text = "held-out text; default: the first checkpoint's own, where it is found"
+    text = "held-out text; without: the first checkpoint's own, where it is found"
     add("--corpus", nargs="+", default=[], metavar="FILE", help=text)
     add("--out", default="results.jsonl", metavar="FILE")
-    add("--bound-rows", type=int, default=256, help="held-out rows")
+    add("--bound-rows", type=int, default=256, help="held-out rows for the bounds")
     add("--exact", action="store_true", help="-log p itself where u_law is lattice:1/STEPS")
     add("--mauve", action="store_true", help="needs mdlm-mcd[mauve]")
     parser.epilog = "Example: mdlm-mcd sweep mdlm-mcd/teacher --evaluator mdlm-mcd/judge"

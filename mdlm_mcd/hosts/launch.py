@@ -23,7 +23,7 @@ from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 from ..errors import MCDError
 from ..settings import console, hydra_errors
 from . import patches, stubs
-from .specs import HostSpec, of_folder
+from .specs import HostSpec, fit_algo, of_folder
 
 
 def prepare(folder: Path) -> tuple[HostSpec, str, bool]:
@@ -32,15 +32,16 @@ def prepare(folder: Path) -> tuple[HostSpec, str, bool]:
     Raises ConfigError for a folder that is no host, or that the patch does not fit.
     """
     spec = of_folder(folder)
-    files = patches.changes(folder, spec)
-    main = files.get("main.py") or (folder / "main.py").read_bytes()
+    # Its configs stay as they are: `overrides` does what the patch does to them.
+    patched = patches.changes(folder, spec, only="main.py").get("main.py")
     # As the interpreter does: a byte order mark, a line that names the encoding.
-    return spec, decode_source(main), bool(files)
+    source = decode_source(patched or (folder / "main.py").read_bytes())
+    return spec, source, patched is not None
 
 
-def overrides(spec: HostSpec, given: list[str], in_memory: bool) -> list[str]:
+def overrides(folder: Path, given: list[str]) -> list[str]:
     """Fit the user's overrides to a host whose configs are as they are on disk."""
-    given = spec.fit_algo(given, patched=not in_memory)
+    given = fit_algo(given, folder)
     # Beside the others: argparse, which Hydra uses, wants all of them in one place.
     theirs = [i for i, arg in enumerate(given) if re.match(r"~|[^-].*=", arg)]
     at = min(theirs, default=len(given))
@@ -67,7 +68,7 @@ def main() -> None:
             raise
         raise SystemExit(explain(error)) from None
     supplied = stubs.install(folder)
-    arguments = overrides(spec, sys.argv[1:], in_memory)
+    arguments = overrides(folder, sys.argv[1:])
     if os.environ.get("LOCAL_RANK", "0") == "0":
         how = "patched in memory" if in_memory else "patched on disk"
         print(f"mdlm-mcd run: {spec.name}'s main.py, {how}", *supplied, sep="\n  ", file=sys.stderr)

@@ -9,11 +9,14 @@ to a pristine clone.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from hydra_plugins.mdlm_mcd_searchpath import trains_ours
 
 from .. import patches_dir
 from ..errors import ConfigError
@@ -101,14 +104,18 @@ def _changed(hunk: Hunk, put: str, text: list[str], at: int, indents: dict[str, 
     return done + text[at:]
 
 
-def changes(folder: Path, spec: HostSpec, revert: bool = False) -> dict[str, bytes]:
+def changes(folder: Path, spec: HostSpec, revert: bool = False, only: str = "") -> dict[str, bytes]:
     """Return the files that applying (or reverting) the patch changes, as they become.
 
-    Empty where it is done already. Raises ConfigError where a hunk does not fit.
+    only: the one file to patch. Empty where it is done already, in main.py also by hand in
+    other words. Raises ConfigError where a hunk does not fit.
     """
     before: dict[str, list[str]] = {}
     after: dict[str, list[str]] = {}
+    by_hand = set()
     for hunk in of(spec):
+        if only and hunk.file != only:
+            continue
         if hunk.file not in before:
             lines = (folder / hunk.file).read_bytes().splitlines(keepends=True)
             # Latin 1 takes any bytes, and gives the same back.
@@ -116,10 +123,13 @@ def changes(folder: Path, spec: HostSpec, revert: bool = False) -> dict[str, byt
         text = after[hunk.file]
         old, new = (_places(hunk.without(mark), text) for mark in "+-")
         if {len(old), len(new)} != {0, 1}:
-            lines = hunk.without("+")
+            if not revert and trains_ours("".join(before[hunk.file])):
+                by_hand.add(hunk.file)
+                continue
+            around = max(hunk.without("+"), key=len)
             raise ConfigError(
                 f"{folder} has other lines where {spec.patch} would go ({hunk.file}, around "
-                f"`{lines[len(lines) // 2].strip()}`), and was not touched: make the change of "
+                f"`{around.strip()}`), and was not touched: make the change of "
                 f"{patches_dir() / spec.patch} by hand, or put the file back, if these are "
                 "edits, and try again."
             )
@@ -128,7 +138,7 @@ def changes(folder: Path, spec: HostSpec, revert: bool = False) -> dict[str, byt
     return {
         name: "".join(text).encode("latin-1")
         for name, text in after.items()
-        if text != before[name]
+        if text != before[name] and name not in by_hand
     }
 
 
@@ -142,7 +152,8 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
             shutil.copymode(path, part)
             os.replace(part, path)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that is only read refuses this too
+                part.unlink()
             raise ConfigError(
                 f"{folder} cannot be written ({error}): run as a user who may, or leave "
                 "the host as it is and start with `mdlm-mcd run`."

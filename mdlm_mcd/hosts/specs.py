@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from ..errors import ConfigError
+from ..errors import ConfigError, border
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +29,7 @@ class HostSpec:
     masked one by which the host is recognised, and the parameters that each begins with: a
     fork that gives other ones (blocks, contexts) trains other models under the same
     names; predictors: the host's own values of
-    `sampling.predictor`, by parameterization; patch: what makes its main.py train our
-    classes; has_algo: whether its configs have a group `algo` before they are patched.
+    `sampling.predictor`, by parameterization; patch: what makes its main.py train our classes.
     """
 
     name: str
@@ -41,7 +40,6 @@ class HostSpec:
     needed: dict[str, tuple[str, ...]]
     predictors: dict[str, tuple[str, ...]]
     patch: str
-    has_algo: bool = True
 
     def missing_attributes(self, module: ModuleType) -> list[str]:
         """Return what a loaded module of models does not offer (empty: it fits)."""
@@ -53,8 +51,8 @@ class HostSpec:
     def missing_on_disk(self, folder: Path) -> list[str]:
         """Return the same of a clone, whose sources are read and not run."""
         missing = [n for n in ("main.py", *self.sources) if not (folder / n).is_file()]
-        sources = [] if missing else [_text(folder / name) for name in self.sources]
-        defined = [node for text in sources for node in ast.walk(ast.parse(text))]
+        sources = [] if missing else [folder / name for name in self.sources]
+        defined = [node for path in sources for node in ast.walk(_parsed(path))]
         classes = {node.name for node in defined if isinstance(node, ast.ClassDef)}
         methods = [node for node in defined if isinstance(node, ast.FunctionDef)]
         offered = [(node.name, _parameters(node)) for node in methods]
@@ -73,18 +71,22 @@ class HostSpec:
                     lacks[-1] += f"({', '.join(wanted)}, ...) but ({', '.join(found[name][0])})"
         return lacks
 
-    def fit_algo(self, overrides: Iterable[str], patched: bool) -> list[str]:
-        """Return overrides with `algo=` as the host's configs take it.
 
-        Where they have no such group it has to be added, as `+algo=`; where they have
-        one Hydra refuses the plus. patched: on disk, which gives MDLM the group.
-        """
-        algo = "algo=" if self.has_algo or patched else "+algo="
-        return [re.sub(r"^\+?algo=", algo, override) for override in overrides]
+def fit_algo(overrides: Iterable[str], folder: Path) -> list[str]:
+    """Return overrides with `algo=` as the configs of a clone take it.
+
+    Where they have no such group (MDLM, unpatched on disk) it has to be added, as
+    `+algo=`; where they have one Hydra refuses the plus.
+    """
+    config = folder / "configs" / "config.yaml"
+    text = config.read_text(encoding="utf-8-sig", errors="replace") if config.is_file() else ""
+    algo = "algo=" if re.search(r"^\s*- *(override +)?/?algo *:", text, re.M) else "+algo="
+    return [re.sub(r"^\+?algo=", algo, override) for override in overrides]
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8-sig", errors="replace")
+def _parsed(path: Path) -> ast.Module:
+    with border(f"{path} cannot be read as Python", "mend it"):
+        return ast.parse(path.read_bytes(), path)
 
 
 def _parameters(method: ast.FunctionDef) -> list[str]:
@@ -140,7 +142,6 @@ MDLM = HostSpec(
     },
     predictors={"subs": ("ddpm_cache", "ddpm", "analytic"), "mean": ()},
     patch="mdlm.patch",
-    has_algo=False,
 )
 
 SPECS = (DUO, MDLM)
@@ -174,7 +175,7 @@ def packages(folder: Path) -> set[str]:
     files = [folder / "main.py"]
     for path in files:  # which grows
         names: list[str] = []
-        for node in ast.parse(path.read_bytes(), path).body:
+        for node in _parsed(path).body:
             if isinstance(node, ast.Import):
                 names += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

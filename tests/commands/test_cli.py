@@ -41,6 +41,13 @@ def test_the_help_fits_a_screen_and_names_every_command(capsys, monkeypatch):
     assert {line.split()[0] for line in lines if line.startswith("    ")} >= set(main.COMMANDS)
 
 
+def test_the_help_says_what_is_taken_where_nothing_is_given(capsys, monkeypatch):
+    found = " ".join(" ".join(help_of(["sweep"], capsys, monkeypatch)).split())
+    for words in ("--steps N,N default: 8,16,32 ", "lattice:auto; default: iid ", "default: 256 "):
+        assert words in found
+    assert "mdlm-mcd doctor [PATH] [OVERRIDE" in help_of(["doctor"], capsys, monkeypatch)[0]
+
+
 @pytest.mark.parametrize("name", main.COMMANDS)
 def test_the_help_of_a_command_fits_a_screen_and_has_an_example(name, capsys, monkeypatch):
     lines = help_of([name], capsys, monkeypatch)

@@ -127,7 +127,9 @@ def test_a_teacher_without_an_average(host, changed):
 def test_local_edits_and_no_host(host, tmp_path):
     main = host / "main.py"
     main.write_text(main.read_text().replace("algo.name == 'ar'", "algo.name == 'AR'"))
-    assert "other lines" in found(host)["patch"].text
+    findings = doctor.examine(host)
+    assert "other lines" in {f.topic: f for f in findings}["main.py"].text
+    assert "mdlm-mcd run    would stop: main.py" in doctor.report(findings)[0]
     assert "it lacks main.py" in found(tmp_path)["host"].text
 
 

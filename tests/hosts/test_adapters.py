@@ -151,6 +151,7 @@ def test_the_config_speaks_the_hosts_keys(folder, monkeypatch):
     [
         ("import diffusion\n", "diffusion.py", True),
         ("# config.algo._target_ would be nice\n", "diffusion.py", True),
+        ("from mdlm_mcd.hosts import stubs\nstubs.install()\n", "diffusion.py", True),
         ("model = config.algo.get('_target_')\n", "diffusion.py", False),
         ("print()\n", "theirs.py", False),  # no host
     ],

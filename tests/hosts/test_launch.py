@@ -9,7 +9,7 @@ from clones import contents, start
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.hosts import launch, patches
-from mdlm_mcd.hosts.specs import DUO, MDLM
+from mdlm_mcd.hosts.specs import DUO
 
 MCD = [
     "algo=mcd",
@@ -80,22 +80,23 @@ NEEDED = ["trainer.accelerator=cpu"]
 
 
 @pytest.mark.parametrize(
-    "spec, in_memory, given, expected",
+    "group, given, expected",
     [
-        (DUO, True, ["algo=mcd", "a=1"], [*NEEDED, "algo=mcd", "a=1"]),
-        (MDLM, False, ["algo=mcd"], [*NEEDED, "algo=mcd"]),
-        (MDLM, True, ["algo=mcd", "algo.loss=ce"], [*NEEDED, "+algo=mcd", "algo.loss=ce"]),
-        (MDLM, True, ["+algo=mcd"], [*NEEDED, "+algo=mcd"]),
+        ("  - /algo: null", ["algo=mcd", "a=1"], [*NEEDED, "algo=mcd", "a=1"]),
+        ("- override algo : x", ["algo=mcd"], [*NEEDED, "algo=mcd"]),
+        ("", ["algo=mcd", "algo.loss=ce"], [*NEEDED, "+algo=mcd", "algo.loss=ce"]),
+        ("# - /algo: x", ["+algo=mcd"], [*NEEDED, "+algo=mcd"]),
         # Where the group is there already, Hydra refuses the plus.
-        (MDLM, False, ["+algo=mcd"], [*NEEDED, "algo=mcd"]),
-        (DUO, True, ["+algo=mcd", "+algo.x=1"], [*NEEDED, "algo=mcd", "+algo.x=1"]),
+        ("- algo: x", ["+algo=mcd", "+algo.x=1"], [*NEEDED, "algo=mcd", "+algo.x=1"]),
         # Hydra's parser wants all overrides in one place.
-        (DUO, True, ["-m", "algo=mcd"], ["-m", *NEEDED, "algo=mcd"]),
-        (DUO, True, ["-cn", "config", "~wandb", "-m"], ["-cn", "config", *NEEDED, "~wandb", "-m"]),
-        (DUO, True, ["--cfg", "job"], ["--cfg", "job", *NEEDED]),
-        (DUO, True, [], NEEDED),
+        ("- algo: x", ["-m", "algo=mcd"], ["-m", *NEEDED, "algo=mcd"]),
+        ("", ["-cn", "config", "~wandb", "-m"], ["-cn", "config", *NEEDED, "~wandb", "-m"]),
+        ("", ["--cfg", "job"], ["--cfg", "job", *NEEDED]),
+        ("", [], NEEDED),
     ],
 )
-def test_overrides(spec, in_memory, given, expected, monkeypatch):
+def test_overrides(group, given, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(launch.stubs, "default_overrides", lambda given: NEEDED)
-    assert launch.overrides(spec, given, in_memory) == expected
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "config.yaml").write_text(f"defaults:\n{group}\n", "utf-8")
+    assert launch.overrides(tmp_path, given) == expected

@@ -1,5 +1,6 @@
 """Patches: applied, reverted byte for byte, refused; the same as `git apply`."""
 
+import errno
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from clones import contents
 from mdlm_mcd import hosts, patches_dir
 from mdlm_mcd.commands import main as cli
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.hosts import patches, specs
+from mdlm_mcd.hosts import launch, patches, specs
 from mdlm_mcd.hosts.specs import DUO, MDLM, SPECS
 
 FOUND = clones.find()
@@ -135,6 +136,45 @@ def test_after_a_failure_the_same_command_goes_on(tmp_path, monkeypatch, place, 
     assert contents(host) == before | {Path(second): after[second]}
     assert f"applied mdlm.patch ({first})" in patches.patch(host, MDLM)
     assert contents(host) == {Path(k): v for k, v in after.items()}
+
+
+@each
+def test_a_change_by_hand_is_as_good_as_the_patch(spec, tmp_path, monkeypatch):
+    """The remedy of the refusal, in other words; and `run` takes no interest in configs."""
+    host = patchable(tmp_path, spec)
+    for file in spec.sources:
+        (host / file).write_text(source(spec))
+    for path in (host / MAIN, host / "configs" / "config.yaml"):
+        if path.is_file():
+            path.write_text(path.read_text().replace("  ", "    # mine\n  "))
+    with pytest.raises(ConfigError, match="other lines"):
+        launch.prepare(host)
+    text = (host / MAIN).read_text() + "\ncls = hydra.utils.get_class(config.algo._target_)\n"
+    (host / MAIN).write_text(text)
+    before = contents(host)
+    assert launch.prepare(host) == (spec, text, False)
+    if spec is DUO:
+        assert "nothing to apply" in patches.patch(host, spec)
+    assert contents(host) == before
+
+
+def test_a_disk_that_is_only_read(tmp_path, monkeypatch):
+    """It refuses to take out what was never written, too."""
+
+    def refused(*args, **how):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("write_bytes", "unlink"):
+        monkeypatch.setattr(Path, name, refused)
+    with pytest.raises(ConfigError, match="Read-only.*mdlm-mcd run"):
+        patches.write(tmp_path, {"main.py": b""})
+
+
+def test_a_host_with_a_slip_of_the_pen(tmp_path, capsys):
+    host = fakes.duo(tmp_path)
+    (host / "algo.py").write_text("import x\ndef (\n")
+    assert cli.main(["patch", str(host)]) == 1
+    assert re.search(r"algo\.py cannot be read as Python.*line 2", capsys.readouterr().err)
 
 
 def test_links_stay_links(tmp_path):
