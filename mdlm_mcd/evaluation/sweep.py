@@ -250,13 +250,8 @@ class Sweep:
         def n_step() -> dict[str, Any]:
             # The same masks for every model.
             noise = self.noise(plan.seed, "n-step", point.steps)
-            scores = bounds.n_step_nelbo(
-                *(denoise, rows, point.steps),
-                schedule=schedule,
-                generator=noise,
-                **_law(point),
-                **as_drawn,
-            )
+            own = as_drawn | _law(point) | {"schedule": schedule, "generator": noise}
+            scores = bounds.n_step_nelbo(denoise, rows, point.steps, **own)
             by_row = (scores.nats / scores.tokens).tolist()
             kept = {"by_row": [round(x, 5) for x in by_row]} if plan.by_row else {}
             return scores.estimate(seed=plan.seed)._asdict() | kept
