@@ -8,7 +8,7 @@ from pathlib import Path
 from mdlm_mcd.evaluation import evaluators
 
 from .methods import EXACT, MCD, METHODS, TABLES, TEACHER
-from .summary import FRONTIER, LEVELS, OUTSIDE
+from .summary import FRONTIER, KNOWN, LEVELS, OUTSIDE
 
 TITLES = {
     "language": "An exactly solvable language",
@@ -191,8 +191,11 @@ def panel(ax, rows: Sequence[dict]) -> None:
     steps = STEPS if STEPS in measured else max(measured)
     here = [r for r in here if r["steps"] == steps]
     main = {m.name for m in METHODS if m.main}
-    curve = sorted((r["entropy"], r["perplexity"]) for r in here if r["method"] in FRONTIER)
-    ax.plot(*zip(*curve, strict=True), "o-", color="0.5", label="teacher, T from 0.5 to 1.1")
+    mine = [r for r in here if r["method"] in FRONTIER]
+    curve = sorted((r["entropy"], r["perplexity"]) for r in mine)
+    temperatures = [KNOWN[r["method"]].temperatures[0] for r in mine]
+    label = f"teacher, T from {min(temperatures):g} to {max(temperatures):g}"
+    ax.plot(*zip(*curve, strict=True), "o-", color="0.5", label=label)
     for r in here:
         if r["method"] in main and r["method"] not in FRONTIER:
             at = r["entropy"], r["perplexity"]

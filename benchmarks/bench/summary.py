@@ -34,7 +34,8 @@ BySeed = Mapping[int, float]
 class Interval(NamedTuple):
     """A mean over seeds, its 95% interval by Student's t, and the sign of the interval.
 
-    With one seed there is neither interval nor sign; the sign is 0 where zero is inside.
+    A bound's is over held-out rows as well. With one seed there is neither interval nor sign; the
+    sign is 0 where zero is inside.
     """
 
     mean: float
