@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -55,8 +56,10 @@ def code_version(root: Path = ROOT) -> str:
     return digest.hexdigest()[:12]
 
 
-def described(part, row: dict, version: str) -> str:
+def described(part, rows: list[dict], version: str) -> str:
     """Return how a part was measured, as a line of the page."""
+    row, seeds = rows[0], Counter(method for method, _ in {(r["method"], r["seed"]) for r in rows})
+    counts = " to ".join(map(str, sorted({min(seeds.values()), max(seeds.values())})))
     machine, versions = (
         ", ".join(f"{k} {v}" for k, v in row[key].items()) for key in ("machine", "versions")
     )
@@ -64,10 +67,10 @@ def described(part, row: dict, version: str) -> str:
     return (
         f"{taught}; students of {part.rounds} rounds of "
         f"{part.steps_per_round} steps (without rounds: {part.total_steps}), delta0 = "
-        f"1/{round(1 / part.delta0)}; {part.seeds[0]} seeds for the main methods and "
-        f"{part.seeds[1]} for the others; {part.samples} samples a seed and point by `sparse`, "
-        f"drawn in float64; N-step NELBO on {part.bound_rows} held-out rows; held-out text scores "
-        f"{row['corpus']['perplexity']:.2f}. Code version {version}; {machine}; {versions}."
+        f"1/{round(1 / part.delta0)}; seeds a method: {counts}; {part.samples} samples a seed and "
+        f"point by `sparse`, drawn in float64; N-step NELBO on {part.bound_rows} held-out rows; "
+        f"held-out text scores {row['corpus']['perplexity']:.2f}. Code version {version}; "
+        f"{machine}; {versions}."
     )
 
 
@@ -86,7 +89,7 @@ def write(folder: Path, size: str, docs: Path | None, say) -> None:
         if learned := opened(name, size, folder / name).learned():
             rows.append({"part": name, "method": TABLES, **learned})
         version = folder.name.partition("-")[0]
-        how.append(f"- {page.TITLES[name]}: {described(part, measured[0], version)}")
+        how.append(f"- {page.TITLES[name]}: {described(part, measured, version)}")
         how += [f"- Not measured: {method}: {why}" for method, why in stopped.items()]
     for path in filter(None, (folder / "results.md", docs)):
         write_text(path, page.page(rows, how, path.stem))
