@@ -21,7 +21,7 @@ def test_every_part_is_a_line(tmp_path):
     rows = [json.loads(line) for line in lines]
     assert not [row for row in rows if "error" in row or "left_out" in row]
     steps = {row["algo"]: row for row in rows if row["part"] == "step"}
-    assert set(steps) == {"mcd", "mdlm", "sdtt", "subset", "cd4lm", "dcd"}
+    assert set(steps) == {"mcd", "mdlm", "sdtt", "subset", "cd4lm", "dcd", "mmd"}
     assert all(0 < row["low"] <= row["ms"] <= row["high"] for row in steps.values())
     drawn = [(r["sampler"], r["steps"]) for r in rows if r["part"] == "samples"]
     sparse = [("sparse", n) for n in (8, 32, 128)]

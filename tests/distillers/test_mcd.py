@@ -147,12 +147,13 @@ def test_a_student_without_an_average_is_not_shown_with_a_random_one(config, tmp
 
 @pytest.mark.slow  # compiles for a minute
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_run_has_the_same_losses_and_names(config, tmp_path):
+@pytest.mark.parametrize("algo", ["mcd", "mmd"])
+def test_a_compiled_run_has_the_same_losses_and_names(config, tmp_path, algo):
     """Its blocks, its teacher's and the loss; a plain host opens its checkpoint."""
     losses = []
     for compiled in (False, True):
         watch = Watch()
-        model, _ = fit(config(f"algo.compile={compiled}", "model.dropout=0"), watch)
+        model, _ = fit(config(f"algo.compile={compiled}", "model.dropout=0", algo=algo), watch)
         losses.append(watch.losses)
         for network in (model.backbone, model.teacher.backbone):
             blocks = [block._compiled_call_impl is not None for block in network.blocks]
