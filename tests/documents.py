@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
@@ -139,15 +141,14 @@ def _check_overrides(overrides: list[str]) -> None:
 
 # Running --------------------------------------------------------------------------------
 
+CLONE = "takes a clone: tests/hosts/test_documents.py runs it"
 NOT_RUN = {
-    "run": "takes a clone (tests/hosts)",
-    "patch": "takes a clone (tests/hosts)",
-    "doctor": "takes a clone (tests/commands/test_doctor.py)",
-    "demo": "tests/commands/test_cli.py runs it",
-    "sample": "tests/commands/test_sample_command.py runs it",
-    "data=textpairs": "tests/minihost/test_pairs.py runs it",
-    "strategy=ddp": "several processes (tests/distillers/test_processes.py)",
-    "cuda": "takes a GPU",
+    "run": CLONE,
+    "patch": CLONE,
+    "doctor": CLONE,
+    "cuda": CLONE,
+    "demo": "takes minutes: tests/commands/test_cli.py runs it smaller",
+    "strategy=ddp": "16 processes: tests/distillers/test_processes.py has two",
 }
 SHIPPED = ("mcd_text", "data=shipped")  # their model has its own size
 FEWER = {
@@ -168,6 +169,9 @@ class Session:
         self.tiny = [word for word in tiny if not word.startswith(("checkpointing.", "data.files"))]
         (folder / "corpus").mkdir()
         shutil.copy(corpus, folder / "corpus")
+        (folder / "prompts.txt").write_text("A dog\nThe bird\n")
+        pairs = [{"prompt": f"{i}", "completion": " dog"} for i in range(64)]
+        (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
 
     def run(self, block: Block) -> None:
         if block.language == "python":
@@ -178,10 +182,15 @@ class Session:
                     self._command(words)
 
     def _command(self, words: list[str]) -> None:
+        if words[1] == "sample" and not Path(words[2]).exists():
+            words = [*words[:2], "mdlm-mcd/teacher", *words[3:]]  # its rows are long enough
         for path in map(Path, re.findall(r"[\w/.-]+\.(?:ckpt|jsonl)", " ".join(words))):
             if path.suffix == ".ckpt" and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(self.runs["ar" if "judge" in path.parts else "mdlm"], path)
+                # `...` stands for the folder of the run before.
+                before = self.folder.glob("outputs/*/**/last.ckpt") if "..." in path.parts else ()
+                given = self.runs["ar" if "judge" in path.parts else "mdlm"]
+                shutil.copy(max(before, key=os.path.getmtime, default=given), path)
             elif words[1] == "report" and not path.exists():
                 synthetic.write(path, [synthetic.row("teacher"), synthetic.row("MCD 1")])
         if words[0] == "mdlm-mcd":
@@ -207,10 +216,5 @@ class Session:
             return [*own, *less]
         groups = {word.partition("=")[0] for word in given if "." not in word.partition("=")[0]}
         tiny = [word for word in self.tiny if word.partition("=")[0] not in groups]
-        return [
-            *tiny,
-            "data.files=[corpus/*.txt]",
-            "model.hidden_size=16",
-            "model.n_blocks=1",
-            *less,
-        ]
+        text = [] if "data=textpairs" in given else ["data.files=[corpus/*.txt]"]
+        return [*tiny, *text, "model.hidden_size=16", "model.n_blocks=1", *less]

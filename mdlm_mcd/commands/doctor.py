@@ -84,6 +84,7 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
         check("algo", check_algo, config, mixin, spec, overrides)
         if mixin:
             check("precision", check_precision, config)
+            check("data", check_data, config, folder)
             check("checkpoint", check_checkpoint, config, mixin, folder, overrides)
     except Exception as error:  # whatever Hydra has against the overrides
         from ..settings import hydra_errors
@@ -239,6 +240,17 @@ def check_precision(config) -> str:
             "steps of optim.lr vanish: use bf16 (or 32) instead"
         )
     return f"trainer.precision={precision}; the loss is in float32"
+
+
+def check_data(config, folder: Path) -> str:
+    """Look at where the host keeps tokenized text: by default on its authors' cluster."""
+    from omegaconf import OmegaConf
+
+    cache = OmegaConf.select(config, "data.cache_dir")
+    path = folder / str(cache or ".")
+    if not os.access(next(p for p in (path, *path.parents) if p.exists()), os.W_OK):
+        raise ConfigError(f"data.cache_dir={cache} cannot be made here: give data.cache_dir=FOLDER")
+    return f"data.cache_dir={cache}"
 
 
 def check_checkpoint(config, mixin: type, folder: Path, overrides: Sequence[str]) -> str:

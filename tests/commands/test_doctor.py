@@ -49,6 +49,14 @@ def test_a_host_that_is_ready(host, teacher, capsys):
     assert len(lines) < 30 and not wide  # one screen, but for a path as long as it is
 
 
+def test_a_cache_that_cannot_be_made(host, monkeypatch):
+    """The hosts' default is a folder of a cluster."""
+    monkeypatch.setattr(doctor.os, "access", lambda path, how: path != Path("/"))
+    stop = found(host, ["data.cache_dir=/no/such/place"])["data"]
+    assert stop.mark == "STOP" and "give data.cache_dir=FOLDER" in stop.text
+    assert found(host, [f"data.cache_dir={host}/new/place"])["data"].mark == "ok"
+
+
 def test_an_unpatched_host(host, capsys):
     assert cli.main(["doctor", str(host)]) == 1
     printed = capsys.readouterr().out
