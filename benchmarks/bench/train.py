@@ -20,7 +20,6 @@ import torch.nn as nn
 from omegaconf import DictConfig
 from paper.compose import embedded
 
-from mdlm_mcd.distillers.teacher import Teacher
 from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.minihost import start as first
 from mdlm_mcd.minihost.resumable_loader import ResumableLoader
@@ -47,12 +46,11 @@ class Keep(L.Callback):
     """The averaged weights at the end of each `every` steps, and of the run."""
 
     def __init__(self, every: int):
-        self.every, self.kept, self._last = every, {}, 0
+        self.every, self.kept = every, {}
 
     def on_train_batch_end(self, trainer, module, *args):
         step = trainer.global_step
-        if step != self._last and step % self.every == 0:
-            self._last = step
+        if step and step % self.every == 0:
             self.kept[step // self.every] = averaged(module)
 
 
@@ -74,17 +72,6 @@ def averaged(model) -> Weights:
     return {n: s.detach().clone() for n, s in zip(names, model.ema.shadow_params, strict=False)}
 
 
-class FixedTeacher(Teacher):
-    """One network, not the student's, that is the teacher of every round."""
-
-    def __init__(self, backbone: nn.Module):
-        super().__init__()
-        super().snapshot(backbone, None)
-
-    def snapshot(self, student, round_index: int) -> None:
-        self.round = round_index
-
-
 def fit(
     overrides: Sequence[str],
     tokenizer,
@@ -96,14 +83,20 @@ def fit(
 ) -> dict[int, Weights]:
     """Train and return averaged weights by round, from 1 (one round: the end).
 
-    rows: the training data, a `Dataset` of the host's batches. start: weights to begin
-    from, the same for every method: raw weights, average and first teacher. oracle:
-    the teacher in every round instead of the student's snapshots. Raises what the run
-    raises: ConfigError, DivergenceError.
+    overrides: the algo first. rows: the training data, a `Dataset` of the host's batches.
+    start: weights to begin from, the same for every method: raw weights, average and first
+    teacher. oracle: the teacher in every round instead of the student's snapshots. Raises what
+    the run raises: ConfigError, DivergenceError.
     """
     with tempfile.TemporaryDirectory() as folder, silence():
-        given = [] if start is None else _begin_from(Path(folder), start, overrides)
-        config = compose(f"checkpointing.save_dir={folder}", *overrides, *given)
+        given = [f"checkpointing.save_dir={folder}", *overrides]
+        if start is not None and overrides[0] != "algo=mdlm":
+            path = Path(folder, "teacher.pt")
+            torch.save({"state_dict": {f"backbone.{k}": v for k, v in start.items()}}, path)
+            given += [f"algo.teacher_path={path}", "algo.init_from=raw"]
+        if oracle is not None:
+            given.append("algo.snapshot=fixed")
+        config = compose(*given)
         L.seed_everything(config.seed)
         model = entry.model_class(config)(config, tokenizer)
         if start is None:
@@ -111,7 +104,7 @@ def fit(
         elif not hasattr(model, "teacher"):
             load(model, start)
         if oracle is not None:
-            model.teacher = FixedTeacher(oracle)
+            model.teacher.snapshot(oracle, -1)  # before the first round, so it stays
         keep = Keep(every or config.trainer.max_steps)
         loader = ResumableLoader(rows, seed=config.seed, batch_size=config.loader.batch_size)
         trainer = hydra.utils.instantiate(
@@ -123,14 +116,6 @@ def fit(
         )
         trainer.fit(model, loader)
     return keep.kept
-
-
-def _begin_from(folder: Path, start: Weights, overrides) -> list[str]:
-    if not any(o.startswith("algo=") and o != "algo=mdlm" for o in overrides):
-        return []
-    path = folder / "teacher.pt"
-    torch.save({"state_dict": {f"backbone.{k}": v for k, v in start.items()}}, path)
-    return [f"algo.teacher_path={path}", "algo.init_from=raw"]
 
 
 def load(model, weights: Weights) -> None:

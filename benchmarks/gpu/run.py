@@ -107,6 +107,7 @@ class Run:
                 f"checkpointing.save_dir={self.work}",
                 *self.size.overrides(self.work),
                 *self.size.method(algo, *more),
+                *("algo.guard=off",) * (algo != "mdlm"),
             ]
         )
         torch.manual_seed(0)
