@@ -60,7 +60,8 @@ class Run:
     def __init__(self, args, work: Path):
         self.args, self.work, self.start = args, work, time.monotonic()
         self.device, self.cuda = torch.device(args.device), args.device == "cuda"
-        self.size = Size(args.device, **(TINY if args.tiny else LARGE))
+        own = {"precision": "bf16-mixed" if self.cuda else "32-true"}
+        self.size = Size(args.device, **{**(TINY if args.tiny else LARGE), **own})
         args.out.mkdir(parents=True, exist_ok=True)
 
     def write(self, **row):
