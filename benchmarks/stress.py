@@ -18,6 +18,7 @@ import argparse
 import collections
 import contextlib
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -68,13 +69,10 @@ class Kill(NamedTuple):
 
 
 class Start:
-    """The processes of one start of a run, by the environment that torchrun sets.
+    """The processes of one start of a run, by the environment that torchrun sets."""
 
-    noted: where what they note goes, sets by (what, number, process): steps are run again.
-    """
-
-    def __init__(self, context, devices: int, noted: dict, *args):
-        self.noted, self.pipes, self.processes = noted, {}, []
+    def __init__(self, context, devices: int, *args):
+        self.pipes, self.processes = [], []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -85,24 +83,18 @@ class Start:
             process = context.Process(target=child, args=(there, *args, joined))
             process.start()
             there.close()
-            self.pipes[here] = rank
+            self.pipes.append(here)
             self.processes.append(process)
 
     def phases(self, patience: float = PATIENCE):
         """Yield the phases they report until all have ended; those that hang are killed."""
-        end = None
-        while self.pipes:
-            for pipe in wait(list(self.pipes), timeout=1):
+        pipes, end = list(self.pipes), None
+        while pipes:
+            for pipe in wait(pipes, timeout=1):
                 try:
-                    found = pipe.recv()
+                    yield pipe.recv()
                 except (EOFError, OSError):
-                    del self.pipes[pipe]
-                    continue
-                if isinstance(found, str):
-                    yield found
-                else:
-                    what, number, value = found
-                    self.noted[what, number, self.pipes[pipe]].add(value)
+                    pipes.remove(pipe)
             if end is None and any(p.exitcode for p in self.processes):
                 end = time.monotonic() + patience
             if end and time.monotonic() > end:
@@ -127,7 +119,6 @@ class Stress:
         self.rounds, self.steps, self.devices = rounds, steps, devices
         self.shared = self.out / "shared"
         self.shared.mkdir(parents=True)
-        self.noted = collections.defaultdict(lambda: collections.defaultdict(set))
         # Each process comes from one that has only imported: seconds saved.
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload([__name__, "mdlm_mcd.evaluation.embedded"])
@@ -143,7 +134,7 @@ class Stress:
             f"strategy={'ddp' if self.devices > 1 else 'auto'}",
             f"hydra.run.dir={folder}",
         ]
-        return Start(self.context, self.devices, self.noted[name], str(folder), command, self.steps)
+        return Start(self.context, self.devices, str(folder), command, self.steps)
 
     def finish(self, name: str) -> None:
         start = self.start(name)
@@ -199,12 +190,21 @@ class Stress:
             for key in COMPARED:
                 where = differs(one[key], other[key], key)
                 self.require(where is None, name, f"has another {where} in {file}")
-        reference, again = self.noted["whole"], self.noted[name]
+        reference, again = self.trace("whole"), self.trace(name)
         differ = {key for key, values in again.items() if values != reference.get(key)}
         self.require(not differ, name, f"differs at {differ}")
         missing = [k for k in reference.keys() - again.keys() if k[0] == "batch"]
         self.require(not missing, name, f"lacks {missing}")
         return len(again)
+
+    def trace(self, name: str) -> dict:
+        """Return what was noted, sets by (what, number, process): steps are run again."""
+        noted = collections.defaultdict(set)
+        for rank in range(self.devices):
+            for line in Path(f"{self.out / name}-{rank}.jsonl").read_text("utf-8").splitlines():
+                (what, number), *rest = json.loads(line).items()
+                noted[what, number, rank].add(tuple(rest))
+        return noted
 
     def require(self, good: bool, name: str, what: str) -> None:
         if not good:
@@ -212,18 +212,26 @@ class Stress:
 
 
 class Watch(L.Callback):
-    """Note losses, and report where the run is, both to the parent."""
+    """Note losses, and report to the parent where the run is."""
 
-    def __init__(self, tell, note, steps_per_round: int):
-        self.tell, self.note, self.steps_per_round = tell, note, steps_per_round
+    def __init__(self, tell, trace, steps_per_round: int):
+        self.tell, self.trace, self.steps_per_round = tell, trace, steps_per_round
+
+    def note(self, **record):
+        self.trace.write(json.dumps(record) + "\n")
+        self.trace.flush()
 
     def on_train_batch_start(self, trainer, *args):
         at_round = trainer.global_step % self.steps_per_round == 0
         self.tell("round" if at_round else "step")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        found = trainer.global_step, module.teacher.round, float(outputs["loss"]).hex()
-        self.note(("batch", trainer.fit_loop.epoch_loop.total_batch_idx, found))
+        self.note(
+            batch=trainer.fit_loop.epoch_loop.total_batch_idx,
+            step=trainer.global_step,
+            round=module.teacher.round,
+            loss=float(outputs["loss"]).hex(),
+        )
         self.on_train_batch_start(trainer)
 
     def on_validation_batch_start(self, trainer, *args):
@@ -233,7 +241,7 @@ class Watch(L.Callback):
     def on_validation_end(self, trainer, module):
         if not trainer.sanity_checking:
             value = float(trainer.callback_metrics["val/nll"])
-            self.note(("validation", trainer.global_step, value.hex()))
+            self.note(validated=trainer.global_step, nll=value.hex())
 
 
 def child(
@@ -265,12 +273,15 @@ def child(
 
     def make_trainer(*args, **kwargs):
         trainer = make(*args, **kwargs)
-        trainer.callbacks.insert(0, Watch(tell, pipe.send, steps_per_round))
+        trainer.callbacks.insert(0, Watch(tell, trace, steps_per_round))
         return trainer
 
     entry.make_trainer = make_trainer
     sys.argv = ["minihost", *command]
-    with open(f"{folder}.log", "a", encoding="utf-8") as log:
+    with (
+        open(f"{folder}.log", "a", encoding="utf-8") as log,
+        open(f"{folder}-{joined['LOCAL_RANK']}.jsonl", "a", encoding="utf-8") as trace,
+    ):
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         entry.main()
