@@ -20,6 +20,7 @@ import torch.nn as nn
 from omegaconf import DictConfig
 from paper.compose import embedded
 
+from mdlm_mcd.distillers.teacher import Teacher
 from mdlm_mcd.minihost import main as entry
 from mdlm_mcd.minihost import start as first
 from mdlm_mcd.minihost.resumable_loader import ResumableLoader
@@ -72,6 +73,17 @@ def averaged(model) -> Weights:
     return {n: s.detach().clone() for n, s in zip(names, model.ema.shadow_params, strict=False)}
 
 
+class FixedTeacher(Teacher):
+    """One network, not the student's, that is the teacher of every round."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        super().snapshot(backbone, None)
+
+    def snapshot(self, student, round_index: int) -> None:
+        self.round = round_index
+
+
 def fit(
     overrides: Sequence[str],
     tokenizer,
@@ -94,8 +106,6 @@ def fit(
             path = Path(folder, "teacher.pt")
             torch.save({"state_dict": {f"backbone.{k}": v for k, v in start.items()}}, path)
             given += [f"algo.teacher_path={path}", "algo.init_from=raw"]
-        if oracle is not None:
-            given.append("algo.snapshot=fixed")
         config = compose(*given)
         L.seed_everything(config.seed)
         model = entry.model_class(config)(config, tokenizer)
@@ -104,7 +114,7 @@ def fit(
         elif not hasattr(model, "teacher"):
             load(model, start)
         if oracle is not None:
-            model.teacher.snapshot(oracle, -1)  # before the first round, so it stays
+            model.teacher = FixedTeacher(oracle)
         keep = Keep(every or config.trainer.max_steps)
         loader = ResumableLoader(rows, seed=config.seed, batch_size=config.loader.batch_size)
         trainer = hydra.utils.instantiate(
