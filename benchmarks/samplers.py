@@ -9,9 +9,10 @@ itself, and entropy, in nats, that of a sample's tokens. With `text` there is an
 alone, of the teacher that comes with the package, under its judge.
 """
 
+import argparse
 import math
-import sys
 import time
+from itertools import product
 
 import torch
 from bench import language
@@ -41,19 +42,19 @@ def head(vocab, length, width, steps):
         f"head's part of a sequence: vocabulary {vocab}, length {length}, width {width}, {steps} "
         f"steps, 1 thread\n{'sampler':<14}{'seconds':>9}{'ratio':>8}{'rows':>8}{'evaluations':>13}"
     )
-    first = None
+    seen, first = [], None
+
+    def denoise(z, rows):
+        seen.append(int(rows.sum()))
+        return hidden[rows] @ weight.T
+
     for name in ("ancestral", "sparse", "locked", "first_hitting"):
-        rows_seen = []
-
-        def denoise(z, rows, seen=rows_seen):
-            seen.append(int(rows.sum()))
-            return hidden[rows] @ weight.T
-
+        seen.clear()
         start = time.perf_counter()
         drawn = draw(name, denoise, 1, length, steps, vocab, generator=counter_generator(1))
         seconds = time.perf_counter() - start
         first = first or seconds
-        figures = f"{seconds / first:>8.3f}{sum(rows_seen):>8}{drawn.evaluations:>13}"
+        figures = f"{seconds / first:>8.3f}{sum(seen):>8}{drawn.evaluations:>13}"
         print(f"{name:<14}{seconds:>9.2f}{figures}")
 
 
@@ -135,31 +136,28 @@ def of_laws(steps, languages):
         spoken: laws.fit_step(spoken.information(), LENGTH, steps) for spoken in languages.values()
     }
     lattice = dict(u_law="lattice")
-    ways = {
-        "iid": ("sparse", {}),
-        "iid, stratified": ("sparse", dict(stratified=True)),
-        "lattice, golden": ("sparse", lattice),
-        "lattice, golden, stratified": ("sparse", lattice | dict(stratified=True)),
-        f"lattice, 1/{steps}": ("sparse", lattice | dict(u_step=1 / steps)),
-        "lattice, auto": ("sparse", lattice | dict(u_step="auto")),
-        "halton": ("sparse", dict(u_law="halton")),
-        "dilated": ("sparse", dict(u_law="dilated")),
-        "iid, T 1.1 -> 0.7": ("sparse", dict(temperature=(1.1, 0.7))),
-        "iid, T 0.7 -> 1.1": ("sparse", dict(temperature=(0.7, 1.1))),
-        "confidence": ("confidence", {}),
-        f"first_hitting ({LENGTH} evaluations)": ("first_hitting", {}),
+    options = {
+        "iid": {},
+        "iid, stratified": dict(stratified=True),
+        "lattice, golden": lattice,
+        "lattice, golden, stratified": lattice | dict(stratified=True),
+        f"lattice, 1/{steps}": lattice | dict(u_step=1 / steps),
+        "lattice, auto": lattice | dict(u_step="auto"),
+        "halton": dict(u_law="halton"),
+        "dilated": dict(u_law="dilated"),
+        "iid, T 1.1 -> 0.7": dict(temperature=(1.1, 0.7)),
+        "iid, T 0.7 -> 1.1": dict(temperature=(0.7, 1.1)),
     }
+    ways = {label: ("sparse", steps, how) for label, how in options.items()}
+    ways["confidence"] = ("confidence", steps, {})
+    ways[f"first_hitting ({LENGTH} evaluations)"] = ("first_hitting", steps, {})
 
     def cell(spoken, name, steps, how):
         own = {"u_step": fitted[spoken]} if how.get("u_step") == "auto" else {}
         return figures(spoken, spoken.draw_by(name, steps, **how | own))
 
-    table(
-        f"{steps} evaluations, samples of {LENGTH}: perplexity / entropy of a sample",
-        languages,
-        {label: (name, steps, how) for label, (name, how) in ways.items()},
-        cell,
-    )
+    title = f"{steps} evaluations, samples of {LENGTH}: perplexity / entropy of a sample"
+    table(title, languages, ways, cell)
     print("fitted steps:", ", ".join(f"{s:.4f}" for s in fitted.values()))
 
 
@@ -167,25 +165,14 @@ def of_options(languages, etas=(0.04, 0.2, 1.0), levels=(0.3, 0.5, 0.7, 0.95)):
     """Print what remasking, thresholds and spacing are worth, each at its evaluations."""
     few, spaced = (8, 16, 32), dict(spacing=8)
     each = {"": {}, ", spacing 8": spaced, ", block 16": dict(block=16)}
-    ways = {
-        **{f"iid, {n} steps": ("sparse", n, {}) for n in (*few, 64)},
-        **{
-            f"ancestral, remask {eta:g}, {n} steps": ("ancestral", n, dict(remask=eta))
-            for n in few
-            for eta in etas
-        },
-        **{f"confidence, {n} steps": ("confidence", n, {}) for n in few},
-        **{f"confidence, spacing 8, {n} steps": ("confidence", n, spaced) for n in few},
-        **{
-            f"confidence, threshold {level:g}{label}": (
-                "confidence",
-                LENGTH,
-                dict(threshold=level) | how,
-            )
-            for level in levels
-            for label, how in each.items()
-        },
-    }
+    ways = {f"iid, {n} steps": ("sparse", n, {}) for n in (*few, 64)}
+    for n, eta in product(few, etas):
+        ways[f"ancestral, remask {eta:g}, {n} steps"] = ("ancestral", n, dict(remask=eta))
+    ways |= {f"confidence, {n} steps": ("confidence", n, {}) for n in few}
+    ways |= {f"confidence, spacing 8, {n} steps": ("confidence", n, spaced) for n in few}
+    for level, (label, how) in product(levels, each.items()):
+        own = dict(threshold=level) | how
+        ways[f"confidence, threshold {level:g}{label}"] = ("confidence", LENGTH, own)
 
     def cell(spoken, name, steps, how):
         left = [1.0]  # the share of sequences with masks before each step
@@ -229,8 +216,10 @@ def of_a_latent(steps=8):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("of", nargs="?", choices=["text"], help="the shipped teacher alone")
     torch.set_num_threads(1)
-    if sys.argv[1:] == ["text"]:
+    if parser.parse_args().of == "text":
         text = {"text": Text()}
         for steps in (4, 8, 16):
             of_laws(steps, text)

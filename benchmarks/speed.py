@@ -19,11 +19,9 @@ from pathlib import Path
 import torch
 from speed_lib.head import head
 from speed_lib.parts import Bench
-from speed_lib.worker import Size
+from speed_lib.worker import LARGE, TINY, Size
 
 PARTS = ("steps", "samples", "growth", "processes", "head")
-TINY = {"vocab": 300, "width": 32, "blocks": 2, "length": 32, "batch": 4}
-LARGE = {"batch": 32, "length": 1024, "precision": "bf16-mixed"}
 
 
 def clones(folder: Path | None) -> dict[str, Path]:
@@ -57,22 +55,13 @@ def main():
             def write(row):
                 file.write(json.dumps(row) + "\n")
                 file.flush()
-                shown = (
-                    f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()
-                )
-                print("  ".join(shown), flush=True)
+                numbers = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+                print("  ".join(f"{k}={v}" for k, v in numbers.items()), flush=True)
 
-            write(
-                {
-                    "part": "machine",
-                    **asdict(size),
-                    "torch": torch.__version__,
-                    "python": platform.python_version(),
-                    "processor": torch.cuda.get_device_name()
-                    if args.device == "cuda"
-                    else platform.machine(),
-                }
-            )
+            cuda = args.device == "cuda"
+            about = {"torch": torch.__version__, "python": platform.python_version()}
+            about["processor"] = torch.cuda.get_device_name() if cuda else platform.machine()
+            write({"part": "machine", **asdict(size), **about})
             for name in asked:
                 rows = head(size, args.tiny) if name == "head" else getattr(bench, name)()
                 for row in rows:

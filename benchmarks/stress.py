@@ -51,7 +51,6 @@ PAUSE = 0.02  # seconds in which a kill can fall into a moment
 PATIENCE = 60  # seconds until the others have to notice that a process has died
 COMPARED = "global_step epoch state_dict ema optimizer_states lr_schedulers mdlm_mcd".split()
 
-
 # Seven batches an epoch: three optimizer steps of two, and one of one.
 OVERRIDES = """
     optim.lr=1e-2 model.dropout=0.2 training.ema=0.9 lr_scheduler.num_warmup_steps=5
@@ -78,9 +77,8 @@ class Start:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         for rank in range(devices):
-            joined = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, NODE_RANK=0)
-            joined |= dict(WORLD_SIZE=devices, RANK=rank, LOCAL_RANK=rank)
-            joined = {key: str(value) for key, value in joined.items()}
+            joined = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=f"{port}", NODE_RANK="0")
+            joined |= dict(WORLD_SIZE=f"{devices}", RANK=f"{rank}", LOCAL_RANK=f"{rank}")
             here, there = context.Pipe(duplex=False)
             process = context.Process(target=child, args=(there, *args, joined))
             process.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ from mdlm_mcd.checkpoints.files import write_json
 from mdlm_mcd.commands.sweep import machine, versions
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import DivergenceError, MCDError
-from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.plan import Plan, Setting
 from mdlm_mcd.evaluation.sweep import Sweep
 
@@ -30,7 +29,6 @@ from .sizes import BATCH, SIZES, Part
 
 # A method that ends so is reported; anything else is a bug and ends the benchmark.
 STOPS = (MCDError, MissingConfigException, ConfigCompositionException)
-Points = tuple[Setting, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Job:
         name = re.sub(r"[^a-z0-9]+", "-", self.what)
         return folder / self.part / f"{name}-seed-{self.seed}{suffix}"
 
-    def points(self, size: Part) -> dict[int | None, Points]:
+    def points(self, size: Part) -> dict[int | None, tuple[Setting, ...]]:
         """Return where it is measured, by round; None: its last, under all laws of u."""
         method = self.method
         start, end = method.temperatures
@@ -165,26 +163,14 @@ def noise(seed: int, what: str, *counters: int) -> torch.Generator:
     return counter_generator(seed, "bound" if what == "n-step" else what, *counters)
 
 
-def candidates(job: Job, setting, found: dict) -> Iterator[tuple[Candidate, Points]]:
-    """Yield each model that a job measures, and at which points."""
-    method = job.method
-    label = TEACHER if method.masked_teacher else method.name
-    for k, points in job.points(setting.part).items():
-        name, weights = f"{label}, round {k}" if k else label, found.get(k or max(found, default=0))
-        if method.name == ORACLE:
-            model = setting.candidate(name, setting.oracle().denoise)
-        elif method.teacher == UNIFORM:
-            model = setting.uniform(name, weights)
-        else:
-            model = setting.masked(name, weights)
-        model.provenance.update(method=method.name, round=k, host="minihost")
-        yield model, points
-
-
 def measure(job: Job, setting, found: dict[int, train.Weights], folder: Path) -> None:
     """Sweep over the job's points into its own file."""
-    part = setting.part
-    for model, points in candidates(job, setting, found):
+    method, part = job.method, setting.part
+    label = TEACHER if method.masked_teacher else method.name
+    for k, points in job.points(part).items():
+        weights = found.get(k or max(found, default=0))
+        model = setting.candidate(f"{label}, round {k}" if k else label, method, weights)
+        model.provenance.update(method=method.name, round=k, host="minihost")
         Sweep(
             Plan(points, part.samples, BATCH, part.bound_rows, job.seed, by_row=True),
             job.path(folder, ".jsonl"),

@@ -24,7 +24,7 @@ from mdlm_mcd.models.noise import NOISES
 
 from . import tables, train
 from .language import Language, Oracle, Topics
-from .methods import UNIFORM
+from .methods import ORACLE, UNIFORM, Method
 from .sizes import BATCH, SIZES, Part
 
 LEARNED_ROWS = 512  # held-out, on which the teacher is measured beside tables
@@ -65,9 +65,6 @@ class Setting:
     def mask_index(self) -> int:
         return self.tokenizer.vocab_size
 
-    def alpha(self, t):
-        return NOISES[self.config.noise.type](self.config.noise.eps)(t)[1]
-
     def prepare(self, what: str) -> train.Weights:
         """Train a teacher (or the judge) by its recipe."""
         recipe, steps = {
@@ -89,40 +86,37 @@ class Setting:
         train.load(model, weights)
         return model.eval().requires_grad_(False)
 
-    def candidate(self, label: str, denoise, weights: train.Weights | None = None, **how):
-        """Return a denoiser as the evaluation sees it."""
+    def candidate(self, label: str, method: Method, weights: train.Weights | None) -> Candidate:
+        """Return a method's model as the evaluation sees it; weights: None of the oracle's."""
+        denoise = generate = None
+        if method.name == ORACLE:
+            denoise = self.oracle().denoise
+        elif method.teacher == UNIFORM:
+            model = self.model(weights, "algo=duo_base")
+
+            def generate(count, steps, generator):
+                """Draw by the host's own ancestral sampler."""
+                torch.manual_seed(generator.initial_seed())
+                batches = range(0, count, BATCH)
+                parts = [model.generate_samples(BATCH, num_steps=steps) for _ in batches]
+                return torch.cat(parts)[:count]
+        else:
+            denoise = duo.denoiser(self.model(weights))
+        noise = self.config.noise
         return Candidate(
             label,
             denoise,
-            self.alpha,
+            lambda t: NOISES[noise.type](noise.eps)(t)[1],
             self.mask_index,
             self.mask_index + 1,
             self.length,
             self.tokenizer,
             provenance={"sha256": identity.sha256(weights) if weights else None},
-            **how,
+            generate=generate,
         )
-
-    def masked(self, label: str, weights: train.Weights) -> Candidate:
-        return self.candidate(label, duo.denoiser(self.model(weights)), weights)
-
-    def uniform(self, label: str, weights: train.Weights) -> Candidate:
-        """Return a uniform-state model, drawn from by the host's own ancestral sampler."""
-        model = self.model(weights, "algo=duo_base")
-
-        def generate(count, steps, generator):
-            torch.manual_seed(generator.initial_seed())
-            batches = range(0, count, BATCH)
-            parts = [model.generate_samples(BATCH, num_steps=steps) for _ in batches]
-            return torch.cat(parts)[:count]
-
-        return self.candidate(label, None, weights, generate=generate)
 
     def outside(self, model: Candidate, point) -> None:
         """Return a second evaluator of samples drawn at a point; none where one is exact."""
-
-    def oracle(self) -> Oracle:
-        raise NotImplementedError("no exact denoiser of text is known")
 
     def learned(self) -> dict:
         """Return nats per held-out token of tables of counts and of what was trained."""

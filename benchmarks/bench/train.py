@@ -47,12 +47,11 @@ class Keep(L.Callback):
     """The averaged weights at the end of each `every` steps, and of the run."""
 
     def __init__(self, every: int):
-        self.every, self.kept, self._last = every, {}, 0
+        self.every, self.kept = every, {}
 
     def on_train_batch_end(self, trainer, module, *args):
         step = trainer.global_step
-        if step != self._last and step % self.every == 0:
-            self._last = step
+        if step and step % self.every == 0:
             self.kept[step // self.every] = averaged(module)
 
 
@@ -96,14 +95,18 @@ def fit(
 ) -> dict[int, Weights]:
     """Train and return averaged weights by round, from 1 (one round: the end).
 
-    rows: the training data, a `Dataset` of the host's batches. start: weights to begin
-    from, the same for every method: raw weights, average and first teacher. oracle:
-    the teacher in every round instead of the student's snapshots. Raises what the run
-    raises: ConfigError, DivergenceError.
+    overrides: the algo first. rows: the training data, a `Dataset` of the host's batches.
+    start: weights to begin from, the same for every method: raw weights, average and first
+    teacher. oracle: the teacher in every round instead of the student's snapshots. Raises what
+    the run raises: ConfigError, DivergenceError.
     """
     with tempfile.TemporaryDirectory() as folder, silence():
-        given = [] if start is None else _begin_from(Path(folder), start, overrides)
-        config = compose(f"checkpointing.save_dir={folder}", *overrides, *given)
+        given = [f"checkpointing.save_dir={folder}", *overrides]
+        if start is not None and overrides[0] != "algo=mdlm":
+            path = Path(folder, "teacher.pt")
+            torch.save({"state_dict": {f"backbone.{k}": v for k, v in start.items()}}, path)
+            given += [f"algo.teacher_path={path}", "algo.init_from=raw"]
+        config = compose(*given)
         L.seed_everything(config.seed)
         model = entry.model_class(config)(config, tokenizer)
         if start is None:
@@ -123,14 +126,6 @@ def fit(
         )
         trainer.fit(model, loader)
     return keep.kept
-
-
-def _begin_from(folder: Path, start: Weights, overrides) -> list[str]:
-    if not any(o.startswith("algo=") and o != "algo=mdlm" for o in overrides):
-        return []
-    path = folder / "teacher.pt"
-    torch.save({"state_dict": {f"backbone.{k}": v for k, v in start.items()}}, path)
-    return [f"algo.teacher_path={path}", "algo.init_from=raw"]
 
 
 def load(model, weights: Weights) -> None:

@@ -4,32 +4,37 @@
 
 One line of JSON a figure in DIR/figures.jsonl, written as it is measured. A part that
 fails is a line too, so is one that takes twice its time and is ended, and a part that no
-longer fits into --seconds is left out. Sizes:
+longer fits into --seconds is left out. All is one process, where `speed.py` starts many. Sizes:
 the 169M DiT, 1,024 tokens, a vocabulary of 50,258, random weights and text. With
 --device cpu --tiny it takes seconds, and shows only that all parts run.
 """
 
 import argparse
+import contextlib
+import io
 import json
-import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 
 import hydra
-import lightning as L
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
 from mdlm_mcd import sampling
 from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as entry
+
+BENCHMARKS = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(BENCHMARKS))
+
+from paper.compose import embedded  # noqa: E402
+from speed_lib.gate import Finished, Gate, ceilings, clock, peak  # noqa: E402
+from speed_lib.worker import LARGE, TEXT, TINY, Size, make_text  # noqa: E402
 
 STEPS = (
     ("mcd",),
@@ -45,42 +50,8 @@ STEPS = (
     ("mcd", "algo.compile=true", "algo.head_chunk=16384"),
     ("mcd", "algo.compile=true", "model.checkpointing=true"),
 )
-TESTS = Path(__file__).parents[2] / "tests" / "test_gpu.py"
-TINY = "model=laptop model.hidden_size=32 model.n_blocks=2 model.n_heads=2 model.cond_dim=16"
-
-
-class Enough(Exception):
-    """Ends a fit after the steps that were to be timed."""
-
-
-class Clock(L.Callback):
-    """Times each step between two synchronisations, in milliseconds.
-
-    In one more step it counts how often the program waits for the device.
-    """
-
-    def __init__(self, steps: int, sync):
-        self.steps, self.sync, self.times, self.waits = steps, sync, [], None
-
-    def on_train_batch_start(self, *args):
-        if len(self.times) == self.steps:
-            self.caught = warnings.catch_warnings(record=True)
-            self.found = self.caught.__enter__()
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-        self.sync()
-        self.start = time.perf_counter()
-
-    def on_train_batch_end(self, *args):
-        if len(self.times) == self.steps:
-            torch.cuda.set_sync_debug_mode("default")
-            self.caught.__exit__(None, None, None)
-            self.waits = sum("synchroniz" in str(w.message) for w in self.found)
-            raise Enough
-        self.sync()
-        self.times.append(1e3 * (time.perf_counter() - self.start))
-        if len(self.times) == self.steps and not torch.cuda.is_available():
-            raise Enough
+WARM_UP, TIMED = 3, 10
+TESTS = BENCHMARKS.with_name("tests") / "test_gpu.py"
 
 
 class Run:
@@ -88,9 +59,9 @@ class Run:
 
     def __init__(self, args, work: Path):
         self.args, self.work, self.start = args, work, time.monotonic()
-        self.cuda = args.device == "cuda"
-        self.vocab = 300 if args.tiny else 50_257
-        self.batch, self.length = (4, 32) if args.tiny else (32, 1024)
+        self.device, self.cuda = torch.device(args.device), args.device == "cuda"
+        own = {"precision": "bf16-mixed" if self.cuda else "32-true"}
+        self.size = Size(args.device, **{**(TINY if args.tiny else LARGE), **own})
         args.out.mkdir(parents=True, exist_ok=True)
 
     def write(self, **row):
@@ -98,10 +69,6 @@ class Run:
         with (self.args.out / "figures.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)
-
-    def sync(self):
-        if self.cuda:
-            torch.cuda.synchronize()
 
     def part(self, name: str, seconds: float, run, *args):
         """Run one part if `seconds` are left, at most twice as long; an error becomes a line."""
@@ -126,72 +93,24 @@ class Run:
             done = subprocess.run(command, capture_output=True, text=True)
             self.write(part="tests", status=done.returncode, end=done.stdout[-1500:])
 
-    def peak(self):
-        return self.cuda and round(torch.cuda.max_memory_allocated() / 2**30, 2)
-
     def ceilings(self):
-        if not self.cuda:
-            return self.write(part="ceilings", torch=torch.__version__)
-        x = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
-        a = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
-        b = torch.empty_like(a)
-        rates = {}
-        for name, call, work in (
-            ("tflops", lambda: x @ x, 2 * 8192**3),
-            ("tb_s", lambda: b.copy_(a), 2 * 2**30),
-        ):
-            for _ in range(3):
-                call()
-            self.sync()
-            start = time.perf_counter()
-            for _ in range(20):
-                call()
-            self.sync()
-            rates[name] = round(20e-12 * work / (time.perf_counter() - start), 2)
-        device = torch.cuda.get_device_name()
-        self.write(part="ceilings", **rates, device=device, torch=torch.__version__)
-
-    def inputs(self):
-        """A word-level tokenizer of the vocabulary's size, and random text."""
-        import tokenizers
-        import transformers
-
-        words = {f"w{i}": i for i in range(self.vocab)}
-        made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
-        made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-        transformers.PreTrainedTokenizerFast(
-            tokenizer_object=made, eos_token="w1", bos_token="w2", pad_token="w1"
-        ).save_pretrained(self.work / "tokenizer")
-        draw = random.Random(0)
-        documents = (
-            " ".join(f"w{draw.randrange(3, self.vocab)}" for _ in range(self.length))
-            for _ in range(15 * self.batch)
-        )
-        (self.work / "text.txt").write_text("\n\n\n".join(documents), "utf-8")
-
-    def config(self, algo: str, *more: str):
-        GlobalHydra.instance().clear()
-        given = f"""
-            algo={algo} data=textfile data.files=[{self.work}/text.txt]
-            data.tokenizer_name_or_path={self.work}/tokenizer data.cache_dir={self.work}/cache
-            {TINY if self.args.tiny else "model=small"} model.length={self.length}
-            loader.global_batch_size={self.batch} checkpointing.save_dir={self.work}/run
-            trainer.devices=1 trainer.max_steps=100
-        """.split()
-        if algo != "mdlm":
-            own = "algo.init_from=scratch algo.rounds=1 algo.steps_per_round=100 algo.guard=off"
-            given += own.split()
-        given += more
-        if self.args.tiny:  # a small vocabulary needs more noise; two blocks have no fourth
-            own = {"dcd": "algo.gamma_max=2", "mmd": "algo.feature_block=0"}
-            given += filter(None, [own.get(algo)])
-        with hydra.initialize_config_module("mdlm_mcd.minihost.configs", version_base=None):
-            config = hydra.compose("config", overrides=given)
-        OmegaConf.set_struct(config, True)
-        return config
+        name = torch.cuda.get_device_name() if self.cuda else "cpu"
+        rates = ceilings(self.device)
+        self.write(part="ceilings", **rates, device=name, torch=torch.__version__)
 
     def model(self, algo: str, *more: str):
-        config = self.config(algo, *more)
+        """Return a model of the embedded host, its config and tokenizer."""
+        config = embedded(
+            [
+                *"data=textfile model=small trainer.devices=1".split(),
+                *"+trainer.enable_progress_bar=false +trainer.enable_model_summary=false".split(),
+                f"data.files=[{self.work / TEXT}]",
+                f"checkpointing.save_dir={self.work}",
+                *self.size.overrides(self.work),
+                *self.size.method(algo, *more),
+                *("algo.guard=off",) * (algo != "mdlm"),
+            ]
+        )
         torch.manual_seed(0)
         tokenizer = dataloader.get_tokenizer(config)
         return entry.model_class(config)(config, tokenizer), config, tokenizer
@@ -199,61 +118,54 @@ class Run:
     def step(self, algo: str, *more: str):
         model, config, tokenizer = self.model(algo, *more)
         rows, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
-        clock = Clock(13, self.sync)
-        trainer = L.Trainer(
-            accelerator="gpu" if self.cuda else "cpu",
-            devices=1,
-            max_steps=100,
-            precision="bf16-mixed" if self.cuda else "32-true",
-            callbacks=[clock],
-            gradient_clip_val=1.0,
+        asked = "step\n" * (WARM_UP + TIMED) + "waits\n" * self.cuda
+        gate = Gate(commands=io.StringIO(asked), figures=io.StringIO())
+        trainer = hydra.utils.instantiate(
+            config.trainer,
+            callbacks=[gate],
             logger=False,
             enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        try:
+        with contextlib.suppress(Finished):
             trainer.fit(model, rows)
-        except Enough:
-            pass
-        ms = sorted(clock.times[3:])
+        found, *steps = map(json.loads, gate.figures.getvalue().splitlines())
+        timed = [row["ms"] for row in steps[WARM_UP:][:TIMED]]
+        ms, tokens = statistics.median_high(timed), self.size.batch * self.size.length
         self.write(
             part="step",
             algo=" ".join((algo, *more)),
-            waits=clock.waits,
-            batch=self.batch,
-            length=self.length,
-            ms=round(ms[len(ms) // 2], 1),
-            low=round(ms[0], 1),
-            high=round(ms[-1], 1),
-            tokens_s=round(1e3 * self.batch * self.length / ms[len(ms) // 2]),
-            parameters=sum(p.numel() for p in model.backbone.parameters()),
+            waits=steps[-1].get("waits"),
+            batch=self.size.batch,
+            length=self.size.length,
+            ms=round(ms, 1),
+            low=round(min(timed), 1),
+            high=round(max(timed), 1),
+            tokens_s=round(1e3 * tokens / ms),
+            **found,
             precision=str(trainer.precision),
-            peak_gib=self.peak(),
+            peak_gib=round(max(row["gib"] for row in steps), 2),
         )
 
     def samples(self, sampler: str, steps: int, batch: int):
         model, _, _ = self.model("mdlm")
         for p in model.parameters():  # away from the zero start of the last layer
             torch.nn.init.normal_(p, std=0.02)
-        denoise = duo.denoiser(model.to(self.args.device).eval())
+        denoise = duo.denoiser(model.to(self.device).eval())
         for _ in range(2):  # the second counts
-            self.sync()
-            start = time.perf_counter()
+            start = clock(self.device)
             drawn = sampling.sample(
                 sampler,
                 denoise,
                 batch,
-                self.length,
+                self.size.length,
                 steps,
                 alpha=lambda t: 1 - t,
                 mask_index=model.mask_index,
                 vocab_size=model.vocab_size,
-                generator=torch.Generator(self.args.device).manual_seed(1),
+                generator=torch.Generator(self.device).manual_seed(1),
             )
-            self.sync()
-            seconds = time.perf_counter() - start
+            seconds = clock(self.device) - start
         self.write(
             part="samples",
             sampler=sampler,
@@ -262,12 +174,12 @@ class Run:
             dtype="float64",
             samples_s=round(batch / seconds, 2),
             evaluations=drawn.evaluations,
-            peak_gib=self.peak(),
+            peak_gib=round(peak(self.device), 2),
         )
 
     def all(self):
         self.part("ceilings", 10, self.ceilings)
-        self.inputs()
+        make_text(self.work, self.size)
         # Compiling takes longer than all that is tiny.
         for how in dict.fromkeys((algo,) for algo, *_ in STEPS) if self.args.tiny else STEPS:
             self.part(f"step {' '.join(how)}", 25, self.step, *how)

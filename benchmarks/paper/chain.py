@@ -270,8 +270,7 @@ class Chain:
             "A smoke run: its figures mean nothing." * self.given.smoke,
         ]
         lines = ["\n\n".join([f"# {table.title}", *filter(None, notes)]), ""]
-        lines.append(row("model", *(f"{n} steps" for n in table.steps)))
-        lines.append("| --- " * (len(table.steps) + 1) + "|")
+        lines += header("model", *(f"{n} steps" for n in table.steps))
         for name in self.names():
             cells = (
                 f"{measured.get((name, n), '-')} [{published(table, name, n)}]" for n in table.steps
@@ -282,6 +281,10 @@ class Chain:
 
 def row(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def header(*cells: str) -> list[str]:
+    return [row(*cells), "| --- " * len(cells) + "|"]
 
 
 def published(table: Table, name: str, steps: int) -> str:

@@ -1,7 +1,7 @@
 """`--dry-run`: every config of a table composed, its parameters and FLOPs counted.
 
-By the sizes of the hosts' DIT (tests compare them with torch's `FlopCounterMode`): matrix products,
-two FLOPs a multiply-add. Optimizer, norms, softmax and the float64 draws of sampling are not in it.
+By torch's own count of the embedded host's network on the meta device: matrix products, two FLOPs a
+multiply-add. Optimizer, norms, softmax and the float64 draws of sampling are not in it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .chain import TEACHER_STEPS, TRAIN, Chain, row
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mdlm_mcd.models.dit import DIT
+
+from .chain import TEACHER_STEPS, TRAIN, Chain, header, row
 from .compose import embedded
 from .experiments import METHODS, Method, Table
 
@@ -37,20 +42,20 @@ class Counted(NamedTuple):
         return batch * (trunks * self.trunk + method.head_rows * heads * self.head)
 
 
-def count(model: Mapping, *, uniform: bool = False) -> Counted:
-    """Count a network of the config section `model` over GPT-2's vocabulary.
+def count(model: Mapping) -> Counted:
+    """Count a network of the config section `model` over GPT-2's vocabulary and the mask.
 
-    A masked model has one token more than GPT-2, its mask; a uniform-state one has not.
+    A uniform-state model has no mask: one token less, below every digit that is shown.
     """
-    d, c, blocks, length = (model[k] for k in ("hidden_size", "cond_dim", "n_blocks", "length"))
-    vocab, sigma = GPT2_TOKENS + (not uniform), 256 * c + c * c  # MLP of the time
-    attention, mlp, adaln = 4 * d * d, 8 * d * d, 6 * c * d
-    trunk = blocks * 2 * ((attention + mlp) * length + 2 * length**2 * d + adaln)
-    trunk += 2 * (sigma + 2 * c * d)  # and the last layer's adaLN
-    # Embedding, then blocks and last layer: two norms, biases but for the attention's.
-    parameters = vocab * d + sigma + 2 * c + d + 2 * (c + 1) * d + (d + 1) * vocab
-    parameters += blocks * (2 * d + attention + mlp + 5 * d + 6 * (c + 1) * d)
-    return Counted(parameters, trunk, 2 * d * vocab * length)
+    vocab, length = GPT2_TOKENS + 1, model["length"]
+    with torch.device("meta"):
+        network = DIT({"model": model, "algo": {"causal_attention": False}}, vocab)
+        inputs = torch.zeros(1, length, dtype=torch.long), torch.zeros(1)
+    with FlopCounterMode(display=False) as counter:
+        network(*inputs)
+    head = 2 * model["hidden_size"] * vocab * length
+    parameters = sum(p.numel() for p in network.parameters())
+    return Counted(parameters, counter.get_total_flops() - head, head)
 
 
 def hours(flops: float, devices: int = 2) -> float:
@@ -61,13 +66,11 @@ def hours(flops: float, devices: int = 2) -> float:
 def text(table: Table, given: Namespace) -> str:
     """Return the table of costs, as Markdown. Raises Hydra's error for what does not compose."""
     chain, whole = Chain(table, given), 0.0
-    head = ("training", "parameters", "batch", "steps", "FLOP/step", "FLOP", "hours")
     lines = [
         f"# {table.title}: what it costs\n",
         f"Counted on the meta device, not measured; hours are FLOPs over {given.devices} devices "
         f"of {A100 / 1e12:.0f} TFLOP/s at {MFU:.0%} MFU.\n",
-        row(*head),
-        "| --- " * len(head) + "|",
+        *header("training", "parameters", "batch", "steps", "FLOP/step", "FLOP", "hours"),
     ]
     runs = []  # (name, method, overrides) of every training
     if given.teacher == TRAIN:
@@ -80,7 +83,7 @@ def text(table: Table, given: Namespace) -> str:
         runs.append((run.name, run.method, [*own, f"trainer.max_steps={chain.max_steps}"]))
     for name, method, overrides in runs:
         config = embedded(overrides)
-        counted = count(config.model, uniform=method.uniform)
+        counted = count(config.model)
         batch, steps = config.loader.global_batch_size, config.trainer.max_steps
         step = counted.step(batch, method)
         flop = step * steps

@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import time
+import warnings
 
 import lightning as L
 import torch
@@ -19,21 +20,58 @@ class Finished(Exception):
     """Ends a training whose figures have been taken."""
 
 
+class Waits(warnings.catch_warnings):
+    """Count how often the program waits for its CUDA device."""
+
+    def __init__(self):
+        super().__init__(record=True)
+
+    def __enter__(self):
+        self.found = super().__enter__()
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        return self
+
+    def __exit__(self, *error):
+        torch.cuda.set_sync_debug_mode("default")
+        super().__exit__(*error)
+
+    def figures(self) -> dict:
+        return {"waits": sum("synchroniz" in str(w.message) for w in self.found)}
+
+
+class Operations(FlopCounterMode):
+    """Count floating-point operations."""
+
+    def __init__(self):
+        super().__init__(display=False)
+
+    def figures(self) -> dict:
+        return {"flop": self.get_total_flops()}
+
+
+COUNTERS = {"count": Operations, "waits": Waits}
+
+
 class Gate(L.Callback):
     """Wait for a command before each step; write its figures, a line of JSON each.
 
-    dense: project every token onto the vocabulary, with the full logits stored.
-    Commands: `step` (milliseconds), `count` (a step's floating-point operations),
-    `sample PREDICTOR STEPS`, `ceilings` (of this process), and `stop`.
+    dense: project every token onto the vocabulary, with the full logits stored. commands,
+    figures: text files in place of the pipes that SPEED_GATE names. Commands: `step`
+    (milliseconds), `count` (a step's floating-point operations), `waits` (for the device, in a
+    step), `sample PREDICTOR STEPS`, `ceilings` (of this process), and `stop`, which is also what
+    the end of the file means.
     """
 
-    def __init__(self, dense: bool = False):
-        self.dense, self.counter, self.commands = dense, None, None
+    def __init__(self, dense: bool = False, commands=None, figures=None):
+        self.dense, self.counter = dense, None
+        self.commands, self.figures = commands, figures
 
     def on_train_start(self, trainer, module):
         if trainer.global_rank == 0:  # the others follow its all-reduce
-            read, write = map(int, os.environ["SPEED_GATE"].split(","))
-            self.commands, self.figures = os.fdopen(read), os.fdopen(write, "w")
+            if self.commands is None:
+                read, write = map(int, os.environ["SPEED_GATE"].split(","))
+                self.commands, self.figures = os.fdopen(read), os.fdopen(write, "w")
             parameters = sum(p.numel() for p in module.backbone.parameters())
             self.write(parameters=parameters)
         if self.dense:
@@ -58,25 +96,22 @@ class Gate(L.Callback):
                 self.write(**ceilings(module.device))
             else:
                 break
-        if name == "count":
-            self.counter = FlopCounterMode(display=False)
-            self.counter.__enter__()
-        self.reset(module.device)
+        if module.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         self.start = clock(module.device)
+        if name in COUNTERS:
+            self.counter = COUNTERS[name]()
+            self.counter.__enter__()
 
     def on_train_batch_end(self, trainer, module, *args):
         if self.commands is None:
             return
-        figures = {"ms": 1e3 * (clock(module.device) - self.start)}
-        if self.counter is not None:
+        if self.counter is None:
+            figures = {"ms": 1e3 * (clock(module.device) - self.start)}
+        else:
             self.counter.__exit__(None, None, None)
-            figures = {"flop": self.counter.get_total_flops()}
-            self.counter = None
+            figures, self.counter = self.counter.figures(), None
         self.write(**figures, gib=peak(module.device))
-
-    def reset(self, device):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
 
     def sample(self, module, predictor: str, steps: int):
         """Time the host's own sampler, or ours, of a batch with the weights as they are."""

@@ -6,15 +6,12 @@ states and weights. Each way runs in a process of its own, so that its peak memo
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
-import os
+import multiprocessing
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import torch
 
@@ -39,21 +36,14 @@ def head(size: Size, tiny: bool) -> Iterator[dict]:
             continue  # one axis at a time
         found = {}
         for way in WAYS:
-            problem = {**dataclasses.asdict(size), "vocab": vocab}
-            found[way] = measured(way, share, problem)
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                found[way] = pool.submit(step, way, share, replace(size, vocab=vocab)).result()
             base, row = found["dense"], found[way]
             if abs(row["loss"] / base["loss"] - 1) > 1e-5:
                 raise RuntimeError(f"{way} gives {row['loss']}, dense {base['loss']}")
             ratios = {f"{k}_ratio": row[k] / base[k] for k in ("seconds", "gib")}
             of = {"share": share, "vocab": vocab, "rows": size.batch * size.length, "way": way}
             yield {"part": "head", **of, **row, **ratios}
-
-
-def measured(way: str, share: float, problem: dict) -> dict:
-    path = os.pathsep.join([*sys.path, str(Path(__file__).parents[1])])
-    env = {**os.environ, "OMP_NUM_THREADS": str(problem["threads"]), "PYTHONPATH": path}
-    command = [sys.executable, "-m", "speed_lib.head", way, str(share), json.dumps(problem)]
-    return json.loads(subprocess.check_output(command, text=True, env=env))
 
 
 def step(way: str, share: float, size: Size, repeats: int = 3) -> dict:
@@ -92,7 +82,3 @@ def step(way: str, share: float, size: Size, repeats: int = 3) -> dict:
         "gib": peak(device),
         "loss": float(loss.detach()),
     }
-
-
-if __name__ == "__main__":
-    print(json.dumps(step(sys.argv[1], float(sys.argv[2]), Size(**json.loads(sys.argv[3])))))

@@ -12,13 +12,8 @@ from pathlib import Path
 
 from .worker import Size, Worker, in_turn, make_assets, median
 
-ROUNDS = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=100000")
-OURS = ("mcd", "sdtt", "subset", "cd4lm", "dcd", "mmd")
+OTHERS = ("sdtt", "subset", "cd4lm", "dcd", "mmd")
 BYTES = 4  # of a weight, its gradient and the optimizer's state
-
-
-def distiller(name: str, *more: str) -> tuple[str, ...]:
-    return (f"algo={name}", *ROUNDS, *more)
 
 
 @dataclass
@@ -35,29 +30,28 @@ class Bench:
         self._count = itertools.count()
         self._made: dict[tuple, Path] = {}
 
-    def worker(self, size: Size, algo: tuple[str, ...], **how) -> Worker:
+    def mcd(self, size: Size | None = None, **how) -> Worker:
+        return self.worker((size or self.size).method("mcd"), size, **how)
+
+    def worker(self, algo: tuple[str, ...], size: Size | None = None, **how) -> Worker:
+        size = size or self.size
         key = size.vocab, size.length, size.batch
         if key not in self._made:
             self._made[key] = self.folder / f"assets-{len(self._made)}"
             self._made[key].mkdir(parents=True)
             make_assets(self._made[key], size)
         out = self.folder / f"run-{next(self._count)}"
-        own = {
-            "algo=dcd": ("algo.gamma_max=2",) if size.vocab < 5000 else (),
-            "algo=mmd": (f"algo.feature_block={size.blocks // 4}",),
-        }
-        more = own.get(algo[0], ()) if algo else ()
-        return Worker(size, self._made[key], out, (*algo, *more), **how)
+        return Worker(size, self._made[key], out, algo, **how)
 
     # (a) and (e) ----------------------------------------------------------------------
 
     def variants(self) -> Iterator[tuple[str, dict]]:
         """Yield the trainings beside MCD's own, by name."""
-        yield "mcd, dense", {"algo": distiller("mcd"), "gate": ("+callbacks.gate.dense=true",)}
-        yield "mcd, compiled", {"algo": distiller("mcd", "algo.compile=true")}
-        for name in OURS[1:]:
-            yield name, {"algo": distiller(name)}
-        yield "mdlm (minihost)", {"algo": ("algo=mdlm",)}
+        method = self.size.method
+        yield "mcd, dense", {"algo": method("mcd", "+callbacks.gate.dense=true")}
+        yield "mcd, compiled", {"algo": method("mcd", "algo.compile=true")}
+        yield from ((name, {"algo": method(name)}) for name in OTHERS)
+        yield "mdlm (minihost)", {"algo": method("mdlm")}
         for name, clone in self.hosts.items():
             if name == "mdlm":
                 yield "mdlm (mdlm)", {"algo": (), "clone": clone}
@@ -71,27 +65,21 @@ class Bench:
 
     def steps(self) -> Iterator[dict]:
         """Time each training's step beside MCD's, the two in turn, and MCD's floor."""
-        with self.worker(self.size, distiller("mcd")) as mcd:  # whose peak is not the step's
+        with self.mcd() as mcd:  # whose peak is not the step's
             yield self.floor(mcd)
-        with self.worker(self.size, distiller("mcd")) as mcd:
+        with self.mcd() as mcd:
             for name, how in self.variants():
                 try:
-                    with self.worker(self.size, **how) as other:
+                    with self.worker(**how) as other:
                         found = in_turn({"mcd": mcd, name: other}, "step", self.repeats)
                 except RuntimeError as error:
                     yield {"part": "step", "name": name, "error": str(error)[-400:]}
                     continue
-                ours, theirs = found["mcd"], found[name]
-                yield {
-                    "part": "step",
-                    "name": name,
-                    "ms": median(theirs, "ms"),
-                    "mcd_ms": median(ours, "ms"),
-                    "ratio": median(ours, "ms") / median(theirs, "ms"),
-                    "gib": median(theirs, "gib"),
-                    "mcd_gib": median(ours, "gib"),
-                    "gib_ratio": median(ours, "gib") / median(theirs, "gib"),
-                }
+                row = {"part": "step", "name": name}
+                for key, ratio in (("ms", "ratio"), ("gib", "gib_ratio")):
+                    row[key], row[f"mcd_{key}"] = (median(found[x], key) for x in (name, "mcd"))
+                    row[ratio] = row[f"mcd_{key}"] / row[key]
+                yield row
 
     def floor(self, mcd: Worker) -> dict:
         """Count a step's operations and bytes, and the time they take at the ceilings.
@@ -125,7 +113,7 @@ class Bench:
         steps = (2, 4) if self.tiny else (8, 32, 128, 512)
         hosts = {"minihost": None, **{k: v for k, v in self.hosts.items() if k != "mdlm"}}
         for name, clone in hosts.items():
-            with self.worker(self.size, distiller("mcd"), clone=clone) as worker:
+            with self.mcd(clone=clone) as worker:
                 worker.ask("step")  # weights away from their zero start
                 for n in steps:
                     found = {
@@ -150,7 +138,7 @@ class Bench:
             found = []
             for factor in factors:
                 size = replace(base, **{name: start * factor})
-                with self.worker(size, distiller("mcd")) as worker:
+                with self.mcd(size) as worker:
                     rows = in_turn({"mcd": worker}, "step", self.repeats)["mcd"]
                 row = {name: start * factor, "ms": median(rows, "ms"), "gib": median(rows, "gib")}
                 found.append(row)
@@ -162,7 +150,7 @@ class Bench:
         size = replace(self.size, threads=1, batch=max(2, self.size.batch))
         found = {}
         for devices in (1, 2):
-            with self.worker(size, distiller("mcd"), devices=devices) as worker:
+            with self.mcd(size, devices=devices) as worker:
                 found[devices] = median(in_turn({"mcd": worker}, "step", self.repeats)["mcd"], "ms")
         yield {
             "part": "processes",

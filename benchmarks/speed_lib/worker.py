@@ -6,10 +6,12 @@ import random
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ROUNDS = ("algo.init_from=scratch", "algo.rounds=1", "algo.steps_per_round=100000")
+TEXT = "text.txt"  # in the folder of assets
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,33 @@ class Size:
     batch: int = 2
     precision: str = "32-true"
 
-    def overrides(self, assets: Path, out: Path) -> list[str]:
+    def overrides(self, assets: Path) -> list[str]:
+        """Return those of every training, whatever its method and its host."""
         return f"""
             model.hidden_size={self.width} model.n_blocks={self.blocks}
             model.n_heads={max(1, self.width // 64)} model.cond_dim={min(128, self.width)}
             model.length={self.length} loader.global_batch_size={self.batch}
-            loader.eval_global_batch_size={self.batch} loader.num_workers=1
-            loader.pin_memory=false trainer.precision={self.precision} trainer.max_steps=100000
+            loader.eval_global_batch_size={self.batch}
+            trainer.precision={self.precision} trainer.max_steps=100000
             trainer.val_check_interval=100000 trainer.limit_val_batches=0
             trainer.num_sanity_val_steps=0 trainer.gradient_clip_val=1.0 training.ema=0.9999
             trainer.accelerator={"gpu" if self.device == "cuda" else "cpu"}
             data.tokenizer_name_or_path={assets}/tokenizer data.cache_dir={assets}
-            hydra.run.dir={out} optim.lr=1e-6 seed=1 +callbacks.gate._target_=gate.Gate
+            optim.lr=1e-6 seed=1
         """.split()
+
+    def method(self, name: str, *more: str) -> tuple[str, ...]:
+        """Return the overrides of the host's own training or, of this size, of a distillation."""
+        if name == "mdlm":
+            return "algo=mdlm", *more
+        own = {"mmd": (f"algo.feature_block={self.blocks // 4}",)}
+        if self.vocab < 5000:  # which needs more noise
+            own["dcd"] = ("algo.gamma_max=2",)
+        return f"algo={name}", *ROUNDS, *own.get(name, ()), *more
+
+
+TINY = {"vocab": 300, "width": 32, "blocks": 2, "length": 32, "batch": 4}
+LARGE = {"length": 1024, "batch": 32, "precision": "bf16-mixed"}  # of a GPU
 
 
 @dataclass
@@ -54,13 +70,13 @@ class Worker:
     algo: tuple[str, ...]
     clone: Path | None = None
     devices: int = 1
-    gate: tuple[str, ...] = ()
-    figures: list[dict] = field(default_factory=list)
 
     def command(self) -> list[str]:
-        given = [*self.size.overrides(self.assets, self.out), f"trainer.devices={self.devices}"]
+        given = self.size.overrides(self.assets)
+        given += f"""trainer.devices={self.devices} loader.num_workers=1 loader.pin_memory=false
+            hydra.run.dir={self.out} +callbacks.gate._target_=gate.Gate""".split()
         if self.clone is None:
-            files = f"data=textfile data.files=[{self.assets}/text.txt] ~logger"
+            files = f"data=textfile data.files=[{self.assets}/{TEXT}] ~logger"
             how = ["mdlm_mcd.minihost.main", *files.split()]
         else:
             host = f"""model=tiny data=wikitext2 data.train=tiny data.valid=tiny ~wandb
@@ -69,7 +85,7 @@ class Worker:
             how = ["mdlm_mcd.commands.main", "run", *host.split()]
         if self.devices > 1:
             given.append("strategy=ddp")
-        return [sys.executable, "-m", *how, *given, *self.algo, *self.gate]
+        return [sys.executable, "-m", *how, *given, *self.algo]
 
     def __enter__(self):
         self.out.mkdir(parents=True)
@@ -127,9 +143,8 @@ def median(figures: list[dict], key: str) -> float:
     return statistics.median(row[key] for row in figures)
 
 
-def make_assets(folder: Path, size: Size) -> None:
-    """Write a word-level tokenizer of the vocabulary's size, and random text, for all hosts."""
-    import datasets
+def make_text(folder: Path, size: Size):
+    """Write a word-level tokenizer of the vocabulary's size, and random text; return both."""
     import tokenizers
     import transformers
 
@@ -140,17 +155,26 @@ def make_assets(folder: Path, size: Size) -> None:
         tokenizer_object=words, eos_token="w1", bos_token="w2", pad_token="w1"
     )
     made.save_pretrained(folder / "tokenizer")
-    # The hosts open a tokenizer of their evaluator, if they measure with it or not.
-    (folder / "gpt2").mkdir()
-    transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1).save_pretrained(folder / "gpt2")
-    made.save_pretrained(folder / "gpt2")
     draw = random.Random(0)
-    count = 16 * size.batch
-    rows = [[draw.randrange(3, size.vocab) for _ in range(size.length)] for _ in range(count)]
+    rows = [
+        [draw.randrange(3, size.vocab) for _ in range(size.length)] for _ in range(16 * size.batch)
+    ]
     text = "\n\n\n".join(" ".join(f"w{i}" for i in row) for row in rows)
-    (folder / "text.txt").write_text(text, "utf-8")
+    (folder / TEXT).write_text(text, "utf-8")
+    return made, rows
+
+
+def make_assets(folder: Path, size: Size) -> None:
+    """Write what `make_text` does, and the same for clones of the hosts."""
+    import datasets
+    import transformers
+
+    tokenizer, rows = make_text(folder, size)
+    # The hosts open a tokenizer of their evaluator, if they measure with it or not.
+    transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1).save_pretrained(folder / "gpt2")
+    tokenizer.save_pretrained(folder / "gpt2")
     for split in ("train", "validation"):
         # Under this name the hosts find a prepared data set and tokenize nothing.
-        columns = {"input_ids": rows, "attention_mask": [[1.0] * size.length] * count}
+        columns = {"input_ids": rows, "attention_mask": [[1.0] * size.length] * len(rows)}
         name = f"tiny_{split}_bs{size.length}_wrapped.dat"
         datasets.Dataset.from_dict(columns).save_to_disk(folder / name)

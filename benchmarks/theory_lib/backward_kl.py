@@ -90,8 +90,7 @@ def train(w: Tiny, loss: str, way: str, clip: float | None) -> tuple[list, Tenso
     """
     teacher = torch.nn.functional.pad(w.truth.log().clamp(min=NEG_INFINITY), (0, 1))
     logits = teacher.clone().requires_grad_()
-    how = {"adam": (torch.optim.Adam, 0.05), "sgd": (torch.optim.SGD, 0.05)}
-    optimizer = how[way][0]([logits], lr=how[way][1])
+    optimizer = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[way]([logits], lr=0.05)
     found = []
     for step in range(STEPS):
         g = coupling.counter_generator("backward kl", step)
@@ -104,7 +103,7 @@ def train(w: Tiny, loss: str, way: str, clip: float | None) -> tuple[list, Tenso
         q = losses.subs(q, pair.z_s, w.vocab)
         cost = losses.per_token(loss, p, q, x0, pair.masked_t, pair.masked_s)
         optimizer.zero_grad()
-        (cost.mean()).backward()
+        cost.mean().backward()
         if clip is not None:
             torch.nn.utils.clip_grad_norm_([logits], clip)
         optimizer.step()
@@ -127,12 +126,11 @@ def measured() -> list[Table]:
     rows = []
     for loss, way, clip in WAYS:
         curve, table = train(w, loss, way, clip)
-        tail = torch.tensor(curve[-100:])
         chosen = w.truth.gather(-1, table.argmax(-1, keepdim=True))[..., 0]
         name = f"{loss}, {way}, " + ("clipped to 1" if clip else "not clipped")
         apart = w.missing(w.drawn(table, 4).clamp(min=1e-30))
-        own = w.entropy(table), w.mean(chosen), apart
-        rows.append((name, curve[0], float(tail.mean()), *own))
+        last = float(torch.tensor(curve[-100:]).mean())
+        rows.append((name, curve[0], last, w.entropy(table), w.mean(chosen), apart))
     table = Table(
         f"{STEPS} sampled steps of {BATCH} sequences from the exact denoiser (entropy "
         f"{w.entropy(w.truth):.4f}, true chance of its likeliest token "

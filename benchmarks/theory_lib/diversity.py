@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from bench import jobs, train
+from bench import jobs
+from bench.methods import MCD
 from bench.setting import ExactLanguage
 from bench.sizes import BATCH, LANGUAGE
 from bench.summary import KNOWN
@@ -42,7 +43,7 @@ FIGURES = (
 
 def figures(setting, weights, seed: int, temperature: float = 1.0) -> dict:
     """Of samples in STEPS steps, by the evaluation's own functions."""
-    model = setting.masked("model", weights)
+    model = setting.candidate("model", KNOWN[MCD], weights)
     point = Setting(steps=STEPS, temperature=temperature)
     plan = Plan((point,), setting.part.samples, BATCH, seed=seed)
     tokens, _ = draw(model, point, plan, jobs.noise)
@@ -56,15 +57,10 @@ def of_tokens(setting, tokens: torch.Tensor) -> dict:
     return {name: found[name]["value"] for name in FIGURES}
 
 
-def student(setting, teacher, name: str, seed: int) -> dict:
+def student(setting, name: str, seed: int) -> dict:
     """Return the figures of a student's last round."""
-    rounds = train.fit(
-        jobs.overrides(KNOWN[name], setting.part, seed),
-        setting.tokenizer,
-        setting.rows,
-        start=teacher,
-        every=setting.part.steps_per_round,
-    )
+    job = jobs.Job("language", name, KNOWN[name], seed)
+    rounds = jobs.students(job, setting, setting.folder / f"{name}-{seed}.pt")
     return figures(setting, rounds[max(rounds)], seed)
 
 
@@ -90,11 +86,9 @@ def measured() -> list[Table]:
             mean([figures(setting, teacher, seed, t) for seed in SEEDS[:2]])
             for t in (1.0, *TEMPERATURES)
         ]
+        jobs.keep(setting.folder / "teacher.pt", teacher)
         each = {
-            name: [
-                student(setting, teacher, name, seed)
-                for seed in SEEDS[: None if name in MANY else 2]
-            ]
+            name: [student(setting, name, seed) for seed in SEEDS[: None if name in MANY else 2]]
             for name in STUDENTS
         }
         text = setting.held_out

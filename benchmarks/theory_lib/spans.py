@@ -121,21 +121,18 @@ def training(w: Tiny, parts: Parts, delta: float) -> tuple:
     times = [delta + (1 - delta) * middle for middle in TIMES]
     pairs = sum(pattern_law(parts, w.length, t, t - delta) for t in times) / len(times)
     of_t, views = pairs.sum(-1), w.conditional(pairs)
-    visited = of_t[w.keys] * w.mass
-    weight = visited[:, None] * w.masked
+    law = of_t[w.keys] * w.mass  # of z_t
     best = optimum.kl_fwd(optimum.given(w, w.truth, 1.0, views))
     # a = 0: all that is masked opens at once, and cross-entropy alone teaches.
     best = torch.where(best.isfinite(), best, w.truth)
-    apart = torch.xlogy(w.truth, w.truth) - torch.xlogy(w.truth, best)
-    entropy = torch.special.entr(w.truth).sum(-1)
-    both = w.masked.double()
+    entropy, both = torch.special.entr(w.truth).sum(-1), w.masked.double()
     before, after = (views @ both) * entropy, views @ (both * entropy)
     return (
         float(of_t @ w.patterns.double().mean(-1)),
         float((of_t > 0).double().mean()),
-        float((weight[..., None] * apart).sum() / weight.sum()),
-        float((weight * entropy).sum() / weight.sum()),
-        float((weight * (before - after)).sum() / (weight * (views @ both)).sum()),
+        w.divergence(w.truth, best, law),
+        w.entropy(w.truth, law),
+        w.mean(before - after, law) / w.mean(views @ both, law),
     )
 
 

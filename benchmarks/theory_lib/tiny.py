@@ -121,19 +121,19 @@ class Tiny:
         """Return p^(1/tau), normalised: (S, length, vocab); one-hot rows stay."""
         return (table.log() / tau).softmax(-1)
 
-    def mean(self, values: Tensor) -> float:
-        """Return the mean of (S, length) over masked tokens of z_t, t ~ U(0, 1)."""
-        weight = self.visited[:, None] * self.masked
+    def mean(self, values: Tensor, law: Tensor | None = None) -> float:
+        """Return the mean of (S, length) over masked tokens of z_t, whose law is `visited`."""
+        weight = (self.visited if law is None else law)[:, None] * self.masked
         return float(torch.where(self.masked, weight * values, 0.0).sum() / weight.sum())
 
-    def entropy(self, table: Tensor) -> float:
+    def entropy(self, table: Tensor, law: Tensor | None = None) -> float:
         """Return the mean entropy of the table's predictions, in nats a masked token."""
-        return self.mean(torch.special.entr(table).sum(-1))
+        return self.mean(torch.special.entr(table).sum(-1), law)
 
-    def divergence(self, one: Tensor, other: Tensor) -> float:
+    def divergence(self, one: Tensor, other: Tensor, law: Tensor | None = None) -> float:
         """Return the mean KL(one || other) of predictions, in nats a masked token."""
         apart = torch.xlogy(one, one) - torch.xlogy(one, other)
-        return self.mean(torch.where(one > 0, apart, 0.0).sum(-1))
+        return self.mean(torch.where(one > 0, apart, 0.0).sum(-1), law)
 
     # The N-step sampler -----------------------------------------------------------
 
