@@ -16,11 +16,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import configs_dir
+import hydra
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf, open_dict
+
+from .. import configs_dir, distillers
 from ..checkpoints.files import expanded
+from ..checkpoints.weights import check_process, read_weights
+from ..distillers import start
 from ..errors import ConfigError, MCDError
-from ..hosts import patches, specs
+from ..hosts import patches, resolve_model_class, specs, stubs
 from ..hosts.specs import HostSpec
+from ..settings import hydra_errors
 from . import versions
 
 OK, NOTE, STOP = "ok", "note", "STOP"
@@ -86,8 +97,6 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
             check("precision", check_precision, config)
             check("checkpoint", check_checkpoint, config, mixin, folder, overrides)
     except Exception as error:  # whatever Hydra has against the overrides
-        from ..settings import hydra_errors
-
         error = hydra_errors.explain(error) or error
         text = " ".join(str(error).split()) or type(error).__name__
         found.append(Finding("config", STOP, text))
@@ -99,11 +108,6 @@ def compose(folder: Path, given: Sequence[str]):
 
     Where they name no algo it is algo=mcd.
     """
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf, open_dict
-
     # The hosts' own, registered by their main.py; `eval` is left out on purpose.
     for name, resolver in (
         ("cwd", lambda: str(folder)),
@@ -124,8 +128,6 @@ def compose(folder: Path, given: Sequence[str]):
 
 def distiller_of(config) -> type | None:
     """Return the distiller of ours that `algo._target_` names."""
-    from .. import distillers
-
     package, _, name = config.algo.get("_target_", "").rpartition(".")
     return getattr(distillers, name, None) if package == "mdlm_mcd.hosts" else None
 
@@ -139,8 +141,6 @@ def check_versions() -> str:
 
 
 def check_devices() -> str:
-    import torch
-
     if torch.cuda.is_available():
         kind = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
         return f"{kind}, CUDA {torch.version.cuda}"
@@ -158,9 +158,6 @@ def check_flash_attn() -> str:
 
 
 def check_plugin(folder: Path) -> str:
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-
     found = Plugins.instance().discover(SearchPathPlugin)
     if not any(p.__module__ == "hydra_plugins.mdlm_mcd_searchpath" for p in found):
         spec = importlib.util.find_spec("hydra_plugins")
@@ -191,8 +188,6 @@ def check_host(folder: Path) -> str:
 
 
 def check_packages(folder: Path) -> str:
-    from ..hosts import stubs
-
     needed = sorted(specs.packages(folder) - stubs.PACKAGES.keys())
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ConfigError(
@@ -218,8 +213,6 @@ def check_patch(folder: Path, spec: HostSpec) -> str:
 
 def check_algo(config, mixin: type | None, spec: HostSpec, overrides: Sequence[str]) -> str:
     """Make the checks of the student's class, in the same words, without its host."""
-    from ..hosts import resolve_model_class
-
     algo = config.algo
     if mixin is None:
         text = f"algo.name={algo.get('name')} is none of ours"
@@ -243,9 +236,6 @@ def check_precision(config) -> str:
 
 def check_checkpoint(config, mixin: type, folder: Path, overrides: Sequence[str]) -> str:
     """Open the checkpoint of the configured mode."""
-    from ..checkpoints.weights import check_process, read_weights
-    from ..distillers import start
-
     train = config.mode == "train"
     key = "algo.teacher_path" if train else "eval.checkpoint_path"
     path = str(start.teacher_path(config) if train else config.eval.checkpoint_path or "")

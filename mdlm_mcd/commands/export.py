@@ -42,14 +42,12 @@ def configure(parser) -> None:
         "and a model card. transformers.AutoModelForMaskedLM opens the folder without "
         "this package, and so do MDLM, Duo (backbone=hf_dit) and algo.teacher_path."
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="what teacher_path takes")
-    parser.add_argument("out", metavar="OUT", help="the folder to write")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
-    parser.add_argument(
-        "--tokenizer",
-        metavar="NAME_OR_PATH",
-        help="goes along; bpe: the one the embedded host trained",
-    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CKPT", help="what teacher_path takes")
+    add("out", metavar="OUT", help="the folder to write")
+    add("--weights", choices=("ema", "raw"), default="ema")
+    text = "goes along; bpe: the one the embedded host trained"
+    add("--tokenizer", metavar="NAME_OR_PATH", help=text)
     missing = parser.add_argument_group("where the checkpoint does not say it")
     missing.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
     missing.add_argument("--heads", type=int, metavar="N", help="attention heads")

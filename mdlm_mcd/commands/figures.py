@@ -43,13 +43,12 @@ def configure(parser) -> None:
         "the signal-to-noise ratio, and one latent opening at 8, 32 and 512 steps: of a "
         "checkpoint, or of a built-in language whose denoiser is exact. Needs mdlm-mcd[demo]."
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write")
-    parser.add_argument(
-        "--model", metavar="CKPT", help="whose trajectory; what mdlm-mcd sweep takes"
-    )
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of the model")
-    parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
-    parser.add_argument("--seed", type=int, default=10, help="of the latent")
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="where to write")
+    add("--model", metavar="CKPT", help="whose trajectory; what mdlm-mcd sweep takes")
+    add("--weights", choices=("ema", "raw"), default="ema", help="of the model")
+    add("--tokenizer", metavar="NAME_OR_PATH")
+    add("--seed", type=int, default=10, help="of the latent")
     parser.epilog = "Example: mdlm-mcd figures --out figures"
     parser.set_defaults(call=call)
 

@@ -38,7 +38,7 @@ def configure(parser) -> None:
     add("--steps", type=int, default=8)
     add("--temperature", type=float, default=1.0)
     add("--sampler", default="sparse", help=", ".join(sampling.SAMPLERS))
-    add("--u-law", type=law, default=("iid", None), metavar="LAW[:STEP]", help=LAWS)
+    add("--u-law", type=law, default="iid", metavar="LAW[:STEP]", help=LAWS)
     add("--dtype", choices=list(DTYPES), default="float64", help="of the draws")
     sampling_arguments(parser)
     parser.epilog = "Example: mdlm-mcd sample mdlm-mcd/teacher --count 4 --steps 16"
