@@ -183,7 +183,7 @@ def check_host(folder: Path) -> str:
     except OSError:
         return f"{text}, no git on this machine"
     branch, commit = (git("rev-parse", how, "HEAD") for how in ("--abbrev-ref", "--short"))
-    edited = ", ".join(git("diff", "--name-only", "HEAD").split())
+    edited = ", ".join(git("diff", "--name-only", "HEAD").splitlines())
     return f"{text}, git branch {branch}, commit {commit}, edited: {edited or 'nothing'}"
 
 

@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .. import __version__, errors
 from ..checkpoints import weights
-from ..errors import ConfigError
+from ..errors import ConfigError, border
 from ..evaluation import candidates
 from ..models import dit, vocabulary
 
@@ -57,11 +56,9 @@ def configure(parser) -> None:
 
 
 def call(args) -> None:
-    given = dict(
-        model_length=args.length, n_heads=args.heads, time_conditioning=args.time_conditioning
-    )
-    given = {k: v for k, v in given.items() if v is not None}
-    print(export(args.checkpoint, args.out, args.weights, args.tokenizer, given))
+    given = dict(length=args.length, n_heads=args.heads, time_conditioning=args.time_conditioning)
+    sizes = weights.model_sizes(given)  # without those that are not given
+    print(export(args.checkpoint, args.out, args.weights, args.tokenizer, sizes))
 
 
 def export(
@@ -110,21 +107,18 @@ def export(
     notes = {"format": "pt", "mdlm_mcd": json.dumps(info)}
     if found.global_step is not None:
         notes["global_step"] = str(found.global_step)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    card, part = _card(out.name, config), out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        part.mkdir(parents=True)
-        save_file(tensors, part / "model.safetensors", notes)
-        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        (part / "README.md").write_text(_card(out.name, config), "utf-8")
-        for path in CODE:
-            shutil.copyfile(path, part / path.name)
-        if opened:
-            opened.save_pretrained(part)
-        os.replace(part, out)  # also an empty folder
-    except (OSError, SafetensorError) as error:  # the latter of a full disk
-        raise ConfigError(
-            f"OUT={out} cannot be written ({error}): name a folder that can."
-        ) from error
+        with border(f"OUT={out} cannot be written", "name a folder that can"):
+            part.mkdir(parents=True)
+            save_file(tensors, part / "model.safetensors", notes)
+            (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            (part / "README.md").write_text(card, "utf-8")
+            for path in CODE:
+                shutil.copyfile(path, part / path.name)
+            if opened:
+                opened.save_pretrained(part)
+            os.replace(part, out)  # also an empty folder
     finally:
         shutil.rmtree(part, ignore_errors=True)
     count = sum(p.numel() for p in backbone.parameters())

@@ -81,7 +81,7 @@ def encode(pieces: list[str], model: candidates.Candidate, key: str) -> list[int
     tokenizer, ids = model.tokenizer, [model.tokenizer.bos_token_id]
     for index, piece in enumerate(pieces):
         if index % 2:
-            ids += [model.mask_index] * int(piece)
+            ids += [model.mask_index] * min(int(piece), model.length)  # more is refused below
             continue
         part = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
         check_ids(torch.tensor(part), model.vocab_size, model.mask_index, key, tokenizer)

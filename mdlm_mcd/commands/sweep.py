@@ -87,7 +87,10 @@ def numbers(kind):
 def law(text: str) -> tuple[str, float | str | None]:
     """Read `iid`, `lattice`, or with a step: `lattice:1/8`, `lattice:auto`."""
     name, _, step = text.partition(":")
-    return name, (step or None) if step in ("", "auto") else float(Fraction(step))
+    try:
+        return name, (step or None) if step in ("", "auto") else float(Fraction(step))
+    except ZeroDivisionError as error:
+        raise ValueError(text) from error  # which argparse words
 
 
 def call(args) -> None:
