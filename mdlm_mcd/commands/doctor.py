@@ -24,10 +24,9 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf, open_dict
 
-from .. import configs_dir, distillers
+from .. import configs_dir
 from ..checkpoints.files import expanded
 from ..checkpoints.weights import check_process, read_weights
-from ..distillers import start
 from ..errors import ConfigError, MCDError
 from ..hosts import patches, resolve_model_class, specs, stubs
 from ..hosts.specs import HostSpec
@@ -128,6 +127,8 @@ def compose(folder: Path, given: Sequence[str]):
 
 def distiller_of(config) -> type | None:
     """Return the distiller of ours that `algo._target_` names."""
+    from .. import distillers  # Lightning may be what is broken here: then that is a finding
+
     package, _, name = config.algo.get("_target_", "").rpartition(".")
     return getattr(distillers, name, None) if package == "mdlm_mcd.hosts" else None
 
@@ -236,6 +237,8 @@ def check_precision(config) -> str:
 
 def check_checkpoint(config, mixin: type, folder: Path, overrides: Sequence[str]) -> str:
     """Open the checkpoint of the configured mode."""
+    from ..distillers import start
+
     train = config.mode == "train"
     key = "algo.teacher_path" if train else "eval.checkpoint_path"
     path = str(start.teacher_path(config) if train else config.eval.checkpoint_path or "")

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from .. import __version__, errors
 from ..checkpoints import weights
+from ..checkpoints.sanitize import section
 from ..errors import ConfigError, border
 from ..evaluation import candidates
 from ..models import dit, vocabulary
@@ -27,10 +28,6 @@ from ..models import dit, vocabulary
 MODELS = Path(dit.__file__).parent
 CODE = (MODELS / "hf/configuration_mdlm.py", MODELS / "hf/modeling_mdlm.py", MODELS / "dit.py")
 CARD = Path(__file__).with_name("model_card.md")
-_AUTO_MAP = {
-    "AutoConfig": "configuration_mdlm.MDLMConfig",
-    "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
-}
 # What the distiller notes in its checkpoints, as far as it travels on.
 _NOTED = ("algo", "loss", "round", "delta", "tau", "teacher_path", "settings", "training")
 
@@ -85,7 +82,10 @@ def export(
     info = _info(found, checkpoint, taken)
     config = {
         "architectures": ["MDLM"],
-        "auto_map": _AUTO_MAP,
+        "auto_map": {
+            "AutoConfig": "configuration_mdlm.MDLMConfig",
+            "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
+        },
         "model_type": "mdlm",
         **sizes,
         **_schedule(found.config),
@@ -134,7 +134,6 @@ def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]
         on_hub = weights.HUB_ID.fullmatch(path) and not os.path.exists(path)
         return path if on_hub else os.path.basename(os.path.normpath(path))
 
-    section = candidates.section
     info = {
         "exported_by": f"mdlm-mcd {__version__}",
         "checkpoint": public(checkpoint),
@@ -155,7 +154,7 @@ def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]
 
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `candidates.schedule` reads in a host's config, for the folder's."""
-    noise = candidates.section(config, "noise")
+    noise = section(config, "noise")
     keys = ("type", "eps", "sigma_min", "sigma_max")
     kept = {k: noise[k] for k in keys if isinstance(noise.get(k), (str, int, float))}
     return {"noise": kept} | ({"parameterization": "subs"} if "parameterization" in config else {})
