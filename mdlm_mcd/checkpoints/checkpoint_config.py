@@ -66,7 +66,8 @@ def check_room(
 ) -> None:
     """Raise CheckpointError where a model cannot be made or is larger than its tensors.
 
-    model: the host's `model` section. It is made on the meta device, where nothing is allocated.
+    model: the host's `model` section. One block is made, on the meta device, so that
+    nothing is allocated.
     """
     with (
         border(
@@ -76,10 +77,12 @@ def check_room(
         ),
         torch.device("meta"),
     ):
-        if model["hidden_size"] % (2 * model["n_heads"]) or model["n_blocks"] > len(tensors):
-            raise ValueError(", ".join(f"{key}={value}" for key, value in model.items()))
-        made = dit.DIT({"model": model, "algo": {"causal_attention": causal}}, vocab_size)
-        asked = sum(p.numel() for p in made.parameters())
+        if model["hidden_size"] % (2 * model["n_heads"]):
+            raise ValueError("hidden_size={hidden_size}, n_heads={n_heads}".format_map(model))
+        one = {"model": {**model, "n_blocks": 1}, "algo": {"causal_attention": causal}}
+        small = dit.DIT(one, vocab_size)
+        block, asked = (sum(p.numel() for p in x.parameters()) for x in (small.blocks, small))
+        asked += (model["n_blocks"] - 1) * block
     found = sum(t.numel() for t in tensors.values())
     if asked > found:
         raise CheckpointError(

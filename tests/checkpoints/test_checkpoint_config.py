@@ -103,8 +103,7 @@ def test_sizes_are_those_of_the_tensors(shell, change, words):
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda c: model_of(c).update(n_blocks=10**6), "sizes of which no .*n_blocks=1000000"),
-        (lambda c: model_of(c).update(n_blocks=3), "describes a model of"),
+        (lambda c: model_of(c).update(n_blocks=10**6), "describes a model of"),
         (lambda c: model_of(c).update(n_heads=3), "sizes of which no model.*n_heads=3"),
         (lambda c: model_of(c).clear(), "a config that cannot be used"),
     ],
