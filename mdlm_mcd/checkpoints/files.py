@@ -49,7 +49,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     Of several `last.ckpt`.
     """
     newest, most = None, 0
-    for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.name != "last.ckpt"):
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != "last.ckpt", path)):
         if damage(path):
             continue
         with contextlib.suppress(Exception):  # no checkpoint
