@@ -51,12 +51,6 @@ def shown(value: Any, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of a library's error, to stand inside a sentence."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".:")
-
-
 def cause(error: BaseException) -> str:
     """Return what went wrong in a library, on one line."""
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__:

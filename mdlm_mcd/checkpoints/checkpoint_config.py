@@ -7,6 +7,7 @@ it are as large.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -26,15 +27,7 @@ CACHE = "~/.cache/mdlm_mcd"
 
 def literal(value: Any) -> DictConfig:
     """Return a config of plain containers, in which `${...}` is text and no resolver."""
-
-    def escaped(value):
-        if isinstance(value, dict):
-            return {escaped(k): escaped(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [escaped(v) for v in value]
-        return value.replace("${", "\\${") if isinstance(value, str) else value
-
-    return OmegaConf.create(escaped(value))
+    return OmegaConf.create(json.loads(json.dumps(value).replace("${", r"\\${")))
 
 
 def data(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,16 +44,20 @@ def make_folder(path: Path) -> Path:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
-    """Return the whole checkpoint of the highest step, and that step; else (None, 0)."""
-    found: list[tuple[int, bool, Path | None]] = [(0, False, None)]
-    for path in sorted(folder.glob("*.ckpt")):
+    """Return the whole checkpoint of the highest step, and that step; else (None, 0).
+
+    Of several `last.ckpt`.
+    """
+    newest, most = None, 0
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != "last.ckpt", path)):
+        if damage(path):
+            continue
         with contextlib.suppress(Exception):  # no checkpoint
-            if not damage(path):
-                # mmap: reads the header and the pickle, not the weights.
-                step = torch.load(path, weights_only=True, mmap=True)["global_step"]
-                found.append((step, path.name == "last.ckpt", path))
-    step, _, newest = max(found, key=lambda one: one[:2])
-    return newest, step
+            # mmap: reads the header and the pickle, not the weights.
+            step = torch.load(path, weights_only=True, mmap=True)["global_step"]
+            if step > most:
+                newest, most = path, step
+    return newest, most
 
 
 def check_writable(setting: str, folder: Path | str) -> None:

@@ -45,8 +45,6 @@ TRAINER = {
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 ROWS = "data.rows_sha256"  # of the training rows, where a host knows them
 
-Difference = tuple[str, Any, Any]  # key, the checkpoint's value, this run's
-
 
 def sha256(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of tensors: names, dtypes, shapes and bytes."""
@@ -87,8 +85,11 @@ def check(
         refuse(path, differ)
 
 
-def refuse(path: str, differ: Sequence[Difference]) -> NoReturn:
-    """Raise the CheckpointError that names the first differences, and the remedy."""
+def refuse(path: str, differ: Sequence[tuple[str, Any, Any]]) -> NoReturn:
+    """Raise the CheckpointError that names the first differences, and the remedy.
+
+    differ: (key, the checkpoint's value, this run's) of each.
+    """
 
     def named(key: str, value: Any) -> str:
         if key == ROWS:

@@ -80,11 +80,6 @@ def read_bytes(path: str | os.PathLike) -> bytes:
         return file.read().removeprefix(codecs.BOM_UTF8)
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Return a `copy` of what a JSON file contains. Raises OSError and ValueError."""
-    return loads(read_bytes(path).decode("utf-8"))
-
-
 def loads(text: str) -> Any:
     """Return a `copy` of what a JSON text contains; raises ValueError if there is none.
 

@@ -49,7 +49,19 @@ def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
     if not os.path.isdir(path):
         check_named(path, source)
         path = _download(path, source)
-    return _read_folder(path, source)
+    names = _weight_files(path, source)
+    if not names:
+        raise CheckpointError(
+            f"{source} is a folder without {' or '.join(FILES)}: name a folder that "
+            "`save_pretrained` or `mdlm-mcd export` wrote, or a checkpoint in it."
+        )
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        part = read_file(os.path.join(path, name), os.path.join(source, shown(name)))
+        tensors |= part.state_dict
+    config = _json(path, CONFIG, source)
+    notes = section(config, "mdlm_mcd") or part.mdlm_mcd
+    return part._replace(state_dict=tensors, config=config or part.config, mdlm_mcd=notes)
 
 
 def check_named(path: str, source: str) -> None:
@@ -102,25 +114,11 @@ def _weight_files(folder: str, source: str) -> list[str]:
 def _json(folder: str, name: str, source: str) -> dict[str, Any]:
     """Return the object in a JSON file; an empty one when there is no file."""
     path = os.path.join(folder, name)
+    if not os.path.exists(path):
+        return {}
     with border(f"{source} has a {name} that is no JSON", "use another copy", CheckpointError):
-        found = sanitize.read_json(path) if os.path.exists(path) else {}
+        found = sanitize.loads(sanitize.read_bytes(path).decode("utf-8"))
     return found if isinstance(found, dict) else {}
-
-
-def _read_folder(folder: str, source: str) -> Weights:
-    names = _weight_files(folder, source)
-    if not names:
-        raise CheckpointError(
-            f"{source} is a folder without {' or '.join(FILES)}: name a folder that "
-            "`save_pretrained` or `mdlm-mcd export` wrote, or a checkpoint in it."
-        )
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        part = read_file(os.path.join(folder, name), os.path.join(source, shown(name)))
-        tensors |= part.state_dict
-    config = _json(folder, CONFIG, source)
-    notes = section(config, "mdlm_mcd") or part.mdlm_mcd
-    return part._replace(state_dict=tensors, config=config or part.config, mdlm_mcd=notes)
 
 
 PROCESSES = {"subs": "a masked model under SUBS", "mean": "a uniform-state model"}
@@ -193,7 +191,8 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
     rounded: a radian off at position 1,000.
     """
     own, given = module.state_dict().get(ROTARY), weights.state_dict.get(ROTARY)
-    if own is None or (given is not None and given.dtype.itemsize >= 4):
+    exact = given is not None and given.dtype.itemsize >= 4
+    if own is None or exact or (given is not None and given.shape != own.shape):
         return weights.state_dict
     if given is None:
         sizes = model_sizes(weights.config)
@@ -204,8 +203,6 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
                 f"{heads}: set model.n_heads={sizes['n_heads']}."
             )
         log.info("%s holds no %s: computed for heads of %d.", source, ROTARY, 2 * len(own))
-    elif given.shape != own.shape:
-        return weights.state_dict
     return {**weights.state_dict, ROTARY: own}
 
 

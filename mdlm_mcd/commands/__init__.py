@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 from .. import __version__
 
+# Dependencies, so they are installed.
 PACKAGES = ("torch", "lightning", "hydra-core", "transformers", "tokenizers", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of this package, of Python and of the packages that are installed."""
-    found = {"mdlm-mcd": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    """Return the versions of this package, of Python and of PACKAGES."""
+    own = {"mdlm-mcd": __version__, "python": platform.python_version()}
+    return own | {package: version(package) for package in PACKAGES}

@@ -94,16 +94,12 @@ def configure(parser) -> None:
         "report.html, table.md, perplexity_vs_steps.png, samples.txt and results.json. Run it "
         "again to go on after an interruption."
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--from-scratch", action="store_true", help="train a teacher and its judge first"
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="the same chain in about a minute; its figures mean nothing",
-    )
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="where to write")
+    add("--seed", type=int, default=1)
+    add("--from-scratch", action="store_true", help="train a teacher and its judge first")
+    text = "the same chain in about a minute; its figures mean nothing"
+    add("--quick", action="store_true", help=text)
     parser.epilog = "Example: mdlm-mcd demo --out demo"
     parser.set_defaults(call=call)
 

@@ -16,11 +16,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import hydra
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf, open_dict
+
 from .. import configs_dir
 from ..checkpoints.files import expanded
+from ..checkpoints.weights import check_process, read_weights
 from ..errors import ConfigError, MCDError
-from ..hosts import patches, specs
+from ..hosts import patches, resolve_model_class, specs, stubs
 from ..hosts.specs import HostSpec
+from ..settings import hydra_errors
 from . import versions
 
 OK, NOTE, STOP = "ok", "note", "STOP"
@@ -87,8 +97,6 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
             check("data", check_data, config, folder)
             check("checkpoint", check_checkpoint, config, mixin, folder, overrides)
     except Exception as error:  # whatever Hydra has against the overrides
-        from ..settings import hydra_errors
-
         error = hydra_errors.explain(error) or error
         text = " ".join(str(error).split()) or type(error).__name__
         found.append(Finding("config", STOP, text))
@@ -100,11 +108,6 @@ def compose(folder: Path, given: Sequence[str]):
 
     Where they name no algo it is algo=mcd.
     """
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf, open_dict
-
     # The hosts' own, registered by their main.py; `eval` is left out on purpose.
     for name, resolver in (
         ("cwd", lambda: str(folder)),
@@ -125,7 +128,7 @@ def compose(folder: Path, given: Sequence[str]):
 
 def distiller_of(config) -> type | None:
     """Return the distiller of ours that `algo._target_` names."""
-    from .. import distillers
+    from .. import distillers  # Lightning may be what is broken here: then that is a finding
 
     package, _, name = config.algo.get("_target_", "").rpartition(".")
     return getattr(distillers, name, None) if package == "mdlm_mcd.hosts" else None
@@ -140,8 +143,6 @@ def check_versions() -> str:
 
 
 def check_devices() -> str:
-    import torch
-
     if torch.cuda.is_available():
         kind = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
         return f"{kind}, CUDA {torch.version.cuda}"
@@ -159,9 +160,6 @@ def check_flash_attn() -> str:
 
 
 def check_plugin(folder: Path) -> str:
-    from hydra.core.plugins import Plugins
-    from hydra.plugins.search_path_plugin import SearchPathPlugin
-
     found = Plugins.instance().discover(SearchPathPlugin)
     if not any(p.__module__ == "hydra_plugins.mdlm_mcd_searchpath" for p in found):
         spec = importlib.util.find_spec("hydra_plugins")
@@ -187,13 +185,11 @@ def check_host(folder: Path) -> str:
     except OSError:
         return f"{text}, no git on this machine"
     branch, commit = (git("rev-parse", how, "HEAD") for how in ("--abbrev-ref", "--short"))
-    edited = ", ".join(git("diff", "--name-only", "HEAD").split())
+    edited = ", ".join(git("diff", "--name-only", "HEAD").splitlines())
     return f"{text}, git branch {branch}, commit {commit}, edited: {edited or 'nothing'}"
 
 
 def check_packages(folder: Path) -> str:
-    from ..hosts import stubs
-
     needed = sorted(specs.packages(folder) - stubs.PACKAGES.keys())
     if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
         raise ConfigError(
@@ -219,8 +215,6 @@ def check_patch(folder: Path, spec: HostSpec) -> str:
 
 def check_algo(config, mixin: type | None, spec: HostSpec, overrides: Sequence[str]) -> str:
     """Make the checks of the student's class, in the same words, without its host."""
-    from ..hosts import resolve_model_class
-
     algo = config.algo
     if mixin is None:
         text = f"algo.name={algo.get('name')} is none of ours"
@@ -255,7 +249,6 @@ def check_data(config, folder: Path) -> str:
 
 def check_checkpoint(config, mixin: type, folder: Path, overrides: Sequence[str]) -> str:
     """Open the checkpoint of the configured mode."""
-    from ..checkpoints.weights import check_process, read_weights
     from ..distillers import start
 
     train = config.mode == "train"

@@ -16,22 +16,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from .. import __version__, errors
 from ..checkpoints import weights
-from ..errors import ConfigError
+from ..checkpoints.sanitize import section
+from ..errors import ConfigError, border
 from ..evaluation import candidates
 from ..models import dit, vocabulary
 
 MODELS = Path(dit.__file__).parent
 CODE = (MODELS / "hf/configuration_mdlm.py", MODELS / "hf/modeling_mdlm.py", MODELS / "dit.py")
 CARD = Path(__file__).with_name("model_card.md")
-_AUTO_MAP = {
-    "AutoConfig": "configuration_mdlm.MDLMConfig",
-    "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
-}
 # What the distiller notes in its checkpoints, as far as it travels on.
 _NOTED = ("algo", "loss", "round", "delta", "tau", "teacher_path", "settings", "training")
 
@@ -42,14 +38,12 @@ def configure(parser) -> None:
         "and a model card. transformers.AutoModelForMaskedLM opens the folder without "
         "this package, and so do MDLM, Duo (backbone=hf_dit) and algo.teacher_path."
     )
-    parser.add_argument("checkpoint", metavar="CKPT", help="what teacher_path takes")
-    parser.add_argument("out", metavar="OUT", help="the folder to write")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
-    parser.add_argument(
-        "--tokenizer",
-        metavar="NAME_OR_PATH",
-        help="goes along; bpe: the one the embedded host trained",
-    )
+    add = parser.add_argument
+    add("checkpoint", metavar="CKPT", help="what teacher_path takes")
+    add("out", metavar="OUT", help="the folder to write")
+    add("--weights", choices=("ema", "raw"), default="ema")
+    text = "goes along; bpe: the one the embedded host trained"
+    add("--tokenizer", metavar="NAME_OR_PATH", help=text)
     missing = parser.add_argument_group("where the checkpoint does not say it")
     missing.add_argument("--length", type=int, metavar="N", help="tokens in a sequence")
     missing.add_argument("--heads", type=int, metavar="N", help="attention heads")
@@ -59,11 +53,9 @@ def configure(parser) -> None:
 
 
 def call(args) -> None:
-    given = dict(
-        model_length=args.length, n_heads=args.heads, time_conditioning=args.time_conditioning
-    )
-    given = {k: v for k, v in given.items() if v is not None}
-    print(export(args.checkpoint, args.out, args.weights, args.tokenizer, given))
+    given = dict(length=args.length, n_heads=args.heads, time_conditioning=args.time_conditioning)
+    sizes = weights.model_sizes(given)  # without those that are not given
+    print(export(args.checkpoint, args.out, args.weights, args.tokenizer, sizes))
 
 
 def export(
@@ -90,7 +82,10 @@ def export(
     info = _info(found, checkpoint, taken)
     config = {
         "architectures": ["MDLM"],
-        "auto_map": _AUTO_MAP,
+        "auto_map": {
+            "AutoConfig": "configuration_mdlm.MDLMConfig",
+            "AutoModelForMaskedLM": "modeling_mdlm.MDLM",
+        },
         "model_type": "mdlm",
         **sizes,
         **_schedule(found.config),
@@ -112,21 +107,18 @@ def export(
     notes = {"format": "pt", "mdlm_mcd": json.dumps(info)}
     if found.global_step is not None:
         notes["global_step"] = str(found.global_step)
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    card, part = _card(out.name, config), out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        part.mkdir(parents=True)
-        save_file(tensors, part / "model.safetensors", notes)
-        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        (part / "README.md").write_text(_card(out.name, config), "utf-8")
-        for path in CODE:
-            shutil.copyfile(path, part / path.name)
-        if opened:
-            opened.save_pretrained(part)
-        os.replace(part, out)  # also an empty folder
-    except (OSError, SafetensorError) as error:  # the latter of a full disk
-        raise ConfigError(
-            f"OUT={out} cannot be written ({error}): name a folder that can."
-        ) from error
+        with border(f"OUT={out} cannot be written", "name a folder that can"):
+            part.mkdir(parents=True)
+            save_file(tensors, part / "model.safetensors", notes)
+            (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            (part / "README.md").write_text(card, "utf-8")
+            for path in CODE:
+                shutil.copyfile(path, part / path.name)
+            if opened:
+                opened.save_pretrained(part)
+            os.replace(part, out)  # also an empty folder
     finally:
         shutil.rmtree(part, ignore_errors=True)
     count = sum(p.numel() for p in backbone.parameters())
@@ -142,7 +134,6 @@ def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]
         on_hub = weights.HUB_ID.fullmatch(path) and not os.path.exists(path)
         return path if on_hub else os.path.basename(os.path.normpath(path))
 
-    section = candidates.section
     info = {
         "exported_by": f"mdlm-mcd {__version__}",
         "checkpoint": public(checkpoint),
@@ -163,7 +154,7 @@ def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]
 
 def _schedule(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `candidates.schedule` reads in a host's config, for the folder's."""
-    noise = candidates.section(config, "noise")
+    noise = section(config, "noise")
     keys = ("type", "eps", "sigma_min", "sigma_max")
     kept = {k: noise[k] for k in keys if isinstance(noise.get(k), (str, int, float))}
     return {"noise": kept} | ({"parameterization": "subs"} if "parameterization" in config else {})

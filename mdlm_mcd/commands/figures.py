@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -19,7 +20,6 @@ from ..errors import border, printable
 from ..evaluation import candidates
 from ..sampling import Latent, sample
 
-SENTENCE = "one scalar u per token locks the whole path of a sentence"
 VOCABULARIES = (2, 64, 1024, 50258)
 STEPS = (8, 32, 512)
 LENGTH = 24  # tokens of a model's sequence: as many as are read at a glance
@@ -43,13 +43,12 @@ def configure(parser) -> None:
         "the signal-to-noise ratio, and one latent opening at 8, 32 and 512 steps: of a "
         "checkpoint, or of a built-in language whose denoiser is exact. Needs mdlm-mcd[demo]."
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="where to write")
-    parser.add_argument(
-        "--model", metavar="CKPT", help="whose trajectory; what mdlm-mcd sweep takes"
-    )
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="of the model")
-    parser.add_argument("--tokenizer", metavar="NAME_OR_PATH")
-    parser.add_argument("--seed", type=int, default=10, help="of the latent")
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="where to write")
+    add("--model", metavar="CKPT", help="whose trajectory; what mdlm-mcd sweep takes")
+    add("--weights", choices=("ema", "raw"), default="ema", help="of the model")
+    add("--tokenizer", metavar="NAME_OR_PATH")
+    add("--seed", type=int, default=10, help="of the latent")
     parser.epilog = "Example: mdlm-mcd figures --out figures"
     parser.set_defaults(call=call)
 
@@ -115,7 +114,7 @@ def latent_paths(seeds=(1, 0), num_classes: int = 24):
 
 def regimes(t: float = 0.65, s: float = 0.35):
     """Draw Figure 2: u of each word, the levels of both views, and what Eq. 14 asks."""
-    words = SENTENCE.split()
+    words = "one scalar u per token locks the whole path of a sentence".split()
     generator = coupling.counter_generator(1, "regimes")
     u = laws.draw_u(1, len(words), dtype=torch.float64, generator=generator)
     times = torch.tensor([[t], [s]], dtype=torch.float64)
@@ -280,14 +279,6 @@ def denoise(z: Tensor, rows: Tensor) -> Tensor:
     return p.log()
 
 
-class _Words:
-    """As much of a tokenizer as the pictures ask for."""
-
-    @staticmethod
-    def decode(ids) -> str:
-        return " ".join(WORDS[i] for i in ids)
-
-
 LANGUAGE = candidates.Candidate(
     label="eight sentences",
     denoise=denoise,
@@ -295,5 +286,5 @@ LANGUAGE = candidates.Candidate(
     mask_index=MASK_INDEX,
     vocab_size=len(WORDS) + 1,
     length=IDS.shape[1],
-    tokenizer=_Words(),
+    tokenizer=SimpleNamespace(decode=lambda ids: " ".join(WORDS[i] for i in ids)),
 )

@@ -36,20 +36,13 @@ class Help(argparse.HelpFormatter):
 
     def add_argument(self, action):
         default, words = action.default, [action.help] if action.help else []
-        if isinstance(default, list):  # of numbers, or of one law
-            default = ",".join(str(x[0] if isinstance(x, tuple) else x) for x in default)
-        elif isinstance(default, tuple):
-            default = default[0]
         if action.option_strings and default and default is not argparse.SUPPRESS:
             action.help = "; ".join([*words, f"default: {default}"])
         super().add_argument(action)
 
     def _get_default_metavar_for_optional(self, action):
-        return (
-            "N"
-            if action.type in (int, float)
-            else super()._get_default_metavar_for_optional(action)
-        )
+        usual = super()._get_default_metavar_for_optional(action)
+        return "N" if action.type in (int, float) else usual
 
 
 def parser(argv: list[str]) -> argparse.ArgumentParser:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from ..evaluation import report
+
 
 def configure(parser) -> None:
     parser.description = (
@@ -11,24 +13,17 @@ def configure(parser) -> None:
         "not compare (another evaluator, sampling dtype, seed, held-out text, number "
         "or length of samples; a checkpoint that changed under its name) are refused."
     )
-    parser.add_argument(
-        "results", nargs="+", metavar="RESULTS", help="JSON lines of mdlm-mcd sweep"
-    )
-    parser.add_argument("--out", default="report.html", metavar="FILE")
-    parser.add_argument(
-        "--reference", metavar="MODEL", help="compared with; the teacher by default"
-    )
-    parser.add_argument("--title", default="", help="of the page")
-    parser.add_argument(
-        "--force", action="store_true", help="show them all the same, and mark them"
-    )
+    add = parser.add_argument
+    add("results", nargs="+", metavar="RESULTS", help="JSON lines of mdlm-mcd sweep")
+    add("--out", default="report.html", metavar="FILE")
+    add("--reference", metavar="MODEL", help="compared with; the teacher by default")
+    add("--title", default="", help="of the page")
+    add("--force", action="store_true", help="show them all the same, and mark them")
     parser.epilog = "Example: mdlm-mcd report results.jsonl --out report.html"
     parser.set_defaults(call=call)
 
 
 def call(args) -> None:
-    from ..evaluation import report
-
     found = report.write(
         args.results, args.out, force=args.force, reference=args.reference, title=args.title
     )

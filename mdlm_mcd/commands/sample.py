@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -38,36 +37,29 @@ def configure(parser) -> None:
     add("--steps", type=int, default=8)
     add("--temperature", type=float, default=1.0)
     add("--sampler", default="sparse", help=", ".join(sampling.SAMPLERS))
-    add("--u-law", type=law, default=("iid", None), metavar="LAW[:STEP]", help=LAWS)
+    add("--u-law", type=law, default="iid", metavar="LAW[:STEP]", help=LAWS)
     add("--dtype", choices=list(DTYPES), default="float64", help="of the draws")
     sampling_arguments(parser)
     parser.epilog = "Example: mdlm-mcd sample mdlm-mcd/teacher --count 4 --steps 16"
     parser.set_defaults(call=call)
 
 
-class Start(NamedTuple):
-    """The first ids of a row, masks in gaps, and whether it ends with them."""
-
-    ids: list[int]
-    whole: bool = False
-
-
-def starts(args, model: candidates.Candidate) -> list[Start]:
-    """Return what the command line gives of each row. Raises ConfigError."""
+def starts(args, model: candidates.Candidate) -> list[list[int]]:
+    """Return the first ids of each row, masks in gaps; none without a text. Raises ConfigError."""
     if args.infill is not None:
-        start = Start(encode(GAP.split(args.infill), model, "--infill"), whole=True)
-        if model.mask_index not in start.ids:
+        start = encode(GAP.split(args.infill), model, "--infill")
+        if model.mask_index not in start:
             raise ConfigError(
                 f"--infill {args.infill} has no gap: write [MASK:12] where 12 tokens are missing."
             )
         return [start]
     if args.prompt is not None:
-        return [Start(encode([args.prompt], model, "--prompt"))]
+        return [encode([args.prompt], model, "--prompt")]
     if args.file is None:
-        return [Start([])]
+        return [[]]
     with border(f"--file {args.file} cannot be read as UTF-8", "name a file of prompts"):
         lines = Path(args.file).read_text(encoding="utf-8-sig").split("\n")
-    found = [Start(encode([line], model, f"--file {args.file}")) for line in lines if line.strip()]
+    found = [encode([line], model, f"--file {args.file}") for line in lines if line.strip()]
     if not found:
         raise ConfigError(f"--file {args.file} has no line of text: write a prompt on each.")
     return found
@@ -81,7 +73,7 @@ def encode(pieces: list[str], model: candidates.Candidate, key: str) -> list[int
     tokenizer, ids = model.tokenizer, [model.tokenizer.bos_token_id]
     for index, piece in enumerate(pieces):
         if index % 2:
-            ids += [model.mask_index] * int(piece)
+            ids += [model.mask_index] * min(int(piece), model.length)  # more is refused below
             continue
         part = tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"]
         check_ids(torch.tensor(part), model.vocab_size, model.mask_index, key, tokenizer)
@@ -94,12 +86,12 @@ def encode(pieces: list[str], model: candidates.Candidate, key: str) -> list[int
     return ids
 
 
-def text(row: list[int], start: Start, tokenizer) -> str:
-    """Return a sample as text: without BOS, up to the end of its text or the first EOS."""
-    if not start.ids:
+def text(row: list[int], start: list[int], gaps: bool, tokenizer) -> str:
+    """Return a sample as text: without BOS, up to the end of the text with gaps, or an EOS."""
+    if not start:
         return tokenizer.decode(row)
-    end, eos = len(start.ids), tokenizer.eos_token_id
-    if not start.whole:
+    end, eos = len(start), tokenizer.eos_token_id
+    if not gaps:
         end = row.index(eos, end) if eos in row[end:] else len(row)
     return tokenizer.decode(row[1:end])
 
@@ -128,7 +120,7 @@ def call(args) -> None:
         rows = [start for start in starts(args, model) for _ in range(args.count)]
         prompt = torch.full((len(rows), model.length), model.mask_index)
         for row, start in zip(prompt, rows, strict=True):
-            row[: len(start.ids)] = torch.tensor(start.ids)
+            row[: len(start)] = torch.tensor(start)
         plan = Plan((point,), len(rows), args.batch_size, seed=args.seed)
         done, passes = itertools.count(1), args.steps * -(-len(rows) // args.batch_size)
         tokens, evaluations = draw(
@@ -145,4 +137,4 @@ def call(args) -> None:
         f"drawn in {args.dtype}; entropy {entropy:.3f} nats over the drawn tokens of a sample."
     )
     for index, (row, start) in enumerate(zip(tokens.tolist(), rows, strict=True), 1):
-        print(f"\n--- {index}\n{text(row, start, model.tokenizer)}")
+        print(f"\n--- {index}\n{text(row, start, args.infill is not None, model.tokenizer)}")

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ..checkpoints.files import SHIPPED
-from ..errors import ConfigError, first_line
+from ..errors import ConfigError, border
 from ..evaluation import candidates, embedded
 from ..evaluation.candidates import Candidate
 from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator, name_of
@@ -40,12 +40,12 @@ def configure(parser) -> None:
     )
     add = parser.add_argument
     add("checkpoint", nargs="+", metavar="[LABEL=]CKPT", help=OPENED)
-    add("--steps", type=numbers(int), default=[8, 16, 32], metavar="N,N")
-    add("--temperature", type=numbers(float), default=[1.0], metavar="T,T")
+    add("--steps", type=numbers(int), default="8,16,32", metavar="N,N")
+    add("--temperature", type=numbers(float), default="1.0", metavar="T,T")
     text = "e.g. sparse,confidence:spacing=8"
     add("--sampler", default="sparse", metavar="NAME,NAME", help=text)
-    laws = dict(type=law, nargs="+", default=[("iid", None)])
-    add("--u-law", metavar="LAW[:STEP]", help=f"{LAWS}, lattice:auto", **laws)
+    text = f"{LAWS}, lattice:auto; default: iid"
+    add("--u-law", type=law, nargs="+", metavar="LAW[:STEP]", help=text)
     add("--num-samples", type=int, default=1024)
     add("--dtype", default="float64", help="of the draws")
     sampling_arguments(parser)
@@ -87,7 +87,10 @@ def numbers(kind):
 def law(text: str) -> tuple[str, float | str | None]:
     """Read `iid`, `lattice`, or with a step: `lattice:1/8`, `lattice:auto`."""
     name, _, step = text.partition(":")
-    return name, (step or None) if step in ("", "auto") else float(Fraction(step))
+    try:
+        return name, (step or None) if step in ("", "auto") else float(Fraction(step))
+    except ZeroDivisionError as error:
+        raise ValueError(text) from error  # which argparse words
 
 
 def call(args) -> None:
@@ -95,7 +98,7 @@ def call(args) -> None:
         args.steps,
         args.temperature,
         args.sampler.split(","),
-        args.u_law,
+        args.u_law or [law("iid")],
         args.dtype.split(","),
         args.top_p,
         args.stratified,
@@ -121,13 +124,9 @@ def call(args) -> None:
 
 def check_device(device: str) -> None:
     """Raise ConfigError for a device that is not there, or has no float64."""
-    try:
+    with border(f"--device {device} cannot be used", "use cpu"):
         # Samples are drawn in it, and Apple's GPUs do not know it.
         torch.zeros(1, dtype=torch.float64, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise ConfigError(
-            f"--device {device} cannot be used ({first_line(error)}); use cpu."
-        ) from error
 
 
 def machine(device: str) -> dict[str, Any]:

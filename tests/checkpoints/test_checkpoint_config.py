@@ -19,39 +19,33 @@ from mdlm_mcd.minihost import algo, dataloader
 ROOT = Path(mdlm_mcd.__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def content(random_mdlm):
-    """A checkpoint as the embedded host writes it."""
-    return {
-        "state_dict": random_mdlm.state_dict(),
-        "hyper_parameters": dict(random_mdlm.hparams),
-        "global_step": 3,
-        "pytorch-lightning_version": "2.2.0",
-    }
+def config(content):
+    """The config in a checkpoint of the embedded host."""
+    return content["hyper_parameters"]["config"]
 
 
-def saved(content, tmp_path):
-    torch.save(content, tmp_path / "x.ckpt")
-    return tmp_path / "x.ckpt"
+def model_of(content):
+    return config(content)["model"]
 
 
 def opened(path):
     return candidates.open_model(candidates.Source("x", str(path), which="raw"))
 
 
-def test_an_evaluator_does_not_choose_its_code(content, tmp_path, monkeypatch):
+def test_an_evaluator_does_not_choose_its_code(shell, monkeypatch):
     """`algo.backbone=hf_dit` in its config had the host run a Hub model's Python."""
     fetch = "transformers.AutoModelForMaskedLM.from_pretrained"
     monkeypatch.setattr(fetch, lambda *a, **k: pytest.fail("a model was fetched, and its code run"))
-    config = content["hyper_parameters"]["config"]
-    config["algo"]["backbone"] = "hf_dit"
-    config["eval"]["checkpoint_path"] = "attacker/model"
-    config["training"]["ema"] = 0
-    model, _ = embedded.open_model(saved(content, tmp_path))
+
+    def change(content):
+        config(content)["algo"]["backbone"] = "hf_dit"
+        config(content)["eval"]["checkpoint_path"] = "attacker/model"
+
+    model, _ = embedded.open_model(shell.changed(change))
     assert type(model) is algo.MDLM and type(model.backbone).__name__ == "DIT"
 
 
-def test_its_interpolations_are_text(content, tmp_path, monkeypatch):
+def test_its_interpolations_are_text(shell, monkeypatch):
     monkeypatch.setenv("SECRET", "s3cret")
     asked = []
 
@@ -60,34 +54,29 @@ def test_its_interpolations_are_text(content, tmp_path, monkeypatch):
         raise OSError
 
     monkeypatch.setattr(dataloader.transformers.AutoTokenizer, "from_pretrained", ask)
-    data = content["hyper_parameters"]["config"]["data"]
-    data["tokenizer_name_or_path"] = "attacker/${oc.env:SECRET}"
+    given = {"tokenizer_name_or_path": "attacker/${oc.env:SECRET}"}
     with pytest.raises(ConfigError):
-        opened(saved(content, tmp_path))
+        opened(shell.changed(lambda c: config(c)["data"].update(given)))
     ((name, how),) = asked
     assert "s3cret" not in name and how["trust_remote_code"] is False
 
 
-def test_it_names_no_folder_to_write_to(content, tmp_path, monkeypatch):
+def test_it_names_no_folder_to_write_to(shell, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    data = content["hyper_parameters"]["config"]["data"]
-    mine, theirs = data["cache_dir"], tmp_path / "ssh"
+    theirs = tmp_path / "ssh"
     theirs.mkdir()
     for folder in (theirs, tmp_path / "new"):
-        data["cache_dir"] = str(folder)
-        opened(saved(content, tmp_path))
+        given = {"cache_dir": str(folder)}
+        opened(shell.changed(lambda c, given=given: config(c)["data"].update(given)))
         assert not folder.exists() or not os.listdir(folder)
     assert os.listdir(tmp_path / "home" / ".cache" / "mdlm_mcd")
     # A cache that is one already is used: tokenizers take minutes to train.
+    mine = config(torch.load(shell.teacher, weights_only=True))["data"]["cache_dir"]
     assert checkpoint_config.cache_of(str(mine)) == str(mine)
     assert {checkpoint_config.cache_of(x) for x in (5, "a\0b")} == {checkpoint_config.CACHE}
 
 
 EMBEDDING = "backbone.vocab_embed.embedding"
-
-
-def model_of(c):
-    return c["hyper_parameters"]["config"]["model"]
 
 
 @pytest.mark.parametrize(
@@ -102,9 +91,8 @@ def model_of(c):
         (lambda c: c["state_dict"].update({EMBEDDING: torch.zeros(301)}), "no vocab_embed"),
     ],
 )
-def test_sizes_are_those_of_the_tensors(content, tmp_path, change, words):
-    change(content)
-    path = saved(content, tmp_path)
+def test_sizes_are_those_of_the_tensors(shell, change, words):
+    path = shell.changed(change)
     if words is None:
         assert opened(path).vocab_size
         return
@@ -120,10 +108,9 @@ def test_sizes_are_those_of_the_tensors(content, tmp_path, change, words):
         (lambda c: model_of(c).clear(), "a config that cannot be used"),
     ],
 )
-def test_an_evaluators_sizes_are_those_of_its_tensors(content, tmp_path, change, words):
-    change(content)
+def test_an_evaluators_sizes_are_those_of_its_tensors(shell, change, words):
     with pytest.raises(CheckpointError, match=words):
-        embedded.open_model(saved(content, tmp_path))
+        embedded.open_model(shell.changed(change))
 
 
 @pytest.mark.parametrize(
@@ -157,10 +144,10 @@ def test_remote_code_is_run_for_hf_dit_alone():
     assert found == ["minihost/backbone.py"]
 
 
-def test_a_model_card_escapes_what_the_file_says(content, tmp_path):
+def test_a_model_card_escapes_what_the_file_says(shell, tmp_path):
     evil = "x\n---\n<script>|[a](http://b)\ud800"
-    content["mdlm_mcd"] = {"loss": evil, "round": [evil], "teacher_path": 5, "settings": 7}
-    export.export(str(saved(content, tmp_path)), tmp_path / "out", "raw")
+    noted = {"loss": evil, "round": [evil], "teacher_path": 5, "settings": 7}
+    export.export(str(shell.changed(lambda c: c.update(mdlm_mcd=noted))), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert card.splitlines().count("---") == 2 and "<script>" not in card
     noted = json.loads((tmp_path / "out" / "config.json").read_text())["mdlm_mcd"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickletools
@@ -15,51 +14,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from safetensors.torch import save
-from torch_files import archive, members
+from torch_files import INDEX, MODEL, archive, folders, lightning_like, members, net, saved
 
 from mdlm_mcd.checkpoints import weights
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.models import dit
 
 SECONDS = 20  # of the processor; a case takes milliseconds
 MARKER = "marker"
-CONFIG = {"model": {"hidden_size": 8, "cond_dim": 4, "n_blocks": 1, "n_heads": 1, "dropout": 0.0}}
-
-
-def network():
-    return dit.DIT({**CONFIG, "algo": {"causal_attention": False}}, vocab_size=5)
-
-
-def saved(value) -> bytes:
-    out = io.BytesIO()
-    torch.save(value, out)
-    return out.getvalue()
-
-
-TENSORS = {f"backbone.{name}": value for name, value in network().state_dict().items()}
-CHECKPOINT = {
-    "state_dict": TENSORS,
-    "ema": {"decay": 0.9, "shadow_params": list(network().parameters())},
-    "global_step": 7,
-    "hyper_parameters": {"config": OmegaConf.create({**CONFIG, "seed": 1})},
+torch.manual_seed(0)  # the same bytes in every run
+CHECKPOINT = lightning_like(net()) | {
+    "hyper_parameters": {"config": OmegaConf.create({"model": MODEL, "seed": 1})},
     "mdlm_mcd": {"loss": "hybrid"},
 }
-HALVES = [dict(list(TENSORS.items())[i::2]) for i in range(2)]
-TABLE = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(TENSORS)}
-INDEX = "model.safetensors.index.json"
+TENSORS = CHECKPOINT["state_dict"]
 FORMATS = {
     "ckpt": {"x.ckpt": saved(CHECKPOINT)},
     "safetensors": {"x.safetensors": save(TENSORS, {"global_step": "7", "mdlm_mcd": "{}"})},
-    "bin folder": {
-        "pytorch_model.bin": saved(TENSORS),
-        "config.json": b'{"n_heads": 1, "hidden_dim": 8}',
-    },
-    "sharded folder": {
-        INDEX: json.dumps({"metadata": {}, "weight_map": TABLE}).encode(),
-        "model-0.safetensors": save(HALVES[0]),
-        "model-1.safetensors": save(HALVES[1]),
-        "config.json": b'{"n_heads": 1, "hidden_dim": 8, "model_type": "mdlm"}',
-    },
+    "bin folder": folders(TENSORS)["bin"],
+    "sharded folder": folders(TENSORS)["sharded"],
 }
 
 
@@ -75,7 +47,7 @@ def is_opened(tmp_path_factory, monkeypatch):
         for name, data in files.items():
             (folder / name).write_bytes(data)
         path = folder / next(iter(files)) if len(files) == 1 else folder
-        started, model = time.process_time(), network()
+        started, model = time.process_time(), net()
         try:
             found = weights.read_weights(str(path))
             json.dumps([found.config, found.mdlm_mcd, found.global_step])

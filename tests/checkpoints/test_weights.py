@@ -1,43 +1,23 @@
 """Weights from files, folders and the Hub, and models filled with them."""
 
 import collections
-import json
 import logging
 
 import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch_files import folders, lightning_like, net, prefixed
 
 from mdlm_mcd.checkpoints import formats, weights
 from mdlm_mcd.errors import CheckpointError
-from mdlm_mcd.models import dit
 
-MODEL = {"hidden_size": 16, "cond_dim": 8, "n_blocks": 2, "n_heads": 2, "dropout": 0.0}
 NORM = "backbone.blocks.0.norm1.weight"
-
-
-def net(**changes):
-    config = {"model": {**MODEL, **changes}, "algo": {"causal_attention": False}}
-    model = dit.DIT(config, vocab_size=11)
-    for p in model.parameters():  # away from the zero start, where all are alike
-        torch.nn.init.normal_(p)
-    return model
 
 
 @pytest.fixture
 def model():
     return net()
-
-
-def prefixed(model, prefix="backbone."):
-    return {prefix + k: v.clone() for k, v in model.state_dict().items()}
-
-
-def lightning_like(model, prefix="backbone."):
-    shadow = [p.detach() + 1 for p in model.parameters()]
-    ema = {"decay": 0.9, "num_updates": 5, "shadow_params": shadow}
-    return {"state_dict": prefixed(model, prefix), "ema": ema, "global_step": 17}
 
 
 def load(path, which="ema", **changes):
@@ -148,20 +128,9 @@ def test_safetensors_open_and_ema_is_what_they_hold(tmp_path, model, prefix, cap
 
 
 def a_folder(path, kind, model):
-    path.mkdir()
-    tensors, table = prefixed(model), {}
-    if kind == "bin":
-        torch.save(tensors, path / "pytorch_model.bin")
-    elif kind == "one":
-        save_file(tensors, path / "model.safetensors")
-    else:
-        for i in range(2):
-            part = dict(list(tensors.items())[i::2])
-            save_file(part, path / f"model-{i}.safetensors")
-            table |= dict.fromkeys(part, f"model-{i}.safetensors")
-        text = json.dumps({"metadata": {}, "weight_map": table})
-        (path / "model.safetensors.index.json").write_text(text)
-    (path / "config.json").write_text('{"n_heads": 2, "hidden_dim": 16}')
+    path.mkdir(parents=True)
+    for name, data in folders(prefixed(model))[kind].items():
+        (path / name).write_bytes(data)
     return path
 
 
@@ -240,8 +209,7 @@ def test_the_disk_goes_before_the_hub(tmp_path, model, monkeypatch):
     fetch = "huggingface_hub.snapshot_download"
     monkeypatch.setattr(fetch, lambda *a, **k: pytest.fail("the Hub was asked"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "org").mkdir()
-    a_folder(tmp_path / "org" / "name", "one", model)
+    a_folder(tmp_path / "org/name", "one", model)
     assert same(load("org/name")[0], model)
     # A mistyped path is a path.
     with pytest.raises(CheckpointError, match="org/last.ckpt is no file"):

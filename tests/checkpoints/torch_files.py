@@ -1,13 +1,60 @@
-"""Files as `torch.save` writes them, around pickles that it would not write."""
+"""A small network's files in each format, and files around pickles that no `torch.save` writes."""
 
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
 
 import torch
+from safetensors.torch import save
+
+from mdlm_mcd.models import dit
+
+MODEL = {"hidden_size": 16, "cond_dim": 8, "n_blocks": 2, "n_heads": 2, "dropout": 0.0}
+INDEX = "model.safetensors.index.json"
+
+
+def net(**changes):
+    config = {"model": {**MODEL, **changes}, "algo": {"causal_attention": False}}
+    model = dit.DIT(config, vocab_size=11)
+    for p in model.parameters():  # away from the zero start, where all are alike
+        torch.nn.init.normal_(p)
+    return model
+
+
+def prefixed(model, prefix="backbone."):
+    return {prefix + k: v.clone() for k, v in model.state_dict().items()}
+
+
+def lightning_like(model, prefix="backbone."):
+    """A checkpoint of a host, whose average is the weights + 1."""
+    shadow = [p.detach() + 1 for p in model.parameters()]
+    ema = {"decay": 0.9, "num_updates": 5, "shadow_params": shadow}
+    return {"state_dict": prefixed(model, prefix), "ema": ema, "global_step": 17}
+
+
+def saved(value) -> bytes:
+    out = io.BytesIO()
+    torch.save(value, out)
+    return out.getvalue()
+
+
+def folders(tensors) -> dict[str, dict[str, bytes]]:
+    """The files, by name, of a Hugging Face folder with those tensors: of each kind."""
+    config = {"config.json": b'{"n_heads": 2, "hidden_dim": 16, "model_type": "mdlm"}'}
+    names = [f"model-{i}.safetensors" for i in range(2)]
+    table = {key: names[i % 2] for i, key in enumerate(tensors)}
+    parts = {n: save({k: x for k, x in tensors.items() if table[k] == n}) for n in names}
+    index = json.dumps({"metadata": {}, "weight_map": table}).encode()
+    return {
+        "one": {"model.safetensors": save(tensors), **config},
+        "bin": {"pytorch_model.bin": saved(tensors), **config},
+        "sharded": {INDEX: index, **parts, **config},
+    }
+
 
 REBUILD = torch._utils._rebuild_tensor_v2
 

@@ -49,7 +49,7 @@ CASES = {
         lambda s: s.sweep("--evaluator", s.changed(lambda c: c.pop("hyper_parameters"), s.judge)),
         "holds a config that cannot be used",
     ),
-    # Reports and demos.
+    # Reports, demos and pictures.
     "a pipe": (lambda s: s.command("report", pipe(s)), "cannot be read (it is no file)"),
     "demo in a file": (
         lambda s: s.command("demo", "--out", s.write("file")),
@@ -63,18 +63,9 @@ CASES = {
         lambda s: s.command("demo", "--out", s.write("demo.json", "[1]").parent, "--quick"),
         "holds a demo with another recipe, seed",
     ),
-    # Pictures.
-    "pictures in a file": (
-        lambda s: s.command("figures", "--out", s.write("file")),
-        "cannot be written (File exists",
-    ),
     "pictures of no model": (
         lambda s: s.command("figures", "--out", s.folder / "d", "--model", "none.ckpt"),
         "none.ckpt",
-    ),
-    "pictures of another model": (
-        lambda s: s.command("figures", "--out", s.folder / "d", "--model", s.judge),
-        "a masked model under SUBS",
     ),
 }
 

@@ -221,7 +221,7 @@ def test_what_a_bare_file_does_not_say_is_asked_for(runs, tmp_path, capsys):
     tensors.pop("rotary_emb.inv_freq")
     path, out = tmp_path / "x.safetensors", tmp_path / "out"
     save_file(tensors, path)
-    given: list[str] = []
+    given = ["--length", "0"]  # as good as none
     for flag, value in (("--length", "16"), ("--heads", "2"), ("--no-time-conditioning", None)):
         assert main.main(["export", str(path), str(out), *given]) == 1
         assert f"give {flag}" in capsys.readouterr().err.replace("--time-conditioning or ", "")
@@ -233,38 +233,36 @@ def test_what_a_bare_file_does_not_say_is_asked_for(runs, tmp_path, capsys):
     assert "backbone.rotary_emb.inv_freq" in names
 
 
-def test_what_cannot_be_exported_is_refused_and_nothing_is_left(runs, tmp_path):
-    ckpt, out, file = str(runs["mdlm"]), tmp_path / "out", tmp_path / "file"
-    file.write_text("x")
-    found = torch.load(ckpt, weights_only=True)
-    config = found["hyper_parameters"]["config"]
-    written = [file]
+def config(content):
+    return content["hyper_parameters"]["config"]
 
-    def changed(**changes):
-        written.append(tmp_path / f"{len(written)}.ckpt")
-        torch.save({**found, **changes}, written[-1])
-        return str(written[-1])
 
-    def of(**sections):
-        merged = {k: {**config[k], **v} for k, v in sections.items()}
-        return changed(hyper_parameters={"config": {**config, **merged}})
-
-    causal = {k: v for k, v in found["state_dict"].items() if "sigma_map" not in k}
-    for path, words, more in (
-        (str(tmp_path / "no.ckpt"), "CKPT=.*no.ckpt is no file", {}),
-        (changed(state_dict={}), "holds no `state_dict`", {}),
-        (changed(state_dict=causal), "no sigma_map.*no masked DiT", {}),
-        (changed(ema=None), "holds no EMA: set --weights=raw", {}),
-        (of(algo={"parameterization": "mean"}), "parameterization=mean", {}),
-        (changed(hyper_parameters={}), "give --length", {}),
-        (ckpt, "--tokenizer /no/such", {"tokenizer": "/no/such"}),
-        (of(data={"vocab_size": 280}), "--tokenizer .* has 301", {"tokenizer": "bpe"}),
-        (ckpt, "says its n_heads is .*leave that flag out", {"given": {"n_heads": 7}}),
-        (ckpt, "OUT=.*cannot be written", {"out": file / "out"}),
-    ):
-        with pytest.raises((CheckpointError, ConfigError), match=words):
-            export.export(path, **{"out": out, **more})
-    assert set(tmp_path.iterdir()) == set(written)
+@pytest.mark.parametrize(
+    "change, words, more",
+    [
+        (lambda c: c["state_dict"].clear(), "holds no `state_dict`", {}),
+        (
+            lambda c: c["state_dict"].pop("backbone.sigma_map.mlp.2.weight"),
+            "no sigma_map.*no masked DiT",
+            {},
+        ),
+        (lambda c: c.pop("ema"), "holds no EMA: set --weights=raw", {}),
+        (lambda c: config(c)["algo"].update(parameterization="mean"), "=mean", {}),
+        (lambda c: c.pop("hyper_parameters"), "give --length", {}),
+        (
+            lambda c: config(c)["data"].update(vocab_size=280),
+            "--tokenizer .* has 301",
+            {"tokenizer": "bpe"},
+        ),
+        (lambda c: None, "--tokenizer /no/such", {"tokenizer": "/no/such"}),
+        (lambda c: None, "says its n_heads is .*leave that flag out", {"given": {"n_heads": 7}}),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_nothing_is_left(shell, change, words, more):
+    path = shell.changed(change)
+    with pytest.raises((CheckpointError, ConfigError), match=words):
+        export.export(str(path), shell.folder / "out", **more)
+    assert [*shell.folder.iterdir()] == [path]
 
 
 def test_a_folder_with_files_is_left_alone(runs, tmp_path):
@@ -274,5 +272,7 @@ def test_a_folder_with_files_is_left_alone(runs, tmp_path):
     (out / "README.md").write_text("mine")
     with pytest.raises(ConfigError, match="exists: name a new folder"):
         export.export(ckpt, out)
+    with pytest.raises(ConfigError, match="OUT=.*cannot be written"):
+        export.export(ckpt, out / "README.md" / "student")
     assert (out / "README.md").read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -79,7 +79,7 @@ def test_a_completion_ends_at_its_eos(sample, monkeypatch):
     "argv, words",
     [
         (["--prompt", "the cat " * 20], "--prompt has .* a row of the model 16"),
-        (["--infill", "a [MASK:16]"], "--infill has .* a row of the model 16"),
+        (["--infill", "a [MASK:99999999999999]"], "--infill has .* a row of the model 16"),
         (["--infill", "a [MASK] b"], "has no gap: write"),
         (["--file", "nowhere.txt"], "--file nowhere.txt cannot be read"),
         (["--count", "0"], "--count 0"),
