@@ -51,7 +51,7 @@ def given(assets, corpus, tmp_path_factory):
             teacher = found[name]["mdlm.ckpt"]
             export.export(str(teacher), folder / "my-student")
             found[name] |= {"kuleshov-group/mdlm-owt": teacher, "my-student": folder / "my-student"}
-            found[name] |= {f"{x}/round-5.ckpt": teacher for x in ("$PWD", "mcd/checkpoints")}
+            found[name]["mcd/checkpoints/last.ckpt"] = teacher
         return {**found[name]}
 
     return of
