@@ -1,6 +1,7 @@
 """Define the host's models: MDLM (masked), DUO_BASE (uniform-state), AR (evaluator)."""
 
 import torch
+import torch.nn.functional as F
 
 from .. import head, losses
 from ..errors import ConfigError
@@ -11,14 +12,38 @@ from .uniform import DUO_BASE
 __all__ = ["AR", "DUO_BASE", "MDLM"]
 
 
-class MDLM(trainer_base.AbsorbingState):
-    """Masked diffusion under SUBS: no mass on the mask, visible tokens stay."""
+class MDLM(trainer_base.Diffusion):
+    """Masked diffusion under SUBS: no mass on the mask, visible tokens stay.
+
+    A token keeps its value or becomes `mask_index`.
+    """
 
     ALLOWED = trainer_base.Diffusion.ALLOWED | {
         "algo.parameterization": ["subs"],
         "algo.loss_type": ["elbo", "low_var"],
         "sampling.predictor": ["ancestral", "ancestral_cache"],
     }
+
+    def __init__(self, config, tokenizer):
+        vocab_size, self.mask_index = vocabulary.masked(tokenizer)
+        super().__init__(config, tokenizer, vocab_size)
+
+    def q_xt(self, x, alpha_t):
+        """x: (batch, length), alpha_t: (batch, 1) -> masked copy of x."""
+        masked = torch.rand(x.shape, device=x.device) >= alpha_t
+        if self.ignore_bos:
+            masked[:, 0] = False
+        return torch.where(masked, self.mask_index, x)
+
+    def prior_sample(self, *batch_dims):
+        return torch.full(batch_dims, self.mask_index, device=self.device)
+
+    def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
+        open_now = ((alpha_s - alpha_t) / (1 - alpha_t)).to(x0.dtype)
+        q_xs = open_now[..., None] * x0
+        q_xs[..., self.mask_index] = 1 - open_now
+        visible = xt != self.mask_index
+        return torch.where(visible[..., None], F.one_hot(xt, self.vocab_size).to(x0.dtype), q_xs)
 
     def _process_model_output(self, model_output, xt, sigma):
         return losses.subs(model_output, xt, self.mask_index)
@@ -37,9 +62,7 @@ class MDLM(trainer_base.AbsorbingState):
         """
         if not train_mode:
             return super()._loss(x0, labels, valid_tokens, given=given)
-        t = self._sample_t(x0.shape[0], current_accumulation_step)
-        dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
-        xt = self._noised(x0, alpha_t, given)
+        xt, alpha_t, dalpha_t = self._noised(x0, current_accumulation_step, given)
         sigma = self._process_sigma(self._sigma_from_alphat(alpha_t))
         masked = (xt == self.mask_index) & (valid_tokens > 0)
         weight = (
@@ -66,7 +89,7 @@ class AR(trainer_base.TrainerBase):
 
     def __init__(self, config, tokenizer):
         vocab_size, self.mask_index = vocabulary.masked(tokenizer)
-        super().__init__(config, tokenizer, vocab_size=vocab_size)
+        super().__init__(config, tokenizer, vocab_size)
         if not config.algo.causal_attention:
             raise ConfigError(
                 "algo.causal_attention=False lets an AR model see what it predicts: set it to True."
@@ -81,15 +104,7 @@ class AR(trainer_base.TrainerBase):
     def _process_model_output(self, model_output, xt, sigma):
         return losses.subs_masked(model_output, self.mask_index)
 
-    def nll(
-        self,
-        input_tokens,
-        labels,
-        output_tokens,
-        current_accumulation_step=None,
-        train_mode=False,
-        given=None,
-    ):
+    def nll(self, input_tokens, labels, output_tokens, *_):
         log_p = self.forward(input_tokens, None)
         return -log_p.gather(-1, output_tokens[..., None]).squeeze(-1)
 

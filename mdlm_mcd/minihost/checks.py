@@ -57,8 +57,6 @@ RULES = (
         lambda x: _whole(x, 3),
         "at least 3, for BOS, EOS and a token between them",
     ),
-    ("model.tie_word_embeddings", lambda x: x is False, "false, this host ties none"),
-    ("data.streaming", lambda x: x is False, "false, this host reads the whole data set"),
     ("data.separator", lambda x: x is None or _text(x), "a line of text, or null"),
     (
         "training.sampling_eps",

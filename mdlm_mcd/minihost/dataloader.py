@@ -33,20 +33,9 @@ BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 def _train_bpe(texts, vocab_size):
     """Train a byte-level BPE of at most `vocab_size` entries; return it as JSON."""
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    byte_level = tokenizers.pre_tokenizers.ByteLevel
-    bpe.pre_tokenizer = byte_level(add_prefix_space=False)
-    bpe.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        # Inside the vocabulary, not beside it: `vocab_size` then counts them.
-        special_tokens=SPECIALS,
-        # All bytes, also those the text lacks: every text can be encoded.
-        initial_alphabet=sorted(byte_level.alphabet()),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    # Special tokens inside the vocabulary, not beside it: `vocab_size` then counts them.
+    bpe.train_from_iterator(texts, vocab_size, special_tokens=SPECIALS, show_progress=False)
     return bpe.to_str()
 
 

@@ -226,8 +226,6 @@ def sample_eval(cls, config, tokenizer):
     if config.eval.compute_generative_perplexity:
         model.metrics.load_evaluator()  # refused now, not after the samples
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if model.ema:
-        model.ema.move_shadow_params_to_device(model.device)
     texts = []
     for _ in range(config.sampling.num_sample_batches):
         samples = model.restore_model_and_sample(num_steps=config.sampling.steps)

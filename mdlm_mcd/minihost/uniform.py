@@ -6,12 +6,21 @@ from ..models import vocabulary
 from . import trainer_base
 
 
-class UniformState(trainer_base.Diffusion):
-    """Diffusion whose noise is a token of the vocabulary, each as likely as the next.
+class DUO_BASE(trainer_base.Diffusion):
+    """Duo's uniform-state model, trained on the continuous-time NELBO.
 
-    q(z_t | x0) = Cat(alpha_t x0 + (1 - alpha_t) / K). The model is time-conditioned, and
-    its vocabulary is the tokenizer's, without a mask: K = `vocabulary.uniform(tokenizer)`.
+    Its noise is a token of the vocabulary, each as likely as the next:
+    q(z_t | x0) = Cat(alpha_t x0 + (1 - alpha_t) / K). It is time-conditioned, and its
+    vocabulary is the tokenizer's, without a mask: K = `vocabulary.uniform(tokenizer)`.
     """
+
+    ALLOWED = trainer_base.Diffusion.ALLOWED | {
+        "algo.parameterization": ["mean"],
+        "algo.time_conditioning": [True],
+        "algo.causal_attention": [False],
+        "algo.loss_type": ["elbo"],
+        "sampling.predictor": ["ancestral"],
+    }
 
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer, vocabulary.uniform(tokenizer))
@@ -35,18 +44,6 @@ class UniformState(trainer_base.Diffusion):
         p_here = alpha_s * x0.gather(-1, here) + (1 - alpha_s) / self.vocab_size
         q_xs.scatter_add_(-1, here, stays * p_here)
         return q_xs / q_xs.sum(-1, keepdim=True)
-
-
-class DUO_BASE(UniformState):
-    """Duo's uniform-state model, trained on the continuous-time NELBO."""
-
-    ALLOWED = UniformState.ALLOWED | {
-        "algo.parameterization": ["mean"],
-        "algo.time_conditioning": [True],
-        "algo.causal_attention": [False],
-        "algo.loss_type": ["elbo"],
-        "sampling.predictor": ["ancestral"],
-    }
 
     def _process_model_output(self, model_output, xt, sigma):
         return model_output.log_softmax(-1)
