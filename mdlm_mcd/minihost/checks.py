@@ -35,11 +35,7 @@ RULES = (
         _whole,
         "a whole number of at least 1",
     ),
-    (
-        "trainer.max_steps",
-        lambda x: _whole(x, -1) and x != 0,
-        "a whole number of at least 1, or -1 for no end",
-    ),
+    ("trainer.max_steps", lambda x: _whole(x, -1) and x != 0, "at least 1, or -1 for no end"),
     (
         "trainer.gradient_clip_val",
         lambda x: x is None or _number(x, 0),
@@ -52,17 +48,9 @@ RULES = (
         "a number above 0",
     ),
     ("trainer.limit_train_batches", lambda x: _number(x) and x > 0, "a number above 0"),
-    (
-        "model.length",
-        lambda x: _whole(x, 3),
-        "at least 3, for BOS, EOS and a token between them",
-    ),
+    ("model.length", lambda x: _whole(x, 3), "at least 3, for BOS, EOS and a token"),
     ("data.separator", lambda x: x is None or _text(x), "a line of text, or null"),
-    (
-        "training.sampling_eps",
-        lambda x: _number(x, 0) and x < 1,
-        "a number from 0 on, below 1",
-    ),
+    ("training.sampling_eps", lambda x: _number(x, 0) and x < 1, "a number from 0 on, below 1"),
     ("training.start", lambda x: x in (None, "counts"), "counts, or null"),
     ("noise.eps", _number, "a small number"),
     ("sampling.p_nucleus", lambda x: _number(x) and 0 < x <= 1, "a number above 0, up to 1"),

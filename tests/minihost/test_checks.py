@@ -21,8 +21,6 @@ WRONG = {
     "model.length": (2, "abc", None),
     "model.hidden_size": (-32, 33),
     "model.n_heads": (0, 3),
-    "model.tie_word_embeddings": (True,),
-    "data.streaming": (True,),
     "data.separator": (" ", 5),
     "data.cache_dir": (None, ""),
     "data.wrap": ("no", None),
