@@ -25,6 +25,7 @@ WRONG = {
     "data.cache_dir": (None, ""),
     "data.wrap": ("no", None),
     "training.sampling_eps": (1, -0.1),
+    "training.start": ("count",),
     "noise.eps": ("abc", math.nan),
     "sampling.steps": (0, 1.5),
     "sampling.p_nucleus": (0, 1.1),

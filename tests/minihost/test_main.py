@@ -135,19 +135,16 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
     measured = metrics.Metrics(str(tmp_path / "judge"), eval_ppl_batch_size=2)
     texts = ["the cat sat", "a<|eos|>dog<|eos|>saw one", "by its red house at dawn"]
     measured.record_generative_perplexity(texts, 9)
-    total, count = 0.0, 0
+    nats = []
     for text in texts:
-        ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :9]
+        ids = tokenizer(text)["input_ids"][:9]
         with torch.no_grad():
-            log_p = judge(ids).logits.log_softmax(-1)[0]
-        seen = 0
-        for i in range(1, ids.shape[1]):
-            seen += ids[0, i] == tokenizer.eos_token_id
-            if ids[0, i] != tokenizer.eos_token_id or seen == 1:
-                # Of a sample's EOS tokens only the first counts.
-                total -= float(log_p[i - 1, ids[0, i]])
-                count += 1
-    assert float(measured.gen_ppl.compute()) == pytest.approx(math.exp(total / count), rel=1e-4)
+            log_p = judge(torch.tensor([ids])).logits.log_softmax(-1)[0]
+        # Of a sample's EOS tokens only the first counts.
+        ends = [i for i, token in enumerate(ids) if token == tokenizer.eos_token_id]
+        nats += [-float(log_p[i - 1, ids[i]]) for i in range(1, len(ids)) if i not in ends[1:]]
+    expected = math.exp(sum(nats) / len(nats))
+    assert float(measured.gen_ppl.compute()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_checkpoints_that_do_not_fit_are_refused_by_name(compose, tmp_path):

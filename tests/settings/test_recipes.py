@@ -52,11 +52,3 @@ def test_the_papers_setting():
     assert config.training.ema == 0.999 and config.trainer.max_steps == 50_000
     assert config.sampling.predictor == "sparse"
     assert config.training.loss_precision == "float32" and config.sampling.use_float64
-
-
-def test_the_algo_alone_fits_its_own_rounds():
-    """`algo=mcd` needs no second override."""
-    config = compose("algo=mcd", "algo.teacher_path=teacher.ckpt", "algo.loss=kl_fwd")
-    Curriculum(config.algo.rounds, config.algo.steps_per_round).check_max_steps(
-        config.trainer.max_steps
-    )
