@@ -17,19 +17,8 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-SKIPPED_FOLDERS = {
-    "__pycache__",
-    "_vendor",
-    "benchmarks",
-    "dist-packages",
-    "idle_test",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "test",
-    "testing",
-    "tests",
-}
+SKIPPED_FOLDERS = {*"benchmarks idle_test idlelib lib2to3 test testing tests".split()}
+SKIPPED_FOLDERS |= {"__pycache__", "_vendor", "dist-packages", "site-packages"}
 MIN_CHARS, MIN_WORDS = 50, 8
 # Of a paragraph: letters and plain punctuation among the characters, and plain words.
 PLAIN_CHARS, PLAIN_WORDS = 0.94, 0.85
