@@ -8,17 +8,17 @@ from omegaconf import OmegaConf
 
 from mdlm_mcd.minihost import dataloader
 
-CONFIGS = Path(dataloader.__file__).parent / "configs" / "data"
+CONFIGS = Path(dataloader.__file__).parent / "configs"
 WORDS = "the cat sat on a mat and saw one old dog run by its red house at dawn".split()
 
 
 def config_of(name, cache_dir, length=16, workers=0, algo="subs", **data):
     """What the loaders read: `data`, `loader`, `model.length`, `seed`, the kind of model."""
-    own = OmegaConf.load(CONFIGS / f"{name}.yaml")
+    own = [OmegaConf.load(CONFIGS / f) for f in ("config.yaml", f"data/{name}.yaml")]
     loader = {"batch_size": 4, "eval_batch_size": 3, "num_workers": workers}
     return OmegaConf.create(
         {
-            "data": OmegaConf.merge(own, {"cache_dir": str(cache_dir)}, data),
+            "data": OmegaConf.merge(own[0].data, own[1], {"cache_dir": str(cache_dir)}, data),
             "loader": {**loader, "pin_memory": True},
             "model": {"length": length},
             "algo": {"parameterization": algo},

@@ -27,21 +27,26 @@ def perform(run, config):
     try:
         return run(config)
     except Exception as error:
-        known = hydra_errors.explain(error)
-        full = known is None or console.wants_traceback()
-        if full and not multirun:
-            raise
+        failed = explained(error)
         if not multirun:
-            raise SystemExit(sentence(known)) from None
-        if full:
+            if failed is None:
+                raise
+            raise SystemExit(failed) from None
+        if failed is None:
             traceback.print_exception(error)
-        failed = sentence(known or error)
+            failed = sentence(error)
     print(f"Job #{hydra.job.num} failed: {failed}", file=sys.stderr, flush=True)
     raise JobFailed(f"job #{hydra.job.num}: {failed}")
 
 
 def sentence(error):
     return console.sentence(f"{type(error).__name__}: {error}")
+
+
+def explained(error):
+    """Return the sentence that an error ends with; None where its traceback is due."""
+    known = hydra_errors.explain(error)
+    return None if known is None or console.wants_traceback() else sentence(known)
 
 
 def call(job):
@@ -53,9 +58,8 @@ def call(job):
     except JobFailed:
         raise SystemExit(1) from None
     except Exception as error:
-        known = hydra_errors.explain(error)
-        if known is None or console.wants_traceback():
+        if (words := explained(error)) is None:
             raise
-        raise SystemExit(sentence(known)) from None
+        raise SystemExit(words) from None
     finally:
         undo()

@@ -9,6 +9,7 @@ nothing else, and equal documents never stand on both sides.
 import glob
 import hashlib
 import inspect
+import itertools
 import json
 import logging
 import os
@@ -32,17 +33,6 @@ PYTHON = sys.version
 MIN_CHARS = 80
 MIN_DOCUMENTS = 20
 VALID_ONE_IN = 20
-
-SKIPPED_FOLDERS = {
-    "__pycache__",
-    "dist-packages",
-    "idle_test",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "test",
-    "tests",
-}
 
 # Two or more blank lines, one or more, none: coarse to fine.
 DOCUMENT_BREAK = r"\n(?:[^\S\n]*\n){2,}"
@@ -88,42 +78,35 @@ def normalise(text):
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
-def _stdlib_texts():
-    """Yield help topics, then docstrings by path: a fixed order."""
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:  # trimmed distributions of Python
-        topics = {}
-    for key in sorted(topics):
-        yield topics[key]
-    for folder, folders, files in os.walk(sysconfig.get_path("stdlib")):
-        folders[:] = sorted(set(folders) - SKIPPED_FOLDERS)
-        for file in sorted(files):
-            if file.endswith(".py"):
-                yield from prose.docstrings(Path(folder, file).read_bytes())
+def _of_python(cache_dir, name, find, *settings):
+    """Return the documents `find()`, cached by the Python release and `settings`."""
+    key = digest(CACHE_VERSION, PYTHON, sysconfig.get_path("stdlib"), *settings)
+
+    def build():
+        return json.dumps(find(), ensure_ascii=False)
+
+    return cached(cache_dir, f"{name}-{key[:16]}.json", build, json.loads)
 
 
 def stdlib_documents(cache_dir, max_chars):
     """Return English out of Python itself: its help topics and its docstrings.
 
     Normalised, without repeats, each of at least `MIN_CHARS` characters, and at
-    most `max_chars` characters together. Depends on the Python release.
+    most `max_chars` characters together.
     """
 
-    def build():
+    def find():
         found, room = {}, max_chars
-        for text in map(normalise, _stdlib_texts()):
+        for text in map(normalise, itertools.chain.from_iterable(prose.sources())):
             if len(text) < MIN_CHARS or text in found:
                 continue
             if len(text) > room:
                 break
             found[text] = None
             room -= len(text)
-        return json.dumps(list(found), ensure_ascii=False)
+        return list(found)
 
-    stdlib = sysconfig.get_path("stdlib")
-    key = digest(CACHE_VERSION, PYTHON, stdlib, max_chars)
-    return cached(cache_dir, f"stdlib-{key[:16]}.json", build, json.loads)
+    return _of_python(cache_dir, "stdlib", find, max_chars)
 
 
 def prose_documents(cache_dir, packages):
@@ -132,12 +115,10 @@ def prose_documents(cache_dir, packages):
     Depends on the releases of all of them. Raises ConfigError.
     """
 
-    def build():
-        return json.dumps(prose.documents(packages, dedented), ensure_ascii=False)
+    def find():
+        return prose.documents(packages, dedented)
 
-    stdlib = sysconfig.get_path("stdlib")
-    key = digest(CACHE_VERSION, PYTHON, stdlib, prose.versions(packages))
-    return cached(cache_dir, f"prose-{key[:16]}.json", build, json.loads)
+    return _of_python(cache_dir, "prose", find, prose.versions(packages))
 
 
 def _expand(key, patterns):

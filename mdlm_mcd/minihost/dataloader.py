@@ -33,20 +33,9 @@ BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 def _train_bpe(texts, vocab_size):
     """Train a byte-level BPE of at most `vocab_size` entries; return it as JSON."""
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    byte_level = tokenizers.pre_tokenizers.ByteLevel
-    bpe.pre_tokenizer = byte_level(add_prefix_space=False)
-    bpe.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        # Inside the vocabulary, not beside it: `vocab_size` then counts them.
-        special_tokens=SPECIALS,
-        # All bytes, also those the text lacks: every text can be encoded.
-        initial_alphabet=sorted(byte_level.alphabet()),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    # Special tokens inside the vocabulary, not beside it: `vocab_size` then counts them.
+    bpe.train_from_iterator(texts, vocab_size, special_tokens=SPECIALS, show_progress=False)
     return bpe.to_str()
 
 
@@ -67,30 +56,24 @@ def _bpe_tokenizer(data):
     texts = corpus.documents(data, "train")
     if data.train == "textpairs":
         texts = list(itertools.chain.from_iterable(texts))
-    key = corpus.digest(
-        corpus.CACHE_VERSION, vocab_size, corpus.PYTHON, tokenizers.__version__, texts
-    )
+    decides = (vocab_size, corpus.PYTHON, tokenizers.__version__, texts)
     bpe = corpus.cached(
         data.cache_dir,
-        f"bpe-{key[:16]}.json",
-        functools.partial(_train_bpe, texts, vocab_size),
+        f"bpe-{corpus.digest(corpus.CACHE_VERSION, *decides)[:16]}.json",
+        lambda: _train_bpe(texts, vocab_size),
         tokenizers.Tokenizer.from_str,
     )
+    specials = dict(bos_token=BOS, eos_token=EOS, pad_token=PAD)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=bpe, clean_up_tokenization_spaces=False, **specials
     )
 
 
 def get_tokenizer(config, key="data.tokenizer_name_or_path="):
     """Return the tokenizer that `data.tokenizer_name_or_path` names.
 
-    `bpe` is a byte-level BPE of `data.vocab_size` entries, special tokens
-    included, trained on the training documents and kept in `data.cache_dir`. It
-    has bos, eos and pad, and no mask token. Any other name goes to
+    `bpe` is a byte-level BPE of `data.vocab_size` entries, bos, eos and pad included,
+    trained on the training documents and kept in `data.cache_dir`. Any other name goes to
     `transformers.AutoTokenizer`. `key` stands before the name in messages.
 
     All have bos and eos tokens. None is added: with a [PAD] behind its own, a mask
@@ -158,17 +141,13 @@ def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index)
             ids = ([*row, eos] for row in ids)
         flat = np.fromiter(itertools.chain.from_iterable(ids), np.int32)
         count = len(flat) // room
-        tokens = np.empty((count, length), np.int32)
-        tokens[:, 0], tokens[:, -1] = bos, eos
-        tokens[:, 1:-1] = flat[: count * room].reshape(count, room)
+        bodies = flat[: count * room].reshape(count, room)
+        tokens = np.pad(bodies, ((0, 0), (1, 1)), constant_values=((0, 0), (bos, eos)))
         lengths = np.full(count, length)
     else:
-        tokens = np.full((len(ids), length), eos if pad is None else pad, np.int32)
-        lengths = np.empty(len(ids), np.int64)
-        for row, body in enumerate(ids):
-            filled = [bos, *body[:room], eos]
-            tokens[row, : len(filled)] = filled
-            lengths[row] = len(filled)
+        rows = [[bos, *body[:room], eos] for body in ids]
+        tokens = _padded(rows, length, eos if pad is None else pad)
+        lengths = np.fromiter(map(len, rows), np.int64)
     valid = None if wrap else _before(lengths, length)
     vocabulary.check_ids(torch.from_numpy(tokens), size, mask_index, what, tokenizer, valid)
     return tokens, lengths
@@ -191,12 +170,18 @@ def _to_pair_rows(pairs, what, length, tokenizer, size, mask_index, **_):
             "%s: %d of %d pairs are longer than model.length=%d and left out.",
             *(what, len(pairs) - len(fit), len(pairs), length),
         )
-    tokens = np.full((len(fit), length), eos, np.int32)
-    for row, (prompt, completion) in zip(tokens, fit, strict=True):
-        row[: 1 + len(prompt) + len(completion)] = [bos, *prompt, *completion]
+    tokens = _padded([[bos, *prompt, *completion] for prompt, completion in fit], length, eos)
     vocabulary.check_ids(torch.from_numpy(tokens), size, mask_index, what, tokenizer)
     given = np.array([1 + len(prompt) for prompt, _ in fit], np.int64)
     return tokens, np.full(len(fit), length), given
+
+
+def _padded(rows, length, pad):
+    """Return rows of ids as int32 (rows, length), each filled up with `pad`."""
+    tokens = np.full((len(rows), length), pad, np.int32)
+    for row, ids in zip(tokens, rows, strict=True):
+        row[: len(ids)] = ids
+    return tokens
 
 
 def _before(lengths, length):

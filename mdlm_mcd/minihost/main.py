@@ -133,24 +133,20 @@ def _open_plain(path, source):
 
 
 def make_trainer(config, **kwargs):
-    callbacks = [
-        hydra.utils.instantiate(callback) for callback in (config.get("callbacks") or {}).values()
-    ]
-    if any(isinstance(c, Lines) for c in callbacks) and not any(
-        isinstance(c, ProgressBar) for c in callbacks
-    ):  # else Lightning adds a bar of its own
+    make, strategy = hydra.utils.instantiate, config.strategy
+    callbacks = [make(callback) for callback in (config.get("callbacks") or {}).values()]
+
+    def has(kind):
+        return any(isinstance(callback, kind) for callback in callbacks)
+
+    if has(Lines) and not has(ProgressBar):  # else Lightning adds a bar of its own
         kwargs.setdefault("enable_progress_bar", config.trainer.get("enable_progress_bar", False))
-    logger = config.get("logger")  # ~logger: without one
-    return hydra.utils.instantiate(
+    return make(
         config.trainer,
         default_root_dir=config.trainer.get("default_root_dir") or os.getcwd(),
         callbacks=callbacks,
-        strategy=(
-            hydra.utils.instantiate(config.strategy)
-            if config.strategy.get("_target_")
-            else config.strategy.name
-        ),
-        logger=hydra.utils.instantiate(logger) if logger else False,
+        strategy=make(strategy) if strategy.get("_target_") else strategy.name,
+        logger=make(config.logger) if config.get("logger") else False,  # ~logger: without one
         **kwargs,
     )
 
@@ -200,8 +196,7 @@ def _check_resume(cls, config, path):
     checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
     step = checkpoint.get("global_step")
     step = step if isinstance(step, int) else 0
-    finished = 0 < config.trainer.max_steps <= step
-    if finished or not reads:
+    if not reads or 0 < config.trainer.max_steps <= step:
         getattr(cls, "check_resume", _check_settings)(config, checkpoint, path)
     return step
 
@@ -226,8 +221,6 @@ def sample_eval(cls, config, tokenizer):
     if config.eval.compute_generative_perplexity:
         model.metrics.load_evaluator()  # refused now, not after the samples
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if model.ema:
-        model.ema.move_shadow_params_to_device(model.device)
     texts = []
     for _ in range(config.sampling.num_sample_batches):
         samples = model.restore_model_and_sample(num_steps=config.sampling.steps)
@@ -281,8 +274,7 @@ def run(config):
     paths.make_absolute(config)
     L.seed_everything(config.seed)
     cls = model_class(config)
-    tokenizer = dataloader.get_tokenizer(config)
-    return MODES[config.mode](cls, config, tokenizer)
+    return MODES[config.mode](cls, config, dataloader.get_tokenizer(config))
 
 
 CONFIGS = str(Path(__file__).parent / "configs")

@@ -95,18 +95,12 @@ class Metrics:
         tokenizer, model = self.load_evaluator(device)
         what = f"eval.gen_ppl_eval_model_name_or_path={model.name_or_path}"
         with border(f"{what} cannot encode the samples", "choose another"):
-            batch = tokenizer(
-                list(text_samples),
-                return_tensors="pt",
-                padding=True,
-                truncation=True,
-                max_length=max_length,
-            )
-        ids, attention_mask = batch["input_ids"], batch["attention_mask"]
-        check_evaluator(what, model, ids)
-        ids, attention_mask = ids.to(device), attention_mask.to(device)
-        size = self.eval_ppl_batch_size
-        for chunk, mask in zip(ids.split(size), attention_mask.split(size), strict=True):
+            cut = {"truncation": True, "max_length": max_length}
+            batch = tokenizer(list(text_samples), return_tensors="pt", padding=True, **cut)
+        check_evaluator(what, model, batch["input_ids"])
+        names, size = ("input_ids", "attention_mask"), self.eval_ppl_batch_size
+        parts = (batch[name].to(device).split(size) for name in names)
+        for chunk, mask in zip(*parts, strict=True):
             logits = model(chunk, attention_mask=mask).logits[:, :-1].float()
             nll = F.cross_entropy(logits.mT, chunk[:, 1:], reduction="none")
             is_eos = chunk == tokenizer.eos_token_id

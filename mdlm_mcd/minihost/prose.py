@@ -7,6 +7,7 @@ what is held out stands, hardly changed, in the training text.
 """
 
 import ast
+import itertools
 import os
 import re
 import sysconfig
@@ -16,19 +17,8 @@ from pathlib import Path
 
 from ..errors import ConfigError
 
-SKIPPED_FOLDERS = {
-    "__pycache__",
-    "_vendor",
-    "benchmarks",
-    "dist-packages",
-    "idle_test",
-    "idlelib",
-    "lib2to3",
-    "site-packages",
-    "test",
-    "testing",
-    "tests",
-}
+SKIPPED_FOLDERS = {*"benchmarks idle_test idlelib lib2to3 test testing tests".split()}
+SKIPPED_FOLDERS |= {"__pycache__", "_vendor", "dist-packages", "site-packages"}
 MIN_CHARS, MIN_WORDS = 50, 8
 # Of a paragraph: letters and plain punctuation among the characters, and plain words.
 PLAIN_CHARS, PLAIN_WORDS = 0.94, 0.85
@@ -109,19 +99,14 @@ def sentences(lines):
             yield text
 
 
-class Unseen:
-    """Say of a paragraph whether it is new: `unseen(text)`, which is then known."""
-
-    def __init__(self):
-        self.known = set()
-
-    def __call__(self, text):
-        words = re.findall(r"\w+", text.lower())
-        count = max(1, len(words) - SEQUENCE + 1)
-        found = {tuple(words[i : i + SEQUENCE]) for i in range(count)}
-        old = len(found & self.known)
-        self.known |= found
-        return old <= KNOWN * len(found)
+def is_new(text, known):
+    """Return whether most word sequences of a paragraph are not yet known, and add them."""
+    words = re.findall(r"\w+", text.lower())
+    count = max(1, len(words) - SEQUENCE + 1)
+    found = {tuple(words[i : i + SEQUENCE]) for i in range(count)}
+    old = len(found & known)
+    known |= found
+    return old <= KNOWN * len(found)
 
 
 def _modules(folder):
@@ -133,11 +118,11 @@ def _modules(folder):
 
 
 def folders(packages):
-    """Return the folder of each installed package, none of which is imported.
+    """Return the folders of installed packages, none of which is imported.
 
     Raises ConfigError for one that is not installed.
     """
-    found = {}
+    found = []
     for name in packages:
         spec = util.find_spec(name) if str(name).isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
@@ -145,7 +130,7 @@ def folders(packages):
                 f"data.packages={list(packages)} names {name}, which is no package that is "
                 "installed here: install it, or leave it out."
             )
-        found[name] = next(iter(spec.submodule_search_locations))
+        found.append(next(iter(spec.submodule_search_locations)))
     return found
 
 
@@ -158,21 +143,31 @@ def versions(packages):
     }
 
 
+def sources(packages=()):
+    """Yield the texts of each help topic and module of Python, and of `packages`.
+
+    In a fixed order. Raises ConfigError.
+    """
+    places = (sysconfig.get_path("stdlib"), *folders(packages))
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:  # trimmed distributions of Python
+        topics = {}
+    for key in sorted(topics):
+        yield [topics[key]]
+    for path in itertools.chain.from_iterable(map(_modules, places)):
+        yield docstrings(path.read_bytes())
+
+
 def documents(packages, clean):
     """Return the prose of Python's help topics, of its library and of `packages`.
 
     clean: what takes a text to a tidy one. Raises ConfigError.
     """
-    try:
-        from pydoc_data.topics import topics
-    except ImportError:  # trimmed distributions of Python
-        topics = {}
-    sources = [[topics[key]] for key in sorted(topics)]
-    for folder in (sysconfig.get_path("stdlib"), *folders(packages).values()):
-        sources += [docstrings(path.read_bytes()) for path in _modules(folder)]
-    unseen, found = Unseen(), []
-    for texts in sources:
-        kept = [p for text in texts for p in sentences(clean(text).splitlines()) if unseen(p)]
+    known, found = set(), []
+    for texts in sources(packages):
+        lines = (clean(text).splitlines() for text in texts)
+        kept = [p for text in lines for p in sentences(text) if is_new(p, known)]
         if kept:
             found.append("\n".join(kept))
     return found

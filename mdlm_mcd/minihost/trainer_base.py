@@ -8,11 +8,10 @@ import hydra.utils
 import lightning as L
 import omegaconf
 import torch
-import torch.nn.functional as F
 
 from ..checkpoints.formats import unwrap
 from ..errors import ConfigError
-from ..models import context, ema, vocabulary
+from ..models import context, ema
 from ..models.compiling import compile_blocks
 from ..models.noise import NOISES
 from . import metrics
@@ -80,7 +79,6 @@ class TrainerBase(L.LightningModule):
         self.sampler = config.sampling.predictor
         self.antithetic_sampling = config.training.antithetic_sampling
         self.parameterization = config.algo.parameterization
-        self.T = config.algo.T
         self.num_tokens = config.model.length
         self.p_nucleus = config.sampling.p_nucleus
         self.sampling_eps = config.training.sampling_eps
@@ -107,20 +105,18 @@ class TrainerBase(L.LightningModule):
     # Parameters and their average ------------------------------------------
 
     def _get_parameters(self):
-        return itertools.chain(self.backbone.parameters(), self.noise.parameters())
+        return self.backbone.parameters()
 
     def _eval_mode(self):
         if self.ema:
             self.ema.store(self._get_parameters())
             self.ema.copy_to(self._get_parameters())
         self.backbone.eval()
-        self.noise.eval()
 
     def _train_mode(self):
         if self.ema:
             self.ema.restore(self._get_parameters())
         self.backbone.train()
-        self.noise.train()
 
     def on_save_checkpoint(self, checkpoint):
         if self.ema:
@@ -141,11 +137,6 @@ class TrainerBase(L.LightningModule):
                 )
             self.ema.load_state_dict(checkpoint["ema"])
             self.ema.move_shadow_params_to_device(self.device)
-
-    def to(self, *args, **kwargs):
-        moved = super().to(*args, **kwargs)
-        self.metrics.to(self.device)
-        return moved
 
     def on_train_start(self):
         self.metrics.to(self.device)
@@ -197,7 +188,7 @@ class TrainerBase(L.LightningModule):
         self, x0, labels, valid_tokens, current_accumulation_step=None, train_mode=False, given=None
     ):
         inputs, outputs, valid_tokens = self._process_model_input(x0, valid_tokens)
-        nll = self.nll(inputs, labels, outputs, current_accumulation_step, train_mode, given)
+        nll = self.nll(inputs, labels, outputs, current_accumulation_step, given)
         nlls = (nll * valid_tokens).sum()
         num_tokens = valid_tokens.sum()
         return Loss(nlls / num_tokens, nlls, num_tokens)
@@ -303,23 +294,18 @@ class Diffusion(TrainerBase):
             t = t.chunk(shares)[share][:n]
         return self.sampling_eps + (1 - self.sampling_eps) * t
 
-    def _noised(self, x0, alpha_t, given):
-        """Draw x_t by `q_xt`; given tokens stay."""
-        xt = self.q_xt(x0, alpha_t)
-        return xt if given is None else torch.where(given, x0, xt)
+    def _noised(self, x0, accum_step, given):
+        """Draw t, and x_t by `q_xt`, where given tokens stay.
 
-    def nll(
-        self,
-        x0,
-        labels,
-        output_tokens,
-        current_accumulation_step=None,
-        train_mode=False,
-        given=None,
-    ):
-        t = self._sample_t(x0.shape[0], current_accumulation_step)
+        Return x_t (batch, length), and alpha_t and its slope, both (batch, 1).
+        """
+        t = self._sample_t(x0.shape[0], accum_step)
         dalpha_t, alpha_t = (a[:, None] for a in self.noise(t))
-        xt = self._noised(x0, alpha_t, given)
+        xt = self.q_xt(x0, alpha_t)
+        return xt if given is None else torch.where(given, x0, xt), alpha_t, dalpha_t
+
+    def nll(self, x0, labels, output_tokens, current_accumulation_step=None, given=None):
+        xt, alpha_t, dalpha_t = self._noised(x0, current_accumulation_step, given)
         log_x_theta = self.forward(xt, self._sigma_from_alphat(alpha_t), labels)
         return self.nll_per_token(log_x_theta, xt, x0, alpha_t, dalpha_t)
 
@@ -359,28 +345,3 @@ class Diffusion(TrainerBase):
             sigma = self._sigma_from_alphat(self.noise(t)[1])
             x = self.forward(x, sigma, labels).argmax(-1)
         return x
-
-
-class AbsorbingState(Diffusion):
-    """Diffusion that masks: a token keeps its value or becomes `mask_index`."""
-
-    def __init__(self, config, tokenizer):
-        vocab_size, self.mask_index = vocabulary.masked(tokenizer)
-        super().__init__(config, tokenizer, vocab_size=vocab_size)
-
-    def q_xt(self, x, alpha_t):
-        """x: (batch, length), alpha_t: (batch, 1) -> masked copy of x."""
-        masked = torch.rand(x.shape, device=x.device) >= alpha_t
-        if self.ignore_bos:
-            masked[:, 0] = False
-        return torch.where(masked, self.mask_index, x)
-
-    def prior_sample(self, *batch_dims):
-        return torch.full(batch_dims, self.mask_index, device=self.device)
-
-    def _posterior_from_x0(self, x0, xt, alpha_s, alpha_t):
-        open_now = ((alpha_s - alpha_t) / (1 - alpha_t)).to(x0.dtype)
-        q_xs = open_now[..., None] * x0
-        q_xs[..., self.mask_index] = 1 - open_now
-        visible = xt != self.mask_index
-        return torch.where(visible[..., None], F.one_hot(xt, self.vocab_size).to(x0.dtype), q_xs)

@@ -26,8 +26,7 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
     with a `_target_` is checked by that.) Raises ConfigError.
     """
     known = read_keys()
-    sections = {str(key): config._get_node(key) for key in config}
-    sections = {name: node for name, node in sections.items() if _is_section(node)}
+    sections = {str(k): node for k in config if _is_section(node := config._get_node(k))}
     for name in sorted(set(config) - known if known else ()):
         _check_spelling(name, known, cutoff=0.8)
         if name in sections and (complete or name in _groups()):

@@ -56,7 +56,7 @@ def test_stdlib_is_real_text_cached_and_capped(tmp_path, monkeypatch):
     capped = corpus.stdlib_documents(tmp_path, 200_000)
     assert capped == documents[: len(capped)]
     assert 100_000 < sum(map(len, capped)) <= 200_000
-    monkeypatch.setattr(corpus, "_stdlib_texts", None)  # warm: nothing is parsed
+    monkeypatch.setattr(prose, "sources", None)  # warm: nothing is parsed
     assert corpus.stdlib_documents(tmp_path, 400_000) == documents
 
 

@@ -126,23 +126,14 @@ def test_wrapped_rows_have_the_documents_in_order(text, bpe, plain):
         flat = [token for ids in documents["input_ids"] for token in [*ids, *end]]
         body = rows[:, 1:-1].flatten().tolist()
         assert body == flat[: len(body)] and 0 <= len(flat) - len(body) < 14
-
-
-def test_batches(text, bpe):
-    train, valid = dataloader.get_dataloaders(textfile(text), bpe)
-    for loader, size in ((train, 4), (valid, 3)):
         batches = list(loader)
-        assert len(batches) == len(loader)
-        for batch in batches[:-1]:
-            assert set(batch) == {"input_ids", "attention_mask"}
-            for value in batch.values():
-                assert value.shape == (size, 16) and value.dtype == torch.int64
-            assert (batch["attention_mask"] == 1).all()
-    assert torch.equal(
-        torch.cat([b["input_ids"] for b in valid]),  # in their order
-        torch.stack([row["input_ids"] for row in valid.dataset]),
-    )
-    assert len(train) == len(train.dataset) // 4
+        size = {"train": 4, "valid": 3}[mode]
+        assert {k: (v.shape, v.dtype) for k, v in batches[0].items()} == dict.fromkeys(
+            ("input_ids", "attention_mask"), ((size, 16), torch.int64)
+        )
+        assert all((batch["attention_mask"] == 1).all() for batch in batches)
+        if mode == "valid":  # in their order
+            assert torch.equal(torch.cat([batch["input_ids"] for batch in batches]), rows)
 
 
 def test_unwrapped_rows_are_padded_documents(text, bpe):

@@ -28,38 +28,11 @@ def model(compose):
     return build
 
 
-def test_nelbo_of_a_model_that_knows_nothing_is_log_vocab(compose):
-    """Zero logits: each token costs log(vocab - 1), weighted by 1 - eps on average."""
-    config = compose()
-    net = algo.MDLM(config, dataloader.get_tokenizer(config))
-    x0 = torch.randint(0, 250, (512, 16))
-    with torch.no_grad():
-        nll = net.nll(x0, None, None)
-    expected = (1 - 1e-3) * math.log(net.vocab_size - 1)
-    assert nll.mean() == pytest.approx(expected, rel=0.02)
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 def test_blocks_are_compiled_on_request_and_keep_their_names(model, compiled):
     net = model(algo.MDLM, f"algo.compile={compiled}")  # `compile` itself works when first called
     assert [b._compiled_call_impl is not None for b in net.backbone.blocks] == [compiled] * 2
     assert not any("_orig_mod" in name for name in net.state_dict())
-
-
-def test_nll_per_token_against_the_formula(model):
-    net = model()
-    x0 = torch.randint(0, 250, (4, 16))
-    t = torch.rand(4, 1)
-    dalpha_t, alpha_t = net.noise(t)
-    xt = net.q_xt(x0, alpha_t)
-    log_p = net(xt, -alpha_t.log())
-    got = net.nll_per_token(log_p, xt, x0, alpha_t, dalpha_t)
-    for b in range(4):
-        for i in range(16):
-            own = -log_p[b, i, x0[b, i]]
-            weight = (1 - 1e-3) / ((1 - 1e-3) * t[b, 0])
-            torch.testing.assert_close(got[b, i], own * weight)
-    assert (got[xt != net.mask_index] == 0).all()  # a visible token costs nothing
 
 
 @pytest.mark.parametrize("loss_type", ["elbo", "low_var"])
@@ -162,19 +135,16 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
     measured = metrics.Metrics(str(tmp_path / "judge"), eval_ppl_batch_size=2)
     texts = ["the cat sat", "a<|eos|>dog<|eos|>saw one", "by its red house at dawn"]
     measured.record_generative_perplexity(texts, 9)
-    total, count = 0.0, 0
+    nats = []
     for text in texts:
-        ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :9]
+        ids = tokenizer(text)["input_ids"][:9]
         with torch.no_grad():
-            log_p = judge(ids).logits.log_softmax(-1)[0]
-        seen = 0
-        for i in range(1, ids.shape[1]):
-            seen += ids[0, i] == tokenizer.eos_token_id
-            if ids[0, i] != tokenizer.eos_token_id or seen == 1:
-                # Of a sample's EOS tokens only the first counts.
-                total -= float(log_p[i - 1, ids[0, i]])
-                count += 1
-    assert float(measured.gen_ppl.compute()) == pytest.approx(math.exp(total / count), rel=1e-4)
+            log_p = judge(torch.tensor([ids])).logits.log_softmax(-1)[0]
+        # Of a sample's EOS tokens only the first counts.
+        ends = [i for i, token in enumerate(ids) if token == tokenizer.eos_token_id]
+        nats += [-float(log_p[i - 1, ids[i]]) for i in range(1, len(ids)) if i not in ends[1:]]
+    expected = math.exp(sum(nats) / len(nats))
+    assert float(measured.gen_ppl.compute()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_checkpoints_that_do_not_fit_are_refused_by_name(compose, tmp_path):

@@ -10,7 +10,7 @@ from texts import WORDS, config_of, word_tokenizer
 
 from mdlm_mcd.commands import main as commands
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost import algo, corpus, dataloader
+from mdlm_mcd.minihost import corpus, dataloader
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models import context
 
@@ -151,11 +151,3 @@ def test_a_run_on_pairs(compose, tmp_path, capsys, name):
         assert status == 0 and printed.out.count("\nthe cat") == 2
     else:
         assert status == 1 and "Traceback" not in printed.err
-
-
-def test_a_context_of_a_uniform_model_is_not_noised(compose):
-    config = compose("algo=duo_base")
-    model = algo.DUO_BASE(config, dataloader.get_tokenizer(config))
-    x0, given = torch.randint(0, 250, (4, 16)), torch.rand(4, 16) < 0.5
-    xt = model._noised(x0, torch.zeros(4, 1), given)
-    assert torch.equal(xt[given], x0[given]) and (xt != x0).any()
