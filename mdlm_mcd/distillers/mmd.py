@@ -66,7 +66,10 @@ class MMD(Distiller):
         masked = noise.u(length) > alpha_t[:, None]
         z_t = torch.where(masked, self.mask_index, x0)
         student = self.encode(self.backbone, z_t, alpha_t, condition)
-        counts, v = masked & (valid > 0), noise.by_row("draws", length, many)
+        counts = masked & (valid > 0)
+        v = noise.by_row(
+            "draws", lambda _, g: torch.rand(length, many, generator=g, dtype=torch.float64)
+        )
         with torch.no_grad():
             filled = fill(student, x0, counts, v, self.mask_index, algo.head_chunk)
             real, alpha = self.features(x0, condition), number(algo, "rbf_alpha")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -44,25 +45,25 @@ class SDTT(Distiller):
         return self.supervise(round_, student, teacher, x0, masked & (valid > 0), masked)
 
     def _roll(self, round_: Round, z_t, t, condition, noise: StepNoise) -> head.HiddenStates:
-        algo, steps = self.config.algo, self.config.algo.teacher_steps
+        steps = self.config.algo.teacher_steps
         times = [t - round_.delta * k / steps for k in range(steps)]
         alphas = [self.host_alpha(time).to(z_t.device) for time in times]
 
-        def draw(total, generator):
-            shape = (total, z_t.shape[1])
-            return (torch.rand(shape, generator=generator, dtype=torch.float64),)
-
-        features, _ = rollout(
+        length, wide = z_t.shape[1], torch.float64
+        u, v = (
+            [noise.uniform(f"{name} {k}", length, dtype=wide) for k in range(steps - 1)]
+            for name in ("open", "token")
+        )
+        return rollout(
             lambda z, k: self.encode(self.teacher.backbone, z, alphas[k], condition),
             z_t,
-            [(later - now) / (1 - now) for now, later in zip(alphas, alphas[1:], strict=False)],
-            [noise.share(f"open {k}", draw)[0] for k in range(steps - 1)],
-            [noise.share(f"token {k}", draw)[0] for k in range(steps - 1)],
+            [(later - now) / (1 - now) for now, later in itertools.pairwise(alphas)],
+            u,
+            v,
             tau=round_.tau,
             mask_index=self.mask_index,
-            chunk=algo.head_chunk,
+            chunk=self.config.algo.head_chunk,
         )
-        return features
 
 
 def draw_tokens(
@@ -105,7 +106,7 @@ def rollout(
     tau: float,
     mask_index: int,
     chunk: int | None = None,
-) -> tuple[head.HiddenStates, Tensor]:
+) -> head.HiddenStates:
     """Collect the teacher's predictions along len(opening) + 1 ancestral steps.
 
     z_t: (batch, length), where the teacher starts. encode(z, k): its hidden states on
@@ -114,9 +115,8 @@ def rollout(
     (alpha_s - alpha_t) / (1 - alpha_t); u, v: for each of them, (batch, length)
     uniforms that decide which tokens open and what they become.
 
-    Return what the teacher knew of each token at the step in which it opened, or at
-    the last step for those still masked there, and the state that it was shown last.
-    What the last step would draw is not needed: its predictions are taken either way.
+    Return what the teacher knew of each token at the step in which it opened, or at the
+    last step for those still masked there; what that step would draw is not needed.
     """
     z, known = z_t, encode(z_t, 0)
     hidden = known.hidden
@@ -128,4 +128,4 @@ def rollout(
         known = encode(z, k + 1)
         masked = (z == mask_index)[..., None]
         hidden = torch.where(masked, known.hidden, hidden)
-    return head.HiddenStates(hidden, known.linear, known.autocast), z
+    return head.HiddenStates(hidden, known.linear, known.autocast)

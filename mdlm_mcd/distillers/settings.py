@@ -29,12 +29,16 @@ INIT_FROM = ("ema", "raw", "scratch")
 SNAPSHOTS = ("raw", "ema", "fixed")
 
 
-def number(config: DictConfig, key: str, group: str = "algo") -> float | None:
+def number(
+    config: DictConfig, key: str, group: str = "algo", required: bool = False
+) -> float | None:
     """Return config[key], where the command line may also give a fraction like 1/512.
 
-    Raises ConfigError for anything that is no number.
+    Raises ConfigError for anything that is no number, and for None if `required`.
     """
     value = config[key]
+    if required and value is None:
+        raise ConfigError(f"{group}.{key}=None must be a finite number.")
     if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
         return value
     try:
@@ -66,29 +70,23 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
             raise ConfigError(
                 f"{key}={value} is unknown to algo={algo.name}: choose one of {', '.join(known)}."
             )
-    numbers = {name: number(algo, name) for name in distiller.schedule}
-    wanted = distiller.parameterization
-    number(algo, "min_entropy")
-    for wrong, sentence in (
-        (
-            found != wanted,
+    if found != (wanted := distiller.parameterization):
+        raise ConfigError(
             f"{parameterization}={found} does not fit algo={algo.name}, which needs "
-            f"{PROCESSES[wanted]}: set {parameterization}={wanted}.",
-        ),
-        (
-            algo.snapshot == "ema" and not config.training.ema,
+            f"{PROCESSES[wanted]}: set {parameterization}={wanted}."
+        )
+    if algo.snapshot == "ema" and not config.training.ema:
+        raise ConfigError(
             "algo.snapshot=ema takes the student's average for a teacher, and "
-            "training.ema=0 keeps none: set training.ema, or algo.snapshot=raw.",
-        ),
-        *((n is None, f"algo.{k}=None must be a finite number.") for k, n in numbers.items()),
-    ):
-        if wrong:
-            raise ConfigError(sentence)
+            "training.ema=0 keeps none: set training.ema, or algo.snapshot=raw."
+        )
+    number(algo, "min_entropy")
     if "u_law" in algo:
         # A trial draw refuses what no law knows; the global generator is left alone.
         coupling.draw_u(1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator())
-    unused = {"delta0": None, "tau0": 1.0, "tau_step": 0.0}
-    return Curriculum(algo.rounds, algo.steps_per_round, **{**unused, **numbers})
+    schedule = {"delta0": None, "tau0": 1.0, "tau_step": 0.0}  # of a method without them
+    schedule |= {name: number(algo, name, required=True) for name in distiller.schedule}
+    return Curriculum(algo.rounds, algo.steps_per_round, **schedule)
 
 
 @torch.no_grad()
