@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from .base import Distiller
 from .rng import StepNoise
 from .sdtt import draw_tokens
-from .settings import number
+from .settings import check_whole, number
 from .teacher import Teacher
 
 
@@ -31,20 +31,13 @@ class MMD(Distiller):
 
     @classmethod
     def check_config(cls, config) -> Curriculum:
-        algo = config.algo
-        for name, least, why in (
-            ("candidates", 2, "each is compared with the others"),
-            ("draws", 2, "the reward compares a candidate's draws with one another"),
-            ("feature_block", 0, "blocks are counted from the first, 0"),
-        ):
-            if not isinstance(algo[name], int) or algo[name] < least:
-                raise ConfigError(
-                    f"algo.{name}={algo[name]} must be a whole number of at least {least}: {why}."
-                )
-        if not 0 < (number(algo, "rbf_alpha") or 0) < float("inf"):
+        check_whole(config, "candidates", 2, "each is compared with the others")
+        check_whole(config, "draws", 2, "a reward compares a candidate's draws with one another")
+        check_whole(config, "feature_block", 0, "blocks are counted from the first, 0")
+        if not 0 < number(config.algo, "rbf_alpha", required=True) < float("inf"):
             raise ConfigError(
-                f"algo.rbf_alpha={algo.rbf_alpha} must be a positive number: about one over the "
-                "usual squared distance of two tokens' features."
+                f"algo.rbf_alpha={config.algo.rbf_alpha} must be a positive number: about one "
+                "over the usual squared distance of two tokens' features."
             )
         return super().check_config(config)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from .. import head, losses
 from ..curriculum import Curriculum, Round
-from ..errors import ConfigError
 from .base import Distiller
 from .rng import StepNoise
+from .settings import check_whole
 
 
 class SDTT(Distiller):
@@ -25,12 +25,8 @@ class SDTT(Distiller):
 
     @classmethod
     def check_config(cls, config) -> Curriculum:
-        steps = config.algo.teacher_steps
-        if not isinstance(steps, int) or steps < 1:
-            raise ConfigError(
-                f"algo.teacher_steps={steps} must be a whole number of at least 1: it "
-                "is how many steps of the teacher the student learns to take at once."
-            )
+        why = "it is how many steps of the teacher the student learns to take at once"
+        check_whole(config, "teacher_steps", 1, why)
         return super().check_config(config)
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:

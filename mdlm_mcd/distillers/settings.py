@@ -51,6 +51,13 @@ def number(
         ) from error
 
 
+def check_whole(config: DictConfig, key: str, least: int, why: str) -> None:
+    """Raise ConfigError unless algo.KEY is a whole number of at least `least`."""
+    value = config.algo[key]
+    if not isinstance(value, int) or value < least:
+        raise ConfigError(f"algo.{key}={value} must be a whole number of at least {least}: {why}.")
+
+
 def check(config: DictConfig, distiller: type) -> Curriculum:
     """Refuse what cannot work; return the curriculum that the config describes.
 

@@ -70,25 +70,6 @@ def test_an_average_of_halves_is_kept_in_float32(config):
     assert {p.dtype for p in model.ema.shadow_params} == {torch.float32}
 
 
-# Its views ----------------------------------------------------------------------------
-
-
-def test_padding_is_not_counted(config):
-    """The loss of a step is per valid token."""
-    seen = []
-
-    class Student(MCD):
-        def distil(self, round_, x0, valid, *args):
-            parts = super().distil(round_, x0, valid, *args)
-            seen.append(((parts.distil + parts.reveal) / valid.sum(), (valid == 0).any()))
-            return parts
-
-    given = config("data.wrap=false", "model.length=48", "algo.init_from=scratch")
-    fit(given, watch := Watch(), model=built(given, Student))
-    assert any(padded for _, padded in seen)
-    assert watch.losses == pytest.approx([float(loss) for loss, _ in seen], rel=1e-5)
-
-
 # What a run reports ------------------------------------------------------------------
 
 
