@@ -13,20 +13,7 @@ from .. import coupling
 from ..checkpoints.weights import PROCESSES
 from ..curriculum import Curriculum
 from ..errors import ConfigError
-from ..settings.groups import (
-    check_groups,
-    keys_of,
-    main_folders,
-    nearest,
-    of_files,
-    our_files,
-    read,
-)
-from . import strategies
-from .divergence_guard import MODES
-
-INIT_FROM = ("ema", "raw", "scratch")
-SNAPSHOTS = ("raw", "ema", "fixed")
+from ..settings import groups
 
 
 def number(
@@ -54,7 +41,7 @@ def number(
 def check_whole(config: DictConfig, key: str, least: int, why: str) -> None:
     """Raise ConfigError unless algo.KEY is a whole number of at least `least`."""
     value = config.algo[key]
-    if not isinstance(value, int) or value < least:
+    if type(value) is not int or value < least:  # true is an int, too
         raise ConfigError(f"algo.{key}={value} must be a whole number of at least {least}: {why}.")
 
 
@@ -68,10 +55,11 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
     parameterization, found = distiller.model_setting(config, "parameterization")
     for key, value, known in (
         ("algo.loss", algo.loss, distiller.loss_kinds),
-        ("algo.init_from", algo.init_from, INIT_FROM),
-        ("algo.snapshot", algo.snapshot, SNAPSHOTS),
-        ("algo.teacher_placement", algo.teacher_placement, strategies.PLACEMENTS),
-        ("algo.guard", algo.guard or "off", MODES),  # YAML 1.1 reads a bare `off` as false
+        ("algo.init_from", algo.init_from, ("ema", "raw", "scratch")),
+        ("algo.snapshot", algo.snapshot, ("raw", "ema", "fixed")),
+        ("algo.teacher_placement", algo.teacher_placement, ("replicated", "sharded")),
+        # YAML 1.1 reads a bare `off` as false.
+        ("algo.guard", algo.guard or "off", ("stop", "warn", "off")),
     ):
         if value not in known:
             raise ConfigError(
@@ -117,17 +105,18 @@ def check_keys(config: DictConfig) -> None:
     Hydra refuses a key that is nowhere, but not with a plus, nor in a file of the
     user's. Of `sampling`, which is the host's, only what looks like a key of ours.
     """
-    check_groups(config)
+    groups.check_groups(config)
     algo, sampling = config.algo, config.get("sampling", {})
-    own = [f for f in our_files("algo") if read(f).algo._target_ == algo.get("_target_")]
+    target = algo.get("_target_")
+    own = [f for f in groups.our_files("algo") if groups.read(f).algo._target_ == target]
     for section, given, files in (
         # What another class reads is not known here.
-        ("algo", algo if own else {}, [*own, *our_files("host*")]),
-        ("sampling", sampling, our_files("sampler")),
+        ("algo", algo if own else {}, [*own, *groups.our_files("host*")]),
+        ("sampling", sampling, groups.our_files("sampler")),
     ):
-        ours = of_files(files, section)
+        ours = groups.of_files(files, section)
         for key in sorted(set(given) - ours - _of_host(section)):
-            meant = nearest(key, ours)
+            meant = groups.nearest(key, ours)
             if meant or (section == "algo" and not key.startswith("_")):
                 raise ConfigError(
                     f"{section}.{key}={given._get_node(key)} is read neither by algo={algo.name} "
@@ -141,9 +130,9 @@ def _of_host(group: str) -> set[str]:
 
     Not in the one chosen, which may be the user's and have the typo.
     """
-    folders = main_folders()
+    folders = groups.main_folders()
     chosen = HydraConfig.get().runtime.choices.get(group) if folders else None
     named = [p for f in folders for p in f.glob(f"{group}/*.yaml") if p.stem != chosen]
-    plain = {key for path in named for key in keys_of(read(path))}
+    plain = {key for path in named for key in groups.keys_of(groups.read(path))}
     whole = [p for f in folders for p in f.glob("config.yaml")]
-    return plain | of_files([*named, *whole], group)
+    return plain | groups.of_files([*named, *whole], group)

@@ -8,7 +8,6 @@ from omegaconf import DictConfig
 
 from ..errors import ConfigError
 
-PLACEMENTS = ("replicated", "sharded")
 # Their weights are never whole where a teacher could be taken from them.
 REFUSED = ("DeepSpeedStrategy", "ModelParallelStrategy")
 
