@@ -60,11 +60,15 @@ class MMD(Distiller):
         z_t = torch.where(masked, self.mask_index, x0)
         student = self.encode(self.backbone, z_t, alpha_t, condition)
         counts = masked & (valid > 0)
+        index = counts.flatten().nonzero().squeeze(-1)
         v = noise.by_row(
             "draws", lambda _, g: torch.rand(length, many, generator=g, dtype=torch.float64)
         )
+        v = v.flatten(0, 1)[index]
         with torch.no_grad():
-            filled = fill(student, x0, counts, v, self.mask_index, algo.head_chunk)
+            drawn = draw_tokens(student, index, v, 1.0, self.mask_index, algo.head_chunk)
+            filled = x0.repeat(many, 1, 1)
+            filled.flatten(1)[:, index] = drawn.T
             real, alpha = self.features(x0, condition), number(algo, "rbf_alpha")
             rewards = torch.stack(
                 [
@@ -123,25 +127,6 @@ class _First(nn.Module):
 
     def forward(self, x, *args, **kwargs):
         return x
-
-
-def fill(
-    student: head.HiddenStates,
-    x0: Tensor,
-    counts: Tensor,
-    v: Tensor,
-    mask_index: int,
-    chunk: int | None = None,
-) -> Tensor:
-    """Return x0 with tokens drawn from the student where `counts`: (draws, batch, length).
-
-    x0, counts: (batch, length); v: (batch, length, draws) float64, uniform on [0, 1).
-    """
-    index = counts.flatten().nonzero().squeeze(-1)
-    filled = x0.repeat(v.shape[-1], 1, 1)
-    drawn = draw_tokens(student, index, v.flatten(0, 1)[index], 1.0, mask_index, chunk)
-    filled.flatten(1)[:, index] = drawn.T
-    return filled
 
 
 def reward(real: Tensor, fake: list[Tensor], counts: Tensor, alpha: float) -> Tensor:
