@@ -62,14 +62,14 @@ class Distiller:
         kind = self.config.algo.snapshot
         if kind == "fixed" and self.teacher.round is not None:
             self.teacher.round = index
-        elif kind == "ema":
-            own = [p for _, p in self.ema_parameters()]
+            return
+        own = [p for _, p in self.ema_parameters()]
+        if kind == "ema":
             self.ema.store(own)
             self.ema.copy_to(own)
-            self.teacher.snapshot(self.backbone, index)
+        self.teacher.snapshot(self.backbone, index)
+        if kind == "ema":
             self.ema.restore(own)
-        else:
-            self.teacher.snapshot(self.backbone, index)
 
     def training_step(self, batch, batch_idx):
         round_ = self.curriculum.at(self.global_step)  # its delta and tau
@@ -131,10 +131,11 @@ class Distiller:
         return self.mask_index if self.parameterization == "subs" else None
 
     def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
-        on_bar = {"round": float(round_.index + 1), "delta": round_.delta, "tau": round_.tau}
-        # On the CPU, where the progress bar reads them without waiting for the device.
-        on_bar = {name: torch.tensor(value) for name, value in on_bar.items()}
-        others = {
+        logged = {
+            # On the CPU, where the progress bar reads them without waiting for the device.
+            "round": torch.tensor(float(round_.index + 1)),
+            "delta": torch.tensor(round_.delta),
+            "tau": torch.tensor(round_.tau),
             # Of the loss: kl + ce = trainer/loss.
             "kl": parts.distil / tokens,
             "ce": parts.reveal / tokens,
@@ -142,10 +143,10 @@ class Distiller:
             "rows_reveal": parts.reveal_rows / tokens,
             "student_entropy": parts.entropy / max(1, parts.distil_rows + parts.reveal_rows),
         }
-        for some in (on_bar, others):
-            named = {f"{self.config.algo.name}/{k}": v for k, v in some.items()}
-            self.log_dict(named, on_step=True, on_epoch=False, prog_bar=some is on_bar)
-        self.log("trainer/loss", loss, on_step=True, prog_bar=True, sync_dist=True)
+        for name, value in logged.items():
+            on_bar = name in ("round", "delta", "tau")
+            self.log(f"{self.config.algo.name}/{name}", value, prog_bar=on_bar)
+        self.log("trainer/loss", loss, prog_bar=True, sync_dist=True)
 
     # What an adapter implements ---------------------------------------------------
 

@@ -27,7 +27,10 @@ class CD4LM(Distiller):
     schedule = ("tau0", "tau_step")
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
-        share_t, share_s = shares(noise.uniform("share"), noise.uniform("share of the teacher"))
+        # The shares of masked tokens: r_t ~ U(0.4, 0.9), r_s = r_t U(0.3, 0.7) in [0.1, 0.6].
+        share_t = 0.4 + 0.5 * noise.uniform("share")
+        share_s = share_t * (0.3 + 0.4 * noise.uniform("share of the teacher"))
+        share_s = share_s.clamp(0.1, 0.6)
         u = noise.u(x0.shape[1])
         pair = coupling.couple_counts(x0, u, valid, share_t, share_s, self.mask_index)
         student = self.encode(self.backbone, pair.z_t, 1 - share_t, condition)
@@ -39,7 +42,9 @@ class CD4LM(Distiller):
             for kind in (self.config.algo.loss, "ce")
         )
         n = max(1, kl.distil_rows)
-        weight = kl_weight((self.global_step - round_.first_step) / self.curriculum.steps_per_round)
+        done = (self.global_step - round_.first_step) / self.curriculum.steps_per_round
+        # lambda: 0.9 for the first tenth of the training, then by a cosine to 0.5.
+        weight = 0.7 + 0.2 * math.cos(math.pi * max(0.0, done - 0.1) / 0.9)
         terms = (weight, kl), (1 - weight, ce)
         kl_sum, ce_sum = (w * n * (x.loss / n).clamp(0, CEILING) for w, x in terms)
         return kl._replace(
@@ -52,17 +57,3 @@ class CD4LM(Distiller):
     def count_tokens(self, valid: Tensor, parts: head.LossOutput) -> Tensor:
         """Return the number of tokens that are masked for the student."""
         return torch.tensor(parts.distil_rows, device=valid.device)
-
-
-def shares(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the shares of tokens masked for student and teacher, of uniform a and b.
-
-    r_t ~ U(0.4, 0.9), and r_s = r_t U(0.3, 0.7) within [0.1, 0.6]; each (batch,).
-    """
-    share_t = 0.4 + 0.5 * a
-    return share_t, (share_t * (0.3 + 0.4 * b)).clamp(0.1, 0.6)
-
-
-def kl_weight(progress: float) -> float:
-    """Return lambda: 0.9 for the first tenth of the training, then by a cosine to 0.5."""
-    return 0.7 + 0.2 * math.cos(math.pi * max(0.0, progress - 0.1) / 0.9)

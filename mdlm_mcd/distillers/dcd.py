@@ -49,27 +49,20 @@ class DCD(Distiller):
 
     @classmethod
     def check_config(cls, config: DictConfig) -> Curriculum:
-        curriculum = super().check_config(config)
         for name in ("gamma_min", "gamma_max"):
-            if number(config.algo, name) is None:
-                raise ConfigError(f"algo.{name}=None must be a finite number.")
-        return curriculum
+            number(config.algo, name, required=True)
+        return super().check_config(config)
 
     def check_model(self) -> None:
-        algo = self.config.algo
-        self.gaussian = GaussianSchedule(
-            self.vocab_size, number(algo, "gamma_min"), number(algo, "gamma_max")
-        )
+        gammas = (number(self.config.algo, name) for name in ("gamma_min", "gamma_max"))
+        self.gaussian = GaussianSchedule(self.vocab_size, *gammas)
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
-        length = x0.shape[1]
+        length, others = x0.shape[1], self.vocab_size - 1
         _, _, alpha_t, alpha_s = noise.times(round_.delta, self.gaussian)
-        others = self.vocab_size - 1
-
-        def draw(total, generator):
-            return (torch.randint(others, (total, length), generator=generator),)
-
-        (other,) = noise.share("other token", draw)
+        other = noise.share(
+            "other token", lambda total, g: torch.randint(others, (total, length), generator=g)
+        )
         z_t, z_s = couple(x0, noise.u(length), other, alpha_t, alpha_s, self.vocab_size)
         student = self.encode(self.backbone, z_t, alpha_t, condition)
         with torch.no_grad():

@@ -10,7 +10,6 @@ from ..errors import DivergenceError
 
 log = logging.getLogger(__name__)
 
-MODES = ("stop", "warn", "off")
 # Knowing nothing costs log(vocab) nats a token: many times that is a broken target.
 TIMES_IGNORANCE = 10.0
 # A run that starts well can break later: a second bound, on the loss against its past.

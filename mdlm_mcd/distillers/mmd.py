@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from .base import Distiller
 from .rng import StepNoise
 from .sdtt import draw_tokens
-from .settings import number
+from .settings import check_whole, number
 from .teacher import Teacher
 
 
@@ -31,20 +31,13 @@ class MMD(Distiller):
 
     @classmethod
     def check_config(cls, config) -> Curriculum:
-        algo = config.algo
-        for name, least, why in (
-            ("candidates", 2, "each is compared with the others"),
-            ("draws", 2, "the reward compares a candidate's draws with one another"),
-            ("feature_block", 0, "blocks are counted from the first, 0"),
-        ):
-            if not isinstance(algo[name], int) or algo[name] < least:
-                raise ConfigError(
-                    f"algo.{name}={algo[name]} must be a whole number of at least {least}: {why}."
-                )
-        if not 0 < (number(algo, "rbf_alpha") or 0) < float("inf"):
+        check_whole(config, "candidates", 2, "each is compared with the others")
+        check_whole(config, "draws", 2, "a reward compares a candidate's draws with one another")
+        check_whole(config, "feature_block", 0, "blocks are counted from the first, 0")
+        if not 0 < number(config.algo, "rbf_alpha", required=True) < float("inf"):
             raise ConfigError(
-                f"algo.rbf_alpha={algo.rbf_alpha} must be a positive number: about one over the "
-                "usual squared distance of two tokens' features."
+                f"algo.rbf_alpha={config.algo.rbf_alpha} must be a positive number: about one "
+                "over the usual squared distance of two tokens' features."
             )
         return super().check_config(config)
 
@@ -66,9 +59,16 @@ class MMD(Distiller):
         masked = noise.u(length) > alpha_t[:, None]
         z_t = torch.where(masked, self.mask_index, x0)
         student = self.encode(self.backbone, z_t, alpha_t, condition)
-        counts, v = masked & (valid > 0), noise.by_row("draws", length, many)
+        counts = masked & (valid > 0)
+        index = counts.flatten().nonzero().squeeze(-1)
+        v = noise.by_row(
+            "draws", lambda _, g: torch.rand(length, many, generator=g, dtype=torch.float64)
+        )
+        v = v.flatten(0, 1)[index]
         with torch.no_grad():
-            filled = fill(student, x0, counts, v, self.mask_index, algo.head_chunk)
+            drawn = draw_tokens(student, index, v, 1.0, self.mask_index, algo.head_chunk)
+            filled = x0.repeat(many, 1, 1)
+            filled.flatten(1)[:, index] = drawn.T
             real, alpha = self.features(x0, condition), number(algo, "rbf_alpha")
             rewards = torch.stack(
                 [
@@ -127,25 +127,6 @@ class _First(nn.Module):
 
     def forward(self, x, *args, **kwargs):
         return x
-
-
-def fill(
-    student: head.HiddenStates,
-    x0: Tensor,
-    counts: Tensor,
-    v: Tensor,
-    mask_index: int,
-    chunk: int | None = None,
-) -> Tensor:
-    """Return x0 with tokens drawn from the student where `counts`: (draws, batch, length).
-
-    x0, counts: (batch, length); v: (batch, length, draws) float64, uniform on [0, 1).
-    """
-    index = counts.flatten().nonzero().squeeze(-1)
-    filled = x0.repeat(v.shape[-1], 1, 1)
-    drawn = draw_tokens(student, index, v.flatten(0, 1)[index], 1.0, mask_index, chunk)
-    filled.flatten(1)[:, index] = drawn.T
-    return filled
 
 
 def reward(real: Tensor, fake: list[Tensor], counts: Tensor, alpha: float) -> Tensor:

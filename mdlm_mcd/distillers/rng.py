@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 
@@ -38,16 +39,25 @@ class StepNoise:
         self.places = (micro * rows + torch.arange(count)) * world + module.global_rank
         self.total = rows * module.trainer.accumulate_grad_batches * world
 
-    def share(
-        self, name: str, draw: Callable[[int, torch.Generator], tuple[Tensor, ...]]
-    ) -> tuple[Tensor, ...]:
-        """Return this micro-batch's rows of each tensor that `draw` returns.
+    def _generator(self, name: str, *place: int) -> torch.Generator:
+        return coupling.counter_generator(self.config.seed, self.step, name, *place)
 
-        draw(total, generator): tensors of `total` rows, those of the whole global batch.
-        name: tells one noise of a step from another.
+    def share(self, name: str, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+        """Return this micro-batch's rows of `draw(total, generator)`.
+
+        That has `total` rows, those of the whole global batch. name: tells one noise of a
+        step from another.
         """
-        generator = coupling.counter_generator(self.config.seed, self.step, name)
-        return tuple(self._place(x[self.places]) for x in draw(self.total, generator))
+        return self._place(draw(self.total, self._generator(name))[self.places])
+
+    def by_row(self, name: str, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+        """Stack `draw(i, generator)` over this micro-batch's rows i.
+
+        Each row has the generator of its own place, where a whole batch's noise would be large
+        or is not known here.
+        """
+        rows = enumerate(self.places.tolist())
+        return self._place(torch.stack([draw(i, self._generator(name, at)) for i, at in rows]))
 
     def times(self, delta: float | None, *functions: coupling.Alpha) -> tuple[Tensor, ...]:
         """Return t ~ U(delta, 1] and s = t - delta, each (batch,) float64.
@@ -56,16 +66,13 @@ class StepNoise:
         makes of t and of s is returned behind them.
         """
         antithetic = self.config.training.antithetic_sampling
-
-        def draw(total: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-            how = {"generator": generator, "antithetic": antithetic}
-            if delta is None:
-                times = coupling.sample_nested_times(total, **how)
-            else:
-                times = coupling.sample_times(total, delta, **how)
-            return *times, *(f(time) for f in functions for time in times)
-
-        return self.share("t", draw)
+        how = {"generator": self._generator("t"), "antithetic": antithetic}
+        if delta is None:
+            times = coupling.sample_nested_times(self.total, **how)
+        else:
+            times = coupling.sample_times(self.total, delta, **how)
+        of_times = (f(time) for f in functions for time in times)
+        return tuple(self._place(x[self.places]) for x in (*times, *of_times))
 
     def u(self, length: int, name: str = "u") -> Tensor:
         """Return the noise u of the coupling, (batch, length), under `algo.u_law`.
@@ -74,37 +81,21 @@ class StepNoise:
         over the others (`laws.draw_u`).
         """
         law, step = self.config.algo.u_law, number(self.config.algo, "u_step")
-
-        def draw(total: int, generator: torch.Generator, **how) -> tuple[Tensor]:
-            return (coupling.draw_u(total, length, law, step=step, generator=generator, **how),)
-
+        draw = functools.partial(coupling.draw_u, length=length, law=law, step=step)
         if self.given is None or law == "iid":  # which asks no GPU what is given
-            (u,) = self.share(name, draw)
+            u = self.share(name, lambda total, g: draw(total, generator=g))
         else:  # what is given in rows of other processes is not known here
-            rows = zip(self.places.tolist(), ~self.given.cpu(), strict=True)
-            seeds = (self.config.seed, self.step, name)
-            drawn = [
-                draw(1, coupling.counter_generator(*seeds, place), free=free[None])[0]
-                for place, free in rows
-            ]
-            u = self._place(torch.cat(drawn))
+            free = ~self.given.cpu()
+            u = self.by_row(name, lambda i, g: draw(1, generator=g, free=free[i : i + 1])[0])
         if self.ignore_bos:
             u[:, 0] = 0.0
         return u if self.given is None else u.masked_fill(self.given, 0.0)
 
-    def uniform(self, name: str) -> Tensor:
-        """Return a number of [0, 1) for each row, (batch,) float32."""
-        return self.share(name, lambda total, g: (torch.rand(total, generator=g),))[0]
-
-    def by_row(self, name: str, *shape: int) -> Tensor:
-        """Return numbers of [0, 1) for each row, (batch, *shape) float64.
-
-        Each row has a generator of its own, where a whole batch's noise would be large.
-        """
-        seeds = self.config.seed, self.step, name
-        own = [coupling.counter_generator(*seeds, place) for place in self.places.tolist()]
-        drawn = [torch.rand(shape, generator=g, dtype=torch.float64) for g in own]
-        return self._place(torch.stack(drawn))
+    def uniform(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return numbers of [0, 1) for each row, (batch, *shape)."""
+        return self.share(
+            name, lambda total, g: torch.rand(total, *shape, generator=g, dtype=dtype)
+        )
 
     def _place(self, x: Tensor) -> Tensor:
         if self.device.type == "cuda":  # from other memory the copy would wait

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
 
 import torch
 from torch import Tensor
 
 from .. import head, losses
 from ..curriculum import Curriculum, Round
-from ..errors import ConfigError
 from .base import Distiller
 from .rng import StepNoise
+from .settings import check_whole
 
 
 class SDTT(Distiller):
@@ -24,12 +24,8 @@ class SDTT(Distiller):
 
     @classmethod
     def check_config(cls, config) -> Curriculum:
-        steps = config.algo.teacher_steps
-        if not isinstance(steps, int) or steps < 1:
-            raise ConfigError(
-                f"algo.teacher_steps={steps} must be a whole number of at least 1: it "
-                "is how many steps of the teacher the student learns to take at once."
-            )
+        why = "it is how many steps of the teacher the student learns to take at once"
+        check_whole(config, "teacher_steps", 1, why)
         return super().check_config(config)
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
@@ -40,29 +36,35 @@ class SDTT(Distiller):
         z_t = torch.where(masked, self.mask_index, x0)
         student = self.encode(self.backbone, z_t, alpha_t, condition)
         with torch.no_grad():
-            teacher = self._roll(round_, z_t, t, condition, noise)
+            teacher = self.rollout(round_, z_t, t, condition, noise)
         return self.supervise(round_, student, teacher, x0, masked & (valid > 0), masked)
 
-    def _roll(self, round_: Round, z_t, t, condition, noise: StepNoise) -> head.HiddenStates:
-        algo, steps = self.config.algo, self.config.algo.teacher_steps
-        times = [t - round_.delta * k / steps for k in range(steps)]
+    def rollout(self, round_: Round, z_t, t, condition, noise: StepNoise) -> head.HiddenStates:
+        """Collect what the teacher predicts in its `teacher_steps` ancestral steps from z_t.
+
+        z_t: (batch, length); t: (batch,). A step from alpha_t to alpha_s opens a masked token
+        with a chance of (alpha_s - alpha_t) / (1 - alpha_t). Return what the teacher knew of
+        each token at the step in which it opened, or at the last step for those still masked
+        there; what that step would draw is not needed.
+        """
+        algo, mask = self.config.algo, self.mask_index
+        times = (t - round_.delta * k / algo.teacher_steps for k in range(algo.teacher_steps))
         alphas = [self.host_alpha(time).to(z_t.device) for time in times]
-
-        def draw(total, generator):
-            shape = (total, z_t.shape[1])
-            return (torch.rand(shape, generator=generator, dtype=torch.float64),)
-
-        features, _ = rollout(
-            lambda z, k: self.encode(self.teacher.backbone, z, alphas[k], condition),
-            z_t,
-            [(later - now) / (1 - now) for now, later in zip(alphas, alphas[1:], strict=False)],
-            [noise.share(f"open {k}", draw)[0] for k in range(steps - 1)],
-            [noise.share(f"token {k}", draw)[0] for k in range(steps - 1)],
-            tau=round_.tau,
-            mask_index=self.mask_index,
-            chunk=algo.head_chunk,
-        )
-        return features
+        z, known = z_t, self.encode(self.teacher.backbone, z_t, alphas[0], condition)
+        hidden = known.hidden
+        for k, (now, later) in enumerate(itertools.pairwise(alphas)):
+            u, v = (
+                noise.uniform(f"{name} {k}", z.shape[1], dtype=torch.float64)
+                for name in ("open", "token")
+            )
+            opens = (z == mask) & (u < ((later - now) / (1 - now))[:, None])
+            index = opens.flatten().nonzero().squeeze(-1)
+            v = v.flatten()[index]
+            tokens = draw_tokens(known, index, v, round_.tau, mask, algo.head_chunk)
+            z = z.flatten().index_copy(0, index, tokens).view_as(z)
+            known = self.encode(self.teacher.backbone, z, later, condition)
+            hidden = torch.where((z == mask)[..., None], known.hidden, hidden)
+        return head.HiddenStates(hidden, known.linear, known.autocast)
 
 
 def draw_tokens(
@@ -93,39 +95,3 @@ def draw_tokens(
         # Rounding may take the point to the very end of the row.
         drawn.append(token.where(token < p.shape[-1], p.argmax(-1, keepdim=True)))
     return torch.cat(drawn).view(v.shape)
-
-
-def rollout(
-    encode: Callable[[Tensor, int], head.HiddenStates],
-    z_t: Tensor,
-    opening: Sequence[Tensor],
-    u: Sequence[Tensor],
-    v: Sequence[Tensor],
-    *,
-    tau: float,
-    mask_index: int,
-    chunk: int | None = None,
-) -> tuple[head.HiddenStates, Tensor]:
-    """Collect the teacher's predictions along len(opening) + 1 ancestral steps.
-
-    z_t: (batch, length), where the teacher starts. encode(z, k): its hidden states on
-    z (batch, length) at its k-th time.
-    opening: for each step but the last, the chance (batch,) that a masked token opens,
-    (alpha_s - alpha_t) / (1 - alpha_t); u, v: for each of them, (batch, length)
-    uniforms that decide which tokens open and what they become.
-
-    Return what the teacher knew of each token at the step in which it opened, or at
-    the last step for those still masked there, and the state that it was shown last.
-    What the last step would draw is not needed: its predictions are taken either way.
-    """
-    z, known = z_t, encode(z_t, 0)
-    hidden = known.hidden
-    for k, (chance, u_k, v_k) in enumerate(zip(opening, u, v, strict=True)):
-        opens = (z == mask_index) & (u_k < chance[:, None])
-        index = opens.flatten().nonzero().squeeze(-1)
-        tokens = draw_tokens(known, index, v_k.flatten()[index], tau, mask_index, chunk)
-        z = z.flatten().index_copy(0, index, tokens).view_as(z)
-        known = encode(z, k + 1)
-        masked = (z == mask_index)[..., None]
-        hidden = torch.where(masked, known.hidden, hidden)
-    return head.HiddenStates(hidden, known.linear, known.autocast), z

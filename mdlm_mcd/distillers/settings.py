@@ -13,28 +13,19 @@ from .. import coupling
 from ..checkpoints.weights import PROCESSES
 from ..curriculum import Curriculum
 from ..errors import ConfigError
-from ..settings.groups import (
-    check_groups,
-    keys_of,
-    main_folders,
-    nearest,
-    of_files,
-    our_files,
-    read,
-)
-from . import strategies
-from .divergence_guard import MODES
-
-INIT_FROM = ("ema", "raw", "scratch")
-SNAPSHOTS = ("raw", "ema", "fixed")
+from ..settings import groups
 
 
-def number(config: DictConfig, key: str, group: str = "algo") -> float | None:
+def number(
+    config: DictConfig, key: str, group: str = "algo", required: bool = False
+) -> float | None:
     """Return config[key], where the command line may also give a fraction like 1/512.
 
-    Raises ConfigError for anything that is no number.
+    Raises ConfigError for anything that is no number, and for None if `required`.
     """
     value = config[key]
+    if required and value is None:
+        raise ConfigError(f"{group}.{key}=None must be a finite number.")
     if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
         return value
     try:
@@ -47,6 +38,13 @@ def number(config: DictConfig, key: str, group: str = "algo") -> float | None:
         ) from error
 
 
+def check_whole(config: DictConfig, key: str, least: int, why: str) -> None:
+    """Raise ConfigError unless algo.KEY is a whole number of at least `least`."""
+    value = config.algo[key]
+    if type(value) is not int or value < least:  # true is an int, too
+        raise ConfigError(f"algo.{key}={value} must be a whole number of at least {least}: {why}.")
+
+
 def check(config: DictConfig, distiller: type) -> Curriculum:
     """Refuse what cannot work; return the curriculum that the config describes.
 
@@ -57,38 +55,33 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
     parameterization, found = distiller.model_setting(config, "parameterization")
     for key, value, known in (
         ("algo.loss", algo.loss, distiller.loss_kinds),
-        ("algo.init_from", algo.init_from, INIT_FROM),
-        ("algo.snapshot", algo.snapshot, SNAPSHOTS),
-        ("algo.teacher_placement", algo.teacher_placement, strategies.PLACEMENTS),
-        ("algo.guard", algo.guard or "off", MODES),  # YAML 1.1 reads a bare `off` as false
+        ("algo.init_from", algo.init_from, ("ema", "raw", "scratch")),
+        ("algo.snapshot", algo.snapshot, ("raw", "ema", "fixed")),
+        ("algo.teacher_placement", algo.teacher_placement, ("replicated", "sharded")),
+        # YAML 1.1 reads a bare `off` as false.
+        ("algo.guard", algo.guard or "off", ("stop", "warn", "off")),
     ):
         if value not in known:
             raise ConfigError(
                 f"{key}={value} is unknown to algo={algo.name}: choose one of {', '.join(known)}."
             )
-    numbers = {name: number(algo, name) for name in distiller.schedule}
-    wanted = distiller.parameterization
-    number(algo, "min_entropy")
-    for wrong, sentence in (
-        (
-            found != wanted,
+    if found != (wanted := distiller.parameterization):
+        raise ConfigError(
             f"{parameterization}={found} does not fit algo={algo.name}, which needs "
-            f"{PROCESSES[wanted]}: set {parameterization}={wanted}.",
-        ),
-        (
-            algo.snapshot == "ema" and not config.training.ema,
+            f"{PROCESSES[wanted]}: set {parameterization}={wanted}."
+        )
+    if algo.snapshot == "ema" and not config.training.ema:
+        raise ConfigError(
             "algo.snapshot=ema takes the student's average for a teacher, and "
-            "training.ema=0 keeps none: set training.ema, or algo.snapshot=raw.",
-        ),
-        *((n is None, f"algo.{k}=None must be a finite number.") for k, n in numbers.items()),
-    ):
-        if wrong:
-            raise ConfigError(sentence)
+            "training.ema=0 keeps none: set training.ema, or algo.snapshot=raw."
+        )
+    number(algo, "min_entropy")
     if "u_law" in algo:
         # A trial draw refuses what no law knows; the global generator is left alone.
         coupling.draw_u(1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator())
-    unused = {"delta0": None, "tau0": 1.0, "tau_step": 0.0}
-    return Curriculum(algo.rounds, algo.steps_per_round, **{**unused, **numbers})
+    schedule = {"delta0": None, "tau0": 1.0, "tau_step": 0.0}  # of a method without them
+    schedule |= {name: number(algo, name, required=True) for name in distiller.schedule}
+    return Curriculum(algo.rounds, algo.steps_per_round, **schedule)
 
 
 @torch.no_grad()
@@ -112,17 +105,18 @@ def check_keys(config: DictConfig) -> None:
     Hydra refuses a key that is nowhere, but not with a plus, nor in a file of the
     user's. Of `sampling`, which is the host's, only what looks like a key of ours.
     """
-    check_groups(config)
+    groups.check_groups(config)
     algo, sampling = config.algo, config.get("sampling", {})
-    own = [f for f in our_files("algo") if read(f).algo._target_ == algo.get("_target_")]
+    target = algo.get("_target_")
+    own = [f for f in groups.our_files("algo") if groups.read(f).algo._target_ == target]
     for section, given, files in (
         # What another class reads is not known here.
-        ("algo", algo if own else {}, [*own, *our_files("host*")]),
-        ("sampling", sampling, our_files("sampler")),
+        ("algo", algo if own else {}, [*own, *groups.our_files("host*")]),
+        ("sampling", sampling, groups.our_files("sampler")),
     ):
-        ours = of_files(files, section)
+        ours = groups.of_files(files, section)
         for key in sorted(set(given) - ours - _of_host(section)):
-            meant = nearest(key, ours)
+            meant = groups.nearest(key, ours)
             if meant or (section == "algo" and not key.startswith("_")):
                 raise ConfigError(
                     f"{section}.{key}={given._get_node(key)} is read neither by algo={algo.name} "
@@ -136,9 +130,9 @@ def _of_host(group: str) -> set[str]:
 
     Not in the one chosen, which may be the user's and have the typo.
     """
-    folders = main_folders()
+    folders = groups.main_folders()
     chosen = HydraConfig.get().runtime.choices.get(group) if folders else None
     named = [p for f in folders for p in f.glob(f"{group}/*.yaml") if p.stem != chosen]
-    plain = {key for path in named for key in keys_of(read(path))}
+    plain = {key for path in named for key in groups.keys_of(groups.read(path))}
     whole = [p for f in folders for p in f.glob("config.yaml")]
-    return plain | of_files([*named, *whole], group)
+    return plain | groups.of_files([*named, *whole], group)

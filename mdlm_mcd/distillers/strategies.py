@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import DictConfig
 
 from ..errors import ConfigError
 
-PLACEMENTS = ("replicated", "sharded")
 # Their weights are never whole where a teacher could be taken from them.
 REFUSED = ("DeepSpeedStrategy", "ModelParallelStrategy")
 
@@ -78,11 +76,3 @@ def shard(trainer, module):
         device_id=strategy.root_device,
         **strategy.kwargs,
     )
-
-
-def total_norm(trainer, norm: torch.Tensor) -> torch.Tensor:
-    """Return a gradient's norm from the norm of each process's shards."""
-    square = norm.square()
-    # With FSDP's hybrid strategies a group of processes has all shards.
-    torch.distributed.all_reduce(square, group=trainer.strategy.model.process_group)
-    return square.sqrt()

@@ -1,6 +1,8 @@
 """Runs of a distiller in the minihost, watched step by step."""
 
 import copy
+import csv
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -87,6 +89,13 @@ def fit(config, watch=None, ckpt_path=None, model=None):
         trainer.callbacks.insert(0, watch)
     trainer.fit(model, *loaders, ckpt_path=ckpt_path and str(ckpt_path))
     return model, trainer
+
+
+def logged(folder, key):
+    """The rows of a run's metrics.csv in which `key` stands: their numbers, by name."""
+    (path,) = Path(folder).glob("lightning_logs/*/metrics.csv")
+    rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(path.open())]
+    return [row for row in rows if key in row]
 
 
 def opened(path):

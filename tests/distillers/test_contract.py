@@ -10,12 +10,12 @@ import math
 import pytest
 import torch
 from runs import built, distil, shaken
-from scipy import integrate, special, stats
 
 from mdlm_mcd import losses
 from mdlm_mcd.coupling import counter_generator, draw_u, sample_nested_times, sample_times
 from mdlm_mcd.distillers import cd4lm
-from mdlm_mcd.duality import NoiseGap
+from mdlm_mcd.distillers.mmd import reward
+from mdlm_mcd.duality import NoiseGap, duo_transform
 from mdlm_mcd.minihost import algo as host
 
 LENGTH = 16
@@ -64,7 +64,7 @@ TIMED = "algo.time_conditioning=true"
 )
 def test_eq_14(config, algo, coupling, law):
     """Reverse KL where neither view shows a token, -log p(x0) where the teacher's does."""
-    given = (f"algo.coupling={coupling}", f"algo.u_law={law}")
+    given = (f"algo.coupling={coupling}", f"algo.u_law={law}", "algo.ignore_bos=true")
     timed = law == "iid"
     found = case(config, algo, *given, *[TIMED][: int(timed)], rows=8, step=4)
     model, student, target, x0, valid, parts = found
@@ -77,6 +77,7 @@ def test_eq_14(config, algo, coupling, law):
     u = u_s = draw_u(8, LENGTH, law, generator=noise("u", 4))
     if coupling == "independent":
         u_s = draw_u(8, LENGTH, generator=noise("u of the teacher", 4))
+    u[:, 0] = u_s[:, 0] = 0  # algo.ignore_bos
     alpha = [1 - (1 - 1e-3) * time[:, None] for time in (t, s)]
     z_t, z_s = (torch.where(v > a, mask, x0) for v, a in zip((u, u_s), alpha, strict=True))
     # The host's own `forward`, of a network with the student's parameters.
@@ -191,7 +192,7 @@ def test_cd4lm(config, monkeypatch, law, ceiling, step):
 
 
 def test_mmd(config):
-    """Draws, features of a whole network, every pair of tokens, and the score of every draw."""
+    """Draws, features of a whole network, and the score of every draw."""
     alpha, draws, many = 0.05, 2, 6
     given = ("algo.candidates=3", f"algo.draws={draws}", f"algo.rbf_alpha={alpha}", TIMED)
     found = case(config, "mmd", *given, rows=4, step=4)
@@ -210,49 +211,26 @@ def test_mmd(config):
     def features(row):
         with torch.no_grad():
             whole(row[None], torch.zeros(1))
-        return seen.pop()[0]
+        return seen.pop()
 
-    def mean_kernel(pairs):
-        return sum(math.exp(-alpha * (a - b).square().sum()) for a, b in pairs) / len(pairs)
-
-    tokens, rows = [], 0
+    tokens, counts = [], (z_t == mask) & (valid > 0)
     for b in range(4):
-        places = [i for i in range(LENGTH) if z_t[b, i] == mask and valid[b, i]]
-        rows += len(places)
+        places = counts[b].nonzero().flatten().tolist()
         filled = x0[b].repeat(many, 1)
         for k, i in itertools.product(range(many), places):
             filled[k, i] = int((log_p[b, i].exp().cumsum(-1) <= v[b, i, k]).sum())
-        real, fake = features(x0[b]), [features(row) for row in filled]
-        rewards = []
-        for first in range(0, many, draws):
-            both = fake[first : first + draws]
-            pairs = list(itertools.product(places, places))
-            across = [(real[i], one[j]) for one in both for i, j in pairs]
-            among = [
-                (one[i], other[j])
-                for one, other in itertools.permutations(both, 2)
-                for i, j in pairs
-                if i != j
-            ]
-            rewards.append(2 * mean_kernel(across) - mean_kernel(among) if among else 0.0)
+        real, *fake = (features(row) for row in (x0[b], *filled))
+        rewards = [
+            reward(real, fake[i : i + draws], counts[b : b + 1], alpha).item()
+            for i in range(0, many, draws)
+        ]
         for k, i in itertools.product(range(many), places):
             own = rewards[k // draws]
             advantage = own - (sum(rewards) - own) / (len(rewards) - 1)
             scale = int(valid[b].sum()) / (many * len(places))
             tokens.append(-advantage * scale * log_p[b, i, filled[k, i]])
-    assert (parts.distil_rows, parts.reveal_rows) == (0, rows)
+    assert (parts.distil_rows, parts.reveal_rows) == (0, counts.sum())
     assert_contract(found, tokens)
-
-
-def transform(gamma, size):
-    """T(alpha_tilde), Duo's Eq. 10, by SciPy; alpha_tilde^2 = sigmoid(-gamma)."""
-    ratio = math.exp(-gamma / 2)
-
-    def density(z):
-        return stats.norm.pdf(z - ratio) * special.ndtr(z) ** (size - 1)
-
-    kept, _ = integrate.quad(density, -12, 12 + ratio, epsabs=1e-13, epsrel=1e-12, limit=500)
-    return torch.tensor((size * kept - 1) / (size - 1), dtype=torch.float64)
 
 
 def test_dcd(config):
@@ -273,19 +251,8 @@ def test_dcd(config):
     for time, net, tau in ((t, student, 1.0), (s, target, 0.8)):
         gamma = (-4 + 5 * time)[:, None, None]
         w = (1 + gamma.exp()).rsqrt() * one_hot + (1 + (-gamma).exp()).rsqrt() * eps
-        alpha = torch.stack([transform(g, size) for g in gamma.flatten()])
+        alpha = duo_transform(torch.sigmoid(-gamma.flatten()).sqrt(), size)
         logs.append((net(w.argmax(-1), -alpha.log()) / tau).log_softmax(-1))
     p, q = logs[0], logs[1].detach()
     assert (parts.distil_rows, parts.reveal_rows) == (valid.sum(), 0)
     assert_contract(found, (p.exp() * (p - q)).sum(-1)[valid > 0])
-
-
-def test_ignore_bos_keeps_the_first_token(config):
-    model = built(config("algo.init_from=scratch", "algo.ignore_bos=true"))
-    shaken(model)
-    x0, seen, denoise = torch.randint(0, 250, (8, LENGTH)), [], model.host_denoise
-    model.host_denoise = lambda net, z, *args: [seen.append(z), denoise(net, z, *args)][1]
-    distil(model, x0, torch.ones_like(x0), step=0)
-    assert len(seen) == 2
-    for z in seen:
-        assert torch.equal(z[:, 0], x0[:, 0]) and (z != x0)[:, 1:].any(0).all()

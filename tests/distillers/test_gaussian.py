@@ -1,8 +1,9 @@
 """(u, j*) against the Gaussian construction itself: arg max of two latents, one eps."""
 
+import re
+
 import hypothesis.strategies as st
 import pytest
-import scipy.stats
 import torch
 from hypothesis import given, settings
 
@@ -40,7 +41,7 @@ def test_the_same_pair_from_the_noise_itself(size, one, two, seed):
 
 
 @pytest.mark.parametrize("size", [3, 300, 50_258])
-def test_schedule_and_marginals(size):
+def test_a_schedule_falls_between_the_ends_asked_for(size):
     low, high = (uniform.gamma_of(a, size) for a in (0.999, 0.01))
     schedule = uniform.GaussianSchedule(size, low, high)
     t = torch.linspace(0, 1, 65)
@@ -48,38 +49,22 @@ def test_schedule_and_marginals(size):
     assert alpha_t.dtype == torch.float32 and (alpha_t.diff() < 0).all()
     assert alpha_t[0].item() == pytest.approx(0.999, abs=1e-5)
     assert alpha_t[-1].item() == pytest.approx(0.01, abs=1e-5)
-    # Each other token is as likely as the next.
-    n, alpha = 30_000, torch.tensor([0.3]).double()
-    x0 = torch.full((1, n), 1)
-    other = torch.randint(size - 1, (1, n))
-    z_t, _ = uniform.couple(x0, torch.rand(1, n).double(), other, alpha, alpha, size)
-    kept = scipy.stats.binomtest(int((z_t == 1).sum()), n, 0.3 + 0.7 / size)
-    assert kept.pvalue > 1e-3
-    left = z_t[z_t != 1]
-    assert left.min() == 0 and left.max() < size
-    if size == 3:
-        counts = torch.bincount(left)[[0, 2]]
-        assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
-    "settings,words",
+    "wrong, words",
     [
-        ({"gamma_min": -1.0, "gamma_max": -4.0}, ["gamma_min=-1.0", "in this order"]),
-        ({"gamma_max": float("nan")}, ["gamma_max=nan", "finite"]),
-        ({"gamma_min": -3.0}, ["gamma_min=-3 keeps alpha_t=", "gamma_min=-4.02"]),
-        ({"gamma_max": -2.5}, ["gamma_max=-2.5 keeps alpha_t=0.2", "gamma_max=-1.21"]),
-        ({"num_classes": 30}, ["gamma_max=-1 keeps", "a vocabulary of 30"]),
+        ({"gamma_min": -1.0, "gamma_max": -4.0}, "gamma_min=-1.0 .* in this order"),
+        ({"gamma_max": float("nan")}, "gamma_max=nan .*finite"),
+        ({"gamma_min": -3.0}, r"gamma_min=-3 keeps alpha_t=.*gamma_min=(-4.02)\.$"),
+        ({"gamma_max": -2.5}, r"gamma_max=-2.5 keeps alpha_t=0.2.*gamma_max=(-1.21)\.$"),
+        ({"num_classes": 300}, r"gamma_max=-1 keeps .*a vocabulary of 300.*gamma_max=(.*)\.$"),
     ],
 )
-def test_bad_settings_are_refused_in_a_sentence(settings, words):
-    with pytest.raises(ConfigError) as error:
-        uniform.GaussianSchedule(**({"num_classes": 50_258} | settings))
-    assert all(word in str(error.value) for word in words), error.value
-
-
-def test_the_remedy_is_one():
-    with pytest.raises(ConfigError) as error:
-        uniform.GaussianSchedule(300)
-    value = str(error.value).rpartition("algo.gamma_max=")[2].rstrip(".")
-    assert uniform.GaussianSchedule(300, gamma_max=float(value)).num_classes == 300
+def test_bad_settings_are_refused_with_a_remedy(wrong, words):
+    wrong = {"num_classes": 50_258} | wrong
+    with pytest.raises(ConfigError, match=words) as error:
+        uniform.GaussianSchedule(**wrong)
+    if remedy := re.search(words, str(error.value)).groups():
+        key = "gamma_min" if "gamma_min" in wrong else "gamma_max"
+        uniform.GaussianSchedule(**wrong | {key: float(*remedy)})

@@ -1,6 +1,5 @@
 """Kills: SIGTERM in this process, and a handful of real ones from outside."""
 
-import csv
 import logging
 import multiprocessing
 import os
@@ -12,7 +11,7 @@ import pytest
 import stress
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from runs import Watch, changed, fit, opened
+from runs import Watch, changed, fit, logged, opened
 
 
 class Terminate(L.Callback):
@@ -34,9 +33,8 @@ class Terminate(L.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def logged(folder):
-    (path,) = folder.glob("lightning_logs/*/metrics.csv")
-    return [r["trainer/loss"] for r in csv.DictReader(path.open()) if r["trainer/loss"]]
+def losses(folder):
+    return [row["trainer/loss"] for row in logged(folder, "trainer/loss")]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +55,7 @@ def test_sigterm_saves_at_the_next_step(trained, tmp_path, caplog, moment, step)
     assert signal.getsignal(signal.SIGTERM) is before
     path = Path(stopped.checkpointing.resume_ckpt_path)
     assert opened(path)["global_step"] == step
-    assert logged(tmp_path) == logged(whole.parent)[:step]  # the last step, too
+    assert losses(tmp_path) == losses(whole.parent)[:step]  # the last step, too
     (message,) = [m for m in caplog.messages if "SIGTERM" in m]
     assert f"stands at step {step} of 6" in message and "the same command" in message
     other, _ = fit(stopped, again := Watch(), path)

@@ -1,6 +1,5 @@
 """What a run may go on from: a checkpoint of its own settings, text and teacher."""
 
-import copy
 import logging
 import shutil
 
@@ -9,7 +8,6 @@ import torch
 from runs import Watch, changed, fit, opened, student_class
 
 from mdlm_mcd.errors import CheckpointError
-from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.minihost import main as minihost
 
 MCD = student_class("mcd")
@@ -39,22 +37,11 @@ def refused(config, saved, words):
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
-@pytest.mark.parametrize(
-    "key, words",
-    [
-        ("algo.loss=ce", "algo.loss=hybrid, and this one has algo.loss=ce: .*hydra.run.dir"),
-        ("algo.rounds=1", "algo.rounds=2, .*algo.rounds=1"),
-        ("training.ema=0.5", "training.ema=0.9"),
-    ],
-)
-def test_other_settings_are_refused(middle, key, words):
-    _, config, saved = middle
-    refused(changed(config, key), saved, "x.ckpt was written by a run with " + words)
-
-
-def test_what_changes_no_result_may_change(middle):
+def test_what_changes_no_result_may_change_and_nothing_else(middle):
     """Nor more rounds, nor keys and digests of which the first releases knew nothing."""
     _, config, saved = middle
+    fewer = "x.ckpt was written by a run with algo.rounds=2, and this one has algo.rounds=1: "
+    refused(changed(config, "algo.rounds=1"), saved, fewer)
     free = ("algo.guard=warn", "loader.batch_size=4", "algo.delta0=0.0625", "algo.rounds=4")
     MCD.check_resume(changed(config, *free), saved, "x.ckpt")
     del saved["mdlm_mcd"]["teacher_sha256"]
@@ -140,20 +127,13 @@ def test_more_rounds_and_moved_text_go_on(config, corpus, tmp_path):
         minihost.run(given(moved))
 
 
-# What wraps a model changes its names: of DDP and torch.compile -------------------------
-
-
-def wrapped(path, name, folder):
-    saved = opened(path)
-    weights = saved["state_dict"].items()
-    saved["state_dict"] = {k.replace("backbone.", name, 1): v for k, v in weights}
-    torch.save(saved, folder / "wrapped.ckpt")
-    return folder / "wrapped.ckpt"
-
-
-def test_a_wrapped_checkpoint_is_resumed_evaluated_and_opened(trained, config, tmp_path):
+def test_a_wrapped_checkpoint_is_resumed_and_evaluated(trained, config, tmp_path):
+    """DDP and torch.compile change the names of what they wrap."""
     folder, given, _, _ = trained("mcd")
-    path = wrapped(folder / "step-4.ckpt", "module._orig_mod.backbone.", tmp_path)
+    saved, path = opened(folder / "step-4.ckpt"), tmp_path / "wrapped.ckpt"
+    weights = saved["state_dict"].items()
+    saved["state_dict"] = {f"module._orig_mod.{name}": value for name, value in weights}
+    torch.save(saved, path)
     given = changed(given, f"checkpointing.save_dir={tmp_path}")
     fit(given, ckpt_path=path)
     found, wanted = (opened(f / "round-2.ckpt") for f in (tmp_path / "checkpoints", folder))
@@ -161,23 +141,3 @@ def test_a_wrapped_checkpoint_is_resumed_evaluated_and_opened(trained, config, t
     paths = folder / "step-4.ckpt", path
     one, other = (minihost.run(config("mode=ppl_eval", f"eval.checkpoint_path={p}")) for p in paths)
     assert one == other
-    one, other = (embedded.open_model(p)[0].backbone.parameters() for p in paths)
-    assert all(map(torch.equal, one, other))
-    one, other = (candidates.open_model(candidates.Source.parse(str(p))).provenance for p in paths)
-    assert one["sha256"] == other["sha256"]
-
-
-def test_a_wrapped_teacher_is_distilled(config, teacher_path, tmp_path):
-    path = wrapped(teacher_path, "module.backbone._orig_mod.", tmp_path)
-    minihost.run(config("algo.init_from=raw", f"algo.teacher_path={path}", "optim.lr=0"))
-    found, wanted = (opened(p) for p in (tmp_path / "checkpoints" / "last.ckpt", teacher_path))
-    assert all(torch.equal(found["state_dict"][k], v) for k, v in wanted["state_dict"].items())
-
-
-def test_an_average_of_another_model_is_refused(trained, config, tmp_path):
-    """Hosts would cut it to fit."""
-    saved = copy.deepcopy(opened(trained("mcd")[0] / "step-4.ckpt"))
-    saved["ema"]["shadow_params"].pop()
-    torch.save(saved, tmp_path / "fewer.ckpt")
-    with pytest.raises(CheckpointError, match="settings it was trained with"):
-        minihost.run(config("mode=ppl_eval", f"eval.checkpoint_path={tmp_path}/fewer.ckpt"))

@@ -33,7 +33,11 @@ class Monitor(L.Callback):
             norms = torch._foreach_norm([g.float() for g in grads])
             norm = torch.linalg.vector_norm(torch.stack(norms))
             if strategies.is_sharded(trainer.strategy):  # of this process's part so far
-                norm = strategies.total_norm(trainer, norm)
+                square = norm.square()
+                # With FSDP's hybrid strategies a group of processes has all shards.
+                group = trainer.strategy.model.process_group
+                torch.distributed.all_reduce(square, group=group)
+                norm = square.sqrt()
             module.log(f"{self.name}/grad_norm", norm)
         if self.min_entropy is not None:
             self._watch(trainer, module.teacher.round)
