@@ -39,7 +39,8 @@ def flash_attn_qkvpacked_func(
     dim) in qkv's type.
     """
     q, k, v = qkv.transpose(1, 3).unbind(2)
-    scores = (q @ k.mT).float() / math.sqrt(q.shape[-1])
+    wide = torch.promote_types(qkv.dtype, torch.float32)
+    scores = (q @ k.mT).to(wide) / math.sqrt(q.shape[-1])
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
     if causal:
