@@ -76,7 +76,7 @@ def test_two_rounds_in_a_fork(name, assets, tmp_path):
     one, saved = weights(student)
     assert saved["global_step"] == 4 and saved["mdlm_mcd"]["teacher"]["round"] == 1
     assert not same(one, weights(out / "checkpoints" / "round-1.ckpt")[0])
-    nelbo(fork, "nelbo", *fork.own, f"eval.checkpoint_path={student}")
+    nelbo(fork, "nelbo", *fork.own, *SHORT, f"eval.checkpoint_path={student}")
     patches.patch(fork.folder, fork.spec)
     out, _ = fork.run("patched", "algo=mcd", *ROUNDS, *more)
     assert same(one, weights(out / "checkpoints" / "round-2.ckpt")[0])
