@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import lightning as L
@@ -12,6 +13,8 @@ import stress
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from runs import Watch, changed, fit, logged, opened
+
+from mdlm_mcd.distillers.callbacks.saving import SaveRounds
 
 
 class Terminate(L.Callback):
@@ -72,6 +75,29 @@ def test_workers_of_data_loaders_live_on(config):
         fit(stopped, Terminate("on_train_batch_start", 2, workers=2))
     assert not multiprocessing.active_children()
     assert opened(stopped.checkpointing.resume_ckpt_path)["global_step"] == 2
+
+
+def work(begun):
+    begun.set()
+    time.sleep(60)
+
+
+def leave_a_worker(context):
+    SaveRounds("folder").setup(None, None, "fit")
+    begun = context.Event()
+    context.Process(target=work, args=(begun,), daemon=True).start()
+    begun.wait()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
+def test_a_process_ends_with_the_workers_that_an_error_left():
+    """They take no SIGTERM, by which Python ends them before it waits for them."""
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=leave_a_worker, args=(context,))
+    process.start()
+    process.join(20)
+    process.kill()
+    assert process.exitcode == 0
 
 
 def test_a_checkpoint_within_a_step_is_that_of_its_start(config, tmp_path):

@@ -48,6 +48,13 @@ class Trainer:
     accumulate_grad_batches, world_size = 1, 1
 
 
+def drawn(config, size):
+    """Return x0 and which of its tokens are valid: half of a row is padding."""
+    valid = torch.ones(ROWS, config.model.length, dtype=torch.long)
+    valid[2, config.model.length // 2 :] = 0
+    return torch.randint(0, size, valid.shape), valid
+
+
 def begin(model):
     """Return the round of STEP, with a teacher and another student, in eval mode."""
     cls = type(model)
@@ -144,11 +151,7 @@ def mcd(config, tokenizer):
     model = hosts.MCD(config, tokenizer)
     shake(model.backbone, 0.1)
     length, mask = config.model.length, model.mask_index
-    batch = {
-        "input_ids": torch.randint(0, min(250, mask), (ROWS, length)),
-        "attention_mask": torch.ones(ROWS, length, dtype=torch.long),
-    }
-    batch["attention_mask"][2, length // 2 :] = 0
+    batch = dict(zip(("input_ids", "attention_mask"), drawn(config, min(250, mask)), strict=True))
     classes = getattr(model, "num_classes", None)
     if classes:
         batch["labels"] = torch.arange(ROWS) % classes
@@ -186,9 +189,7 @@ def dcd(config, tokenizer):
     model = hosts.DCD(config, tokenizer)
     shake(model.backbone, 0.1)
     length, size = config.model.length, model.vocab_size
-    x0 = torch.randint(0, size, (ROWS, length))
-    valid = torch.ones(ROWS, length, dtype=torch.long)
-    valid[2, length // 2 :] = 0
+    x0, valid = drawn(config, size)
     round_ = begin(model)
     parts = model.distil(round_, x0, valid, None, StepNoise(model, ROWS, 0))
 

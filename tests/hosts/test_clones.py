@@ -40,13 +40,8 @@ def host(request, assets, tmp_path_factory):
     folder = tmp_path_factory.mktemp("host")
     source = FOUND[request.param]
     clone = clones.copy(request.param, source, folder / "clone", assets, folder / "runs")
-    module = next(iter(clone.spec.modules))
-    code = (
-        "import sys, pathlib; from mdlm_mcd.hosts import stubs; "
-        "stubs.install(pathlib.Path.cwd()); sys.path.insert(0, ''); "
-        f"import {module}, main"
-    )
-    done = clones.start(clone.folder, "-c", code)
+    code = "import sys; from mdlm_mcd.hosts import stubs; stubs.install(); sys.path.insert(0, ''); "
+    done = clones.start(clone.folder, "-c", f"{code}import {clone.spec.modules[0]}, main")
     missing = re.search(r"ModuleNotFoundError: (No module named '(\w+).*)", done.stderr)
     if missing and missing[2] not in OURS:
         pytest.skip(f"{request.param} cannot be imported here: {missing[1]}")
@@ -83,11 +78,8 @@ def student(host, teacher):
 
 def test_the_hosts_own_training_is_what_it_was(host, patched, teacher):
     out, _ = patched.run("teacher patched", *host.own, "trainer.max_steps=12")
-    ends = [
-        torch.load(path, weights_only=False)["state_dict"]
-        for path in (teacher, out / "checkpoints" / "last.ckpt")
-    ]
-    assert same(*ends)
+    paths = (teacher, out / "checkpoints" / "last.ckpt")
+    assert same(*(torch.load(path, weights_only=False)["state_dict"] for path in paths))
 
 
 def test_patched_and_in_memory_agree(patched, teacher, student):
@@ -116,16 +108,21 @@ def test_the_teacher_of_a_round_is_the_raw_student(student):
     assert not any(torch.equal(a, b) for a, b in zip(raw, averaged, strict=True))
 
 
-@pytest.mark.parametrize("name", ["sdtt", "subset", "cd4lm", "mmd"])
+ONE_ROUND = ["algo.steps_per_round=12", "trainer.max_steps=12"]
+BASELINES = {
+    "sdtt": ROUNDS,
+    "subset": ONE_ROUND,
+    "cd4lm": ONE_ROUND,
+    "mmd": [*ONE_ROUND, "algo.feature_block=0", "algo.rbf_alpha=0.1"],
+}
+
+
+@pytest.mark.parametrize("name", BASELINES)
 def test_the_baselines(host, patched, teacher, name):
     """Trained by the patched host, opened by the pristine one."""
-    rounds = ROUNDS
-    if name != "sdtt":
-        rounds = ["algo.steps_per_round=12", "trainer.max_steps=12"]
-    if name == "mmd":
-        rounds += ["algo.feature_block=0", "algo.rbf_alpha=0.1"]
-    out, _ = patched.run(name, f"algo={name}", *rounds, f"algo.teacher_path={teacher}")
-    path = out / "checkpoints" / ("round-2.ckpt" if name == "sdtt" else "round-1.ckpt")
+    given = [f"algo={name}", *BASELINES[name], f"algo.teacher_path={teacher}"]
+    out, _ = patched.run(name, *given)
+    path = max((out / "checkpoints").glob("round-*.ckpt"))
     _, saved = weights(path)
     assert saved["global_step"] == 12 and saved["mdlm_mcd"]["algo"] == name
     nelbo(host, f"{name} nelbo", *host.own, f"eval.checkpoint_path={path}")
@@ -253,17 +250,10 @@ def test_sigterm_and_the_same_command_again(patched, unstopped):
 
 def test_two_processes(host, teacher):
     """Over gloo, in memory: they end as one with the same global batch."""
-    ends = []
+    given, ends = ["algo=mcd", *ROUNDS, f"algo.teacher_path={teacher}", "model.dropout=0"], []
     for devices in (1, 2):
-        out, printed = host.run(
-            f"{devices} processes",
-            "algo=mcd",
-            *ROUNDS,
-            f"algo.teacher_path={teacher}",
-            "model.dropout=0",
-            f"trainer.devices={devices}",
-            memory=True,
-        )
+        name = f"{devices} processes"
+        out, printed = host.run(name, *given, f"trainer.devices={devices}", memory=True)
         assert f"MEMBER: {devices}/{devices}" in printed
         state, saved = weights(out / "checkpoints" / "round-2.ckpt")
         assert saved["global_step"] == 12

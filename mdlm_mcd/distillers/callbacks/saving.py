@@ -6,9 +6,11 @@ SLURM sends it before it takes a machine back (preemption, the end of the time l
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing.util import Finalize
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -41,6 +43,7 @@ class SaveRounds(L.Callback):
 
     def setup(self, trainer, module, stage):
         _running.add(self)
+        Finalize(None, _end_workers, exitpriority=0)
 
     def teardown(self, *args, **kwargs):
         _running.discard(self)
@@ -119,6 +122,13 @@ _running: set[SaveRounds] = set()
 def _leave_it_to_the_parent() -> None:
     if _running:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _end_workers() -> None:
+    # What an error has left: Python sends it SIGTERM at exit, and would wait for ever.
+    for worker in multiprocessing.active_children():
+        if worker.daemon:
+            worker.kill()
 
 
 if hasattr(os, "register_at_fork"):

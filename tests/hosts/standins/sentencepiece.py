@@ -9,7 +9,11 @@ class SentencePieceProcessor:
     def __init__(self, model_file):
         self.tokenizer = Tokenizer.from_file(model_file)
         self.vocab_size = self.tokenizer.get_vocab_size
-        self.decode = self.tokenizer.decode
+
+    def decode(self, ids):
+        """Return the text of a list of ids, or a list of texts."""
+        batch = bool(ids) and isinstance(ids[0], list)
+        return self.tokenizer.decode_batch(ids) if batch else self.tokenizer.decode(ids)
 
     def bos_id(self):
         return self.tokenizer.token_to_id(BOS)

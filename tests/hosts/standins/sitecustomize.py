@@ -1,13 +1,13 @@
 """What forks of the hosts import and a CPU, or this environment, lacks: first on the path.
 
 `flex_attention` has no backward pass on CPUs: here it is plain attention, never compiled.
-Packages that only measure (MAUVE, operations counted) are empty.
+Packages that only measure and log (MAUVE, operations counted, wandb) are empty.
 """
 
 import importlib.util
 import runpy
 import sys
-import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import torch
@@ -27,9 +27,10 @@ def compiled(model=None, **options):
 
 
 flex_attention.flex_attention, torch.compile = plain, compiled
-for name in ("mauve", "calflops", "evaluate", "tiktoken"):
+for name in ("mauve", "calflops", "evaluate", "tiktoken", "wandb"):
     if importlib.util.find_spec(name) is None:
-        sys.modules[name] = types.ModuleType(name)
+        # With a spec, by which Lightning and transformers ask whether a package is there.
+        sys.modules[name] = importlib.util.module_from_spec(ModuleSpec(name, None))
 
 # The environment's own, which this one hides.
 for path in sys.path:

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from mdlm_mcd.hosts.stubs.packages.flash_attn.flash_attn_interface import (
+    flash_attn_qkvpacked_func as capped,
+)
+from mdlm_mcd.hosts.stubs.packages.flash_attn.flash_attn_interface import (
     flash_attn_varlen_qkvpacked_func as attention,
 )
 from mdlm_mcd.hosts.stubs.packages.flash_attn.layers import rotary
@@ -20,18 +23,23 @@ def close(got, expected, dtype):
     torch.testing.assert_close(got.double(), expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("softcap", [0, 0.5])
 @pytest.mark.parametrize("causal", [False, True])
 @dtypes
-def test_packed_sequences(causal, dtype):
+def test_packed_sequences(softcap, causal, dtype):
     qkv = torch.randn(9, 3, 2, 4).to(dtype)
     q, k, v = qkv.double().unbind(1)
     expected = torch.zeros_like(q)
     for i in range(9):  # position by position
         first = i - i % 3
         seen = slice(first, i + 1 if causal else first + 3)
-        p = ((k[seen] * q[i]).sum(-1) / math.sqrt(4)).softmax(0)
+        scores = (k[seen] * q[i]).sum(-1) / math.sqrt(4)
+        p = (softcap * (scores / softcap).tanh() if softcap else scores).softmax(0)
         expected[i] = (p[..., None] * v[seen]).sum(0)
-    close(attention(qkv, torch.tensor([0, 3, 6, 9]), 3, 0.0, causal=causal), expected, dtype)
+    rows = capped(qkv.unflatten(0, (3, 3)), 0.0, causal=causal, softcap=softcap)
+    close(rows.flatten(0, 1), expected, dtype)
+    if not softcap:
+        close(attention(qkv, torch.tensor([0, 3, 6, 9]), 3, 0.0, causal=causal), expected, dtype)
 
 
 @pytest.mark.parametrize("bounds", [[0, 3, 3, 8, 9], [0, 3, 6], [9]])

@@ -5,3 +5,4 @@ functions these take every float type.
 """
 
 from . import flash_attn_interface as flash_attn_interface  # as the real package does
+from .flash_attn_interface import flash_attn_qkvpacked_func as flash_attn_qkvpacked_func

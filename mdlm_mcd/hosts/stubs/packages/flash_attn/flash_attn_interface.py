@@ -1,5 +1,7 @@
 """Attention of packed sequences."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,3 +28,23 @@ def flash_attn_varlen_qkvpacked_func(
     q, k, v = qkv.unflatten(0, (-1, max_seqlen)).transpose(1, 3).unbind(2)
     out = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout_p, is_causal=causal)
     return out.transpose(1, 2).flatten(0, 1)
+
+
+def flash_attn_qkvpacked_func(
+    qkv: Tensor, dropout_p: float = 0.0, *, causal=False, softcap: float = 0.0
+) -> Tensor:
+    """Attend within each sequence, its scores s capped as softcap * tanh(s / softcap).
+
+    qkv: (batch, length, 3, heads, dim); softcap: 0 for none. Returns (batch, length, heads,
+    dim) in qkv's type.
+    """
+    q, k, v = qkv.transpose(1, 3).unbind(2)
+    wide = torch.promote_types(qkv.dtype, torch.float32)
+    scores = (q @ k.mT).to(wide) / math.sqrt(q.shape[-1])
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=qkv.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
+    p = F.dropout(scores.softmax(-1), dropout_p).to(qkv.dtype)
+    return (p @ v).transpose(1, 2)
