@@ -180,7 +180,7 @@ def test_a_temperature_that_falls(tmp_path):
     assert bound[1] != bound[0] == bound[2]
     assert "nelbo" in plain["metrics"] and "nelbo" not in falling["metrics"]
     assert results.read([out]).names == ["a", "a, T to 0.3", "a, T to 1"]
-    with pytest.raises(ConfigError, match="temperature positive"):
+    with pytest.raises(ConfigError, match="must be positive"):
         run(out, model(), plan=Plan((Setting(temperature_end=-1.0),), 10, 4, 16))
 
 
@@ -321,18 +321,18 @@ def test_the_cheap_points_come_first():
     "change, words",
     [
         ({"bound_rows": 1}, "--bound-rows 1"),
-        ({"num_samples": 1}, "--num-samples 1 and"),
+        ({"num_samples": 1}, "--num-samples 1,"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"points": (Setting(steps=0),)}, "--steps 0"),
-        ({"points": (Setting(temperature=0.0),)}, "temperature positive"),
-        ({"points": (Setting(top_p=0.0),)}, "--top-p 0.0"),
+        ({"points": (Setting(temperature=0.0),)}, "temperature=0.0 must be positive"),
+        ({"points": (Setting(top_p=0.0),)}, "top_p=0.0"),
         ({"points": (Setting(dtype="float16"),)}, "float16 is unknown: choose one of float64"),
         ({"points": (Setting(u_law="comb"),)}, "comb"),
         ({"points": (Setting("confidence:threshold=2"),)}, "threshold=2"),
         ({"points": (Setting("ancestral:threshold=0.5"),)}, "threshold=0.5 is not supported"),
         ({"points": (Setting("sparse:u_law=lattice"),)}, "give it as --u-law LAW:STEP"),
         ({"points": (Setting("confidence:temperature=0.5"),)}, "has temperature, which has a flag"),
-        ({"points": (Setting(temperature=float("inf")),)}, "--temperature inf"),
+        ({"points": (Setting(temperature=float("inf")),)}, "temperature=inf"),
     ],
 )
 def test_a_plan_that_cannot_be_measured_is_refused(change, words):
