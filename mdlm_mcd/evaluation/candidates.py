@@ -55,7 +55,7 @@ class Candidate:
     generate: Callable[[int, int, torch.Generator], Tensor] | None = None
 
     def noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules have it."""
+        """Return (dalpha_t, alpha_t) at t (batch,), as the hosts' schedules have it."""
         with torch.enable_grad():
             t = t.detach().requires_grad_()
             alpha_t = self.alpha(t)

@@ -78,7 +78,7 @@ class Plan:
                     f"--sampler {point.sampler} has {taken[0]}, which has a flag: give it as "
                     "--u-law LAW:STEP, --stratified, --steps, --temperature, --top-p or --dtype."
                 )
-            if point.u_step == "auto":  # fitted later
+            if (point.u_law, point.u_step) == ("lattice", "auto"):  # fitted later
                 point = replace(point, u_step=None)
             how = {"temperature": point.path, "top_p": point.top_p, **point.law}
             try:

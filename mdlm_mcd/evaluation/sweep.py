@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(key) for key in IDENTITY)
 
 
+@dataclass
 class Sweep:
     """Measure candidates at the points of a plan into one results file.
 
@@ -64,25 +65,20 @@ class Sweep:
     second evaluator for samples drawn there, or None.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        out: Path,
-        *,
-        evaluator: Callable[[Candidate], Evaluator],
-        held_out: Callable[[Candidate], Tensor],
-        evaluator_name: str | None = None,
-        facts: dict[str, Any] | None = None,
-        on_point: Callable[[float, float, str], None] = lambda done, total, what: None,
-        noise: Noise = counter_generator,
-        outside: Callable[[Candidate, Setting], Evaluator | None] = lambda model, point: None,
-    ):
-        plan.check()
-        self.plan, self.out, self.facts = plan, out, facts or {}
-        self.evaluator, self.evaluator_name = evaluator, evaluator_name
-        self.held_out, self.on_point, self.noise = held_out, on_point, noise
-        self.outside = outside
-        self._of_model: dict[tuple[Any, ...], Any] = {}  # figures that several points share
+    plan: Plan
+    out: Path
+    _: KW_ONLY
+    evaluator: Callable[[Candidate], Evaluator]
+    held_out: Callable[[Candidate], Tensor]
+    evaluator_name: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    on_point: Callable[[float, float, str], None] = lambda done, total, what: None
+    noise: Noise = counter_generator
+    outside: Callable[[Candidate, Setting], Evaluator | None] = lambda model, point: None
+    _of_model: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # what points share
+
+    def __post_init__(self) -> None:
+        self.plan.check()
 
     def run(self, models: Sequence[Callable[[], Candidate]]) -> list[dict[str, Any]]:
         """Return every row of the plan, those of earlier runs included.
