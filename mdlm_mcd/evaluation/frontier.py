@@ -149,8 +149,8 @@ def place(point: Point) -> Place | None:
         return None
     if entropy.ends and perplexity.ends and point.correlation is not None:
         ends = entropy.ends, map(math.log, perplexity.ends)
-        errors = [(high - low) / 2 for low, high in ends]
-        return Place(entropy.value, perplexity.value, *errors, point.correlation)
+        x_error, log_y_error = ((high - low) / 2 for low, high in ends)
+        return Place(entropy.value, perplexity.value, x_error, log_y_error, point.correlation)
     return Place(entropy.value, perplexity.value)
 
 
