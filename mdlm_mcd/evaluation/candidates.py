@@ -24,11 +24,12 @@ from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.checkpoint_config import section
 from ..checkpoints.files import ASSETS, SHIPPED, expanded
 from ..coupling import Alpha
-from ..errors import CheckpointError, ConfigError, shown
+from ..errors import CheckpointError, ConfigError, border, shown
 from ..minihost import dataloader
 from ..models import dit, vocabulary
+from ..models.noise import NOISES
 from ..sampling import Denoise
-from ..sampling.denoiser import denoiser as sparse_denoiser
+from ..sampling.denoiser import denoiser
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Candidate:
     generate: Callable[[int, int, torch.Generator], Tensor] | None = None
 
     def noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules have it."""
+        """Return (dalpha_t, alpha_t) at t (batch,), as the hosts' schedules have it."""
         with torch.enable_grad():
             t = t.detach().requires_grad_()
             alpha_t = self.alpha(t)
@@ -116,14 +117,9 @@ def build(
     return backbone, taken
 
 
-# Functions of t and of a config's settings; the two families' cosines differ.
-_SCHEDULES: dict[str, Callable[..., Tensor]] = {
-    "log-linear": lambda t, eps, **_: 1 - (1 - eps) * t,
-    "cosine": lambda t, eps, **_: 1 - torch.cos(math.pi / 2 * (1 - (1 - eps) * t)),
-}
-DUO_SCHEDULES = {**_SCHEDULES, "loglinear": _SCHEDULES["log-linear"]}
+DUO_SCHEDULES = {**NOISES, "loglinear": NOISES["log-linear"]}
+# Of t and of a config's settings; its log-linear is Duo's, its cosine is not.
 MDLM_SCHEDULES: dict[str, Callable[..., Tensor]] = {
-    **DUO_SCHEDULES,
     "cosine": lambda t, eps, **_: eps + (1 - eps) * torch.cos(math.pi / 2 * t),
     "linear": lambda t, sigma_min, sigma_max, **_: torch.exp(
         -(sigma_min + t * (sigma_max - sigma_min))
@@ -135,15 +131,16 @@ MDLM_SCHEDULES: dict[str, Callable[..., Tensor]] = {
 
 
 def schedule(config: Mapping[str, Any], source: str) -> Alpha:
-    """alpha(t) of the schedule that a host's config names; log-linear without one.
+    """Return alpha(t) of the schedule that a host's config names; log-linear without one.
 
-    Raises ConfigError for one that is not known.
+    Raises ConfigError for one that is not known, or does not fall from 1 to 0.
     """
     noise = section(config, "noise")
     kind = noise.get("type", "log-linear")
     # MDLM's settings stand at the root.
-    known = MDLM_SCHEDULES if "parameterization" in config else DUO_SCHEDULES
-    if not isinstance(kind, str) or kind not in known:
+    of_mdlm = MDLM_SCHEDULES if "parameterization" in config else {}
+    known = list(DUO_SCHEDULES | of_mdlm)
+    if kind not in known:
         raise ConfigError(
             f"{source} has noise.type={shown(kind)}, which is not known here: choose "
             f"one of {', '.join(known)}."
@@ -153,19 +150,15 @@ def schedule(config: Mapping[str, Any], source: str) -> Alpha:
     settings = {"eps": 1e-3} | {k: noise[k] for k in names if noise.get(k) is not None}
 
     def alpha(t: Tensor) -> Tensor:
-        return known[kind](t, **settings)
+        if kind in of_mdlm:
+            return of_mdlm[kind](t, **settings)
+        return DUO_SCHEDULES[kind](settings["eps"])(t)[1]
 
-    try:
+    named = ", ".join(f"{k}={shown(v)}" for k, v in settings.items())
+    with border(f"{source} has noise.type={kind} with {named}", "name another checkpoint"):
         ends = alpha(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
-        fine = bool(((ends >= 0) & (ends <= 1)).all() and (ends.diff() <= 0).all())
-    except (TypeError, ValueError, RuntimeError, ArithmeticError):
-        fine = False
-    if not fine:
-        named = ", ".join(f"{k}={shown(v)}" for k, v in settings.items())
-        raise ConfigError(
-            f"{source} has noise.type={kind} with {named}, which is no schedule from 1 "
-            "to 0: name another checkpoint."
-        )
+        if not bool(((ends >= 0) & (ends <= 1)).all() and (ends.diff() <= 0).all()):
+            raise ValueError("it does not fall from 1 to 0")
     return alpha
 
 
@@ -260,11 +253,16 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
         )
     backbone, taken = build(opened, found, source.which, key, "--weights")
     backbone.to(device).eval().requires_grad_(False)
+    host = SimpleNamespace(
+        backbone=backbone, time_conditioning=found["time_conditioning"], device=device
+    )
     noted = opened.mdlm_mcd
     algo, teacher = section(opened.config, "algo"), noted.get("teacher_path")
     return Candidate(
         label=source.label,
-        denoise=denoiser(backbone, found["time_conditioning"], device),
+        denoise=denoiser(
+            host, lambda model, network, z, alpha_t, labels: network(z, -alpha_t.log())
+        ),
         alpha=schedule(opened.config, key),
         mask_index=mask_index,
         vocab_size=count,
@@ -283,14 +281,6 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
             "teacher": os.path.basename(teacher) or None if isinstance(teacher, str) else None,
             "host": _family(opened.config),
         },
-    )
-
-
-def denoiser(backbone: dit.DIT, time_conditioning: bool, device: str) -> Denoise:
-    """`backbone` as a `sampling.Denoise`, called as the hosts call it."""
-    model = SimpleNamespace(backbone=backbone, time_conditioning=time_conditioning, device=device)
-    return sparse_denoiser(
-        model, lambda model, network, z, alpha_t, labels: network(z, -alpha_t.log())
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, border
 from .intervals import Estimate, jackknife
 
 MAUVE_SAMPLES = 100
@@ -159,13 +159,8 @@ def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
 
 def require_mauve() -> Any:
     """Return `mauve.compute_mauve`; raise ConfigError where its package is missing."""
-    try:
+    with border("mauve needs the package mauve-text", "pip install 'mdlm-mcd[mauve]'"):
         from mauve import compute_mauve
-    except ImportError as error:
-        raise ConfigError(
-            "mauve needs the package mauve-text, which is not installed: pip install "
-            "'mdlm-mcd[mauve]'."
-        ) from error
     return compute_mauve
 
 

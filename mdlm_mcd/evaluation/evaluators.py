@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import ConfigError, border
 from ..models.vocabulary import check_evaluator, check_tokens, context_of
@@ -33,7 +34,7 @@ class Evaluator(Protocol):
     name: str
 
     def nll(self, samples: Tensor) -> Scores:
-        """(samples, length) ids -> nats and tokens counted, by sample."""
+        """Return nats and tokens counted, by sample, of (samples, length) ids."""
 
 
 def counted(ids: Tensor, eos: int | None) -> Tensor:
@@ -45,7 +46,7 @@ def counted(ids: Tensor, eos: int | None) -> Tensor:
 
 
 def _scores(name: str, nats: Tensor, tokens: Tensor) -> Scores:
-    """Checked: finite, and not all EOS or empty."""
+    """Return the scores; refuse what is not finite, all EOS or empty."""
     if not tokens.sum() > 0:
         raise ConfigError(
             f"evaluator={name} finds no token to score in {len(tokens)} samples: they "
@@ -176,32 +177,30 @@ class CausalLM:
                 )
             samples = self.source.batch_decode(samples)
             # Ends of documents whose name this tokenizer would spell out are read as such.
-            for token in set(self.source.all_special_tokens) - self.tokenizer.get_vocab().keys():
+            lacking = set(self.source.all_special_tokens) - self.tokenizer.get_vocab().keys()
+            for token in sorted(lacking, key=len, reverse=True):
                 samples = [text.replace(token, "\n").strip() for text in samples]
         encoded = self.tokenizer(list(samples), **cut)["input_ids"]
         return [torch.tensor(ids, dtype=torch.long) for ids in encoded]
 
     @torch.no_grad()
     def nll(self, samples: Tensor | Sequence[str]) -> Scores:
-        """(samples, length) ids, or texts -> nats and tokens counted, by sample.
+        """Return nats and tokens counted, by sample, of (samples, length) ids or of texts.
 
         Raises ConfigError when samples do not fit the vocabulary, when no sample has a
         token to score, or for NaN.
         """
         with border(f"evaluator={self.name} cannot encode the text", "choose another"):
             encoded = self._encode(samples)
-        width = max(map(len, encoded), default=0)
+        width = max(map(len, encoded))
         check_evaluator(f"evaluator={self.name}", self.model, encoded, windows=True)
         nats = torch.zeros(len(encoded), dtype=torch.float64)
         tokens = torch.zeros_like(nats)
         pad = self.eos if self.eos is not None else 0
+        ids = pad_sequence(encoded, batch_first=True, padding_value=pad)
+        real = torch.arange(width) < torch.tensor([[len(row)] for row in encoded])
         for part in torch.arange(len(encoded)).split(self.batch_size):
-            ids = torch.full((len(part), width), pad)
-            real = torch.zeros_like(ids, dtype=torch.bool)
-            for row, i in enumerate(part.tolist()):
-                ids[row, : len(encoded[i])] = encoded[i]
-                real[row, : len(encoded[i])] = True
-            windows = (x.split(self.context or width, -1) for x in (ids, real))
+            windows = (x[part].split(self.context or width, -1) for x in (ids, real))
             for window, text in zip(*windows, strict=True):
                 counts = counted(window, self.eos)
                 if self.eos is None:
@@ -225,7 +224,7 @@ class CausalLM:
             logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         finally:
             torch.set_float32_matmul_precision(before)
-        # By sample: a second (batch, length, vocab) tensor in float32 is not made.
+        # By sample: no second (batch, length, vocab) tensor in float32.
         rows = [
             F.cross_entropy(row[:-1].float(), x[1:], reduction="none")
             for row, x in zip(logits, ids, strict=True)

@@ -27,9 +27,7 @@ def at_equal(xs: Sequence[float], ys: Sequence[float], target: float) -> float |
     extrapolation), where any of the figures is not finite, and on a folded curve, whose x
     does not rise or fall from end to end: it has several y for one x.
     """
-    if not all(
-        math.isfinite(x) and math.isfinite(y) and y > 0 for x, y in zip(xs, ys, strict=True)
-    ):
+    if not all(map(math.isfinite, (*xs, *ys))) or any(y <= 0 for y in ys):
         return None
     points = [(x, math.log(y)) for x, y in zip(xs, ys, strict=True)]
     if points and points[0] > points[-1]:
@@ -75,21 +73,20 @@ class Place(NamedTuple):
     """A point of a frontier and its correlated errors.
 
     x: say entropy; y: perplexity; error: of x, and of log y; correlation: of the two.
-    Errors are standard ones, or half intervals of one level; None: not known.
+    Errors are standard ones, or half intervals of one level; NaN: not known.
     """
 
     x: float
     y: float
-    x_error: float | None
-    log_y_error: float | None
-    correlation: float | None
+    x_error: float = math.nan
+    log_y_error: float = math.nan
+    correlation: float = math.nan
 
     def across(self, slope: float) -> float:
         """Return the error of log y - slope * x; NaN where one is not known."""
-        if self.x_error is None or self.log_y_error is None or self.correlation is None:
-            return math.nan
         a, b = self.log_y_error, slope * self.x_error
-        return math.sqrt(max(a * a - 2 * self.correlation * a * b + b * b, 0.0))
+        squared = a * a - 2 * self.correlation * a * b + b * b
+        return math.sqrt(0.0 if squared < 0 else squared)
 
 
 def log_ratio_error(own: Place, curve: Sequence[Place]) -> float | None:
@@ -150,13 +147,11 @@ def place(point: Point) -> Place | None:
     perplexity, entropy = point.metric("perplexity"), point.metric("entropy")
     if perplexity is None or entropy is None:
         return None
-    x_error = log_y_error = None
-    if entropy.ends and perplexity.ends:
-        low, high = entropy.ends
-        x_error = (high - low) / 2
-        low, high = map(math.log, perplexity.ends)
-        log_y_error = (high - low) / 2
-    return Place(entropy.value, perplexity.value, x_error, log_y_error, point.correlation)
+    if entropy.ends and perplexity.ends and point.correlation is not None:
+        ends = entropy.ends, map(math.log, perplexity.ends)
+        x_error, log_y_error = ((high - low) / 2 for low, high in ends)
+        return Place(entropy.value, perplexity.value, x_error, log_y_error, point.correlation)
+    return Place(entropy.value, perplexity.value)
 
 
 def _places(results: Results, name: str, steps: int) -> list[Place]:
@@ -220,8 +215,8 @@ def steps_at_equal(metric: str, results: Results, point: Point, reference: str) 
         if own is None:
             return None
         steps = sorted({p.steps for p in results.of(reference)})
-        curves = ((n, _places(results, reference, n)) for n in steps)
-        return reach([(n, at_entropy(curve, own.x)) for n, curve in curves], own.y)
+        curve = [(n, at_entropy(_places(results, reference, n), own.x)) for n in steps]
+        return reach(curve, own.y)
     wanted = point.metric(metric)
     if wanted is None:
         return None

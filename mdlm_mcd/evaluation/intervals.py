@@ -33,6 +33,15 @@ class Estimate(NamedTuple):
         return None if self.low is None or self.high is None else (self.low, self.high)
 
 
+def per_token(nats: Tensor, tokens: Tensor) -> Tensor:
+    return nats / tokens
+
+
+def perplexity(nats: Tensor, tokens: Tensor) -> Tensor:
+    """Return exp(total nats / total tokens), as the hosts aggregate."""
+    return (nats / tokens).exp()
+
+
 class Scores(NamedTuple):
     """Nats and the tokens they are of, by sample; each (samples,) float64."""
 
@@ -50,22 +59,13 @@ class Scores(NamedTuple):
 
     @property
     def log_error(self) -> float:
-        """Standard error of the nats per token, and so of log perplexity."""
+        """Return the standard error of nats per token, and so of log perplexity."""
         parts = (self.nats - self.tokens * self.value) / self.tokens.mean()
         return float(parts.std() / len(parts) ** 0.5)
 
-    def estimate(self, statistic: Callable[..., Tensor] | None = None, **how: Any) -> Estimate:
-        """`bootstrap` of the nats per token, or of another statistic of both sums."""
-        return bootstrap(statistic or per_token, self.nats, self.tokens, **how)
-
-
-def per_token(nats: Tensor, tokens: Tensor) -> Tensor:
-    return nats / tokens
-
-
-def perplexity(nats: Tensor, tokens: Tensor) -> Tensor:
-    """Return exp(total nats / total tokens), as the hosts aggregate."""
-    return (nats / tokens).exp()
+    def estimate(self, statistic: Callable[..., Tensor] = per_token, **how: Any) -> Estimate:
+        """Return the `bootstrap` of nats per token, or of another statistic of both sums."""
+        return bootstrap(statistic, self.nats, self.tokens, **how)
 
 
 def finite(what: str, values: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -51,36 +50,29 @@ def comb_likelihood(
             f"steps={steps} open unequal shares under this noise schedule, and under the lattice "
             "of 1/N no order is then known: use a log-linear one, or bounds.n_step_nelbo."
         )
-    place = torch.arange(tokens.shape[1])
-    paths = []
+    how = dict[str, Any](alpha=alpha, mask_index=mask_index)
+    how |= dict(temperature=temperature, batch_size=batch_size)
+    place, paths = torch.arange(tokens.shape[1]), []
     for shift in range(steps):
         order = (shift + place) % steps
         for path in (order, steps - 1 - order):
-            scores = bounds.along(
-                denoise,
-                tokens,
-                path.expand(tokens.shape),
-                levels,
-                alpha=alpha,
-                mask_index=mask_index,
-                temperature=temperature,
-                batch_size=batch_size,
-            )
+            scores = bounds.along(denoise, tokens, path.expand(tokens.shape), levels, **how)
             paths.append(-scores.nats)
     nats = math.log(2 * steps) - torch.stack(paths).logsumexp(0)
     return Scores(finite("The likelihood", nats), scores.tokens)
 
 
-@dataclass
 class _Forced(Chain):
-    """A chain that draws the tokens of a text, and adds up what they cost.
+    """A chain that draws the tokens of a text (batch, length), and adds up what they cost.
 
-    text: (batch, length); nats: (batch,) of the tokens opened so far.
+    nats: (batch,) of the tokens opened so far.
     """
 
-    text: Tensor = field(default_factory=lambda: torch.empty(0))
-    nats: Tensor = field(default_factory=lambda: torch.empty(0))
-    _rows: Tensor | None = None  # what was predicted in this step, if anything
+    def __init__(self, text: Tensor, *chain: Any):
+        super().__init__(*chain)
+        self.text = text
+        self.nats = torch.zeros(len(text), dtype=torch.float64, device=text.device)
+        self._rows: Tensor | None = None  # what was predicted in this step, if anything
 
     def logits(self, z: Tensor, rows: Tensor, level: float | Tensor) -> Tensor:
         self._rows = rows
@@ -140,6 +132,7 @@ def confidence_likelihood(
     nats = []
     for text in tokens.split(batch_size):
         chain = _Forced(
+            text,
             denoise,
             float(alpha(torch.ones(1, dtype=torch.float64))),
             levels_of(alpha, steps, schedule),
@@ -150,8 +143,6 @@ def confidence_likelihood(
             0,
             torch.Generator(text.device).manual_seed(0),  # ties alone
             None,
-            text=text,
-            nats=torch.zeros(len(text), dtype=torch.float64, device=text.device),
         )
         confidence(chain, torch.full_like(text, mask_index), **options)
         nats.append(chain.nats.cpu())

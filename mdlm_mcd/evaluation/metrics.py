@@ -103,10 +103,11 @@ def corpus_reference(
     another: what samples of the true law would score. Raises ConfigError as `measure`.
     """
     count = len(tokens) if num_samples is None else min(num_samples, len(tokens))
+    halves = _halves(num_samples or count, tokens)
     figures = measure(tokens[:count], resamples=1)
     out = {name: figure["value"] for name, figure in figures.items()}
     out["entropy"] = float(sample_entropy(tokens).mean())
     if evaluator is not None:
         out["perplexity"] = evaluator.nll(tokens).perplexity
-    out["bigram_tv"] = bigram_tv(*_halves(num_samples or count, tokens)).value
+    out["bigram_tv"] = bigram_tv(*halves).value
     return out

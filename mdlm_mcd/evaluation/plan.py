@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -14,13 +14,13 @@ from ..errors import ConfigError
 from . import diversity
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-LAW = ("u_law", "u_step", "stratified")
-FLAGS = {*LAW, "latent", "steps", "temperature", "top_p", "dtype"}  # no options of a sampler
+# What is no option of a sampler here.
+FLAGS = set("u_law u_step stratified latent steps temperature top_p dtype".split())
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting at which a model is measured; u_law, u_step and stratified are of `laws.draw_u`.
+    """A setting at which a model is measured.
 
     sampler: with options of its own, as `sampling.parse` reads them.
     """
@@ -34,6 +34,17 @@ class Setting:
     top_p: float = 1.0
     dtype: str = "float64"
     temperature_end: float | None = None  # None: one temperature for all steps
+
+    @property
+    def law(self) -> dict[str, Any]:
+        """Return the keywords of `laws.draw_u`."""
+        return {"u_law": self.u_law, "u_step": self.u_step, "stratified": self.stratified}
+
+    @property
+    def path(self) -> sampling.Temperature:
+        """Return the temperature as `sampling.sample` takes it."""
+        end = self.temperature_end
+        return self.temperature if end is None else (self.temperature, end)
 
 
 @dataclass(frozen=True)
@@ -61,33 +72,27 @@ class Plan:
                 raise ConfigError(
                     f"--dtype {point.dtype} is unknown: choose one of {', '.join(DTYPES)}."
                 )
-            temperatures = (point.temperature, point.temperature_end or 1.0)
-            fine = all(0 < t < math.inf for t in temperatures) and 0 < point.top_p <= 1
-            if not (point.steps >= 1 and fine):
-                raise ConfigError(
-                    f"--steps {point.steps}, --temperature {point.temperature} and "
-                    f"--top-p {point.top_p}: steps must be at least 1, the temperature "
-                    "positive and top-p within (0, 1]."
-                )
             name, options = sampling.parse(point.sampler)
             if taken := sorted(options.keys() & FLAGS):
                 raise ConfigError(
                     f"--sampler {point.sampler} has {taken[0]}, which has a flag: give it as "
                     "--u-law LAW:STEP, --stratified, --steps, --temperature, --top-p or --dtype."
                 )
-            # `auto` is fitted later.
-            step = None if isinstance(point.u_step, str) else point.u_step
-            law = {"u_law": point.u_law, "u_step": step, "stratified": point.stratified}
-            sampling.check(name, point.steps, **law, **options)
-        if self.bound_rows < 2:
-            raise ConfigError(f"--bound-rows {self.bound_rows}: an interval needs at least 2 rows.")
+            if (point.u_law, point.u_step) == ("lattice", "auto"):  # fitted later
+                point = replace(point, u_step=None)
+            how = {"temperature": point.path, "top_p": point.top_p, **point.law}
+            try:
+                sampling.check(name, point.steps, **how, **options)
+            except ConfigError as error:
+                given = f"--sampler {point.sampler} --steps {point.steps}"
+                raise ConfigError(f"{given}: {error}") from error
         if self.mauve:
             diversity.require_mauve()
-        if self.num_samples < 2 or self.batch_size < 1:
+        if min(self.num_samples, self.bound_rows) < 2 or self.batch_size < 1:
             raise ConfigError(
-                f"--num-samples {self.num_samples} and --batch-size {self.batch_size}: "
-                "at least 2 samples are needed for an interval, in batches of at least "
-                "1."
+                f"--num-samples {self.num_samples}, --bound-rows {self.bound_rows} and "
+                f"--batch-size {self.batch_size}: an interval needs at least 2 samples and 2 "
+                "rows, a batch at least 1."
             )
 
 

@@ -51,13 +51,13 @@ class Point:
 
     @property
     def correlation(self) -> float | None:
-        """Correlation of the errors of log perplexity and entropy; None where it is not known."""
+        """Return that of the errors of log perplexity and entropy; None where it is not known."""
         found: Any = (self.row["metrics"].get("perplexity") or {}).get("correlation")
         return found if finite(found) and abs(found) <= 1 else None
 
     @property
     def curve(self) -> tuple[str, ...]:
-        """Equal for the points of one curve: all but steps and temperature."""
+        """Return what is equal for the points of one curve: all but steps and temperature."""
         keys = ("model", "sha256", *VARIANT, *SETTINGS)
         return tuple(str(getattr(self, key)) for key in keys)
 
@@ -101,7 +101,7 @@ class Results:
         return found[0]
 
     def at(self, name: str, temperature: float, steps: int) -> Point | None:
-        return self._places.get((name, temperature, steps))
+        return next((p for p in self.of(name, temperature) if p.steps == steps), None)
 
     @cached_property
     def _curves(self) -> dict[str, list[Point]]:
@@ -109,10 +109,6 @@ class Results:
         for p in sorted(self.points, key=lambda p: (p.steps, p.temperature)):
             out.setdefault(p.name, []).append(p)
         return out
-
-    @cached_property
-    def _places(self) -> dict[tuple[str, float, int], Point]:
-        return {(p.name, p.temperature, p.steps): p for p in self.points}
 
 
 def clash(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:

@@ -1,8 +1,4 @@
-"""Check, read and append rows of measurements; see docs/report.md for the schema.
-
-A results file is JSON lines, one row a point: a model at a number of steps and a
-temperature.
-"""
+"""Check, read and append rows of measurements; see docs/report.md for the schema."""
 
 from __future__ import annotations
 
@@ -85,7 +81,7 @@ class Line(NamedTuple):
 
     @property
     def is_cut(self) -> bool:
-        """Whether it is the beginning of a row, as an interrupted write leaves it."""
+        """Return whether it is the beginning of a row, as an interrupted write leaves it."""
         whole = self.is_json or self.text.endswith((b"\n", b"\r"))
         return not whole and HEAD.startswith(self.text[: len(HEAD)])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from .candidates import Candidate
 from .evaluators import Evaluator
 from .intervals import Scores
 from .likelihood import comb_likelihood, confidence_likelihood, order_is_drawn
-from .plan import DTYPES, LAW, Plan, Setting
+from .plan import DTYPES, Plan, Setting
 from .results import SETTINGS, clash
 from .rows import SCHEMA, append, existing, resumed
 
@@ -53,6 +53,7 @@ def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(key) for key in IDENTITY)
 
 
+@dataclass
 class Sweep:
     """Measure candidates at the points of a plan into one results file.
 
@@ -64,25 +65,20 @@ class Sweep:
     second evaluator for samples drawn there, or None.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        out: Path,
-        *,
-        evaluator: Callable[[Candidate], Evaluator],
-        held_out: Callable[[Candidate], Tensor],
-        evaluator_name: str | None = None,
-        facts: dict[str, Any] | None = None,
-        on_point: Callable[[float, float, str], None] = lambda done, total, what: None,
-        noise: Noise = counter_generator,
-        outside: Callable[[Candidate, Setting], Evaluator | None] = lambda model, point: None,
-    ):
-        plan.check()
-        self.plan, self.out, self.facts = plan, out, facts or {}
-        self.evaluator, self.evaluator_name = evaluator, evaluator_name
-        self.held_out, self.on_point, self.noise = held_out, on_point, noise
-        self.outside = outside
-        self._of_model: dict[tuple[Any, ...], Any] = {}  # figures that several points share
+    plan: Plan
+    out: Path
+    _: KW_ONLY
+    evaluator: Callable[[Candidate], Evaluator]
+    held_out: Callable[[Candidate], Tensor]
+    evaluator_name: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    on_point: Callable[[float, float, str], None] = lambda done, total, what: None
+    noise: Noise = counter_generator
+    outside: Callable[[Candidate, Setting], Evaluator | None] = lambda model, point: None
+    _of_model: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # what points share
+
+    def __post_init__(self) -> None:
+        self.plan.check()
 
     def run(self, models: Sequence[Callable[[], Candidate]]) -> list[dict[str, Any]]:
         """Return every row of the plan, those of earlier runs included.
@@ -182,9 +178,14 @@ class Sweep:
             ("corpus",), lambda: metrics.corpus_reference(text, evaluator, plan.num_samples)
         )
         if point.u_step == "auto":
-            step = self._fit(model, point.steps, text)
-            fitted["u_step_fitted"] = step
-            point = replace(point, u_step=step)
+            lags = self._once(
+                ("lags",),
+                lambda: laws.mutual_information(
+                    text.cpu(), generator=self.noise(plan.seed, "lags")
+                ),
+            )
+            fitted["u_step_fitted"] = laws.fit_step(lags, model.length, point.steps)
+            point = replace(point, u_step=fitted["u_step_fitted"])
         start = time.perf_counter()
         tokens, evaluations = draw(model, point, plan, self.noise)
         tokens = tokens.cpu()  # waits for the device, too
@@ -201,10 +202,8 @@ class Sweep:
         )
         if outside := self.outside(model, point):
             fitted["outside_evaluator"] = outside.name
-            scores = outside.nll(tokens)
-            found["outside_perplexity"] = scores.estimate(
-                intervals.perplexity, seed=plan.seed
-            )._asdict()
+            estimate = outside.nll(tokens).estimate(intervals.perplexity, seed=plan.seed)
+            found["outside_perplexity"] = estimate._asdict()
         return {
             **self.facts,
             **fitted,
@@ -216,16 +215,6 @@ class Sweep:
             "corpus": corpus,
         }
 
-    def _fit(self, model: Candidate, steps: int, text: Tensor) -> float:
-        """Return the lattice's step for held-out text and a number of steps."""
-        information = self._once(
-            ("lags",),
-            lambda: laws.mutual_information(
-                text.cpu(), generator=self.noise(self.plan.seed, "lags")
-            ),
-        )
-        return laws.fit_step(information, model.length, steps)
-
     def _bounds(self, model: Candidate, point: Setting, text: Tensor) -> dict[str, Any]:
         """Return the likelihood of held-out text, or its bounds, the same for all samples."""
         denoise, plan = model.denoise, self.plan
@@ -235,7 +224,7 @@ class Sweep:
             return {}  # what a nucleus or a greedy step cuts costs infinitely much
         text = text.to(model.device)
         how: dict[str, Any] = {"mask_index": model.mask_index, "batch_size": plan.batch_size}
-        as_drawn = how | {"alpha": model.alpha, "temperature": _temperature(point)}
+        as_drawn = how | {"alpha": model.alpha, "temperature": point.path}
         rows = text[: plan.bound_rows]
 
         def exact(of: Callable[..., Scores], **own: Any) -> dict[str, Any]:
@@ -250,7 +239,7 @@ class Sweep:
         def n_step() -> dict[str, Any]:
             # The same masks for every model.
             noise = self.noise(plan.seed, "n-step", point.steps)
-            own = as_drawn | _law(point) | {"schedule": schedule, "generator": noise}
+            own = as_drawn | point.law | {"schedule": schedule, "generator": noise}
             scores = bounds.n_step_nelbo(denoise, rows, point.steps, **own)
             by_row = (scores.nats / scores.tokens).tolist()
             kept = {"by_row": [round(x, 5) for x in by_row]} if plan.by_row else {}
@@ -258,35 +247,19 @@ class Sweep:
 
         def endless() -> dict[str, Any]:
             # One pass a row and a noisy figure: of all rows that there are.
-            return (
-                bounds.nelbo_rows(
-                    denoise,
-                    model.noise,
-                    text,
-                    generator=self.noise(plan.seed, "nelbo"),
-                    temperature=point.temperature,
-                    **how,
-                )
-                .estimate(seed=plan.seed)
-                ._asdict()
+            own = how | {"generator": self.noise(plan.seed, "nelbo")}
+            scores = bounds.nelbo_rows(
+                denoise, model.noise, text, temperature=point.temperature, **own
             )
+            return scores.estimate(seed=plan.seed)._asdict()
 
-        key = (*_law(point).values(), point.steps, _temperature(point), str(schedule))
+        key = (*point.law.values(), point.steps, point.path, str(schedule))
         found = {"n_step_nelbo": self._once(key, n_step)}
         if point.temperature_end is None:  # it knows neither a law of u nor a number of steps
             found["nelbo"] = self._once(("nelbo", point.temperature), endless)
         if self._exact(model, point):
             found["nll"] = self._once(("nll", *key), lambda: exact(comb_likelihood))
         return found
-
-
-def _temperature(point: Setting) -> sampling.Temperature:
-    start, end = point.temperature, point.temperature_end
-    return start if end is None else (start, end)
-
-
-def _law(point: Setting) -> dict[str, Any]:
-    return {key: getattr(point, key) for key in LAW}
 
 
 def draw(
@@ -312,7 +285,7 @@ def draw(
     sampler, own = sampling.parse(point.sampler)
     parts, evaluations = [], 0
     for index, first in enumerate(range(0, plan.num_samples, plan.batch_size)):
-        options = _law(point)
+        options = point.law
         if sampler == "locked":
             options = {"latent": sampling.Latent(plan.seed, **options, first=first)}
         generator = torch.Generator(model.device)
@@ -328,7 +301,7 @@ def draw(
             vocab_size=model.vocab_size,
             generator=generator,
             dtype=DTYPES[point.dtype],
-            temperature=_temperature(point),
+            temperature=point.path,
             top_p=point.top_p,
             prompt=None if prompt is None else prompt[first : first + plan.batch_size],
             device=model.device,

@@ -33,6 +33,11 @@ CASES = ("confidence", "iid", None), ("sparse", "lattice", 0.5), ("sparse", "iid
 HOW = dict(mask_index=MASK, batch_size=7)
 
 
+def of_confidence(steps=2, tokens=X0S, **how):
+    how = dict(alpha=alpha) | HOW | how
+    return likelihood.confidence_likelihood(denoiser(table()), tokens, steps, **how)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 @pytest.mark.parametrize("T", [1.0, 0.7])
 @pytest.mark.parametrize("time", [False, True])
@@ -81,9 +86,7 @@ def by_certainty(logits, steps, T, threshold=None):
 @pytest.mark.parametrize("threshold", [None, 0.6])
 def test_confidence(steps, T, threshold):
     how = dict(temperature=T, threshold=threshold, schedule="uniform")
-    found = likelihood.confidence_likelihood(
-        denoiser(table()), X0S, steps, alpha=alpha, **how, **HOW
-    )
+    found = of_confidence(steps, **how)
     law = by_certainty(table(), steps, T, threshold)
     expected = torch.tensor([law[tuple(x0)] for x0 in X0S.tolist()]).double()
     torch.testing.assert_close((-found.nats).exp(), expected)
@@ -104,8 +107,8 @@ def test_confidence(steps, T, threshold):
     ],
 )
 def test_confidence_with_its_options_is_the_law_of_its_draws(how):
-    found = likelihood.confidence_likelihood(denoiser(table()), X0S, 2, alpha=alpha, **how, **HOW)
-    law = dict(zip(map(tuple, X0S.tolist()), (-found.nats).exp().tolist(), strict=True))
+    p = (-of_confidence(**how).nats).exp().tolist()
+    law = dict(zip(map(tuple, X0S.tolist()), p, strict=True))
     assert_law(draw("confidence", 2, n=20_000, **how), law)
 
 
@@ -130,37 +133,20 @@ def test_where_scores_tie_it_is_of_a_drawn_order_and_their_mean_is_the_law():
 
 
 @pytest.mark.parametrize(
-    "call, words",
+    "how, words",
     [
-        (
-            lambda: likelihood.comb_likelihood(denoiser(table()), X0S, 2, alpha=cosine, **HOW),
-            "shares",
-        ),
-        *(
-            (
-                lambda o=o: likelihood.confidence_likelihood(
-                    denoiser(table()), X0S, 2, alpha=alpha, **o, **HOW
-                ),
-                words,
-            )
-            for o, words in (
-                ({"score": "drawn"}, "score=drawn"),
-                ({"score": "raw"}, "score=raw"),
-                ({"score_noise": 1.0}, "noise=1.0"),
-                ({"eos_after": 0.5, "eos_index": 1}, "eos_after=0.5"),
-            )
-        ),
-        (
-            lambda: likelihood.confidence_likelihood(
-                denoiser(table()), X0S * 0 + MASK, 2, alpha=alpha, **HOW
-            ),
-            f"mask_index={MASK}",
-        ),
+        ({"score": "drawn"}, "score=drawn"),
+        ({"score": "raw"}, "score=raw"),
+        ({"score_noise": 1.0}, "noise=1.0"),
+        ({"eos_after": 0.5, "eos_index": 1}, "eos_after=0.5"),
+        ({"tokens": X0S * 0 + MASK}, f"mask_index={MASK}"),
     ],
 )
-def test_refusals(call, words):
+def test_refusals(how, words):
     with pytest.raises(ConfigError, match=words):
-        call()
+        of_confidence(**how)
+    with pytest.raises(ConfigError, match="unequal shares"):
+        likelihood.comb_likelihood(denoiser(table()), X0S, 2, alpha=cosine, **HOW)
 
 
 def test_a_sweep_has_them_beside_the_bounds(tmp_path):

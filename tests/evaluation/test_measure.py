@@ -97,3 +97,8 @@ def test_what_cannot_be_measured_is_refused(samples, change, words):
     with pytest.raises(ConfigError) as caught:
         metrics.measure(samples, **change)
     assert words in str(caught.value)
+
+
+def test_a_corpus_of_one_row_is_too_little():
+    with pytest.raises(ConfigError, match="a corpus of at least 2 rows and has 1: give more"):
+        metrics.corpus_reference(text(1))

@@ -77,6 +77,3 @@ def test_what_is_ours_is_written_anew(tmp_path, compose, monkeypatch):
     drawn.write_text('{"entropy": 1.0, "generated_seqs": ["a"]}')
     with pytest.raises(ConfigError, match="none.ckpt is no file"):
         samples(drawn, compose)
-    (tmp_path / "demo.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds a demo with another"):
-        demo.run(tmp_path)

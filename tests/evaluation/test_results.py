@@ -145,15 +145,6 @@ def test_figures_that_are_no_numbers_or_differ_are_absent(tmp_path):
     assert found.of_text("entropy") is None and found.of_text("perplexity") == 57.4
 
 
-def test_a_line_end_of_another_script_is_no_line_end(tmp_path):
-    """A sweep that went on took such rows for cut short, and out of the file."""
-    path, lines = tmp_path / "r.jsonl", [row(texts=["a\u2028b", "c\x85d"]), row(steps=4)]
-    for one in lines:
-        rows.append(path, one)
-    assert rows.existing(path) == rows.resumed(path) == lines
-    assert len(results.read([path]).points) == 2
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),

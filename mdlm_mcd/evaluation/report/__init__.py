@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from importlib.resources import files
 from pathlib import Path
 
 import jinja2
@@ -27,9 +26,8 @@ def page(results: Results, *, reference: str | None = None, title: str = "") -> 
     is not named. Raises ConfigError for a label that no row has.
     """
     base = frontier.reference_of(results, reference)
-    folder = files(__package__)
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
+        loader=jinja2.PackageLoader(__name__, ""),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

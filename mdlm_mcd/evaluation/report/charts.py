@@ -107,9 +107,8 @@ def over_steps(results: Results, reference: str) -> list[Panel]:
             dots = [Dot(Estimate(n), _finite(m)) for n, m in points if m]
             dashed = name == reference and t != 1
             curves += [Curve(heading(name, t), *look[name], dots, dashed)] if dots else []
-        own = None if metric == "n_step_nelbo" else results.of_text(metric)
-        fine = own is not None and (own > 0 or metric == "entropy")
-        text = (None, own) if own is not None and fine else None
+        own = results.of_text(metric)
+        text = (None, own) if own is not None and (own > 0 or metric == "entropy") else None
         panel = Panel(f"steps-{metric}", title, "sampling steps", title, curves, text)
         panels += [_drawn(panel, curves, results.steps)] if curves else []
     return panels
