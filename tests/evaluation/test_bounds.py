@@ -103,6 +103,26 @@ def test_what_is_bounded_is_the_samplers_likelihood(law, step):
     assert_law(draw("sparse", 3, u_law=law, u_step=step, **how), laws)
 
 
+@pytest.mark.parametrize("alpha", [linear, cosine])
+def test_for_iid_u_it_is_the_bound_of_d3pm_at_as_many_times(alpha):
+    """L_0 and L_1 ... L_{N-1} of Austin et al. 2021, from their posteriors; L_N is 0."""
+    logits, N = table(), 4
+    alphas = alpha(torch.linspace(0, 1, N + 1, dtype=torch.float64)).tolist()
+    patterns = iid_patterns(chain.levels_of(alpha, N))
+    for x0 in X0S.tolist()[::5]:
+        total = 0.0
+        for t in range(1, N + 1):
+            stays, opens = alphas[t], (alphas[t - 1] - alphas[t]) / (1 - alphas[t])
+            for hidden in itertools.product((False, True), repeat=LENGTH):
+                z = tuple(MASK if h else x for h, x in zip(hidden, x0, strict=True))
+                chance = math.prod(1 - stays if h else stays for h in hidden)
+                for i in (i for i in range(LENGTH) if hidden[i]):
+                    p = opens * chances(logits[z][i])[x0[i]]  # of x0_i; the mask's cancels
+                    total += chance * (opens * math.log(opens / p))
+        mean = sum(q * log_p([logits] * N, x0, o, [1.0] * N) for o, q in patterns.items())
+        assert total == pytest.approx(-mean)
+
+
 def is_the_mean(found, draws, patterns, logs_of):
     """Each row's nats are the mean over patterns, by four standard errors: a bound."""
     for x0, nats in zip(X0S.tolist(), found.nats.view(-1, draws).mean(-1).tolist(), strict=True):
