@@ -18,25 +18,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
-from .laws import GOLDEN, U_LAWS, draw_u
-
-__all__ = [
-    "COUPLINGS",
-    "GOLDEN",
-    "U_LAWS",
-    "Alpha",
-    "CoupledPair",
-    "check_coupling",
-    "counter_generator",
-    "couple",
-    "couple_as",
-    "couple_counts",
-    "draw_u",
-    "mask",
-    "sample_nested_times",
-    "sample_times",
-]
+from .errors import ConfigError, require_one_of
+from .laws import GOLDEN as GOLDEN
+from .laws import U_LAWS as U_LAWS
+from .laws import draw_u as draw_u
+from .laws import rank
 
 Alpha = Callable[[Tensor], Tensor]
 """A signal schedule: t in [0, 1] -> alpha_t in [0, 1], decreasing in t."""
@@ -144,7 +130,7 @@ def couple_counts(
     the others stay visible. share_t >= share_s: (batch,), in [0, 1].
     """
     free = (valid > 0) & (u > 0)
-    place = torch.where(free, -u, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
+    place = rank(torch.where(free, -u, 1.0))
     n = free.sum(-1)
     masked_t, masked_s = (place < (r.to(u.device) * n).floor()[:, None] for r in (share_t, share_s))
     return _views(x0, masked_t, masked_s, mask_index)
@@ -177,16 +163,13 @@ def couple_as(
     if coupling == "none":
         return couple(x0, u, t, t, alpha, mask_index)
     pair = couple(x0, u, t, s, alpha, mask_index)
-    if coupling == "independent":
-        assert u_other is not None
-        other = couple(x0, u_other, s, s, alpha, mask_index)
-        pair = pair._replace(z_s=other.z_s, masked_s=other.masked_s)
-    return pair
+    if coupling == "shared":
+        return pair
+    assert u_other is not None
+    other = couple(x0, u_other, s, s, alpha, mask_index)
+    return pair._replace(z_s=other.z_s, masked_s=other.masked_s)
 
 
 def check_coupling(coupling: str) -> None:
     """Raise ConfigError for an unknown coupling."""
-    if coupling not in COUPLINGS:
-        raise ConfigError(
-            f"algo.coupling={coupling} is unknown: choose one of {', '.join(COUPLINGS)}."
-        )
+    require_one_of(COUPLINGS, "algo.coupling", coupling)

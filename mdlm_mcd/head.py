@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import losses
-from .errors import ConfigError
+from .errors import require
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,8 @@ class HiddenStates:
         """Return logits of gathered rows, (rows, vocab), in float32 or better."""
         if self.linear is None:
             return losses.widen(rows)
-        bias, dtype = self.linear.bias, self.matrix.dtype
+        bias: Tensor | None = self.linear.bias
+        dtype = self.matrix.dtype
         if bias is not None:
             bias = F.pad(bias.to(dtype), (0, len(self.matrix) - len(bias)))
         # A trainer's autocast may be on around us; only the backbone's own counts.
@@ -316,8 +317,7 @@ def supervise(
     raises RuntimeError. Raises ConfigError for an unknown kind or a chunk without rows.
     """
     loss = losses.get(kind)
-    if chunk is not None and chunk < 1:
-        raise ConfigError(f"algo.head_chunk={chunk} must be at least 1, or null.")
+    require(chunk is None or chunk >= 1, "algo.head_chunk", chunk, "at least 1, or null")
     distil = _places(masked_t & masked_s)
     # On a GPU each search waits for what it has computed so far.
     one = loss.reveal is None or mask_index is None

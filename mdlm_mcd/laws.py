@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, require, require_one_of
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -66,15 +66,15 @@ def draw_u(
 
     Raises ConfigError for an unknown law, or a step that the law cannot take.
     """
-    step = _checked_step(law, step, prefix)
+    own = _checked_step(law, step, prefix)
 
     def draw(batch: int, length: int) -> Tensor:
         if law == "lattice":
-            return _lattice(batch, length, step, stratified, generator).to(dtype)
+            return _lattice(batch, length, own, stratified, generator).to(dtype)
         if law == "halton":
-            keys = _shifted(halton_order(length, step), batch, generator)
+            keys = _shifted(halton_order(length, own), batch, generator)
         elif law == "dilated":
-            level = _shifted(dilated_levels(length, step), batch, generator)
+            level = _shifted(dilated_levels(length, own), batch, generator)
             # A round that one step does not open whole is split at random.
             keys = level + torch.rand(batch, length, generator=generator, dtype=torch.float64)
         else:
@@ -96,8 +96,7 @@ def draw_u(
 
 def _checked_step(law: str, step: Any, prefix: str) -> Any:
     """Return the step, by default the law's own. Raises ConfigError."""
-    if law not in U_LAWS:
-        raise ConfigError(f"{prefix}u_law={law} is unknown: choose one of {', '.join(U_LAWS)}.")
+    require_one_of(U_LAWS, f"{prefix}u_law", law)
     if step is None:
         return {"iid": None, "lattice": GOLDEN}.get(law, 2)
     key, number = f"{prefix}u_step={step}", not isinstance(step, str) and math.isfinite(step)
@@ -127,7 +126,7 @@ def _lattice(
         # Rounded, so that 1/49 has its ties; those open from left to right, and an
         # interval cuts a comb between tokens that are far apart.
         grid = 2.0**40
-        point = _rank((torch.frac(point) * grid).round()[None] % grid) / length
+        point = rank((torch.frac(point) * grid).round()[None] % grid) / length
     u = torch.frac(shift + point)
     # Reflection keeps the marginal and makes both directions equally likely.
     # float32 may round up to 1.0, which is still within the closed interval.
@@ -146,7 +145,7 @@ def halton_order(length: int, base: int = 2) -> Tensor:
         unit /= base
         mirrored += unit * (position % base)
         position = position // base
-    return _rank(mirrored)
+    return rank(mirrored)
 
 
 def dilated_levels(length: int, base: int = 2) -> Tensor:
@@ -164,8 +163,8 @@ def dilated_levels(length: int, base: int = 2) -> Tensor:
     return level.clamp(min=0)
 
 
-def _rank(keys: Tensor) -> Tensor:
-    """Place of each key in its sorted row; ties go by position."""
+def rank(keys: Tensor) -> Tensor:
+    """Return the rank of each key in its row, the least first; ties go by position."""
     return keys.sort(dim=-1, stable=True).indices.argsort(dim=-1)
 
 
@@ -176,7 +175,7 @@ def _cells(keys: Tensor, generator: _Generator) -> Tensor:
     floor(w * length) or ceil(w * length) of a sequence's u, and u is uniform where the rank is.
     """
     offset = torch.rand(len(keys), 1, generator=generator, dtype=torch.float64)
-    return (_rank(keys) + offset) / keys.shape[1]
+    return (rank(keys) + offset) / keys.shape[1]
 
 
 def _shifted(order: Tensor, batch: int, generator: _Generator) -> Tensor:
@@ -243,14 +242,10 @@ def mutual_information(
     tokens = tokens.cpu()
     rows, length = tokens.shape
     max_lag = min(length - 1, 128) if max_lag is None else max_lag
-    if not 0 < max_lag < length:
-        raise ConfigError(
-            f"max_lag={max_lag} needs rows of more tokens than {length}: give longer "
-            "rows, or a lag of at least 1."
-        )
+    require(0 < max_lag < length, "max_lag", max_lag, f"at least 1, and below the rows' {length}")
     # Renamed by frequency: 0 is the most frequent, `kept` all the rest.
     _, ids, counts = tokens.unique(return_inverse=True, return_counts=True)
-    ids = _rank(-counts).clamp(max=kept)[ids]
+    ids = rank(-counts).clamp(max=kept)[ids]
     kinds = int(ids.max()) + 1
 
     def entropy(x: Tensor) -> Tensor:
@@ -317,8 +312,7 @@ def fit_step(
     Raises ConfigError for steps out of range, or an unknown schedule.
     """
     counts = [steps] if isinstance(steps, int) else list(steps)
-    if not counts or min(counts) < 1:
-        raise ConfigError(f"steps={steps} must be at least 1.")
+    require(counts and min(counts) >= 1, "steps", steps, "at least 1")
     # In this order, since of equals the first is taken.
     candidates = [1 / n for n in sorted(counts, reverse=True) if n > 1] + [GOLDEN]
     candidates += [(k + 1) / (2 * grid) for k in range(grid)]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import require_one_of
 
 NEG_INFINITY = -1_000_000.0
 SOFT = 2.0  # CD4LM's temperature, of teacher and student
@@ -129,8 +129,7 @@ LOSSES: dict[str, Loss] = {
 
 def get(kind: str) -> Loss:
     """Return the loss of that name. Raises ConfigError, which lists the valid ones."""
-    if kind not in LOSSES:
-        raise ConfigError(f"algo.loss={kind} is unknown: choose one of {', '.join(LOSSES)}.")
+    require_one_of(LOSSES, "algo.loss", kind)
     return LOSSES[kind]
 
 

@@ -86,7 +86,6 @@ def test_ends_and_outside_of_the_range():
     torch.testing.assert_close(law.cdf(ends), float64(0, 0, 1, 1, nan), equal_nan=True)
     near = law.icdf(float64(1e-300, 1e-16, 1 - 1e-14, 1 - 1e-16))
     assert near.isfinite().all() and (near.diff() >= 0).all()
-    assert repr(law) == "NoiseGap(num_classes=64)"
     assert calibrate(0.5, 3)[1].dtype == torch.float64  # of a plain number
 
 
@@ -231,11 +230,11 @@ NOISE, X0 = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
     "call, words",
     [
         *(
-            (lambda n=n: NoiseGap(n), f"^num_classes={n!r} is no")
+            (lambda n=n: NoiseGap(n), f"^num_classes={n!r} must")
             for n in (1, -3, 3.0, "3", 10**20)
         ),
-        (lambda: calibrate(0.5, None), "^num_classes=None is not an int"),
-        (lambda: duo_transform(0.5, 0), "^num_classes=0 is not an int"),
+        (lambda: calibrate(0.5, None), "^num_classes=None must be an int"),
+        (lambda: duo_transform(0.5, 0), "^num_classes=0 must be an int"),
         (lambda: calibrate(0, 5), "^alpha_t=0.0 lies outside"),
         (lambda: calibrate(1.0, 5), "^alpha_t=1.0 lies outside"),
         (lambda: calibrate(float64(0.5, 1.25), 5), "^alpha_t=1.25 lies outside"),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..coupling import Alpha
-from ..errors import ConfigError
+from ..errors import ConfigError, require, require_one_of
 from .chain import (
     Chain,
     Denoise,
@@ -30,7 +30,7 @@ from .chain import (
     warn_of_float32,
 )
 from .latent import Latent
-from .samplers import ancestral, confidence, first_hitting, locked, sparse
+from .samplers import WHOLE, ancestral, confidence, first_hitting, locked, sparse
 
 __all__ = [
     "OPTIONS",
@@ -112,25 +112,16 @@ def sample(
     costs none. Raises ConfigError for an unknown sampler or option, or settings out of
     range.
     """
-    if name not in SAMPLERS:
-        raise ConfigError(f"sampler={name} is unknown: choose one of {', '.join(SAMPLERS)}.")
-    if steps is None and name != "first_hitting":
-        raise ConfigError(f"steps=None is not supported with sampler={name}: give a number.")
-    if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
-        raise ConfigError(f"steps={steps} must be at least 1, and a whole number.")
-    if not (isinstance(top_p, Real) and 0 < top_p <= 1):
-        raise ConfigError(f"top_p={top_p} must lie within (0, 1].")
+    require_one_of(SAMPLERS, "sampler", name)
+    if steps is not None or name != "first_hitting":
+        require(isinstance(steps, Integral) and steps >= 1, "steps", steps, WHOLE)
+    require(isinstance(top_p, Real) and 0 < top_p <= 1, "top_p", top_p, "within (0, 1]")
     if not (isinstance(greedy_tail, Integral) and greedy_tail >= 0):
         raise ConfigError(f"greedy_tail={greedy_tail} must not be negative, and a whole number.")
-    if dtype not in (torch.float64, torch.float32):
-        raise ConfigError(
-            f"dtype={dtype} is no precision to draw in: choose torch.float64, or "
-            "torch.float32 to reproduce old figures."
-        )
-    if not 0 <= mask_index < vocab_size:
-        raise ConfigError(
-            f"mask_index={mask_index} is none of the {vocab_size} tokens of the model."
-        )
+    dtypes = (torch.float64, torch.float32)
+    require(dtype in dtypes, "dtype", dtype, "torch.float64, or float32 for the hosts' figures")
+    inside = 0 <= mask_index < vocab_size
+    require(inside, "mask_index", mask_index, f"one of the model's {vocab_size} tokens")
     if dtype == torch.float32:
         warn_of_float32()
     if device is None and prompt is None and generator is not None:
