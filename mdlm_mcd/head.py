@@ -77,7 +77,7 @@ class HiddenStates:
     autocast: torch.dtype | None = None
 
     def rows(self, index: Tensor) -> Tensor:
-        """Return positions `index` of the flattened batch: (rows, dim or vocab)."""
+        """Return rows of the flattened batch by index or mask: (rows, dim or vocab)."""
         return self.hidden.flatten(0, 1)[index]
 
     @functools.cached_property

@@ -229,10 +229,7 @@ NOISE, X0 = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
 @pytest.mark.parametrize(
     "call, words",
     [
-        *(
-            (lambda n=n: NoiseGap(n), f"^num_classes={n!r} must")
-            for n in (1, -3, 3.0, "3", 10**20)
-        ),
+        *((lambda n=n: NoiseGap(n), f"^num_classes={n!r} must") for n in (1, -3, 3.0, "3", 10**20)),
         (lambda: calibrate(0.5, None), "^num_classes=None must be an int"),
         (lambda: duo_transform(0.5, 0), "^num_classes=0 must be an int"),
         (lambda: calibrate(0, 5), "^alpha_t=0.0 lies outside"),

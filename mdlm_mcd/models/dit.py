@@ -9,7 +9,6 @@ has to run without this package.
 """
 
 import math
-from types import SimpleNamespace
 
 import torch
 import torch.nn as nn
@@ -195,13 +194,6 @@ class DDiTFinalLayer(nn.Module):
         return self.linear(fitting(x, self.linear))
 
 
-def namespace(config):
-    """Turn a nested dict into an object with attributes."""
-    if not isinstance(config, dict):
-        return config
-    return SimpleNamespace(**{k: namespace(v) for k, v in config.items()})
-
-
 class DIT(nn.Module):
     """The denoiser: tokens (batch, length) and sigma (batch,) -> raw logits.
 
@@ -213,22 +205,21 @@ class DIT(nn.Module):
 
     def __init__(self, config, vocab_size: int):
         super().__init__()
-        config = namespace(config)
-        model = config.model
+        model = config["model"]
         self.config = config
-        self.causal = config.algo.causal_attention
+        self.causal = config["algo"]["causal_attention"]
         self.vocab_size = vocab_size
         # Keep each block's input alone, and compute the rest again for its gradient.
-        self.checkpointing = getattr(model, "checkpointing", False)
-        dim = model.hidden_size
-        cond_dim = None if self.causal else model.cond_dim
-        self.vocab_embed = EmbeddingLayer(dim, vocab_size, getattr(model, "embed_std", None))
+        self.checkpointing = model.get("checkpointing", False)
+        dim, heads, dropout = model["hidden_size"], model["n_heads"], model["dropout"]
+        cond_dim = None if self.causal else model["cond_dim"]
+        self.vocab_embed = EmbeddingLayer(dim, vocab_size, model.get("embed_std"))
         if not self.causal:
             self.sigma_map = TimestepEmbedder(cond_dim)
-        self.rotary_emb = Rotary(dim // model.n_heads)
+        self.rotary_emb = Rotary(dim // heads)
         self.blocks = nn.ModuleList(
-            DDiTBlock(dim, model.n_heads, cond_dim, dropout=model.dropout, causal=self.causal)
-            for _ in range(model.n_blocks)
+            DDiTBlock(dim, heads, cond_dim, dropout=dropout, causal=self.causal)
+            for _ in range(model["n_blocks"])
         )
         self.output_layer = DDiTFinalLayer(dim, vocab_size, cond_dim)
 

@@ -52,11 +52,7 @@ __all__ = [
 ]
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "ancestral": ancestral,
-    "sparse": sparse,
-    "first_hitting": first_hitting,
-    "locked": locked,
-    "confidence": confidence,
+    f.__name__: f for f in (ancestral, sparse, first_hitting, locked, confidence)
 }
 
 OPTIONS = {

@@ -212,13 +212,11 @@ def confidence(
         if not left.any():
             break
         last = step == chain.steps - 1
-        if last:
-            count = left
-        elif threshold is None:
+        if threshold is None:
             target = (start * chain.levels[step + 1] + 0.5).floor().long()
             count = target - (start - left)
         else:
-            count = left.clamp(max=1)
+            count = left if last else left.clamp(max=1)
         if count.any():
             level = 1 - left.double() / start.clamp(min=1)
             # Blocks that this step reaches: before them fewer than `count` are masked.

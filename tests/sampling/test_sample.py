@@ -106,23 +106,6 @@ def test_a_batch_of_prompts_equals_one_by_one(how):
     assert torch.equal(whole, torch.cat(one_by_one)) and len(whole.unique(dim=0)) == 5
 
 
-@pytest.mark.parametrize(
-    "steps,threshold,rows",
-    [(10, 0.9, [6, 2, 1]), (2, 0.9, [6, 2]), (10, 0.01, [6]), (3, None, [6, 4, 2])],
-)
-def test_confidence_threshold(steps, threshold, rows):
-    calls = []
-
-    def denoise(z, rows):
-        calls.append(int(rows.sum()))
-        logits = torch.zeros(1, 6, VOCAB)
-        logits[0, :4, 0] = 9.0  # four are certain, two are not
-        return logits[rows]
-
-    drawn = draw("confidence", steps, n=1, length=6, denoise=denoise, threshold=threshold)
-    assert calls == rows and (drawn != MASK).all()
-
-
 # Precision ------------------------------------------------------------------------
 
 

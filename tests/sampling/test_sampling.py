@@ -103,12 +103,6 @@ def limit_law(start=EMPTY, chosen=any_masked, greedy=0, logits=None, **how):
     [
         ("first_hitting", None, {}, {}),
         ("first_hitting", 7, dict(temperature=0.6, top_p=0.8), dict(temperature=0.6, top_p=0.8)),
-        (
-            "first_hitting",
-            None,
-            dict(prompt=torch.tensor([(2, MASK, MASK)] * 5_000)),
-            dict(start=(2, MASK, MASK)),
-        ),
         ("first_hitting", None, dict(greedy_tail=1), dict(greedy=1)),
         ("sparse", LENGTH, dict(stratified=True), {}),
         # Noise falls to 0 at the last step, which has nothing left to choose.
