@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, require_one_of
+from .errors import require, require_one_of
 from .laws import GOLDEN as GOLDEN
 from .laws import U_LAWS as U_LAWS
 from .laws import draw_u as draw_u
@@ -64,11 +64,8 @@ def sample_times(
 
     Raises ConfigError unless 0 < delta < 1.
     """
-    if not 0.0 < delta < 1.0:
-        raise ConfigError(
-            f"delta={delta} leaves no room for t in (delta, 1]: choose algo.delta0 and "
-            "algo.rounds so that every round's delta lies between 0 and 1."
-        )
+    wanted = "between 0 and 1 in every round: choose algo.delta0 and algo.rounds so"
+    require(0 < delta < 1, "delta", delta, wanted)
     # From (0, 1], hence t in (delta, 1] and s in (0, 1 - delta].
     s = (1.0 - delta) * _spread(n, generator, antithetic)
     return s + delta, s

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..coupling import Alpha
-from ..errors import ConfigError, require, require_one_of
+from ..errors import ConfigError, border, require, require_one_of
 from .chain import (
     Chain,
     Denoise,
@@ -153,18 +153,20 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 def check(name: str, steps: int | None, **settings: Any) -> None:
     """Raise ConfigError for what `sample` would refuse, by drawing two tokens of two kinds."""
-    sample(
-        name,
-        lambda z, rows: torch.zeros(int(rows.sum()), 3),
-        1,
-        2,
-        steps,
-        alpha=lambda t: 1 - t,
-        mask_index=2,
-        vocab_size=3,
-        generator=torch.Generator(),  # the global one is left alone
-        **settings,
-    )
+    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    with border(f"sampler={name} cannot draw with {given}", "give a value that it can take"):
+        sample(
+            name,
+            lambda z, rows: torch.zeros(int(rows.sum()), 3),
+            1,
+            2,
+            steps,
+            alpha=lambda t: 1 - t,
+            mask_index=2,
+            vocab_size=3,
+            generator=torch.Generator(),  # the global one is left alone
+            **settings,
+        )
 
 
 def _own(name: str, options: dict[str, Any]) -> dict[str, Any]:

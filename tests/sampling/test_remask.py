@@ -3,7 +3,6 @@
 import itertools
 
 import pytest
-import scipy.stats
 import torch
 from enumeration import (
     LENGTH,
@@ -19,7 +18,6 @@ from enumeration import (
 )
 
 from mdlm_mcd import laws
-from mdlm_mcd.sampling import chain
 
 
 def distance(one, other):
@@ -55,35 +53,6 @@ def test_law_with_everything_at_once():
     assert_law(drawn, exact_law(tables, levels, start, remask=remask))
     assert all((z[:, 1] == 1).all() for z in seen)
     assert any(((a != MASK) & (b == MASK)).any() for a, b in itertools.pairwise(seen))
-
-
-@pytest.mark.parametrize("remask", [0.4, 1.0])
-def test_states_have_the_marginals_of_the_forward_process(remask):
-    """Independent tokens, so that the denoiser is exact: z_s ~ q(z_s) at every step."""
-    p = torch.tensor([[0.5, 0.3, 0.2], [0.25, 0.25, 0.5]], dtype=torch.float64)
-    seen, levels, n = [], chain.levels_of(lambda t: torch.cos(torch.pi / 2 * t), 5), 20_000
-
-    def denoise(z, rows):
-        return torch.nn.functional.pad(p.log(), (0, 1)).expand(len(z), -1, -1)[rows]
-
-    draw(
-        "ancestral",
-        5,
-        n=n,
-        length=2,
-        denoise=denoise,
-        alpha=lambda t: torch.cos(torch.pi / 2 * t),
-        remask=remask,
-        callback=lambda step, z: seen.append(z),
-    )
-    assert len(seen) == 5
-    for z, alpha_s in zip(seen, levels[1:], strict=True):
-        one, other = torch.cat([alpha_s * p, (1 - alpha_s) * torch.ones(2, 1).double()], dim=-1)
-        expected = n * torch.outer(one, other).flatten()
-        counts = torch.bincount(z[:, 0] * 4 + z[:, 1], minlength=16)
-        possible = expected > 0
-        assert counts[possible].sum() == n
-        assert scipy.stats.chisquare(counts[possible], expected[possible]).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("steps, errors", [(4, [0.161, 0.166, 0.238]), (16, [0.042, 0.060, 0.125])])

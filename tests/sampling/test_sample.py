@@ -183,6 +183,11 @@ def test_bad_settings_are_refused(change, words):
         )
 
 
+def test_a_word_in_place_of_a_number_is_refused():
+    with pytest.raises(ConfigError, match="confidence cannot draw with threshold=high .TypeError"):
+        sampling.check("confidence", 2, threshold="high")
+
+
 def test_a_sampler_and_its_options_in_one_word():
     assert sampling.parse("sparse") == ("sparse", {})
     name, options = sampling.parse("confidence:threshold=.9:block=32:score=raw:spacing=None")

@@ -26,7 +26,6 @@ from enumeration import (
 )
 
 from mdlm_mcd import laws, sampling
-from mdlm_mcd.sampling import Latent
 
 STEPWISE = ("ancestral", "sparse", "locked")
 
@@ -193,20 +192,6 @@ def test_confidence_opens_the_drawn_token_of_largest_probability(score, how):
                 following[state] = following.get(state, 0.0) + mass * chance
         law = following
     assert_law(draw("confidence", LENGTH, logits=table(3), score=score, **how), law)
-
-
-@pytest.mark.parametrize("name", STEPWISE)
-def test_logits_in_the_dtype_of_the_draws_are_left_as_they_are(name):
-    """One sequence in many steps: what is kept between them is tempered once."""
-    logits, rng = table().float(), generator()
-    how = dict(logits=logits, dtype=torch.float32, temperature=2.0)
-
-    def noise(i):
-        return {"latent": Latent(1, first=i)} if name == "locked" else {"generator": rng}
-
-    parts = [draw(name, 12, n=1, **how, **noise(i)) for i in range(400)]
-    law = exact_law(table(), uniform(12), how=lambda step: dict(temperature=2.0))
-    assert_law(torch.cat(parts), law)
 
 
 @pytest.mark.parametrize("name", list(sampling.SAMPLERS))
