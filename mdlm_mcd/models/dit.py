@@ -98,17 +98,14 @@ def fitting(x, linear):
 class TimestepEmbedder(nn.Module):
     """Embed sigma by sinusoidal features and a small MLP: (batch,) -> (batch, dim)."""
 
-    def __init__(self, hidden_size: int, frequency_embedding_size: int = 256):
+    def __init__(self, hidden_size: int):
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(frequency_embedding_size, hidden_size),
-            nn.SiLU(),
-            nn.Linear(hidden_size, hidden_size),
+            nn.Linear(256, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
         )
-        self.frequency_embedding_size = frequency_embedding_size
 
     def forward(self, sigma):
-        half = self.frequency_embedding_size // 2
+        half = self.mlp[0].in_features // 2
         steps = torch.arange(half, device=sigma.device, dtype=torch.float32)
         freqs = torch.exp(-math.log(10_000.0) * steps / half)
         angles = sigma.float()[:, None] * freqs
@@ -127,7 +124,7 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 class DDiTBlock(nn.Module):
     """Attention and MLP; modulated by the time when `cond_dim` is given."""
 
-    def __init__(self, dim, n_heads, cond_dim=None, mlp_ratio=4, dropout=0.1, causal=False):
+    def __init__(self, dim, n_heads, cond_dim=None, dropout=0.1, causal=False):
         super().__init__()
         self.n_heads, self.dropout, self.causal = n_heads, dropout, causal
         self.norm1 = LayerNorm(dim)
@@ -135,9 +132,7 @@ class DDiTBlock(nn.Module):
         self.attn_out = nn.Linear(dim, dim, bias=False)
         self.norm2 = LayerNorm(dim)
         self.mlp = nn.Sequential(
-            nn.Linear(dim, mlp_ratio * dim),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(mlp_ratio * dim, dim),
+            nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim)
         )
         if cond_dim is not None:
             self.adaLN_modulation = zero_linear(cond_dim, 6 * dim)
