@@ -1,9 +1,8 @@
 """The coupled pair (z_t, z_s): Eq. 13 and the sampling half of Algorithm 1.
 
-One scalar u per token locks the token's whole trajectory (Theorem 3.3): it is masked at time t
-iff u > alpha_t, where alpha_t, the paper's gamma_t, is the chance that a token is still
-visible. Two times that share u are two views of one trajectory, and the earlier shows a
-superset of the later.
+One scalar u per token locks the token's whole trajectory (Theorem 3.3): it is masked at time t iff
+u > alpha_t, where alpha_t, the paper's gamma_t, is the chance that a token is still visible. Two
+times that share u are two views of one trajectory, and the earlier shows a superset of the later.
 
 The paper draws each u independently. Only the marginal of each u enters the masking
 probability, so the joint law of a sequence's u is free; `laws.draw_u` makes it an argument.

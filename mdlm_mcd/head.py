@@ -5,9 +5,8 @@ gathered rows alone, a chunk at a time. The gradient of a chunk is taken right a
 logits, so none are stored or computed twice, and memory in both directions is (chunk,
 vocab). `losses.per_token` is the definition; this agrees with it to rounding.
 
-Works on any backbone whose projection is an `nn.Linear` at `output_layer.linear`
-(MDLM's, Duo's, ours, the released `mdlm-owt`); of others the full logits are computed
-and their rows gathered.
+Works on any backbone whose projection is an `nn.Linear` at `output_layer.linear` (MDLM's, Duo's,
+ours, the released `mdlm-owt`); of others the full logits are computed and their rows gathered.
 """
 
 from __future__ import annotations

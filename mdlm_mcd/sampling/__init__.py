@@ -96,17 +96,15 @@ def sample(
         lower temperature, and a warning says so.
     temperature: a number, (start, end) along the trajectory, or a function of the
         fraction of tokens open. top_p: mass of the nucleus.
-    greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely
-        token.
+    greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely token.
     prompt: (batch, length) ids; given tokens stay, those at `mask_index` are filled.
     callback: called with (step, z) after each step.
     options: the sampler's own, see its docstring: `remask` of `ancestral`, `u_law`, `u_step`,
         `stratified` of `sparse` and `locked`, `latent` of `locked`, all but two arguments of
         `confidence`. Another sampler's are ignored at their defaults.
 
-    Evaluations are counted where the network is called: a step that opens nothing
-    costs none. Raises ConfigError for an unknown sampler or option, or settings out of
-    range.
+    Evaluations are counted where the network is called: a step that opens nothing costs none.
+    Raises ConfigError for an unknown sampler or option, or settings out of range.
     """
     require_one_of(SAMPLERS, "sampler", name)
     if steps is not None or name != "first_hitting":

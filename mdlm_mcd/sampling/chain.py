@@ -56,8 +56,7 @@ def levels_of(
 ) -> list[float]:
     """Return the share of tokens open before and after each step: steps + 1, from 0 to 1.
 
-    schedule: the shares of `laws.levels` in place of those that alpha gains in equal steps
-    of time.
+    schedule: the shares of `laws.levels` in place of those that alpha gains in equal steps of time.
     """
     if schedule is not None:
         return laws.levels(schedule, steps)

@@ -19,8 +19,7 @@ def denoiser(model: Any, denoise: Callable[..., Tensor], labels: Tensor | None =
     denoise(model, backbone, z, alpha_t, labels): an adapter's. model: with `backbone`,
     `device` and `time_conditioning`. labels: (batch,) classes, or None.
 
-    Raises ConfigError, when called, where the model is time-conditioned and alpha_t is
-    missing.
+    Raises ConfigError, when called, where the model is time-conditioned and alpha_t is missing.
     """
 
     def on_rows(z: Tensor, rows: Tensor, alpha_t: Tensor | None = None) -> Tensor:

@@ -131,11 +131,10 @@ def locked(
 def first_hitting(chain: Chain, z: Tensor) -> Tensor:
     """Open one token of each sequence an evaluation: `ancestral` at infinitely many steps.
 
-    The first-hitting sampler of Zheng et al. 2024 (arXiv 2409.02908): with m tokens
-    masked at level alpha, the next opens at 1 - (1 - alpha) v^(1/m), v ~ U[0, 1], the
-    least of m uniforms on [alpha, 1], and is any of the m. Each sequence has its own
-    times, which the temperature and a time-conditioned network see. Evaluations: as
-    many as tokens to open in the fullest sequence.
+    The first-hitting sampler of Zheng et al. 2024 (arXiv 2409.02908): with m tokens masked at level
+    alpha, the next opens at 1 - (1 - alpha) v^(1/m), v ~ U[0, 1], the least of m uniforms on
+    [alpha, 1], and is any of the m. Each sequence has its own times, which the temperature and a
+    time-conditioned network see. Evaluations: as many as tokens to open in the fullest sequence.
     """
     level = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     step = 0
@@ -179,8 +178,7 @@ def confidence(
     threshold: every token whose largest probability (`raw`: whose score) reaches it opens,
         and at least one a sequence; `steps` is then the most evaluations. None: each step
         opens its share of the tokens that were masked at the start.
-    max_tokens: with a threshold, the most tokens of a sequence that a step before the last
-        opens.
+    max_tokens: with a threshold, the most tokens of a sequence that a step before the last opens.
     block: so many positions open before the next so many begin, from the first masked one on.
     spacing: of two tokens less than max(2, spacing * m / block) apart, rounded down, the
         more certain opens, and the other waits for a later step, or until no others are
