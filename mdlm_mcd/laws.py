@@ -210,8 +210,11 @@ def levels(schedule: str | Sequence[float], steps: int) -> list[float]:
         )
     shares = [float(share) for share in schedule]
     fine = len(shares) == steps and all(0 <= s < math.inf for s in shares)
-    wanted = f"{steps} numbers, one a step, none negative, and the first and last above 0"
-    require(fine and 0 not in (shares[0], shares[-1]), "schedule", list(schedule), wanted)
+    if not fine or 0 in (shares[0], shares[-1]):
+        raise ConfigError(
+            f"schedule={list(schedule)} does not share the tokens between {steps} "
+            f"steps: give {steps} numbers, none negative, and the first and last above 0."
+        )
     opened = torch.tensor([0.0, *shares], dtype=torch.float64).cumsum(0)
     return [*(opened[:-1] / opened[-1]).tolist(), 1.0]
 

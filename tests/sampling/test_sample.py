@@ -159,7 +159,7 @@ def test_a_draw_from_a_law_that_learns():
         (dict(dtype=torch.float16), "dtype=torch.float16"),
         (dict(prompt=torch.zeros(1, 9).long()), r"prompt of shape \(1, 9\)"),
         (dict(prompt=torch.full((1, LENGTH), 4)), "prompt holds ids from 4 to 4"),
-        (dict(schedule=[1.0]), r"schedule=\[1.0\] must be 2 numbers"),
+        (dict(schedule=[1.0]), "does not share the tokens between 2 steps"),
         (dict(u_law="lattice"), "u_law=lattice is not supported with sampler=ancestral"),
         (dict(name="sparse", u_law="grid"), "^u_law=grid is unknown: choose one of"),
         (dict(name="locked", latent=Latent(1), stratified=True), "beside a latent"),
