@@ -1,9 +1,8 @@
 """The coupled pair (z_t, z_s): Eq. 13 and the sampling half of Algorithm 1.
 
-One scalar u per token locks the token's whole trajectory (Theorem 3.3): it is masked at time t
-iff u > alpha_t, where alpha_t, the paper's gamma_t, is the chance that a token is still
-visible. Two times that share u are two views of one trajectory, and the earlier shows a
-superset of the later.
+One scalar u per token locks the token's whole trajectory (Theorem 3.3): it is masked at time t iff
+u > alpha_t, where alpha_t, the paper's gamma_t, is the chance that a token is still visible. Two
+times that share u are two views of one trajectory, and the earlier shows a superset of the later.
 
 The paper draws each u independently. Only the marginal of each u enters the masking
 probability, so the joint law of a sequence's u is free; `laws.draw_u` makes it an argument.
@@ -18,25 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
-from .laws import GOLDEN, U_LAWS, draw_u
-
-__all__ = [
-    "COUPLINGS",
-    "GOLDEN",
-    "U_LAWS",
-    "Alpha",
-    "CoupledPair",
-    "check_coupling",
-    "counter_generator",
-    "couple",
-    "couple_as",
-    "couple_counts",
-    "draw_u",
-    "mask",
-    "sample_nested_times",
-    "sample_times",
-]
+from .errors import require, require_one_of
+from .laws import GOLDEN as GOLDEN
+from .laws import U_LAWS as U_LAWS
+from .laws import draw_u as draw_u
+from .laws import rank
 
 Alpha = Callable[[Tensor], Tensor]
 """A signal schedule: t in [0, 1] -> alpha_t in [0, 1], decreasing in t."""
@@ -78,11 +63,8 @@ def sample_times(
 
     Raises ConfigError unless 0 < delta < 1.
     """
-    if not 0.0 < delta < 1.0:
-        raise ConfigError(
-            f"delta={delta} leaves no room for t in (delta, 1]: choose algo.delta0 and "
-            "algo.rounds so that every round's delta lies between 0 and 1."
-        )
+    wanted = "between 0 and 1 in every round: choose algo.delta0 and algo.rounds so"
+    require(0 < delta < 1, "delta", delta, wanted)
     # From (0, 1], hence t in (delta, 1] and s in (0, 1 - delta].
     s = (1.0 - delta) * _spread(n, generator, antithetic)
     return s + delta, s
@@ -144,7 +126,7 @@ def couple_counts(
     the others stay visible. share_t >= share_s: (batch,), in [0, 1].
     """
     free = (valid > 0) & (u > 0)
-    place = torch.where(free, -u, 1.0).argsort(dim=-1, stable=True).argsort(dim=-1)
+    place = rank(torch.where(free, -u, 1.0))
     n = free.sum(-1)
     masked_t, masked_s = (place < (r.to(u.device) * n).floor()[:, None] for r in (share_t, share_s))
     return _views(x0, masked_t, masked_s, mask_index)
@@ -177,16 +159,13 @@ def couple_as(
     if coupling == "none":
         return couple(x0, u, t, t, alpha, mask_index)
     pair = couple(x0, u, t, s, alpha, mask_index)
-    if coupling == "independent":
-        assert u_other is not None
-        other = couple(x0, u_other, s, s, alpha, mask_index)
-        pair = pair._replace(z_s=other.z_s, masked_s=other.masked_s)
-    return pair
+    if coupling == "shared":
+        return pair
+    assert u_other is not None
+    other = couple(x0, u_other, s, s, alpha, mask_index)
+    return pair._replace(z_s=other.z_s, masked_s=other.masked_s)
 
 
 def check_coupling(coupling: str) -> None:
     """Raise ConfigError for an unknown coupling."""
-    if coupling not in COUPLINGS:
-        raise ConfigError(
-            f"algo.coupling={coupling} is unknown: choose one of {', '.join(COUPLINGS)}."
-        )
+    require_one_of(COUPLINGS, "algo.coupling", coupling)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .errors import ConfigError
+from .errors import ConfigError, require
 
 
 class Round(NamedTuple):
@@ -44,25 +44,16 @@ class Curriculum:
     def __post_init__(self) -> None:
         for key in ("rounds", "steps_per_round"):
             value = getattr(self, key)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"algo.{key}={value} must be a whole number of at least 1.")
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            require(whole, f"algo.{key}", value, "a whole number of at least 1")
         for key in ("delta0", "tau0", "tau_step", "growth"):
             value = getattr(self, key)
             if key == "delta0" and value is None:
                 continue
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not -1e300 < value < 1e300:
-                raise ConfigError(f"algo.{key}={value} must be a finite number.")
-        if self.delta0 is not None and self.delta0 <= 0:
-            raise ConfigError(
-                f"algo.delta0={self.delta0} must be positive: it is the gap between "
-                "the student's time and the teacher's."
-            )
-        if self.growth <= 0:
-            raise ConfigError(
-                f"algo.growth={self.growth} must be positive: delta is multiplied by "
-                "it from round to round, and 1 keeps it."
-            )
+            require(number and -1e300 < value < 1e300, f"algo.{key}", value, "a finite number")
+            if key in ("delta0", "growth"):
+                require(value > 0, f"algo.{key}", value, "positive")
         # Both are monotone, so the last round stands for those that are not checked.
         for index in (*range(min(self.rounds, 1000)), self.rounds - 1):
             delta, tau = self._delta(index), self._tau(index)
@@ -114,9 +105,6 @@ class Curriculum:
 
     def check_max_steps(self, max_steps: int) -> None:
         """Raise ConfigError for a trainer that stops before or runs past the last round."""
-        if max_steps != self.total_steps:
-            raise ConfigError(
-                f"trainer.max_steps={max_steps} is not algo.rounds * "
-                f"algo.steps_per_round = {self.rounds} * {self.steps_per_round} = "
-                f"{self.total_steps}: set trainer.max_steps={self.total_steps}."
-            )
+        product = f"{self.rounds} * {self.steps_per_round} = {self.total_steps}"
+        wanted = f"algo.rounds * algo.steps_per_round = {product}"
+        require(max_steps == self.total_steps, "trainer.max_steps", max_steps, wanted)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-from mdlm_mcd.errors import ConfigError
+from .errors import ConfigError, require
 
 # Trapezoidal nodes on [-REACH, REACH]. At this step the rule's error is below rounding for
 # K up to 2^31, and the Gaussian density is 1e-22 at the ends.
@@ -134,15 +134,10 @@ class NoiseGap:
     """
 
     def __init__(self, num_classes: int):
-        if not isinstance(num_classes, int) or not 2 <= num_classes <= 2**31:
-            raise ConfigError(
-                f"num_classes={num_classes!r} is not an int from 2 to 2^31: give the "
-                "vocabulary size plus one for the mask."
-            )
+        fine = isinstance(num_classes, int) and 2 <= num_classes <= 2**31
+        wanted = "an int from 2 to 2^31, the vocabulary's size plus one for the mask"
+        require(fine, "num_classes", repr(num_classes), wanted)
         self.num_classes = num_classes
-
-    def __repr__(self) -> str:
-        return f"NoiseGap(num_classes={self.num_classes})"
 
     def cdf(self, y: Tensor | float) -> Tensor:
         """Return F_Y(y) = P(Y < y)."""

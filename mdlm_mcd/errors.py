@@ -5,7 +5,7 @@ A message is one sentence that names the key, its value and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,18 @@ class UnfinishedError(MCDError, RuntimeError):
 
 class DivergenceError(MCDError, RuntimeError):
     """A loss that is not finite or has left its scale."""
+
+
+def require(fine: Any, key: str, value: Any, wanted: str) -> None:
+    """Raise ConfigError, "KEY=VALUE must be WANTED.", unless the value is `fine`."""
+    if not fine:
+        raise ConfigError(f"{key}={value} must be {wanted}.")
+
+
+def require_one_of(known: Iterable[str], key: str, value: Any) -> None:
+    """Raise ConfigError, which lists those `known`, for another value."""
+    if value not in known:
+        raise ConfigError(f"{key}={value} is unknown: choose one of {', '.join(known)}.")
 
 
 def printable(text: str) -> str:

@@ -5,9 +5,8 @@ gathered rows alone, a chunk at a time. The gradient of a chunk is taken right a
 logits, so none are stored or computed twice, and memory in both directions is (chunk,
 vocab). `losses.per_token` is the definition; this agrees with it to rounding.
 
-Works on any backbone whose projection is an `nn.Linear` at `output_layer.linear`
-(MDLM's, Duo's, ours, the released `mdlm-owt`); of others the full logits are computed
-and their rows gathered.
+Works on any backbone whose projection is an `nn.Linear` at `output_layer.linear` (MDLM's, Duo's,
+ours, the released `mdlm-owt`); of others the full logits are computed and their rows gathered.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import losses
-from .errors import ConfigError
+from .errors import require
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class HiddenStates:
     autocast: torch.dtype | None = None
 
     def rows(self, index: Tensor) -> Tensor:
-        """Return positions `index` of the flattened batch: (rows, dim or vocab)."""
+        """Return rows of the flattened batch by index or mask: (rows, dim or vocab)."""
         return self.hidden.flatten(0, 1)[index]
 
     @functools.cached_property
@@ -95,13 +94,14 @@ class HiddenStates:
         """Return logits of gathered rows, (rows, vocab), in float32 or better."""
         if self.linear is None:
             return losses.widen(rows)
-        bias, dtype = self.linear.bias, self.matrix.dtype
+        bias: Tensor | None = self.linear.bias
+        dtype = self.matrix.dtype
+        if bias is not None:
+            bias = F.pad(bias.to(dtype), (0, len(self.matrix) - len(bias)))
         # A trainer's autocast may be on around us; only the backbone's own counts.
         with no_autocast(rows.device.type):
-            more = None if bias is None else (0, len(self.matrix) - len(bias))
-            wide = None if more is None else F.pad(bias.to(dtype), more)
-            out = F.linear(rows.to(dtype), self.matrix, wide)
-            return losses.widen(out[:, : self.linear.out_features])
+            out = F.linear(rows.to(dtype), self.matrix, bias)
+        return losses.widen(out[:, : self.linear.out_features])
 
 
 def _multiple(device: torch.device) -> int:
@@ -114,34 +114,15 @@ def _multiple(device: torch.device) -> int:
 
 def no_autocast(device: str) -> contextlib.AbstractContextManager:
     """Return a context in which a kind of device computes in the dtypes that it is given."""
-    if device not in ("cpu", "cuda"):  # others may not know autocast at all
-        return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
+    known = device in ("cpu", "cuda")  # others may not know autocast at all
+    return torch.autocast(device, enabled=False) if known else contextlib.nullcontext()
 
 
-def _autocast_dtype(device: str) -> torch.dtype | None:
-    """Return the autocast dtype in force on a kind of device, None without autocast."""
-    if hasattr(torch, "get_autocast_dtype"):  # torch >= 2.4
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    if device == "cuda":
-        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
-    on = device == "cpu" and torch.is_autocast_cpu_enabled()
-    return torch.get_autocast_cpu_dtype() if on else None
-
-
-@contextlib.contextmanager
-def _without(linear: nn.Linear, seen: list[torch.dtype | None]) -> Iterator[None]:
-    """Make `linear` return its input, and append the autocast in force to `seen`."""
-
-    def forward(x: Tensor) -> Tensor:
-        seen.append(_autocast_dtype(x.device.type))
-        return x
-
-    linear.forward = forward  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        del linear.forward
+def _autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the dtype that autocast multiplies in on a device now, None for float32."""
+    one = torch.ones(1, 1, dtype=torch.float32, device=device)
+    dtype = (one @ one).dtype  # before torch 2.4 each kind of device is asked in its own way
+    return None if dtype == torch.float32 else dtype
 
 
 def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenStates:
@@ -152,10 +133,19 @@ def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenSta
     """
     linear = output_projection(backbone)
     seen: list[torch.dtype | None] = []
-    with contextlib.nullcontext() if linear is None else _without(linear, seen):
+
+    def forward(x: Tensor) -> Tensor:
+        seen.append(_autocast_dtype(x.device))
+        return x
+
+    if linear is not None:
+        linear.forward = forward  # type: ignore[method-assign, assignment]
+    try:
         out = run(backbone)
-    autocast = None if linear is None else seen[0]
-    return HiddenStates(getattr(out, "logits", out), linear, autocast)
+    finally:
+        if linear is not None:
+            del linear.forward
+    return HiddenStates(getattr(out, "logits", out), linear, None if linear is None else seen[0])
 
 
 class LossOutput(NamedTuple):
@@ -227,47 +217,12 @@ def compiled_row_terms() -> Callable[..., tuple[Tensor, Tensor]]:
     return run
 
 
-@dataclass
-class _Rows:
-    """The rows of one loss: where they lie, and what they learn from.
-
-    index: (rows,) into the flattened batch, those that distil before those revealed.
-    """
-
-    index: Tensor
-    distil: int
-    loss: losses.Loss
-    teacher: HiddenStates | None
-    x0: Tensor | None
-    tau: float
-    mask_index: int | None
-    compile: bool
-
-    def chunks(self, chunk: int) -> Iterator[tuple[slice, bool]]:
-        """Yield slices of at most `chunk` rows of one regime, and whether it is revealed."""
-        regimes = (0, self.distil, False), (self.distil, len(self.index), True)
-        for start, stop, revealed in regimes:
-            for at in range(start, stop, chunk):
-                yield slice(at, min(at + chunk, stop)), revealed
-
-    def of_chunk(self, logits: Tensor, at: slice, revealed: bool) -> tuple[Tensor, Tensor]:
-        """Return the losses and entropies of one chunk, each (rows,)."""
-        index = self.index[at]
-        term = self.loss.reveal if revealed and self.loss.reveal else self.loss.distil
-        seen = None
-        if not revealed and term is not losses.cross_entropy:
-            assert self.teacher is not None
-            with torch.no_grad():
-                seen = self.teacher.logits(self.teacher.rows(index))
-        target = None if self.x0 is None else self.x0.flatten(0, 1)[index]
-        terms = compiled_row_terms() if self.compile else row_terms
-        return terms(term, logits, seen, target, self.tau, self.mask_index)
-
-
 class _ChunkedLoss(torch.autograd.Function):
     """Sum w_i loss_i over rows, with its gradient, chunk by chunk.
 
-    Only the two products around the projection are differentiated by hand.
+    chunks: slices of the rows, each with whether it is revealed. terms(logits, at, revealed)
+    returns the losses and entropies of one, each (rows,). Only the two products around the
+    projection are differentiated by hand.
     """
 
     @staticmethod
@@ -278,8 +233,8 @@ class _ChunkedLoss(torch.autograd.Function):
         bias: Tensor | None,
         weight: Tensor,
         student: HiddenStates,
-        job: _Rows,
-        chunk: int,
+        chunks: list[tuple[slice, bool]],
+        terms: Callable[[Tensor, slice, bool], tuple[Tensor, Tensor]],
     ) -> tuple[Tensor, Tensor, Tensor]:
         inputs = (rows, matrix, bias)
         wide = losses.widen(rows[:0]).dtype
@@ -292,10 +247,10 @@ class _ChunkedLoss(torch.autograd.Function):
         ]
         ctx.dtypes = [None if x is None else x.dtype for x in inputs]
         losses_, entropy = rows.new_zeros(weight.shape, dtype=wide), rows.new_zeros((), dtype=wide)
-        for at, revealed in job.chunks(chunk):
+        for at, revealed in chunks:
             logits = student.logits(rows[at]).detach().requires_grad_()
             with torch.enable_grad():
-                loss, row_entropy = job.of_chunk(logits, at, revealed)
+                loss, row_entropy = terms(logits, at, revealed)
                 (slope,) = torch.autograd.grad((loss * weight[at]).sum(), logits)
             losses_[at] = loss.detach()
             entropy += row_entropy.sum()
@@ -361,13 +316,32 @@ def supervise(
     raises RuntimeError. Raises ConfigError for an unknown kind or a chunk without rows.
     """
     loss = losses.get(kind)
-    if chunk is not None and chunk < 1:
-        raise ConfigError(f"algo.head_chunk={chunk} must be at least 1, or null.")
+    require(chunk is None or chunk >= 1, "algo.head_chunk", chunk, "at least 1, or null")
     distil = _places(masked_t & masked_s)
     # On a GPU each search waits for what it has computed so far.
     one = loss.reveal is None or mask_index is None
     reveal = distil[:0] if one else _places(masked_t & ~masked_s)
     index, linear = torch.cat((distil, reveal)), student.linear
+    chunk = default_chunk(student) if chunk is None else chunk
+    # A chunk is of one regime.
+    chunks = [
+        (slice(at, min(at + chunk, stop)), revealed)
+        for start, stop, revealed in ((0, len(distil), False), (len(distil), len(index), True))
+        for at in range(start, stop, chunk)
+    ]
+    run = compiled_row_terms() if compile else row_terms
+
+    def terms(logits: Tensor, at: slice, revealed: bool) -> tuple[Tensor, Tensor]:
+        places = index[at]
+        term = loss.reveal if revealed and loss.reveal else loss.distil
+        seen = None
+        if not revealed and term is not losses.cross_entropy:
+            assert teacher is not None
+            with torch.no_grad():
+                seen = teacher.logits(teacher.rows(places))
+        target = None if x0 is None else x0.flatten(0, 1)[places]
+        return run(term, logits, seen, target, tau, mask_index)
+
     weight = torch.ones(masked_t.shape, device=index.device) if weight is None else weight
     factors = weight.flatten(0, 1)[index].to(losses.widen(student.hidden[:0]).dtype)
     total, rows, entropy = _ChunkedLoss.apply(
@@ -376,8 +350,8 @@ def supervise(
         None if linear is None else linear.bias,
         factors,
         student,
-        _Rows(index, len(distil), loss, teacher, x0, tau, mask_index, compile),
-        default_chunk(student) if chunk is None else chunk,
+        chunks,
+        terms,
     )
     per_token = torch.zeros(weight.shape, dtype=rows.dtype, device=index.device)
     per_token.flatten(0, 1)[index] = rows

@@ -10,21 +10,21 @@ information. Laws that keep near tokens apart err less where dependence falls wi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, require, require_one_of
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 _Generator = torch.Generator | None
 
 # Laws of u ------------------------------------------------------------------------
-#
-# Each maps (batch, length, step, stratified, generator, dtype) to u, (batch, length).
+
+U_LAWS = ("iid", "lattice", "halton", "dilated")
 
 
 def draw_u(
@@ -66,65 +66,59 @@ def draw_u(
 
     Raises ConfigError for an unknown law, or a step that the law cannot take.
     """
-    step = _checked_step(law, step, prefix)
-    draw = U_LAWS[law]
+    own = _checked_step(law, step, prefix)
+
+    def draw(batch: int, length: int) -> Tensor:
+        if law == "lattice":
+            return _lattice(batch, length, own, stratified, generator).to(dtype)
+        if law == "halton":
+            keys = _shifted(halton_order(length, own), batch, generator)
+        elif law == "dilated":
+            level = _shifted(dilated_levels(length, own), batch, generator)
+            # A round that one step does not open whole is split at random.
+            keys = level + torch.rand(batch, length, generator=generator, dtype=torch.float64)
+        else:
+            keys = torch.rand(batch, length, generator=generator, dtype=dtype)
+            if not stratified:
+                return keys
+        return _cells(keys, generator).to(dtype)
+
     if free is None or free.all():
-        return draw(batch, length, step, stratified, generator, dtype).to(dtype)
+        return draw(batch, length)
     if law == "iid" and not stratified:  # no token's u depends on another's
-        return draw(batch, length, step, stratified, generator, dtype).masked_fill(~free, 0.0)
+        return draw(batch, length).masked_fill(~free, 0.0)
     u = torch.zeros(batch, length, dtype=dtype)
     for row, places in zip(u, free, strict=True):
         if count := int(places.sum()):
-            row[places] = draw(1, count, step, stratified, generator, dtype)[0].to(dtype)
+            row[places] = draw(1, count)[0]
     return u
 
 
-def _checked_step(law: str, step: Any, prefix: str) -> float | None:
+def _checked_step(law: str, step: Any, prefix: str) -> Any:
     """Return the step, by default the law's own. Raises ConfigError."""
-    key = f"{prefix}u_step={step}"
-    if law not in U_LAWS:
-        raise ConfigError(f"{prefix}u_law={law} is unknown: choose one of {', '.join(U_LAWS)}.")
-    if step == "auto":
-        raise ConfigError(
-            f"{key} is fitted to a corpus and a number of steps, which are not known here: give "
-            "the number that laws.fit_step returns."
-        )
-    if law == "iid":
-        if step is not None:
-            raise ConfigError(
-                f"{key} is not supported with {prefix}u_law=iid: leave it null or set "
-                f"{prefix}u_law=lattice."
-            )
-        return None
+    require_one_of(U_LAWS, f"{prefix}u_law", law)
     if step is None:
-        return GOLDEN if law == "lattice" else 2
-    number = not isinstance(step, str) and math.isfinite(step)
-    if law == "lattice":
-        if not number:
-            raise ConfigError(f"{key} is not a finite number: give a step, say 1/8.")
-        return step
-    if not number or step != int(step) or step < 2:
+        return {"iid": None, "lattice": GOLDEN}.get(law, 2)
+    key, number = f"{prefix}u_step={step}", not isinstance(step, str) and math.isfinite(step)
+    if law == "iid":
+        raise ConfigError(
+            f"{key} is not supported with {prefix}u_law=iid: leave it null or set "
+            f"{prefix}u_law=lattice."
+        )
+    if law == "lattice" and not number:
+        raise ConfigError(
+            f"{key} is not a finite number: give a step, say 1/8, or what laws.fit_step returns."
+        )
+    if law != "lattice" and not (number and step == int(step) >= 2):
         raise ConfigError(
             f"{key} is no base of {prefix}u_law={law}: give a whole number of 2 or more, or "
             "leave it null for 2."
         )
-    return int(step)
-
-
-def _iid(
-    batch: int, length: int, step: None, stratified: bool, generator: _Generator, dtype: torch.dtype
-) -> Tensor:
-    u = torch.rand(batch, length, generator=generator, dtype=dtype)
-    return _cells(_rank(u), generator) if stratified else u
+    return step if law == "lattice" else int(step)
 
 
 def _lattice(
-    batch: int,
-    length: int,
-    step: float,
-    stratified: bool,
-    generator: _Generator,
-    dtype: torch.dtype,
+    batch: int, length: int, step: float, stratified: bool, generator: _Generator
 ) -> Tensor:
     shift, coin = torch.rand(2, batch, 1, generator=generator, dtype=torch.float64)
     point = torch.arange(length, dtype=torch.float64) * (step % 1.0)
@@ -132,34 +126,11 @@ def _lattice(
         # Rounded, so that 1/49 has its ties; those open from left to right, and an
         # interval cuts a comb between tokens that are far apart.
         grid = 2.0**40
-        point = _rank((torch.frac(point) * grid).round()[None] % grid) / length
+        point = rank((torch.frac(point) * grid).round()[None] % grid) / length
     u = torch.frac(shift + point)
     # Reflection keeps the marginal and makes both directions equally likely.
     # float32 may round up to 1.0, which is still within the closed interval.
     return torch.where(coin < 0.5, u, 1 - u)
-
-
-def _halton(
-    batch: int, length: int, step: int, stratified: bool, generator: _Generator, dtype: torch.dtype
-) -> Tensor:
-    return _cells(_shifted(halton_order(length, step), batch, generator), generator)
-
-
-def _dilated(
-    batch: int, length: int, step: int, stratified: bool, generator: _Generator, dtype: torch.dtype
-) -> Tensor:
-    level = _shifted(dilated_levels(length, step), batch, generator)
-    # A round that one step does not open whole is split at random.
-    tie = torch.rand(batch, length, generator=generator, dtype=torch.float64)
-    return _cells(_rank(level + tie), generator)
-
-
-U_LAWS: dict[str, Callable[..., Tensor]] = {
-    "iid": _iid,
-    "lattice": _lattice,
-    "halton": _halton,
-    "dilated": _dilated,
-}
 
 
 def halton_order(length: int, base: int = 2) -> Tensor:
@@ -174,7 +145,7 @@ def halton_order(length: int, base: int = 2) -> Tensor:
         unit /= base
         mirrored += unit * (position % base)
         position = position // base
-    return _rank(mirrored)
+    return rank(mirrored)
 
 
 def dilated_levels(length: int, base: int = 2) -> Tensor:
@@ -192,20 +163,19 @@ def dilated_levels(length: int, base: int = 2) -> Tensor:
     return level.clamp(min=0)
 
 
-def _rank(keys: Tensor) -> Tensor:
-    """Place of each key in its sorted row; ties go by position."""
+def rank(keys: Tensor) -> Tensor:
+    """Return the rank of each key in its row, the least first; ties go by position."""
     return keys.sort(dim=-1, stable=True).indices.argsort(dim=-1)
 
 
-def _cells(rank: Tensor, generator: _Generator) -> Tensor:
+def _cells(keys: Tensor, generator: _Generator) -> Tensor:
     """Draw one u in each of `length` equal cells: cell `rank` plus one offset per sequence.
 
-    rank: (batch, length) permutations. Any interval of width w then contains floor(w * length)
-    or ceil(w * length) of a sequence's u, and u is uniform where the rank is.
+    keys: (batch, length), whose ranks are the cells. Any interval of width w then contains
+    floor(w * length) or ceil(w * length) of a sequence's u, and u is uniform where the rank is.
     """
-    batch, length = rank.shape
-    offset = torch.rand(batch, 1, generator=generator, dtype=torch.float64)
-    return (rank + offset) / length
+    offset = torch.rand(len(keys), 1, generator=generator, dtype=torch.float64)
+    return (rank(keys) + offset) / keys.shape[1]
 
 
 def _shifted(order: Tensor, batch: int, generator: _Generator) -> Tensor:
@@ -272,14 +242,10 @@ def mutual_information(
     tokens = tokens.cpu()
     rows, length = tokens.shape
     max_lag = min(length - 1, 128) if max_lag is None else max_lag
-    if not 0 < max_lag < length:
-        raise ConfigError(
-            f"max_lag={max_lag} needs rows of more tokens than {length}: give longer "
-            "rows, or a lag of at least 1."
-        )
+    require(0 < max_lag < length, "max_lag", max_lag, f"at least 1, and below the rows' {length}")
     # Renamed by frequency: 0 is the most frequent, `kept` all the rest.
     _, ids, counts = tokens.unique(return_inverse=True, return_counts=True)
-    ids = _rank(-counts).clamp(max=kept)[ids]
+    ids = rank(-counts).clamp(max=kept)[ids]
     kinds = int(ids.max()) + 1
 
     def entropy(x: Tensor) -> Tensor:
@@ -346,8 +312,7 @@ def fit_step(
     Raises ConfigError for steps out of range, or an unknown schedule.
     """
     counts = [steps] if isinstance(steps, int) else list(steps)
-    if not counts or min(counts) < 1:
-        raise ConfigError(f"steps={steps} must be at least 1.")
+    require(counts and min(counts) >= 1, "steps", steps, "at least 1")
     # In this order, since of equals the first is taken.
     candidates = [1 / n for n in sorted(counts, reverse=True) if n > 1] + [GOLDEN]
     candidates += [(k + 1) / (2 * grid) for k in range(grid)]

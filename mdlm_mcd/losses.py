@@ -1,10 +1,9 @@
 """The hybrid consistency objective, Eq. 14, and the losses it is compared with.
 
-Every loss takes log-probabilities *after* SUBS: no mass on the mask token, and one-hot on
-tokens that the model sees. "One-hot" in log space is 0 at the token and NEG_INFINITY = -1e6,
-the hosts' finite stand-in for -inf, elsewhere. It is what makes the reverse KL cost about 1e6
-per token against a teacher that sees the answer, and why `kl_bwd` diverges (Table 2's
-"FAILED").
+Every loss takes log-probabilities *after* SUBS: no mass on the mask token, and one-hot on tokens
+that the model sees. "One-hot" in log space is 0 at the token and NEG_INFINITY = -1e6, the hosts'
+finite stand-in for -inf, elsewhere. It is what makes the reverse KL cost about 1e6 per token
+against a teacher that sees the answer, and why `kl_bwd` diverges (Table 2's "FAILED").
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import require_one_of
 
 NEG_INFINITY = -1_000_000.0
 SOFT = 2.0  # CD4LM's temperature, of teacher and student
@@ -129,8 +128,7 @@ LOSSES: dict[str, Loss] = {
 
 def get(kind: str) -> Loss:
     """Return the loss of that name. Raises ConfigError, which lists the valid ones."""
-    if kind not in LOSSES:
-        raise ConfigError(f"algo.loss={kind} is unknown: choose one of {', '.join(LOSSES)}.")
+    require_one_of(LOSSES, "algo.loss", kind)
     return LOSSES[kind]
 
 
@@ -145,10 +143,9 @@ def per_token(
     """Return Eq. 14's summand, or that of an ablation: (batch, length), unreduced.
 
     student_logp, teacher_logp: (batch, length, vocab) after SUBS, of z_t and z_s, the teacher's
-    with its temperature applied; x0: (batch, length) ids; masked_t, masked_s: (batch, length)
-    bool. Zero where the student sees the token, whatever the teacher sees: there is nothing to
-    learn. `head` computes the same without the (batch, length, vocab) tensors; this is the
-    definition.
+    with its temperature applied; x0: (batch, length) ids; masked_t, masked_s: (batch, length) bool.
+    Zero where the student sees the token, whatever the teacher sees: there is nothing to learn.
+    `head` computes the same without the (batch, length, vocab) tensors; this is the definition.
 
     Raises ConfigError for an unknown kind.
     """

@@ -57,11 +57,9 @@ def generator(seed=1):
 
 
 def sample(name, steps, n=5_000, logits=None, denoise=None, length=LENGTH, **how):
-    how = {"generator": generator(), "alpha": alpha} | how
+    how = dict(generator=generator(), alpha=alpha, mask_index=MASK, vocab_size=VOCAB) | how
     denoise = denoise or denoiser(table() if logits is None else logits)
-    return sampling.sample(
-        name, denoise, n, length, steps, mask_index=MASK, vocab_size=VOCAB, **how
-    )
+    return sampling.sample(name, denoise, n, length, steps, **how)
 
 
 def draw(*args, **how):

@@ -9,7 +9,6 @@ has to run without this package.
 """
 
 import math
-from types import SimpleNamespace
 
 import torch
 import torch.nn as nn
@@ -99,17 +98,14 @@ def fitting(x, linear):
 class TimestepEmbedder(nn.Module):
     """Embed sigma by sinusoidal features and a small MLP: (batch,) -> (batch, dim)."""
 
-    def __init__(self, hidden_size: int, frequency_embedding_size: int = 256):
+    def __init__(self, hidden_size: int):
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(frequency_embedding_size, hidden_size),
-            nn.SiLU(),
-            nn.Linear(hidden_size, hidden_size),
+            nn.Linear(256, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
         )
-        self.frequency_embedding_size = frequency_embedding_size
 
     def forward(self, sigma):
-        half = self.frequency_embedding_size // 2
+        half = self.mlp[0].in_features // 2
         steps = torch.arange(half, device=sigma.device, dtype=torch.float32)
         freqs = torch.exp(-math.log(10_000.0) * steps / half)
         angles = sigma.float()[:, None] * freqs
@@ -128,7 +124,7 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 class DDiTBlock(nn.Module):
     """Attention and MLP; modulated by the time when `cond_dim` is given."""
 
-    def __init__(self, dim, n_heads, cond_dim=None, mlp_ratio=4, dropout=0.1, causal=False):
+    def __init__(self, dim, n_heads, cond_dim=None, dropout=0.1, causal=False):
         super().__init__()
         self.n_heads, self.dropout, self.causal = n_heads, dropout, causal
         self.norm1 = LayerNorm(dim)
@@ -136,9 +132,7 @@ class DDiTBlock(nn.Module):
         self.attn_out = nn.Linear(dim, dim, bias=False)
         self.norm2 = LayerNorm(dim)
         self.mlp = nn.Sequential(
-            nn.Linear(dim, mlp_ratio * dim),
-            nn.GELU(approximate="tanh"),
-            nn.Linear(mlp_ratio * dim, dim),
+            nn.Linear(dim, 4 * dim), nn.GELU(approximate="tanh"), nn.Linear(4 * dim, dim)
         )
         if cond_dim is not None:
             self.adaLN_modulation = zero_linear(cond_dim, 6 * dim)
@@ -195,13 +189,6 @@ class DDiTFinalLayer(nn.Module):
         return self.linear(fitting(x, self.linear))
 
 
-def namespace(config):
-    """Turn a nested dict into an object with attributes."""
-    if not isinstance(config, dict):
-        return config
-    return SimpleNamespace(**{k: namespace(v) for k, v in config.items()})
-
-
 class DIT(nn.Module):
     """The denoiser: tokens (batch, length) and sigma (batch,) -> raw logits.
 
@@ -213,22 +200,21 @@ class DIT(nn.Module):
 
     def __init__(self, config, vocab_size: int):
         super().__init__()
-        config = namespace(config)
-        model = config.model
+        model = config["model"]
         self.config = config
-        self.causal = config.algo.causal_attention
+        self.causal = config["algo"]["causal_attention"]
         self.vocab_size = vocab_size
         # Keep each block's input alone, and compute the rest again for its gradient.
-        self.checkpointing = getattr(model, "checkpointing", False)
-        dim = model.hidden_size
-        cond_dim = None if self.causal else model.cond_dim
-        self.vocab_embed = EmbeddingLayer(dim, vocab_size, getattr(model, "embed_std", None))
+        self.checkpointing = model.get("checkpointing", False)
+        dim, heads, dropout = model["hidden_size"], model["n_heads"], model["dropout"]
+        cond_dim = None if self.causal else model["cond_dim"]
+        self.vocab_embed = EmbeddingLayer(dim, vocab_size, model.get("embed_std"))
         if not self.causal:
             self.sigma_map = TimestepEmbedder(cond_dim)
-        self.rotary_emb = Rotary(dim // model.n_heads)
+        self.rotary_emb = Rotary(dim // heads)
         self.blocks = nn.ModuleList(
-            DDiTBlock(dim, model.n_heads, cond_dim, dropout=model.dropout, causal=self.causal)
-            for _ in range(model.n_blocks)
+            DDiTBlock(dim, heads, cond_dim, dropout=dropout, causal=self.causal)
+            for _ in range(model["n_blocks"])
         )
         self.output_layer = DDiTFinalLayer(dim, vocab_size, cond_dim)
 

@@ -21,13 +21,11 @@ class ExponentialMovingAverage:
     Raises ConfigError for a decay outside [0, 1].
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], decay: float, use_num_updates: bool = True
-    ):
+    def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         if not 0.0 <= decay <= 1.0:
             raise ConfigError(f"training.ema={decay} is no decay: choose a number from 0 to 1.")
         self.decay = decay
-        self.num_updates = 0 if use_num_updates else None
+        self.num_updates: int | None = 0  # None in checkpoints of hosts that do not warm up
         self.shadow_params = [p.detach().clone() for p in parameters if p.requires_grad]
         self.collected_params: list[Tensor] = []
 

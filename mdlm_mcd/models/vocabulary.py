@@ -70,9 +70,8 @@ def check_ids(
 ) -> None:
     """Raise ConfigError for an id that no model of `size` tokens can be trained on.
 
-    That is one outside of the vocabulary, or the mask's (None: there is none). valid:
-    nonzero where an id counts, of the same shape; all by default. what: where the ids
-    come from, for the message.
+    That is one outside of the vocabulary, or the mask's (None: there is none). valid: nonzero where
+    an id counts, of the same shape; all by default. what: where the ids come from, for the message.
     """
     bad = (ids < 0) | (ids >= size)
     if mask is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..coupling import Alpha
-from ..errors import ConfigError
+from ..errors import ConfigError, border, require, require_one_of
 from .chain import (
     Chain,
     Denoise,
@@ -30,7 +30,7 @@ from .chain import (
     warn_of_float32,
 )
 from .latent import Latent
-from .samplers import ancestral, confidence, first_hitting, locked, sparse
+from .samplers import WHOLE, ancestral, confidence, first_hitting, locked, sparse
 
 __all__ = [
     "OPTIONS",
@@ -52,11 +52,7 @@ __all__ = [
 ]
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {
-    "ancestral": ancestral,
-    "sparse": sparse,
-    "first_hitting": first_hitting,
-    "locked": locked,
-    "confidence": confidence,
+    f.__name__: f for f in (ancestral, sparse, first_hitting, locked, confidence)
 }
 
 OPTIONS = {
@@ -100,37 +96,26 @@ def sample(
         lower temperature, and a warning says so.
     temperature: a number, (start, end) along the trajectory, or a function of the
         fraction of tokens open. top_p: mass of the nucleus.
-    greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely
-        token.
+    greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely token.
     prompt: (batch, length) ids; given tokens stay, those at `mask_index` are filled.
     callback: called with (step, z) after each step.
     options: the sampler's own, see its docstring: `remask` of `ancestral`, `u_law`, `u_step`,
         `stratified` of `sparse` and `locked`, `latent` of `locked`, all but two arguments of
         `confidence`. Another sampler's are ignored at their defaults.
 
-    Evaluations are counted where the network is called: a step that opens nothing
-    costs none. Raises ConfigError for an unknown sampler or option, or settings out of
-    range.
+    Evaluations are counted where the network is called: a step that opens nothing costs none.
+    Raises ConfigError for an unknown sampler or option, or settings out of range.
     """
-    if name not in SAMPLERS:
-        raise ConfigError(f"sampler={name} is unknown: choose one of {', '.join(SAMPLERS)}.")
-    if steps is None and name != "first_hitting":
-        raise ConfigError(f"steps=None is not supported with sampler={name}: give a number.")
-    if steps is not None and not (isinstance(steps, Integral) and steps >= 1):
-        raise ConfigError(f"steps={steps} must be at least 1, and a whole number.")
-    if not (isinstance(top_p, Real) and 0 < top_p <= 1):
-        raise ConfigError(f"top_p={top_p} must lie within (0, 1].")
+    require_one_of(SAMPLERS, "sampler", name)
+    if steps is not None or name != "first_hitting":
+        require(isinstance(steps, Integral) and steps >= 1, "steps", steps, WHOLE)
+    require(isinstance(top_p, Real) and 0 < top_p <= 1, "top_p", top_p, "within (0, 1]")
     if not (isinstance(greedy_tail, Integral) and greedy_tail >= 0):
         raise ConfigError(f"greedy_tail={greedy_tail} must not be negative, and a whole number.")
-    if dtype not in (torch.float64, torch.float32):
-        raise ConfigError(
-            f"dtype={dtype} is no precision to draw in: choose torch.float64, or "
-            "torch.float32 to reproduce old figures."
-        )
-    if not 0 <= mask_index < vocab_size:
-        raise ConfigError(
-            f"mask_index={mask_index} is none of the {vocab_size} tokens of the model."
-        )
+    dtypes = (torch.float64, torch.float32)
+    require(dtype in dtypes, "dtype", dtype, "torch.float64, or float32 for the hosts' figures")
+    inside = 0 <= mask_index < vocab_size
+    require(inside, "mask_index", mask_index, f"one of the model's {vocab_size} tokens")
     if dtype == torch.float32:
         warn_of_float32()
     if device is None and prompt is None and generator is not None:
@@ -166,18 +151,20 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
 def check(name: str, steps: int | None, **settings: Any) -> None:
     """Raise ConfigError for what `sample` would refuse, by drawing two tokens of two kinds."""
-    sample(
-        name,
-        lambda z, rows: torch.zeros(int(rows.sum()), 3),
-        1,
-        2,
-        steps,
-        alpha=lambda t: 1 - t,
-        mask_index=2,
-        vocab_size=3,
-        generator=torch.Generator(),  # the global one is left alone
-        **settings,
-    )
+    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    with border(f"sampler={name} cannot draw with {given}", "give a value that it can take"):
+        sample(
+            name,
+            lambda z, rows: torch.zeros(int(rows.sum()), 3),
+            1,
+            2,
+            steps,
+            alpha=lambda t: 1 - t,
+            mask_index=2,
+            vocab_size=3,
+            generator=torch.Generator(),  # the global one is left alone
+            **settings,
+        )
 
 
 def _own(name: str, options: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import laws
 from ..coupling import Alpha
-from ..errors import ConfigError
+from ..errors import require
 from ..losses import NEG_INFINITY
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,7 @@ def levels_of(
 ) -> list[float]:
     """Return the share of tokens open before and after each step: steps + 1, from 0 to 1.
 
-    schedule: the shares of `laws.levels` in place of those that alpha gains in equal steps
-    of time.
+    schedule: the shares of `laws.levels` in place of those that alpha gains in equal steps of time.
     """
     if schedule is not None:
         return laws.levels(schedule, steps)
@@ -138,11 +137,9 @@ def temperature_path(temperature: Temperature) -> Callable:
     if callable(temperature):
         return temperature
     ends = [temperature] * 2 if isinstance(temperature, int | float) else list(temperature)
-    if len(ends) != 2 or not all(0 < end < math.inf for end in ends):
-        raise ConfigError(
-            f"temperature={temperature} must be positive: one number, or two, at the "
-            "start and at the end."
-        )
+    fine = len(ends) == 2 and all(0 < end < math.inf for end in ends)
+    wanted = "positive: one number, or two, at the start and at the end"
+    require(fine, "temperature", temperature, wanted)
     start, end = map(float, ends)
     return lambda fraction: start + (end - start) * fraction
 

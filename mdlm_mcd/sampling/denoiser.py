@@ -19,8 +19,7 @@ def denoiser(model: Any, denoise: Callable[..., Tensor], labels: Tensor | None =
     denoise(model, backbone, z, alpha_t, labels): an adapter's. model: with `backbone`,
     `device` and `time_conditioning`. labels: (batch,) classes, or None.
 
-    Raises ConfigError, when called, where the model is time-conditioned and alpha_t is
-    missing.
+    Raises ConfigError, when called, where the model is time-conditioned and alpha_t is missing.
     """
 
     def on_rows(z: Tensor, rows: Tensor, alpha_t: Tensor | None = None) -> Tensor:
@@ -41,8 +40,7 @@ def denoiser(model: Any, denoise: Callable[..., Tensor], labels: Tensor | None =
         z, rows, alpha_t = z[active], rows[active], alpha_t[active]
         classes = None if labels is None else labels[active]
         features = head.encode(model.backbone, lambda net: denoise(model, net, z, alpha_t, classes))
-        index = rows.flatten().nonzero().squeeze(-1)
-        return features.logits(features.rows(index)).to(home)
+        return features.logits(features.rows(rows.flatten())).to(home)
 
     on_rows.time_conditioned = bool(model.time_conditioning)  # type: ignore[attr-defined]
     return on_rows

@@ -10,14 +10,12 @@ from torch import Tensor
 from ..coupling import counter_generator
 from ..laws import draw_u
 
-WORD = 1 << 64
 GAMMA = 0x9E3779B97F4A7C15
 
 
 def _signed(x: int) -> int:
     """Return x modulo 2^64 in the range of int64."""
-    x %= WORD
-    return x - WORD if x >= WORD // 2 else x
+    return (x + 2**63) % 2**64 - 2**63
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -73,7 +71,7 @@ class Latent:
         start = counter_generator(self.seed, "race").initial_seed()
         key = torch.full_like(sequence, _signed(start))
         for counter in (sequence + self.first, position):
-            key = _mix(key.add_(counter, alpha=1).add_(_signed(GAMMA)))
+            key = _mix(key.add_(counter).add_(_signed(GAMMA)))
         token = torch.arange(1, vocab_size + 1, device=rows.device)
         bits = _mix(key[:, None] + token * _signed(GAMMA))
         # 52 bits plus one half fit in float64, and leave 0 and 1 out of the uniforms.

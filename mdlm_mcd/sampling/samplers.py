@@ -8,11 +8,12 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..laws import draw_u
+from ..errors import ConfigError, require, require_one_of
+from ..laws import draw_u, rank
 from .chain import Chain, is_time_conditioned, opening_steps, probabilities
 from .latent import Latent
 
+WHOLE = "a whole number of at least 1"
 SCORES = ("max", "margin", "entropy", "drawn", "raw")
 
 
@@ -33,11 +34,8 @@ def ancestral(chain: Chain, z: Tensor, remask: float | Sequence[float] = 0.0) ->
     Raises ConfigError for a chance out of its range, or the wrong count of them.
     """
     caps = [remask] * chain.steps if isinstance(remask, int | float) else list(remask)
-    if len(caps) != chain.steps or not all(0 <= cap <= 1 for cap in caps):
-        raise ConfigError(
-            f"remask={remask} must be a number within [0, 1], or a list of {chain.steps}, one a "
-            "step."
-        )
+    fine = len(caps) == chain.steps and all(0 <= cap <= 1 for cap in caps)
+    require(fine, "remask", remask, f"within [0, 1], or a list of {chain.steps}, one a step")
     keeps = not is_time_conditioned(chain.denoise)
     free, logits = z == chain.mask_index, None
     for step in range(chain.steps):
@@ -133,11 +131,10 @@ def locked(
 def first_hitting(chain: Chain, z: Tensor) -> Tensor:
     """Open one token of each sequence an evaluation: `ancestral` at infinitely many steps.
 
-    The first-hitting sampler of Zheng et al. 2024 (arXiv 2409.02908): with m tokens
-    masked at level alpha, the next opens at 1 - (1 - alpha) v^(1/m), v ~ U[0, 1], the
-    least of m uniforms on [alpha, 1], and is any of the m. Each sequence has its own
-    times, which the temperature and a time-conditioned network see. Evaluations: as
-    many as tokens to open in the fullest sequence.
+    The first-hitting sampler of Zheng et al. 2024 (arXiv 2409.02908): with m tokens masked at level
+    alpha, the next opens at 1 - (1 - alpha) v^(1/m), v ~ U[0, 1], the least of m uniforms on
+    [alpha, 1], and is any of the m. Each sequence has its own times, which the temperature and a
+    time-conditioned network see. Evaluations: as many as tokens to open in the fullest sequence.
     """
     level = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     step = 0
@@ -181,8 +178,7 @@ def confidence(
     threshold: every token whose largest probability (`raw`: whose score) reaches it opens,
         and at least one a sequence; `steps` is then the most evaluations. None: each step
         opens its share of the tokens that were masked at the start.
-    max_tokens: with a threshold, the most tokens of a sequence that a step before the last
-        opens.
+    max_tokens: with a threshold, the most tokens of a sequence that a step before the last opens.
     block: so many positions open before the next so many begin, from the first masked one on.
     spacing: of two tokens less than max(2, spacing * m / block) apart, rounded down, the
         more certain opens, and the other waits for a later step, or until no others are
@@ -193,8 +189,16 @@ def confidence(
 
     Raises ConfigError for an unknown score, or numbers out of their range.
     """
-    whole = {"max_tokens": max_tokens, "block": block, "spacing": spacing}
-    _check_confidence(score, score_noise, threshold, whole, eos_after, eos_index)
+    require_one_of(SCORES, "score", score)
+    require(score_noise >= 0, "score_noise", score_noise, "at least 0")
+    require(threshold is None or 0 < threshold <= 1, "threshold", threshold, "within (0, 1]")
+    for key, n in (("max_tokens", max_tokens), ("block", block), ("spacing", spacing)):
+        require(n is None or (isinstance(n, Integral) and n >= 1), key, n, WHOLE)
+    if max_tokens:
+        require(threshold is not None, "threshold", threshold, "set for max_tokens to bound it")
+    require(0 <= eos_after <= 1, "eos_after", eos_after, "within [0, 1]")
+    if eos_after:
+        require(eos_index is not None, "eos_index", eos_index, "a token's id for eos_after")
     length = z.shape[1]
     size = block or length
     free = z == chain.mask_index
@@ -206,13 +210,11 @@ def confidence(
         if not left.any():
             break
         last = step == chain.steps - 1
-        if last:
-            count = left
-        elif threshold is None:
+        if threshold is None:
             target = (start * chain.levels[step + 1] + 0.5).floor().long()
             count = target - (start - left)
         else:
-            count = left.clamp(max=1)
+            count = left if last else left.clamp(max=1)
         if count.any():
             level = 1 - left.double() / start.clamp(min=1)
             # Blocks that this step reaches: before them fewer than `count` are masked.
@@ -240,47 +242,17 @@ def confidence(
                 assert eos_index is not None  # checked above
                 early = torch.zeros_like(rows).masked_scatter(rows, drawn == eos_index)
                 early &= (level < eos_after)[:, None]
-                chosen, place = chosen & ~early, _rank((early + 2 * ~rows) * length + place)
+                chosen, place = chosen & ~early, rank((early + 2 * ~rows) * length + place)
             chosen = chosen | (rows & (place < 1))
             if spacing:
                 chosen = _apart(place, chosen, spacing * rows.sum(-1).clamp(max=size) // size)
             if threshold is not None and not last:
                 count = chosen.sum(-1).clamp(max=max_tokens or length)
             order = torch.where(rows, 2 * blocks + ~chosen, 2 * length)  # block by block
-            opens = rows & (_rank(order * length + place) < count[:, None])
+            opens = rows & (rank(order * length + place) < count[:, None])
             z = torch.where(opens, z.masked_scatter(rows, drawn), z)
         chain.report(step, z)
     return z
-
-
-def _check_confidence(
-    score: str,
-    score_noise: float,
-    threshold: float | None,
-    whole: dict[str, int | None],
-    eos_after: float,
-    eos_index: int | None,
-) -> None:
-    """Raise ConfigError for options of `confidence` that do not fit; whole: numbers of tokens."""
-    if score not in SCORES:
-        raise ConfigError(f"score={score} is unknown: choose one of {', '.join(SCORES)}.")
-    if score_noise < 0 or (threshold is not None and not 0 < threshold <= 1):
-        raise ConfigError(
-            f"score_noise={score_noise} must not be negative and threshold={threshold} "
-            "must lie within (0, 1]."
-        )
-    for key, n in whole.items():
-        if n is not None and not (isinstance(n, Integral) and n >= 1):
-            raise ConfigError(f"{key}={n} must be at least 1, and a whole number.")
-    if whole["max_tokens"] and threshold is None:
-        raise ConfigError(
-            f"max_tokens={whole['max_tokens']} bounds what a threshold opens: set threshold, too."
-        )
-    if not 0 <= eos_after <= 1 or (eos_after > 0 and eos_index is None):
-        raise ConfigError(
-            f"eos_after={eos_after} must lie within [0, 1], and needs eos_index={eos_index} to be "
-            "the token's id."
-        )
 
 
 def _drawn(p: Tensor, drawn: Tensor) -> Tensor:
@@ -330,11 +302,6 @@ def _place(chain: Chain, rows: Tensor, certainty: Tensor, dtype: torch.dtype) ->
     tie = chain.uniform(*rows.shape, device=rows.device).argsort(dim=-1)
     order = best.gather(-1, tie).argsort(dim=-1, descending=True, stable=True)
     return tie.gather(-1, order).argsort(dim=-1)
-
-
-def _rank(keys: Tensor) -> Tensor:
-    """Return each column's rank in its row, the least first; keys: without ties."""
-    return keys.argsort(-1).argsort(-1)
 
 
 def _seed(chain: Chain) -> int:

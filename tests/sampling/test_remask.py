@@ -3,7 +3,6 @@
 import itertools
 
 import pytest
-import scipy.stats
 import torch
 from enumeration import (
     LENGTH,
@@ -19,9 +18,6 @@ from enumeration import (
 )
 
 from mdlm_mcd import laws
-from mdlm_mcd.sampling import chain
-
-X0S = list(itertools.product(range(MASK), repeat=LENGTH))
 
 
 def distance(one, other):
@@ -59,80 +55,19 @@ def test_law_with_everything_at_once():
     assert any(((a != MASK) & (b == MASK)).any() for a, b in itertools.pairwise(seen))
 
 
-@pytest.mark.parametrize("remask", [0.4, 1.0])
-def test_states_have_the_marginals_of_the_forward_process(remask):
-    """Independent tokens, so that the denoiser is exact: z_s ~ q(z_s) at every step."""
-    p = torch.tensor([[0.5, 0.3, 0.2], [0.25, 0.25, 0.5]], dtype=torch.float64)
-    seen, levels, n = [], chain.levels_of(lambda t: torch.cos(torch.pi / 2 * t), 5), 20_000
-
-    def denoise(z, rows):
-        return torch.nn.functional.pad(p.log(), (0, 1)).expand(len(z), -1, -1)[rows]
-
-    draw(
-        "ancestral",
-        5,
-        n=n,
-        length=2,
-        denoise=denoise,
-        alpha=lambda t: torch.cos(torch.pi / 2 * t),
-        remask=remask,
-        callback=lambda step, z: seen.append(z),
-    )
-    assert len(seen) == 5
-    for z, alpha_s in zip(seen, levels[1:], strict=True):
-        one, other = torch.cat([alpha_s * p, (1 - alpha_s) * torch.ones(2, 1).double()], dim=-1)
-        expected = n * torch.outer(one, other).flatten()
-        counts = torch.bincount(z[:, 0] * 4 + z[:, 1], minlength=16)
-        possible = expected > 0
-        assert counts[possible].sum() == n
-        assert scipy.stats.chisquare(counts[possible], expected[possible]).pvalue > 1e-3
-
-
-@pytest.fixture(scope="module")
-def language():
-    """A law of sequences whose tokens depend on one another, and its exact denoiser."""
-    g = torch.Generator().manual_seed(2)
-    p = (2 * torch.randn(len(X0S), generator=g).double()).softmax(0).tolist()
-    language, logits = dict(zip(X0S, p, strict=True)), torch.full_like(table(), -torch.inf)
-    for z in itertools.product(range(MASK + 1), repeat=LENGTH):
-        fits = [x for x in X0S if all(b in (a, MASK) for a, b in zip(x, z, strict=True))]
-        for i, v in itertools.product(range(LENGTH), range(MASK)):
-            mass = sum(language[x] for x in fits if x[i] == v)
-            logits[(*z, i, v)] = torch.tensor(mass, dtype=torch.float64).log()
-    return language, logits
-
-
-def test_each_token_keeps_its_marginal(language):
-    """Of one step from z_t ~ q(z_t), under the exact denoiser of dependent tokens."""
-    p, logits = language
-    t, s, sigma = 0.4, 0.6, 0.5
-    found = torch.zeros(LENGTH, MASK + 1, dtype=torch.float64)
-    for x0, mass in p.items():
-        for masked in itertools.product((False, True), repeat=LENGTH):
-            z = tuple(MASK if m else v for m, v in zip(masked, x0, strict=True))
-            chance = mass * t ** masked.count(False) * (1 - t) ** masked.count(True)
-            # The kernel of `exact_law`, which the sampler is tested to have.
-            for i in range(LENGTH):
-                if z[i] != MASK:
-                    found[i, z[i]] += chance * (1 - sigma)
-                    found[i, MASK] += chance * sigma
-                else:
-                    opens = (s - (1 - sigma) * t) / (1 - t)
-                    found[i, :MASK] += chance * opens * logits[z][i, :MASK].softmax(0)
-                    found[i, MASK] += chance * (1 - opens)
-    for i in range(LENGTH):
-        for v in range(MASK):
-            own = sum(mass for x0, mass in p.items() if x0[i] == v)
-            assert found[i, v].item() == pytest.approx(s * own)
-        assert found[i, MASK].item() == pytest.approx(1 - s)
-
-
 @pytest.mark.parametrize("steps, errors", [(4, [0.161, 0.166, 0.238]), (16, [0.042, 0.060, 0.125])])
-def test_what_docs_samplers_md_has(language, steps, errors):
+def test_what_docs_samplers_md_has(steps, errors):
     """Under the exact denoiser, where all error is the sampler's, it grows with sigma_t."""
-    p, logits = language
-    found = [exact_law(logits, uniform(steps), remask=eta) for eta in (0.0, 0.1, 1.0)]
-    assert [distance(law, p) for law in found] == pytest.approx(errors, abs=1e-3)
+    x0s, logits = list(itertools.product(range(MASK), repeat=LENGTH)), torch.zeros_like(table())
+    g = torch.Generator().manual_seed(2)
+    p = (2 * torch.randn(len(x0s), generator=g).double()).softmax(0).tolist()
+    language = dict(zip(x0s, p, strict=True))  # whose tokens depend on one another
+    for z in itertools.product(range(MASK + 1), repeat=LENGTH):
+        fits = [x for x in x0s if all(b in (a, MASK) for a, b in zip(x, z, strict=True))]
+        for i, v in itertools.product(range(LENGTH), range(MASK)):
+            logits[(*z, i, v)] = sum(language[x] for x in fits if x[i] == v)
+    found = [exact_law(logits.log(), uniform(steps), remask=eta) for eta in (0.0, 0.1, 1.0)]
+    assert [distance(law, language) for law in found] == pytest.approx(errors, abs=1e-3)
 
 
 def test_a_step_that_changes_nothing_costs_nothing():

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 import torch
-from enumeration import LENGTH, MASK, VOCAB, alpha, denoiser, draw, generator, sample, table
+from enumeration import LENGTH, MASK, VOCAB, draw, generator, sample
 
 from mdlm_mcd import sampling
 from mdlm_mcd.errors import ConfigError
@@ -106,23 +106,6 @@ def test_a_batch_of_prompts_equals_one_by_one(how):
     assert torch.equal(whole, torch.cat(one_by_one)) and len(whole.unique(dim=0)) == 5
 
 
-@pytest.mark.parametrize(
-    "steps,threshold,rows",
-    [(10, 0.9, [6, 2, 1]), (2, 0.9, [6, 2]), (10, 0.01, [6]), (3, None, [6, 4, 2])],
-)
-def test_confidence_threshold(steps, threshold, rows):
-    calls = []
-
-    def denoise(z, rows):
-        calls.append(int(rows.sum()))
-        logits = torch.zeros(1, 6, VOCAB)
-        logits[0, :4, 0] = 9.0  # four are certain, two are not
-        return logits[rows]
-
-    drawn = draw("confidence", steps, n=1, length=6, denoise=denoise, threshold=threshold)
-    assert calls == rows and (drawn != MASK).all()
-
-
 # Precision ------------------------------------------------------------------------
 
 
@@ -166,7 +149,7 @@ def test_a_draw_from_a_law_that_learns():
     [
         (dict(name="ddim"), "sampler=ddim is unknown: choose one of ancestral, sparse"),
         (dict(steps=0), "steps=0"),
-        (dict(steps=None), "steps=None is not supported with sampler=ancestral"),
+        (dict(steps=None), "steps=None must be a whole number of at least 1"),
         (dict(temperature=0.0), "temperature=0.0"),
         (dict(temperature=(1.0, -1.0)), "temperature="),
         (dict(temperature=(1.0, 0.5, 0.5)), "temperature="),
@@ -182,22 +165,23 @@ def test_a_draw_from_a_law_that_learns():
         (dict(name="locked", latent=Latent(1), stratified=True), "beside a latent"),
         (dict(name="confidence", score="luck"), "score=luck is unknown"),
         (dict(name="confidence", threshold=2.0), "threshold=2.0"),
-        (dict(name="confidence", max_tokens=2), "max_tokens=2 .* set threshold"),
+        (dict(name="confidence", max_tokens=2), "threshold=None .* max_tokens"),
         (dict(name="confidence", block=0), "block=0"),
         (dict(name="confidence", spacing=1.5), "spacing=1.5"),
-        (dict(name="confidence", eos_after=0.3), "eos_after=0.3 .* eos_index=None"),
+        (dict(name="confidence", eos_after=0.3), "eos_index=None"),
         (dict(remask=1.5), "remask=1.5"),
         (dict(remask=[0.1]), "remask=.* a list of 2"),
         (dict(top_k=3), "top_k=3 is no option of a sampler"),
     ],
 )
 def test_bad_settings_are_refused(change, words):
-    given = dict(name="ancestral", steps=2, mask_index=MASK) | change
-    name, steps = given.pop("name"), given.pop("steps")
     with pytest.raises(ConfigError, match=words):
-        sampling.sample(
-            name, denoiser(table()), 1, LENGTH, steps, alpha=alpha, vocab_size=VOCAB, **given
-        )
+        sample(**dict(name="ancestral", steps=2, n=1) | change)
+
+
+def test_a_word_in_place_of_a_number_is_refused():
+    with pytest.raises(ConfigError, match="confidence cannot draw with threshold=high .TypeError"):
+        sampling.check("confidence", 2, threshold="high")
 
 
 def test_a_sampler_and_its_options_in_one_word():

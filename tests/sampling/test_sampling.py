@@ -26,7 +26,6 @@ from enumeration import (
 )
 
 from mdlm_mcd import laws, sampling
-from mdlm_mcd.sampling import Latent
 
 STEPWISE = ("ancestral", "sparse", "locked")
 
@@ -103,12 +102,6 @@ def limit_law(start=EMPTY, chosen=any_masked, greedy=0, logits=None, **how):
     [
         ("first_hitting", None, {}, {}),
         ("first_hitting", 7, dict(temperature=0.6, top_p=0.8), dict(temperature=0.6, top_p=0.8)),
-        (
-            "first_hitting",
-            None,
-            dict(prompt=torch.tensor([(2, MASK, MASK)] * 5_000)),
-            dict(start=(2, MASK, MASK)),
-        ),
         ("first_hitting", None, dict(greedy_tail=1), dict(greedy=1)),
         ("sparse", LENGTH, dict(stratified=True), {}),
         # Noise falls to 0 at the last step, which has nothing left to choose.
@@ -199,20 +192,6 @@ def test_confidence_opens_the_drawn_token_of_largest_probability(score, how):
                 following[state] = following.get(state, 0.0) + mass * chance
         law = following
     assert_law(draw("confidence", LENGTH, logits=table(3), score=score, **how), law)
-
-
-@pytest.mark.parametrize("name", STEPWISE)
-def test_logits_in_the_dtype_of_the_draws_are_left_as_they_are(name):
-    """One sequence in many steps: what is kept between them is tempered once."""
-    logits, rng = table().float(), generator()
-    how = dict(logits=logits, dtype=torch.float32, temperature=2.0)
-
-    def noise(i):
-        return {"latent": Latent(1, first=i)} if name == "locked" else {"generator": rng}
-
-    parts = [draw(name, 12, n=1, **how, **noise(i)) for i in range(400)]
-    law = exact_law(table(), uniform(12), how=lambda step: dict(temperature=2.0))
-    assert_law(torch.cat(parts), law)
 
 
 @pytest.mark.parametrize("name", list(sampling.SAMPLERS))

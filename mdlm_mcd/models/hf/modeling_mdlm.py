@@ -56,10 +56,9 @@ class MDLM(PreTrainedModel):
     ):
         """x, sigma: tokens (batch, length), -log alpha_t (batch,) -> a tensor.
 
-        input_ids, timesteps: the same -> MaskedLMOutput, or with return_dict=False a
-        tuple. Timesteps are zero, and what is given is not used, unless
-        `config.time_conditioning`. Raises ValueError for padding, which the model
-        would attend to, and for missing inputs.
+        input_ids, timesteps: the same -> MaskedLMOutput, or with return_dict=False a tuple.
+        Timesteps are zero, and what is given is not used, unless `config.time_conditioning`. Raises
+        ValueError for padding, which the model would attend to, and for missing inputs.
         """
         if input_ids is None:
             if x is None or sigma is None:
