@@ -105,6 +105,9 @@ class Curriculum:
 
     def check_max_steps(self, max_steps: int) -> None:
         """Raise ConfigError for a trainer that stops before or runs past the last round."""
-        product = f"{self.rounds} * {self.steps_per_round} = {self.total_steps}"
-        wanted = f"algo.rounds * algo.steps_per_round = {product}"
-        require(max_steps == self.total_steps, "trainer.max_steps", max_steps, wanted)
+        if max_steps != self.total_steps:
+            product = f"{self.rounds} * {self.steps_per_round} = {self.total_steps}"
+            raise ConfigError(
+                f"trainer.max_steps={max_steps} is not algo.rounds * algo.steps_per_round = "
+                f"{product}: set trainer.max_steps={self.total_steps}."
+            )

@@ -83,7 +83,7 @@ def work(begun):
 
 
 def leave_a_worker(context):
-    SaveRounds("folder").setup(None, None, "fit")
+    SaveRounds("folder", None).setup(None, None, "fit")
     begun = context.Event()
     context.Process(target=work, args=(begun,), daemon=True).start()
     begun.wait()
