@@ -69,7 +69,7 @@ def test_steps_that_are_not_the_rounds_are_refused():
     for call, words in (
         (lambda: curriculum.at(-1), "trainer.max_steps=20"),
         (lambda: curriculum.at(20), "trainer.max_steps=20"),
-        (lambda: curriculum.check_max_steps(50), r"trainer.max_steps=50 must be .* 2 \* 10 = 20"),
+        (lambda: curriculum.check_max_steps(50), "trainer.max_steps=20"),
     ):
         with pytest.raises(ConfigError, match=words):
             call()

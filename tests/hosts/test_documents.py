@@ -19,7 +19,7 @@ PAGES = [
     ("docs/mdlm.md", "mdlm"),
     ("docs/duo.md", "duo (main)"),
     ("docs/baselines.md", "duo (main)"),
-    ("docs/hosts.md", "mdlm"),
+    ("docs/hosts.md", "duo (main)"),
     ("docs/weights.md", "mdlm"),
     ("patches/README.md", "mdlm"),
 ]
