@@ -1,7 +1,10 @@
 """What the documents say is so: blocks run, links hold, names exist."""
 
 import importlib
+import json
+import os
 import re
+import subprocess
 import sys
 
 import documents
@@ -42,6 +45,21 @@ def test_the_blocks_of_a_page_run(page, shell, compose, corpus, runs, tmp_path, 
     session = documents.Session(tmp_path, (*compose.tiny,), runs, corpus)
     for block in documents.blocks(page):
         session.run(block)
+
+
+@pytest.mark.slow
+def test_held_out_text_of_openwebtext(tmp_path):
+    """A folder of its name is in the Hub's place, which nothing here can reach."""
+    pytest.importorskip("datasets", reason="no datasets: pip install 'mdlm-mcd[data]'")
+    rows = [json.dumps({"text": f"Document {i}."}) for i in range(2001)]
+    (tmp_path / "Skylion007/openwebtext").mkdir(parents=True)
+    (tmp_path / "Skylion007/openwebtext/train.jsonl").write_text("\n".join(rows))
+    (block,) = (b for b in documents.blocks(DOCS / "paper_setting.md") if "python -c" in b.text)
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    env = {**os.environ, "PATH": path, "HF_HOME": str(tmp_path / "hub")}
+    subprocess.run(["bash", "-c", block.text], cwd=tmp_path, env=env, check=True)
+    found = (tmp_path / "held_out.txt").read_text("utf-8").rstrip("\n").split("\n\n\n")
+    assert len(found) == 2000 and found[0] == "Document 1."
 
 
 def test_the_step_of_algorithm_1_in_the_documents():

@@ -104,15 +104,18 @@ def _make_stream(out: Path, rows: list[list[int]]) -> None:
         (out / "stream" / f"{split}.bin").write_bytes(head + tokens.tobytes())
 
 
-def start(folder: Path, *command: str) -> subprocess.CompletedProcess:
-    """`python COMMAND` in a folder, offline, where the tests' callbacks are found."""
+def start(folder: Path, *command: str, program=sys.executable, **more: str):
+    """`python COMMAND` in a folder, offline, where the tests' callbacks are found.
+
+    program: in place of Python; more: variables of its environment.
+    """
     path = filter(None, (os.environ.get("PYTHONPATH"), str(HERE)))
     offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
     env = {**os.environ, **dict.fromkeys(offline, "1"), "WANDB_MODE": "offline"}
     env |= {"PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **more}
     return subprocess.run(
-        [sys.executable, *command],
+        [program, *command],
         cwd=folder,
         env=env,
         text=True,

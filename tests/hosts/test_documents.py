@@ -1,6 +1,9 @@
 """The commands of README and the docs that take a clone, run in one at tiny sizes."""
 
+import os
 import re
+import shlex
+import sys
 
 import clones
 import documents
@@ -122,3 +125,55 @@ def test_a_pages_commands_in_a_clone(page, name, given, assets, tmp_path):
         ran.append(command[1])
     assert {"run", "main.py", "patch"} & set(ran)
     assert ran.count("patch") in (0, 2, 3) and contents(clone.folder) == pristine
+
+
+# Two tasks on this machine, each with what Lightning reads of SLURM's variables.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do shift; done
+export SLURM_NTASKS=2 SLURM_NNODES=1 SLURM_NODEID=0
+pids=()
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & pids+=($!)
+done
+status=0
+for pid in "${pids[@]}"; do wait "$pid" || status=1; done
+exit $status
+"""
+
+
+@pytest.mark.parametrize("name", ["mdlm", "duo (main)"])
+def test_the_slurm_script_and_again_after_sigterm(name, given, assets, tmp_path):
+    """The page's script as it stands, where `srun` is a stub and `mdlm-mcd` adds tiny sizes."""
+    teacher = given(name)["mdlm.ckpt"]
+    clone = clones.copy(name, FOUND[name], tmp_path / "clone", assets, tmp_path / "runs")
+    steps = ["algo.rounds=2", "algo.steps_per_round=3", "trainer.max_steps=6", "algo.guard=off"]
+    stop = ["+callbacks.stop._target_=callbacks.Terminate", "+callbacks.stop.step=2"]
+    binaries = tmp_path / "environment" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "activate").write_text(f'PATH="{binaries}:$PATH"\n')
+    command = [sys.executable, "-m", "mdlm_mcd.commands.main", "run", *clone.tiny()]
+    ours = f'{shlex.join(command)} "${{@:2}}" {shlex.join([*steps, *stop])}'
+    for file, text in (("srun", SRUN), ("mdlm-mcd", f"#!/bin/bash\nexec {ours}\n")):
+        (binaries / file).write_text(text)
+        (binaries / file).chmod(0o755)
+    (script,) = (
+        block.text
+        for block in documents.blocks(documents.ROOT / "docs/several_processes.md")
+        if block.text.startswith("#!/bin/bash")
+    )
+    run = tmp_path / "run"
+    for place, path in {
+        "environment": tmp_path / "environment",
+        "clone of the host": clone.folder,
+        "teacher": teacher.with_suffix(""),
+        "folder of the run": run,
+    }.items():
+        script = script.replace(f"<{place}>", str(path))
+    job = {"JOB_ID": str(os.getpid()), "JOB_NAME": "mcd", "JOB_NUM_NODES": "1"}
+    job |= {"NTASKS_PER_NODE": "2"}
+    environment = {f"SLURM_{key}": value for key, value in job.items()}
+    printed = [clones.start(tmp_path, "-c", script, program="bash", **environment) for _ in "12"]
+    first, again = (done.stdout + done.stderr for done in printed)
+    assert first.count("MEMBER: 2/2") == 1 and "SIGTERM" in first and "Traceback" not in first
+    assert printed[1].returncode == 0, again
+    assert (run / "checkpoints" / "round-2.ckpt").exists() and "SIGTERM" not in again
