@@ -11,7 +11,7 @@ import time
 
 import torch
 
-QUESTIONS = ("backward_kl", "fixed_point", "shared_u", "fully_masked", "spans", "diversity")
+QUESTIONS = ("backward_kl", "fixed_point", "shared_u", "fully_masked", "spans")
 
 
 def main() -> None:
