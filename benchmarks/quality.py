@@ -29,6 +29,7 @@ from mdlm_mcd.evaluation.rows import existing
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("mdlm_mcd/**/*.py", "mdlm_mcd/**/*.yaml", "configs/**/*.yaml", "benchmarks/bench/*.py")
+SOURCES += ("benchmarks/paper/compose.py", "mdlm_mcd/assets/**/*.*")
 READERS = ("page.py", "summary.py")  # of figures that are there
 
 

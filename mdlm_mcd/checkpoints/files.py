@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -108,6 +109,19 @@ def disk_full(error: OSError) -> ConfigError:
         "another folder, in --out, hydra.run.dir or checkpointing.save_dir, and start the "
         "same command again."
     )
+
+
+def sha256(path: Path) -> str:
+    """Hash a file, or the files of weights in a folder, in hex; empty where there is none."""
+    suffixes = (".safetensors", ".bin", ".pt", ".ckpt", ".gguf")
+    inside = path.glob("*.*") if path.is_dir() else ()
+    found = sorted(p for p in inside if p.suffix in suffixes) or [path] * path.is_file()
+    digest = hashlib.sha256()
+    for file in found:
+        with file.open("rb") as opened:
+            while part := opened.read(1 << 20):
+                digest.update(part)
+    return digest.hexdigest() if found else ""
 
 
 def read_json(path: Path, default):

@@ -14,11 +14,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ..checkpoints.files import SHIPPED
+from ..checkpoints.files import SHIPPED, sha256
 from ..errors import ConfigError, border
 from ..evaluation import candidates, embedded
 from ..evaluation.candidates import Candidate
-from ..evaluation.evaluators import CallableEvaluator, CausalLM, Evaluator, name_of
+from ..evaluation.evaluators import (
+    CallableEvaluator,
+    CausalLM,
+    Evaluator,
+    name_of,
+    with_precision,
+)
 from ..evaluation.plan import Plan, grid
 from ..evaluation.sweep import Sweep
 from ..settings.console import progress
@@ -119,7 +125,8 @@ def call(args) -> None:
     ]
     how = dict(judge=args.evaluator, corpus=args.corpus, device=args.device)
     rows = sweep(sources, plan, Path(args.out), **how)
-    print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report {args.out}")
+    force = " --force" * (len({point.dtype for point in points}) > 1)
+    print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report{force} {args.out}")
 
 
 def check_device(device: str) -> None:
@@ -141,11 +148,15 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def evaluator_name(name: str) -> str:
-    """Return what rows call the evaluator that `--evaluator` names; none is opened."""
-    if name in SHIPPED or not embedded.is_embedded(name):
-        return name_of(name)
-    path = Path(name)
-    return f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
+    """Return what rows call the evaluator that `--evaluator` names; none is opened.
+
+    A name is a path's end, and what lies there may change, so a local one has a hash, too.
+    """
+    called, path = name_of(name), Path(with_precision(name)[0])
+    if name not in SHIPPED and embedded.is_embedded(name):
+        called = f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
+    digest = sha256(path)
+    return f"{called}, {digest[:8]}" if digest else called
 
 
 def load_evaluator(name: str, device: str, batch_size: int):

@@ -256,14 +256,20 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     host = SimpleNamespace(
         backbone=backbone, time_conditioning=found["time_conditioning"], device=device
     )
-    noted = opened.mdlm_mcd
+    noted, alpha = opened.mdlm_mcd, schedule(opened.config, key)
+    # The weights' hash, whatever file they are in; another schedule draws other samples of them.
+    decisive, times = backbone.state_dict(), torch.linspace(0, 1, 9, dtype=torch.float64)
+    if not torch.equal(alpha(times), schedule({}, key)(times)):
+        decisive = {**decisive, "alpha": alpha(times)}
+    if found["time_conditioning"]:
+        decisive = {**decisive, "time_conditioning": torch.ones(1)}
     algo, teacher = section(opened.config, "algo"), noted.get("teacher_path")
     return Candidate(
         label=source.label,
         denoise=denoiser(
             host, lambda model, network, z, alpha_t, labels: network(z, -alpha_t.log())
         ),
-        alpha=schedule(opened.config, key),
+        alpha=alpha,
         mask_index=mask_index,
         vocab_size=count,
         length=found["model_length"],
@@ -271,7 +277,7 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
         device=device,
         provenance={
             "checkpoint": os.path.basename(os.path.normpath(source.path)),
-            "sha256": identity.sha256(backbone.state_dict()),
+            "sha256": identity.sha256(decisive),
             "weights": taken,
             "global_step": opened.global_step,
             "algo": noted.get("algo") or algo.get("name") or "mdlm",

@@ -84,6 +84,12 @@ PRECISIONS = ("tf32", "bfloat16")
 SMOLLM2, SMOLLM2_NAME = "smollm2", "SmolLM2-135M instruct, 4-bit"
 
 
+def with_precision(given: str) -> tuple[str, str]:
+    """Return (name, precision) of an evaluator's name with one behind a colon, or without."""
+    name, _, precision = given.rpartition(":")
+    return (name, precision) if precision in PRECISIONS else (given, "float32")
+
+
 def name_of(given: str) -> str:
     """Return what rows call the evaluator of that name."""
     name, *precision = given.split(":")
@@ -143,9 +149,7 @@ class CausalLM:
         """
         import transformers
 
-        path, _, precision = name.rpartition(":")
-        if precision not in PRECISIONS:
-            path, precision = name, "float32"
+        path, precision = with_precision(name)
         files: dict[str, Any] = {"trust_remote_code": False}
         if (file := _gguf(path)) is not None:
             path, files["gguf_file"] = str(file.parent), file.name

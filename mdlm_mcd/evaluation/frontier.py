@@ -234,6 +234,8 @@ def reference_of(results: Results, label: str | None = None) -> str:
     if label is None:
         taught = {p.teacher for p in points if p.teacher}
         first = [p for p in points if p.model in taught]
+        files = [p for p in points if p.checkpoint in taught]  # `last.ckpt` may be of several
+        first += files if len({p.sha256 for p in files}) == 1 else []
         first += [p for p in points if p.algo != "mcd" and p.round is None]
         return [*first, *points][0].name
     for p in points:

@@ -86,6 +86,8 @@ class Plan:
             except ConfigError as error:
                 given = f"--sampler {point.sampler} --steps {point.steps}"
                 raise ConfigError(f"{given}: {error}") from error
+        if abs(self.seed) >= 2**63:
+            raise ConfigError(f"--seed {self.seed} must be a number of 64 bits, with its sign.")
         if self.mauve:
             diversity.require_mauve()
         if min(self.num_samples, self.bound_rows) < 2 or self.batch_size < 1:

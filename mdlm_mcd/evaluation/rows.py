@@ -23,15 +23,17 @@ _TEXT = "model sampler dtype evaluator checkpoint sha256 algo loss teacher host 
 _KEYS = {
     str: [*_TEXT.split(), "corpus_sha256"],
     int: ["steps", "seed", "num_samples", "length", "round", "bound_rows", "batch_size"],
-    _NUMBER: ["temperature", "top_p", "seconds", "evaluations"],
+    _NUMBER: ["temperature", "temperature_end", "top_p", "seconds", "evaluations"],
     dict: ["metrics", "recipe", "versions", "machine", "corpus"],
     list: ["texts"],
+    bool: ["stratified"],
+    (*_NUMBER, str): ["u_step"],
 }
 KINDS: dict[str, Any] = {key: kind for kind, keys in _KEYS.items() for key in keys}
 
 
 def _is(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def finite(x: Any) -> bool:
@@ -146,7 +148,8 @@ def _foreign(path: Path) -> str:
 
 def append(path: Path, row: Mapping[str, Any]) -> None:
     """Write one whole line to the disk, or leave what there was before."""
-    with path.open("a", encoding="utf-8") as file:
+    # A label may hold bytes of a file's name that are no text: as JSON's escapes.
+    with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -124,10 +124,11 @@ def test_the_language_with_topics_has_a_section_of_its_own(tmp_path):
 
 def test_the_version_follows_all_sources_but_those_that_read_figures(tmp_path):
     versions = []
-    for name in ("mdlm_mcd/new.py", "configs/algo/x.yaml", "benchmarks/bench/jobs.py"):
+    for name in ("mdlm_mcd/new.py", "configs/algo/x.yaml", "mdlm_mcd/assets/judge/x.safetensors"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1")
         versions.append(quality.code_version(tmp_path))
+    (tmp_path / "benchmarks/bench").mkdir(parents=True)
     (tmp_path / "benchmarks/bench/page.py").write_text("1")
     assert len(set(versions)) == 3 and quality.code_version(tmp_path) == versions[-1]
     assert all(list(quality.ROOT.glob(pattern)) for pattern in quality.SOURCES)

@@ -1,6 +1,8 @@
 """`mdlm-mcd sweep`: models opened from their weights, and the whole command."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -136,7 +138,7 @@ def test_an_evaluator_of_transformers(runs, tmp_path):
     config = transformers.GPT2Config(vocab_size=len(opened.tokenizer), **size)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     judge = measure.evaluator(str(tmp_path), "cpu", 4, opened)
-    assert judge.name == str(tmp_path) == measure.evaluator_name(str(tmp_path))
+    assert judge.name == str(tmp_path)
     scores = judge.nll(torch.randint(0, 250, (3, 16)))
     assert (scores.nats > 0).all() and (scores.tokens > 0).all()
 
@@ -154,6 +156,40 @@ def three(runs, tmp_path_factory):
     return found
 
 
+def test_an_evaluators_name_follows_its_file(runs, tmp_path):
+    """One retrained in its place is another; a name on the Hub is itself."""
+    name = measure.evaluator_name
+    path = tmp_path / "ar" / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    shutil.copy(runs["ar"], path)
+    was = name(str(path))
+    assert was == name(str(runs["ar"])) and re.fullmatch(
+        r"ar/last \(minihost AR\), [\da-f]{8}", was
+    )
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert name(str(path)) != was
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    one = name(f"{tmp_path}:bfloat16")
+    (tmp_path / "model.safetensors").write_bytes(b"2")
+    assert one.startswith(f"{tmp_path}:bfloat16, ") and name(f"{tmp_path}:bfloat16") != one
+    assert (name("gpt2-large"), name("gpt2:tf32")) == ("gpt2-large", "gpt2:tf32")
+
+
+def test_equal_weights_under_another_schedule_are_another_model(runs, tmp_path):
+    export.export(str(runs["mdlm"]), tmp_path / "a", tokenizer="bpe")
+    found = {}
+    for name, changes in {
+        "a": {},
+        "cosine": {"noise": {"type": "cosine"}},
+        "timed": {"time_conditioning": True},
+    }.items():
+        config = tmp_path / "a" / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+        opened = candidates.open_model(candidates.Source(name, str(tmp_path / "a")))
+        found[name] = opened.provenance["sha256"]
+    assert len(set(found.values())) == 3
+
+
 def test_evaluator_and_text_are_opened_once_for_many_models(runs, three, tmp_path, monkeypatch):
     opened = []
     for where, name in ((candidates, "held_out"), (embedded, "open_model")):
@@ -164,7 +200,7 @@ def test_evaluator_and_text_are_opened_once_for_many_models(runs, three, tmp_pat
     command = ["sweep", *three, *settings, "--evaluator", str(runs["ar"]), "--out", str(out)]
     assert main.main(command) == 0 and len(opened) == 2
     rows = [json.loads(row) for row in out.read_text("utf-8").splitlines()]
-    assert [row["evaluator"] for row in rows] == ["ar/last (minihost AR)"] * 3
+    assert {row["evaluator"] for row in rows} == {measure.evaluator_name(str(runs["ar"]))}
     assert len({row["sha256"] for row in rows}) == 3
 
 

@@ -90,6 +90,19 @@ def test_a_sharper_model_is_no_better_one(tmp_path):
     assert plain.steps == pytest.approx(16.0) and both.steps == pytest.approx(8.0)
 
 
+def test_the_reference_is_the_students_teacher_by_its_label_or_file(tmp_path):
+    def of(*rows):
+        return frontier.reference_of(results.read([write(tmp_path / "r.jsonl", rows)]))
+
+    other = row("continued", checkpoint="last.ckpt", teacher=None)
+    big = row("big", checkpoint="big.ckpt", teacher=None)
+    assert of(other, big, row("MCD 1", teacher="big.ckpt")) == "big"
+    assert of(other, big, row("MCD 1", teacher="big")) == "big"
+    # Two files of that name: none can be meant.
+    twin = row("twin", checkpoint="big.ckpt", teacher=None)
+    assert of(other, big, twin, row("MCD 1", teacher="big.ckpt")) == "continued"
+
+
 def test_beyond_the_temperatures_it_is_not_reached(tmp_path):
     rows = [point("teacher", 8, t, 100.0 * t, 3 + t) for t in (0.9, 1.0)]
     rows += [point("MCD round 1", 8, 1.0, 50.0, 3.5)]

@@ -147,6 +147,14 @@ def test_a_file_saved_by_an_editor_is_gone_on_with(tmp_path, change):
     assert out.read_bytes().startswith(before)
 
 
+def test_a_name_that_is_no_text_and_a_seed_that_no_file_holds(tmp_path):
+    out = tmp_path / "r.jsonl"
+    rows = run(out, model("\udcff"))
+    assert len(sweep.existing(out)) == len(rows) == len(run(out, model("b")))
+    with pytest.raises(ConfigError, match="--seed 9223372036854775808 must be"):
+        run(out, model(), plan=replace(plan(), seed=2**63))
+
+
 def test_what_no_table_could_hold_is_refused_before_any_work(tmp_path):
     out, calls = tmp_path / "r.jsonl", []
     first = run(out, model(), plan=plan(dtypes=["float32"]))
