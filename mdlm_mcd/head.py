@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -132,20 +133,32 @@ def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenSta
     logits, or an object with `.logits`.
     """
     linear = output_projection(backbone)
-    seen: list[torch.dtype | None] = []
+    seen: list[tuple[Tensor, torch.dtype | None]] = []
 
     def forward(x: Tensor) -> Tensor:
-        seen.append(_autocast_dtype(x.device))
+        seen.append((x, _autocast_dtype(x.device)))
         return x
 
-    if linear is not None:
-        linear.forward = forward  # type: ignore[method-assign, assignment]
-    try:
+    def logits() -> Tensor:
         out = run(backbone)
+        return getattr(out, "logits", out)
+
+    if linear is None or linear in _NOT_LAST:
+        return HiddenStates(logits())
+    linear.forward = forward  # type: ignore[method-assign, assignment]
+    try:
+        hidden = logits()
     finally:
-        if linear is not None:
-            del linear.forward
-    return HiddenStates(getattr(out, "logits", out), linear, None if linear is None else seen[0])
+        del linear.forward
+    if not seen or hidden is not seen[0][0]:
+        # A softcap, a slice, a cast: what was done to the hidden states is for logits.
+        _NOT_LAST.add(linear)
+        return encode(backbone, run)
+    return HiddenStates(hidden, linear, seen[0][1])
+
+
+# Projections whose output their backbones change.
+_NOT_LAST: weakref.WeakSet[nn.Linear] = weakref.WeakSet()
 
 
 class LossOutput(NamedTuple):

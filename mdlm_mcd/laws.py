@@ -109,6 +109,11 @@ def _checked_step(law: str, step: Any, prefix: str) -> Any:
         raise ConfigError(
             f"{key} is not a finite number: give a step, say 1/8, or what laws.fit_step returns."
         )
+    if law == "lattice" and step % 1 == 0:
+        raise ConfigError(
+            f"{key} is a whole number, by which all tokens of a sequence have one u: give a part "
+            f"of 1, say {f'1/{step:g}' if step >= 2 else '1/8'}."
+        )
     if law != "lattice" and not (number and step == int(step) >= 2):
         raise ConfigError(
             f"{key} is no base of {prefix}u_law={law}: give a whole number of 2 or more, or "

@@ -231,6 +231,23 @@ def test_projection_keeps_the_autocast_it_would_have_had(dtype, hugging_face):
     torch.testing.assert_close(rows, losses.widen(logits).flatten(0, 1))
 
 
+@pytest.mark.parametrize("after", [lambda x: 3 * (x / 3).tanh(), lambda x: x[..., :VOCAB] / 2])
+def test_what_comes_after_the_projection_counts(after):
+    """Then all logits are computed, at the first call and at each other."""
+
+    class Capped(Backbone):
+        def forward(self, z):
+            return after(super().forward(z))
+
+    backbone, z = Capped(), batch()[0]
+    for _ in range(2):
+        features = head.encode(backbone, lambda net: net(z))
+        assert features.linear is None
+        rows = features.logits(features.rows(torch.arange(BATCH * LENGTH)))
+        torch.testing.assert_close(rows, losses.widen(backbone(z)).flatten(0, 1))
+    assert "forward" not in vars(backbone.output_layer.linear)
+
+
 def test_projection_is_put_back_also_after_an_error():
     backbone = Backbone()
     with pytest.raises(IndexError):

@@ -194,6 +194,7 @@ def draw(law, step):
         (draw("grid", None), "^algo.u_law=grid is unknown: choose one of iid, lattice"),
         (draw("lattice", "auto"), "^algo.u_step=auto is not a finite number.*fit_step"),
         (draw("lattice", math.inf), "algo.u_step=inf is not a finite number"),
+        (draw("lattice", 8), "algo.u_step=8 is a whole number.* say 1/8"),
         (draw("iid", 0.5), "algo.u_step=0.5 is not supported"),
         (draw("halton", 0.125), "algo.u_step=0.125 is no base"),
         (draw("dilated", 1), "algo.u_step=1 is no base"),

@@ -83,11 +83,10 @@ class Distiller:
         parts = self.distil(round_, x0, valid, condition, noise)  # u, t, s, pair, loss
         count = self.count_tokens(valid, parts)
         tokens = count.clamp(min=1)
-        loss = parts.loss / tokens
         self.global_batch.add(self, round_, parts, count, micro)
-        self.host_record(loss.detach() * tokens, tokens)
-        self._log_step(round_, parts, loss.detach(), tokens)
-        return loss
+        self.host_record(parts.loss.detach(), tokens)
+        self._log_step(round_, parts, tokens, micro)
+        return parts.loss / tokens
 
     def distil(
         self, round_: Round, x0: Tensor, valid: Tensor, condition: Any, noise: StepNoise
@@ -130,23 +129,28 @@ class Distiller:
         """Return the id that no token of the text may have; None without a mask."""
         return self.mask_index if self.parameterization == "subs" else None
 
-    def _log_step(self, round_: Round, parts: head.LossOutput, loss, tokens) -> None:
+    def _log_step(self, round_: Round, parts: head.LossOutput, tokens: Tensor, micro: int) -> None:
+        # Of the step so far: times are dealt in order, so the last micro-batch, which is the one
+        # that is logged, has the fewest masks.
+        now = {"tokens": tokens, **parts._asdict(), "loss": parts.loss.detach(), "per_token": 0}
+        self._step = {k: v + self._step[k] for k, v in now.items()} if micro and self._step else now
+        step, tokens = self._step, self._step["tokens"]
         logged = {
             # On the CPU, where the progress bar reads them without waiting for the device.
             "round": torch.tensor(float(round_.index + 1)),
-            "delta": torch.tensor(round_.delta),
-            "tau": torch.tensor(round_.tau),
+            "delta": torch.tensor(round_.delta, dtype=torch.float32),
+            "tau": torch.tensor(round_.tau, dtype=torch.float32),
             # Of the loss: kl + ce = trainer/loss.
-            "kl": parts.distil / tokens,
-            "ce": parts.reveal / tokens,
-            "rows_distil": parts.distil_rows / tokens,
-            "rows_reveal": parts.reveal_rows / tokens,
-            "student_entropy": parts.entropy / max(1, parts.distil_rows + parts.reveal_rows),
+            "kl": step["distil"] / tokens,
+            "ce": step["reveal"] / tokens,
+            "rows_distil": step["distil_rows"] / tokens,
+            "rows_reveal": step["reveal_rows"] / tokens,
+            "student_entropy": step["entropy"] / max(1, step["distil_rows"] + step["reveal_rows"]),
         }
         for name, value in logged.items():
             on_bar = name in ("round", "delta", "tau")
             self.log(f"{self.config.algo.name}/{name}", value, prog_bar=on_bar)
-        self.log("trainer/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("trainer/loss", step["loss"] / tokens, prog_bar=True, sync_dist=True)
 
     # What an adapter implements ---------------------------------------------------
 
@@ -193,6 +197,7 @@ class Distiller:
         self.teacher_sha256: str | None = None  # of the weights that it began with
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self.global_batch = GlobalBatch(self.guard)
+        self._step: dict[str, Any] = {}  # sums over the micro-batches of the step in progress
         self.check_model()
 
     @classmethod
@@ -335,7 +340,8 @@ class Distiller:
         if fits:
             self.check_resume(self.config, checkpoint, trainer.ckpt_path)
         if self.ema:
-            resume.check_average(checkpoint, [p for _, p in self.ema_parameters()])
+            parameters = [p for _, p in self.ema_parameters() if p.requires_grad]
+            resume.check_average(checkpoint, parameters)
         super().on_load_checkpoint(checkpoint)
         if fits:
             resume.restore(self, checkpoint, trainer.ckpt_path)

@@ -15,7 +15,6 @@ from torch import Tensor
 from .. import laws
 from ..coupling import Alpha
 from ..errors import require
-from ..losses import NEG_INFINITY
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ def probabilities(
     """
     # In place on one copy: at 50,258 tokens each tensor of this shape is gigabytes.
     logits = logits.to(dtype, copy=True).div_(temperature)
-    logits[:, mask_index] = NEG_INFINITY
+    logits[:, mask_index] = -math.inf  # a finite one could win at a temperature near 0
     p = logits.softmax(-1)
     if top_p < 1.0:
         ordered, index = p.sort(dim=-1, descending=True)
@@ -135,7 +134,7 @@ def temperature_path(temperature: Temperature) -> Callable:
     Raises ConfigError unless it is positive from end to end.
     """
     if callable(temperature):
-        return temperature
+        return lambda fraction: temperature(torch.as_tensor(fraction))
     ends = [temperature] * 2 if isinstance(temperature, int | float) else list(temperature)
     fine = len(ends) == 2 and all(0 < end < math.inf for end in ends)
     wanted = "positive: one number, or two, at the start and at the end"

@@ -77,9 +77,11 @@ def test_what_is_logged(trained, algo):
     if algo != "cd4lm":
         assert [r["delta"] for r in steps] == [first] * ROUND + [2 * first] * ROUND
     assert [round(r["tau"], 4) for r in steps[2:4]] == ([0.96, 0.93] if algo == "mcd" else [1, 1])
-    for r, loss in zip(steps, watch.losses[1::MICROS], strict=True):
+    losses = zip(watch.losses[::MICROS], watch.losses[1::MICROS], strict=True)
+    for r, both in zip(steps, losses, strict=True):  # of the step: a mean over its micro-batches
         assert r["trainer/loss"] == pytest.approx(r["kl"] + r["ce"], rel=1e-4)
-        assert r["trainer/loss"] == pytest.approx(MICROS * loss, rel=1e-5)
+        equal = algo != "cd4lm"  # whose mean is over masked tokens, of which there are not as many
+        assert r["trainer/loss"] == pytest.approx(sum(both), rel=1e-5 if equal else 0.01)
         shown = r["rows_distil"] + r["rows_reveal"]
         assert shown == 1 if algo in ("dcd", "cd4lm") else 0 < shown <= 1
         assert 0 < r["student_entropy"] < 6 and r["grad_norm"] > 0

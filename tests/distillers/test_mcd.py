@@ -2,13 +2,16 @@
 
 import logging
 import shutil
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
-from runs import Watch, built, fit, opened, student_class
+from runs import Watch, built, fit, opened, shaken, student_class
 
+from mdlm_mcd.distillers.callbacks.monitor import Monitor
 from mdlm_mcd.errors import CheckpointError, DivergenceError
+from mdlm_mcd.minihost import dataloader
 from mdlm_mcd.minihost import main as minihost
 
 MCD = student_class("mcd")
@@ -104,6 +107,89 @@ def test_what_a_run_reports(config, caplog):
     assert len(norms) == 6 and min(norms) > 1e-3
     first, _ = [m for m in caplog.messages if "min_entropy" in m]
     assert "step 0 (round 1), below algo.min_entropy=9" in first
+
+
+@pytest.mark.parametrize("lengths", [(16, 16), (5, 16), (16, 5)])
+def test_micro_batches_as_long_as_their_longest_rows(config, lengths):
+    """As collators of transformers make them: one gradient, of all tokens of the step."""
+    sums, found = [], []
+
+    class Student(student_class("mcd")):
+        def distil(self, *given):
+            parts = super().distil(*given)
+            trained = [p for p in self.parameters() if p.requires_grad]
+            grads = torch.autograd.grad(parts.loss, trained, materialize_grads=True)
+            sums.append((torch.cat([g.flatten() for g in grads]), int(given[2].sum())))
+            return super().distil(*given)
+
+    class Norms(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            grads = [p.grad for p in module.parameters() if p.requires_grad]
+            found.append(torch.cat([g.flatten() for g in grads]))
+
+    short = ("algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1")
+    given = config(*short, "loader.batch_size=4", "trainer.gradient_clip_val=null")
+    given.algo.init_from = "scratch"
+    model, cut = built(given, Student), iter(lengths)
+    shaken(model)
+    train, _ = dataloader.get_dataloaders(given, model.tokenizer)
+
+    def collate(rows):
+        batch, length = torch.utils.data.default_collate(rows), next(cut, 16)
+        return {name: tensor[:, :length] for name, tensor in batch.items()}
+
+    train.collate_fn = collate
+    trainer = minihost.make_trainer(given, use_distributed_sampler=False, limit_val_batches=0)
+    trainer.callbacks.insert(0, Norms())
+    trainer.fit(model, train)
+    total = sum(grad for grad, _ in sums) / sum(tokens for _, tokens in sums)
+    assert len(sums) == 2 and sums[0][1] == 4 * lengths[0]
+    torch.testing.assert_close(found[0], total, rtol=1e-4, atol=1e-7)
+
+
+def test_what_is_logged_is_of_the_step_and_not_of_its_last_micro_batch(config):
+    """Times are dealt in order: the last of eight micro-batches has the fewest masks."""
+    parts, logged = [], []
+
+    class Student(student_class("mcd")):
+        def distil(self, *given):
+            parts.append(super().distil(*given))
+            return parts[-1]
+
+    class Logged(L.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            if not trainer.fit_loop._should_accumulate():
+                logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+    given = config("loader.batch_size=1")
+    fit(given, Logged(), model=built(given, Student))
+    assert len(parts) == 8 * len(logged) == 48
+    for i, found in enumerate(logged):
+        step = parts[8 * i : 8 * i + 8]
+        rows = sum(p.distil_rows + p.reveal_rows for p in step)
+        entropy = float(sum(p.entropy for p in step))
+        assert found["mcd/student_entropy"] == pytest.approx(entropy / rows, rel=1e-5)
+        tokens = 8 * given.model.length
+        assert found["mcd/rows_distil"] + found["mcd/rows_reveal"] == pytest.approx(rows / tokens)
+        total = float(sum(p.loss.detach() for p in step))
+        assert found["trainer/loss"] == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_a_step_that_learns_nothing_says_nothing_of_the_entropy():
+    metrics = {f"mcd/{name}": 0.0 for name in ("rows_distil", "rows_reveal", "student_entropy")}
+    trainer, watched = SimpleNamespace(callback_metrics=metrics, global_step=1), Monitor("mcd", 3.0)
+    watched._watch(trainer, 0)
+    assert watched.entropy is None
+
+
+def test_a_run_with_frozen_parameters_goes_on(config, tmp_path):
+    class Freeze(L.Callback):
+        def setup(self, trainer, module, stage):
+            module.backbone.vocab_embed.requires_grad_(False)
+
+    whole, _ = fit(config(), Freeze())
+    again, _ = fit(config(), Freeze(), tmp_path / "checkpoints" / "round-1.ckpt")
+    assert torch.equal(Watch.flat(whole), Watch.flat(again))
 
 
 # Refusals -----------------------------------------------------------------------------

@@ -136,6 +136,18 @@ def test_probabilities_leave_their_logits():
     assert torch.equal(logits, before)
 
 
+@pytest.mark.parametrize("name", sorted(sampling.SAMPLERS))
+def test_near_a_temperature_of_zero_the_likeliest_token_and_never_the_mask(name):
+    logits = -20.0 - torch.arange(VOCAB, dtype=torch.float64).expand(LENGTH, VOCAB)
+
+    def denoise(z, rows):
+        return logits.expand(len(z), *logits.shape)[rows]
+
+    steps = None if name == "first_hitting" else 2
+    for temperature in (1e-6, lambda left: 1e-6 * torch.exp(-left)):
+        assert (draw(name, steps, n=3, denoise=denoise, temperature=temperature) == 0).all()
+
+
 def test_a_draw_from_a_law_that_learns():
     p = torch.tensor([[0.0, 1.0]], requires_grad=True)
     assert chain.categorical(p, generator()).item() == 1

@@ -40,7 +40,8 @@ class GlobalBatch(L.Callback):
         named = (parts.distil + parts.reveal, parts.distil_rows + parts.reveal_rows, tokens)
         sums = torch.stack([torch.as_tensor(x, device=module.device).float() for x in named])
         self._sums = sums if micro == 0 or self._sums is None else self._sums + sums
-        nominal = module.config.loader.batch_size * parts.per_token.shape[1]
+        # Not the batch's own length: that may differ from one micro-batch or process to the next.
+        nominal = module.config.loader.batch_size * module.config.model.length
         # An epoch's end cuts a step short; the optimizer steps all the same.
         if micro == trainer.accumulate_grad_batches - 1 or trainer.is_last_batch:
             sums = self._sums

@@ -43,7 +43,10 @@ class Monitor(L.Callback):
             self._watch(trainer, module.teacher.round)
 
     def _watch(self, trainer, index: int) -> None:
-        now = float(trainer.callback_metrics[f"{self.name}/student_entropy"])
+        logged = trainer.callback_metrics
+        if not any(logged[f"{self.name}/rows_{kind}"] for kind in ("distil", "reveal")):
+            return  # nothing was learnt, and nothing predicted
+        now = float(logged[f"{self.name}/student_entropy"])
         past = now if self.entropy is None else self.entropy
         self.entropy = DECAY * past + (1 - DECAY) * now
         if self.entropy < self.min_entropy and self._warned != index:
