@@ -35,6 +35,7 @@ RULES = (
         _whole,
         "a whole number of at least 1",
     ),
+    ("lr_scheduler.num_training_steps", _whole, "a whole number of at least 1"),
     ("trainer.max_steps", lambda x: _whole(x, -1) and x != 0, "at least 1, or -1 for no end"),
     (
         "trainer.gradient_clip_val",
@@ -74,6 +75,14 @@ def check(config) -> None:
             value = OmegaConf.select(config, key, default=...)
             if value is not ... and not fits(value):
                 raise ConfigError(f"{key}={value} is out of range: give {words}.")
+    sizes = "loader.batch_size trainer.devices trainer.num_nodes trainer.accumulate_grad_batches"
+    wanted = config.loader.global_batch_size
+    rows = math.prod(OmegaConf.select(config, key) for key in sizes.split())
+    if config.mode == "train" and rows != wanted:  # it is rounded up
+        raise ConfigError(
+            f"loader.global_batch_size={wanted} is not what a step would see, {rows} rows: set it "
+            f"to {rows}, or take a loader.batch_size that divides it."
+        )
     heads, size = config.model.n_heads, config.model.hidden_size
     if size % (2 * heads):
         raise ConfigError(

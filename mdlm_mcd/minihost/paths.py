@@ -29,6 +29,7 @@ NAMES = (
     "eval.checkpoint_path",
     "eval.gen_ppl_eval_model_name_or_path",
 )
+PATTERNS = ("data.files", "data.valid_files")  # the launch folder's own name is none
 # Never a path: this host's own, and the loaders of the package datasets. What is shipped keeps
 # its name, by which a checkpoint finds it on another machine.
 WORDS = "bpe prose shipped stdlib textfile textpairs".split()
@@ -59,7 +60,9 @@ def _absolute(value, key):
         return [_absolute(part, key) for part in value]
     if not isinstance(value, str) or not value or "://" in value:
         return value
-    path = to_absolute_path(expanded(value, key))
+    path = to_absolute_path(given := expanded(value, key))
+    if key in PATTERNS and not (os.path.isabs(given) or os.path.exists(path)):
+        path = os.path.join(glob.escape(to_absolute_path(".")), given)
     if key in NAMES and (value in WORDS or not (os.path.exists(path) or glob.glob(path))):
         path = value
     return path.replace("${", "\\${")  # a name's own, which is no interpolation

@@ -25,6 +25,7 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
     what is near one of them, or a section beside them, is refused as well. (A section
     with a `_target_` is checked by that.) Raises ConfigError.
     """
+    _check_hidden()
     known = read_keys()
     sections = {str(k): node for k in config if _is_section(node := config._get_node(k))}
     for name in sorted(set(config) - known if known else ()):
@@ -45,8 +46,28 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
                     f"of a group has that group's keys at its top; for other sections {REMEDY}."
                 )
         own = read_keys(name) if complete and "_target_" not in node else set()
-        for key in sorted(set(node) - own) if own else ():
+        spelled = {k for k in node if not (_is_section(x := node._get_node(k)) and "_target_" in x)}
+        for key in sorted(spelled - own) if own else ():
             _check_spelling(key, own, prefix=f"{name}.")
+
+
+def _check_hidden() -> None:
+    """Refuse a chosen file of the user's that one of ours hides.
+
+    Hydra looks into `--config-dir` and `hydra.searchpath` last.
+    """
+    runtime = HydraConfig.get().runtime if HydraConfig.initialized() else None
+    sources = [source.path for source in runtime.config_sources] if runtime else []
+    ours = str(configs_dir())
+    later = sources[sources.index(ours) + 1 :] if ours in sources else []
+    for group, option in runtime.choices.items() if later else ():
+        file = Path(group, f"{option}.yaml")
+        for folder in map(Path, later):
+            if (configs_dir() / file).is_file() and (folder / file).is_file():
+                raise ConfigError(
+                    f"{group}={option} is the file of mdlm-mcd, and {folder / file} is not read: "
+                    "give it another name."
+                )
 
 
 def _check_spelling(key: str, known: set[str], prefix: str = "", cutoff: float = 0.75) -> None:

@@ -12,6 +12,7 @@ from mdlm_mcd.minihost import main as minihost
 WRONG = {
     "seed": ("abc", -1, None, 1.5),
     "trainer.devices": (0, -1, "auto", [0, 1]),
+    "lr_scheduler.num_training_steps": (-1,),  # a cosine to step -1
     "trainer.max_steps": (0, "abc", None, 1.5),
     "trainer.accumulate_grad_batches": (0, True),
     "trainer.gradient_clip_val": (-1, math.nan),
@@ -83,6 +84,14 @@ def test_refused_before_any_step(compose, tmp_path, monkeypatch, overrides, word
     with pytest.raises(ConfigError) as error:
         minihost.run(compose(*overrides))
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_a_batch_that_would_be_rounded_up(config):
+    changed = OmegaConf.merge(config, OmegaConf.create({"loader": {"batch_size": 3}}))
+    with pytest.raises(ConfigError, match="global_batch_size=8 is not what .* 9 rows: set it to 9"):
+        checks.check(changed)
+    changed.mode = "ppl_eval"  # which has batches of its own
+    checks.check(changed)
 
 
 def test_before_anything_is_loaded(compose, monkeypatch):

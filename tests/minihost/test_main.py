@@ -147,9 +147,23 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
     assert float(measured.gen_ppl.compute()) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("algo", ["mdlm", "mcd"])
+def test_a_run_begun_anew_in_a_used_folder_is_the_one_to_go_on_with(compose, tmp_path, algo):
+    """Its files are not put beside those of the run before, as last-v1.ckpt."""
+    every = "callbacks.checkpoint_every_n_steps.every_n_train_steps=1"
+    anew = [f"algo={algo}", every, "checkpointing.resume_from_ckpt=false", "seed=2"]
+    if algo == "mcd":
+        anew += ["algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=1"]
+    minihost.run(compose(every, "trainer.max_steps=4"))
+    minihost.run(compose(*anew, "trainer.max_steps=2"))
+    folder = tmp_path / "checkpoints"
+    assert not list(folder.glob("last-*"))
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    assert (saved["global_step"], saved["hyper_parameters"]["config"]["seed"]) == (2, 2)
+
+
 def test_checkpoints_that_do_not_fit_are_refused_by_name(compose, tmp_path):
-    # Times are dealt to micro-batches that do not divide the global batch, too.
-    minihost.run(compose("trainer.max_steps=1", "training.ema=0", "loader.batch_size=3"))
+    minihost.run(compose("trainer.max_steps=1", "training.ema=0", "loader.batch_size=4"))
     path = f"eval.checkpoint_path={tmp_path / 'checkpoints' / 'last.ckpt'}"
     for override, words in (
         ("model.hidden_size=16", f"{path} does not fit"),

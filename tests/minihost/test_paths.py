@@ -5,8 +5,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from mdlm_mcd.errors import CheckpointError, ConfigError
+from mdlm_mcd.minihost import corpus, paths
 from mdlm_mcd.minihost import main as minihost
-from mdlm_mcd.minihost import paths
 
 NAMED = (  # keys whose value may be another thing than a path
     "data.train data.valid data.tokenizer_name_or_path eval.gen_ppl_eval_model_name_or_path "
@@ -83,6 +83,15 @@ def test_lists_mappings_and_what_is_built_on_a_path(config, launched):
     assert config.logger.save_dir == f"{at}/run"
     assert config.callbacks.checkpoint_monitor.dirpath == f"{at}/run/checkpoints"
     assert config.checkpointing.resume_ckpt_path == f"{at}/run/checkpoints/last.ckpt"
+
+
+def test_a_launch_folder_with_brackets(config, launched, monkeypatch):
+    folder = launched / "[x] y"
+    folder.mkdir()
+    (folder / "one.txt").touch()
+    HydraConfig.instance().cfg.hydra.runtime.cwd = str(folder)
+    files = changed(config, {"data.files": ["*.txt"]}).data.files
+    assert corpus._expand("files", files) == [str(folder / "one.txt")]
 
 
 # Checkpoints that are not there ---------------------------------------------------------

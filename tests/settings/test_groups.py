@@ -102,11 +102,18 @@ def test_what_only_looks_like_a_key(composed, text, given, words):
         ({"callbacks/eval": "eval: {_target_: x.Y}\n"}, ["callbacks=[progress,eval]"]),
         ({}, ["++trainer.strategy={a: 1}", "+trainer.max_epochs=1"]),
         ({}, ["~logger", "~callbacks.progress"]),
+        ({}, ["+callbacks.progress_bar={_target_: lightning.pytorch.callbacks.RichProgressBar}"]),
     ],
 )
 def test_what_is_read(composed, files, given):
     for algo in ("mdlm", "mcd"):
         groups.check_groups(composed(files, f"algo={algo}", *given), complete=True)
+
+
+def test_a_file_of_the_users_that_one_of_ours_hides(composed):
+    """Hydra would read ours, and say nothing."""
+    refusal = refused(composed({"recipe/mcd_laptop": LINE}, "algo=mcd", "+recipe=mcd_laptop"))
+    assert "mcd_laptop.yaml is not read: give it another name" in refusal
 
 
 def test_what_another_class_reads_is_not_known(composed):
