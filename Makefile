@@ -33,7 +33,7 @@ bench-speed: setup
 bench-quality: setup
 	$(BIN)/python benchmarks/quality.py $(ARGS)
 
-# A teacher and its judge on the prose of installed packages, into teacher/assets: two hours.
+# A teacher and its judge on the prose of installed packages, into teacher/assets: three hours.
 # Goes on where it stopped.
 teacher: setup
 	$(BIN)/python benchmarks/teacher.py $(ARGS)
