@@ -53,14 +53,14 @@ def output_projection(backbone: nn.Module) -> nn.Linear | None:
         plain = type(linear.weight) in (nn.Parameter, Tensor)
         if whole and plain and not is_sharded(module) and not is_sharded(layer):
             return linear
-    _log_full_logits(type(backbone).__name__)
+    why = "has no nn.Linear at output_layer.linear, or its weights are sharded"
+    _log_full_logits(type(backbone).__name__, why)
     return None
 
 
 @functools.cache
-def _log_full_logits(kind: str) -> None:
+def _log_full_logits(kind: str, why: str) -> None:
     """Log, once for each class of backbone, that its logits are not gathered."""
-    why = "has no nn.Linear at output_layer.linear, or its weights are sharded"
     log.info("%s %s: its full logits are computed and stored.", kind, why)
 
 
@@ -152,6 +152,7 @@ def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenSta
         del linear.forward
     if not seen or hidden is not seen[0][0]:
         # A softcap, a slice, a cast: what was done to the hidden states is for logits.
+        _log_full_logits(type(backbone).__name__, "changes what output_layer.linear returns")
         _NOT_LAST.add(linear)
         return encode(backbone, run)
     return HiddenStates(hidden, linear, seen[0][1])
