@@ -147,32 +147,40 @@ def _read(key, path):
         return Path(path).read_text(encoding="utf-8-sig")
 
 
-def textfile_documents(key, patterns, separator=None):
+def _texts(key, patterns):
+    texts = (_read(key, path) for path in _expand(key, patterns))
+    return [text for text in texts if text.strip()]
+
+
+def _pieces(texts, end):
+    # Files put one after another leave byte order marks inside.
+    found = (t.strip("\n\ufeff") for text in texts for t in re.split(end, text))
+    return [piece for piece in found if piece.strip()]
+
+
+def _document_end(texts):
+    """Return the pattern at which documents end, see `textfile_documents`."""
+    if len(_pieces(texts, DOCUMENT_BREAK)) >= MIN_DOCUMENTS:
+        return DOCUMENT_BREAK
+    return PARAGRAPH_BREAK if len(_pieces(texts, PARAGRAPH_BREAK)) > len(texts) else LINE_BREAK
+
+
+def textfile_documents(key, patterns, separator=None, like=None):
     """Return the documents of the text files that `patterns` (paths or globs) name.
 
     With a `separator`, documents end at the lines equal to it. Without, they end
     at two or more blank lines; if that gives fewer than `MIN_DOCUMENTS`
-    documents, at every blank line; if that gives a single one, at every line.
-    The end of a file always ends a document. Raises ConfigError where there is no file
-    or one is not UTF-8.
+    documents, at every blank line; if that gives no more than there are files, at every
+    line. The files of `like` decide it, patterns of data.files, in place of these if there
+    are any. The end of a file always ends a document. Raises ConfigError where there is
+    no file or one is not UTF-8.
     """
-    texts = [_read(key, path) for path in _expand(key, patterns)]
-
-    def pieces(pattern):
-        # Files put one after another leave byte order marks inside.
-        found = (t.strip("\n\ufeff") for text in texts for t in re.split(pattern, text))
-        return [piece for piece in found if piece.strip()]
-
+    texts = _texts(key, patterns)
     if separator:
-        separator = re.escape(separator.strip())
-        documents = pieces(rf"(?:^|\n)[^\S\n]*{separator}[^\S\n]*(?=\n|$)")
+        end = rf"(?:^|\n)[^\S\n]*{re.escape(separator.strip())}[^\S\n]*(?=\n|$)"
     else:
-        documents = pieces(DOCUMENT_BREAK)
-        if len(documents) < MIN_DOCUMENTS:
-            documents = pieces(PARAGRAPH_BREAK)
-        if len(documents) == 1:
-            documents = pieces(LINE_BREAK)
-    return documents
+        end = _document_end(_texts("files", like or ()) or texts)
+    return _pieces(texts, end)
 
 
 def pairs(key, patterns):
@@ -233,7 +241,9 @@ def documents(data, mode):
     def read_files(key):
         if data[mode] == "textpairs":
             return pairs(key, data[key])
-        return textfile_documents(key, data[key], data.get("separator"))
+        # Held-out text is broken as training text is, or would not be found in it again.
+        like = key == "valid_files" and data.get("train") == "textfile" and data.get("files")
+        return textfile_documents(key, data[key], data.get("separator"), like)
 
     if not data.get("valid_files"):
         return split(read_files("files"))[mode == "valid"]
