@@ -2,8 +2,8 @@
 
 A document is a `str`, or a pair of them (a prompt and its completion) where
 `data=textpairs`; a corpus is a list of them in a fixed order. Documents go
-to training or to validation by a hash of their text, so the split depends on
-nothing else, and equal documents never stand on both sides.
+to training or to validation by a hash of their text (of pairs: of the prompt), so the
+split depends on nothing else, and equal documents never stand on both sides.
 """
 
 import glob
@@ -193,16 +193,14 @@ def pairs(key, patterns):
         for number, line in enumerate(_read(key, path).split("\n"), 1):
             if not line.strip():
                 continue
-            try:
+            with border(
+                f"data.{key}: line {number} of {path} is no pair of texts",
+                'write it like {"prompt": "some text", "completion": "more text"}',
+            ):
                 row = json.loads(line)
                 pair = row["prompt"], row["completion"]
-            except (ValueError, TypeError, KeyError, RecursionError):
-                pair = ()
-            if not (pair and all(isinstance(text, str) for text in pair)):
-                raise ConfigError(
-                    f"data.{key}: line {number} of {path} is no pair: write it like "
-                    '{"prompt": "some text", "completion": "more text"}.'
-                )
+                # An escape can spell half a character, a lone surrogate, which has no UTF-8.
+                "".join(pair).encode()
             found.append(pair)
     return found
 
@@ -210,16 +208,22 @@ def pairs(key, patterns):
 def split(documents):
     """Return (training, validation) documents: one in `VALID_ONE_IN` is validation.
 
-    A small corpus may have no hash of that kind; then the smallest hash decides,
-    so neither side is empty if there are two distinct documents.
+    Pairs of one prompt stay together; without a prompt, or where all have the same, each
+    stands for itself. A small corpus may have no hash of that kind; then the smallest hash
+    decides, so neither side is empty if there are two distinct documents.
     """
-    hashes = {text: int(digest(text)[:16], 16) for text in documents}
-    valid = {text for text, value in hashes.items() if value % VALID_ONE_IN == 0}
+    prompts = {text[0] for text in documents if not isinstance(text, str)}
+
+    def key(text):
+        return text if isinstance(text, str) or len(prompts) < 2 else text[0] or text
+
+    hashes = {part: int(digest(part)[:16], 16) for part in map(key, documents)}
+    valid = {part for part, value in hashes.items() if value % VALID_ONE_IN == 0}
     if hashes and len(valid) in (0, len(hashes)):
         valid = {min(hashes, key=hashes.get)}
     return (
-        [text for text in documents if text not in valid],
-        [text for text in documents if text in valid],
+        [text for text in documents if key(text) not in valid],
+        [text for text in documents if key(text) in valid],
     )
 
 
