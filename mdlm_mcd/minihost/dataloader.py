@@ -309,15 +309,16 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, **how
 
 
 def with_digest(config, train_loader):
-    """Return a copy of the config with the digest of the training rows in memory.
+    """Return a copy of the config with digests: of the tokenizer, and of training rows in memory.
 
-    By it, in checkpoints, a run that goes on knows its text again.
+    By them, in checkpoints, a run that goes on knows its text again, and others its ids.
     """
-    rows = train_loader.dataset
-    if not isinstance(rows, Rows):
-        return config
-    config = config.copy()
-    parts = {"tokens": rows.tokens, "lengths": rows.lengths}
-    sha256 = identity.sha256(parts if rows.given is None else parts | {"given": rows.given})
-    OmegaConf.update(config, "data.rows_sha256", sha256, force_add=True)
+    rows, config = train_loader.dataset, config.copy()
+    found = {f"data.{identity.TOKENIZER}": identity.tokenizer_sha256(train_loader.tokenizer)}
+    if isinstance(rows, Rows):
+        parts = {"tokens": rows.tokens, "lengths": rows.lengths}
+        parts |= {} if rows.given is None else {"given": rows.given}
+        found[identity.ROWS] = identity.sha256(parts)
+    for key, sha256 in found.items():
+        OmegaConf.update(config, key, sha256, force_add=True)
     return config
