@@ -7,6 +7,7 @@ on with others would put its own labels on weights that they did not make.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, shown
+from ..errors import CheckpointError, ConfigError, shown
 from . import sanitize
 from .sanitize import section
 
@@ -44,6 +45,7 @@ TRAINER = {
 }
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 ROWS = "data.rows_sha256"  # of the training rows, where a host knows them
+TOKENIZER = "tokenizer_sha256"  # in `data`: of the tokens and their ids
 
 
 def sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -54,6 +56,31 @@ def sha256(tensors: Mapping[str, Tensor]) -> str:
         sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         sha.update(value.view(-1).view(torch.uint8).numpy())
     return sha.hexdigest()
+
+
+def tokenizer_sha256(tokenizer: Any) -> str:
+    """Return the SHA-256 of a tokenizer's tokens and their ids."""
+    return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
+
+
+def check_tokenizer(config: Mapping[str, Any], tokenizer: Any, source: str) -> bool:
+    """Refuse a tokenizer whose ids are other tokens than those that `source` learned.
+
+    config: the checkpoint's. Return whether it notes a digest, as older ones do not.
+    Raises ConfigError.
+    """
+    was = section(config, "data").get(TOKENIZER)
+    if was is None:
+        return False
+    if was != (now := tokenizer_sha256(tokenizer)):
+        raise ConfigError(
+            f"{source} learned the tokens of a tokenizer of SHA-256 {shown(was, 12)}, and "
+            f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} has {shown(now, 12)}, "
+            "where the same ids are other tokens: bpe is trained on the training documents, so "
+            "name the text of that run, as it was, or a folder of its tokenizer (from that text "
+            "`mdlm-mcd export CKPT FOLDER --tokenizer bpe` writes one)."
+        )
+    return True
 
 
 def config_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:

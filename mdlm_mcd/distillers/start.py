@@ -92,7 +92,8 @@ def check_teacher(module, weights: Weights, source: str) -> None:
     """Refuse a teacher that fits the student by its shapes alone. Raises CheckpointError."""
     config, theirs = module.config, model_sizes(weights.config)
     check_process(weights, source, module.parameterization)
-    check_tokenizer(weights, source, config.data)
+    if not identity.check_tokenizer(weights.config, module.tokenizer, source):
+        check_tokenizer(weights, source, config.data)
     timed, length = theirs.get("time_conditioning"), theirs.get("model_length")
     key, mine = module.model_setting(config, "time_conditioning")
     if timed is not None and bool(timed) != bool(mine):

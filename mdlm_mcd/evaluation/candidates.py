@@ -209,7 +209,7 @@ def tokenizer_of(opened: weights.Weights, source: Source) -> Any:
             "folder or a Hub name, e.g. --tokenizer gpt2."
         )
     try:
-        return _tokenizer(data, key)
+        return _tokenizer(data, opened.config, key)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error} Or give --tokenizer.") from error
 
@@ -227,12 +227,14 @@ def given_tokenizer(name: str, config: Mapping[str, Any]) -> Any:
             "that host: give the folder or the Hub name of a tokenizer."
         )
     data = {**(checkpoint_config.data(config) if bpe else {}), "tokenizer_name_or_path": name}
-    return _tokenizer(data, f"--tokenizer {name}: the checkpoint", key="--tokenizer ")
+    return _tokenizer(data, config, f"--tokenizer {name}: the checkpoint", key="--tokenizer ")
 
 
-def _tokenizer(data: Mapping[str, Any], source: str, **how: str) -> Any:
+def _tokenizer(data: Mapping[str, Any], config: Mapping[str, Any], source: str, **how: str) -> Any:
     with checkpoint_config.used(source):
-        return dataloader.get_tokenizer(checkpoint_config.literal({"data": data}), **how)
+        found = dataloader.get_tokenizer(checkpoint_config.literal({"data": data}), **how)
+    identity.check_tokenizer(config, found, "the checkpoint")
+    return found
 
 
 def open_model(source: Source, device: str = "cpu") -> Candidate:

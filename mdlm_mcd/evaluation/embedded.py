@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checkpoints import checkpoint_config, weights
+from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.files import expanded, read_json
 from ..minihost import algo, dataloader
 from ..minihost import main as entry
@@ -57,6 +57,7 @@ def open_model(path: str | Path, ema: bool = True) -> tuple[Any, Any]:
         uniform = cls is algo.DUO_BASE
         config.sampling.predictor = "ancestral" if uniform else "ancestral_cache"
         tokenizer = dataloader.get_tokenizer(config)
+        identity.check_tokenizer(found.config, tokenizer, source)
         model = cls(config, tokenizer)
         which = "ema" if ema and (found.is_final or found.shadow_params) else "raw"
         named = model.backbone.named_parameters()

@@ -2,8 +2,8 @@
 
 A document is a `str`, or a pair of them (a prompt and its completion) where
 `data=textpairs`; a corpus is a list of them in a fixed order. Documents go
-to training or to validation by a hash of their text, so the split depends on
-nothing else, and equal documents never stand on both sides.
+to training or to validation by a hash of their text (of pairs: of the prompt), so the
+split depends on nothing else, and equal documents never stand on both sides.
 """
 
 import glob
@@ -147,32 +147,40 @@ def _read(key, path):
         return Path(path).read_text(encoding="utf-8-sig")
 
 
-def textfile_documents(key, patterns, separator=None):
+def _texts(key, patterns):
+    texts = (_read(key, path) for path in _expand(key, patterns))
+    return [text for text in texts if text.strip()]
+
+
+def _pieces(texts, end):
+    # Files put one after another leave byte order marks inside.
+    found = (t.strip("\n\ufeff") for text in texts for t in re.split(end, text))
+    return [piece for piece in found if piece.strip()]
+
+
+def _document_end(texts):
+    """Return the pattern at which documents end, see `textfile_documents`."""
+    if len(_pieces(texts, DOCUMENT_BREAK)) >= MIN_DOCUMENTS:
+        return DOCUMENT_BREAK
+    return PARAGRAPH_BREAK if len(_pieces(texts, PARAGRAPH_BREAK)) > len(texts) else LINE_BREAK
+
+
+def textfile_documents(key, patterns, separator=None, like=None):
     """Return the documents of the text files that `patterns` (paths or globs) name.
 
     With a `separator`, documents end at the lines equal to it. Without, they end
     at two or more blank lines; if that gives fewer than `MIN_DOCUMENTS`
-    documents, at every blank line; if that gives a single one, at every line.
-    The end of a file always ends a document. Raises ConfigError where there is no file
-    or one is not UTF-8.
+    documents, at every blank line; if that gives no more than there are files, at every
+    line. The files of `like` decide it, patterns of data.files, in place of these if there
+    are any. The end of a file always ends a document. Raises ConfigError where there is
+    no file or one is not UTF-8.
     """
-    texts = [_read(key, path) for path in _expand(key, patterns)]
-
-    def pieces(pattern):
-        # Files put one after another leave byte order marks inside.
-        found = (t.strip("\n\ufeff") for text in texts for t in re.split(pattern, text))
-        return [piece for piece in found if piece.strip()]
-
+    texts = _texts(key, patterns)
     if separator:
-        separator = re.escape(separator.strip())
-        documents = pieces(rf"(?:^|\n)[^\S\n]*{separator}[^\S\n]*(?=\n|$)")
+        end = rf"(?:^|\n)[^\S\n]*{re.escape(separator.strip())}[^\S\n]*(?=\n|$)"
     else:
-        documents = pieces(DOCUMENT_BREAK)
-        if len(documents) < MIN_DOCUMENTS:
-            documents = pieces(PARAGRAPH_BREAK)
-        if len(documents) == 1:
-            documents = pieces(LINE_BREAK)
-    return documents
+        end = _document_end(_texts("files", like or ()) or texts)
+    return _pieces(texts, end)
 
 
 def pairs(key, patterns):
@@ -185,16 +193,14 @@ def pairs(key, patterns):
         for number, line in enumerate(_read(key, path).split("\n"), 1):
             if not line.strip():
                 continue
-            try:
+            with border(
+                f"data.{key}: line {number} of {path} is no pair of texts",
+                'write it like {"prompt": "some text", "completion": "more text"}',
+            ):
                 row = json.loads(line)
                 pair = row["prompt"], row["completion"]
-            except (ValueError, TypeError, KeyError, RecursionError):
-                pair = ()
-            if not (pair and all(isinstance(text, str) for text in pair)):
-                raise ConfigError(
-                    f"data.{key}: line {number} of {path} is no pair: write it like "
-                    '{"prompt": "some text", "completion": "more text"}.'
-                )
+                # An escape can spell half a character, a lone surrogate, which has no UTF-8.
+                "".join(pair).encode()
             found.append(pair)
     return found
 
@@ -202,16 +208,22 @@ def pairs(key, patterns):
 def split(documents):
     """Return (training, validation) documents: one in `VALID_ONE_IN` is validation.
 
-    A small corpus may have no hash of that kind; then the smallest hash decides,
-    so neither side is empty if there are two distinct documents.
+    Pairs of one prompt stay together; without a prompt, or where all have the same, each
+    stands for itself. A small corpus may have no hash of that kind; then the smallest hash
+    decides, so neither side is empty if there are two distinct documents.
     """
-    hashes = {text: int(digest(text)[:16], 16) for text in documents}
-    valid = {text for text, value in hashes.items() if value % VALID_ONE_IN == 0}
+    prompts = {text[0] for text in documents if not isinstance(text, str)}
+
+    def key(text):
+        return text if isinstance(text, str) or len(prompts) < 2 else text[0] or text
+
+    hashes = {part: int(digest(part)[:16], 16) for part in map(key, documents)}
+    valid = {part for part, value in hashes.items() if value % VALID_ONE_IN == 0}
     if hashes and len(valid) in (0, len(hashes)):
         valid = {min(hashes, key=hashes.get)}
     return (
-        [text for text in documents if text not in valid],
-        [text for text in documents if text in valid],
+        [text for text in documents if key(text) not in valid],
+        [text for text in documents if key(text) in valid],
     )
 
 
@@ -233,7 +245,9 @@ def documents(data, mode):
     def read_files(key):
         if data[mode] == "textpairs":
             return pairs(key, data[key])
-        return textfile_documents(key, data[key], data.get("separator"))
+        # Held-out text is broken as training text is, or would not be found in it again.
+        like = key == "valid_files" and data.get("train") == "textfile" and data.get("files")
+        return textfile_documents(key, data[key], data.get("separator"), like)
 
     if not data.get("valid_files"):
         return split(read_files("files"))[mode == "valid"]

@@ -210,7 +210,9 @@ class Rows(Dataset):
         return found if self.given is None else found | {"context_mask": place < self.given[index]}
 
 
-def _map_rows(batch, numbers, layout, key):
+# Its name is part of the key of `datasets`' cache: where it was `_map_rows`, rows depended on
+# the number of processes.
+def _pack_rows(batch, numbers, layout, key):
     """Call `_to_rows` as `datasets` maps it over documents and their numbers."""
     for number, text in zip(numbers, batch[key], strict=True):
         if not isinstance(text, str):
@@ -252,15 +254,16 @@ def get_dataset(config, tokenizer, mode, size=None, mask_index=None):
         make_rows = _to_pair_rows if name == "textpairs" else _to_rows
         rows = Rows(*make_rows(corpus.documents(config.data, mode), **layout))
     else:
-        key, workers = config.data.text_key, config.loader.num_workers
+        key = config.data.text_key
         texts = corpus.huggingface_dataset(config.data, mode)
         with corpus.reading(config.data, mode):
+            # In one process, whose tokenizer has threads: several would each cut a part of
+            # the documents into rows.
             rows = texts.map(
-                functools.partial(_map_rows, layout=layout, key=key),
+                functools.partial(_pack_rows, layout=layout, key=key),
                 batched=True,
                 with_indices=True,
                 remove_columns=[key],
-                num_proc=workers if workers > 1 else None,
             ).with_format("torch")
     wanted, use = 1, "validation"
     if mode == "train":
@@ -282,9 +285,6 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, **how
     """
     loader = config.loader
     workers = loader.num_workers
-    if workers > 0:
-        # Forking after parallel tokenization warns in every worker, or hangs it.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
     def make(mode, batch_size):
         rows = get_dataset(config, tokenizer, mode, **how)
@@ -302,22 +302,27 @@ def get_dataloaders(config, tokenizer, skip_train=False, skip_valid=False, **how
         made.tokenizer = tokenizer
         return made
 
-    return (
+    made = (
         None if skip_train else make("train", loader.batch_size),
         None if skip_valid else make("valid", loader.eval_batch_size),
     )
+    if workers > 0:
+        # Forking after parallel tokenization warns in every worker, or hangs it.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return made
 
 
 def with_digest(config, train_loader):
-    """Return a copy of the config with the digest of the training rows in memory.
+    """Return a copy of the config with digests: of the tokenizer, and of training rows in memory.
 
-    By it, in checkpoints, a run that goes on knows its text again.
+    By them, in checkpoints, a run that goes on knows its text again, and others its ids.
     """
-    rows = train_loader.dataset
-    if not isinstance(rows, Rows):
-        return config
-    config = config.copy()
-    parts = {"tokens": rows.tokens, "lengths": rows.lengths}
-    sha256 = identity.sha256(parts if rows.given is None else parts | {"given": rows.given})
-    OmegaConf.update(config, "data.rows_sha256", sha256, force_add=True)
+    rows, config = train_loader.dataset, config.copy()
+    found = {f"data.{identity.TOKENIZER}": identity.tokenizer_sha256(train_loader.tokenizer)}
+    if isinstance(rows, Rows):
+        parts = {"tokens": rows.tokens, "lengths": rows.lengths}
+        parts |= {} if rows.given is None else {"given": rows.given}
+        found[identity.ROWS] = identity.sha256(parts)
+    for key, sha256 in found.items():
+        OmegaConf.update(config, key, sha256, force_add=True)
     return config

@@ -65,7 +65,9 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
     if config.algo.backbone == "hf_dit" and key == "eval.checkpoint_path":
         return cls(config, tokenizer)
     check_file(key, path)
-    _open_plain(path, f"{key}={path}")
+    checkpoint = _open_plain(path, f"{key}={path}")
+    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
+    identity.check_tokenizer(identity.config_of(checkpoint), tokenizer, f"{key}={path}")
     with border(
         f"{key}={path} does not fit this model",
         "use the `model`, `data` and `algo` settings it was trained with",

@@ -1,11 +1,13 @@
 """What makes two runs one: all that changes a result, however it is written."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from mdlm_mcd.checkpoints import identity
-from mdlm_mcd.errors import CheckpointError
+from mdlm_mcd.errors import CheckpointError, ConfigError
 
 RUN = """
     mode=train seed=1 T=0 algo.name=mcd algo.loss=hybrid algo.u_step=null algo.rounds=2
@@ -67,6 +69,20 @@ def test_the_rows_decide_where_both_know_theirs():
     check(was, config("data.rows_sha256=abc", "data.files=[elsewhere.txt]"))
     with pytest.raises(CheckpointError, match="with training rows of SHA-256 abc, and this"):
         check(was, config("data.rows_sha256=def"))
+
+
+def test_tokenizers_are_known_by_their_tokens():
+    def of(**vocab):
+        return SimpleNamespace(get_vocab=lambda: vocab, name_or_path="")
+
+    digest = identity.tokenizer_sha256(of(a=0, b=1))
+    noted = {"data": {"tokenizer_sha256": digest}}
+    assert identity.check_tokenizer(noted, of(b=1, a=0), "x")
+    assert not any(identity.check_tokenizer(c, None, "x") for c in ({}, {"data": {}}, {"data": 1}))
+    for other in (of(a=1, b=0), of(a=0), of(a=0, b=1, c=2)):
+        words = f"^x learned .* SHA-256 {digest[:11]}.*tokenizer_name_or_path=bpe has"
+        with pytest.raises(ConfigError, match=words):
+            identity.check_tokenizer(noted, other, "x")
 
 
 def test_paths_were_relative_once():

@@ -21,6 +21,16 @@ def export(shell, checkpoint, *argv):
     return shell.command("export", checkpoint, shell.folder / "out", *argv)
 
 
+def other_text(shell, checkpoint=None):
+    """A checkpoint whose text has changed, of which another `bpe` would be made."""
+    lines = "\n".join(f"Some quite different sentence, number {i}." for i in range(400))
+    file = str(shell.write("other.txt", lines))
+    change = {"files": [file]}
+    return shell.changed(
+        lambda c: c["hyper_parameters"]["config"]["data"].update(change), checkpoint
+    )
+
+
 def pipe(shell):
     """It never ends; this one would end the test by its timeout."""
     os.mkfifo(shell.folder / "pipe.jsonl")
@@ -43,6 +53,18 @@ CASES = {
     "masked evaluator": (
         lambda s: s.sweep("--evaluator", s.teacher),
         "gives no text a likelihood from left to right",
+    ),
+    "other tokens": (
+        lambda s: s.command("sweep", other_text(s), "--corpus", s.folder / "other.txt"),
+        "the checkpoint learned the tokens of a tokenizer of SHA-256",
+    ),
+    "other tokens by name": (
+        lambda s: s.command("export", other_text(s), s.folder / "out", "--tokenizer", "bpe"),
+        "the checkpoint learned the tokens of a tokenizer of SHA-256",
+    ),
+    "other tokens of an evaluator": (
+        lambda s: s.sweep("--evaluator", other_text(s, s.judge)),
+        "learned the tokens of a tokenizer of SHA-256",
     ),
     "no evaluator": (lambda s: s.sweep("--evaluator", "none.ckpt"), "is no file"),
     "silent evaluator": (

@@ -250,7 +250,7 @@ def config(content):
         (lambda c: config(c)["algo"].update(parameterization="mean"), "=mean", {}),
         (lambda c: c.pop("hyper_parameters"), "give --length", {}),
         (
-            lambda c: config(c)["data"].update(vocab_size=280),
+            lambda c: config(c)["data"].update(vocab_size=280, tokenizer_sha256=None),
             "--tokenizer .* has 301",
             {"tokenizer": "bpe"},
         ),

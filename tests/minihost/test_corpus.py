@@ -109,6 +109,18 @@ def test_where_documents_end(tmp_path, texts, between):
     assert corpus.textfile_documents("files", [file]) == texts
 
 
+def test_files_of_a_document_a_line_and_files_that_are_documents(tmp_path):
+    few = [write(tmp_path / f"{n}.txt", [f"{n}{i}" for i in range(40)], "\n") for n in "ab"]
+    empty = write(tmp_path / "empty.txt", [])
+    assert len(corpus.textfile_documents("files", [*few, empty])) == 80
+    train, valid = corpus.split(corpus.textfile_documents("files", few))
+    assert len(train) > 60 and valid
+    many = [write(tmp_path / f"{i}.txt", [f"{i}", "more"]) for i in range(corpus.MIN_DOCUMENTS)]
+    assert len(corpus.textfile_documents("files", many)) == len(many)
+    two = write(tmp_path / "two.txt", ["One\nparagraph.", "Two."])
+    assert len(corpus.textfile_documents("files", [two, empty])) == 2
+
+
 def test_separator(tmp_path):
     file = write(tmp_path / "a.txt", ["***\na ***\n\n\n\nb\n *** \n***\nc\n***"])
     found = corpus.textfile_documents("files", [file], "***")
@@ -143,6 +155,24 @@ def test_valid_files_are_kept_out_of_training(tmp_path, caplog):
     assert corpus.documents(config, "valid") == paragraphs(60, start=40)
     assert corpus.documents(config, "train") == paragraphs(40)
     assert "10 documents of data.files are also in data.valid_files" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [5, 25])
+def test_held_out_text_is_broken_as_training_text_is(tmp_path, kept):
+    """Documents of several paragraphs, of which few are a file of paragraphs by itself."""
+    texts = [f"Document {i}.\n\nIts second paragraph, {i}." for i in range(40)]
+    held = write(tmp_path / "held.txt", texts[:kept], "\n\n\n")
+    files = [write(tmp_path / "a.txt", texts, "\n\n\n")]
+    config = data("textfile", tmp_path, files=files, valid_files=[held])
+    assert corpus.documents(config, "valid") == texts[:kept]
+    assert corpus.documents(config, "train") == texts[kept:]
+    # A file of both lists, by whatever name.
+    (tmp_path / "link.txt").symlink_to(held)
+    more = write(tmp_path / "b.txt", texts[kept:], "\n\n\n")
+    config.files = [str(tmp_path / "link.txt"), more]
+    assert corpus.documents(config, "train") == texts[kept:]
+    config.files = []  # as where a checkpoint is evaluated
+    assert len(corpus.documents(config, "valid")) == (10 if kept == 5 else 25)
 
 
 def test_train_and_valid_may_come_from_different_places(tmp_path):

@@ -173,6 +173,20 @@ def test_a_look_at_a_batch_changes_nothing(text, bpe):
     assert torch.equal(*(next(iter(x))["input_ids"] for x in (loaders[0], train)))
 
 
+def test_huggingface_rows_do_not_depend_on_the_number_of_workers(tmp_path, bpe):
+    pytest.importorskip("datasets").utils.disable_progress_bar()
+    rows = []
+    for workers in (0, 2, 3):
+        folder = tmp_path / str(workers)  # with a cache of its own
+        folder.mkdir()
+        texts = (json.dumps({"text": " ".join(WORDS[: 1 + i % 14])}) for i in range(150))
+        (folder / "a.jsonl").write_text("\n".join(texts))
+        keys = {"train": "json", "data_files": str(folder / "a.jsonl"), "workers": workers}
+        config = config_of("huggingface", folder, **keys)
+        rows.append(dataloader.get_dataset(config, bpe, "train")["input_ids"][:])
+    assert torch.equal(rows[0], rows[1]) and torch.equal(rows[0], rows[2])
+
+
 @pytest.mark.parametrize("wrap", [True, False])
 def test_huggingface_rows_are_made_as_those_of_text_files(tmp_path, wrap):
     pytest.importorskip("datasets").utils.disable_progress_bar()

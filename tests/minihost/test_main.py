@@ -162,6 +162,31 @@ def test_a_run_begun_anew_in_a_used_folder_is_the_one_to_go_on_with(compose, tmp
     assert (saved["global_step"], saved["hyper_parameters"]["config"]["seed"]) == (2, 2)
 
 
+def test_a_tokenizer_whose_ids_are_other_tokens(compose, runs, tmp_path):
+    """Of as many tokens, trained on other text; checkpoints of older releases do not tell."""
+    texts = (f"Some quite different sentence, number {i} of its own kind." for i in range(400))
+    (tmp_path / "other.txt").write_text("\n\n\n".join(texts))
+    small = ("model.hidden_size=16", "model.n_blocks=1", "trainer.max_steps=1")
+    other = (*small, f"data.files=[{tmp_path / 'other.txt'}]")
+    path, old = runs["mdlm"], tmp_path / "old.ckpt"
+    content = torch.load(path, weights_only=True)
+    assert content["hyper_parameters"]["config"]["data"].pop("tokenizer_sha256")
+    torch.save(content, old)
+    for key, *how in (
+        ("eval.checkpoint_path", "mode=ppl_eval"),
+        ("eval.checkpoint_path", "mode=sample_eval", f"eval.generated_samples_path={tmp_path}/s"),
+        ("training.finetune_path",),
+        ("algo.teacher_path", "algo=mcd", "algo.rounds=1", "algo.steps_per_round=1"),
+    ):
+        words = f"^{key}=.*last.ckpt learned the tokens of .*=bpe has .* name the text of that run"
+        with pytest.raises(ConfigError, match=words):
+            minihost.run(compose(*how, f"{key}={path}", *other))
+        short = ("sampling.steps=1", "sampling.num_sample_batches=1")
+        for opened, given in ((path, small), (old, other)):
+            folder = f"checkpointing.save_dir={tmp_path / opened.stem / key}"
+            minihost.run(compose(*how, f"{key}={opened}", *given, folder, *short))
+
+
 def test_checkpoints_that_do_not_fit_are_refused_by_name(compose, tmp_path):
     minihost.run(compose("trainer.max_steps=1", "training.ema=0", "loader.batch_size=4"))
     path = f"eval.checkpoint_path={tmp_path / 'checkpoints' / 'last.ckpt'}"

@@ -72,13 +72,26 @@ def test_held_out_pairs_are_kept_out_of_training(loaded, tmp_path):
     assert not set(PAIRS[:10]) & set(corpus.documents(config.data, "train"))
 
 
-@pytest.mark.parametrize(
-    "line", ["{", "3", '["a", "b"]', '{"prompt": "a"}', '{"prompt": "a", "completion": null}']
-)
+@pytest.mark.parametrize("prompt", ["{i}", "", "the same"])
+def test_the_completions_of_a_prompt_stay_together(prompt):
+    pairs = [(prompt.format(i=i), f"{i}-{j}") for i in range(60) for j in range(4)]
+    train, valid = corpus.split(pairs)
+    assert sorted(train + valid) == sorted(pairs) and 3 < len(valid) < 40
+    shared = {p for p, _ in train} & {p for p, _ in valid}
+    assert shared == (set() if "{" in prompt else {prompt})  # none to tell pairs apart by
+    bare = [("", f"{i}") for i in range(60)]
+    assert {p for p, _ in corpus.split([*pairs, *bare])[1]} & {""}
+
+
+LINES = ["{", "3", '["a", "b"]', '{"prompt": "a"}', '{"prompt": "a", "completion": null}']
+
+
+@pytest.mark.parametrize("line", [*LINES, r'{"prompt": "a", "completion": "b\ud83d"}'])
 def test_a_line_that_is_no_pair(tmp_path, line):
     good = json.dumps({"prompt": "", "completion": "\u2028"})
     (tmp_path / "a.jsonl").write_text(f"{good}\n{line}\n")
-    with pytest.raises(ConfigError, match=r"^data\.files: line 2 of .*a\.jsonl is no pair: write"):
+    words = r"^data\.files: line 2 of .*a\.jsonl is no pair of texts \(.+\): write it like"
+    with pytest.raises(ConfigError, match=words):
         corpus.pairs("files", str(tmp_path / "a.jsonl"))
 
 
