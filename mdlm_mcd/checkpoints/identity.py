@@ -45,7 +45,7 @@ TRAINER = {
 }
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 ROWS = "data.rows_sha256"  # of the training rows, where a host knows them
-TOKENIZER = "tokenizer_sha256"  # in `data`: of the tokens and their ids
+TOKENIZER = "tokenizer_sha256"  # of the tokens and their ids: in `data`, exported in `mdlm_mcd`
 
 
 def sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -63,13 +63,18 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()
 
 
+def noted_tokenizer(config: Mapping[str, Any]) -> Any:
+    """Return the digest that a checkpoint's or a folder's config notes, or None."""
+    return section(config, "data").get(TOKENIZER) or section(config, "mdlm_mcd").get(TOKENIZER)
+
+
 def check_tokenizer(config: Mapping[str, Any], tokenizer: Any, source: str) -> bool:
     """Refuse a tokenizer whose ids are other tokens than those that `source` learned.
 
     config: the checkpoint's. Return whether it notes a digest, as older ones do not.
     Raises ConfigError.
     """
-    was = section(config, "data").get(TOKENIZER)
+    was = noted_tokenizer(config)
     if was is None:
         return False
     if was != (now := tokenizer_sha256(tokenizer)):

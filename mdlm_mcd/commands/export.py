@@ -19,7 +19,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from .. import __version__, errors
-from ..checkpoints import weights
+from ..checkpoints import identity, weights
 from ..checkpoints.sanitize import section
 from ..errors import ConfigError, border
 from ..evaluation import candidates
@@ -101,6 +101,7 @@ def export(
                 f"included, and the model has {sizes['vocab_size']}: name the "
                 "tokenizer it was trained with."
             )
+        info[identity.TOKENIZER] = identity.tokenizer_sha256(opened)
         # No chat with a masked model; names of templates become file names in transformers.
         opened.chat_template = None
     tensors = {f"backbone.{k}": v for k, v in backbone.state_dict().items()}
@@ -149,6 +150,8 @@ def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]
         "ema": section(found.config, "training").get("ema"),
         "global_batch_size": section(found.config, "loader").get("global_batch_size"),
     }
+    if digest := identity.noted_tokenizer(found.config):
+        info[identity.TOKENIZER] = digest
     return info | ({"training": training} if any(training.values()) else {})
 
 

@@ -125,6 +125,19 @@ def test_transformers_opens_it_without_this_package(student, out, tmp_path):
     assert "input_ids" in found["refused"][0] and "padding" in found["refused"][1]
 
 
+def test_the_folder_knows_its_tokenizer(runs, student, out, module_compose, tmp_path):
+    """As a teacher it is refused where `bpe` was trained on other text."""
+    (tmp_path / "other.txt").write_text(
+        "\n\n\n".join(f"Other words, {i} of them." for i in range(400))
+    )
+    given = ["algo=mcd", *FROZEN[1:], *SMALL, f"algo.teacher_path={out}"]
+    given.append(f"checkpointing.save_dir={tmp_path}")
+    minihost.run(module_compose(*given))
+    given += [f"data.files=[{tmp_path / 'other.txt'}]", "checkpointing.resume_from_ckpt=false"]
+    with pytest.raises(ConfigError, match="learned the tokens of a tokenizer of SHA-256"):
+        minihost.run(module_compose(*given))
+
+
 def test_the_folder_says_where_it_comes_from(runs, student, out):
     config = json.loads((out / "config.json").read_text())
     assert {k: config[k] for k in SIZES} == SIZES
