@@ -1,8 +1,8 @@
-"""Make our config groups visible to the hosts.
+"""Make our config groups visible to every Hydra application.
 
 Hydra imports this file at each start of each application, so it stays light: nothing
 here may import torch or raise, and no file is read before a config of ours asks for the
-group `host`, which depends on the application. Applications that are no hosts see nothing of it.
+group `host`, which depends on the application.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
@@ -41,28 +42,20 @@ def trains_ours(main: str) -> bool:
     return any(word in line for line in lines for word in wanted)
 
 
-def is_host(folder: Path) -> bool:
-    """Return whether a folder looks like a clone of Duo or MDLM, or is the embedded host."""
-    return any((folder / name).exists() for name in ("algo.py", "diffusion.py"))
-
-
 def unpatched(host: Path) -> bool:
     """Return whether a folder is a host that would not train what `algo._target_` names."""
+    known = (host / "algo.py").exists() or (host / "diffusion.py").exists()
     main = read(host / "main.py")
     patched = os.environ.get(IN_MEMORY) == str(host) or trains_ours(main)
-    return is_host(host) and bool(main) and not patched
-
-
-def folders(configs: Path) -> list[Path]:
-    """Return where an application may lie: `--config-path` leads away, but not its main.py."""
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    return [configs.parent, *([Path(script).parent] if script else [])]
+    return known and bool(main) and not patched
 
 
 def patch_state(configs: Path) -> str:
     """Return `unpatched`, an option of the group `host_check`, or `patched`, which is none."""
-    found = any(unpatched(host.resolve()) for host in folders(configs))
-    return "unpatched" if found else "patched"
+    # `--config-path` may lead away from the host, but not its main.py.
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    hosts = [configs.parent, *([Path(script).parent] if script else [])]
+    return "unpatched" if any(unpatched(host.resolve()) for host in hosts) else "patched"
 
 
 def stop_unpatched():
@@ -75,7 +68,7 @@ def stop_unpatched():
 
 
 class MDLMMCDSearchPathPlugin(SearchPathPlugin):
-    """Append our `configs` to a host's: behind its own files, which win."""
+    """Append our `configs`: behind a host's own files, which win."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         places = [e.path for e in search_path.get_path() if e.provider == "main"]
@@ -86,5 +79,6 @@ class MDLMMCDSearchPathPlugin(SearchPathPlugin):
             ("mdlm_mcd_unpatched_host", stop_unpatched),
         ):
             OmegaConf.register_new_resolver(name, resolver, replace=True)
-        if places == ["pkg://mdlm_mcd.minihost.configs"] or any(map(is_host, folders(folder))):
+        # With options of its own of such a group an application would have ours merged into them.
+        if not ConfigStore.instance().repo.keys() & set(os.listdir(configs_dir())):
             search_path.append("mdlm-mcd", f"file://{configs_dir()}")

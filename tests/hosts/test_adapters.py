@@ -8,8 +8,8 @@ import hydra
 import pytest
 import torch
 from fakes import DUO, MDLM
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException
 from runs import distil
 
 from hydra_plugins import mdlm_mcd_searchpath as plugin
@@ -140,17 +140,19 @@ def test_the_config_speaks_the_hosts_keys(folder, monkeypatch):
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize(
-    "main, stops",
+    "main, model, stops",
     [
-        ("import diffusion\n", True),
-        ("# config.algo._target_ would be nice\n", True),
-        ("from mdlm_mcd.hosts import stubs\nstubs.install()\n", True),
-        ("model = config.algo.get('_target_')\n", False),
+        ("import diffusion\n", "diffusion.py", True),
+        ("# config.algo._target_ would be nice\n", "diffusion.py", True),
+        ("from mdlm_mcd.hosts import stubs\nstubs.install()\n", "diffusion.py", True),
+        ("model = config.algo.get('_target_')\n", "diffusion.py", False),
+        ("print()\n", "theirs.py", False),  # no host
     ],
 )
-def test_an_unpatched_host_is_stopped(folder, monkeypatch, main, stops, elsewhere):
+def test_an_unpatched_host_is_stopped(folder, monkeypatch, main, model, stops, elsewhere):
     """When its config is read; also with --config-path, by the main.py that runs."""
     (folder / "main.py").write_text(main)
+    (folder / "diffusion.py").rename(folder / model)
     started, configs = sys.modules["__main__"], folder
     if elsewhere:
         monkeypatch.setattr(started, "__file__", str(folder / "main.py"), raising=False)
@@ -166,8 +168,8 @@ def test_an_unpatched_host_is_stopped(folder, monkeypatch, main, stops, elsewher
         assert "unpatched_host" not in composed(configs, "algo=mcd").algo
 
 
-def test_another_application_has_its_own_groups_alone(folder):
-    """Not ours: an option of one name would be merged into its own."""
-    (folder / "diffusion.py").rename(folder / "theirs.py")
-    with pytest.raises(ConfigCompositionException, match="Could not override .algo"):
-        composed(folder, "algo=mcd")
+def test_options_that_an_application_stores_are_not_merged_with_ours(folder, monkeypatch):
+    store = ConfigStore()
+    store.store(group="algo", name="mmd", node={"bandwidth": 3})
+    monkeypatch.setattr(ConfigStore, "instance", lambda: store)
+    assert composed(folder, "algo=mmd").algo == {"bandwidth": 3}
