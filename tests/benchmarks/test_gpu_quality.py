@@ -3,7 +3,6 @@
 import os
 import subprocess
 
-import pytest
 from inside import BENCHMARKS, Inside
 
 from mdlm_mcd.evaluation.rows import existing
@@ -35,7 +34,6 @@ def calls(python):
     return [part.split("\x1f")[:-1] for part in parts]
 
 
-@pytest.mark.slow
 def test_the_whole_comparison(tmp_path):
     """Every method under both laws at every step count, by the commands it starts."""
     python = fake(tmp_path / "python", "true")

@@ -33,10 +33,11 @@ class SaveRounds(L.Callback):
     UnfinishedError. After SIGTERM it is written at the next optimizer step (several processes:
     the next at which they agree), and the process ends with status 0: Lightning alone would
     leave without saving, in the middle of an accumulation. Its handlers of other signals
-    (SLURM's requeueing) are not touched.
+    (SLURM's requeueing) are not touched. curriculum: None for a model without rounds, which a host
+    trains by itself (benchmarks/gpu_quality.sh).
     """
 
-    def __init__(self, dirpath: str, curriculum: Curriculum):
+    def __init__(self, dirpath: str, curriculum: Curriculum | None = None):
         self.dirpath, self.curriculum = dirpath, curriculum
         self.asked = self._leaves = False
         self._last: int | None = None  # the last optimizer step seen
@@ -69,7 +70,7 @@ class SaveRounds(L.Callback):
         if step == self._last:
             return  # within gradient accumulation
         self._last = step
-        if step % self.curriculum.steps_per_round == 0:
+        if self.curriculum and step % self.curriculum.steps_per_round == 0:
             name = f"round-{step // self.curriculum.steps_per_round}.ckpt"
             trainer.save_checkpoint(os.path.join(self.dirpath, name))
         asked = self.asked
@@ -97,13 +98,13 @@ class SaveRounds(L.Callback):
     on_train_batch_start = on_validation_start = on_train_epoch_end = _leave
 
     def on_train_end(self, trainer, module):
-        if trainer.global_step < self.curriculum.total_steps:
+        if self.curriculum and trainer.global_step < self.curriculum.total_steps:
             save_last(trainer, self.dirpath)
 
     def on_fit_end(self, trainer, module):
         # Here, and not at the end of the training, of which there may be none.
         step, curriculum = trainer.global_step, self.curriculum
-        if step < curriculum.total_steps:
+        if curriculum and step < curriculum.total_steps:
             last = f"goes on from {os.path.join(self.dirpath, LAST)}"
             raise UnfinishedError(
                 f"The run ended at step {step} of {curriculum.total_steps}, in round "
