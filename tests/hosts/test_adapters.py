@@ -1,5 +1,6 @@
 """The adapters: which host it is, its model, its configs."""
 
+import copy
 import sys
 import types
 
@@ -169,7 +170,7 @@ def test_an_unpatched_host_is_stopped(folder, monkeypatch, main, model, stops, e
 
 
 def test_options_that_an_application_stores_are_not_merged_with_ours(folder, monkeypatch):
-    store = ConfigStore()
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", copy.deepcopy(store.repo))  # there is but one
     store.store(group="algo", name="mmd", node={"bandwidth": 3})
-    monkeypatch.setattr(ConfigStore, "instance", lambda: store)
     assert composed(folder, "algo=mmd").algo == {"bandwidth": 3}
