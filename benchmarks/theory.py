@@ -11,7 +11,7 @@ import time
 
 import torch
 
-QUESTIONS = ("backward_kl", "fixed_point", "shared_u", "fully_masked", "spans")
+QUESTIONS = ("backward_kl", "fixed_point", "fully_masked")
 
 
 def main() -> None:

@@ -105,15 +105,11 @@ class Tiny:
             out = out + weight * law(float(t), delta)[bits[:, None], bits].prod(-1)
         return out
 
-    def conditional(self, pairs: Tensor) -> Tensor:
-        """Return P(z_s | z_t), (S, S), of a law of the masks; 0 for a z_t that never occurs."""
-        both = self.together * pairs[self.keys][:, self.keys]
-        return both / both.sum(-1, keepdim=True).clamp(min=1e-300)
-
     @lru_cache(maxsize=12)  # noqa: B019
     def views(self, delta: float, law: Law = shared) -> Tensor:
-        """Return P(z_s | z_t), (S, S): what the teacher sees."""
-        return self.conditional(self.pairs(law, delta))
+        """Return P(z_s | z_t), (S, S): what the teacher sees; 0 for a z_t that never occurs."""
+        both = self.together * self.pairs(law, delta)[self.keys][:, self.keys]
+        return both / both.sum(-1, keepdim=True).clamp(min=1e-300)
 
     # Tables -----------------------------------------------------------------------
 
@@ -121,40 +117,35 @@ class Tiny:
         """Return p^(1/tau), normalised: (S, length, vocab); one-hot rows stay."""
         return (table.log() / tau).softmax(-1)
 
-    def mean(self, values: Tensor, law: Tensor | None = None) -> float:
+    def mean(self, values: Tensor) -> float:
         """Return the mean of (S, length) over masked tokens of z_t, whose law is `visited`."""
-        weight = (self.visited if law is None else law)[:, None] * self.masked
+        weight = self.visited[:, None] * self.masked
         return float(torch.where(self.masked, weight * values, 0.0).sum() / weight.sum())
 
-    def entropy(self, table: Tensor, law: Tensor | None = None) -> float:
+    def entropy(self, table: Tensor) -> float:
         """Return the mean entropy of the table's predictions, in nats a masked token."""
-        return self.mean(torch.special.entr(table).sum(-1), law)
+        return self.mean(torch.special.entr(table).sum(-1))
 
-    def divergence(self, one: Tensor, other: Tensor, law: Tensor | None = None) -> float:
+    def divergence(self, one: Tensor, other: Tensor) -> float:
         """Return the mean KL(one || other) of predictions, in nats a masked token."""
         apart = torch.xlogy(one, one) - torch.xlogy(one, other)
-        return self.mean(torch.where(one > 0, apart, 0.0).sum(-1), law)
+        return self.mean(torch.where(one > 0, apart, 0.0).sum(-1))
 
     # The N-step sampler -----------------------------------------------------------
 
-    def sampled(self, table: Tensor, steps: Tensor, weight: Tensor) -> Tensor:
-        """Return the law of samples, (X,), whose tokens open at `steps` (W, length).
+    def drawn(self, table: Tensor, steps: int) -> Tensor:
+        """Return the law of the N-step sampler's samples, (X,): equal steps and iid u.
 
-        weight (W,): the chance of each; tokens that open together are drawn independently.
+        Tokens that open together are drawn independently.
         """
-        out = torch.ones(len(steps), len(self.x), dtype=torch.float64)
+        opens = torch.tensor(list(itertools.product(range(steps), repeat=self.length)))
+        out = torch.ones(len(opens), len(self.x), dtype=torch.float64)
         place = (self.vocab + 1) ** torch.arange(self.length - 1, -1, -1)
         for i in range(self.length):
-            before = (steps < steps[:, i, None]).long()  # (W, length)
+            before = (opens < opens[:, i, None]).long()
             state = before * place @ self.x.T + ((1 - before) @ place)[:, None] * self.vocab
             out *= table[state, i, self.x[:, i]]
-        return weight @ out
-
-    def drawn(self, table: Tensor, steps: int) -> Tensor:
-        """Return the law of the N-step sampler's samples, (X,): equal steps and iid u."""
-        each = torch.tensor(list(itertools.product(range(steps), repeat=self.length)))
-        weight = torch.full((len(each),), 1 / len(each), dtype=torch.float64)
-        return self.sampled(table, each, weight)
+        return out.mean(0)
 
     # Laws of sequences ------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from theory_lib import optimum, shared_u, tiny
+from theory_lib import optimum, tiny
 
-from mdlm_mcd import duality, losses
+from mdlm_mcd import losses
 from mdlm_mcd.losses import NEG_INFINITY
 
 DELTA, TAU = 0.2, 0.8
@@ -60,38 +60,3 @@ def test_a_minimum_has_no_slope_and_nothing_near_it_is_lower(kind, views):
         moved = as_logits(table) * (0.002 if kind == "kl_bwd" else 1.0)
         moved = moved + size * torch.randn(best.shape, generator=g).double()
         assert cost(w, kind, moved, as_logits(teacher), views) > lowest
-
-
-def test_moments_of_the_gradient_one_by_one(views):
-    w = tiny.world(2)
-    truth, weight = as_logits(w.truth).requires_grad_(), views[-1]
-    each = []
-    for *view, _ in zip(*views, strict=True):
-        one = [x[None] for x in view]
-        each += torch.autograd.grad(
-            cost(w, "hybrid", truth, truth.detach(), [*one, weight.new_ones(1)]), truth
-        )
-    g = torch.stack(each).flatten(1)
-    mean = weight @ g
-    size, variance, within = shared_u.moments(w, "hybrid", TAU, w.pairs(tiny.shared, DELTA))
-    assert size == pytest.approx(float(mean.square().sum()))
-    assert variance == pytest.approx(float(weight @ (g - mean).square().sum(-1)))
-    assert 0 < within < variance
-
-
-@pytest.mark.parametrize("num_classes, s, t", [(8, 0.8, 0.4), (64, 0.52, 0.5)])
-def test_how_often_the_sde_unmasks_again_against_latents_of_it(num_classes, s, t):
-    size = 40_000
-    g = torch.Generator().manual_seed(num_classes)
-    at_s, at_t = (duality.calibrate(alpha, num_classes) for alpha in (s, t))
-    eps_s, fresh = (
-        torch.randn(size, num_classes, generator=g, dtype=torch.float64) for _ in range(2)
-    )
-    x0 = torch.zeros(size, dtype=torch.long)
-    w_s = duality.latent(x0, eps_s, *at_s)
-    step = at_t[0] / at_s[0]  # the transition kernel of the variance-preserving SDE
-    w_t = step * w_s + (at_t[1] ** 2 - (step * at_s[1]) ** 2).sqrt() * fresh
-    seen_s, seen_t = (duality.project(w, x0, num_classes - 1) == x0 for w in (w_s, w_t))
-    share = (~seen_s & seen_t).double().mean().item()
-    expected = shared_u.again(num_classes, s, t)
-    assert abs(share - expected) < 4 * (expected / size) ** 0.5

@@ -3,16 +3,31 @@
 import enumeration
 import pytest
 import torch
-from theory_lib import spans, tiny
+from theory_lib import tiny
+
+from mdlm_mcd import coupling
 
 DELTA = 0.3
+
+
+def pattern_law(w, t, s):
+    """P(masks of z_t, masks of z_s) by `couple`: one u in each cell between the thresholds."""
+    edges = torch.tensor([0.0, 1 - t, 1 - s, 1.0], dtype=torch.float64)
+    cells = torch.cartesian_prod(*[torch.arange(3)] * w.length)
+    u = ((edges[1:] + edges[:-1]) / 2)[cells]
+    times = (torch.full((len(u),), value, dtype=torch.float64) for value in (t, s))
+    pair = coupling.couple(torch.zeros_like(cells), u, *times, lambda t: 1 - t, 1)
+    bits = 2 ** torch.arange(w.length - 1, -1, -1)
+    law = torch.zeros(len(w.patterns), len(w.patterns), dtype=torch.float64)
+    at = pair.masked_t.long() @ bits, pair.masked_s.long() @ bits
+    return law.index_put(at, edges.diff()[cells].prod(-1), accumulate=True)
 
 
 @pytest.mark.parametrize("law", [tiny.shared, tiny.independent])
 def test_what_the_teacher_sees_against_couple(law):
     w, pairs = tiny.world(3), 0.0
     for t, share in zip(*tiny.quadrature(DELTA, 1.0, 8), strict=True):
-        both = spans.pattern_law(list(spans.iid(3)), 3, float(t), float(t) - DELTA)
+        both = pattern_law(w, float(t), float(t) - DELTA)
         if law is tiny.independent:  # every view of z_t with every view of z_s
             both = both.sum(1, keepdim=True) * both.sum(0)
         pairs = pairs + share * both
