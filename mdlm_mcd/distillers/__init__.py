@@ -2,9 +2,8 @@
 
 from .cd4lm import CD4LM
 from .dcd import DCD
-from .mcd import MCD
+from .mcd import MCD, Subset
 from .mmd import MMD
 from .sdtt import SDTT
-from .subset import Subset
 
 __all__ = ["CD4LM", "DCD", "MCD", "MMD", "SDTT", "Subset"]

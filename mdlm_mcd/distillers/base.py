@@ -31,11 +31,10 @@ from ..models import context
 from ..models.compiling import compile_blocks
 from ..models.vocabulary import check_ids, check_mask
 from . import loop_state, resume, settings, start, strategies
-from .callbacks.global_batch import GlobalBatch
+from .callbacks.global_batch import GlobalBatch, LossGuard
 from .callbacks.monitor import Monitor
 from .callbacks.saving import SaveRounds
 from .checkpoint_io import use_safe_files
-from .divergence_guard import LossGuard
 from .rng import StepNoise, seed_global
 from .rows import Rows
 from .teacher import Teacher, whole
@@ -135,21 +134,19 @@ class Distiller:
         now = {"tokens": tokens, **parts._asdict(), "loss": parts.loss.detach(), "per_token": 0}
         self._step = {k: v + self._step[k] for k, v in now.items()} if micro and self._step else now
         step, tokens = self._step, self._step["tokens"]
-        logged = {
+        rows, name = step["distil_rows"] + step["reveal_rows"], self.config.algo.name
+        now = {"round": round_.index + 1, "delta": round_.delta, "tau": round_.tau}
+        for key, value in now.items():
             # On the CPU, where the progress bar reads them without waiting for the device.
-            "round": torch.tensor(float(round_.index + 1)),
-            "delta": torch.tensor(round_.delta, dtype=torch.float32),
-            "tau": torch.tensor(round_.tau, dtype=torch.float32),
-            # Of the loss: kl + ce = trainer/loss.
-            "kl": step["distil"] / tokens,
-            "ce": step["reveal"] / tokens,
-            "rows_distil": step["distil_rows"] / tokens,
-            "rows_reveal": step["reveal_rows"] / tokens,
-            "student_entropy": step["entropy"] / max(1, step["distil_rows"] + step["reveal_rows"]),
-        }
-        for name, value in logged.items():
-            on_bar = name in ("round", "delta", "tau")
-            self.log(f"{self.config.algo.name}/{name}", value, prog_bar=on_bar)
+            self.log(f"{name}/{key}", torch.tensor(value, dtype=torch.float32), prog_bar=True)
+        for key, value in (
+            ("kl", step["distil"] / tokens),  # kl + ce = trainer/loss
+            ("ce", step["reveal"] / tokens),
+            ("rows_distil", step["distil_rows"] / tokens),
+            ("rows_reveal", step["reveal_rows"] / tokens),
+            ("student_entropy", step["entropy"] / max(1, rows)),
+        ):
+            self.log(f"{name}/{key}", value)
         self.log("trainer/loss", step["loss"] / tokens, prog_bar=True, sync_dist=True)
 
     # What an adapter implements ---------------------------------------------------
@@ -207,10 +204,7 @@ class Distiller:
 
     @classmethod
     def check_start(cls, config: DictConfig) -> None:
-        """Refuse a training that could not begin: for a host to ask before its data.
-
-        Reading and tokenizing that may take hours, and hosts do it first of all.
-        """
+        """Refuse a training that could not begin, before a host reads its data for hours."""
         cls.check_config(config).check_max_steps(config.trainer.max_steps)
         if config.algo.init_from != "scratch" and not resume.resumes(config):
             start.find_teacher(config)
@@ -350,8 +344,7 @@ class Distiller:
     def load_from_checkpoint(cls, path, *args, config=None, **kwargs):
         """Load as Lightning does, but for what a host opens before it trains.
 
-        That is its `training.finetune_path`, a file which torch may refuse.
-        `start.load_teacher` reads it, and no more of it than weights.
+        That is its `training.finetune_path`, which `start.load_teacher` reads.
         """
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])

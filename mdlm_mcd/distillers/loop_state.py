@@ -71,11 +71,10 @@ def resplit(checkpoint, was: int, now: int) -> None:
 
 
 def _mend_old(loop: dict, steps: int) -> None:
-    """Add what Lightning before 2.5 leaves out.
+    """Add what Lightning before 2.5 leaves out, which counts a batch after its checkpoint.
 
-    It counts a batch after its checkpoint. Resumed, it would take that index again;
-    after the last batch of an epoch it would make another epoch of one batch; and it
-    would go on with a validation where the one before had ended.
+    Resumed, it would take that index again; after the last batch of an epoch it would make
+    another epoch of one batch, and go on with a validation where the one before had ended.
     """
     batches, epochs = loop[BATCHES], loop["epoch_progress"]
     loop[LOGGED]["_batches_that_stepped"] = steps

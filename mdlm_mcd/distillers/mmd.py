@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import head, losses
 from ..curriculum import Curriculum, Round
-from ..errors import ConfigError
+from ..errors import require
 from .base import Distiller
 from .rng import StepNoise
 from .sdtt import draw_tokens
@@ -34,21 +34,16 @@ class MMD(Distiller):
         check_whole(config, "candidates", 2, "each is compared with the others")
         check_whole(config, "draws", 2, "a reward compares a candidate's draws with one another")
         check_whole(config, "feature_block", 0, "blocks are counted from the first, 0")
-        if not 0 < number(config.algo, "rbf_alpha", required=True) < float("inf"):
-            raise ConfigError(
-                f"algo.rbf_alpha={config.algo.rbf_alpha} must be a positive number: about one "
-                "over the usual squared distance of two tokens' features."
-            )
+        alpha = number(config.algo, "rbf_alpha", required=True)
+        wanted = "a positive number: about one over the usual squared distance of tokens' features"
+        require(0 < alpha < float("inf"), "algo.rbf_alpha", alpha, wanted)
         return super().check_config(config)
 
     def check_model(self) -> None:
         super().check_model()
         block, blocks = self.config.algo.feature_block, len(_core(self.backbone).blocks)
-        if block >= blocks:
-            raise ConfigError(
-                f"algo.feature_block={block} is not among the model's {blocks} blocks, counted "
-                f"from 0: set algo.feature_block={blocks // 4}."
-            )
+        wanted = f"below the model's {blocks} blocks, counted from 0: say {blocks // 4}"
+        require(block < blocks, "algo.feature_block", block, wanted)
         self.teacher = FeatureTeacher(self.compiled, block)
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:

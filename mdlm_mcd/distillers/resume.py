@@ -37,8 +37,7 @@ def _resume_path(config: DictConfig) -> str | None:
 def check_same_start(config: DictConfig, strategy) -> None:
     """Refuse a start that processes do not share, or from a checkpoint not there.
 
-    Or some wait for ever for the others, who begin at another step. Hosts begin anew
-    without the checkpoint, as a job that is requeued wants at its first start: that of
+    Hosts begin anew without it, as a job that is requeued wants at its first start: that of
     the run's own folder may be missing. Raises CheckpointError and ConfigError.
     """
     found, path = resumes(config), _resume_path(config)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from .. import coupling
 from ..checkpoints.weights import PROCESSES
 from ..curriculum import Curriculum
-from ..errors import ConfigError
+from ..errors import ConfigError, require
 from ..settings import groups
 
 
@@ -24,14 +24,11 @@ def number(
     Raises ConfigError for anything that is no number, and for None if `required`.
     """
     value = config[key]
-    if required and value is None:
-        raise ConfigError(f"{group}.{key}=None must be a finite number.")
+    require(value is not None or not required, f"{group}.{key}", value, "a finite number")
     if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
         return value
     try:
-        if not isinstance(value, str):
-            raise ValueError
-        return float(Fraction(value))
+        return float(Fraction(value if isinstance(value, str) else ""))
     except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise ConfigError(
             f"{group}.{key}={value} is no number: write it like 0.05 or 1/20."
@@ -41,8 +38,8 @@ def number(
 def check_whole(config: DictConfig, key: str, least: int, why: str) -> None:
     """Raise ConfigError unless algo.KEY is a whole number of at least `least`."""
     value = config.algo[key]
-    if type(value) is not int or value < least:  # true is an int, too
-        raise ConfigError(f"algo.{key}={value} must be a whole number of at least {least}: {why}.")
+    fine = type(value) is int and value >= least  # true is an int, too
+    require(fine, f"algo.{key}", value, f"a whole number of at least {least}: {why}")
 
 
 def check(config: DictConfig, distiller: type) -> Curriculum:

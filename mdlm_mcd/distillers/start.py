@@ -73,15 +73,13 @@ def load_teacher(module) -> str | None:
         parameters = module.ema_parameters()
         taken = load_weights(module.backbone, parameters, weights, algo.init_from, source)
         log.info("Distilling %s (%s).", path, taken)
-    # What a host leaves that has opened the teacher's checkpoint: its place in the data, its
-    # average's decay and count.
+    # What a host leaves that has opened the teacher's checkpoint.
     module.fast_forward_epochs = module.fast_forward_batches = None
     if module.ema:
         parameters = (p for _, p in module.ema_parameters())
         module.ema = type(module.ema)(parameters, decay=module.config.training.ema)
         module.ema.move_shadow_params_to_device(module.device)
-        # Under bf16-true a step of 1 - decay would vanish; the hosts' own average was
-        # taken before the weights were converted.
+        # Under bf16-true a step of 1 - decay would vanish.
         module.ema.shadow_params = [
             p.to(torch.promote_types(p.dtype, torch.float32)) for p in module.ema.shadow_params
         ]
@@ -141,9 +139,8 @@ def sha256_of(weights: Weights, init_from: str) -> str:
 def check_same_teacher(config: DictConfig, note: Mapping[str, Any], at: str) -> None:
     """Refuse to go on with another teacher than the one that the run began with.
 
-    note: what the checkpoint `at` notes of the distillation. A teacher that is not on
-    the disk is known by its name: the checkpoint has the student, and nothing is
-    fetched. Raises CheckpointError.
+    note: of the distillation, in the checkpoint `at`. A teacher that is not on the disk is
+    known by its name, and nothing is fetched. Raises CheckpointError.
     """
     path, was = teacher_path(config), note.get("teacher_path")
     if config.algo.init_from == "scratch" or was is None:

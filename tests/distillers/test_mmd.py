@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import Watch, built, changed, fit, logged, opened
+from runs import Watch, built, fit, logged, opened
 
 from mdlm_mcd import head
 from mdlm_mcd.distillers.mmd import factors, reward
@@ -135,6 +135,5 @@ def test_it_goes_on_from_a_student_of_mcd(trained, config):
 
 
 def test_a_block_that_the_model_lacks_is_refused(config):
-    given = changed(config(algo="mmd"), "algo.feature_block=2")
-    with pytest.raises(ConfigError, match="feature_block=2 is not among the model's 2 blocks"):
-        built(given)
+    with pytest.raises(ConfigError, match="feature_block=2 must be below the model's 2 blocks"):
+        built(config("algo.feature_block=2", algo="mmd"))
