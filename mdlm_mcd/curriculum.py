@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .errors import ConfigError, require
+from .errors import WHOLE, ConfigError, require
 
 
 class Round(NamedTuple):
@@ -44,18 +44,15 @@ class Curriculum:
     def __post_init__(self) -> None:
         for key in ("rounds", "steps_per_round"):
             value = getattr(self, key)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            require(whole, f"algo.{key}", value, "a whole number of at least 1")
-        for key in ("delta0", "tau0", "tau_step", "growth"):
+            require(type(value) is int and value >= 1, f"algo.{key}", value, WHOLE)
+        for key in ("delta0", "growth", "tau0", "tau_step"):
             value = getattr(self, key)
-            if key == "delta0" and value is None:
+            if value is None and key == "delta0":
                 continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            require(number and -1e300 < value < 1e300, f"algo.{key}", value, "a finite number")
-            if key in ("delta0", "growth"):
-                require(value > 0, f"algo.{key}", value, "positive")
-        # Both are monotone, so the last round stands for those that are not checked.
-        for index in (*range(min(self.rounds, 1000)), self.rounds - 1):
+            number = isinstance(value, (int, float)) and math.isfinite(value)
+            require(number, f"algo.{key}", value, "a finite number")
+            require(value > 0 or key.startswith("tau"), f"algo.{key}", value, "positive")
+        for index in (0, self.rounds - 1):  # both are monotone
             delta, tau = self._delta(index), self._tau(index)
             if delta >= 1:
                 raise ConfigError(
@@ -77,12 +74,7 @@ class Curriculum:
         return self.rounds * self.steps_per_round
 
     def _delta(self, index: int) -> float:
-        if self.delta0 is None:
-            return math.nan
-        try:
-            return self.delta0 * float(self.growth) ** index
-        except OverflowError:
-            return math.inf
+        return math.nan if self.delta0 is None else self.delta0 * float(self.growth) ** index
 
     def _tau(self, index: int) -> float:
         # Rounded so that 0.96 - 2 * 0.03 reads 0.9, in logs as in the paper.

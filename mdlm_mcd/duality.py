@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-from .errors import ConfigError, require
+from .errors import require
 
 # Trapezoidal nodes on [-REACH, REACH]. At this step the rule's error is below rounding for
 # K up to 2^31, and the Gaussian density is 1e-22 at the ends.
@@ -77,11 +77,8 @@ def to_uniform(eps: Tensor, k: Tensor | int, law: NoiseGap | int) -> Tensor:
     where K does not fit eps.
     """
     law = law if isinstance(law, NoiseGap) else NoiseGap(law)
-    if eps.shape[-1] != law.num_classes:
-        raise ConfigError(
-            f"num_classes={law.num_classes} does not match eps of shape {tuple(eps.shape)}: "
-            "give the size of its last dimension."
-        )
+    fine, wanted = eps.shape[-1] == law.num_classes, f"the last of eps of shape {tuple(eps.shape)}"
+    require(fine, "num_classes", law.num_classes, wanted)
     return law.cdf(_gap(eps, k)).to(eps.dtype)
 
 
@@ -96,8 +93,7 @@ def calibrate(alpha_t: Tensor | float, num_classes: int) -> tuple[Tensor, Tensor
     alpha_t. Raises ConfigError outside of (0, 1).
     """
     alpha_t, dtype = _float64(alpha_t), _dtype(alpha_t)
-    remedy = "keep the schedule off both ends, as 1 - (1 - 1e-3) t does for t > 0"
-    _check_range("alpha_t", alpha_t, (alpha_t > 0) & (alpha_t < 1), "(0, 1)", remedy)
+    _check_range("alpha_t", alpha_t, (alpha_t > 0) & (alpha_t < 1), "(0, 1)")
     ratio = NoiseGap(num_classes).icdf(alpha_t)
     sigma = (1 + ratio.square()).rsqrt()
     return (ratio * sigma).to(dtype), sigma.to(dtype)
@@ -114,8 +110,7 @@ def duo_transform(alpha_tilde: Tensor | float, num_classes: int) -> Tensor:
     dtype. Raises ConfigError outside of [0, 1].
     """
     alpha, dtype = _float64(alpha_tilde), _dtype(alpha_tilde)
-    remedy = "give the signal coefficient of a variance-preserving schedule"
-    _check_range("alpha_tilde", alpha, (alpha >= 0) & (alpha <= 1), "[0, 1]", remedy)
+    _check_range("alpha_tilde", alpha, (alpha >= 0) & (alpha <= 1), "[0, 1]")
     # At alpha_tilde = 1 the clamp keeps the slope at 0, where it would be 0 * inf.
     sigma = ((1 - alpha) * (1 + alpha)).clamp(min=1e-30).sqrt()
     kept = NoiseGap(num_classes).cdf(alpha / sigma)
@@ -202,14 +197,10 @@ def _dtype(value: Tensor | float) -> torch.dtype:
 
 
 def _check_noise(noise: Tensor) -> None:
-    if not (noise.is_floating_point() and noise.isfinite().all()):
-        raise ConfigError(
-            f"The noise, of dtype {noise.dtype}, is not finite floating-point numbers: draw it "
-            "with torch.randn."
-        )
+    fine = noise.is_floating_point() and noise.isfinite().all()
+    require(fine, "noise", noise.dtype, "finite floating-point numbers")
 
 
-def _check_range(name: str, value: Tensor, inside: Tensor, interval: str, remedy: str) -> None:
+def _check_range(name: str, value: Tensor, inside: Tensor, interval: str) -> None:
     if not inside.all():
-        bad = value[~inside][0].item()
-        raise ConfigError(f"{name}={bad} lies outside {interval}: {remedy}.")
+        require(False, name, value[~inside][0].item(), f"within {interval}")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..coupling import Alpha
-from ..errors import ConfigError, border, require, require_one_of
+from ..errors import WHOLE, ConfigError, border, require, require_one_of
 from .chain import (
     Chain,
     Denoise,
@@ -30,7 +30,7 @@ from .chain import (
     warn_of_float32,
 )
 from .latent import Latent
-from .samplers import WHOLE, ancestral, confidence, first_hitting, locked, sparse
+from .samplers import ancestral, confidence, first_hitting, locked, sparse
 
 __all__ = [
     "OPTIONS",

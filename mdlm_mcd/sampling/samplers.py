@@ -8,12 +8,11 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, require, require_one_of
+from ..errors import WHOLE, ConfigError, require, require_one_of
 from ..laws import draw_u, rank
 from .chain import Chain, is_time_conditioned, opening_steps, probabilities
 from .latent import Latent
 
-WHOLE = "a whole number of at least 1"
 SCORES = ("max", "margin", "entropy", "drawn", "raw")
 
 

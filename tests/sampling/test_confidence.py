@@ -81,16 +81,6 @@ def test_places_that_rounding_alone_tells_apart_open_in_a_random_order():
     assert opened(even, threshold=None, steps=8) == [{i} for i in reversed(range(8))]
 
 
-def test_blocks_begin_where_the_prompt_ends():
-    """As in CD4LM and DUS: a completion has the blocks that it would have alone."""
-    how = dict(threshold=0.95, block=4, spacing=4)
-    alone = opened(**how)
-    for n in (1, 3, 4):
-        prompt = torch.tensor([[1] * n + [MASK] * len(CHANCE)])
-        after = opened([0.5] * n + CHANCE, prompt=prompt, **how)
-        assert after == [{i + n for i in step} for step in alone]
-
-
 def test_temperature_goes_by_what_is_open_under_a_threshold():
     """By each sequence's own share, and not by the steps that it might have taken."""
     seen, prompt = [], torch.tensor([[MASK] * 4, [1, 1, MASK, MASK]])
