@@ -146,10 +146,8 @@ def couple_as(
     """Return the pair under the paper's coupling or one of its ablations.
 
     `shared`: both views from u, as in `couple` (the paper).
-    `independent`: z_s from a second draw `u_other`: the right marginals, no common trajectory.
-        A token may then be masked for the teacher alone.
-    `none`: the teacher is given the student's own view, z_s = z_t, so that only its temperature
-        teaches (plain self-sharpening, a control).
+    `independent`: z_s from a second draw `u_other`: a token may be masked for the teacher alone.
+    `none`: z_s = z_t, so that only the teacher's temperature teaches (a control).
 
     Raises ConfigError for an unknown coupling.
     """

@@ -1,8 +1,4 @@
-"""The distillation schedule of Section 4.1: rounds, time gap delta, temperature tau.
-
-Each round doubles delta, lowers tau and takes a new snapshot of the student as its teacher
-(Algorithm 1's outer loop).
-"""
+"""The distillation schedule of Section 4.1: rounds, time gap delta, temperature tau."""
 
 from __future__ import annotations
 

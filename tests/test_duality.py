@@ -152,16 +152,6 @@ def test_project_keeps_only_a_strictly_largest_coordinate():
     assert project(w_t.to(torch.bfloat16), x0, 3).dtype == torch.int64
 
 
-@pytest.mark.parametrize("num_classes", CLASSES)
-def test_calibration_is_variance_preserving_and_exact(num_classes):
-    alpha, sigma = calibrate(ALPHAS, num_classes)
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(ALPHAS))
-    assert (sigma > 0).all()
-    assert torch.equal(alpha < 0, ALPHAS < 1 / num_classes)
-    kept = NoiseGap(num_classes).cdf(alpha / sigma)
-    torch.testing.assert_close(kept, ALPHAS, rtol=1e-10, atol=0)
-
-
 # The duality itself
 
 

@@ -192,7 +192,10 @@ def draw(law, step):
     "call, words",
     [
         (draw("grid", None), "^algo.u_law=grid is unknown: choose one of iid, lattice"),
-        (draw("lattice", "auto"), "^algo.u_step=auto must be a number like 1/8 .* algo.u_law=lattice"),
+        (
+            draw("lattice", "auto"),
+            "^algo.u_step=auto must be a number like 1/8 .* algo.u_law=lattice",
+        ),
         (draw("lattice", 8), "algo.u_step=8 must be a number like 1/8 and no whole one"),
         (draw("iid", 0.5), "algo.u_step=0.5 must be null, with algo.u_law=iid"),
         (draw("halton", 0.125), "algo.u_step=0.125 must be a base"),

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mdlm_mcd import losses
 
@@ -93,19 +91,6 @@ def test_equals_the_naive_reference(kind, tau):
     assert (losses.per_token(kind, *logp, x0, *masks)[~masked_t] == 0).all()
     # Reverse KL costs about a million where only the teacher sees.
     assert (got[masked_t & ~masked_s].mean() > 1e5) == (kind == "kl_bwd")
-
-
-@settings(deadline=None, max_examples=30)
-@given(tau=st.floats(0.05, 3.0), seed=st.integers(0, 1000))
-def test_any_tau(tau, seed):
-    """Forward KL against SUBS's one-hot is the cross-entropy; tau is a power."""
-    student, teacher, *rest = make(seed)
-    logp = log_probs(student, teacher, *rest, tau)
-    a, b = (losses.per_token(kind, *logp, *rest) for kind in ("hybrid_fwd", "kl_fwd"))
-    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-    got = losses.subs_masked(losses.temper(teacher, tau), MASK).exp()
-    power = losses.subs_masked(teacher, MASK).exp() ** (1 / tau)
-    torch.testing.assert_close(got, power / power.sum(-1, keepdim=True))
 
 
 @pytest.mark.parametrize("kind", ["hybrid", "hybrid_fwd", "kl_fwd", "kl_bwd"])

@@ -1,9 +1,8 @@
-"""Where a real host's data begin: at the row that a resumed run had reached.
+"""Begin a real host's data at the row that a resumed run had reached.
 
 The hosts put their fault-tolerant samplers in when Lightning has begun to read, so the
 first epoch of a process comes from the loaders of before, from its first row. And where
-a run is not distributed (under `strategy=ddp` one process is, too), an epoch's order is
-a function of what was drawn since the process began.
+a run is not distributed, an epoch's order depends on what was drawn since the process began.
 """
 
 from __future__ import annotations

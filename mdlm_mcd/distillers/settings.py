@@ -84,23 +84,20 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
 @torch.no_grad()
 def check_schedule(alpha: coupling.Alpha, noise_type: str, algo_name: str) -> None:
     """Raise ConfigError unless alpha_t falls all the way from about 1 to about 0."""
-    t = torch.linspace(0, 1, 65, dtype=torch.float64)
-    alpha_t = alpha(t).double()
-    if alpha_t[0] >= 0.9 and alpha_t[-1] <= 0.1 and (alpha_t.diff() < 0).all():
-        return
-    raise ConfigError(
-        f"noise.type={noise_type} keeps a token visible with a chance of {alpha_t[0]:.3g} at "
-        f"t=0 and {alpha_t[-1]:.3g} at t=1, but algo={algo_name} needs it to fall from about "
-        "1 to about 0, without a rise between: use the schedule the teacher was trained "
-        "with, for example the log-linear one."
-    )
+    alpha_t = alpha(torch.linspace(0, 1, 65, dtype=torch.float64)).double()
+    if not (alpha_t[0] >= 0.9 and alpha_t[-1] <= 0.1 and (alpha_t.diff() < 0).all()):
+        raise ConfigError(
+            f"noise.type={noise_type} keeps a token visible with a chance of {alpha_t[0]:.3g} at "
+            f"t=0 and {alpha_t[-1]:.3g} at t=1, but algo={algo_name} needs it to fall from about "
+            "1 to about 0, without a rise between: use the teacher's, such as log-linear."
+        )
 
 
 def check_keys(config: DictConfig) -> None:
     """Raise ConfigError for keys of `algo` that neither we nor the host read.
 
-    Hydra refuses a key that is nowhere, but not with a plus, nor in a file of the
-    user's. Of `sampling`, which is the host's, only what looks like a key of ours.
+    Hydra takes them with a plus, or in a file. Of `sampling`, which is the host's, only what
+    looks like a key of ours is refused.
     """
     groups.check_groups(config)
     algo, sampling = config.algo, config.get("sampling", {})

@@ -1,4 +1,4 @@
-"""Check a trainer, and tell strategies that shard the weights (FSDP) from others."""
+"""Check a trainer, and shard by its strategy."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ def check(trainer, config: DictConfig) -> None:
         (
             not sharded and config.algo.teacher_placement == "sharded",
             "algo.teacher_placement=sharded spreads the teacher as strategy=fsdp does the "
-            "student, and this run has another strategy: set strategy=fsdp, or "
-            "algo.teacher_placement=replicated.",
+            "student: set strategy=fsdp, or algo.teacher_placement=replicated.",
         ),
         (
             sharded and part != "full",
-            f"strategy.state_dict_type={part} writes a checkpoint as a folder, part by part "
-            "over the one before it, and a kill in between would damage both: leave it out.",
+            f"strategy.state_dict_type={part} writes a checkpoint part by part over the one "
+            "before it, and a kill in between would damage both: leave it out.",
         ),
         (
             sharded and config.training.ema,
@@ -48,8 +47,7 @@ def check(trainer, config: DictConfig) -> None:
         (
             sharded and config.eval.get("generate_samples"),
             "eval.generate_samples=true draws from whole weights, and strategy=fsdp shards "
-            "them: set eval.generate_samples=false and sample from the checkpoint, or "
-            "strategy=ddp.",
+            "them: set eval.generate_samples=false, or strategy=ddp.",
         ),
         (
             rows != wanted,  # the hosts round up: with 8 rows in batches of 3 they train on 9

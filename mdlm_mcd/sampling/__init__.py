@@ -99,19 +99,17 @@ def sample(
     greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely token.
     prompt: (batch, length) ids; given tokens stay, those at `mask_index` are filled.
     callback: called with (step, z) after each step.
-    options: the sampler's own, see its docstring: `remask` of `ancestral`, `u_law`, `u_step`,
-        `stratified` of `sparse` and `locked`, `latent` of `locked`, all but two arguments of
-        `confidence`. Another sampler's are ignored at their defaults.
+    options: the sampler's own (`OPTIONS`). Another sampler's are ignored at their defaults.
 
-    Evaluations are counted where the network is called: a step that opens nothing costs none.
-    Raises ConfigError for an unknown sampler or option, or settings out of range.
+    A step that opens nothing costs no evaluation. Raises ConfigError for an unknown sampler or
+    option, or settings out of range.
     """
     require_one_of(SAMPLERS, "sampler", name)
     if steps is not None or name != "first_hitting":
         require(isinstance(steps, Integral) and steps >= 1, "steps", steps, WHOLE)
     require(isinstance(top_p, Real) and 0 < top_p <= 1, "top_p", top_p, "within (0, 1]")
-    if not (isinstance(greedy_tail, Integral) and greedy_tail >= 0):
-        raise ConfigError(f"greedy_tail={greedy_tail} must not be negative, and a whole number.")
+    whole = isinstance(greedy_tail, Integral) and greedy_tail >= 0
+    require(whole, "greedy_tail", greedy_tail, "a whole number of at least 0")
     dtypes = (torch.float64, torch.float32)
     require(dtype in dtypes, "dtype", dtype, "torch.float64, or float32 for the hosts' figures")
     inside = 0 <= mask_index < vocab_size
@@ -172,10 +170,7 @@ def _own(name: str, options: dict[str, Any]) -> dict[str, Any]:
     own = OPTIONS[name]
     everyone = {key: default for theirs in OPTIONS.values() for key, default in theirs.items()}
     for key, value in options.items():
-        if key not in everyone:
-            raise ConfigError(
-                f"{key}={value} is no option of a sampler: choose among {', '.join(everyone)}."
-            )
+        require_one_of(everyone, "option", key)
         if key not in own and value != everyone[key]:
             fits = ", ".join(n for n, theirs in OPTIONS.items() if key in theirs)
             raise ConfigError(
@@ -194,15 +189,11 @@ def _start(
     """Return the state before the first step: the prompt, or all masks."""
     if prompt is None:
         return torch.full(shape, mask_index, device=device)
-    if prompt.shape != shape or prompt.is_floating_point():
-        raise ConfigError(
-            f"prompt of shape {tuple(prompt.shape)} and {prompt.dtype} does not fit: "
-            f"give ids of shape {shape}, with mask_index={mask_index} where tokens are "
-            "to be filled in."
-        )
-    if prompt.numel() and not 0 <= prompt.min() <= prompt.max() < vocab_size:
-        raise ConfigError(
-            f"prompt holds ids from {prompt.min()} to {prompt.max()}, not all of them "
-            f"among the {vocab_size} tokens of the model."
-        )
+    fits = prompt.shape == shape and not prompt.is_floating_point()
+    wanted = f"ids of shape {shape}, with mask_index={mask_index} where tokens are to be filled in"
+    require(fits, "prompt", f"{prompt.dtype} of shape {tuple(prompt.shape)}", wanted)
+    if prompt.numel():
+        ends = f"{prompt.min()} to {prompt.max()}"
+        inside = 0 <= prompt.min() <= prompt.max() < vocab_size
+        require(inside, "prompt", ends, f"within the ids of the model's {vocab_size} tokens")
     return prompt.to(device=device, dtype=torch.long, copy=True)

@@ -8,9 +8,9 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..errors import WHOLE, ConfigError, require, require_one_of
+from ..errors import WHOLE, require, require_one_of
 from ..laws import draw_u, rank
-from .chain import Chain, is_time_conditioned, opening_steps, probabilities
+from .chain import Chain, opening_steps, probabilities
 from .latent import Latent
 
 SCORES = ("max", "margin", "entropy", "drawn", "raw")
@@ -35,7 +35,7 @@ def ancestral(chain: Chain, z: Tensor, remask: float | Sequence[float] = 0.0) ->
     caps = [remask] * chain.steps if isinstance(remask, int | float) else list(remask)
     fine = len(caps) == chain.steps and all(0 <= cap <= 1 for cap in caps)
     require(fine, "remask", remask, f"within [0, 1], or a list of {chain.steps}, one a step")
-    keeps = not is_time_conditioned(chain.denoise)
+    keeps = not getattr(chain.denoise, "time_conditioned", False)
     free, logits = z == chain.mask_index, None
     for step in range(chain.steps):
         rows = z == chain.mask_index
@@ -114,11 +114,9 @@ def locked(
     """
     if latent is None:
         latent = Latent(_seed(chain), u_law, u_step, stratified)
-    elif (u_law, u_step, stratified) != ("iid", None, False):
-        raise ConfigError(
-            f"u_law={u_law} is given beside a latent that has its own law "
-            f"({latent.u_law}): name the law in Latent(...)."
-        )
+    else:
+        own = (u_law, u_step, stratified) == ("iid", None, False)
+        require(own, "u_law", u_law, "named in Latent(...), where a latent is given")
 
     def value(p: Tensor, rows: Tensor) -> Tensor:
         return p.div_(latent.race(rows, p.shape[-1])).argmax(-1)
@@ -170,8 +168,8 @@ def confidence(
     MaskGIT's order (Chang et al. 2022, arXiv 2202.04200).
 
     score: what is certain: `max`, the largest probability; `margin`, its lead over the
-        second; `entropy`, the least; `drawn`, the probability of the token that was
-        drawn (MaskGIT); `raw`, that before temperature and nucleus (CD4LM).
+        second; `entropy`, the least; `drawn`, the probability of the drawn token
+        (MaskGIT); `raw`, that before temperature and nucleus (CD4LM).
     score_noise: Gumbel noise of this scale, falling to 0 at the last step, is added to
         the logarithm of the score (to minus the entropy).
     threshold: every token whose largest probability (`raw`: whose score) reaches it opens,

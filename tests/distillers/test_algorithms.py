@@ -128,7 +128,7 @@ SETTINGS = [
     ("mcd", "algo.u_step=1/8", "u_law=iid"),
     ("mcd", "algo.losss=ce", "losss=ce is read neither .*did you mean algo.loss?"),
     ("mcd", "sampling.u_lwa=iid", "u_lwa=iid is read neither .*did you mean sampling.u_law?"),
-    ("mcd", "sampling.greedy_tail=-1", "greedy_tail=-1 must not be negative"),
+    ("mcd", "sampling.greedy_tail=-1", "greedy_tail=-1 must be a whole"),
     ("sdtt", "algo.loss=hybrid", "algo.loss=hybrid is .*algo=sdtt: .*kl_bwd, kl_fwd"),
     ("sdtt", "algo.teacher_steps=1.5", "algo.teacher_steps=1.5 .*whole number"),
     ("cd4lm", "algo.loss=kl_fwd", "algo.loss=kl_fwd is unknown to algo=cd4lm: .*kl_soft"),

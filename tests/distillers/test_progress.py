@@ -15,24 +15,17 @@ def count(ready, completed):
 
 def written(steps, total, current, last=False, completed=-1):
     """A checkpoint after `current` batches of the second epoch."""
-    return {
-        "global_step": steps,
-        "loops": {
-            "fit_loop": {
-                loop_state.BATCHES: {
-                    "total": count(total, total + completed),
-                    "current": count(current, current + completed),
-                    "is_last_batch": last,
-                },
-                loop_state.LOGGED: {"_batches_that_stepped": steps - 1},
-                "state_dict": {"combined_loader": [{"batch": 99}]},
-                "epoch_progress": {
-                    "total": {**count(2, 1), "processed": 1},
-                    "current": {**count(2, 1), "processed": 1},
-                },
-            }
+    loop = {
+        loop_state.BATCHES: {
+            "total": count(total, total + completed),
+            "current": count(current, current + completed),
+            "is_last_batch": last,
         },
+        loop_state.LOGGED: {"_batches_that_stepped": steps - 1},
+        "state_dict": {"combined_loader": [{"batch": 99}]},
+        "epoch_progress": {k: {**count(2, 1), "processed": 1} for k in ("total", "current")},
     }
+    return {"global_step": steps, "loops": {"fit_loop": loop}}
 
 
 @pytest.mark.parametrize(
@@ -40,12 +33,10 @@ def written(steps, total, current, last=False, completed=-1):
     [
         # Lightning's own counts are kept.
         ((2, 6), written(5, 18, 8), 0, count(8, 7), count(18, 17), 4),
-        ((2, 6), written(5, 18, 7, last=True), 0, count(7, 6), count(18, 17), 4),
         # Within a step, after a validation: all batches are counted, the last step is logged.
         ((2, 6), written(5, 20, 10, completed=0), 2, count(8, 7), count(18, 17), 4),
         ((2, 2), written(5, 20, 10, completed=0), 2, count(8, 8), count(18, 18), 5),
         # Within the first step of an epoch.
-        ((2, 6), written(5, 13, 3, completed=0), 3, count(0, 0), count(10, 10), 5),
         ((2, 2), written(5, 13, 3, completed=0), 3, count(0, 0), count(10, 10), 5),
         # Before 2.5 the end of an epoch is the start of the next.
         ((2, 2), written(5, 17, 7, last=True), 0, count(0, 0), count(17, 17), 5),

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 from enumeration import (
-    LENGTH,
     MASK,
     assert_law,
     draw,

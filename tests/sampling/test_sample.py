@@ -160,16 +160,19 @@ def test_a_draw_from_a_law_that_learns():
         (dict(mask_index=9), "mask_index=9"),
         (dict(greedy_tail=-1), "greedy_tail=-1"),
         (dict(dtype=torch.float16), "dtype=torch.float16"),
-        (dict(prompt=torch.zeros(1, 9).long()), r"prompt of shape \(1, 9\)"),
-        (dict(prompt=torch.full((1, LENGTH), 4)), "prompt holds ids from 4 to 4"),
+        (dict(prompt=torch.zeros(1, 9).long()), r"prompt=torch.int64 of shape \(1, 9\)"),
+        (dict(prompt=torch.full((1, LENGTH), 4)), "prompt=4 to 4 must be within"),
         (dict(u_law="lattice"), "u_law=lattice is not supported with sampler=ancestral"),
-        (dict(name="locked", latent=Latent(1), stratified=True), "beside a latent"),
+        (
+            dict(name="locked", latent=Latent(1), stratified=True),
+            "u_law=iid must be named in Latent",
+        ),
         (dict(name="confidence", score="luck"), "score=luck is unknown"),
         (dict(name="confidence", threshold=2.0), "threshold=2.0"),
         (dict(name="confidence", max_tokens=2), "threshold=None .* max_tokens"),
         (dict(name="confidence", eos_after=0.3), "eos_index=None"),
         (dict(remask=[0.1]), "remask=.* a list of 2"),
-        (dict(top_k=3), "top_k=3 is no option of a sampler"),
+        (dict(top_k=3), "option=top_k is unknown: choose one of remask"),
     ],
 )
 def test_bad_settings_are_refused(change, words):

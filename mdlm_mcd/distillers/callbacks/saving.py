@@ -32,9 +32,8 @@ class SaveRounds(L.Callback):
     A fit that ends without an error before the last round leaves `last.ckpt` and raises
     UnfinishedError. After SIGTERM it is written at the next optimizer step (several processes:
     the next at which they agree), and the process ends with status 0: Lightning alone would
-    leave without saving, in the middle of an accumulation. Its handlers of other signals
-    (SLURM's requeueing) are not touched. curriculum: None for a model without rounds, which a host
-    trains by itself (benchmarks/gpu_quality.sh).
+    leave without saving. curriculum: None for a model without rounds, which a host trains by
+    itself (benchmarks/gpu_quality.sh).
     """
 
     def __init__(self, dirpath: str, curriculum: Curriculum | None = None):
