@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -30,14 +31,13 @@ from ..errors import ConfigError
 from ..models import context
 from ..models.compiling import compile_blocks
 from ..models.vocabulary import check_ids, check_mask
-from . import loop_state, resume, settings, start, strategies
+from . import loop_state, resume, settings, start
 from .callbacks.global_batch import GlobalBatch, LossGuard
 from .callbacks.monitor import Monitor
 from .callbacks.saving import SaveRounds
 from .checkpoint_io import use_safe_files
 from .rng import StepNoise, seed_global
-from .rows import Rows
-from .teacher import Teacher, whole
+from .teacher import Teacher, shard, whole
 
 
 class Distiller:
@@ -226,12 +226,12 @@ class Distiller:
         super().setup(stage)
         if stage == "fit":
             resume.check_same_start(self.config, self.trainer.strategy)
-            strategies.check(self.trainer, self.config)
+            settings.check_trainer(self.trainer, self.config)
             self.curriculum.check_max_steps(self.trainer.max_steps)
             folder = str(self.config.checkpointing.save_dir)
             check_writable(f"checkpointing.save_dir={folder}", os.path.join(folder, "checkpoints"))
             use_safe_files(self.trainer.strategy)
-            if strategies.is_sharded(self.trainer.strategy):
+            if isinstance(self.trainer.strategy, FSDPStrategy):
                 # From here on no process has all of the weights.
                 self.teacher_sha256 = start.load_teacher(self)
                 self.teacher.prepare(self.backbone)
@@ -248,18 +248,18 @@ class Distiller:
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if not strategies.is_sharded(self.trainer.strategy) and self.trainer.ckpt_path is None:
+        if not isinstance(self.trainer.strategy, FSDPStrategy) and self.trainer.ckpt_path is None:
             self.teacher_sha256 = start.load_teacher(self)
         if self.teacher.backbone is not None:
             # As the student was by now: some precisions convert it.
             self.teacher.backbone.to(self.device, next(self.backbone.parameters()).dtype)
 
     def on_train_start(self) -> None:
-        self._rows = Rows(self.trainer, self.config.seed)
+        self._rows = loop_state.Rows(self.trainer, self.config.seed)
         super().on_train_start()
         self._rows.begin()
         if self.config.algo.teacher_placement == "sharded":
-            self.teacher.backbone = strategies.shard(self.trainer, self.teacher.backbone)
+            self.teacher.backbone = shard(self.trainer.strategy, self.teacher.backbone)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -302,7 +302,7 @@ class Distiller:
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ):
         by_norm = gradient_clip_algorithm in (None, "norm")
-        if gradient_clip_val and by_norm and strategies.is_sharded(self.trainer.strategy):
+        if gradient_clip_val and by_norm and isinstance(self.trainer.strategy, FSDPStrategy):
             # Each process has a part of the norm, and Lightning refuses.
             self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
         else:

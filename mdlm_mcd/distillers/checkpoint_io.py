@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..checkpoints.files import damage
 from ..checkpoints.unpickling import reason
 from ..errors import CheckpointError
-from . import strategies
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def use_safe_files(strategy) -> None:
     if type(strategy.checkpoint_io) is not TorchCheckpointIO:
         return
     strategy.checkpoint_io = files = SafeCheckpointIO()
-    if strategies.is_sharded(strategy):
+    if isinstance(strategy, FSDPStrategy):
         # Saved through a CheckpointIO, but read without one.
         read = strategy.load_checkpoint
         strategy.load_checkpoint = lambda path, *args, **kwargs: read(

@@ -1,4 +1,4 @@
-"""Check a distiller's settings, before a model is built."""
+"""Check a distiller's settings before a model is built, and its trainer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from numbers import Real
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import DictConfig
 
 from .. import coupling
@@ -14,6 +15,9 @@ from ..checkpoints.weights import PROCESSES
 from ..curriculum import Curriculum
 from ..errors import ConfigError, require
 from ..settings import groups
+
+# Strategies whose weights are never whole where a teacher could be taken from them.
+REFUSED = ("DeepSpeedStrategy", "ModelParallelStrategy")
 
 
 def number(
@@ -130,3 +134,49 @@ def _of_host(group: str) -> set[str]:
     plain = {key for path in named for key in groups.keys_of(groups.read(path))}
     whole = [p for f in folders for p in f.glob("config.yaml")]
     return plain | groups.of_files([*named, *whole], group)
+
+
+def check_trainer(trainer, config: DictConfig) -> None:
+    """Raise ConfigError for a trainer with which a distillation would go wrong."""
+    names = {cls.__name__ for cls in type(trainer.strategy).__mro__}
+    sharded = isinstance(trainer.strategy, FSDPStrategy)
+    part = config.strategy.get("state_dict_type", "full")
+    wanted, each = config.loader.global_batch_size, config.loader.batch_size
+    micros = trainer.accumulate_grad_batches
+    rows = each * trainer.world_size * micros
+    for wrong, sentence in (
+        (
+            not names.isdisjoint(REFUSED),
+            f"strategy={type(trainer.strategy).__name__} shards the weights in a way that algo="
+            f"{config.algo.name} cannot take a teacher from: use strategy=ddp or strategy=fsdp.",
+        ),
+        (
+            not sharded and config.algo.teacher_placement == "sharded",
+            "algo.teacher_placement=sharded spreads the teacher as strategy=fsdp does the "
+            "student: set strategy=fsdp, or algo.teacher_placement=replicated.",
+        ),
+        (
+            sharded and part != "full",
+            f"strategy.state_dict_type={part} writes a checkpoint part by part over the one "
+            "before it, and a kill in between would damage both: leave it out.",
+        ),
+        (
+            sharded and config.training.ema,
+            f"training.ema={config.training.ema} averages whole weights, and strategy=fsdp "
+            "shards them: set training.ema=0, or strategy=ddp.",
+        ),
+        (
+            sharded and config.eval.get("generate_samples"),
+            "eval.generate_samples=true draws from whole weights, and strategy=fsdp shards "
+            "them: set eval.generate_samples=false, or strategy=ddp.",
+        ),
+        (
+            rows != wanted,  # the hosts round up: with 8 rows in batches of 3 they train on 9
+            f"loader.global_batch_size={wanted} is not what a step would see: "
+            f"loader.batch_size={each} on {trainer.world_size} process(es), accumulated "
+            f"{micros} time(s), makes {rows}; set loader.global_batch_size={rows}, or "
+            "sizes that divide it.",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(sentence)

@@ -1,12 +1,14 @@
-"""Where a resumed run believes it is: Lightning's counts of batches."""
+"""Where a resumed run stands: Lightning's counts of batches, and the host's rows."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 from runs import Stop, Watch, fit
+from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_mcd.distillers import loop_state
-from mdlm_mcd.errors import UnfinishedError
+from mdlm_mcd.errors import ConfigError, UnfinishedError
 
 
 def count(ready, completed):
@@ -78,3 +80,30 @@ def test_other_micro_batches_end_an_epoch_with_its_rows(config, tmp_path):
     _, trainer = fit(config(*given, "loader.batch_size=2"), Steps(), last)
     assert trainer.num_training_batches == 15
     assert [steps.count(s) for s in (2, 3, 4)] == [4, 3, 4]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(8))
+
+
+@pytest.mark.parametrize("batches", [0, 3])
+def test_a_stream_begins_at_its_first_row_or_not_at_all(batches):
+    """The host puts a loader of its own in; a resumed run would read rows again."""
+    current = SimpleNamespace(processed=batches)
+    progress = SimpleNamespace(current=current, is_last_batch=False)
+    loop = SimpleNamespace(
+        _combined_loader=SimpleNamespace(flattened=[DataLoader(Stream())]),
+        epoch_loop=SimpleNamespace(batch_progress=progress),
+        epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)),
+        _data_fetcher=[],
+    )
+    rows = loop_state.Rows(SimpleNamespace(fit_loop=loop), seed=1)
+    loop._combined_loader.flattened = [DataLoader(Stream())]
+    if batches:
+        with pytest.raises(ConfigError, match="resume_ckpt_path: after 3 batches .* begin anew"):
+            rows.begin()
+    else:
+        rows.begin()
+        rows.begin_epoch()
+        assert rows.epoch == 0

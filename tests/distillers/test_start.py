@@ -12,7 +12,7 @@ from runs import built, fit, opened
 
 from mdlm_mcd.checkpoints.weights import Weights
 from mdlm_mcd.commands import doctor
-from mdlm_mcd.distillers import resume, settings, start, strategies
+from mdlm_mcd.distillers import resume, settings, start
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import patches
 from mdlm_mcd.hosts.specs import DUO
@@ -123,9 +123,9 @@ def test_trainers_that_cannot_work(config, strategy, overrides, words):
     trainer = SimpleNamespace(strategy=kind(), world_size=2, accumulate_grad_batches=2)
     given = config("training.ema=0", "loader.batch_size=2", *overrides)
     if words is None:
-        return strategies.check(trainer, given)
+        return settings.check_trainer(trainer, given)
     with pytest.raises(ConfigError, match=words):
-        strategies.check(trainer, given)
+        settings.check_trainer(trainer, given)
 
 
 def test_a_folder_that_may_not_be_written(config, tmp_path):

@@ -6,8 +6,7 @@ import logging
 
 import lightning as L
 import torch
-
-from .. import strategies
+from lightning.pytorch.strategies import FSDPStrategy
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ class Monitor(L.Callback):
         if grads:
             norms = torch._foreach_norm([g.float() for g in grads])
             norm = torch.linalg.vector_norm(torch.stack(norms))
-            if strategies.is_sharded(trainer.strategy):  # of this process's part so far
+            if isinstance(trainer.strategy, FSDPStrategy):  # of this process's part so far
                 square = norm.square()
                 # With FSDP's hybrid strategies a group of processes has all shards.
                 group = trainer.strategy.model.process_group
