@@ -80,10 +80,9 @@ def check_tokenizer(config: Mapping[str, Any], tokenizer: Any, source: str) -> b
     if was != (now := tokenizer_sha256(tokenizer)):
         raise ConfigError(
             f"{source} learned the tokens of a tokenizer of SHA-256 {shown(was, 12)}, and "
-            f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} has {shown(now, 12)}, "
-            "where the same ids are other tokens: bpe is trained on the training documents, so "
-            "name the text of that run, as it was, or a folder of its tokenizer (from that text "
-            "`mdlm-mcd export CKPT FOLDER --tokenizer bpe` writes one)."
+            f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} has {shown(now, 12)}: "
+            "bpe is trained on the training documents, so name the text of that run, as it was, or "
+            "a folder of its tokenizer (`mdlm-mcd export CKPT FOLDER --tokenizer bpe` writes one)."
         )
     return True
 

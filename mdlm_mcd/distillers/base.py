@@ -108,9 +108,8 @@ class Distiller:
     def supervise(self, round_: Round, *given, kind="", subs=True, **how) -> head.LossOutput:
         """Return Eq. 14, or another algo.loss, at the round's tau.
 
-        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`; how: its
-        `weight`. kind: in the place of algo.loss. subs: False for plain softmaxes, of a masked
-        model too.
+        given, how: as for `head.supervise`. kind: in the place of algo.loss. subs: False for
+        plain softmaxes, of a masked model too.
         """
         algo = self.config.algo
         return head.supervise(
@@ -317,8 +316,7 @@ class Distiller:
         counted = loop_state.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
         loop_state.mend(checkpoint, counted, self.trainer.accumulate_grad_batches)
-        # Hosts pickle their config and their tokenizer. As plain containers, without
-        # the tokenizer, the file opens everywhere, with `weights_only=True` too.
+        # Hosts pickle their config and their tokenizer: plain containers open everywhere.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
             "config": OmegaConf.to_container(self.config, resolve=True)
         }

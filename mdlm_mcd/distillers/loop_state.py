@@ -1,9 +1,8 @@
 """Correct Lightning's counts of batches, and begin a host's data where a run stood.
 
-Hosts rewrite them by a formula of Lightning 2.0's time, which rests on every epoch
-being a whole number of optimizer steps. And Lightning also writes checkpoints between
-the micro-batches of a step (after a validation, or after the first batch of a resumed
-run), whose gradients no file holds.
+Hosts rewrite these by a formula that rests on every epoch being a whole number of optimizer
+steps. And Lightning also writes checkpoints between the micro-batches of a step (after a
+validation, or after the first batch of a resumed run), whose gradients are in no file.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """On-policy matching in representation space (MMD, arXiv 2610.06648) as a Lightning mixin.
 
-The student predicts once, at z_t of data, and draws of that prediction fill the masked tokens.
-Some draws make a candidate, and its reward is minus a squared maximum mean discrepancy (MMD)
-between features of its draws and of the data, under a frozen network. REINFORCE on the masked
-tokens' log-probabilities moves the student towards the better candidates.
+Draws of the student's prediction at z_t of data fill the masked tokens. Some draws make a
+candidate, and its reward is minus a squared maximum mean discrepancy (MMD) between features of
+its draws and of the data, under a frozen network. REINFORCE on the masked tokens'
+log-probabilities moves the student towards the better candidates.
 """
 
 from __future__ import annotations

@@ -62,8 +62,7 @@ def find_teacher(config: DictConfig) -> str:
 def load_teacher(module) -> str | None:
     """Load the teacher's weights into the student, and nothing else of its run.
 
-    Return their SHA-256; None for algo.init_from=scratch. Raises ConfigError and
-    CheckpointError for a teacher that is not there or does not fit.
+    Return their SHA-256; None for algo.init_from=scratch. Raises ConfigError, CheckpointError.
     """
     algo, path, sha256 = module.config.algo, teacher_path(module.config), None
     if algo.init_from != "scratch":
@@ -99,8 +98,7 @@ def check_teacher(module, weights: Weights, source: str) -> None:
             f"{source} was trained with time_conditioning={bool(timed)}, and this "
             f"run has {key}={mine}: set {key}={bool(timed)}."
         )
-    # Rotary positions run at any length, but of distances it never saw a teacher
-    # predicts nothing worth learning.
+    # Rotary positions run at any length, but of distances it never saw a teacher knows nothing.
     if length is not None and config.model.length > length:
         raise CheckpointError(
             f"{source} was trained on rows of {length} tokens, and this run has "

@@ -16,8 +16,8 @@ DECAY = 0.9  # of the running mean of the student's entropy
 class Monitor(L.Callback):
     """Log `NAME/grad_norm`, before clipping, and watch the student's entropy.
 
-    name: of the algo; min_entropy: nats per token learnt under which the student's own
-    predictions raise a warning, once a round; None: never.
+    min_entropy: nats per token learnt under which the student's own predictions raise a
+    warning, once a round; None: never. name: of the algo.
     """
 
     def __init__(self, name: str, min_entropy: float | None):
