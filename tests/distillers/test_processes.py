@@ -197,6 +197,14 @@ def test_draws_and_features(configure, matched):
     assert {crc for end in many for crc in end["teachers"]} == {matched[0]["teachers"][0]}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("processes,micros", [(1, 4), (4, 2)])
+def test_more_processes(configure, one, processes, micros):
+    many, _ = run(configure(processes, f"loader.batch_size={8 // processes // micros}"))
+    same_update(one[0], many)
+    same_teacher(many, micros)
+
+
 # Within a round and at its start.
 @pytest.mark.parametrize("before, after, step", [(1, 2, 4), (2, 1, 3)])
 def test_other_processes_go_on(configure, one, two, before, after, step):
