@@ -70,7 +70,10 @@ class Curriculum:
         return self.rounds * self.steps_per_round
 
     def _delta(self, index: int) -> float:
-        return math.nan if self.delta0 is None else self.delta0 * float(self.growth) ** index
+        try:
+            return math.nan if self.delta0 is None else self.delta0 * float(self.growth) ** index
+        except OverflowError:
+            return math.inf
 
     def _tau(self, index: int) -> float:
         # Rounded so that 0.96 - 2 * 0.03 reads 0.9, in logs as in the paper.

@@ -38,6 +38,7 @@ def test_every_step_belongs_to_one_round(rounds, steps, where):
         (dict(rounds=0), ["algo.rounds=0", "at least 1"]),
         (dict(rounds=2.5), ["algo.rounds=2.5", "whole number"]),
         (dict(growth="2"), ["algo.growth=2", "finite"]),
+        (dict(growth=1.001, tau_step=0.0, rounds=10**9), ["delta=inf", "below 1"]),
     ],
 )
 def test_impossible_settings_name_the_key_and_the_round(settings, words):
