@@ -52,16 +52,14 @@ class Curriculum:
             delta, tau = self._delta(index), self._tau(index)
             if delta >= 1:
                 raise ConfigError(
-                    f"algo.delta0={self.delta0} grows to delta={delta:g} in round "
-                    f"{index + 1} of algo.rounds={self.rounds} (algo.growth="
-                    f"{self.growth:g}), and delta must stay below 1, or the teacher's "
-                    "time would run past t = 0: lower one of the three."
+                    f"algo.delta0={self.delta0} grows to delta={delta:g} in round {index + 1} of "
+                    f"algo.rounds={self.rounds} (algo.growth={self.growth:g}), and delta must "
+                    "stay below 1: lower one of the three."
                 )
             if tau <= 0:
                 raise ConfigError(
-                    f"algo.tau0={self.tau0} falls by algo.tau_step={self.tau_step} a "
-                    f"round to tau={tau:g} in round {index + 1}, and tau must stay "
-                    "positive: raise tau0, or lower tau_step or rounds."
+                    f"algo.tau0={self.tau0} falls by algo.tau_step={self.tau_step} to {tau:g} in "
+                    f"round {index + 1}, and must stay positive: raise one or lower the other."
                 )
 
     @property
@@ -86,9 +84,8 @@ class Curriculum:
         """
         if not 0 <= global_step < self.total_steps:
             raise ConfigError(
-                f"Step {global_step} lies outside the {self.rounds} rounds of "
-                f"{self.steps_per_round} steps: set trainer.max_steps="
-                f"{self.total_steps}, or change algo.rounds or algo.steps_per_round."
+                f"Step {global_step} lies outside of {self.rounds} rounds of "
+                f"{self.steps_per_round} steps: set trainer.max_steps={self.total_steps}."
             )
         index = global_step // self.steps_per_round
         first = index * self.steps_per_round

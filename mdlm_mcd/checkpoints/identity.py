@@ -130,10 +130,9 @@ def refuse(path: str, differ: Sequence[tuple[str, Any, Any]]) -> NoReturn:
     was, now = (", ".join(named(d[0], d[i]) for d in differ[:4]) for i in (1, 2))
     others = f" ({len(differ) - 4} more differ)" if len(differ) > 4 else ""
     raise CheckpointError(
-        f"checkpointing.resume_ckpt_path={path} was written by a run with {was}, and "
-        f"this one has {now}{others}: go on with the settings of that run, or start "
-        "another one with another hydra.run.dir or "
-        "checkpointing.resume_from_ckpt=false."
+        f"checkpointing.resume_ckpt_path={path} was written by a run with {was}, and this one has "
+        f"{now}{others}: go on with the settings of that run, or start another one with another "
+        "hydra.run.dir or checkpointing.resume_from_ckpt=false."
     )
 
 

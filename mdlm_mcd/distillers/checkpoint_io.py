@@ -77,9 +77,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 part.unlink()
             raise CheckpointError(
                 f"checkpointing.save_dir={target.parent.parent} takes no checkpoint "
-                f"({error.strerror or error}): free some space, make it writable or name "
-                "another folder, and start the same command again; what was saved before is "
-                "as it was."
+                f"({error.strerror or error}): free some space, make it writable or name another "
+                "folder, and start the same command again; what was saved before is as it was."
             ) from error
         self._damaged.discard(target)
 

@@ -136,8 +136,7 @@ class Rows:
                 if batches:
                     raise ConfigError(
                         f"checkpointing.resume_ckpt_path: after {batches} batches the run cannot "
-                        "go on at the next row, since the host reads its data as a stream, from "
-                        "the first: begin anew."
+                        "go on, since the host streams its data from the first row: begin anew."
                     )
                 continue
             state = {"counter": batches * loader.batch_size}

@@ -116,10 +116,10 @@ def check_keys(config: DictConfig) -> None:
         for key in sorted(set(given) - ours - _of_host(section)):
             meant = groups.nearest(key, ours)
             if meant or (section == "algo" and not key.startswith("_")):
+                remedy = f"did you mean {section}.{meant}?" if meant else "take it out."
                 raise ConfigError(
                     f"{section}.{key}={given._get_node(key)} is read neither by algo={algo.name} "
-                    "nor by the host: "
-                    + (f"did you mean {section}.{meant}?" if meant else "take it out.")
+                    f"nor by the host: {remedy}"
                 )
 
 

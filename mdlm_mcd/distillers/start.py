@@ -50,9 +50,8 @@ def find_teacher(config: DictConfig) -> str:
     path, algo = teacher_path(config), config.algo
     if not path:
         raise ConfigError(
-            f"algo.teacher_path is empty, and algo={algo.name} starts from a trained "
-            "model: name its checkpoint (or set algo.init_from=scratch to distil from "
-            "random weights)."
+            f"algo.teacher_path is empty, and algo={algo.name} starts from a trained model: name "
+            "its checkpoint (or set algo.init_from=scratch to distil from random weights)."
         )
     found = find(path, "algo.teacher_path") or path
     check_named(found, f"algo.teacher_path={path}")
@@ -101,9 +100,8 @@ def check_teacher(module, weights: Weights, source: str) -> None:
     # Rotary positions run at any length, but of distances it never saw a teacher knows nothing.
     if length is not None and config.model.length > length:
         raise CheckpointError(
-            f"{source} was trained on rows of {length} tokens, and this run has "
-            f"model.length={config.model.length}: set model.length={length}, or train the "
-            "teacher further at that length."
+            f"{source} was trained on rows of {length} tokens: set model.length={length} in place "
+            f"of {config.model.length}, or train the teacher further at that length."
         )
 
 

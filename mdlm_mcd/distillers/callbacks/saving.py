@@ -107,10 +107,9 @@ class SaveRounds(L.Callback):
             last = f"goes on from {os.path.join(self.dirpath, LAST)}"
             raise UnfinishedError(
                 f"The run ended at step {step} of {curriculum.total_steps}, in round "
-                f"{curriculum.at(step).index + 1} of {curriculum.rounds}, by "
-                "trainer.max_time, or by trainer.max_epochs, trainer.limit_train_batches, "
-                "data without a batch or a callback, which have to go: the same command "
-                f"{last if step else 'begins again'}."
+                f"{curriculum.at(step).index + 1} of {curriculum.rounds}, by trainer.max_time, or "
+                "by trainer.max_epochs, trainer.limit_train_batches, a callback or data without a "
+                f"batch, which have to go: the same command {last if step else 'begins again'}."
             )
 
 
