@@ -25,11 +25,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from .. import head
-from ..curriculum import Curriculum, Round
+from ..curriculum import Round
 from ..duality import NoiseGap, duo_transform
 from ..errors import require
 from .base import Distiller
@@ -46,12 +45,7 @@ class DCD(Distiller):
 
     parameterization = "mean"
     loss_kinds = ("kl_bwd", "kl_fwd")
-
-    @classmethod
-    def check_config(cls, config: DictConfig) -> Curriculum:
-        for name in ("gamma_min", "gamma_max"):
-            number(config.algo, name, required=True)
-        return super().check_config(config)
+    above = {"gamma_min": -math.inf, "gamma_max": -math.inf}
 
     def check_model(self) -> None:
         gammas = (number(self.config.algo, name) for name in ("gamma_min", "gamma_max"))

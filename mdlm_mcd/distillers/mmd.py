@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import head, losses
-from ..curriculum import Curriculum, Round
+from ..curriculum import Round
 from ..errors import require
 from .base import Distiller
 from .rng import StepNoise
 from .sdtt import draw_tokens
-from .settings import check_whole, number
+from .settings import number
 from .teacher import Teacher
 
 
@@ -28,16 +28,8 @@ class MMD(Distiller):
 
     loss_kinds = ("ce",)
     schedule = ()
-
-    @classmethod
-    def check_config(cls, config) -> Curriculum:
-        check_whole(config, "candidates", 2, "each is compared with the others")
-        check_whole(config, "draws", 2, "a reward compares a candidate's draws with one another")
-        check_whole(config, "feature_block", 0, "blocks are counted from the first, 0")
-        alpha = number(config.algo, "rbf_alpha", required=True)
-        wanted = "a positive number: about one over the usual squared distance of tokens' features"
-        require(0 < alpha < float("inf"), "algo.rbf_alpha", alpha, wanted)
-        return super().check_config(config)
+    least = {"candidates": 2, "draws": 2, "feature_block": 0}
+    above = {"rbf_alpha": 0.0}
 
     def check_model(self) -> None:
         super().check_model()

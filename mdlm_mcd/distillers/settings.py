@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from numbers import Real
 
@@ -39,13 +40,6 @@ def number(
         ) from error
 
 
-def check_whole(config: DictConfig, key: str, least: int, why: str) -> None:
-    """Raise ConfigError unless algo.KEY is a whole number of at least `least`."""
-    value = config.algo[key]
-    fine = type(value) is int and value >= least  # true is an int, too
-    require(fine, f"algo.{key}", value, f"a whole number of at least {least}: {why}")
-
-
 def check(config: DictConfig, distiller: type) -> Curriculum:
     """Refuse what cannot work; return the curriculum that the config describes.
 
@@ -76,7 +70,15 @@ def check(config: DictConfig, distiller: type) -> Curriculum:
             "algo.snapshot=ema takes the student's average for a teacher, and "
             "training.ema=0 keeps none: set training.ema, or algo.snapshot=raw."
         )
+    for key, least in distiller.least.items():
+        fine = type(algo[key]) is int and algo[key] >= least  # true is an int, too
+        require(fine, f"algo.{key}", algo[key], f"a whole number of at least {least}")
+    for key, least in distiller.above.items():
+        value = number(algo, key, required=True)
+        require(least < value < math.inf, f"algo.{key}", value, f"a finite number above {least}")
     number(algo, "min_entropy")
+    if "coupling" in algo:
+        coupling.check_coupling(algo.coupling)
     if "u_law" in algo:
         # A trial draw refuses what no law knows; the global generator is left alone.
         coupling.draw_u(1, 1, algo.u_law, step=number(algo, "u_step"), generator=torch.Generator())

@@ -136,7 +136,7 @@ SETTINGS = [
     ("dcd", "algo.parameterization=subs", "=subs .*a uniform-state model"),
     ("mmd", "algo.candidates=1", "algo.candidates=1 .*at least 2"),
     ("mmd", "algo.feature_block=-1", "feature_block=-1 .*at least 0"),
-    ("mmd", "algo.rbf_alpha=0", "algo.rbf_alpha=0 must be a positive number"),
+    ("mmd", "algo.rbf_alpha=0", "algo.rbf_alpha=0 must be a finite number above 0"),
     ("dcd", "sampling.predictor=sparse", "sparse is not for uniform-state models .*ancestral"),
 ]
 
