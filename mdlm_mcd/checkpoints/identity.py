@@ -168,11 +168,11 @@ def is_same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(is_same, a, b))
     if isinstance(a, str) and isinstance(b, str) and os.path.isabs(b) > os.path.isabs(a):
         return b.endswith(os.sep + os.path.normpath(a))
-    return a == b or _number(a) == _number(b)
+    return a == b or number(a) == number(b)
 
 
-def _number(value: Any) -> Any:
-    """Return the number that a text is: 1/512, 6e-5."""
+def number(value: Any) -> Any:
+    """Return the number that a text is (1/512, 6e-5), and all else as it is."""
     try:
         return float(Fraction(value)) if isinstance(value, str) else value
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 from numbers import Real
 
 import torch
@@ -12,6 +11,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import DictConfig
 
 from .. import coupling
+from ..checkpoints import identity
 from ..checkpoints.weights import PROCESSES
 from ..curriculum import Curriculum
 from ..errors import ConfigError, require
@@ -28,16 +28,12 @@ def number(
 
     Raises ConfigError for anything that is no number, and for None if `required`.
     """
-    value = config[key]
-    require(value is not None or not required, f"{group}.{key}", value, "a finite number")
-    if value is None or (isinstance(value, Real) and not isinstance(value, bool)):
-        return value
-    try:
-        return float(Fraction(value if isinstance(value, str) else ""))
-    except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise ConfigError(
-            f"{group}.{key}={value} is no number: write it like 0.05 or 1/20."
-        ) from error
+    given = config[key]
+    value = identity.number(given)
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    if not (real or (value is None and not required)):
+        raise ConfigError(f"{group}.{key}={given} is no number: write it like 0.05 or 1/20.")
+    return value
 
 
 def check(config: DictConfig, distiller: type) -> Curriculum:

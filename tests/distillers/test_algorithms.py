@@ -132,7 +132,7 @@ SETTINGS = [
     ("sdtt", "algo.loss=hybrid", "algo.loss=hybrid is .*algo=sdtt: .*kl_bwd, kl_fwd"),
     ("sdtt", "algo.teacher_steps=1.5", "algo.teacher_steps=1.5 .*whole number"),
     ("cd4lm", "algo.loss=kl_fwd", "algo.loss=kl_fwd is unknown to algo=cd4lm: .*kl_soft"),
-    ("dcd", "algo.gamma_min=null", "algo.gamma_min=None must be a finite number"),
+    ("dcd", "algo.gamma_min=null", "algo.gamma_min=None is no number"),
     ("dcd", "algo.parameterization=subs", "=subs .*a uniform-state model"),
     ("mmd", "algo.candidates=1", "algo.candidates=1 .*at least 2"),
     ("mmd", "algo.feature_block=-1", "feature_block=-1 .*at least 0"),
