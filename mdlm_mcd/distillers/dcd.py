@@ -80,8 +80,7 @@ class GaussianSchedule:
 
     def __post_init__(self):
         low, high, size = self.gamma_min, self.gamma_max, self.num_classes
-        fine = math.isfinite(low) and math.isfinite(high) and low < high
-        require(fine, "algo.gamma_max", high, f"finite, and above algo.gamma_min={low}")
+        require(low < high, "algo.gamma_max", high, f"above algo.gamma_min={low}")
         first, last = self(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
         for key, value, fits, alpha_t, fit in (
             ("gamma_min", low, first >= 0.9, first, gamma_of(0.999, size)),
