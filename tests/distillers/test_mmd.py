@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import built, logged, opened
+from runs import Watch, built, fit, logged, opened
 
 from mdlm_mcd.distillers.mmd import reward
 from mdlm_mcd.errors import ConfigError
@@ -67,6 +67,18 @@ def test_the_teacher_is_a_few_blocks_that_stay(trained):
     # The student's own entropy, by its draws, a masked token.
     ratio = [r["mmd/ce"] / r["mmd/rows_reveal"] / r["mmd/student_entropy"] for r in rows]
     assert sum(ratio) / 6 == pytest.approx(1, abs=0.2)
+
+
+def test_it_goes_on_from_a_student_of_mcd(trained, config):
+    """Student, its average and the features begin as that student's average, counted anew."""
+    path = trained("mcd")[0] / "round-2.ckpt"
+    model, _ = fit(config(f"algo.teacher_path={path}", algo="mmd"), watch := Watch())
+    names = [name for name, _ in model.backbone.named_parameters()]
+    start = dict(zip(names, opened(path)["ema"]["shadow_params"], strict=False))
+    assert torch.equal(watch.weights[0], torch.cat([p.flatten() for p in start.values()]))
+    for name, p in model.teacher.backbone.named_parameters():
+        assert torch.equal(p, start[name])
+    assert model.ema.num_updates == 6
 
 
 def test_a_block_that_the_model_lacks_is_refused(config):
