@@ -74,38 +74,6 @@ def test_given_tokens_never_change(name):
     assert counted(name, 50, 9, 4, prompt=given)
 
 
-LAWS = [
-    dict(),
-    dict(u_law="lattice", u_step=1 / 4),
-    dict(u_law="lattice", stratified=True),
-    dict(u_law="halton"),
-    dict(u_law="dilated"),
-]
-
-
-@pytest.mark.parametrize("how", LAWS)
-def test_a_batch_of_prompts_equals_one_by_one(how):
-    """`locked`, whose noise is that of a sequence's number; the rows' laws are in test_sampling."""
-    weight = torch.randn(VOCAB, VOCAB, generator=generator(4)).double()
-
-    def denoise(z, rows):  # looks at both neighbours
-        return (weight[z.roll(1, -1)] - weight[z.roll(-1, -1)])[rows]
-
-    given = torch.randint(0, MASK, (5, 12), generator=generator(5))
-    given[torch.arange(12) >= torch.tensor([0, 3, 7, 11, 12])[:, None]] = MASK
-    given[1, [5, 8]] = 0
-
-    def draws(prompt, first=0):
-        latent = Latent(3, **how, first=first)
-        return draw(
-            "locked", 4, n=len(prompt), length=12, denoise=denoise, latent=latent, prompt=prompt
-        )
-
-    whole = draws(given)
-    one_by_one = [draws(given[i : i + 1], i) for i in range(5)]
-    assert torch.equal(whole, torch.cat(one_by_one)) and len(whole.unique(dim=0)) == 5
-
-
 # Precision ------------------------------------------------------------------------
 
 
