@@ -49,8 +49,8 @@ def check_mask(name: str, tokenizer: Any, index: int | None, size: int) -> None:
     if not (isinstance(index, int) and 0 <= index < size):
         raise ConfigError(
             f"data.tokenizer_name_or_path={name} has mask token {tokenizer.mask_token!r} with id "
-            f"{index}, not one of the model's {size}: use a tokenizer with its mask in its "
-            "vocabulary, or without one, to which the host adds its own."
+            f"{index}, which is not one of the model's {size}: use a tokenizer with its mask in "
+            "its vocabulary, or without one, to which the host adds its own."
         )
 
 
