@@ -46,8 +46,8 @@ class Distiller:
     parameterization = "subs"  # of the models it is for: weights.PROCESSES
     loss_kinds: tuple[str, ...] = tuple(losses.LOSSES)  # the values of algo.loss
     schedule: tuple[str, ...] = ("delta0", "growth", "tau0", "tau_step")  # of `Curriculum`
-    least: Mapping[str, int] = {}  # keys of algo that are whole numbers, from so many on
-    above: Mapping[str, float] = {}  # keys of algo that are finite numbers above one
+    least: Mapping[str, int] = {}  # whole numbers of algo, and the least that each may be
+    above: Mapping[str, float] = {}  # finite numbers of algo, and what each has to be above
 
     # Algorithm 1 ------------------------------------------------------------------
 
