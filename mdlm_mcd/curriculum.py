@@ -45,7 +45,7 @@ class Curriculum:
             value = getattr(self, key)
             if value is None and key == "delta0":
                 continue
-            number = isinstance(value, (int, float)) and math.isfinite(value)
+            number = type(value) in (int, float) and -1e300 < value < 1e300
             require(number, f"algo.{key}", value, "a finite number")
             require(value > 0 or key.startswith("tau"), f"algo.{key}", value, "positive")
         for index in (0, self.rounds - 1):  # both are monotone

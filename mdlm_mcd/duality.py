@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-from .errors import require
+from .errors import ConfigError, require
 
 # Trapezoidal nodes on [-REACH, REACH]. At this step the rule's error is below rounding for
 # K up to 2^31, and the Gaussian density is 1e-22 at the ends.
@@ -77,8 +77,8 @@ def to_uniform(eps: Tensor, k: Tensor | int, law: NoiseGap | int) -> Tensor:
     where K does not fit eps.
     """
     law = law if isinstance(law, NoiseGap) else NoiseGap(law)
-    fine, wanted = eps.shape[-1] == law.num_classes, f"the last of eps of shape {tuple(eps.shape)}"
-    require(fine, "num_classes", law.num_classes, wanted)
+    wanted = f"the last size of eps of shape {tuple(eps.shape)}"
+    require(eps.shape[-1] == law.num_classes, "num_classes", law.num_classes, wanted)
     return law.cdf(_gap(eps, k)).to(eps.dtype)
 
 
@@ -192,8 +192,11 @@ def _wide(value: Tensor | float) -> tuple[Tensor, torch.dtype]:
 
 
 def _check_noise(noise: Tensor) -> None:
-    fine = noise.is_floating_point() and noise.isfinite().all()
-    require(fine, "noise", noise.dtype, "finite floating-point numbers")
+    if not (noise.is_floating_point() and noise.isfinite().all()):
+        raise ConfigError(
+            f"The noise, of dtype {noise.dtype}, is not finite floating-point numbers: draw it "
+            "with torch.randn."
+        )
 
 
 def _check_range(name: str, value: Tensor, inside: Tensor, interval: str) -> None:

@@ -1,9 +1,10 @@
 """Joint laws of u: how the opening times of one sequence's tokens depend on one another.
 
 Only the marginal of each u, uniform on [0, 1], enters Eq. 13, so a denoiser under SUBS is
-right under every law here. The law decides which tokens are masked, or open, together: the
-sampler multiplies their marginals, and its error is their mutual information. Laws that keep near
-tokens apart err less where dependence falls with distance (`expected_information`).
+right under every law here and needs no retraining. The law decides which tokens are masked, or
+open, together: the sampler multiplies their marginals, and its error is their mutual
+information. Laws that keep near tokens apart err less where dependence falls with distance;
+`expected_information` says by how much, and where a law fails: at the lags it brings together.
 """
 
 from __future__ import annotations
@@ -46,9 +47,12 @@ def draw_u(
         per sequence, so that tokens with near u, which open together, lie far apart. `step`
         defaults to the golden ratio's fraction; 1/N gives a comb that moves on to the
         neighbours at each of N steps. It fails for dependence at the lags it brings together:
-        multiples of N for 1/N, 8, 13, 21, ... for the golden step.
-        `halton`: van der Corput's order; `step` is its base, by default 2.
-        `dilated`: the order of DUS, gaps that shrink by the factor `step`, by default 2.
+        multiples of N for 1/N (rows of a table N tokens wide), 8, 13, 21, ... for the golden
+        step.
+        `halton`: van der Corput's order; `step` is its base, by default 2. It brings together
+        multiples of the largest power of the base in length / share.
+        `dilated`: the order of DUS, gaps that shrink by the factor `step`, by default 2. It
+        fails late: its last round is half of the tokens or more, every second one.
         Both orders begin at a random place of the sequence, which makes each u uniform.
     stratified: each of N equal steps opens its exact share of a sequence's tokens (length / N,
         rounded up or down), under marginals that stay uniform: for `iid` a random order, for

@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 
 from mdlm_mcd import coupling
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.models.noise import NOISES
+from mdlm_mcd.models.noise import Cosine, LogLinear
 
 MASK = 7
 LAWS = [("iid", None), ("lattice", None), ("lattice", 1 / 8), ("lattice", 1.7)]
+
+
+def log_linear(t):
+    return LogLinear(1e-3)(t)[1]
+
+
+def cosine(t):
+    return Cosine(1e-3)(t)[1]
 
 
 def generator(seed=0):
@@ -24,17 +32,17 @@ def tokens(batch, length):
     return torch.randint(0, MASK, (batch, length), generator=generator())
 
 
-@pytest.mark.parametrize("noise", list(NOISES.values()))
+@pytest.mark.parametrize("alpha", [log_linear, cosine])
 @pytest.mark.parametrize("law,step", LAWS)
 @settings(max_examples=25, deadline=None)
 @given(delta=st.floats(0, 1, exclude_min=True, exclude_max=True), seed=st.integers(0, 2**32))
-def test_pair_is_nested(noise, law, step, delta, seed):
+def test_pair_is_nested(alpha, law, step, delta, seed):
     g = generator(seed)
     x0 = tokens(6, 11)
     t, s = coupling.sample_times(6, delta, generator=g)
     assert (s >= 0).all() and (t <= 1).all() and (t >= delta).all()
     u = coupling.draw_u(6, 11, law, step=step, generator=g)
-    pair = coupling.couple(x0, u, t, s, lambda time: noise(1e-3)(time)[1], MASK)
+    pair = coupling.couple(x0, u, t, s, alpha, MASK)
     assert not (pair.masked_s & ~pair.masked_t).any()
     assert torch.equal(pair.z_t == MASK, pair.masked_t)
     assert torch.equal(pair.z_s[~pair.masked_s], x0[~pair.masked_s])
@@ -64,6 +72,34 @@ def test_times_are_uniform_on_delta_to_one(antithetic, delta):
         assert len(set(strata.tolist())) > 4990
 
 
+def test_ablations_of_the_coupling():
+    g = generator()
+    x0, u, other = tokens(200, 30), torch.rand(200, 30), torch.rand(200, 30)
+    t, s = coupling.sample_times(200, 0.3, generator=g)
+    args = (x0, u, other, t, s, log_linear, MASK)
+    shared = coupling.couple_as("shared", *args)
+    independent = coupling.couple_as("independent", *args)
+    none = coupling.couple_as("none", *args)
+    assert torch.equal(shared.z_s, coupling.couple(x0, u, t, s, log_linear, MASK).z_s)
+    assert torch.equal(independent.z_t, shared.z_t)
+    # Without a common trajectory some tokens are masked for the teacher alone ...
+    assert (independent.masked_s & ~independent.masked_t).any()
+    # ... though its marginal is the same.
+    share = independent.masked_s.float().mean() - shared.masked_s.float().mean()
+    assert abs(share) < 0.03
+    assert torch.equal(none.z_s, none.z_t) and torch.equal(none.z_t, shared.z_t)
+
+
+def test_shared_u_has_the_law_of_the_forward_chain():
+    """The pair is q(z_s, z_t | x0): exact probabilities of its three outcomes."""
+    u = coupling.draw_u(200_000, 1, generator=generator())
+    x0, t = torch.zeros(200_000, 1, dtype=torch.long), torch.full((200_000,), 0.7)
+    pair = coupling.couple(x0, u, t, t - 0.15, lambda t: 1 - t, MASK)
+    shares = [(~pair.masked_t), (pair.masked_t & ~pair.masked_s), pair.masked_s]
+    for share, expected in zip(shares, (0.3, 0.15, 0.55), strict=True):
+        assert abs(share.float().mean() - expected) < 0.005
+
+
 @pytest.mark.parametrize("antithetic", [True, False])
 def test_nested_times_use_the_whole_range_of_gaps(antithetic):
     t, s = coupling.sample_nested_times(4000, generator=generator(), antithetic=antithetic)
@@ -71,6 +107,28 @@ def test_nested_times_use_the_whole_range_of_gaps(antithetic):
     assert (0 < s).all() and (s <= t).all() and (t <= 1).all()
     for share in (t, s / t, (s / t)[t > 0.9]):  # uniform, whatever t
         assert scipy.stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
+
+
+@given(
+    length=st.integers(1, 40),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    law=st.sampled_from(LAWS),
+    seed=st.integers(0, 2**32),
+)
+def test_exact_counts(length, shares, law, seed):
+    """The tokens of the largest u, and never those that are no token of the text."""
+    g, (high, low) = generator(seed), sorted(shares, reverse=True)
+    x0, u = tokens(5, length), coupling.draw_u(5, length, law[0], step=law[1], generator=g)
+    valid = torch.rand(5, length, generator=g) < 0.7
+    u[:, 0] = 0.0  # visible at every time
+    pair = coupling.couple_counts(x0, u, valid, *(torch.full((5,), x) for x in (high, low)), MASK)
+    for row in range(5):
+        open_to = [i for i in range(1, length) if valid[row, i]]
+        open_to.sort(key=lambda i: -u[row, i])
+        for share, z, masked in ((high, pair.z_t, pair.masked_t), (low, pair.z_s, pair.masked_s)):
+            chosen = open_to[: int(torch.tensor(share) * len(open_to))]
+            assert masked[row].nonzero().flatten().tolist() == sorted(chosen)
+            assert torch.equal(z[row], torch.where(masked[row], MASK, x0[row]))
 
 
 def test_counter_generator_is_a_function_of_its_counters():

@@ -10,6 +10,15 @@ from mdlm_mcd.curriculum import Curriculum
 from mdlm_mcd.errors import ConfigError
 
 
+def test_the_papers_schedule():
+    curriculum = Curriculum()
+    assert curriculum.total_steps == 50_000
+    rounds = [curriculum.at(i * 10_000) for i in range(5)]
+    assert [r.delta for r in rounds] == [2**i / 512 for i in range(5)]
+    assert [r.tau for r in rounds] == [0.96, 0.93, 0.9, 0.87, 0.84]
+    assert all(r.is_first_step for r in rounds)
+
+
 def test_a_gap_may_stay_or_be_left_to_the_method():
     fixed = Curriculum(3, 10, delta0=1 / 64, growth=1)
     assert [fixed.at(i).delta for i in (0, 10, 20)] == [1 / 64] * 3
@@ -34,10 +43,17 @@ def test_every_step_belongs_to_one_round(rounds, steps, where):
         (dict(delta0=0.5, rounds=2), ["algo.delta0=0.5", "delta=1", "round 2"]),
         (dict(delta0=0.0), ["algo.delta0=0.0", "positive"]),
         (dict(delta0=float("nan")), ["algo.delta0=nan", "finite"]),
+        (dict(growth=0.0), ["algo.growth=0.0", "positive"]),
+        (dict(delta0=0.5, growth=3.0, rounds=2), ["delta=1.5", "growth=3", "below 1"]),
         (dict(tau0=0.1), ["algo.tau0=0.1", "round 5", "tau_step"]),
+        (dict(tau_step=float("inf")), ["algo.tau_step=inf", "finite"]),
         (dict(rounds=0), ["algo.rounds=0", "at least 1"]),
         (dict(rounds=2.5), ["algo.rounds=2.5", "whole number"]),
+        (dict(steps_per_round=0), ["algo.steps_per_round=0", "at least 1"]),
+        (dict(tau0=None), ["algo.tau0=None", "finite"]),
         (dict(growth="2"), ["algo.growth=2", "finite"]),
+        (dict(delta0=True), ["algo.delta0=True", "finite"]),
+        (dict(tau0=10**400), ["algo.tau0=1000", "finite"]),
         (dict(growth=1.001, tau_step=0.0, rounds=10**9), ["delta=inf", "below 1"]),
     ],
 )

@@ -130,6 +130,16 @@ def test_derivatives(num_classes):
         assert torch.equal(law.cdf(y), NoiseGap(num_classes).cdf(y))
 
 
+def test_gradients_reach_noise_and_coefficients():
+    x0, eps = draw(5, 4, seeded())
+    eps.requires_grad_()
+    alpha = float64(0.9, 0.5, -0.2, 0.1).requires_grad_()
+    gradcheck = torch.autograd.gradcheck
+    assert gradcheck(lambda e, a: latent(x0, e, a, 1 - a), (eps, alpha))
+    assert gradcheck(lambda e: noise_gap(e, x0), eps)
+    assert gradcheck(lambda e: to_uniform(e, x0, 5), eps)
+
+
 # The Gaussian side
 
 
@@ -150,6 +160,16 @@ def test_project_keeps_only_a_strictly_largest_coordinate():
     assert project(w_t, x0, 3).tolist() == [0, 3, 3]
     assert project(w_t[:, :3], x0, 2).tolist() == [0, 2, 2]
     assert project(w_t.to(torch.bfloat16), x0, 3).dtype == torch.int64
+
+
+@pytest.mark.parametrize("num_classes", CLASSES)
+def test_calibration_is_variance_preserving_and_exact(num_classes):
+    alpha, sigma = calibrate(ALPHAS, num_classes)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(ALPHAS))
+    assert (sigma > 0).all()
+    assert torch.equal(alpha < 0, ALPHAS < 1 / num_classes)
+    kept = NoiseGap(num_classes).cdf(alpha / sigma)
+    torch.testing.assert_close(kept, ALPHAS, rtol=1e-10, atol=0)
 
 
 # The duality itself
@@ -200,13 +220,20 @@ NOISE, X0 = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
 @pytest.mark.parametrize(
     "call, words",
     [
-        *((lambda n=n: NoiseGap(n), f"^num_classes={n!r} must") for n in (1, 3.0, 10**20)),
+        *((lambda n=n: NoiseGap(n), f"^num_classes={n!r} must") for n in (1, -3, 3.0, "3", 10**20)),
+        (lambda: calibrate(0.5, None), "^num_classes=None must be an int"),
+        (lambda: duo_transform(0.5, 0), "^num_classes=0 must be an int"),
         (lambda: calibrate(0, 5), "^alpha_t=0.0 must be within"),
+        (lambda: calibrate(1.0, 5), "^alpha_t=1.0 must be within"),
+        (lambda: calibrate(float64(0.5, 1.25), 5), "^alpha_t=1.25 must be within"),
         (lambda: calibrate(math.nan, 5), "^alpha_t=nan must be within"),
         (lambda: duo_transform(-0.25, 5), "^alpha_tilde=-0.25 must be within"),
-        (lambda: to_uniform(NOISE, X0, 7), "num_classes=7 must be the last of eps of shape"),
-        (lambda: latent(X0, NOISE / 0, 0.6, 0.8), "^noise=torch.float32 must be finite"),
-        (lambda: noise_gap(NOISE.long(), X0), "^noise=torch.int64 must be finite"),
+        (lambda: duo_transform(1.5, 5), "^alpha_tilde=1.5 must be within"),
+        (lambda: to_uniform(NOISE, X0, 7), "num_classes=7 must be the last size of eps of shape"),
+        (lambda: latent(X0, NOISE / 0, 0.6, 0.8), "^The noise, .* is not finite"),
+        (lambda: project(1 / NOISE, X0, 4), "^The noise, .* is not finite"),
+        (lambda: noise_gap(NOISE.long(), X0), "of dtype torch.int64, is not finite"),
+        (lambda: to_uniform(NOISE / 0, X0, 5), "^The noise, .* is not finite"),
     ],
 )
 def test_what_cannot_be_is_refused(call, words):

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mdlm_mcd import losses
 
@@ -91,6 +93,27 @@ def test_equals_the_naive_reference(kind, tau):
     assert (losses.per_token(kind, *logp, x0, *masks)[~masked_t] == 0).all()
     # Reverse KL costs about a million where only the teacher sees.
     assert (got[masked_t & ~masked_s].mean() > 1e5) == (kind == "kl_bwd")
+
+
+@settings(deadline=None, max_examples=30)
+@given(tau=st.floats(0.05, 3.0), seed=st.integers(0, 1000))
+def test_any_tau(tau, seed):
+    """Forward KL against SUBS's one-hot is the cross-entropy; tau is a power."""
+    student, teacher, *rest = make(seed)
+    logp = log_probs(student, teacher, *rest, tau)
+    a, b = (losses.per_token(kind, *logp, *rest) for kind in ("hybrid_fwd", "kl_fwd"))
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    got = losses.subs_masked(losses.temper(teacher, tau), MASK).exp()
+    power = losses.subs_masked(teacher, MASK).exp() ** (1 / tau)
+    torch.testing.assert_close(got, power / power.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "hybrid_fwd", "kl_fwd", "kl_bwd"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_equal_distributions_cost_exactly_nothing(kind, dtype):
+    student, _, x0, masked_t, _ = make(dtype=dtype)
+    logp = log_probs(student, student, x0, masked_t, masked_t, tau=1.0)
+    assert (losses.per_token(kind, *logp, x0, masked_t, masked_t) == 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,8 +2,9 @@
 
 from .cd4lm import CD4LM
 from .dcd import DCD
-from .mcd import MCD, Subset
+from .mcd import MCD
 from .mmd import MMD
 from .sdtt import SDTT
+from .subset import Subset
 
 __all__ = ["CD4LM", "DCD", "MCD", "MMD", "SDTT", "Subset"]

@@ -32,10 +32,11 @@ from ..models import context
 from ..models.compiling import compile_blocks
 from ..models.vocabulary import check_ids, check_mask
 from . import loop_state, resume, settings, start
-from .callbacks.global_batch import GlobalBatch, LossGuard
+from .callbacks.global_batch import GlobalBatch
 from .callbacks.monitor import Monitor
 from .callbacks.saving import SaveRounds
 from .checkpoint_io import use_safe_files
+from .divergence_guard import LossGuard
 from .rng import StepNoise, seed_global
 from .teacher import Teacher, shard, whole
 

@@ -1,4 +1,4 @@
-"""Masked Consistency Distillation, and its pair without a curriculum, as Lightning mixins."""
+"""Masked Consistency Distillation: Algorithm 1 as a Lightning mixin."""
 
 from __future__ import annotations
 
@@ -39,13 +39,3 @@ class MCD(Distiller):
         # Eq. 14, on the rows that it reads.
         counts = pair.masked_t & (valid > 0)
         return self.supervise(round_, student, teacher, x0, counts, pair.masked_s)
-
-
-class Subset(MCD):
-    """MCD's pair without its curriculum: s anywhere below t, one teacher to the end."""
-
-    schedule = ("tau0", "tau_step")
-
-    def times(self, round_: Round, noise: StepNoise):
-        """Return t ~ U(0, 1] and s ~ U(0, t], each (batch,)."""
-        return noise.times(None)

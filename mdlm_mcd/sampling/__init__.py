@@ -189,11 +189,15 @@ def _start(
     """Return the state before the first step: the prompt, or all masks."""
     if prompt is None:
         return torch.full(shape, mask_index, device=device)
-    fits = prompt.shape == shape and not prompt.is_floating_point()
-    wanted = f"ids of shape {shape}, with mask_index={mask_index} where tokens are to be filled in"
-    require(fits, "prompt", f"{prompt.dtype} of shape {tuple(prompt.shape)}", wanted)
-    if prompt.numel():
-        ends = f"{prompt.min()} to {prompt.max()}"
-        inside = 0 <= prompt.min() <= prompt.max() < vocab_size
-        require(inside, "prompt", ends, f"within the ids of the model's {vocab_size} tokens")
+    if prompt.shape != shape or prompt.is_floating_point():
+        raise ConfigError(
+            f"prompt of shape {tuple(prompt.shape)} and {prompt.dtype} does not fit: "
+            f"give ids of shape {shape}, with mask_index={mask_index} where tokens are "
+            "to be filled in."
+        )
+    if prompt.numel() and not 0 <= prompt.min() <= prompt.max() < vocab_size:
+        raise ConfigError(
+            f"prompt holds ids from {prompt.min()} to {prompt.max()}, not all of them "
+            f"among the {vocab_size} tokens of the model."
+        )
     return prompt.to(device=device, dtype=torch.long, copy=True)

@@ -8,7 +8,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..errors import WHOLE, require, require_one_of
+from ..errors import WHOLE, ConfigError, require, require_one_of
 from ..laws import draw_u, rank
 from .chain import Chain, opening_steps, probabilities
 from .latent import Latent
@@ -114,9 +114,11 @@ def locked(
     """
     if latent is None:
         latent = Latent(_seed(chain), u_law, u_step, stratified)
-    else:
-        own = (u_law, u_step, stratified) == ("iid", None, False)
-        require(own, "u_law", u_law, "named in Latent(...), where a latent is given")
+    elif (u_law, u_step, stratified) != ("iid", None, False):
+        raise ConfigError(
+            f"u_law={u_law} is given beside a latent that has its own law "
+            f"({latent.u_law}): name the law in Latent(...)."
+        )
 
     def value(p: Tensor, rows: Tensor) -> Tensor:
         return p.div_(latent.race(rows, p.shape[-1])).argmax(-1)

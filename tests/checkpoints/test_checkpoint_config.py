@@ -127,6 +127,14 @@ def test_a_schedule_that_is_none_is_refused(noise):
         candidates.schedule({"noise": noise}, "CKPT=x")
 
 
+def test_our_configs_call_no_eval():
+    """The hosts register a resolver `eval`; in our configs it would run their text."""
+    folders = (ROOT / "configs", ROOT / "mdlm_mcd" / "minihost" / "configs")
+    found = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.yaml")]
+    assert len(found) > 40 and "${" in "".join(found)
+    assert not re.search(r"\$\{\s*eval\s*:", "".join(found))
+
+
 def test_remote_code_is_run_for_hf_dit_alone():
     found = [
         str(path.relative_to(ROOT / "mdlm_mcd"))

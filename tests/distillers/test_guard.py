@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mdlm_mcd.curriculum import Curriculum
-from mdlm_mcd.distillers.callbacks.global_batch import GlobalBatch, LossGuard
+from mdlm_mcd.distillers.callbacks.global_batch import GlobalBatch
+from mdlm_mcd.distillers.divergence_guard import LossGuard
 from mdlm_mcd.errors import DivergenceError
 
 ROUND = Curriculum().at(0)

@@ -52,9 +52,13 @@ def opened(chance=CHANCE, token=0, steps=20, prompt=None, asked=None, **how):
     "how, steps",
     [
         ({}, [{0, 2, 3, 6}, {5}, {1}, {7}, {4}]),
+        (dict(max_tokens=2), [{0, 6}, {2, 3}, {5}, {1}, {7}, {4}]),
+        (dict(block=4), [{0, 2, 3}, {1}, {6}, {5}, {7}, {4}]),
         # Gaps of 4 * 8 / 8, 4 * 6 / 8 and 2.
         (dict(spacing=4), [{0, 6}, {2}, {3}, {5}, {1}, {7}, {4}]),
         (dict(steps=3, spacing=4), [{0, 6}, {2}, {1, 3, 4, 5, 7}]),
+        (dict(threshold=None, steps=3, block=4), [{0, 2, 3}, {1, 6}, {4, 5, 7}]),
+        (dict(eos_after=0.3), [{2, 3, 6}, {0}, {5}, {1}, {7}, {4}]),
         (dict(eos_after=1.0, block=4), [{2, 3}, {1}, {0}, {6}, {5}, {7}, {4}]),
     ],
 )
@@ -75,6 +79,16 @@ def test_places_that_rounding_alone_tells_apart_open_in_a_random_order():
     assert counts.sum() == 4_000 and scipy.stats.chisquare(counts).pvalue > 1e-3
     # In float64 that is no rounding.
     assert opened(even, threshold=None, steps=8) == [{i} for i in reversed(range(8))]
+
+
+def test_blocks_begin_where_the_prompt_ends():
+    """As in CD4LM and DUS: a completion has the blocks that it would have alone."""
+    how = dict(threshold=0.95, block=4, spacing=4)
+    alone = opened(**how)
+    for n in (1, 3, 4):
+        prompt = torch.tensor([[1] * n + [MASK] * len(CHANCE)])
+        after = opened([0.5] * n + CHANCE, prompt=prompt, **how)
+        assert after == [{i + n for i in step} for step in alone]
 
 
 def test_temperature_goes_by_what_is_open_under_a_threshold():

@@ -2,7 +2,7 @@
 
 import scipy.stats
 import torch
-from enumeration import LENGTH, MASK, draw, generator, table
+from enumeration import LENGTH, MASK, VOCAB, draw, generator, table
 
 from mdlm_mcd.sampling import Latent
 
@@ -26,6 +26,26 @@ def test_one_latent_ties_steps_and_models_together():
     near = draw("locked", 1, n=500, logits=alone + 0.05 * table(7), latent=Latent(1))
     assert 0.9 < (near == few).float().mean() < 1  # hardly another model
     assert (draw("locked", 1, n=500, logits=alone) == few).float().mean() < 0.8
+
+
+def test_u_of_a_latent_opens_the_same_tokens_first_at_any_number_of_steps():
+    latent, states = Latent(3, "lattice", 1 / 4), {}
+
+    def run(steps):
+        kept = states[steps] = []
+        draw(
+            "locked",
+            steps,
+            n=4,
+            length=40,
+            denoise=lambda z, rows: torch.zeros(int(rows.sum()), VOCAB),
+            latent=latent,
+            callback=lambda step, z: kept.append(z.clone()),
+        )
+
+    run(4), run(64)
+    for n in range(4):
+        assert torch.equal(states[4][n], states[64][16 * n + 15])
 
 
 def test_noise_of_a_latent_is_exponential_and_independent():

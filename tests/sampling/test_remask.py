@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from enumeration import (
+    LENGTH,
     MASK,
     assert_law,
     draw,
@@ -52,6 +53,21 @@ def test_law_with_everything_at_once():
     assert_law(drawn, exact_law(tables, levels, start, remask=remask))
     assert all((z[:, 1] == 1).all() for z in seen)
     assert any(((a != MASK) & (b == MASK)).any() for a, b in itertools.pairwise(seen))
+
+
+@pytest.mark.parametrize("steps, errors", [(4, [0.161, 0.166, 0.238]), (16, [0.042, 0.060, 0.125])])
+def test_what_docs_samplers_md_has(steps, errors):
+    """Under the exact denoiser, where all error is the sampler's, it grows with sigma_t."""
+    x0s, logits = list(itertools.product(range(MASK), repeat=LENGTH)), torch.zeros_like(table())
+    g = torch.Generator().manual_seed(2)
+    p = (2 * torch.randn(len(x0s), generator=g).double()).softmax(0).tolist()
+    language = dict(zip(x0s, p, strict=True))  # whose tokens depend on one another
+    for z in itertools.product(range(MASK + 1), repeat=LENGTH):
+        fits = [x for x in x0s if all(b in (a, MASK) for a, b in zip(x, z, strict=True))]
+        for i, v in itertools.product(range(LENGTH), range(MASK)):
+            logits[(*z, i, v)] = sum(language[x] for x in fits if x[i] == v)
+    found = [exact_law(logits.log(), uniform(steps), remask=eta) for eta in (0.0, 0.1, 1.0)]
+    assert [distance(law, language) for law in found] == pytest.approx(errors, abs=1e-3)
 
 
 def test_a_step_that_changes_nothing_costs_nothing():

@@ -74,6 +74,38 @@ def test_given_tokens_never_change(name):
     assert counted(name, 50, 9, 4, prompt=given)
 
 
+LAWS = [
+    dict(),
+    dict(u_law="lattice", u_step=1 / 4),
+    dict(u_law="lattice", stratified=True),
+    dict(u_law="halton"),
+    dict(u_law="dilated"),
+]
+
+
+@pytest.mark.parametrize("how", LAWS)
+def test_a_batch_of_prompts_equals_one_by_one(how):
+    """`locked`, whose noise is that of a sequence's number; the rows' laws are in test_sampling."""
+    weight = torch.randn(VOCAB, VOCAB, generator=generator(4)).double()
+
+    def denoise(z, rows):  # looks at both neighbours
+        return (weight[z.roll(1, -1)] - weight[z.roll(-1, -1)])[rows]
+
+    given = torch.randint(0, MASK, (5, 12), generator=generator(5))
+    given[torch.arange(12) >= torch.tensor([0, 3, 7, 11, 12])[:, None]] = MASK
+    given[1, [5, 8]] = 0
+
+    def draws(prompt, first=0):
+        latent = Latent(3, **how, first=first)
+        return draw(
+            "locked", 4, n=len(prompt), length=12, denoise=denoise, latent=latent, prompt=prompt
+        )
+
+    whole = draws(given)
+    one_by_one = [draws(given[i : i + 1], i) for i in range(5)]
+    assert torch.equal(whole, torch.cat(one_by_one)) and len(whole.unique(dim=0)) == 5
+
+
 # Precision ------------------------------------------------------------------------
 
 
@@ -95,6 +127,13 @@ def test_float32_warns_once(caplog):
         for dtype in (torch.float64, torch.float32, torch.float32):
             draw("sparse", 2, n=2, dtype=dtype)
     assert [r.message.startswith("Sampling in float32") for r in caplog.records] == [True]
+
+
+def test_probabilities_leave_their_logits():
+    logits = torch.randn(5, VOCAB, dtype=torch.float64, generator=generator())
+    before = logits.clone()
+    chain.probabilities(logits, MASK, dtype=torch.float64, temperature=2.0, top_p=0.7)
+    assert torch.equal(logits, before)
 
 
 @pytest.mark.parametrize("name", sorted(sampling.SAMPLERS))
@@ -122,23 +161,27 @@ def test_a_draw_from_a_law_that_learns():
     [
         (dict(name="ddim"), "sampler=ddim is unknown: choose one of ancestral, sparse"),
         (dict(steps=0), "steps=0"),
+        (dict(steps=None), "steps=None must be a whole number of at least 1"),
         (dict(temperature=0.0), "temperature=0.0"),
         (dict(temperature=(1.0, -1.0)), "temperature="),
+        (dict(temperature=(1.0, 0.5, 0.5)), "temperature="),
         (dict(top_p=1.5), "top_p=1.5"),
         (dict(mask_index=9), "mask_index=9"),
         (dict(greedy_tail=-1), "greedy_tail=-1"),
         (dict(dtype=torch.float16), "dtype=torch.float16"),
-        (dict(prompt=torch.zeros(1, 9).long()), r"prompt=torch.int64 of shape \(1, 9\)"),
-        (dict(prompt=torch.full((1, LENGTH), 4)), "prompt=4 to 4 must be within"),
+        (dict(prompt=torch.zeros(1, 9).long()), r"prompt of shape \(1, 9\)"),
+        (dict(prompt=torch.full((1, LENGTH), 4)), "prompt holds ids from 4 to 4"),
+        (dict(schedule=[1.0]), "must be uniform, cosine, or 2 shares"),
         (dict(u_law="lattice"), "u_law=lattice is not supported with sampler=ancestral"),
-        (
-            dict(name="locked", latent=Latent(1), stratified=True),
-            "u_law=iid must be named in Latent",
-        ),
+        (dict(name="sparse", u_law="grid"), "^u_law=grid is unknown: choose one of"),
+        (dict(name="locked", latent=Latent(1), stratified=True), "beside a latent"),
         (dict(name="confidence", score="luck"), "score=luck is unknown"),
         (dict(name="confidence", threshold=2.0), "threshold=2.0"),
         (dict(name="confidence", max_tokens=2), "threshold=None .* max_tokens"),
+        (dict(name="confidence", block=0), "block=0"),
+        (dict(name="confidence", spacing=1.5), "spacing=1.5"),
         (dict(name="confidence", eos_after=0.3), "eos_index=None"),
+        (dict(remask=1.5), "remask=1.5"),
         (dict(remask=[0.1]), "remask=.* a list of 2"),
         (dict(top_k=3), "option=top_k is unknown: choose one of remask"),
     ],

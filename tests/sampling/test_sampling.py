@@ -47,6 +47,16 @@ def test_law_is_exact(name, steps, how):
 
 
 @pytest.mark.parametrize("name", STEPWISE)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_step_k_is_asked_at_alpha_k(name, steps):
+    asked, late = ([timed_table(at((k + j) / steps)) for k in range(steps)] for j in (0, 1))
+    law, wrong = (exact_law(tables, uniform(steps)) for tables in (asked, late))
+    assert_law(draw(name, steps, denoise=timed(), alpha=hosts), law)
+    # The draws would not fit other times, such as each step's end.
+    assert sum(abs(law[z] - wrong.get(z, 0.0)) for z in law) / 2 > 0.05
+
+
+@pytest.mark.parametrize("name", STEPWISE)
 def test_law_with_everything_at_once(name):
     """Time, falling temperature, nucleus, greedy tail, cosine shares, a given token."""
     levels, start = laws.levels("cosine", 4), (MASK, 1, MASK)
