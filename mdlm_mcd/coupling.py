@@ -42,9 +42,8 @@ class CoupledPair(NamedTuple):
 def counter_generator(*counters: int | str) -> torch.Generator:
     """Return a CPU generator whose stream is a pure function of its counters.
 
-    Randomness that is looked up by (seed, step, ...) instead of carried along needs no state in
-    a checkpoint: a resumed run draws what the interrupted one would have drawn. Counters are
-    hashed, so near ones give unrelated streams.
+    So a resumed run draws what the interrupted one would have drawn. Counters are hashed, and
+    near ones give unrelated streams.
     """
     digest = hashlib.blake2b(repr(counters).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
@@ -107,11 +106,10 @@ def couple(
 
     x0, u: (batch, length); t, s: (batch,); alpha: any signal schedule.
     """
-    masked_t, masked_s = (u > alpha(time).to(u.device)[:, None] for time in (t, s))
-    return _views(x0, masked_t, masked_s, mask_index)
+    return _views(x0, mask_index, *(u > alpha(time).to(u.device)[:, None] for time in (t, s)))
 
 
-def _views(x0: Tensor, masked_t: Tensor, masked_s: Tensor, mask_index: int) -> CoupledPair:
+def _views(x0: Tensor, mask_index: int, masked_t: Tensor, masked_s: Tensor) -> CoupledPair:
     z_t, z_s = (torch.where(m, mask_index, x0) for m in (masked_t, masked_s))
     return CoupledPair(z_t, z_s, masked_t, masked_s)
 
@@ -128,8 +126,8 @@ def couple_counts(
     free = (valid > 0) & (u > 0)
     place = rank(torch.where(free, -u, 1.0))
     n = free.sum(-1)
-    masked_t, masked_s = (place < (r.to(u.device) * n).floor()[:, None] for r in (share_t, share_s))
-    return _views(x0, masked_t, masked_s, mask_index)
+    counts = ((share.to(u.device) * n).floor() for share in (share_t, share_s))
+    return _views(x0, mask_index, *(place < count[:, None] for count in counts))
 
 
 COUPLINGS = ("shared", "independent", "none")
@@ -148,10 +146,8 @@ def couple_as(
     """Return the pair under the paper's coupling or one of its ablations.
 
     `shared`: both views from u, as in `couple` (the paper).
-    `independent`: z_s from a second draw `u_other`: the right marginals, no common trajectory.
-        A token may then be masked for the teacher alone.
-    `none`: the teacher is given the student's own view, z_s = z_t, so that only its temperature
-        teaches (plain self-sharpening, a control).
+    `independent`: z_s from a second draw `u_other`: a token may be masked for the teacher alone.
+    `none`: z_s = z_t, so that only the teacher's temperature teaches (a control).
 
     Raises ConfigError for an unknown coupling.
     """

@@ -1,8 +1,4 @@
-"""The distillation schedule of Section 4.1: rounds, time gap delta, temperature tau.
-
-Each round doubles delta, lowers tau and takes a new snapshot of the student as its teacher
-(Algorithm 1's outer loop).
-"""
+"""The distillation schedule of Section 4.1: rounds, time gap delta, temperature tau."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .errors import ConfigError, require
+from .errors import WHOLE, ConfigError, require
 
 
 class Round(NamedTuple):
@@ -44,31 +40,26 @@ class Curriculum:
     def __post_init__(self) -> None:
         for key in ("rounds", "steps_per_round"):
             value = getattr(self, key)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            require(whole, f"algo.{key}", value, "a whole number of at least 1")
-        for key in ("delta0", "tau0", "tau_step", "growth"):
+            require(type(value) is int and value >= 1, f"algo.{key}", value, WHOLE)
+        for key in ("delta0", "growth", "tau0", "tau_step"):
             value = getattr(self, key)
-            if key == "delta0" and value is None:
+            if value is None and key == "delta0":
                 continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            require(number and -1e300 < value < 1e300, f"algo.{key}", value, "a finite number")
-            if key in ("delta0", "growth"):
-                require(value > 0, f"algo.{key}", value, "positive")
-        # Both are monotone, so the last round stands for those that are not checked.
-        for index in (*range(min(self.rounds, 1000)), self.rounds - 1):
+            number = type(value) in (int, float) and -1e300 < value < 1e300
+            require(number, f"algo.{key}", value, "a finite number")
+            require(value > 0 or key.startswith("tau"), f"algo.{key}", value, "positive")
+        for index in (0, self.rounds - 1):  # both are monotone
             delta, tau = self._delta(index), self._tau(index)
             if delta >= 1:
                 raise ConfigError(
-                    f"algo.delta0={self.delta0} grows to delta={delta:g} in round "
-                    f"{index + 1} of algo.rounds={self.rounds} (algo.growth="
-                    f"{self.growth:g}), and delta must stay below 1, or the teacher's "
-                    "time would run past t = 0: lower one of the three."
+                    f"algo.delta0={self.delta0} grows to delta={delta:g} in round {index + 1} of "
+                    f"algo.rounds={self.rounds} (algo.growth={self.growth:g}), and delta must "
+                    "stay below 1: lower one of the three."
                 )
             if tau <= 0:
                 raise ConfigError(
-                    f"algo.tau0={self.tau0} falls by algo.tau_step={self.tau_step} a "
-                    f"round to tau={tau:g} in round {index + 1}, and tau must stay "
-                    "positive: raise tau0, or lower tau_step or rounds."
+                    f"algo.tau0={self.tau0} falls by algo.tau_step={self.tau_step} to {tau:g} in "
+                    f"round {index + 1}, and must stay positive: raise one or lower the other."
                 )
 
     @property
@@ -77,10 +68,8 @@ class Curriculum:
         return self.rounds * self.steps_per_round
 
     def _delta(self, index: int) -> float:
-        if self.delta0 is None:
-            return math.nan
         try:
-            return self.delta0 * float(self.growth) ** index
+            return math.nan if self.delta0 is None else self.delta0 * float(self.growth) ** index
         except OverflowError:
             return math.inf
 
@@ -95,9 +84,8 @@ class Curriculum:
         """
         if not 0 <= global_step < self.total_steps:
             raise ConfigError(
-                f"Step {global_step} lies outside the {self.rounds} rounds of "
-                f"{self.steps_per_round} steps: set trainer.max_steps="
-                f"{self.total_steps}, or change algo.rounds or algo.steps_per_round."
+                f"Step {global_step} lies outside of {self.rounds} rounds of "
+                f"{self.steps_per_round} steps: set trainer.max_steps={self.total_steps}."
             )
         index = global_step // self.steps_per_round
         first = index * self.steps_per_round

@@ -6,9 +6,9 @@ clean token or to the mask, has the marginals of masked diffusion. Along its det
 through one uniform scalar u per token. Training needs only u; this module is the Gaussian
 side, and the law F_Y of the noise gap Y = max_{j != k} eps_j - eps_k that links the two.
 
-Notation: `alpha_t` is the discrete schedule (gamma_t in the paper), `alpha_tilde` and
-`sigma_tilde` are the Gaussian one, `num_classes` is K. Schedules and points may be numbers or
-tensors of any floating dtype; the computation is in float64, the result in the dtype given.
+`alpha_t` is the discrete schedule (gamma_t in the paper), `alpha_tilde` and `sigma_tilde` are
+the Gaussian one, `num_classes` is K. Schedules and points may be numbers or tensors of any
+floating dtype; the computation is in float64, the result in the dtype given.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def latent(
     ConfigError, as all functions of noise here do, where it is not finite.
     """
     _check_noise(eps)
-    alpha, sigma = (_float64(x).to(eps.device) for x in (alpha_tilde, sigma_tilde))
+    alpha, sigma = (_wide(x)[0].to(eps.device) for x in (alpha_tilde, sigma_tilde))
     x0 = torch.as_tensor(x0, device=eps.device)
     alpha, sigma, x0 = torch.broadcast_tensors(alpha, sigma, x0)
     w_t = sigma[..., None] * eps
@@ -77,11 +77,8 @@ def to_uniform(eps: Tensor, k: Tensor | int, law: NoiseGap | int) -> Tensor:
     where K does not fit eps.
     """
     law = law if isinstance(law, NoiseGap) else NoiseGap(law)
-    if eps.shape[-1] != law.num_classes:
-        raise ConfigError(
-            f"num_classes={law.num_classes} does not match eps of shape {tuple(eps.shape)}: "
-            "give the size of its last dimension."
-        )
+    wanted = f"the last size of eps of shape {tuple(eps.shape)}"
+    require(eps.shape[-1] == law.num_classes, "num_classes", law.num_classes, wanted)
     return law.cdf(_gap(eps, k)).to(eps.dtype)
 
 
@@ -89,15 +86,13 @@ def calibrate(alpha_t: Tensor | float, num_classes: int) -> tuple[Tensor, Tensor
     """Return the Gaussian schedule whose projection keeps a token w.p. alpha_t: Lemma 3.1.
 
     alpha_tilde / sigma_tilde = F_Y^{-1}(alpha_t) and alpha_tilde^2 + sigma_tilde^2 = 1. Where
-    alpha_t < F_Y(0) = 1/K, the chance that noise alone keeps the token, alpha_tilde is
-    negative, which the straight path of Eq. 9 allows and a forward SDE does not.
+    alpha_t < F_Y(0) = 1/K, alpha_tilde is negative, which the straight path of Eq. 9 allows.
 
     alpha_t: in (0, 1), any shape. Returns (alpha_tilde, sigma_tilde) in the shape and dtype of
     alpha_t. Raises ConfigError outside of (0, 1).
     """
-    alpha_t, dtype = _float64(alpha_t), _dtype(alpha_t)
-    remedy = "keep the schedule off both ends, as 1 - (1 - 1e-3) t does for t > 0"
-    _check_range("alpha_t", alpha_t, (alpha_t > 0) & (alpha_t < 1), "(0, 1)", remedy)
+    alpha_t, dtype = _wide(alpha_t)
+    _check_range("alpha_t", alpha_t, (alpha_t > 0) & (alpha_t < 1), "(0, 1)")
     ratio = NoiseGap(num_classes).icdf(alpha_t)
     sigma = (1 + ratio.square()).rsqrt()
     return (ratio * sigma).to(dtype), sigma.to(dtype)
@@ -106,16 +101,14 @@ def calibrate(alpha_t: Tensor | float, num_classes: int) -> tuple[Tensor, Tensor
 def duo_transform(alpha_tilde: Tensor | float, num_classes: int) -> Tensor:
     """Return T(alpha_tilde), Duo's diffusion transformation operator (arXiv 2506.10892, Eq. 10).
 
-    T(alpha_tilde) = K/(K-1) (int phi(z - r) Phi^(K-1)(z) dz - 1/K), r = alpha_tilde /
-    sqrt(1 - alpha_tilde^2). The integral is F_Y(r): arg max and the masking projection keep a
-    token on the same event.
+    T(alpha_tilde) = K/(K-1) (F_Y(r) - 1/K), r = alpha_tilde / sqrt(1 - alpha_tilde^2), since
+    arg max and the masking projection keep a token on the same event.
 
     alpha_tilde: in [0, 1], any shape. Returns the uniform-state alpha_t in the same shape and
     dtype. Raises ConfigError outside of [0, 1].
     """
-    alpha, dtype = _float64(alpha_tilde), _dtype(alpha_tilde)
-    remedy = "give the signal coefficient of a variance-preserving schedule"
-    _check_range("alpha_tilde", alpha, (alpha >= 0) & (alpha <= 1), "[0, 1]", remedy)
+    alpha, dtype = _wide(alpha_tilde)
+    _check_range("alpha_tilde", alpha, (alpha >= 0) & (alpha <= 1), "[0, 1]")
     # At alpha_tilde = 1 the clamp keeps the slope at 0, where it would be 0 * inf.
     sigma = ((1 - alpha) * (1 + alpha)).clamp(min=1e-30).sqrt()
     kept = NoiseGap(num_classes).cdf(alpha / sigma)
@@ -156,7 +149,7 @@ class NoiseGap:
         u is clamped to [1e-16, 1 - 1e-14], beyond which float64 does not resolve `cdf`. Newton's
         method on log F_Y, from a table's linear interpolation.
         """
-        u, dtype = _float64(u), _dtype(u)
+        u, dtype = _wide(u)
         with torch.no_grad():
             target = u.clamp(1e-16, 1 - 1e-14).log()
             table = torch.arange(-16, 16, 0.25, dtype=torch.float64, device=u.device)
@@ -175,7 +168,7 @@ class NoiseGap:
 
 def _mean(function: Callable[[Tensor], Tensor], y: Tensor | float) -> Tensor:
     """E[function(y + e)], e ~ N(0, 1), in the shape and dtype of y."""
-    wide, dtype = _float64(y), _dtype(y)
+    wide, dtype = _wide(y)
     last = REACH * NODES_PER_UNIT
     e = torch.arange(-last, last + 1, dtype=torch.float64, device=wide.device) / NODES_PER_UNIT
     weight = (-e.square() / 2).exp() / (NODES_PER_UNIT * math.sqrt(2 * math.pi))
@@ -191,14 +184,11 @@ def _gap(values: Tensor, k: Tensor | int) -> Tensor:
     return rival.double() - values.gather(-1, k)[..., 0].double()
 
 
-def _float64(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float64)
-
-
-def _dtype(value: Tensor | float) -> torch.dtype:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.dtype
-    return torch.float64
+def _wide(value: Tensor | float) -> tuple[Tensor, torch.dtype]:
+    """`value` in float64, and the dtype to return: its own, if it is a floating one."""
+    wide = torch.as_tensor(value, dtype=torch.float64)
+    own = isinstance(value, Tensor) and value.is_floating_point()
+    return wide, value.dtype if own else wide.dtype  # type: ignore[union-attr]
 
 
 def _check_noise(noise: Tensor) -> None:
@@ -209,7 +199,6 @@ def _check_noise(noise: Tensor) -> None:
         )
 
 
-def _check_range(name: str, value: Tensor, inside: Tensor, interval: str, remedy: str) -> None:
+def _check_range(name: str, value: Tensor, inside: Tensor, interval: str) -> None:
     if not inside.all():
-        bad = value[~inside][0].item()
-        raise ConfigError(f"{name}={bad} lies outside {interval}: {remedy}.")
+        require(False, name, value[~inside][0].item(), f"within {interval}")

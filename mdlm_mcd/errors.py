@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 ENOUGH = 60  # letters of a cause; where its first line has fewer, the next ones too
+WHOLE = "a whole number of at least 1"  # for `require`
 
 
 class MCDError(Exception):

@@ -39,9 +39,8 @@ def is_sharded(module: nn.Module) -> bool:
 def output_projection(backbone: nn.Module) -> nn.Linear | None:
     """Return the backbone's last `nn.Linear`, or None where it has none to use.
 
-    Its weights must be whole outside of its own forward. Those of a sharded model are,
-    within the model's forward; those of a part that is sharded by itself are gathered
-    for that part's forward alone. FSDP2's are DTensors.
+    Its weights must be whole outside of its own forward, which those of a part that is sharded
+    by itself are not; FSDP2's are DTensors.
     """
     for module in (backbone, getattr(backbone, "backbone", None)):
         layer = getattr(module, "output_layer", None)
@@ -106,10 +105,8 @@ class HiddenStates:
 
 
 def _multiple(device: torch.device) -> int:
-    """Return what a vocabulary is padded to a multiple of.
-
-    MDLM's 50,258 is no multiple of 8, and cuBLAS then takes kernels of older devices.
-    """
+    """Return what a vocabulary is padded to a multiple of."""
+    # MDLM's 50,258 is no multiple of 8, and cuBLAS then takes kernels of older devices.
     return 128 if device.type == "cuda" else 1
 
 
@@ -129,8 +126,7 @@ def _autocast_dtype(device: torch.device) -> torch.dtype | None:
 def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenStates:
     """Run `run(backbone)` up to the output projection.
 
-    run: the host's way of calling its backbone (conditioning, autocast); returns
-    logits, or an object with `.logits`.
+    run: the host's way of calling it; returns logits, or an object with `.logits`.
     """
     linear = output_projection(backbone)
     seen: list[tuple[Tensor, torch.dtype | None]] = []
@@ -235,8 +231,7 @@ class _ChunkedLoss(torch.autograd.Function):
     """Sum w_i loss_i over rows, with its gradient, chunk by chunk.
 
     chunks: slices of the rows, each with whether it is revealed. terms(logits, at, revealed)
-    returns the losses and entropies of one, each (rows,). Only the two products around the
-    projection are differentiated by hand.
+    returns the losses and entropies of one, each (rows,).
     """
 
     @staticmethod

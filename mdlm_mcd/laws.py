@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, require, require_one_of
+from .errors import require, require_one_of
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -57,10 +57,9 @@ def draw_u(
     stratified: each of N equal steps opens its exact share of a sequence's tokens (length / N,
         rounded up or down), under marginals that stay uniform: for `iid` a random order, for
         `lattice` its order. Orders always are.
-    free: (batch, length) bool on the CPU; the others are given, a context: their u is 0,
-        below every alpha, so they are never masked. A sequence's law is that of its free
-        tokens alone, counted without the given ones between them: shares are of the free
-        tokens, and those that open together lie at least as far apart as by that count.
+    free: (batch, length) bool on the CPU; the others are given, a context: their u is 0, so
+        they are never masked. A sequence's law is that of its free tokens alone, counted
+        without the given ones between them.
     generator: a CPU generator; draws are then reproducible on every device.
     prefix: of the config keys in messages.
 
@@ -99,26 +98,14 @@ def _checked_step(law: str, step: Any, prefix: str) -> Any:
     require_one_of(U_LAWS, f"{prefix}u_law", law)
     if step is None:
         return {"iid": None, "lattice": GOLDEN}.get(law, 2)
-    key, number = f"{prefix}u_step={step}", not isinstance(step, str) and math.isfinite(step)
-    if law == "iid":
-        raise ConfigError(
-            f"{key} is not supported with {prefix}u_law=iid: leave it null or set "
-            f"{prefix}u_law=lattice."
-        )
-    if law == "lattice" and not number:
-        raise ConfigError(
-            f"{key} is not a finite number: give a step, say 1/8, or what laws.fit_step returns."
-        )
-    if law == "lattice" and step % 1 == 0:
-        raise ConfigError(
-            f"{key} is a whole number, by which all tokens of a sequence have one u: give a part "
-            f"of 1, say {f'1/{step:g}' if step >= 2 else '1/8'}."
-        )
-    if law != "lattice" and not (number and step == int(step) >= 2):
-        raise ConfigError(
-            f"{key} is no base of {prefix}u_law={law}: give a whole number of 2 or more, or "
-            "leave it null for 2."
-        )
+    number = not isinstance(step, str) and math.isfinite(step)
+    fine, wanted = number and step == int(step) >= 2, "a base, a whole number of 2 or more"
+    if law == "lattice":
+        wanted = "a number like 1/8 and no whole one, by which all tokens have one u"
+        fine = number and step % 1
+    elif law == "iid":
+        fine, wanted = False, "null"
+    require(fine, f"{prefix}u_step", step, f"{wanted}, with {prefix}u_law={law}")
     return step if law == "lattice" else int(step)
 
 
@@ -192,8 +179,6 @@ def _shifted(order: Tensor, batch: int, generator: _Generator) -> Tensor:
 
 # Shares of the steps --------------------------------------------------------------
 
-SCHEDULES = ("uniform", "cosine")
-
 
 def levels(schedule: str | Sequence[float], steps: int) -> list[float]:
     """Return the share of tokens open after 0, 1, ..., `steps` steps: from 0 to 1.
@@ -208,18 +193,11 @@ def levels(schedule: str | Sequence[float], steps: int) -> list[float]:
         return [n / steps for n in range(steps)] + [1.0]
     if schedule == "cosine":
         return [1 - math.cos(math.pi / 2 * n / steps) for n in range(steps)] + [1.0]
-    if isinstance(schedule, str):
-        raise ConfigError(
-            f"schedule={schedule} is unknown: choose one of {', '.join(SCHEDULES)}, or "
-            "give a list with the share of each step."
-        )
+    wanted = f"uniform, cosine, or {steps} shares, none negative, the first and last above 0"
+    require(not isinstance(schedule, str), "schedule", schedule, wanted)
     shares = [float(share) for share in schedule]
     fine = len(shares) == steps and all(0 <= s < math.inf for s in shares)
-    if not fine or 0 in (shares[0], shares[-1]):
-        raise ConfigError(
-            f"schedule={list(schedule)} does not share the tokens between {steps} "
-            f"steps: give {steps} numbers, none negative, and the first and last above 0."
-        )
+    require(fine and shares[0] and shares[-1], "schedule", list(schedule), wanted)
     opened = torch.tensor([0.0, *shares], dtype=torch.float64).cumsum(0)
     return [*(opened[:-1] / opened[-1]).tolist(), 1.0]
 
@@ -255,7 +233,7 @@ def mutual_information(
 
     def entropy(x: Tensor) -> Tensor:
         n = x.bincount().double()
-        return (torch.special.entr(n / n.sum())).sum()
+        return torch.special.entr(n / n.sum()).sum()
 
     def plug_in(a: Tensor, b: Tensor) -> Tensor:
         return entropy(a) + entropy(b) - entropy(a * kinds + b)
@@ -310,9 +288,8 @@ def fit_step(
 
     information: (max_lag,) nats, by `mutual_information` from a corpus; no model is evaluated.
     Minimises `expected_information`, averaged over `steps` where there are several, among 1/N,
-    the golden step and `grid` steps of (0, 1/2]. Pairs beyond max_lag are taken to be
-    independent. It counts pairs as if nothing were open yet and ignores triples: a heuristic,
-    not the optimum of the sampler's law.
+    the golden step and `grid` steps of (0, 1/2]. A heuristic: it ignores pairs beyond max_lag,
+    triples, and what is open already.
 
     Raises ConfigError for steps out of range, or an unknown schedule.
     """

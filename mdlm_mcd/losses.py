@@ -2,8 +2,8 @@
 
 Every loss takes log-probabilities *after* SUBS: no mass on the mask token, and one-hot on tokens
 that the model sees. "One-hot" in log space is 0 at the token and NEG_INFINITY = -1e6, the hosts'
-finite stand-in for -inf, elsewhere. It is what makes the reverse KL cost about 1e6 per token
-against a teacher that sees the answer, and why `kl_bwd` diverges (Table 2's "FAILED").
+finite stand-in for -inf, elsewhere. So the reverse KL costs about 1e6 per token against a teacher
+that sees the token, and `kl_bwd` diverges (Table 2's "FAILED").
 """
 
 from __future__ import annotations

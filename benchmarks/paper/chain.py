@@ -18,7 +18,7 @@ STEPS_PER_ROUND = 10_000
 TEACHER_STEPS = {"owt_teacher": 1_000_000, "owt_teacher_large": 400_000}
 TRAIN = "train"  # in place of a checkpoint: make one
 COMMAND = "mdlm_mcd.commands.main"
-# What the guard says of a loss that has left its scale (distillers/divergence_guard.py).
+# What the guard says of a loss that has left its scale (distillers/callbacks/global_batch.py).
 DIVERGED = "was to be expected"
 
 # Where and in which parts a run is computed, which changes neither noise nor data.

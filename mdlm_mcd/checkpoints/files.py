@@ -20,9 +20,8 @@ from ..errors import ConfigError, shown
 def damage(path: str | os.PathLike) -> str | None:
     """Return what is wrong with the archive that is a checkpoint; None if nothing is.
 
-    Every byte is read and its checksum compared, which `torch.load` does not do. Refused
-    are also TorchScript programs, which torch may run, and archives that may unpack to
-    any size.
+    Every checksum is compared, which `torch.load` does not do. Refused are also TorchScript
+    programs, which torch may run, and archives that may unpack to any size.
     """
     try:
         with zipfile.ZipFile(path) as archive:

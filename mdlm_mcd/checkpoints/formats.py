@@ -24,10 +24,9 @@ class Weights(NamedTuple):
     """One backbone's tensors and what their source says about them.
 
     state_dict: names as in the backbone, without a prefix. shadow_params: an EMA's
-    list in the order of the backbone's parameters; None where a source has none.
-    is_final: the source has one set of weights by its nature (safetensors, bare
-    tensors), so `ema` asks no more of it. config: plain containers, empty when
-    there are none; mdlm_mcd: what this package noted of the distillation.
+    list in the order of the backbone's parameters. is_final: the source has one set of
+    weights by its nature (safetensors, bare tensors). config: plain containers;
+    mdlm_mcd: what this package noted of the distillation.
     """
 
     state_dict: dict[str, Tensor]

@@ -80,10 +80,9 @@ def check_tokenizer(config: Mapping[str, Any], tokenizer: Any, source: str) -> b
     if was != (now := tokenizer_sha256(tokenizer)):
         raise ConfigError(
             f"{source} learned the tokens of a tokenizer of SHA-256 {shown(was, 12)}, and "
-            f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} has {shown(now, 12)}, "
-            "where the same ids are other tokens: bpe is trained on the training documents, so "
-            "name the text of that run, as it was, or a folder of its tokenizer (from that text "
-            "`mdlm-mcd export CKPT FOLDER --tokenizer bpe` writes one)."
+            f"data.tokenizer_name_or_path={tokenizer.name_or_path or 'bpe'} has {shown(now, 12)}: "
+            "bpe is trained on the training documents, so name the text of that run, as it was, or "
+            "a folder of its tokenizer (`mdlm-mcd export CKPT FOLDER --tokenizer bpe` writes one)."
         )
     return True
 
@@ -131,10 +130,9 @@ def refuse(path: str, differ: Sequence[tuple[str, Any, Any]]) -> NoReturn:
     was, now = (", ".join(named(d[0], d[i]) for d in differ[:4]) for i in (1, 2))
     others = f" ({len(differ) - 4} more differ)" if len(differ) > 4 else ""
     raise CheckpointError(
-        f"checkpointing.resume_ckpt_path={path} was written by a run with {was}, and "
-        f"this one has {now}{others}: go on with the settings of that run, or start "
-        "another one with another hydra.run.dir or "
-        "checkpointing.resume_from_ckpt=false."
+        f"checkpointing.resume_ckpt_path={path} was written by a run with {was}, and this one has "
+        f"{now}{others}: go on with the settings of that run, or start another one with another "
+        "hydra.run.dir or checkpointing.resume_from_ckpt=false."
     )
 
 
@@ -170,11 +168,11 @@ def is_same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(is_same, a, b))
     if isinstance(a, str) and isinstance(b, str) and os.path.isabs(b) > os.path.isabs(a):
         return b.endswith(os.sep + os.path.normpath(a))
-    return a == b or _number(a) == _number(b)
+    return a == b or number(a) == number(b)
 
 
-def _number(value: Any) -> Any:
-    """Return the number that a text is: 1/512, 6e-5."""
+def number(value: Any) -> Any:
+    """Return the number that a text is (1/512, 6e-5), and all else as it is."""
     try:
         return float(Fraction(value)) if isinstance(value, str) else value
     except (ValueError, ZeroDivisionError, OverflowError):

@@ -1,9 +1,8 @@
 """Read the weights of masked diffusion models, and fill a model with them.
 
-A Lightning checkpoint of MDLM, Duo or SDTT, a bare file of tensors, a
-`.safetensors` file, a Hugging Face folder or the name of one on the Hub: all end as
-the tensors of one backbone under the public parameter names. No code that comes
-with a file is run, and none is downloaded.
+A Lightning checkpoint of MDLM, Duo or SDTT, a file of tensors, a Hugging Face folder or the
+name of one on the Hub: all end as the tensors of one backbone under the public parameter
+names. No code that comes with a file is run, and none is downloaded.
 """
 
 from __future__ import annotations
@@ -38,9 +37,8 @@ MOST = 1 << 24  # a length, a width or a number of blocks beyond it is a mistake
 def read_weights(path: str, key: str = "algo.teacher_path") -> Weights:
     """Read the weights that `path` names: a file, a folder, or `org/name[@revision]`.
 
-    A path that exists goes before the Hub. key: the setting that named it, for
-    messages. Raises CheckpointError when it is missing, cannot be read, or has no
-    weights. The log says what was skipped.
+    A path that exists goes before the Hub. key: the setting that named it. Raises
+    CheckpointError when it is missing, cannot be read, or has no weights.
     """
     source = f"{key}={path}"
     path = expanded(path, key)
@@ -152,10 +150,9 @@ def load_weights(
 ) -> str:
     """Fill `module` strictly with the `ema` or `raw` weights; return which it took.
 
-    parameters: (name, parameter) in the order of the EMA, which may cover more than
-    `module`. For `ema`, a source of one set of weights gives that set; a training
-    checkpoint without an EMA is refused. Raises CheckpointError for what does not
-    fit; key is the setting that chose, for messages.
+    parameters: (name, parameter) in the order of the EMA, which may cover more than `module`.
+    For `ema`, a source of one set of weights gives that set; a training checkpoint without
+    an EMA is refused. key: the setting that chose. Raises CheckpointError.
     """
     # A Hugging Face wrapper (`algo.backbone=hf_dit`) keeps the network inside.
     module = getattr(module, "backbone", module)
@@ -186,9 +183,8 @@ def load_weights(
 def _with_rotary(module: nn.Module, weights: Weights, source: str):
     """Return the weights with the model's own rotary frequencies where the file's lack.
 
-    Some files leave them out. They follow from the number of heads, which nothing else
-    in the weights shows, so a config beside them decides. In half precision they are
-    rounded: a radian off at position 1,000.
+    They follow from the number of heads, which nothing else in the weights shows, so a config
+    beside them decides. In half precision they are rounded: a radian off at position 1,000.
     """
     own, given = module.state_dict().get(ROTARY), weights.state_dict.get(ROTARY)
     exact = given is not None and given.dtype.itemsize >= 4
@@ -206,12 +202,9 @@ def _with_rotary(module: nn.Module, weights: Weights, source: str):
     return {**weights.state_dict, ROTARY: own}
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 < value <= MOST
-
-
 # In the words of MDLMConfig, and the hosts' for two of them.
-_SIZES = dict.fromkeys("hidden_dim cond_dim n_blocks n_heads model_length".split(), _is_size) | {
+_SIZES = "hidden_dim cond_dim n_blocks n_heads model_length".split()
+_FITS = dict.fromkeys(_SIZES, lambda x: type(x) is int and 0 < x <= MOST) | {
     "dropout": lambda x: isinstance(x, (int, float)) and 0 <= x < 1,
     "time_conditioning": lambda x: isinstance(x, int),
 }
@@ -227,7 +220,7 @@ def model_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     for part in (config, section(config, "model"), section(config, "algo")):
         for key, value in part.items():
             name = _NAMES.get(key, key)
-            if name in _SIZES and _SIZES[name](value):
+            if name in _FITS and _FITS[name](value):
                 found[name] = value
     return found
 

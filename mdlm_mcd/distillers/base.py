@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -30,15 +31,14 @@ from ..errors import ConfigError
 from ..models import context
 from ..models.compiling import compile_blocks
 from ..models.vocabulary import check_ids, check_mask
-from . import loop_state, resume, settings, start, strategies
+from . import loop_state, resume, settings, start
 from .callbacks.global_batch import GlobalBatch
 from .callbacks.monitor import Monitor
 from .callbacks.saving import SaveRounds
 from .checkpoint_io import use_safe_files
 from .divergence_guard import LossGuard
 from .rng import StepNoise, seed_global
-from .rows import Rows
-from .teacher import Teacher, whole
+from .teacher import Teacher, shard, whole
 
 
 class Distiller:
@@ -47,6 +47,8 @@ class Distiller:
     parameterization = "subs"  # of the models it is for: weights.PROCESSES
     loss_kinds: tuple[str, ...] = tuple(losses.LOSSES)  # the values of algo.loss
     schedule: tuple[str, ...] = ("delta0", "growth", "tau0", "tau_step")  # of `Curriculum`
+    least: Mapping[str, int] = {}  # whole numbers of algo, and the least that each may be
+    above: Mapping[str, float] = {}  # finite numbers of algo, and what each has to be above
 
     # Algorithm 1 ------------------------------------------------------------------
 
@@ -109,9 +111,8 @@ class Distiller:
     def supervise(self, round_: Round, *given, kind="", subs=True, **how) -> head.LossOutput:
         """Return Eq. 14, or another algo.loss, at the round's tau.
 
-        given: student, teacher, x0, masked_t and masked_s, as for `head.supervise`; how: its
-        `weight`. kind: in the place of algo.loss. subs: False for plain softmaxes, of a masked
-        model too.
+        given, how: as for `head.supervise`. kind: in the place of algo.loss. subs: False for
+        plain softmaxes, of a masked model too.
         """
         algo = self.config.algo
         return head.supervise(
@@ -135,21 +136,19 @@ class Distiller:
         now = {"tokens": tokens, **parts._asdict(), "loss": parts.loss.detach(), "per_token": 0}
         self._step = {k: v + self._step[k] for k, v in now.items()} if micro and self._step else now
         step, tokens = self._step, self._step["tokens"]
-        logged = {
+        rows, name = step["distil_rows"] + step["reveal_rows"], self.config.algo.name
+        now = {"round": round_.index + 1, "delta": round_.delta, "tau": round_.tau}
+        for key, value in now.items():
             # On the CPU, where the progress bar reads them without waiting for the device.
-            "round": torch.tensor(float(round_.index + 1)),
-            "delta": torch.tensor(round_.delta, dtype=torch.float32),
-            "tau": torch.tensor(round_.tau, dtype=torch.float32),
-            # Of the loss: kl + ce = trainer/loss.
-            "kl": step["distil"] / tokens,
-            "ce": step["reveal"] / tokens,
-            "rows_distil": step["distil_rows"] / tokens,
-            "rows_reveal": step["reveal_rows"] / tokens,
-            "student_entropy": step["entropy"] / max(1, step["distil_rows"] + step["reveal_rows"]),
-        }
-        for name, value in logged.items():
-            on_bar = name in ("round", "delta", "tau")
-            self.log(f"{self.config.algo.name}/{name}", value, prog_bar=on_bar)
+            self.log(f"{name}/{key}", torch.tensor(value, dtype=torch.float32), prog_bar=True)
+        for key, value in (
+            ("kl", step["distil"] / tokens),  # kl + ce = trainer/loss
+            ("ce", step["reveal"] / tokens),
+            ("rows_distil", step["distil_rows"] / tokens),
+            ("rows_reveal", step["reveal_rows"] / tokens),
+            ("student_entropy", step["entropy"] / max(1, rows)),
+        ):
+            self.log(f"{name}/{key}", value)
         self.log("trainer/loss", step["loss"] / tokens, prog_bar=True, sync_dist=True)
 
     # What an adapter implements ---------------------------------------------------
@@ -207,10 +206,7 @@ class Distiller:
 
     @classmethod
     def check_start(cls, config: DictConfig) -> None:
-        """Refuse a training that could not begin: for a host to ask before its data.
-
-        Reading and tokenizing that may take hours, and hosts do it first of all.
-        """
+        """Refuse a training that could not begin, before a host reads its data for hours."""
         cls.check_config(config).check_max_steps(config.trainer.max_steps)
         if config.algo.init_from != "scratch" and not resume.resumes(config):
             start.find_teacher(config)
@@ -232,12 +228,12 @@ class Distiller:
         super().setup(stage)
         if stage == "fit":
             resume.check_same_start(self.config, self.trainer.strategy)
-            strategies.check(self.trainer, self.config)
+            settings.check_trainer(self.trainer, self.config)
             self.curriculum.check_max_steps(self.trainer.max_steps)
             folder = str(self.config.checkpointing.save_dir)
             check_writable(f"checkpointing.save_dir={folder}", os.path.join(folder, "checkpoints"))
             use_safe_files(self.trainer.strategy)
-            if strategies.is_sharded(self.trainer.strategy):
+            if isinstance(self.trainer.strategy, FSDPStrategy):
                 # From here on no process has all of the weights.
                 self.teacher_sha256 = start.load_teacher(self)
                 self.teacher.prepare(self.backbone)
@@ -254,18 +250,18 @@ class Distiller:
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        if not strategies.is_sharded(self.trainer.strategy) and self.trainer.ckpt_path is None:
+        if not isinstance(self.trainer.strategy, FSDPStrategy) and self.trainer.ckpt_path is None:
             self.teacher_sha256 = start.load_teacher(self)
         if self.teacher.backbone is not None:
             # As the student was by now: some precisions convert it.
             self.teacher.backbone.to(self.device, next(self.backbone.parameters()).dtype)
 
     def on_train_start(self) -> None:
-        self._rows = Rows(self.trainer, self.config.seed)
+        self._rows = loop_state.Rows(self.trainer, self.config.seed)
         super().on_train_start()
         self._rows.begin()
         if self.config.algo.teacher_placement == "sharded":
-            self.teacher.backbone = strategies.shard(self.trainer, self.teacher.backbone)
+            self.teacher.backbone = shard(self.trainer.strategy, self.teacher.backbone)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -308,7 +304,7 @@ class Distiller:
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ):
         by_norm = gradient_clip_algorithm in (None, "norm")
-        if gradient_clip_val and by_norm and strategies.is_sharded(self.trainer.strategy):
+        if gradient_clip_val and by_norm and isinstance(self.trainer.strategy, FSDPStrategy):
             # Each process has a part of the norm, and Lightning refuses.
             self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
         else:
@@ -323,8 +319,7 @@ class Distiller:
         counted = loop_state.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
         loop_state.mend(checkpoint, counted, self.trainer.accumulate_grad_batches)
-        # Hosts pickle their config and their tokenizer. As plain containers, without
-        # the tokenizer, the file opens everywhere, with `weights_only=True` too.
+        # Hosts pickle their config and their tokenizer: plain containers open everywhere.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
             "config": OmegaConf.to_container(self.config, resolve=True)
         }
@@ -350,8 +345,7 @@ class Distiller:
     def load_from_checkpoint(cls, path, *args, config=None, **kwargs):
         """Load as Lightning does, but for what a host opens before it trains.
 
-        That is its `training.finetune_path`, a file which torch may refuse.
-        `start.load_teacher` reads it, and no more of it than weights.
+        That is its `training.finetune_path`, which `start.load_teacher` reads.
         """
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..checkpoints.files import damage
 from ..checkpoints.unpickling import reason
 from ..errors import CheckpointError
-from . import strategies
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def use_safe_files(strategy) -> None:
     if type(strategy.checkpoint_io) is not TorchCheckpointIO:
         return
     strategy.checkpoint_io = files = SafeCheckpointIO()
-    if strategies.is_sharded(strategy):
+    if isinstance(strategy, FSDPStrategy):
         # Saved through a CheckpointIO, but read without one.
         read = strategy.load_checkpoint
         strategy.load_checkpoint = lambda path, *args, **kwargs: read(
@@ -48,9 +48,8 @@ def save_last(trainer, folder: str) -> None:
 class SafeCheckpointIO(TorchCheckpointIO):
     """`torch.save` to a file beside the target, which then takes its name.
 
-    `last.ckpt` is there at every moment once it was written, and the one before it is
-    kept as `last.previous.ckpt`. Of addresses with a scheme (s3://) Lightning takes
-    care.
+    The `last.ckpt` before it is kept as `last.previous.ckpt`. Addresses with a scheme
+    (s3://) are left to Lightning.
     """
 
     def __init__(self):
@@ -78,9 +77,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 part.unlink()
             raise CheckpointError(
                 f"checkpointing.save_dir={target.parent.parent} takes no checkpoint "
-                f"({error.strerror or error}): free some space, make it writable or name "
-                "another folder, and start the same command again; what was saved before is "
-                "as it was."
+                f"({error.strerror or error}): free some space, make it writable or name another "
+                "folder, and start the same command again; what was saved before is as it was."
             ) from error
         self._damaged.discard(target)
 
@@ -103,7 +101,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 raise cannot_resume(why)
             _warn(f"{why}. The run goes on from {previous}, the one before it.")
             path = previous
-        _check_plain(path)
+        try:  # with more than tensors and plain values it could run code
+            torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except Exception as error:  # a damaged file fails in many ways
+            raise cannot_resume(
+                f"checkpointing.resume_ckpt_path={path} holds more than tensors and plain "
+                f"values ({reason(error)})"
+            ) from error
         return path
 
 
@@ -111,17 +115,6 @@ def cannot_resume(why: str) -> CheckpointError:
     return CheckpointError(
         f"{why}. Name another checkpoint, or start over with checkpointing.resume_from_ckpt=false."
     )
-
-
-def _check_plain(path: Path) -> None:
-    """Refuse a file with more than tensors and plain values: it could run code."""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged file fails in many ways
-        raise cannot_resume(
-            f"checkpointing.resume_ckpt_path={path} holds more than tensors and plain "
-            f"values ({reason(error)})"
-        ) from error
 
 
 _warn = rank_zero_only(log.warning)

@@ -25,13 +25,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from .. import head
-from ..curriculum import Curriculum, Round
+from ..curriculum import Round
 from ..duality import NoiseGap, duo_transform
-from ..errors import ConfigError
+from ..errors import require
 from .base import Distiller
 from .rng import StepNoise
 from .settings import number
@@ -46,12 +45,7 @@ class DCD(Distiller):
 
     parameterization = "mean"
     loss_kinds = ("kl_bwd", "kl_fwd")
-
-    @classmethod
-    def check_config(cls, config: DictConfig) -> Curriculum:
-        for name in ("gamma_min", "gamma_max"):
-            number(config.algo, name, required=True)
-        return super().check_config(config)
+    above = {"gamma_min": -math.inf, "gamma_max": -math.inf}
 
     def check_model(self) -> None:
         gammas = (number(self.config.algo, name) for name in ("gamma_min", "gamma_max"))
@@ -85,24 +79,18 @@ class GaussianSchedule:
     gamma_max: float = -1.0
 
     def __post_init__(self):
-        low, high = self.gamma_min, self.gamma_max
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ConfigError(
-                f"algo.gamma_min={low} and algo.gamma_max={high} must be finite "
-                "numbers in this order: gamma grows with the noise."
-            )
-        ends = self(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
-        for key, end, fits, wanted in (
-            ("gamma_min", 0, ends[0] >= 0.9, 0.999),
-            ("gamma_max", 1, ends[1] <= 0.1, 0.01),
+        low, high, size = self.gamma_min, self.gamma_max, self.num_classes
+        require(low < high, "algo.gamma_max", high, f"above algo.gamma_min={low}")
+        first, last = self(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        for key, value, fits, alpha_t, fit in (
+            ("gamma_min", low, first >= 0.9, first, gamma_of(0.999, size)),
+            ("gamma_max", high, last <= 0.1, last, gamma_of(0.01, size)),
         ):
-            if not fits:
-                raise ConfigError(
-                    f"algo.{key}={getattr(self, key):g} keeps alpha_t={ends[end]:.3g} "
-                    f"at t={end} with a vocabulary of {self.num_classes}, and it has "
-                    "to fall from about 1 to about 0: set "
-                    f"algo.{key}={gamma_of(wanted, self.num_classes):.2f}."
-                )
+            wanted = (
+                f"about {fit:.2f}, or with a vocabulary of {size} alpha_t, which has to fall from "
+                f"about 1 to about 0, is {alpha_t:.3g} at that end"
+            )
+            require(fits, f"algo.{key}", f"{value:g}", wanted)
 
     def __call__(self, t: Tensor) -> Tensor:
         # On the CPU: some devices have no float64.

@@ -1,9 +1,8 @@
-"""Correct Lightning's counts of batches in a checkpoint.
+"""Correct Lightning's counts of batches, and begin a host's data where a run stood.
 
-Hosts rewrite them by a formula of Lightning 2.0's time, which rests on every epoch
-being a whole number of optimizer steps. And Lightning also writes checkpoints between
-the micro-batches of a step (after a validation, or after the first batch of a resumed
-run), whose gradients no file holds.
+Hosts rewrite these by a formula that rests on every epoch being a whole number of optimizer
+steps. And Lightning also writes checkpoints between the micro-batches of a step (after a
+validation, or after the first batch of a resumed run), whose gradients are in no file.
 """
 
 from __future__ import annotations
@@ -11,6 +10,11 @@ from __future__ import annotations
 import copy
 
 import lightning as L
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DistributedSampler
+
+from ..coupling import counter_generator
+from ..errors import ConfigError
 
 LIGHTNING = tuple(int(part) for part in L.__version__.split(".")[:2])
 BATCHES, LOGGED = "epoch_loop.batch_progress", "epoch_loop.state_dict"
@@ -71,11 +75,10 @@ def resplit(checkpoint, was: int, now: int) -> None:
 
 
 def _mend_old(loop: dict, steps: int) -> None:
-    """Add what Lightning before 2.5 leaves out.
+    """Add what Lightning before 2.5 leaves out, which counts a batch after its checkpoint.
 
-    It counts a batch after its checkpoint. Resumed, it would take that index again;
-    after the last batch of an epoch it would make another epoch of one batch; and it
-    would go on with a validation where the one before had ended.
+    Resumed, it would take that index again; after the last batch of an epoch it would make
+    another epoch of one batch, and go on with a validation where the one before had ended.
     """
     batches, epochs = loop[BATCHES], loop["epoch_progress"]
     loop[LOGGED]["_batches_that_stepped"] = steps
@@ -92,3 +95,54 @@ def _mend_old(loop: dict, steps: int) -> None:
                 count["processed"] += 1
         for count in (epochs["total"], epochs["current"]):
             count["completed"] = count["processed"]
+
+
+class Rows:
+    """The training loaders of one fit, as a host swapped them in.
+
+    The hosts put their fault-tolerant samplers in when Lightning has begun to read, so the
+    first epoch of a process comes from the loaders of before, from its first row. And where
+    a run is not distributed, an epoch's order depends on what was drawn since the process began.
+    """
+
+    def __init__(self, trainer, seed: int):
+        self.loop, self.seed = trainer.fit_loop, seed
+        self.first = list(self._loaders())
+        self.epoch: int | None = None  # that of the samplers, once they are ours
+
+    def _loaders(self):
+        return self.loop._combined_loader.flattened
+
+    def begin(self) -> None:
+        """Read from the loaders that the host has put in, where it has."""
+        if all(a is b for a, b in zip(self.first, self._loaders(), strict=True)):
+            return
+        CombinedLoader(self.first).reset()  # ends their workers
+        batches = self.loop.epoch_loop.batch_progress
+        # After the last batch of an epoch the next one is about to begin.
+        self._seek(0 if batches.is_last_batch else batches.current.processed)
+        iter(self.loop._data_fetcher)
+
+    def begin_epoch(self) -> None:
+        """Order the rows of an epoch by the seed and its number alone."""
+        if self.epoch not in (None, self.loop.epoch_progress.current.processed):
+            self._seek(0)
+
+    def _seek(self, batches: int) -> None:
+        self.epoch = self.loop.epoch_progress.current.processed
+        for loader in self._loaders():
+            if not hasattr(loader.sampler, "load_state_dict"):
+                # A stream of a host that has no sampler for it.
+                if batches:
+                    raise ConfigError(
+                        f"checkpointing.resume_ckpt_path: after {batches} batches the run cannot "
+                        "go on, since the host streams its data from the first row: begin anew."
+                    )
+                continue
+            state = {"counter": batches * loader.batch_size}
+            if isinstance(loader.sampler, DistributedSampler):
+                state["epoch"] = self.epoch
+            else:
+                generator = counter_generator(self.seed, "rows", self.epoch)
+                state["random_state"] = generator.get_state()
+            loader.sampler.load_state_dict(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .. import coupling, head, losses
-from ..curriculum import Curriculum, Round
+from ..curriculum import Round
 from .base import Distiller
 from .rng import StepNoise
 
@@ -15,11 +15,6 @@ class MCD(Distiller):
 
     The inner loop of Algorithm 1; the outer one, over rounds, is `Distiller`'s.
     """
-
-    @classmethod
-    def check_config(cls, config) -> Curriculum:
-        coupling.check_coupling(config.algo.coupling)
-        return super().check_config(config)
 
     def times(self, round_: Round, noise: StepNoise):
         """Return t ~ U(delta, 1] and s = t - delta, each (batch,)."""

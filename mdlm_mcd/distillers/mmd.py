@@ -1,9 +1,9 @@
 """On-policy matching in representation space (MMD, arXiv 2610.06648) as a Lightning mixin.
 
-The student predicts once, at z_t of data, and draws of that prediction fill the masked tokens.
-Some draws make a candidate, and its reward is minus a squared maximum mean discrepancy (MMD)
-between features of its draws and of the data, under a frozen network. REINFORCE on the masked
-tokens' log-probabilities moves the student towards the better candidates.
+Draws of the student's prediction at z_t of data fill the masked tokens. Some draws make a
+candidate, and its reward is minus a squared maximum mean discrepancy (MMD) between features of
+its draws and of the data, under a frozen network. REINFORCE on the masked tokens'
+log-probabilities moves the student towards the better candidates.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from .. import head, losses
-from ..curriculum import Curriculum, Round
-from ..errors import ConfigError
+from ..curriculum import Round
+from ..errors import require
 from .base import Distiller
 from .rng import StepNoise
 from .sdtt import draw_tokens
-from .settings import check_whole, number
+from .settings import number
 from .teacher import Teacher
 
 
@@ -28,27 +28,14 @@ class MMD(Distiller):
 
     loss_kinds = ("ce",)
     schedule = ()
-
-    @classmethod
-    def check_config(cls, config) -> Curriculum:
-        check_whole(config, "candidates", 2, "each is compared with the others")
-        check_whole(config, "draws", 2, "a reward compares a candidate's draws with one another")
-        check_whole(config, "feature_block", 0, "blocks are counted from the first, 0")
-        if not 0 < number(config.algo, "rbf_alpha", required=True) < float("inf"):
-            raise ConfigError(
-                f"algo.rbf_alpha={config.algo.rbf_alpha} must be a positive number: about one "
-                "over the usual squared distance of two tokens' features."
-            )
-        return super().check_config(config)
+    least = {"candidates": 2, "draws": 2, "feature_block": 0}
+    above = {"rbf_alpha": 0.0}
 
     def check_model(self) -> None:
         super().check_model()
         block, blocks = self.config.algo.feature_block, len(_core(self.backbone).blocks)
-        if block >= blocks:
-            raise ConfigError(
-                f"algo.feature_block={block} is not among the model's {blocks} blocks, counted "
-                f"from 0: set algo.feature_block={blocks // 4}."
-            )
+        wanted = f"below the model's {blocks} blocks, counted from 0: say {blocks // 4}"
+        require(block < blocks, "algo.feature_block", block, wanted)
         self.teacher = FeatureTeacher(self.compiled, block)
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:

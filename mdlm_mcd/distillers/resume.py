@@ -37,8 +37,7 @@ def _resume_path(config: DictConfig) -> str | None:
 def check_same_start(config: DictConfig, strategy) -> None:
     """Refuse a start that processes do not share, or from a checkpoint not there.
 
-    Or some wait for ever for the others, who begin at another step. Hosts begin anew
-    without the checkpoint, as a job that is requeued wants at its first start: that of
+    Hosts begin anew without it, as a job that is requeued wants at its first start: that of
     the run's own folder may be missing. Raises CheckpointError and ConfigError.
     """
     found, path = resumes(config), _resume_path(config)
@@ -52,9 +51,8 @@ def check_same_start(config: DictConfig, strategy) -> None:
     own = path and os.path.realpath(path) == os.path.realpath(usual)
     if path and not (found or own or "://" in path):
         raise ConfigError(
-            f"checkpointing.resume_ckpt_path={path} is not there (hosts look from the run's "
-            "folder): give an absolute path, or begin anew with "
-            "checkpointing.resume_from_ckpt=false."
+            f"checkpointing.resume_ckpt_path={path} is not there: give an absolute path (hosts look"
+            " from the run's folder), or begin anew with checkpointing.resume_from_ckpt=false."
         )
 
 
@@ -68,10 +66,9 @@ def check_run(
     note = checkpoint.get(KEY)
     if not isinstance(note, Mapping):
         raise CheckpointError(
-            f"checkpointing.resume_ckpt_path={path} was not written by "
-            f"algo={config.algo.name}, so there is no distillation to resume: "
-            "to distil from it set algo.teacher_path to it, and "
-            "checkpointing.resume_from_ckpt=false or another run folder."
+            f"checkpointing.resume_ckpt_path={path} was not written by algo={config.algo.name}: to "
+            "distil from it set algo.teacher_path to it, and checkpointing.resume_from_ckpt=false "
+            "or another run folder."
         )
     free = {"training.finetune_path"}  # a name of the teacher
     # More rounds change nothing in those before them.
@@ -90,8 +87,7 @@ def check_average(checkpoint: Mapping[str, Any], parameters: Sequence[Tensor]) -
     if [p.shape for p in average] != [p.shape for p in parameters]:
         raise CheckpointError(
             f"The checkpoint has an EMA of {len(average)} tensors that are not of this model's "
-            f"{len(parameters)} shapes: use the `model`, `data` and `algo` settings it was "
-            "trained with, or set training.ema=0 to use the raw weights."
+            f"{len(parameters)} shapes: use its own settings, or set training.ema=0."
         )
 
 

@@ -43,18 +43,16 @@ class StepNoise:
         return coupling.counter_generator(self.config.seed, self.step, name, *place)
 
     def share(self, name: str, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
-        """Return this micro-batch's rows of `draw(total, generator)`.
+        """Return this micro-batch's rows of `draw(total, generator)`, the global batch's.
 
-        That has `total` rows, those of the whole global batch. name: tells one noise of a
-        step from another.
+        name: sets one noise of a step apart from another.
         """
         return self._place(draw(self.total, self._generator(name))[self.places])
 
     def by_row(self, name: str, draw: Callable[[int, torch.Generator], Tensor]) -> Tensor:
-        """Stack `draw(i, generator)` over this micro-batch's rows i.
+        """Stack `draw(i, generator)` over this micro-batch's rows i, each with its own generator.
 
-        Each row has the generator of its own place, where a whole batch's noise would be large
-        or is not known here.
+        For noise of a whole batch that would be large, or is not known here.
         """
         rows = enumerate(self.places.tolist())
         return self._place(torch.stack([draw(i, self._generator(name, at)) for i, at in rows]))
@@ -105,9 +103,9 @@ class StepNoise:
 
 
 def seed_global(module, *counters: int | str) -> None:
-    """Seed what is not ours to draw: dropout, the host's noise; torch, NumPy, Python.
+    """Seed torch, NumPy and Python by the run's seed, step and process, and `counters`.
 
-    By the run's seed, step and process, and by `counters`.
+    For what is not ours to draw: dropout, the host's noise.
     """
     generator = coupling.counter_generator(
         module.config.seed, module.global_step, module.global_rank, *counters

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import head, losses
-from ..curriculum import Curriculum, Round
+from ..curriculum import Round
 from .base import Distiller
 from .rng import StepNoise
-from .settings import check_whole
 
 
 class SDTT(Distiller):
@@ -21,12 +20,7 @@ class SDTT(Distiller):
     """
 
     loss_kinds = ("kl_bwd", "kl_fwd", "mse", "tvd")
-
-    @classmethod
-    def check_config(cls, config) -> Curriculum:
-        why = "it is how many steps of the teacher the student learns to take at once"
-        check_whole(config, "teacher_steps", 1, why)
-        return super().check_config(config)
+    least = {"teacher_steps": 1}
 
     def distil(self, round_: Round, x0, valid, condition, noise: StepNoise) -> head.LossOutput:
         # s, the end of the teacher's last step, stays at or above 0.

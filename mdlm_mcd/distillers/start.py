@@ -50,9 +50,8 @@ def find_teacher(config: DictConfig) -> str:
     path, algo = teacher_path(config), config.algo
     if not path:
         raise ConfigError(
-            f"algo.teacher_path is empty, and algo={algo.name} starts from a trained "
-            "model: name its checkpoint (or set algo.init_from=scratch to distil from "
-            "random weights)."
+            f"algo.teacher_path is empty, and algo={algo.name} starts from a trained model: name "
+            "its checkpoint (or set algo.init_from=scratch to distil from random weights)."
         )
     found = find(path, "algo.teacher_path") or path
     check_named(found, f"algo.teacher_path={path}")
@@ -62,8 +61,7 @@ def find_teacher(config: DictConfig) -> str:
 def load_teacher(module) -> str | None:
     """Load the teacher's weights into the student, and nothing else of its run.
 
-    Return their SHA-256; None for algo.init_from=scratch. Raises ConfigError and
-    CheckpointError for a teacher that is not there or does not fit.
+    Return their SHA-256; None for algo.init_from=scratch. Raises ConfigError, CheckpointError.
     """
     algo, path, sha256 = module.config.algo, teacher_path(module.config), None
     if algo.init_from != "scratch":
@@ -73,15 +71,13 @@ def load_teacher(module) -> str | None:
         parameters = module.ema_parameters()
         taken = load_weights(module.backbone, parameters, weights, algo.init_from, source)
         log.info("Distilling %s (%s).", path, taken)
-    # What a host leaves that has opened the teacher's checkpoint: its place in the data, its
-    # average's decay and count.
+    # What a host leaves that has opened the teacher's checkpoint.
     module.fast_forward_epochs = module.fast_forward_batches = None
     if module.ema:
         parameters = (p for _, p in module.ema_parameters())
         module.ema = type(module.ema)(parameters, decay=module.config.training.ema)
         module.ema.move_shadow_params_to_device(module.device)
-        # Under bf16-true a step of 1 - decay would vanish; the hosts' own average was
-        # taken before the weights were converted.
+        # Under bf16-true a step of 1 - decay would vanish.
         module.ema.shadow_params = [
             p.to(torch.promote_types(p.dtype, torch.float32)) for p in module.ema.shadow_params
         ]
@@ -101,13 +97,11 @@ def check_teacher(module, weights: Weights, source: str) -> None:
             f"{source} was trained with time_conditioning={bool(timed)}, and this "
             f"run has {key}={mine}: set {key}={bool(timed)}."
         )
-    # Rotary positions run at any length, but of distances it never saw a teacher
-    # predicts nothing worth learning.
+    # Rotary positions run at any length, but of distances it never saw a teacher knows nothing.
     if length is not None and config.model.length > length:
         raise CheckpointError(
-            f"{source} was trained on rows of {length} tokens, and this run has "
-            f"model.length={config.model.length}: set model.length={length}, or train the "
-            "teacher further at that length."
+            f"{source} was trained on rows of {length} tokens: set model.length={length} in place "
+            f"of {config.model.length}, or train the teacher further at that length."
         )
 
 
@@ -141,9 +135,8 @@ def sha256_of(weights: Weights, init_from: str) -> str:
 def check_same_teacher(config: DictConfig, note: Mapping[str, Any], at: str) -> None:
     """Refuse to go on with another teacher than the one that the run began with.
 
-    note: what the checkpoint `at` notes of the distillation. A teacher that is not on
-    the disk is known by its name: the checkpoint has the student, and nothing is
-    fetched. Raises CheckpointError.
+    note: of the distillation, in the checkpoint `at`. A teacher that is not on the disk is
+    known by its name, and nothing is fetched. Raises CheckpointError.
     """
     path, was = teacher_path(config), note.get("teacher_path")
     if config.algo.init_from == "scratch" or was is None:

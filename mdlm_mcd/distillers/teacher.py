@@ -94,3 +94,17 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
             if buffer is not None and name not in part._non_persistent_buffers_set:
                 found[f"{prefix}.{name}" if prefix else name] = buffer
     return {name.replace("_fsdp_wrapped_module.", ""): tensor for name, tensor in found.items()}
+
+
+def shard(strategy, module: nn.Module) -> nn.Module:
+    """Shard `module` by itself, as a Lightning strategy shards its model."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    return FullyShardedDataParallel(
+        module,
+        cpu_offload=strategy.cpu_offload,
+        mixed_precision=strategy.mixed_precision_config,
+        sharding_strategy=strategy.sharding_strategy,
+        device_id=strategy.root_device,
+        **strategy.kwargs,
+    )

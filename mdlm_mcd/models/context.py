@@ -17,9 +17,8 @@ UNLABELLED = -100  # what transformers' collators put where a token has no loss
 def marked(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a batch with `context_mask` in place of labels that say the same.
 
-    Those are `labels` of (batch, length) with -100 at given tokens, and at padding, which
-    is no context. What a batch's own `context_mask` marks is given, too. A host's labels of
-    classes, (batch,), stay.
+    Those are `labels` of (batch, length) with -100 at given tokens, and at padding, which is no
+    context. What `context_mask` marks is given, too. Labels of classes, (batch,), stay.
     """
     labels, ids = batch.get("labels"), batch["input_ids"]
     if labels is None or labels.shape != ids.shape:

@@ -48,8 +48,7 @@ class Rotary(nn.Module):
         return self
 
     def forward(self, length: int):
-        # Not cached: it costs nothing beside a block, and a cache filled under
-        # inference_mode (Lightning's validation) cannot be trained with.
+        # Not cached: a cache filled under inference_mode (validation) cannot be trained with.
         positions = torch.arange(length, device=self.inv_freq.device)
         # FSDP and `from_pretrained` cast buffers without calling `_apply`.
         exact = self.inv_freq if not self.is_half() else self.frequencies()
@@ -220,10 +219,7 @@ class DIT(nn.Module):
 
     def forward(self, x, sigma, class_cond=None, weights=None):
         if class_cond is not None or weights is not None:
-            raise ValueError(
-                "This DiT takes neither class labels nor weighted tokens: leave "
-                "class_cond and weights at None."
-            )
+            raise ValueError("This DiT takes neither class labels nor weighted tokens.")
         x = self.vocab_embed(x)
         c = None if self.causal else F.silu(self.sigma_map(sigma))
         rotary = self.rotary_emb(x.shape[1])

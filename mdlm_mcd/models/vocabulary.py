@@ -14,10 +14,8 @@ def masked(tokenizer: Any, size: int | None = None) -> tuple[int, int]:
     """Return (vocabulary size, mask id) of a masked model for a tokenizer.
 
     All of the tokenizer's tokens count, added ones too, and a mask follows them where it
-    has none. size: of a model's embedding. The public hosts count no added tokens; where
-    that gives `size`, their rule is used.
-
-    Raises ConfigError where the mask is not one of the model's tokens.
+    has none. size: of a model's embedding; where the public hosts' rule, which counts no added
+    tokens, gives it, that is used. Raises ConfigError for a mask beyond the model's tokens.
     """
     own = getattr(tokenizer, "mask_token", None) is not None
     # Ids may have gaps: then there are fewer tokens than the highest id says.
@@ -47,16 +45,12 @@ def check_tokens(tokenizer: Any) -> None:
 
 
 def check_mask(name: str, tokenizer: Any, index: int | None, size: int) -> None:
-    """Raise ConfigError unless `index` is one of a model's `size` tokens.
-
-    name: of the tokenizer, for the message.
-    """
+    """Raise ConfigError unless `index` is one of a model's `size` tokens; name: the tokenizer's."""
     if not (isinstance(index, int) and 0 <= index < size):
         raise ConfigError(
-            f"data.tokenizer_name_or_path={name} has mask token "
-            f"{tokenizer.mask_token!r} with id {index}, which is not one of the "
-            f"model's {size} tokens: use a tokenizer whose mask token is in its "
-            "vocabulary, or one without, to which the host adds its own."
+            f"data.tokenizer_name_or_path={name} has mask token {tokenizer.mask_token!r} with id "
+            f"{index}, which is not one of the model's {size}: use a tokenizer with its mask in "
+            "its vocabulary, or without one, to which the host adds its own."
         )
 
 
@@ -68,10 +62,9 @@ def check_ids(
     tokenizer: Any,
     valid: Tensor | None = None,
 ) -> None:
-    """Raise ConfigError for an id that no model of `size` tokens can be trained on.
+    """Raise ConfigError for an id outside of `size` tokens, or the mask's (None: there is none).
 
-    That is one outside of the vocabulary, or the mask's (None: there is none). valid: nonzero where
-    an id counts, of the same shape; all by default. what: where the ids come from, for the message.
+    valid: nonzero where an id counts, of the same shape. what: where the ids come from.
     """
     bad = (ids < 0) | (ids >= size)
     if mask is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..coupling import Alpha
-from ..errors import ConfigError, border, require, require_one_of
+from ..errors import WHOLE, ConfigError, border, require, require_one_of
 from .chain import (
     Chain,
     Denoise,
@@ -30,7 +30,7 @@ from .chain import (
     warn_of_float32,
 )
 from .latent import Latent
-from .samplers import WHOLE, ancestral, confidence, first_hitting, locked, sparse
+from .samplers import ancestral, confidence, first_hitting, locked, sparse
 
 __all__ = [
     "OPTIONS",
@@ -99,19 +99,17 @@ def sample(
     greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely token.
     prompt: (batch, length) ids; given tokens stay, those at `mask_index` are filled.
     callback: called with (step, z) after each step.
-    options: the sampler's own, see its docstring: `remask` of `ancestral`, `u_law`, `u_step`,
-        `stratified` of `sparse` and `locked`, `latent` of `locked`, all but two arguments of
-        `confidence`. Another sampler's are ignored at their defaults.
+    options: the sampler's own (`OPTIONS`). Another sampler's are ignored at their defaults.
 
-    Evaluations are counted where the network is called: a step that opens nothing costs none.
-    Raises ConfigError for an unknown sampler or option, or settings out of range.
+    A step that opens nothing costs no evaluation. Raises ConfigError for an unknown sampler or
+    option, or settings out of range.
     """
     require_one_of(SAMPLERS, "sampler", name)
     if steps is not None or name != "first_hitting":
         require(isinstance(steps, Integral) and steps >= 1, "steps", steps, WHOLE)
     require(isinstance(top_p, Real) and 0 < top_p <= 1, "top_p", top_p, "within (0, 1]")
-    if not (isinstance(greedy_tail, Integral) and greedy_tail >= 0):
-        raise ConfigError(f"greedy_tail={greedy_tail} must not be negative, and a whole number.")
+    whole = isinstance(greedy_tail, Integral) and greedy_tail >= 0
+    require(whole, "greedy_tail", greedy_tail, "a whole number of at least 0")
     dtypes = (torch.float64, torch.float32)
     require(dtype in dtypes, "dtype", dtype, "torch.float64, or float32 for the hosts' figures")
     inside = 0 <= mask_index < vocab_size
@@ -172,10 +170,7 @@ def _own(name: str, options: dict[str, Any]) -> dict[str, Any]:
     own = OPTIONS[name]
     everyone = {key: default for theirs in OPTIONS.values() for key, default in theirs.items()}
     for key, value in options.items():
-        if key not in everyone:
-            raise ConfigError(
-                f"{key}={value} is no option of a sampler: choose among {', '.join(everyone)}."
-            )
+        require_one_of(everyone, "option", key)
         if key not in own and value != everyone[key]:
             fits = ", ".join(n for n, theirs in OPTIONS.items() if key in theirs)
             raise ConfigError(

@@ -37,14 +37,9 @@ class Sample(NamedTuple):
     evaluations: int
 
 
-def is_time_conditioned(denoise: Denoise) -> bool:
-    """Return whether `denoise` takes alpha_t as its third argument."""
-    return getattr(denoise, "time_conditioned", False)
-
-
 def logits_at(denoise: Denoise, z: Tensor, rows: Tensor, alpha_t: float | Tensor) -> Tensor:
     """Call `denoise`, with alpha_t (a number or (batch,)) if it is time-conditioned."""
-    if not is_time_conditioned(denoise):
+    if not getattr(denoise, "time_conditioned", False):
         return denoise(z, rows)
     alpha_t = torch.as_tensor(alpha_t, dtype=torch.float64, device=z.device)
     return denoise(z, rows, alpha_t.expand(len(z)))
@@ -137,8 +132,7 @@ def temperature_path(temperature: Temperature) -> Callable:
         return lambda fraction: temperature(torch.as_tensor(fraction))
     ends = [temperature] * 2 if isinstance(temperature, int | float) else list(temperature)
     fine = len(ends) == 2 and all(0 < end < math.inf for end in ends)
-    wanted = "positive: one number, or two, at the start and at the end"
-    require(fine, "temperature", temperature, wanted)
+    require(fine, "temperature", temperature, "positive: a number, or one at either end")
     start, end = map(float, ends)
     return lambda fraction: start + (end - start) * fraction
 

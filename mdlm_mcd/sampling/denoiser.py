@@ -18,8 +18,6 @@ def denoiser(model: Any, denoise: Callable[..., Tensor], labels: Tensor | None =
 
     denoise(model, backbone, z, alpha_t, labels): an adapter's. model: with `backbone`,
     `device` and `time_conditioning`. labels: (batch,) classes, or None.
-
-    Raises ConfigError, when called, where the model is time-conditioned and alpha_t is missing.
     """
 
     def on_rows(z: Tensor, rows: Tensor, alpha_t: Tensor | None = None) -> Tensor:
@@ -27,9 +25,8 @@ def denoiser(model: Any, denoise: Callable[..., Tensor], labels: Tensor | None =
             alpha_t = torch.ones(len(z))
         elif alpha_t is None:
             raise ConfigError(
-                "denoise(z, rows) of a model with time_conditioning=True lacks alpha_t:"
-                " call denoise(z, rows, alpha_t), and give a function around it the "
-                "attribute time_conditioned = True."
+                "denoise(z, rows) of a time-conditioned model lacks alpha_t: give a function "
+                "around it the attribute time_conditioned = True."
             )
         # The hosts' precision; alpha_t = 0 would be an infinite sigma.
         alpha_t = alpha_t.float().clamp(min=torch.finfo(torch.float32).tiny)

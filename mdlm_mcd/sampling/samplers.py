@@ -8,12 +8,11 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, require, require_one_of
+from ..errors import WHOLE, ConfigError, require, require_one_of
 from ..laws import draw_u, rank
-from .chain import Chain, is_time_conditioned, opening_steps, probabilities
+from .chain import Chain, opening_steps, probabilities
 from .latent import Latent
 
-WHOLE = "a whole number of at least 1"
 SCORES = ("max", "margin", "entropy", "drawn", "raw")
 
 
@@ -36,7 +35,7 @@ def ancestral(chain: Chain, z: Tensor, remask: float | Sequence[float] = 0.0) ->
     caps = [remask] * chain.steps if isinstance(remask, int | float) else list(remask)
     fine = len(caps) == chain.steps and all(0 <= cap <= 1 for cap in caps)
     require(fine, "remask", remask, f"within [0, 1], or a list of {chain.steps}, one a step")
-    keeps = not is_time_conditioned(chain.denoise)
+    keeps = not getattr(chain.denoise, "time_conditioned", False)
     free, logits = z == chain.mask_index, None
     for step in range(chain.steps):
         rows = z == chain.mask_index
@@ -171,8 +170,8 @@ def confidence(
     MaskGIT's order (Chang et al. 2022, arXiv 2202.04200).
 
     score: what is certain: `max`, the largest probability; `margin`, its lead over the
-        second; `entropy`, the least; `drawn`, the probability of the token that was
-        drawn (MaskGIT); `raw`, that before temperature and nucleus (CD4LM).
+        second; `entropy`, the least; `drawn`, the probability of the drawn token
+        (MaskGIT); `raw`, that before temperature and nucleus (CD4LM).
     score_noise: Gumbel noise of this scale, falling to 0 at the last step, is added to
         the logarithm of the score (to minus the entropy).
     threshold: every token whose largest probability (`raw`: whose score) reaches it opens,

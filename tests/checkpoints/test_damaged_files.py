@@ -129,21 +129,6 @@ def test_any_json_beside_the_weights(is_opened, content, name):
     is_opened({**FORMATS["sharded folder"], name: json.dumps(content).encode()})
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"[" * 100_000,
-        b'{"a": ' + b"9" * 5000 + b"}",
-        b'{"weight_map": {"a": "../model-0.safetensors"}}',
-        b'{"weight_map": {"a": "\\ud800"}}',
-        b'{"weight_map": {"a": "\\u0000"}}',
-        b"\xff",
-    ],
-)
-def test_odd_tables_of_shards(is_opened, text):
-    assert not is_opened({**FORMATS["sharded folder"], INDEX: text})
-
-
 # Members and pickles --------------------------------------------------------------
 
 WHOLE = members(FORMATS["ckpt"]["x.ckpt"])

@@ -7,7 +7,7 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch_files import folders, lightning_like, net, prefixed
+from torch_files import INDEX, folders, lightning_like, net, prefixed
 
 from mdlm_mcd.checkpoints import formats, weights
 from mdlm_mcd.errors import CheckpointError
@@ -140,6 +140,9 @@ def test_incomplete_folders_are_refused(tmp_path, model):
     folder = a_folder(tmp_path / "hf", "sharded", model)
     (folder / "model-1.safetensors").unlink()
     with pytest.raises(CheckpointError, match="model-1.safetensors cannot be read .* No such file"):
+        weights.read_weights(str(folder))
+    (folder / INDEX).write_text('{"weight_map": {"a": "../model-0.safetensors"}}')
+    with pytest.raises(CheckpointError, match="points out of its folder"):
         weights.read_weights(str(folder))
 
 

@@ -37,15 +37,6 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_the_last_two_are_kept(saved):
-    last, previous = saved / "last.ckpt", saved / "last.previous.ckpt"
-    assert names(saved) == ["last.ckpt", "last.previous.ckpt"]
-    assert (step_of(last), step_of(previous)) == (2, 1)
-    SafeCheckpointIO().save_checkpoint(content(4), str(saved / "round-1.ckpt"))
-    assert names(saved) == ["last.ckpt", "last.previous.ckpt", "round-1.ckpt"]
-    assert SafeCheckpointIO().load_checkpoint(str(last))["global_step"] == 2
-
-
 @pytest.mark.parametrize("links", [True, False])
 def test_after_a_kill_anywhere_in_a_save(saved, monkeypatch, links):
     """Every call to the system in turn is the last one: a good `last.ckpt` remains."""

@@ -54,11 +54,9 @@ def test_a_schedule_falls_between_the_ends_asked_for(size):
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"gamma_min": -1.0, "gamma_max": -4.0}, "gamma_min=-1.0 .* in this order"),
-        ({"gamma_max": float("nan")}, "gamma_max=nan .*finite"),
-        ({"gamma_min": -3.0}, r"gamma_min=-3 keeps alpha_t=.*gamma_min=(-4.02)\.$"),
-        ({"gamma_max": -2.5}, r"gamma_max=-2.5 keeps alpha_t=0.2.*gamma_max=(-1.21)\.$"),
-        ({"num_classes": 300}, r"gamma_max=-1 keeps .*a vocabulary of 300.*gamma_max=(.*)\.$"),
+        ({"gamma_min": -1.0, "gamma_max": -4.0}, "gamma_max=-4.0 .* above algo.gamma_min=-1.0"),
+        ({"gamma_min": -3.0}, "gamma_min=-3 must be about (-4.02), or with"),
+        ({"num_classes": 300}, "gamma_max=-1 must be about (.*), or with a vocabulary of 300"),
     ],
 )
 def test_bad_settings_are_refused_with_a_remedy(wrong, words):

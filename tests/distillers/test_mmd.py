@@ -136,5 +136,5 @@ def test_it_goes_on_from_a_student_of_mcd(trained, config):
 
 def test_a_block_that_the_model_lacks_is_refused(config):
     given = changed(config(algo="mmd"), "algo.feature_block=2")
-    with pytest.raises(ConfigError, match="feature_block=2 is not among the model's 2 blocks"):
+    with pytest.raises(ConfigError, match="feature_block=2 must be below the model's 2 blocks"):
         built(given)

@@ -1,12 +1,14 @@
-"""Where a resumed run believes it is: Lightning's counts of batches."""
+"""Where a resumed run stands: Lightning's counts of batches, and the host's rows."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 from runs import Stop, Watch, fit
+from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_mcd.distillers import loop_state
-from mdlm_mcd.errors import UnfinishedError
+from mdlm_mcd.errors import ConfigError, UnfinishedError
 
 
 def count(ready, completed):
@@ -15,24 +17,17 @@ def count(ready, completed):
 
 def written(steps, total, current, last=False, completed=-1):
     """A checkpoint after `current` batches of the second epoch."""
-    return {
-        "global_step": steps,
-        "loops": {
-            "fit_loop": {
-                loop_state.BATCHES: {
-                    "total": count(total, total + completed),
-                    "current": count(current, current + completed),
-                    "is_last_batch": last,
-                },
-                loop_state.LOGGED: {"_batches_that_stepped": steps - 1},
-                "state_dict": {"combined_loader": [{"batch": 99}]},
-                "epoch_progress": {
-                    "total": {**count(2, 1), "processed": 1},
-                    "current": {**count(2, 1), "processed": 1},
-                },
-            }
+    loop = {
+        loop_state.BATCHES: {
+            "total": count(total, total + completed),
+            "current": count(current, current + completed),
+            "is_last_batch": last,
         },
+        loop_state.LOGGED: {"_batches_that_stepped": steps - 1},
+        "state_dict": {"combined_loader": [{"batch": 99}]},
+        "epoch_progress": {k: {**count(2, 1), "processed": 1} for k in ("total", "current")},
     }
+    return {"global_step": steps, "loops": {"fit_loop": loop}}
 
 
 @pytest.mark.parametrize(
@@ -40,12 +35,10 @@ def written(steps, total, current, last=False, completed=-1):
     [
         # Lightning's own counts are kept.
         ((2, 6), written(5, 18, 8), 0, count(8, 7), count(18, 17), 4),
-        ((2, 6), written(5, 18, 7, last=True), 0, count(7, 6), count(18, 17), 4),
         # Within a step, after a validation: all batches are counted, the last step is logged.
         ((2, 6), written(5, 20, 10, completed=0), 2, count(8, 7), count(18, 17), 4),
         ((2, 2), written(5, 20, 10, completed=0), 2, count(8, 8), count(18, 18), 5),
         # Within the first step of an epoch.
-        ((2, 6), written(5, 13, 3, completed=0), 3, count(0, 0), count(10, 10), 5),
         ((2, 2), written(5, 13, 3, completed=0), 3, count(0, 0), count(10, 10), 5),
         # Before 2.5 the end of an epoch is the start of the next.
         ((2, 2), written(5, 17, 7, last=True), 0, count(0, 0), count(17, 17), 5),
@@ -87,3 +80,30 @@ def test_other_micro_batches_end_an_epoch_with_its_rows(config, tmp_path):
     _, trainer = fit(config(*given, "loader.batch_size=2"), Steps(), last)
     assert trainer.num_training_batches == 15
     assert [steps.count(s) for s in (2, 3, 4)] == [4, 3, 4]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(range(8))
+
+
+@pytest.mark.parametrize("batches", [0, 3])
+def test_a_stream_begins_at_its_first_row_or_not_at_all(batches):
+    """The host puts a loader of its own in; a resumed run would read rows again."""
+    current = SimpleNamespace(processed=batches)
+    progress = SimpleNamespace(current=current, is_last_batch=False)
+    loop = SimpleNamespace(
+        _combined_loader=SimpleNamespace(flattened=[DataLoader(Stream())]),
+        epoch_loop=SimpleNamespace(batch_progress=progress),
+        epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)),
+        _data_fetcher=[],
+    )
+    rows = loop_state.Rows(SimpleNamespace(fit_loop=loop), seed=1)
+    loop._combined_loader.flattened = [DataLoader(Stream())]
+    if batches:
+        with pytest.raises(ConfigError, match="resume_ckpt_path: after 3 batches .* begin anew"):
+            rows.begin()
+    else:
+        rows.begin()
+        rows.begin_epoch()
+        assert rows.epoch == 0

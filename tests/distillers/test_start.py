@@ -12,7 +12,7 @@ from runs import built, fit, opened
 
 from mdlm_mcd.checkpoints.weights import Weights
 from mdlm_mcd.commands import doctor
-from mdlm_mcd.distillers import resume, settings, start, strategies
+from mdlm_mcd.distillers import resume, settings, start
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.hosts import patches
 from mdlm_mcd.hosts.specs import DUO
@@ -50,7 +50,7 @@ def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
 @pytest.mark.parametrize(
     "algo, section, key, value, words",
     [
-        ("mcd", "model", "length", 8, "on rows of 8 tokens.*set model.length=8, or train the"),
+        ("mcd", "model", "length", 8, "on rows of 8 tokens: set model.length=8"),
         ("mcd", "algo", "time_conditioning", True, "time_conditioning=.*set algo.time_cond"),
         ("dcd", "algo", "name", "mdlm", "trained under parameterization=subs.*uniform-state"),
     ],
@@ -123,9 +123,9 @@ def test_trainers_that_cannot_work(config, strategy, overrides, words):
     trainer = SimpleNamespace(strategy=kind(), world_size=2, accumulate_grad_batches=2)
     given = config("training.ema=0", "loader.batch_size=2", *overrides)
     if words is None:
-        return strategies.check(trainer, given)
+        return settings.check_trainer(trainer, given)
     with pytest.raises(ConfigError, match=words):
-        strategies.check(trainer, given)
+        settings.check_trainer(trainer, given)
 
 
 def test_a_folder_that_may_not_be_written(config, tmp_path):
@@ -138,7 +138,7 @@ def test_a_checkpoint_to_go_on_from_that_is_not_there(config):
     """A host has begun anew by the time that it makes our model."""
     strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
     given = config("checkpointing.resume_ckpt_path=lost.ckpt")
-    with pytest.raises(ConfigError, match="path=lost.ckpt is not there .*begin anew"):
+    with pytest.raises(ConfigError, match="path=lost.ckpt is not there: .*begin anew"):
         resume.check_same_start(given, strategy)
     for ours in (config(), config("checkpointing.resume_from_ckpt=false")):
         resume.check_same_start(ours, strategy)  # at a job's first start

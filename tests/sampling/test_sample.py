@@ -171,7 +171,7 @@ def test_a_draw_from_a_law_that_learns():
         (dict(dtype=torch.float16), "dtype=torch.float16"),
         (dict(prompt=torch.zeros(1, 9).long()), r"prompt of shape \(1, 9\)"),
         (dict(prompt=torch.full((1, LENGTH), 4)), "prompt holds ids from 4 to 4"),
-        (dict(schedule=[1.0]), "does not share the tokens between 2 steps"),
+        (dict(schedule=[1.0]), "must be uniform, cosine, or 2 shares"),
         (dict(u_law="lattice"), "u_law=lattice is not supported with sampler=ancestral"),
         (dict(name="sparse", u_law="grid"), "^u_law=grid is unknown: choose one of"),
         (dict(name="locked", latent=Latent(1), stratified=True), "beside a latent"),
@@ -183,7 +183,7 @@ def test_a_draw_from_a_law_that_learns():
         (dict(name="confidence", eos_after=0.3), "eos_index=None"),
         (dict(remask=1.5), "remask=1.5"),
         (dict(remask=[0.1]), "remask=.* a list of 2"),
-        (dict(top_k=3), "top_k=3 is no option of a sampler"),
+        (dict(top_k=3), "option=top_k is unknown: choose one of remask"),
     ],
 )
 def test_bad_settings_are_refused(change, words):

@@ -14,10 +14,9 @@ from ..divergence_guard import LossGuard
 class GlobalBatch(L.Callback):
     """Compute the update of one process and one micro-batch, however a step is split.
 
-    A micro-batch's loss is a mean over its own tokens, and Lightning averages over
-    micro-batches and processes: with padding, a mean of means. How many tokens the step
-    has is known at its end, so a common number stands in until then, and the gradient
-    is corrected before its norm is taken and clipped.
+    A micro-batch's loss is a mean over its own tokens, and Lightning averages these: with
+    padding, a mean of means. How many tokens the step has is known at its end, so a common
+    number stands in until then, and the gradient is corrected before its norm is taken.
     """
 
     def __init__(self, guard: LossGuard):
@@ -50,8 +49,9 @@ class GlobalBatch(L.Callback):
             self._unread = round_, module.global_step, sums
             if sums.device.type == "cpu":
                 self.read()
-            total = sums[-1] if sums.device.type == "mps" else sums[-1].double()
-            self._correction = nominal * shares / total.clamp(min=1.0)
+            if shares > 1:  # without padding it is 1
+                total = sums[-1] if sums.device.type == "mps" else sums[-1].double()
+                self._correction = nominal * shares / total.clamp(min=1.0)
         if shares > 1:
             self.weight = tokens.to(parts.loss.dtype) / nominal
 
@@ -68,9 +68,7 @@ class GlobalBatch(L.Callback):
     on_train_batch_start = on_train_end = read
 
     def on_after_backward(self, trainer, module):
-        shares = trainer.world_size * trainer.accumulate_grad_batches
         grads = [p.grad for p in module.parameters() if p.grad is not None]
-        # Without padding the correction is 1.
-        if shares > 1 and self._correction is not None and grads:
+        if self._correction is not None and grads:
             torch._foreach_mul_(grads, self._correction)
         self._correction = None

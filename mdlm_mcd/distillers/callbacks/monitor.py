@@ -6,8 +6,7 @@ import logging
 
 import lightning as L
 import torch
-
-from .. import strategies
+from lightning.pytorch.strategies import FSDPStrategy
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +16,8 @@ DECAY = 0.9  # of the running mean of the student's entropy
 class Monitor(L.Callback):
     """Log `NAME/grad_norm`, before clipping, and watch the student's entropy.
 
-    name: of the algo; min_entropy: nats per token learnt under which the student's own
-    predictions raise a warning, once a round; None: never.
+    min_entropy: nats per token learnt under which the student's own predictions raise a
+    warning, once a round; None: never. name: of the algo.
     """
 
     def __init__(self, name: str, min_entropy: float | None):
@@ -32,7 +31,7 @@ class Monitor(L.Callback):
         if grads:
             norms = torch._foreach_norm([g.float() for g in grads])
             norm = torch.linalg.vector_norm(torch.stack(norms))
-            if strategies.is_sharded(trainer.strategy):  # of this process's part so far
+            if isinstance(trainer.strategy, FSDPStrategy):  # of this process's part so far
                 square = norm.square()
                 # With FSDP's hybrid strategies a group of processes has all shards.
                 group = trainer.strategy.model.process_group

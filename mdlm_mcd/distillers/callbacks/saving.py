@@ -32,9 +32,8 @@ class SaveRounds(L.Callback):
     A fit that ends without an error before the last round leaves `last.ckpt` and raises
     UnfinishedError. After SIGTERM it is written at the next optimizer step (several processes:
     the next at which they agree), and the process ends with status 0: Lightning alone would
-    leave without saving, in the middle of an accumulation. Its handlers of other signals
-    (SLURM's requeueing) are not touched. curriculum: None for a model without rounds, which a host
-    trains by itself (benchmarks/gpu_quality.sh).
+    leave without saving. curriculum: None for a model without rounds, which a host trains by
+    itself (benchmarks/gpu_quality.sh).
     """
 
     def __init__(self, dirpath: str, curriculum: Curriculum | None = None):
@@ -108,10 +107,9 @@ class SaveRounds(L.Callback):
             last = f"goes on from {os.path.join(self.dirpath, LAST)}"
             raise UnfinishedError(
                 f"The run ended at step {step} of {curriculum.total_steps}, in round "
-                f"{curriculum.at(step).index + 1} of {curriculum.rounds}, by "
-                "trainer.max_time, or by trainer.max_epochs, trainer.limit_train_batches, "
-                "data without a batch or a callback, which have to go: the same command "
-                f"{last if step else 'begins again'}."
+                f"{curriculum.at(step).index + 1} of {curriculum.rounds}, by trainer.max_time, or "
+                "by trainer.max_epochs, trainer.limit_train_batches, a callback or data without a "
+                f"batch, which have to go: the same command {last if step else 'begins again'}."
             )
 
 

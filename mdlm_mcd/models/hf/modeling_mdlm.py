@@ -65,10 +65,7 @@ class MDLM(PreTrainedModel):
                 raise ValueError("Give input_ids, or tokens and sigma in this order.")
             return self.backbone(x, sigma, class_cond, weights)
         if attention_mask is not None and not attention_mask.all():
-            raise ValueError(
-                "This model attends to all positions: leave out padding, and with it "
-                "attention_mask."
-            )
+            raise ValueError("This model attends to all positions: leave out padding.")
         if not self.config.time_conditioning:
             timesteps = torch.zeros(len(input_ids), device=input_ids.device)
         elif timesteps is None:
