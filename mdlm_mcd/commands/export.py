@@ -67,11 +67,9 @@ def export(
 ) -> str:
     """Write `checkpoint`, anything `read_weights` opens, to the new folder `out`.
 
-    which: `ema` or `raw`. tokenizer: a folder or Hub name whose tokenizer goes along;
-    `bpe` is the one that the embedded host trained. given: model_length, n_heads,
-    dropout or time_conditioning where the checkpoint does not say them. Returns a
-    line that says what was written. Raises CheckpointError and ConfigError; `out` is
-    then as it was.
+    which: `ema` or `raw`. tokenizer: as of `--tokenizer`. given: model_length, n_heads, dropout
+    or time_conditioning where the checkpoint does not say them. Returns a line that says what
+    was written. Raises CheckpointError and ConfigError; `out` is then as it was.
     """
     out, source = Path(out).absolute(), f"CKPT={checkpoint}"
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -145,13 +143,13 @@ def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]
         settings = section(noted, "settings") or section(found.config, "algo")
         teacher = {"teacher_path": public(noted.get("teacher_path"))}
         info |= {**noted, **teacher, "settings": {**settings, **teacher}}
+    if digest := identity.noted_tokenizer(found.config):
+        info[identity.TOKENIZER] = digest
     training = {
         "optim": found.config.get("optim"),
         "ema": section(found.config, "training").get("ema"),
         "global_batch_size": section(found.config, "loader").get("global_batch_size"),
     }
-    if digest := identity.noted_tokenizer(found.config):
-        info[identity.TOKENIZER] = digest
     return info | ({"training": training} if any(training.values()) else {})
 
 
@@ -176,9 +174,8 @@ def _card(name: str, config: dict[str, Any]) -> str:
     info, vocab_size = config["mdlm_mcd"], config["vocab_size"]
     origin = "Nothing is noted of a distillation: the weights are a host's own."
     if "loss" in info:
-        teacher = _cell(info.get("teacher_path") or "a random start")
-        origin = "A student of Masked Consistency Distillation (arXiv 2602.00792), "
-        origin += f"distilled from {teacher}."
+        origin = "A student of Masked Consistency Distillation (arXiv 2602.00792), distilled from "
+        origin += _cell(info.get("teacher_path") or "a random start") + "."
     sizes = {k: v for k, v in config.items() if isinstance(v, (int, float))}
     facts = {k: v for k, v in {**info, **sizes}.items() if v not in (None, "", {})}
     timed = config["time_conditioning"]

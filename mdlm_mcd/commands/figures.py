@@ -20,13 +20,13 @@ from ..errors import border, printable
 from ..evaluation import candidates
 from ..sampling import Latent, sample
 
-VOCABULARIES = (2, 64, 1024, 50258)
 STEPS = (8, 32, 512)
 LENGTH = 24  # tokens of a model's sequence: as many as are read at a glance
 
 # Okabe & Ito, "Color Universal Design" (2008).
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, GREY, LIGHT = "#1a1a1a", "#8c8c8c", "#d6e8f3"
+VOCABULARIES = {2: (GREY, ":"), 64: (GREEN, "-."), 1024: (VERMILION, "--"), 50258: (BLUE, "-")}
 LOOK = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -115,10 +115,9 @@ def latent_paths(seeds=(1, 0), num_classes: int = 24):
 def regimes(t: float = 0.65, s: float = 0.35):
     """Draw Figure 2: u of each word, the levels of both views, and what Eq. 14 asks."""
     words = "one scalar u per token locks the whole path of a sentence".split()
-    generator = coupling.counter_generator(1, "regimes")
+    x0, generator = torch.arange(len(words))[None], coupling.counter_generator(1, "regimes")
     u = laws.draw_u(1, len(words), dtype=torch.float64, generator=generator)
     times = torch.tensor([[t], [s]], dtype=torch.float64)
-    x0 = torch.arange(len(words))[None]
     pair = coupling.couple(x0, u, *times, log_linear, len(words))
     cases = (
         ("no loss", GREY, "o", "both views see it"),
@@ -152,9 +151,7 @@ def calibration():
     ratio = torch.linspace(-4, 8, 401, dtype=torch.float64)
     # Evenly in log alpha_t / (1 - alpha_t): large vocabularies turn close to t = 1.
     t = torch.linspace(-12, 12, 401, dtype=torch.float64).sigmoid()
-    for k, color, dash in zip(
-        VOCABULARIES, (GREY, GREEN, VERMILION, BLUE), (":", "-.", "--", "-"), strict=True
-    ):
+    for k, (color, dash) in VOCABULARIES.items():
         look = dict(label=f"K = {k:,}", color=color, ls=dash, lw=2)
         left.plot(ratio, duality.NoiseGap(k).cdf(ratio), **look)
         right.plot(t, duality.calibrate(log_linear(t), k)[0], **look)

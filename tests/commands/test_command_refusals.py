@@ -72,14 +72,14 @@ CASES = {
         "holds a config that cannot be used",
     ),
     # Reports, demos and pictures.
-    "a pipe": (lambda s: s.command("report", pipe(s)), "cannot be read (it is no file)"),
+    "a pipe": (lambda s: s.command("report", pipe(s)), "it is no file"),
     "demo in a file": (
         lambda s: s.command("demo", "--out", s.write("file")),
         "cannot be written (File exists",
     ),
     "seed": (
         lambda s: s.command("demo", "--out", s.folder / "d", "--seed", "-1"),
-        "--seed -1: give a whole number",
+        "--seed=-1 must be a whole number",
     ),
     "another demo": (
         lambda s: s.command("demo", "--out", s.write("demo.json", "[1]").parent, "--quick"),

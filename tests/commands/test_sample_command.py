@@ -82,7 +82,7 @@ def test_a_completion_ends_at_its_eos(sample, monkeypatch):
         (["--infill", "a [MASK:99999999999999]"], "--infill has .* a row of the model 16"),
         (["--infill", "a [MASK] b"], "has no gap: write"),
         (["--file", "nowhere.txt"], "--file nowhere.txt cannot be read"),
-        (["--count", "0"], "--count 0"),
+        (["--count", "0"], "--count=0"),
         (["--steps", "0"], "--steps 0"),
         (["--sampler", "sparse:u_law=lattice"], "give it as --u-law LAW:STEP"),
         (["--device", "foo"], "--device foo cannot be used"),

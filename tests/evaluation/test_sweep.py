@@ -15,6 +15,7 @@ from mdlm_mcd.evaluation import bounds, results, sweep
 from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.evaluation.plan import Plan, Setting, grid
+from mdlm_mcd.evaluation.rows import append, existing, resumed
 
 VOCAB, MASK, LENGTH = 12, 11, 8
 
@@ -138,19 +139,19 @@ def test_it_goes_on_where_it_stopped(tmp_path, rows, at):
 def test_a_file_saved_by_an_editor_is_gone_on_with(tmp_path, change):
     out, texts = tmp_path / "r.jsonl", ["a\u2028b", "c\x85d"]  # no line ends, but in Unicode
     for n in (4, 8):
-        sweep.append(out, synthetic.row(steps=n, texts=texts))
+        append(out, synthetic.row(steps=n, texts=texts))
     out.write_bytes(change(out.read_bytes()))
     before = out.read_bytes()
-    assert [row["steps"] for row in sweep.resumed(out)] == [4, 8]
-    sweep.append(out, synthetic.row(steps=16))
-    assert [row["steps"] for row in sweep.existing(out)] == [4, 8, 16]
+    assert [row["steps"] for row in resumed(out)] == [4, 8]
+    append(out, synthetic.row(steps=16))
+    assert [row["steps"] for row in existing(out)] == [4, 8, 16]
     assert out.read_bytes().startswith(before)
 
 
 def test_a_name_that_is_no_text_and_a_seed_that_no_file_holds(tmp_path):
     out = tmp_path / "r.jsonl"
     rows = run(out, model("\udcff"))
-    assert len(sweep.existing(out)) == len(rows) == len(run(out, model("b")))
+    assert len(existing(out)) == len(rows) == len(run(out, model("b")))
     with pytest.raises(ConfigError, match="--seed 9223372036854775808 must be"):
         run(out, model(), plan=replace(plan(), seed=2**63))
 
@@ -322,7 +323,10 @@ def test_the_grid_holds_each_point_once_and_the_cheap_ones_first():
         ({"points": (Setting(steps=0),)}, "--steps 0"),
         ({"points": (Setting(temperature=0.0),)}, "temperature=0.0 must be positive"),
         ({"points": (Setting(top_p=0.0),)}, "top_p=0.0"),
-        ({"points": (Setting(dtype="float16"),)}, "float16 is unknown: choose one of float64"),
+        (
+            {"points": (Setting(dtype="float16"),)},
+            "--dtype=float16 is unknown: choose one of float64",
+        ),
         ({"points": (Setting(u_law="comb"),)}, "comb"),
         ({"points": (Setting(u_law="halton", u_step="auto"),)}, "u_step=auto"),
         ({"points": (Setting("confidence:threshold=2"),)}, "threshold=2"),

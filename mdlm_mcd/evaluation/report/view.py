@@ -78,10 +78,14 @@ def every(results: Results) -> list[tuple[str, float]]:
     return [(n, t) for n in results.names for t in results.temperatures(n)]
 
 
+def middle(results: Results) -> int:
+    """Return 8 steps; the fewest where there are none of 8."""
+    return 8 if 8 in results.steps else results.steps[0]
+
+
 def few(results: Results) -> list[int]:
     """Return the fewest steps, 8 of them, and the most, as far as they were taken."""
-    steps = results.steps
-    return sorted({steps[0], 8 if 8 in steps else steps[0], steps[-1]})
+    return sorted({results.steps[0], middle(results), results.steps[-1]})
 
 
 def measured(results: Results) -> dict[str, str]:
