@@ -6,11 +6,12 @@ and the colour-blind. docs/paper.md shows what comes out.
 
 from __future__ import annotations
 
-import html
+import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import jinja2
 import torch
 from torch import Tensor
 
@@ -165,18 +166,9 @@ def calibration():
 
 # One latent, three clocks ---------------------------------------------------------------
 
-WIDTH, MARGIN, CELL, COLUMNS, LINE = 1000, 28, 118, 8, 36  # px; columns
+MARGIN, CELL, COLUMNS, LINE = 28, 118, 8, 36  # px; columns
 BAR = CELL * COLUMNS
 MOVING = 0.8  # the share of a loop before it rests
-STYLE = """
-text { font: 15px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: #1a1a1a; }
-.title { font-size: 19px; font-weight: 700; }
-.note { font-size: 13px; }
-.word { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  text-anchor: middle; }
-.other { font-weight: 700; fill: #a84a00; text-decoration: underline; }
-@media print, (prefers-reduced-motion: reduce) { .moving { display: none; } }
-"""
 
 
 def legible(word: str, most: int = 12) -> str:
@@ -195,49 +187,30 @@ def trajectory(model: candidates.Candidate, seed: int) -> str:
     u = latent.u(1, length)[0]
     how = dict(alpha=model.alpha, mask_index=model.mask_index, vocab_size=model.vocab_size)
     how |= dict(latent=latent, schedule="uniform", device=model.device)
-    runs = [sample("locked", model.denoise, 1, length, n, **how) for n in STEPS]
-    panel = 80 + -(-length // COLUMNS) * LINE
-    height = 88 + len(STEPS) * panel
-    title = f"One latent, three clocks: {model.label} at 8, 32 and 512 steps, the same u and noise"
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        f'<text x="{MARGIN}" y="38" class="title">{html.escape(title)}</text>',
-    ]
-    for k, (steps, run) in enumerate(zip(STEPS, runs, strict=True)):
-        top = 62 + k * panel
-        calls = f"{steps} steps, {run.evaluations} network calls"
-        out.append(f'<text x="{MARGIN}" y="{top + 16}">{calls}</text>')
-        differs = run.tokens[0] != runs[-1].tokens[0]
-        opened = ((u * steps).floor() + 1) / steps
-        for i, token in enumerate(run.tokens[0].tolist()):
-            x, y = MARGIN + i % COLUMNS * CELL, top + 30 + i // COLUMNS * LINE
-            box = f'<rect x="{x}" y="{y}" width="{CELL - 6}" height="30" rx="3" fill='
-            name = "word other" if differs[i] else "word"
-            word = html.escape(legible(model.tokenizer.decode([token])))
-            text = f'<text x="{x + 56}" y="{y + 20}" class="{name}">{word}</text>'
-            out.append(f'{box}"{LIGHT}"/>{text}')
-            cover = _animated("opacity", "1;0", f' keyTimes="0;{MOVING * opened[i]:.4f}"')
-            out.append(f'{box}"{GREY}" opacity="0" class="moving">{cover}</rect>')
-        y = top + panel - 42
-        bar = f'<rect x="{MARGIN}" y="{y}" width="{BAR}" height="8" fill='
-        done = (min(n / steps, 1) for n in range(round(steps / MOVING)))
-        widths = _animated("width", ";".join(f"{BAR * share:.0f}" for share in done))
-        out.append(f'{bar}"#ddd"/>{bar}"{BLUE}" class="moving">{widths}</rect>')
-        out += [
-            f'<circle cx="{MARGIN + BAR * x:.1f}" cy="{y + 4}" r="5" fill="#fff" stroke="{INK}"/>'
-            for x in u.tolist()
+    runs = {n: sample("locked", model.denoise, 1, length, n, **how) for n in STEPS}
+    last = runs[STEPS[-1]].tokens[0]
+    height = 80 + -(-length // COLUMNS) * LINE
+    panels = []
+    for top, (steps, run) in zip(itertools.count(62, height), runs.items(), strict=False):
+        opens = MOVING * ((u * steps).floor() + 1) / steps
+        words = [
+            {
+                "x": MARGIN + i % COLUMNS * CELL,
+                "y": top + 30 + i // COLUMNS * LINE,
+                "text": legible(model.tokenizer.decode([token])),
+                "differs": token != last[i],
+                "opens": opens[i],
+            }
+            for i, token in enumerate(run.tokens[0].tolist())
         ]
-    note = "Circles: u of each word. A word opens when the bar, the share of the steps done, has "
-    note += "passed its u. Underlined: not the word of 512 steps."
-    out.append(f'<text x="{MARGIN}" y="{height - 18}" class="note">{note}</text>\n</svg>\n')
-    return "\n".join(out)
-
-
-def _animated(what: str, values: str, more: str = "") -> str:
-    loop = f'dur="14s" repeatCount="indefinite" calcMode="discrete"{more}'
-    return f'<animate attributeName="{what}" values="{values}" {loop}/>'
+        widths = [f"{BAR * min(n / steps, 1):.0f}" for n in range(round(steps / MOVING))]
+        panel = dict(top=top, bar=top + height - 42, words=words, widths=widths)
+        panels.append(panel | dict(steps=steps, evaluations=run.evaluations))
+    given = dict(label=model.label, height=88 + len(STEPS) * height, width=BAR, panels=panels)
+    how = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    template = Path(__file__).with_name("trajectory.svg").read_text("utf-8")
+    places = [MARGIN + BAR * x for x in u.tolist()]
+    return jinja2.Template(template, **how).render(**given, places=places)
 
 
 # A language with an exact denoiser, for pictures without a model -------------------------
