@@ -21,14 +21,17 @@ def export(shell, checkpoint, *argv):
     return shell.command("export", checkpoint, shell.folder / "out", *argv)
 
 
-def other_text(shell, checkpoint=None):
-    """A checkpoint whose text has changed, of which another `bpe` would be made."""
-    lines = "\n".join(f"Some quite different sentence, number {i}." for i in range(400))
-    file = str(shell.write("other.txt", lines))
-    change = {"files": [file]}
+def of_data(shell, checkpoint=None, **change):
+    """A checkpoint whose config has another `data`."""
     return shell.changed(
         lambda c: c["hyper_parameters"]["config"]["data"].update(change), checkpoint
     )
+
+
+def other_text(shell, checkpoint=None):
+    """One whose text has changed, of which another `bpe` would be made."""
+    lines = "\n".join(f"Some quite different sentence, number {i}." for i in range(400))
+    return of_data(shell, checkpoint, files=[str(shell.write("other.txt", lines))])
 
 
 def pipe(shell):
@@ -44,10 +47,7 @@ CASES = {
     "full gpu": (full_gpu, "takes more memory than"),
     "two of a name": (lambda s: s.command("sweep", s.teacher, s.teacher), "Two checkpoints are"),
     "text": (
-        lambda s: s.command(
-            *("sweep", "--evaluator", s.judge),
-            s.changed(lambda c: c["hyper_parameters"]["config"]["data"].update(valid="x")),
-        ),
+        lambda s: s.command("sweep", "--evaluator", s.judge, of_data(s, valid="x")),
         "give --corpus",
     ),
     "masked evaluator": (
@@ -59,7 +59,7 @@ CASES = {
         "the checkpoint learned the tokens of a tokenizer of SHA-256",
     ),
     "other tokens by name": (
-        lambda s: s.command("export", other_text(s), s.folder / "out", "--tokenizer", "bpe"),
+        lambda s: export(s, other_text(s), "--tokenizer", "bpe"),
         "the checkpoint learned the tokens of a tokenizer of SHA-256",
     ),
     "other tokens of an evaluator": (
