@@ -16,6 +16,8 @@ from torch.utils import backend_registration
 from mdlm_mcd import sampling
 
 TESTS = Path(__file__).parents[1]
+IN_PARTS = ("trainer.accumulate_grad_batches=2", "loader.batch_size=4")
+IN_PARTS += ("loader.global_batch_size=8",)
 
 pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
@@ -45,17 +47,7 @@ def test_a_sweep_with_the_embedded_hosts_judge(runs, tmp_path):
 @pytest.mark.parametrize(
     "overrides, waits",
     [
-        (
-            (
-                "algo=mcd",
-                "algo.u_law=lattice",
-                "trainer.accumulate_grad_batches=2",
-                "loader.batch_size=4",
-                "loader.global_batch_size=8",
-                "algo.snapshot=ema",
-            ),
-            3,
-        ),
+        (("algo=mcd", "algo.u_law=lattice", "algo.snapshot=ema", *IN_PARTS), 3),
         (("algo=mcd",), 3),
         (("algo=sdtt",), 4),  # and for the tokens that open in the rollout
         (("algo=dcd", "algo.gamma_max=2"), 2),  # all rows are of one regime
