@@ -23,7 +23,7 @@ from ..checkpoints import identity, weights
 from ..checkpoints.sanitize import section
 from ..errors import ConfigError, border
 from ..evaluation import candidates
-from ..models import dit, vocabulary
+from ..models import dit
 
 MODELS = Path(dit.__file__).parent
 CODE = (MODELS / "hf/configuration_mdlm.py", MODELS / "hf/modeling_mdlm.py", MODELS / "dit.py")
@@ -92,13 +92,7 @@ def export(
     }
     opened = tokenizer and candidates.given_tokenizer(tokenizer, found.config)
     if opened:
-        count, config["mask_index"] = vocabulary.masked(opened, sizes["vocab_size"])
-        if count != sizes["vocab_size"]:
-            raise ConfigError(
-                f"--tokenizer {tokenizer} makes a vocabulary of {count}, mask "
-                f"included, and the model has {sizes['vocab_size']}: name the "
-                "tokenizer it was trained with."
-            )
+        config["mask_index"] = candidates.mask_index(opened, sizes["vocab_size"], source)
         info[identity.TOKENIZER] = identity.tokenizer_sha256(opened)
         # No chat with a masked model; names of templates become file names in transformers.
         opened.chat_template = None

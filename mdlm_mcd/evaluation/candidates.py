@@ -231,6 +231,17 @@ def _tokenizer(data: Mapping[str, Any], config: Mapping[str, Any], source: str, 
     return found
 
 
+def mask_index(tokenizer: Any, size: int, source: str) -> int:
+    """Return the mask's id; raise ConfigError for a tokenizer of another vocabulary than `size`."""
+    count, found = vocabulary.masked(tokenizer, size)
+    if count != size:
+        raise ConfigError(
+            f"{source} has a vocabulary of {size}, and its tokenizer makes one of {count}, mask "
+            "included: give --tokenizer with its own."
+        )
+    return found
+
+
 def open_model(source: Source, device: str = "cpu") -> Candidate:
     """Return a model ready to be sampled and measured, in eval mode.
 
@@ -240,13 +251,8 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     key = f"CKPT={source.path}"
     opened = weights.read_weights(source.path, "CKPT")
     found = sizes(opened, {}, key)
-    tokenizer = tokenizer_of(opened, source)
-    count, mask_index = vocabulary.masked(tokenizer, found["vocab_size"])
-    if count != found["vocab_size"]:
-        raise ConfigError(
-            f"{key} has a vocabulary of {found['vocab_size']}, and its tokenizer makes "
-            f"one of {count}, mask included: give --tokenizer with its own."
-        )
+    tokenizer, size = tokenizer_of(opened, source), found["vocab_size"]
+    mask = mask_index(tokenizer, size, key)
     backbone, taken = build(opened, found, source.which, key, "--weights")
     backbone.to(device).eval().requires_grad_(False)
     timed, noted, alpha = found["time_conditioning"], opened.mdlm_mcd, schedule(opened.config, key)
@@ -264,8 +270,8 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
             host, lambda model, network, z, alpha_t, labels: network(z, -alpha_t.log())
         ),
         alpha=alpha,
-        mask_index=mask_index,
-        vocab_size=count,
+        mask_index=mask,
+        vocab_size=size,
         length=found["model_length"],
         tokenizer=tokenizer,
         device=device,

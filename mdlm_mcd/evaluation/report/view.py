@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import product
 
 from ..frontier import NELBO
 from ..intervals import Estimate
@@ -122,7 +123,7 @@ def subject(results: Results, reference: str) -> list[Point]:
 def samples(results: Results, reference: str) -> Iterator[tuple[int, int, list[Point]]]:
     """Yield texts of the same place in the batch, two at most: (steps, place, points)."""
     rows = sorted(plain(results, reference), key=lambda line: line[0] != reference)
-    for n in few(results):
-        of = [p for m, t in rows if (p := results.at(m, t, n)) and p.texts]
-        for i in range(min(2, max((len(p.texts) for p in of), default=0))):
-            yield n, i, [p for p in of if i < len(p.texts)]
+    for n, i in product(few(results), range(2)):
+        of = [p for m, t in rows if (p := results.at(m, t, n)) and len(p.texts or ()) > i]
+        if of:
+            yield n, i, of
