@@ -76,7 +76,7 @@ def export(
         raise ConfigError(f"OUT={out} exists: name a new folder, or delete it.")
     found = weights.read_weights(checkpoint, "CKPT")
     sizes = candidates.sizes(found, given or {}, source)
-    backbone, taken = candidates.build(found, sizes, which, source, "--weights")
+    backbone, taken = candidates.build(found, sizes, which, source)
     info = _info(found, checkpoint, taken)
     config = {
         "architectures": ["MDLM"],

@@ -108,14 +108,14 @@ def _shape(tensors: Mapping[str, Tensor], name: str, source: str) -> Sequence[in
 
 
 def build(
-    opened: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str
+    opened: weights.Weights, sizes: Mapping[str, Any], which: str, source: str
 ) -> tuple[dit.DIT, str]:
     """Return the network with the chosen weights, in float32, and the words for them."""
     model = {**sizes, "hidden_size": sizes["hidden_dim"]}
     checkpoint_config.check_room(model, sizes["vocab_size"], False, opened.state_dict, source)
     backbone = dit.DIT({"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"])
-    taken = weights.load_weights(backbone, backbone.named_parameters(), opened, which, source, key)
-    return backbone, taken
+    named, key = backbone.named_parameters(), "--weights"
+    return backbone, weights.load_weights(backbone, named, opened, which, source, key)
 
 
 DUO_SCHEDULES = {**NOISES, "loglinear": NOISES["log-linear"]}
@@ -253,7 +253,7 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     found = sizes(opened, {}, key)
     tokenizer, size = tokenizer_of(opened, source), found["vocab_size"]
     mask = mask_index(tokenizer, size, key)
-    backbone, taken = build(opened, found, source.which, key, "--weights")
+    backbone, taken = build(opened, found, source.which, key)
     backbone.to(device).eval().requires_grad_(False)
     timed, noted, alpha = found["time_conditioning"], opened.mdlm_mcd, schedule(opened.config, key)
     host = SimpleNamespace(backbone=backbone, time_conditioning=timed, device=device)
