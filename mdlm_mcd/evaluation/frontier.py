@@ -95,13 +95,12 @@ def log_ratio_error(own: Place, curve: Sequence[Place]) -> float | None:
     is not known.
     """
     for a, b in pairwise(sorted(curve, key=lambda place: place.x)):
-        if not (a.x <= own.x <= b.x and a.x < b.x):
-            continue
-        slope = (math.log(b.y) - math.log(a.y)) / (b.x - a.x)
-        share = (own.x - a.x) / (b.x - a.x)
-        parts = [(1.0, own), (1 - share, a), (share, b)]
-        error = math.hypot(*(weight * p.across(slope) for weight, p in parts if weight))
-        return None if math.isnan(error) else error
+        if a.x <= own.x <= b.x and a.x < b.x:
+            slope = (math.log(b.y) - math.log(a.y)) / (b.x - a.x)
+            share = (own.x - a.x) / (b.x - a.x)
+            parts = [(1.0, own), (1 - share, a), (share, b)]
+            error = math.hypot(*(weight * p.across(slope) for weight, p in parts if weight))
+            return None if math.isnan(error) else error
     return None
 
 
@@ -122,7 +121,6 @@ def reach(curve: Sequence[tuple[int, float | None]], target: float) -> Reach:
     A perplexity of None is a number of steps at which there is nothing to compare.
     """
     curve = sorted(curve)
-    measured = [n for n, p in curve if p is not None]
     before = None
     for n, p in curve:
         if p is not None and p <= target:
@@ -135,7 +133,7 @@ def reach(curve: Sequence[tuple[int, float | None]], target: float) -> Reach:
         before = None if p is None else (n, p)
     if not curve or curve[-1][1] is None:  # it may be there, where nothing can be compared
         return Reach("apart", 0)
-    return Reach("not", measured[-1])
+    return Reach("not", curve[-1][0])
 
 
 def place(point: Point) -> Place | None:
