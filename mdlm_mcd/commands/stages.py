@@ -50,11 +50,14 @@ def claim(folder: Path, settings: Mapping[str, Any], file: str, what: str) -> Pa
 
 def override(key: str, value: str | Path | Sequence[str]) -> str:
     """Write `key=value` in Hydra's grammar, which wants a path like epoch=1.ckpt quoted."""
-    if not isinstance(value, str | Path):
-        return f"{key}=[{','.join(override('', part)[1:] for part in value)}]"
-    text = str(value)
-    plain = re.fullmatch(r"[\w./:@~+-]+", text)
-    return f"{key}={text}" if plain else f"{key}='" + text.replace("'", r"\'") + "'"
+
+    def quoted(text: str) -> str:
+        plain = re.fullmatch(r"[\w./:@~+-]+", text)
+        return text if plain else "'" + text.replace("'", r"\'") + "'"
+
+    if isinstance(value, str | Path):
+        return f"{key}={quoted(str(value))}"
+    return f"{key}=[{','.join(map(quoted, value))}]"
 
 
 def start(
