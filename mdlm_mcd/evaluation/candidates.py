@@ -140,7 +140,7 @@ def schedule(config: Mapping[str, Any], source: str) -> Alpha:
     kind = shown(noise.get("type", "log-linear"))
     # MDLM's settings stand at the root.
     of_mdlm = MDLM_SCHEDULES if "parameterization" in config else {}
-    require_one_of(list(DUO_SCHEDULES | of_mdlm), f"{source} has noise.type", kind)
+    require_one_of(list(DUO_SCHEDULES | of_mdlm), f"{source}: noise.type", kind)
     # MDLM's own log-linear and cosine have this eps and take none from the config.
     names = ("eps", "sigma_min", "sigma_max")
     settings = {"eps": 1e-3} | {k: noise[k] for k in names if noise.get(k) is not None}

@@ -103,6 +103,26 @@ def test_what_is_bounded_is_the_samplers_likelihood(law, step):
     assert_law(draw("sparse", 3, u_law=law, u_step=step, **how), laws)
 
 
+@pytest.mark.parametrize("alpha", [linear, cosine])
+def test_for_iid_u_it_is_the_bound_of_d3pm_at_as_many_times(alpha):
+    """L_0 and L_1 ... L_{N-1} of Austin et al. 2021, from their posteriors; L_N is 0."""
+    logits, N = table(), 4
+    alphas = alpha(torch.linspace(0, 1, N + 1, dtype=torch.float64)).tolist()
+    patterns = iid_patterns(chain.levels_of(alpha, N))
+    for x0 in X0S.tolist()[::5]:
+        total = 0.0
+        for t in range(1, N + 1):
+            stays, opens = alphas[t], (alphas[t - 1] - alphas[t]) / (1 - alphas[t])
+            for hidden in itertools.product((False, True), repeat=LENGTH):
+                z = tuple(MASK if h else x for h, x in zip(hidden, x0, strict=True))
+                chance = math.prod(1 - stays if h else stays for h in hidden)
+                for i in (i for i in range(LENGTH) if hidden[i]):
+                    p = opens * chances(logits[z][i])[x0[i]]  # of x0_i; the mask's cancels
+                    total += chance * (opens * math.log(opens / p))
+        mean = sum(q * log_p([logits] * N, x0, o, [1.0] * N) for o, q in patterns.items())
+        assert total == pytest.approx(-mean)
+
+
 def is_the_mean(found, draws, patterns, logs_of):
     """Each row's nats are the mean over patterns, by four standard errors: a bound."""
     for x0, nats in zip(X0S.tolist(), found.nats.view(-1, draws).mean(-1).tolist(), strict=True):
@@ -140,9 +160,16 @@ def test_shares_and_temperatures_of_ones_own_at_the_steps_times(temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_each_row_of_the_nelbo_is_asked_at_its_own_time(temperature, monkeypatch):
     monkeypatch.setattr(bounds, "PROJECTED", 10)
-    how = dict(generator=generator(4), eps=0.01, batch_size=20, temperature=temperature)
-    noise = lambda t: (torch.full_like(t, -0.8), hosts(t))  # noqa: E731
-    got = bounds.nelbo_rows(timed(), noise, X0S, MASK, **how)
+    got = bounds.nelbo_rows(
+        timed(),
+        lambda t: (torch.full_like(t, -0.8), hosts(t)),
+        X0S,
+        MASK,
+        generator=generator(4),
+        eps=0.01,
+        batch_size=20,
+        temperature=temperature,
+    )
     rows, g = len(X0S), generator(4)
     alphas = hosts(0.01 + 0.99 * (torch.rand(rows, generator=g) + torch.arange(rows)) / rows)
     masked = torch.rand(X0S.shape, generator=g) > alphas[:, None]
@@ -158,10 +185,12 @@ def test_it_converges_to_the_continuous_time_nelbo():
     orders = list(itertools.permutations(range(LENGTH)))
     limit = -sum(log_p([logits] * 3, x0, o, [1.0] * 3) for o in orders) / len(orders) / LENGTH
     tokens, how = torch.tensor([x0]).repeat(20_000, 1), dict(batch_size=20_000)
-    net = denoiser(logits)
-    few, many = (bound(net, tokens, n, generator=generator(1), **how).value for n in (4, 500))
-    how |= dict(generator=generator(0), eps=1e-6)
-    ever = bounds.nelbo_rows(net, unit, tokens, MASK, **how)
+    few, many = (
+        bound(denoiser(logits), tokens, n, generator=generator(1), **how).value for n in (4, 500)
+    )
+    ever = bounds.nelbo_rows(
+        denoiser(logits), unit, tokens, MASK, generator=generator(0), eps=1e-6, **how
+    )
     assert abs(few - limit) > 0.04  # so what follows tells 4 steps from 500
     assert many == pytest.approx(limit, abs=0.02) and ever.value == pytest.approx(limit, abs=0.02)
 

@@ -1,4 +1,4 @@
-"""Exact likelihoods against the law of the sampler: summed over its paths, or drawn."""
+"""Exact likelihoods against the law of the sampler, summed over all of its paths."""
 
 import math
 
@@ -10,6 +10,7 @@ from enumeration import (
     MASK,
     alpha,
     assert_law,
+    chances,
     denoiser,
     draw,
     generator,
@@ -54,11 +55,49 @@ def test_the_comb(steps, T, time):
     assert found.tokens.tolist() == [LENGTH] * len(X0S)
 
 
+def by_certainty(logits, steps, T, threshold=None):
+    """The law of `confidence`, path by path: which tokens open is known."""
+    law, levels = {EMPTY: 1.0}, chain.levels_of(alpha, steps, "uniform")
+    for step in range(steps):
+        following: dict = {}
+        for z, mass in law.items():
+            left = [i for i in range(LENGTH) if z[i] == MASK]
+            p = {i: chances(logits[z][i], T) for i in left}
+            count = math.floor(LENGTH * levels[step + 1] + 0.5) - (LENGTH - len(left))
+            count = min(1, len(left)) if threshold else count
+            count = len(left) if step == steps - 1 else count
+            first = sorted(left, key=lambda i: -max(p[i]))
+            opens = first[:count] + [i for i in first[count:] if max(p[i]) >= (threshold or 2)]
+            states = {z: mass}
+            for i in opens:
+                states = {
+                    (*s[:i], v, *s[i + 1 :]): m * p[i][v]
+                    for s, m in states.items()
+                    for v in range(MASK)
+                }
+            for s, m in states.items():
+                following[s] = following.get(s, 0.0) + m
+        law = following
+    return law
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5])
+@pytest.mark.parametrize("T", [1.0, 0.7])
+@pytest.mark.parametrize("threshold", [None, 0.6])
+def test_confidence(steps, T, threshold):
+    how = dict(temperature=T, threshold=threshold, schedule="uniform")
+    found = of_confidence(steps, **how)
+    law = by_certainty(table(), steps, T, threshold)
+    expected = torch.tensor([law[tuple(x0)] for x0 in X0S.tolist()]).double()
+    torch.testing.assert_close((-found.nats).exp(), expected)
+    assert (-found.nats).exp().sum() == pytest.approx(1.0)
+    if steps == 2:
+        assert_law(draw("confidence", steps, **how), law)
+
+
 @pytest.mark.parametrize(
     "how",
     [
-        dict(steps=3, schedule="uniform"),
-        dict(steps=4, temperature=0.7, threshold=0.6),
         dict(block=2),
         dict(threshold=0.4, block=2),
         dict(threshold=0.4, max_tokens=1),
@@ -67,11 +106,10 @@ def test_the_comb(steps, T, time):
         dict(threshold=0.5, block=2, max_tokens=1, spacing=2, score="entropy"),
     ],
 )
-def test_confidence_is_the_law_of_its_draws(how):
-    how = {"steps": 2} | how
+def test_confidence_with_its_options_is_the_law_of_its_draws(how):
     p = (-of_confidence(**how).nats).exp().tolist()
     law = dict(zip(map(tuple, X0S.tolist()), p, strict=True))
-    assert_law(draw("confidence", n=20_000, **how), law)
+    assert_law(draw("confidence", 2, n=20_000, **how), law)
 
 
 def test_where_scores_tie_it_is_of_a_drawn_order_and_their_mean_is_the_law():
