@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from hydra_plugins import mdlm_mcd_searchpath as plugin
 from mdlm_mcd.checkpoints import files, weights
-from mdlm_mcd.evaluation import results, sweep
+from mdlm_mcd.evaluation import results
+from mdlm_mcd.evaluation.rows import existing
 from mdlm_mcd.hosts import launch, stubs
 from mdlm_mcd.hosts.specs import DUO
 
@@ -42,7 +43,7 @@ def test_results(tmp_path, way):
     path.write_bytes(way("\n".join(map(json.dumps, rows)) + "\n"))
     found = results.read([path])
     assert [p.row for p in found.points] == rows and not found.notes
-    assert sweep.existing(path) == [row for row in rows if "sha256" in row]
+    assert existing(path) == [row for row in rows if "sha256" in row]
 
 
 @one_file

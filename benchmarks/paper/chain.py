@@ -10,7 +10,7 @@ from pathlib import Path
 from mdlm_mcd.checkpoints.files import make_folder, read_json
 from mdlm_mcd.commands import stages
 from mdlm_mcd.commands.stages import claim, override
-from mdlm_mcd.evaluation.sweep import existing
+from mdlm_mcd.evaluation.rows import existing
 
 from .experiments import DUO_TEACHER, TEACHER, Run, Table
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..checkpoints.files import write_json
 from ..coupling import counter_generator
-from ..errors import ConfigError, border
+from ..errors import border, require
 from ..evaluation import evaluators, report
 from ..evaluation.candidates import Source, open_model
 from ..evaluation.plan import Plan, Setting, grid
@@ -80,11 +80,10 @@ SMALL = (
 def recipe(from_scratch: bool = False, quick: bool = False) -> Recipe:
     """Return what the flags of the command ask for."""
     found = SCRATCH if from_scratch else Recipe()
-    if quick:
-        found = replace(found, name=f"{found.name}, quick", **QUICK)
-        if from_scratch:
-            found = replace(found, judge_steps=20, teacher_steps=30, overrides=SMALL)
-    return found
+    if not quick:
+        return found
+    small = dict(judge_steps=20, teacher_steps=30, overrides=SMALL) if from_scratch else {}
+    return replace(found, name=f"{found.name}, quick", **QUICK, **small)
 
 
 def configure(parser) -> None:
@@ -110,21 +109,18 @@ def call(args) -> None:
 
 def noise(seed: int, what: str, *counters: int):
     """Return the sweep's noise but for draws, whose batch is one: the same for every model."""
-    return counter_generator(
-        seed, *(("demo", counters[0]) if what == "sweep" else (what, *counters))
-    )
+    key = ("demo", counters[0]) if what == "sweep" else (what, *counters)
+    return counter_generator(seed, *key)
 
 
 def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe()) -> dict[str, Any]:
     """Make the demo in folder `out`; return what `results.json` contains.
 
-    Raises ConfigError for a folder that cannot be used and StageError when a training does
-    not finish.
+    Raises ConfigError for a folder that cannot be used, StageError for an unfinished training.
     """
     with border("The figure needs matplotlib", "pip install 'mdlm-mcd[demo]'"):
         import matplotlib  # noqa: F401 - before the work, not after it
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"--seed {seed}: give a whole number from 0 to 2^32 - 1.")
+    require(0 <= seed < 2**32, "--seed", seed, "a whole number from 0 to 2^32 - 1")
     console, settings = Console(), {"recipe": asdict(recipe), "seed": seed}
     out = stages.claim(out, settings, "demo.json", "demo")
     console.print(
@@ -132,10 +128,8 @@ def run(out: Path, *, seed: int = 1, recipe: Recipe = Recipe()) -> dict[str, Any
         "goes on after an interruption."
     )
     results = {**settings, "rows": _rows(out, seed, recipe, console)}
-    page = out / "report.html"
-    found = report.write(
-        [out / "results.jsonl"], page, reference="teacher", title="MCD on a laptop"
-    )
+    how = dict(reference="teacher", title="MCD on a laptop")
+    found = report.write([out / "results.jsonl"], out / "report.html", **how)
     console.print(demo_tables.table(found))
     console.print(demo_tables.side_by_side(found))
     console.print(demo_tables.reading(found), markup=False)
@@ -175,15 +169,9 @@ def _rows(out: Path, seed: int, recipe: Recipe, console: Console) -> list[dict[s
         judge = train("judge", recipe.judge_steps, "algo=ar", "+recipe=laptop_judge")
         teacher = train("teacher", recipe.teacher_steps, "algo=mdlm", "+recipe=laptop_teacher")
     _first_look(teacher, recipe, seed, console)
-    train(
-        "mcd",
-        recipe.rounds * recipe.steps_per_round,
-        "algo=mcd",
-        f"+recipe={recipe.student}",
-        stages.override("algo.teacher_path", teacher),
-        f"algo.rounds={recipe.rounds}",
-        f"algo.steps_per_round={recipe.steps_per_round}",
-    )
+    given = ["algo=mcd", f"+recipe={recipe.student}", stages.override("algo.teacher_path", teacher)]
+    given += [f"algo.{key}={getattr(recipe, key)}" for key in ("rounds", "steps_per_round")]
+    train("mcd", recipe.rounds * recipe.steps_per_round, *given)
     students = [
         Source(f"MCD round {k}", str(out / f"mcd/checkpoints/round-{k}.ckpt"))
         for k in range(1, recipe.rounds + 1)

@@ -61,10 +61,8 @@ def markdown(results: Results, recipe: str) -> str:
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     how = results.points[0]
     versions = ", ".join(f"{k} {v}" for k, v in how.versions.items())
-    made = (
-        f"Recipe `{recipe}`, seed {how.seed}, {how.machine['device']} with "
-        f"{how.machine['threads']} threads; {versions}."
-    )
+    device = "{device} with {threads} threads".format_map(how.machine)
+    made = f"Recipe `{recipe}`, seed {how.seed}, {device}; {versions}."
     return "\n\n".join([text, _caption(results) + ".", reading(results), made]) + "\n"
 
 
@@ -81,32 +79,31 @@ def _verdict(found: Match) -> str:
 def reading(results: Results) -> str:
     """Return what the figures say, in sentences made from them."""
     teacher, *students = results.names
-    last, few = students[-1], 8 if 8 in results.steps else results.steps[0]
+    last, few = students[-1], view.middle(results)
     here, at_teacher = results.at(last, 1, few), results.of(teacher, 1)
     y, entropy = (_value(here, k) for k in TEXT)
-    slow = [p for p in at_teacher if _value(p, "perplexity") >= y][-1:]
-    start = f"{last} at {few} steps ({y:.1f})"
-    parts = [f"{start} does not reach the teacher at more steps."]
-    if slow and slow[0].steps > few:
-        there, of_there = (_value(slow[0], k) for k in TEXT)
-        parts = [
-            f"{start} is at or below the teacher at {slow[0].steps} ({there:.1f}), at an "
-            f"entropy of {entropy:.2f} against {of_there:.2f} nats."
-        ]
+    reached = "does not reach the teacher at more steps."
+    slow = [p for p in at_teacher if _value(p, "perplexity") >= y]
+    if slow and slow[-1].steps > few:
+        there, of_there = (_value(slow[-1], k) for k in TEXT)
+        reached = (
+            f"is at or below the teacher at {slow[-1].steps} ({there:.1f}), at an entropy of "
+            f"{entropy:.2f} against {of_there:.2f} nats."
+        )
+    parts = [f"{last} at {few} steps ({y:.1f}) {reached}"]
     for name in reversed(students):
         found = match(results, results.at(name, 1, few), teacher)
         if found and found.other:
             parts.append(
-                f"At the entropy of {name} ({found.entropy:.2f} nats, {few} steps) a "
-                f"teacher that is only sampled at a lower temperature scores "
-                f"{found.other:.1f} against the student's {found.perplexity:.1f}: "
-                f"{_verdict(found)}."
+                f"At the entropy of {name} ({found.entropy:.2f} nats, {few} steps) a teacher "
+                f"that is only sampled at a lower temperature scores {found.other:.1f} against "
+                f"the student's {found.perplexity:.1f}: {_verdict(found)}."
             )
             break
     else:
         parts.append(
-            "No student's entropy lies between the teacher's and the tempered "
-            "teacher's, so they are not compared at equal entropy."
+            "No student's entropy lies between the teacher's and the tempered teacher's, so they "
+            "are not compared at equal entropy."
         )
     if second := here.metric("outside_perplexity"):
         of_teacher = _value(results.at(teacher, 1, few), "outside_perplexity")
@@ -125,11 +122,9 @@ def reading(results: Results) -> str:
 
 def side_by_side(results: Results) -> Table:
     """Return text of teacher and last student in few steps, and of the teacher in many."""
-    teacher, *students = results.names
-    many, few = results.steps[-1], 8 if 8 in results.steps else results.steps[0]
-    out = Table(show_lines=True)
-    shown = [results.at(name, 1, n) for name, n in ((teacher, few), (students[-1], few))]
-    shown.append(results.at(teacher, 1, many))
+    teacher, last, few = results.names[0], results.names[-1], view.middle(results)
+    places = (teacher, few), (last, few), (teacher, results.steps[-1])
+    out, shown = Table(show_lines=True), [results.at(name, 1, n) for name, n in places]
     for point in shown:
         out.add_column(f"{point.name}, {point.steps} steps", ratio=1)
     for texts in zip(*(point.texts[:2] for point in shown), strict=True):
@@ -141,12 +136,11 @@ def samples(results: Results) -> str:
     """Return two samples a model at the fewest, at 8 and at the most steps."""
     out = []
     for name, points in _curves(results).items():
-        for point in points:
-            if point.steps in view.few(results):
-                y, entropy = (_value(point, k) for k in TEXT)
-                figures = f"perplexity {y:.1f}, entropy {entropy:.2f} nats"
-                out.append(f"=== {name}, {point.steps} steps ({figures})\n")
-                out += [f"{text}\n---" for text in point.texts[:2]]
+        for point in (p for p in points if p.steps in view.few(results)):
+            y, entropy = (_value(point, k) for k in TEXT)
+            figures = f"perplexity {y:.1f}, entropy {entropy:.2f} nats"
+            out.append(f"=== {name}, {point.steps} steps ({figures})\n")
+            out += [f"{text}\n---" for text in point.texts[:2]]
     return "\n".join(out) + "\n"
 
 
@@ -165,8 +159,8 @@ def perplexity_vs_steps(results: Results, path: Path) -> None:
             if i := results.names.index(points[0].name):
                 shade = 0.35 + 0.6 * i / (len(results.names) - 1)
                 look = dict(color=colormaps["Oranges"](shade), marker="o")
-            values, lows, highs = zip(*(p.metric(metric) for p in points), strict=True)
             steps = [p.steps for p in points]
+            values, lows, highs = zip(*(p.metric(metric) for p in points), strict=True)
             axis.plot(steps, values, label=name, **look)
             axis.vlines(steps, lows, highs, color=look["color"])
         axis.axhline(how.corpus[metric], color="black", lw=1, ls=":", label="held-out text")

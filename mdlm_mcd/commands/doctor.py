@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import textwrap
 from collections.abc import Callable, Sequence
@@ -68,15 +69,17 @@ def call(args) -> int:
 
 def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     """Return everything the report says, as far as the folder is a host and the algo ours."""
-    folder, found = Path(folder).resolve(), []
+    folder, found = Path(folder).resolve(), list[Finding]()
 
     def check(topic: str, call: Callable[..., str], *given) -> bool:
         """Note what is fine, or the sentence that is raised; return whether nothing stops."""
+        mark = OK
         try:
-            found.append(Finding(topic, OK, call(*given)))
+            text = call(*given)
         except MCDError as error:
-            found.append(Finding(topic, NOTE if isinstance(error, Note) else STOP, str(error)))
-        return found[-1].mark != STOP
+            mark, text = NOTE if isinstance(error, Note) else STOP, str(error)
+        found.append(Finding(topic, mark, text))
+        return mark != STOP
 
     check("versions", check_versions)
     check("devices", check_devices)
@@ -109,11 +112,8 @@ def compose(folder: Path, given: Sequence[str]):
     Where they name no algo it is algo=mcd.
     """
     # The hosts' own, registered by their main.py; `eval` is left out on purpose.
-    for name, resolver in (
-        ("cwd", lambda: str(folder)),
-        ("device_count", lambda: 1),
-        ("div_up", lambda x, y: -(-x // y)),
-    ):
+    own = dict(cwd=lambda: str(folder), device_count=lambda: 1, div_up=lambda x, y: -(-x // y))
+    for name, resolver in own.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
     ours = [] if any(arg.lstrip("+").startswith("algo=") for arg in given) else ["algo=mcd"]
     given = specs.fit_algo([*ours, *given], folder)
@@ -138,25 +138,23 @@ def distiller_of(config) -> type | None:
 
 
 def check_versions() -> str:
-    found = ", ".join(f"{package} {version}" for package, version in versions().items())
-    return f"{found}, on {platform.system()}"
+    return ", ".join(map(" ".join, versions().items())) + f", on {platform.system()}"
 
 
 def check_devices() -> str:
-    if torch.cuda.is_available():
-        kind = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-        return f"{kind}, CUDA {torch.version.cuda}"
-    kind = "Apple GPU (mps)" if torch.backends.mps.is_available() else "CPU"
-    way = "start with `mdlm-mcd run`, which makes the host's device settings fit"
-    raise Note(f"{kind}, no CUDA: {way}")
+    if not torch.cuda.is_available():
+        kind = "Apple GPU (mps)" if torch.backends.mps.is_available() else "CPU"
+        way = "start with `mdlm-mcd run`, which makes the host's device settings fit"
+        raise Note(f"{kind}, no CUDA: {way}")
+    kind = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"{kind}, CUDA {torch.version.cuda}"
 
 
 def check_flash_attn() -> str:
-    if importlib.util.find_spec("flash_attn"):
-        return "installed"
-    raise Note(
-        "missing, so python main.py cannot import its models: `mdlm-mcd run` supplies a stand-in"
-    )
+    if not importlib.util.find_spec("flash_attn"):
+        way = "`mdlm-mcd run` supplies a stand-in"
+        raise Note(f"missing, so python main.py cannot import its models: {way}")
+    return "installed"
 
 
 def check_plugin(folder: Path) -> str:
@@ -179,11 +177,8 @@ def check_host(folder: Path) -> str:
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
     text = f"{specs.of_folder(folder).name}'s spec in {folder}"
-    try:
-        if git("rev-parse", "--show-toplevel") != str(folder):
-            return f"{text}, no git checkout"
-    except OSError:
-        return f"{text}, no git on this machine"
+    if not shutil.which("git") or git("rev-parse", "--show-toplevel") != str(folder):
+        return f"{text}, no git checkout"
     branch, commit = (git("rev-parse", how, "HEAD") for how in ("--abbrev-ref", "--short"))
     edited = ", ".join(git("diff", "--name-only", "HEAD").splitlines())
     return f"{text}, git branch {branch}, commit {commit}, edited: {edited or 'nothing'}"
@@ -238,8 +233,6 @@ def check_precision(config) -> str:
 
 def check_data(config, folder: Path) -> str:
     """Look at where the host keeps tokenized text: by default on its authors' cluster."""
-    from omegaconf import OmegaConf
-
     cache = OmegaConf.select(config, "data.cache_dir")
     path = folder / str(cache or ".")
     if not os.access(next(p for p in (path, *path.parents) if p.exists()), os.W_OK):

@@ -23,7 +23,7 @@ from ..checkpoints import identity, weights
 from ..checkpoints.sanitize import section
 from ..errors import ConfigError, border
 from ..evaluation import candidates
-from ..models import dit, vocabulary
+from ..models import dit
 
 MODELS = Path(dit.__file__).parent
 CODE = (MODELS / "hf/configuration_mdlm.py", MODELS / "hf/modeling_mdlm.py", MODELS / "dit.py")
@@ -67,18 +67,16 @@ def export(
 ) -> str:
     """Write `checkpoint`, anything `read_weights` opens, to the new folder `out`.
 
-    which: `ema` or `raw`. tokenizer: a folder or Hub name whose tokenizer goes along;
-    `bpe` is the one that the embedded host trained. given: model_length, n_heads,
-    dropout or time_conditioning where the checkpoint does not say them. Returns a
-    line that says what was written. Raises CheckpointError and ConfigError; `out` is
-    then as it was.
+    which: `ema` or `raw`. tokenizer: as of `--tokenizer`. given: model_length, n_heads, dropout
+    or time_conditioning where the checkpoint does not say them. Returns a line that says what
+    was written. Raises CheckpointError and ConfigError; `out` is then as it was.
     """
     out, source = Path(out).absolute(), f"CKPT={checkpoint}"
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"OUT={out} exists: name a new folder, or delete it.")
     found = weights.read_weights(checkpoint, "CKPT")
     sizes = candidates.sizes(found, given or {}, source)
-    backbone, taken = candidates.build(found, sizes, which, source, "--weights")
+    backbone, taken = candidates.build(found, sizes, which, source)
     info = _info(found, checkpoint, taken)
     config = {
         "architectures": ["MDLM"],
@@ -94,13 +92,7 @@ def export(
     }
     opened = tokenizer and candidates.given_tokenizer(tokenizer, found.config)
     if opened:
-        count, config["mask_index"] = vocabulary.masked(opened, sizes["vocab_size"])
-        if count != sizes["vocab_size"]:
-            raise ConfigError(
-                f"--tokenizer {tokenizer} makes a vocabulary of {count}, mask "
-                f"included, and the model has {sizes['vocab_size']}: name the "
-                "tokenizer it was trained with."
-            )
+        config["mask_index"] = candidates.mask_index(opened, sizes["vocab_size"], source)
         info[identity.TOKENIZER] = identity.tokenizer_sha256(opened)
         # No chat with a masked model; names of templates become file names in transformers.
         opened.chat_template = None
@@ -145,13 +137,13 @@ def _info(found: weights.Weights, checkpoint: str, taken: str) -> dict[str, Any]
         settings = section(noted, "settings") or section(found.config, "algo")
         teacher = {"teacher_path": public(noted.get("teacher_path"))}
         info |= {**noted, **teacher, "settings": {**settings, **teacher}}
+    if digest := identity.noted_tokenizer(found.config):
+        info[identity.TOKENIZER] = digest
     training = {
         "optim": found.config.get("optim"),
         "ema": section(found.config, "training").get("ema"),
         "global_batch_size": section(found.config, "loader").get("global_batch_size"),
     }
-    if digest := identity.noted_tokenizer(found.config):
-        info[identity.TOKENIZER] = digest
     return info | ({"training": training} if any(training.values()) else {})
 
 
@@ -176,9 +168,8 @@ def _card(name: str, config: dict[str, Any]) -> str:
     info, vocab_size = config["mdlm_mcd"], config["vocab_size"]
     origin = "Nothing is noted of a distillation: the weights are a host's own."
     if "loss" in info:
-        teacher = _cell(info.get("teacher_path") or "a random start")
-        origin = "A student of Masked Consistency Distillation (arXiv 2602.00792), "
-        origin += f"distilled from {teacher}."
+        origin = "A student of Masked Consistency Distillation (arXiv 2602.00792), distilled from "
+        origin += _cell(info.get("teacher_path") or "a random start") + "."
     sizes = {k: v for k, v in config.items() if isinstance(v, (int, float))}
     facts = {k: v for k, v in {**info, **sizes}.items() if v not in (None, "", {})}
     timed = config["time_conditioning"]

@@ -6,11 +6,12 @@ and the colour-blind. docs/paper.md shows what comes out.
 
 from __future__ import annotations
 
-import html
+import itertools
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import jinja2
 import torch
 from torch import Tensor
 
@@ -20,13 +21,13 @@ from ..errors import border, printable
 from ..evaluation import candidates
 from ..sampling import Latent, sample
 
-VOCABULARIES = (2, 64, 1024, 50258)
 STEPS = (8, 32, 512)
 LENGTH = 24  # tokens of a model's sequence: as many as are read at a glance
 
 # Okabe & Ito, "Color Universal Design" (2008).
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, GREY, LIGHT = "#1a1a1a", "#8c8c8c", "#d6e8f3"
+VOCABULARIES = {2: (GREY, ":"), 64: (GREEN, "-."), 1024: (VERMILION, "--"), 50258: (BLUE, "-")}
 LOOK = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -115,10 +116,9 @@ def latent_paths(seeds=(1, 0), num_classes: int = 24):
 def regimes(t: float = 0.65, s: float = 0.35):
     """Draw Figure 2: u of each word, the levels of both views, and what Eq. 14 asks."""
     words = "one scalar u per token locks the whole path of a sentence".split()
-    generator = coupling.counter_generator(1, "regimes")
+    x0, generator = torch.arange(len(words))[None], coupling.counter_generator(1, "regimes")
     u = laws.draw_u(1, len(words), dtype=torch.float64, generator=generator)
     times = torch.tensor([[t], [s]], dtype=torch.float64)
-    x0 = torch.arange(len(words))[None]
     pair = coupling.couple(x0, u, *times, log_linear, len(words))
     cases = (
         ("no loss", GREY, "o", "both views see it"),
@@ -152,9 +152,7 @@ def calibration():
     ratio = torch.linspace(-4, 8, 401, dtype=torch.float64)
     # Evenly in log alpha_t / (1 - alpha_t): large vocabularies turn close to t = 1.
     t = torch.linspace(-12, 12, 401, dtype=torch.float64).sigmoid()
-    for k, color, dash in zip(
-        VOCABULARIES, (GREY, GREEN, VERMILION, BLUE), (":", "-.", "--", "-"), strict=True
-    ):
+    for k, (color, dash) in VOCABULARIES.items():
         look = dict(label=f"K = {k:,}", color=color, ls=dash, lw=2)
         left.plot(ratio, duality.NoiseGap(k).cdf(ratio), **look)
         right.plot(t, duality.calibrate(log_linear(t), k)[0], **look)
@@ -168,18 +166,9 @@ def calibration():
 
 # One latent, three clocks ---------------------------------------------------------------
 
-WIDTH, MARGIN, CELL, COLUMNS, LINE = 1000, 28, 118, 8, 36  # px; columns
+MARGIN, CELL, COLUMNS, LINE = 28, 118, 8, 36  # px; columns
 BAR = CELL * COLUMNS
 MOVING = 0.8  # the share of a loop before it rests
-STYLE = """
-text { font: 15px system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; fill: #1a1a1a; }
-.title { font-size: 19px; font-weight: 700; }
-.note { font-size: 13px; }
-.word { font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  text-anchor: middle; }
-.other { font-weight: 700; fill: #a84a00; text-decoration: underline; }
-@media print, (prefers-reduced-motion: reduce) { .moving { display: none; } }
-"""
 
 
 def legible(word: str, most: int = 12) -> str:
@@ -198,49 +187,30 @@ def trajectory(model: candidates.Candidate, seed: int) -> str:
     u = latent.u(1, length)[0]
     how = dict(alpha=model.alpha, mask_index=model.mask_index, vocab_size=model.vocab_size)
     how |= dict(latent=latent, schedule="uniform", device=model.device)
-    runs = [sample("locked", model.denoise, 1, length, n, **how) for n in STEPS]
-    panel = 80 + -(-length // COLUMNS) * LINE
-    height = 88 + len(STEPS) * panel
-    title = f"One latent, three clocks: {model.label} at 8, 32 and 512 steps, the same u and noise"
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">',
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
-        f'<text x="{MARGIN}" y="38" class="title">{html.escape(title)}</text>',
-    ]
-    for k, (steps, run) in enumerate(zip(STEPS, runs, strict=True)):
-        top = 62 + k * panel
-        calls = f"{steps} steps, {run.evaluations} network calls"
-        out.append(f'<text x="{MARGIN}" y="{top + 16}">{calls}</text>')
-        differs = run.tokens[0] != runs[-1].tokens[0]
-        opened = ((u * steps).floor() + 1) / steps
-        for i, token in enumerate(run.tokens[0].tolist()):
-            x, y = MARGIN + i % COLUMNS * CELL, top + 30 + i // COLUMNS * LINE
-            box = f'<rect x="{x}" y="{y}" width="{CELL - 6}" height="30" rx="3" fill='
-            name = "word other" if differs[i] else "word"
-            word = html.escape(legible(model.tokenizer.decode([token])))
-            text = f'<text x="{x + 56}" y="{y + 20}" class="{name}">{word}</text>'
-            out.append(f'{box}"{LIGHT}"/>{text}')
-            cover = _animated("opacity", "1;0", f' keyTimes="0;{MOVING * opened[i]:.4f}"')
-            out.append(f'{box}"{GREY}" opacity="0" class="moving">{cover}</rect>')
-        y = top + panel - 42
-        bar = f'<rect x="{MARGIN}" y="{y}" width="{BAR}" height="8" fill='
-        done = (min(n / steps, 1) for n in range(round(steps / MOVING)))
-        widths = _animated("width", ";".join(f"{BAR * share:.0f}" for share in done))
-        out.append(f'{bar}"#ddd"/>{bar}"{BLUE}" class="moving">{widths}</rect>')
-        out += [
-            f'<circle cx="{MARGIN + BAR * x:.1f}" cy="{y + 4}" r="5" fill="#fff" stroke="{INK}"/>'
-            for x in u.tolist()
+    runs = {n: sample("locked", model.denoise, 1, length, n, **how) for n in STEPS}
+    last = runs[STEPS[-1]].tokens[0]
+    height = 80 + -(-length // COLUMNS) * LINE
+    panels = []
+    for top, (steps, run) in zip(itertools.count(62, height), runs.items(), strict=False):
+        opens = MOVING * ((u * steps).floor() + 1) / steps
+        words = [
+            {
+                "x": MARGIN + i % COLUMNS * CELL,
+                "y": top + 30 + i // COLUMNS * LINE,
+                "text": legible(model.tokenizer.decode([token])),
+                "differs": token != last[i],
+                "opens": opens[i],
+            }
+            for i, token in enumerate(run.tokens[0].tolist())
         ]
-    note = "Circles: u of each word. A word opens when the bar, the share of the steps done, has "
-    note += "passed its u. Underlined: not the word of 512 steps."
-    out.append(f'<text x="{MARGIN}" y="{height - 18}" class="note">{note}</text>\n</svg>\n')
-    return "\n".join(out)
-
-
-def _animated(what: str, values: str, more: str = "") -> str:
-    loop = f'dur="14s" repeatCount="indefinite" calcMode="discrete"{more}'
-    return f'<animate attributeName="{what}" values="{values}" {loop}/>'
+        widths = [f"{BAR * min(n / steps, 1):.0f}" for n in range(round(steps / MOVING))]
+        panel = dict(top=top, bar=top + height - 42, words=words, widths=widths)
+        panels.append(panel | dict(steps=steps, evaluations=run.evaluations))
+    given = dict(label=model.label, height=88 + len(STEPS) * height, width=BAR, panels=panels)
+    how = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    template = Path(__file__).with_name("trajectory.svg").read_text("utf-8")
+    places = [MARGIN + BAR * x for x in u.tolist()]
+    return jinja2.Template(template, **how).render(**given, places=places)
 
 
 # A language with an exact denoiser, for pictures without a model -------------------------

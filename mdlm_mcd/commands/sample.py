@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from .. import sampling
-from ..errors import ConfigError, border
+from ..errors import ConfigError, border, require
 from ..evaluation import candidates
 from ..evaluation.diversity import sample_entropy
 from ..evaluation.plan import DTYPES, Plan, Setting
@@ -97,22 +97,11 @@ def text(row: list[int], start: list[int], gaps: bool, tokenizer) -> str:
 
 
 def call(args) -> None:
-    if args.count < 1 or args.batch_size < 1:
-        raise ConfigError(
-            f"--count {args.count} and --batch-size {args.batch_size} must be at least 1."
-        )
+    for flag, number in (("--count", args.count), ("--batch-size", args.batch_size)):
+        require(number >= 1, flag, number, "at least 1")
     check_device(args.device)
-    u_law, u_step = args.u_law
-    point = Setting(
-        sampler=args.sampler,
-        u_law=u_law,
-        u_step=u_step,
-        stratified=args.stratified,
-        steps=args.steps,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        dtype=args.dtype,
-    )
+    keys = ("stratified", "steps", "temperature", "top_p", "dtype")
+    point = Setting(args.sampler, *args.u_law, **{key: getattr(args, key) for key in keys})
     Plan((point,)).check()  # before a model is opened
     source = candidates.Source.parse(args.checkpoint, which=args.weights, tokenizer=args.tokenizer)
     with progress(Console(stderr=True), "opening") as update:

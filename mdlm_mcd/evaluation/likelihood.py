@@ -1,7 +1,6 @@
 """Compute -log p of text under samplers whose likelihood is a short sum: no bound.
 
-A sampler that opens token i at step k draws it from p(. | what was opened before). Given
-the steps at which tokens open, the likelihood of a text is a product, as for an
+Given the steps at which tokens open, the likelihood of a text is a product, as for an
 autoregressive model in that order. It is exact where few orders are possible
 (`comb_likelihood`) or the text decides its own (`confidence_likelihood`; DUEL, arXiv
 2603.01367). Elsewhere it is a mean over orders, of which `bounds` has the bound.

@@ -7,16 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import ConfigError
-from . import intervals
-from .diversity import (
-    bigram_entropy,
-    bigram_tv,
-    distinct,
-    mauve,
-    pooled_entropy,
-    sample_entropy,
-    self_bleu,
-)
+from . import diversity, intervals
+from .diversity import bigram_tv, sample_entropy
 from .evaluators import Evaluator
 from .intervals import Estimate, correlation
 
@@ -75,16 +67,16 @@ def measure(
         scores = evaluator.nll(samples)
         out["perplexity"] = scores.estimate(intervals.perplexity, **how)
     out["entropy"] = intervals.mean(entropies, **how)
-    out["corpus_entropy"] = pooled_entropy(samples)
-    out["bigram_entropy"] = bigram_entropy(samples)
+    out["corpus_entropy"] = diversity.pooled_entropy(samples)
+    out["bigram_entropy"] = diversity.bigram_entropy(samples)
     if corpus_tokens is not None:
         half, _ = _halves(len(samples), corpus_tokens)
         out["bigram_tv"] = bigram_tv(samples[: len(half)], half)
     for n in (1, 2, 3):
-        out[f"distinct_{n}"] = distinct(samples, n)
-    out["self_bleu"] = intervals.mean(self_bleu(samples), **how)
+        out[f"distinct_{n}"] = diversity.distinct(samples, n)
+    out["self_bleu"] = intervals.mean(diversity.self_bleu(samples), **how)
     if texts is not None:
-        out["mauve"] = Estimate(mauve(*texts))
+        out["mauve"] = Estimate(diversity.mauve(*texts))
     row = {name: figure._asdict() for name, figure in out.items()}
     row["entropy"]["error"] = float(entropies.std() / len(entropies) ** 0.5)
     if scores is not None:

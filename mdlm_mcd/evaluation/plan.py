@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from .. import sampling
-from ..errors import ConfigError
+from ..errors import ConfigError, require_one_of
 from . import diversity
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -20,12 +20,9 @@ FLAGS = set("u_law u_step stratified latent steps temperature top_p dtype".split
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting at which a model is measured.
+    """A setting at which a model is measured."""
 
-    sampler: with options of its own, as `sampling.parse` reads them.
-    """
-
-    sampler: str = "sparse"
+    sampler: str = "sparse"  # with options of its own, as `sampling.parse` reads them
     u_law: str = "iid"
     u_step: float | str | None = None  # auto: fitted to the held-out text
     stratified: bool = False
@@ -68,10 +65,7 @@ class Plan:
     def check(self) -> None:
         """Raise ConfigError for what cannot be measured, before any model is opened."""
         for point in self.points:
-            if point.dtype not in DTYPES:
-                raise ConfigError(
-                    f"--dtype {point.dtype} is unknown: choose one of {', '.join(DTYPES)}."
-                )
+            require_one_of(DTYPES, "--dtype", point.dtype)
             name, options = sampling.parse(point.sampler)
             if taken := sorted(options.keys() & FLAGS):
                 raise ConfigError(
@@ -80,9 +74,9 @@ class Plan:
                 )
             if (point.u_law, point.u_step) == ("lattice", "auto"):  # fitted later
                 point = replace(point, u_step=None)
-            how = {"temperature": point.path, "top_p": point.top_p, **point.law}
+            options |= {"temperature": point.path, "top_p": point.top_p, **point.law}
             try:
-                sampling.check(name, point.steps, **how, **options)
+                sampling.check(name, point.steps, **options)
             except ConfigError as error:
                 given = f"--sampler {point.sampler} --steps {point.steps}"
                 raise ConfigError(f"{given}: {error}") from error

@@ -1,19 +1,15 @@
-"""Read rows of measurements as points of curves; see docs/report.md for the schema.
-
-A results file is JSON lines, one row a point: a model at a number of steps and a
-temperature. What is wrong with a row is an error that names file and line; what an
-interruption left behind is passed over, with a sentence in `Results.notes`.
-"""
+"""Read rows of measurements as points of curves; see docs/report.md for the schema."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, shown
+from ..errors import ConfigError, border, shown
 from . import rows
 from .intervals import Estimate
 from .rows import finite
@@ -41,13 +37,9 @@ class Point:
 
     def metric(self, name: str) -> Estimate | None:
         """Return the figure of that name; None where it was not measured or is not finite."""
-        found = self.row["metrics"].get(name)
-        if not found or not finite(found.get("value")):
-            return None
-        low, high = found.get("low"), found.get("high")
-        if not (finite(low) and finite(high)):
-            low = high = None
-        return Estimate(found["value"], low, high)
+        figure: dict[str, Any] = self.row["metrics"].get(name) or {}
+        value, *ends = [figure.get(part, math.nan) for part in rows.PARTS]
+        return Estimate(value, *(ends if all(map(finite, ends)) else ())) if finite(value) else None
 
     @property
     def correlation(self) -> float | None:
@@ -66,8 +58,7 @@ class Point:
 class Results:
     """Points that may stand in one table, in the order of their files.
 
-    notes: what the reader has to know of the files, in sentences. mixed: settings that
-    differ although figures are compared, with their values (only under `force`).
+    notes: sentences on the files. mixed: settings that differ under `force`, with their values.
     """
 
     points: list[Point]
@@ -96,9 +87,8 @@ class Results:
         """Return that figure of the held-out text; None where rows differ on it."""
         every: list[Any] = [(p.corpus or {}).get(metric) for p in self.points]
         found = [v for v in every if finite(v)]
-        if not found or max(found) - min(found) > 1e-6 * abs(found[0]):
-            return None
-        return found[0]
+        same = found and max(found) - min(found) <= 1e-6 * abs(found[0])
+        return found[0] if same else None
 
     def at(self, name: str, temperature: float, steps: int) -> Point | None:
         return next((p for p in self.of(name, temperature) if p.steps == steps), None)
@@ -124,10 +114,9 @@ def clash(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
     """Return the rows of all files as points of named curves.
 
-    Of two rows for one point the later wins. Rows that differ in evaluator, sampling
-    dtype, number or length of samples, seed, or held-out text (and rows of it for the
-    bounds) do not stand in one table, and one label is one file: ConfigError, or with
-    `force` curves apart, named by what differs, and `Results.mixed`.
+    Of two rows for one point the later wins. Rows that differ in SETTINGS do not stand in one
+    table, and one label is one file: ConfigError, or with `force` curves apart, named by what
+    differs, and `Results.mixed`.
     """
     notes: list[str] = []
     points: dict[tuple[Any, ...], Point] = {}
@@ -148,13 +137,9 @@ def read(paths: Iterable[Path | str], *, force: bool = False) -> Results:
 
 def _lines(path: Path, notes: list[str]) -> list[rows.Line]:
     """Return a file's rows; note lines that are no JSON, refuse any other."""
-    try:
+    remedy = "name a results file that `mdlm-mcd sweep` wrote"
+    with border(f"{path} cannot be read", remedy):
         found = rows.lines(path, f"{path.name}, line")
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}): name a results file that "
-            "`mdlm-mcd sweep` wrote."
-        ) from error
     for line in found:
         if line.fault and line.is_json:
             raise ConfigError(f"{line.fault}: write it again with `mdlm-mcd sweep`.")
@@ -162,9 +147,7 @@ def _lines(path: Path, notes: list[str]) -> list[rows.Line]:
             notes.append(f"{line.where} is cut short or corrupt, and was passed over.")
     found = [line for line in found if not line.fault]
     if not found:
-        raise ConfigError(
-            f"{path} holds no row of results: name a file that `mdlm-mcd sweep` wrote."
-        )
+        raise ConfigError(f"{path} holds no row of results: {remedy}.")
     return found
 
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from ..checkpoints import sanitize
 from ..checkpoints.files import check_overwrite, check_writable
-from ..errors import ConfigError, shown
+from ..errors import border, shown
 
 SCHEMA = 1
 HEAD = b'{"schema": '  # how each row begins
 REQUIRED = "model steps temperature sampler dtype seed num_samples length metrics".split()
 POSITIVE = ("steps", "temperature", "num_samples", "length")
+PARTS = ("value", "low", "high")  # of a figure in `metrics`
 
 _NUMBER = (int, float)
 _TEXT = "model sampler dtype evaluator checkpoint sha256 algo loss teacher host commit u_law"
@@ -48,15 +49,15 @@ def fault(row: Any) -> str:
     if row.get("schema", SCHEMA) != SCHEMA:
         return f"has schema {shown(repr(row['schema']))}, and this version reads {SCHEMA}"
     for key, kind in KINDS.items():
+        value: Any = row.get(key)
         if key in REQUIRED and key not in row:
             return f"has no {key!r}"
-        value: Any = row.get(key)
         if not (_is(value, kind) or (value is None and key not in REQUIRED)):
             return f"has {key} = {shown(repr(value))}, which is of the wrong kind"
         if key in POSITIVE and not (finite(value) and value > 0):
             return f"has {key} = {shown(repr(value))}, which has to be above 0"
     for name, metric in row["metrics"].items():
-        if not _is_figure(name, metric):
+        if not _is_figure(name, metric or {}):
             return (
                 f"has metrics.{shown(name)} = {shown(repr(metric))}, which has to be an object "
                 "of numbers value, low and high, of a perplexity above 0"
@@ -65,20 +66,19 @@ def fault(row: Any) -> str:
 
 
 def _is_figure(name: str, metric: Any) -> bool:
-    """Return whether it is an object of numbers and nulls, or null."""
-    if not isinstance(metric or {}, dict):
+    if not isinstance(metric, dict):
         return False
-    parts = [x for part in ("value", "low", "high") if (x := (metric or {}).get(part)) is not None]
+    parts = [x for part in PARTS if (x := metric.get(part)) is not None]
     return all(_is(x, _NUMBER) and not (name == "perplexity" and x <= 0) for x in parts)
 
 
 class Line(NamedTuple):
-    """A line of a results file; `fault` says why it is no row (empty: it is one)."""
+    """A line of a results file; `fault` says why it is no row."""
 
     text: bytes
     where: str
-    row: Any
-    fault: str
+    row: Any = None
+    fault: str = ""
     is_json: bool = True
 
     @property
@@ -93,16 +93,14 @@ def lines(path: Path, name: str = "line") -> list[Line]:
     found = []
     # As bytes: JSON leaves U+2028, a line end of `str.splitlines`, as it is.
     for number, text in enumerate(sanitize.read_bytes(path).splitlines(keepends=True), 1):
-        if not text.strip():
-            continue
-        where = f"{name} {number}"
-        try:
-            row = sanitize.loads(text.decode("utf-8", errors="replace"))
-        except ValueError:
-            found.append(Line(text, where, None, f"{where} is no JSON", is_json=False))
-            continue
-        why = fault(row)
-        found.append(Line(text, where, row, why and f"{where} {why}"))
+        if text.strip():
+            where = f"{name} {number}"
+            try:
+                row = sanitize.loads(text.decode("utf-8", errors="replace"))
+                why = fault(row)
+                found.append(Line(text, where, row, why and f"{where} {why}"))
+            except ValueError:
+                found.append(Line(text, where, fault=f"{where} is no JSON", is_json=False))
     return found
 
 
@@ -122,19 +120,13 @@ def resumed(path: Path) -> list[dict[str, Any]]:
     check_writable(setting, path.parent)
     check_overwrite(setting, path, _foreign)
     found = lines(path) if path.exists() else []
-    if not found:
-        return []
-    *_, last = found
-    try:
-        with path.open("r+b") as file:
+    if found:
+        last = found[-1]
+        with border(f"{setting} cannot be written", "name another file"), path.open("r+b") as file:
             file.seek(-len(last.text) if last.fault else 0, os.SEEK_END)
             file.truncate()
             if not last.fault and not last.text.endswith(b"\n"):
                 file.write(b"\n")
-    except OSError as error:
-        raise ConfigError(
-            f"{setting} cannot be written ({error.strerror}): name another file."
-        ) from error
     return [line.row for line in found if not line.fault]
 
 

@@ -1,15 +1,13 @@
-"""Measure every model at every point of a grid, one row each; go on after a stop.
-
-A row is written when its point is measured and holds all that tells it apart, the
-hash of the weights among it. What is in the file already is not measured again.
-"""
+"""Measure every model at every point of a grid, one row each; go on after a stop."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,7 @@ from .intervals import Scores
 from .likelihood import comb_likelihood, confidence_likelihood, order_is_drawn
 from .plan import DTYPES, Plan, Setting
 from .results import SETTINGS, clash
-from .rows import SCHEMA, append, existing, resumed
-
-__all__ = ["Sweep", "append", "draw", "existing", "identity", "resumed", "sha256_of"]
+from .rows import SCHEMA, append, resumed
 
 # Samplers that open a token at the first step whose alpha exceeds its u: for these
 # the N-step NELBO bounds the sampler's own likelihood.
@@ -57,12 +53,10 @@ def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
 class Sweep:
     """Measure candidates at the points of a plan into one results file.
 
-    evaluator(model): for that model's samples. evaluator_name: what it is called; with
-    it none is opened for a model of which no point is missing. facts: what is the same
-    for all rows (versions, machine, commit).
+    evaluator(model): for that model's samples. evaluator_name: what it is called; with it none
+    is opened where no point is missing. facts: of all rows (versions, machine, commit).
     on_point(done, total, what): cost so far, in network passes over all samples.
-    noise: `counter_generator`, or what takes its place: see `Noise`. outside(model, point): a
-    second evaluator for samples drawn there, or None.
+    outside(model, point): a second evaluator for samples drawn there, or None.
     """
 
     plan: Plan
@@ -95,8 +89,8 @@ class Sweep:
         for open_model in models:
             model = open_model()
             self._of_model.clear()
-            evaluator = None if self.evaluator_name else self.evaluator(model)
-            name = evaluator.name if evaluator else str(self.evaluator_name)
+            evaluator = cache(partial(self.evaluator, model))
+            name = self.evaluator_name or evaluator().name
             text = self.held_out(model)
             heads = [self._head(model, point, name, text) for point in self.plan.points]
             self._check(heads[0], earlier + rows)
@@ -107,17 +101,8 @@ class Sweep:
                     # Figures of the same weights under another name are taken over.
                     found = same.get(identity(head), {}) | head
                     if not self._is_whole(model, point, found):
-                        evaluator = evaluator or self.evaluator(model)
-                        try:
-                            found |= self._measure(model, point, evaluator, text)
-                        except torch.cuda.OutOfMemoryError as error:
-                            raise ConfigError(
-                                f"--batch-size {self.plan.batch_size} takes more memory than "
-                                f"{model.device} has, for {model.label} by --sampler "
-                                f"{point.sampler} at {point.steps} steps and its evaluator: "
-                                "choose a smaller one and start the same command again; what "
-                                "was measured is kept."
-                            ) from error
+                        with self._room(model, point):
+                            found |= self._measure(model, point, evaluator(), text)
                     append(self.out, found)
                     if head.get("sha256"):
                         same[identity(head)] = found
@@ -125,6 +110,17 @@ class Sweep:
                 done += point.steps
         self.on_point(done, total, "done")
         return rows
+
+    @contextlib.contextmanager
+    def _room(self, model: Candidate, point: Setting) -> Iterator[None]:
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise ConfigError(
+                f"--batch-size {self.plan.batch_size} takes more memory than {model.device} has, "
+                f"for {model.label} by --sampler {point.sampler} at {point.steps} steps: choose a "
+                "smaller one and start the same command again; what was measured is kept."
+            ) from error
 
     def _exact(self, model: Candidate, point: Setting) -> bool:
         comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
@@ -178,11 +174,9 @@ class Sweep:
             ("corpus",), lambda: metrics.corpus_reference(text, evaluator, plan.num_samples)
         )
         if point.u_step == "auto":
+            chance = self.noise(plan.seed, "lags")
             lags = self._once(
-                ("lags",),
-                lambda: laws.mutual_information(
-                    text.cpu(), generator=self.noise(plan.seed, "lags")
-                ),
+                ("lags",), lambda: laws.mutual_information(text.cpu(), generator=chance)
             )
             fitted["u_step_fitted"] = laws.fit_step(lags, model.length, point.steps)
             point = replace(point, u_step=fitted["u_step_fitted"])
@@ -226,6 +220,7 @@ class Sweep:
         how: dict[str, Any] = {"mask_index": model.mask_index, "batch_size": plan.batch_size}
         as_drawn = how | {"alpha": model.alpha, "temperature": point.path}
         rows = text[: plan.bound_rows]
+        generator = partial(self.noise, plan.seed)  # the same masks for every model
 
         def exact(of: Callable[..., Scores], **own: Any) -> dict[str, Any]:
             scores = of(denoise, rows, point.steps, **as_drawn, **own)
@@ -237,20 +232,16 @@ class Sweep:
             return {}
 
         def n_step() -> dict[str, Any]:
-            # The same masks for every model.
-            noise = self.noise(plan.seed, "n-step", point.steps)
-            own = as_drawn | point.law | {"schedule": schedule, "generator": noise}
-            scores = bounds.n_step_nelbo(denoise, rows, point.steps, **own)
+            own = as_drawn | point.law | {"generator": generator("n-step", point.steps)}
+            scores = bounds.n_step_nelbo(denoise, rows, point.steps, schedule=schedule, **own)
             by_row = (scores.nats / scores.tokens).tolist()
             kept = {"by_row": [round(x, 5) for x in by_row]} if plan.by_row else {}
             return scores.estimate(seed=plan.seed)._asdict() | kept
 
         def endless() -> dict[str, Any]:
             # One pass a row and a noisy figure: of all rows that there are.
-            own = how | {"generator": self.noise(plan.seed, "nelbo")}
-            scores = bounds.nelbo_rows(
-                denoise, model.noise, text, temperature=point.temperature, **own
-            )
+            own = how | {"generator": generator("nelbo"), "temperature": point.temperature}
+            scores = bounds.nelbo_rows(denoise, model.noise, text, **own)
             return scores.estimate(seed=plan.seed)._asdict()
 
         key = (*point.law.values(), point.steps, point.path, str(schedule))
@@ -272,28 +263,27 @@ def draw(
 ) -> tuple[Tensor, int]:
     """Draw (num_samples, length) tokens; also return one sequence's network evaluations.
 
-    prompt: of all of them; callback: see `sampling.sample` for both.
-
-    Batches of one plan start from the same noise for every model, so differences
-    between models are the models'; under `locked` for every number of steps, too.
-    Another `batch_size` is another noise, but for `locked`.
+    prompt (of all of them), callback: as of `sampling.sample`. Batches start from the same noise
+    for every model; under `locked` for every number of steps, too. Another `batch_size` is
+    another noise, but for `locked`.
     """
     if model.generate is not None:
         generator = noise(plan.seed, "host", point.steps)
         return model.generate(plan.num_samples, point.steps, generator), point.steps
     assert model.denoise is not None
     sampler, own = sampling.parse(point.sampler)
-    parts, evaluations = [], 0
+    drawn = []
     for index, first in enumerate(range(0, plan.num_samples, plan.batch_size)):
         options = point.law
         if sampler == "locked":
             options = {"latent": sampling.Latent(plan.seed, **options, first=first)}
         generator = torch.Generator(model.device)
         generator.manual_seed(noise(plan.seed, "sweep", point.steps, index).initial_seed())
-        drawn = sampling.sample(
+        count = min(plan.batch_size, plan.num_samples - first)
+        part = sampling.sample(
             sampler,
             model.denoise,
-            min(plan.batch_size, plan.num_samples - first),
+            count,
             model.length,
             point.steps,
             alpha=model.alpha,
@@ -303,12 +293,11 @@ def draw(
             dtype=DTYPES[point.dtype],
             temperature=point.path,
             top_p=point.top_p,
-            prompt=None if prompt is None else prompt[first : first + plan.batch_size],
+            prompt=None if prompt is None else prompt[first : first + count],
             device=model.device,
             callback=callback,
             **options,
             **own,
         )
-        parts.append(drawn.tokens)
-        evaluations = max(evaluations, drawn.evaluations)
-    return torch.cat(parts), evaluations
+        drawn.append(part)
+    return torch.cat([part.tokens for part in drawn]), max(part.evaluations for part in drawn)

@@ -34,17 +34,10 @@ def test_a_host_that_is_ready(host, teacher, capsys):
     patches.patch(host, DUO)
     assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}"]) == 0
     printed = capsys.readouterr().out
-    for words in (
-        "Duo's spec in",
-        "applied",
-        "sees algo=mcd",
-        "torch 2",
-        "step 2",
-        "5 rounds of 10000",
-        "mdlm-mcd run    ready",
-    ):
+    for words in ("Duo's spec", "applied", "sees algo=mcd", "torch 2", "step 2", "5 rounds of"):
         assert words in printed, printed
     lines = printed.splitlines()
+    assert lines[-1] == "mdlm-mcd run    ready"
     wide = [x for x in lines if len(x) > 88 and str(host.parent) not in x]
     assert len(lines) < 30 and not wide  # one screen, but for a path as long as it is
 
@@ -72,10 +65,7 @@ def test_an_unpatched_host(host, capsys):
         ("sampling.predictor=ddpm_cache", "algo", "choose one of ancestral, sparse"),
         ("trainer.precision=bf16-true", "precision", "use bf16"),
         ("algo.rounds=2", "algo", "set trainer.max_steps=20000"),
-        ("algo.delta0=x", "algo", "algo.delta0=x is no number"),
-        ("algo.teacher_path=none.ckpt", "checkpoint", "none.ckpt"),
         ("algo.teacher_path=123", "checkpoint", "algo.teacher_path=123 is no file"),
-        ("algo.parameterization=mean", "algo", "set algo.parameterization=subs"),
         ("mode=sample_eval", "checkpoint", "none named"),
         ("training.finetune_path=x.ckpt", "checkpoint", "give an absolute path"),
         ("~sampling", "config", "sampling"),
@@ -98,38 +88,23 @@ def test_a_teacher_is_looked_for_from_the_hosts_folder(host, teacher, place):
     assert finding.mark == doctor.OK and "with EMA, step 2" in finding.text
 
 
-@pytest.fixture
-def changed(host, teacher):
-    """`changed(**items)`: a patched host's teacher with other items in its file."""
-    patches.patch(host, DUO)
-
-    def build(**items):
-        torch.save({**torch.load(teacher, weights_only=True), **items}, teacher)
-        return f"algo.teacher_path={teacher}"
-
-    return build
-
-
 UNIFORM = {"config": {"algo": {"parameterization": "mean"}}}
 
 
-def test_a_run_of_another_distiller(host, changed):
+def test_a_run_of_another_distiller_from_a_teacher_without_an_average(host, teacher):
     """`algo=dcd` is compared with what DCD needs, and not MCD."""
-    teacher = changed(hyper_parameters=UNIFORM)
-    finding = found(host, [teacher])["checkpoint"]
+    other = {"hyper_parameters": UNIFORM, "ema": None}
+    torch.save({**torch.load(teacher, weights_only=True), **other}, teacher)
+    given = [f"algo.teacher_path={teacher}"]
+    finding = found(host, given)["checkpoint"]
     assert finding.mark == doctor.STOP and "parameterization=mean" in finding.text
-    given = ["algo=dcd", teacher]
+    given += ["algo=dcd"]
     findings = found(host, given)
-    assert {findings[x].mark for x in ("algo", "checkpoint")} == {doctor.OK}
+    assert findings["algo"].mark == doctor.OK
+    assert "algo.init_from=raw" in findings["checkpoint"].text
+    assert found(host, [*given, "algo.init_from=raw"])["checkpoint"].mark == doctor.OK
     finding = found(host, [*given, "sampling.predictor=sparse"])["algo"]
     assert finding.mark == doctor.STOP and "uniform-state models" in finding.text
-    assert found(host, [*given, "algo.loss=mse"])["algo"].mark == doctor.STOP
-
-
-def test_a_teacher_without_an_average(host, changed):
-    given = [changed(ema=None)]
-    assert "algo.init_from=raw" in found(host, given)["checkpoint"].text
-    assert found(host, [*given, "algo.init_from=raw"])["checkpoint"].mark == doctor.OK
 
 
 def test_local_edits_and_no_host(host, tmp_path):

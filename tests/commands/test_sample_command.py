@@ -31,21 +31,16 @@ def test_a_prompt_begins_each_sample(sample, sampler):
 
 
 def test_gaps_are_filled_and_the_rest_stays(sample):
-    text = "the [MASK:3] sat on[MASK:2]"
-    law = ("--u-law", "lattice:1/4", "--steps", 4)
-    first, texts = sample("--infill", text, "--count", 5, "--batch-size", 2, *law)
+    given = ["--infill", "the [MASK:3] sat on[MASK:2]", "--count", 5, "--batch-size", 2]
+    given += ["--u-law", "lattice:1/4", "--steps", 4]
+    first, texts = sample(*given)
     assert len(texts) == 5 and all(re.match(r"the .* sat on.", t, re.DOTALL) for t in texts)
-    assert sample("--infill", text, "--count", 5, "--batch-size", 2, *law)[1] == texts
-    assert sample("--infill", text, "--count", 5, "--batch-size", 2, *law, "--seed", 2)[1] != texts
+    assert sample(*given)[1] == texts != sample(*given, "--seed", 2)[1]
 
 
 def test_a_file_of_prompts_of_different_lengths(sample, tmp_path):
     """Each as if it were alone, under `locked`, whose noise is by the sample's number."""
-    prompts = [
-        "a",
-        "the cat sat",
-        "dog\u2028a",
-    ]  # no end of a line, though str.splitlines has it so
+    prompts = ["a", "the cat sat", "dog\u2028a"]  # a line end to str.splitlines alone
     text = "\ufeff" + "\r\n\r\n".join(prompts) + "\n"
     (tmp_path / "p.txt").write_text(text, encoding="utf-8", newline="")
     law = ("--sampler", "locked", "--u-law", "halton", "--stratified")
@@ -82,7 +77,7 @@ def test_a_completion_ends_at_its_eos(sample, monkeypatch):
         (["--infill", "a [MASK:99999999999999]"], "--infill has .* a row of the model 16"),
         (["--infill", "a [MASK] b"], "has no gap: write"),
         (["--file", "nowhere.txt"], "--file nowhere.txt cannot be read"),
-        (["--count", "0"], "--count 0"),
+        (["--count", "0"], "--count=0"),
         (["--steps", "0"], "--steps 0"),
         (["--sampler", "sparse:u_law=lattice"], "give it as --u-law LAW:STEP"),
         (["--device", "foo"], "--device foo cannot be used"),

@@ -17,35 +17,31 @@ from mdlm_mcd.evaluation import candidates, embedded
 from mdlm_mcd.hosts import duo
 
 
+def opened(path, which="ema", label="x"):
+    return candidates.open_model(candidates.Source(label, str(path), which))
+
+
 def test_a_model_is_the_hosts_own(runs):
     """The same logits, the same schedule, the same vocabulary; averaged weights."""
-    opened = candidates.open_model(candidates.Source.parse(f"mine={runs['mdlm']}"))
-    host, tokenizer = embedded.open_model(runs["mdlm"])
+    mine, (host, tokenizer) = opened(runs["mdlm"]), embedded.open_model(runs["mdlm"])
     z = torch.randint(0, 250, (3, 16))
     rows = torch.rand(3, 16) < 0.5
     z[rows] = host.mask_index
-    torch.testing.assert_close(opened.denoise(z, rows), duo.denoiser(host)(z, rows))
+    torch.testing.assert_close(mine.denoise(z, rows), duo.denoiser(host)(z, rows))
     t = torch.linspace(0, 1, 7, dtype=torch.float64)
-    torch.testing.assert_close(opened.alpha(t), host.noise(t)[1])
-    torch.testing.assert_close(opened.noise(t)[0], host.noise(t)[0])
-    assert (opened.mask_index, opened.vocab_size) == (host.mask_index, host.vocab_size)
-    assert opened.tokenizer.get_vocab() == tokenizer.get_vocab()
-    assert (opened.label, opened.length) == ("mine", 16)
-    noted = opened.provenance
+    torch.testing.assert_close(mine.alpha(t), host.noise(t)[1])
+    torch.testing.assert_close(mine.noise(t)[0], host.noise(t)[0])
+    assert (mine.mask_index, mine.vocab_size) == (host.mask_index, host.vocab_size)
+    assert mine.tokenizer.get_vocab() == tokenizer.get_vocab() and mine.length == 16
+    noted = mine.provenance
     assert (noted["host"], noted["algo"], noted["checkpoint"]) == ("minihost", "mdlm", "last.ckpt")
 
 
 def test_an_export_has_the_same_hash(runs, tmp_path):
     """Whatever file holds them: the row's hash is that of the weights."""
     export.export(str(runs["mdlm"]), tmp_path / "out", tokenizer="bpe")
-    one, other, raw = (
-        candidates.open_model(candidates.Source("x", str(path), which)).provenance
-        for path, which in (
-            (runs["mdlm"], "ema"),
-            (tmp_path / "out", "ema"),
-            (runs["mdlm"], "raw"),
-        )
-    )
+    files = (runs["mdlm"], "ema"), (tmp_path / "out", "ema"), (runs["mdlm"], "raw")
+    one, other, raw = (opened(path, which).provenance for path, which in files)
     assert one["sha256"] == other["sha256"] != raw["sha256"]
     assert other["host"] == "Hugging Face"
 
@@ -58,6 +54,9 @@ def test_labels():
     assert parse("kuleshov-group/mdlm-owt").label == "kuleshov-group/mdlm-owt"
 
 
+LINEAR = {"type": "linear", "sigma_min": 0.0, "sigma_max": 2.0}
+
+
 @pytest.mark.parametrize(
     "config, t, expected",
     [
@@ -67,14 +66,7 @@ def test_labels():
         # MDLM's cosine is another, and falls from 1 as well.
         ({"noise": {"type": "cosine"}, "parameterization": "subs"}, 1.0, 1e-3),
         ({"noise": {"type": "loglinear", "sigma_min": 1e-4}}, 1.0, 1e-3),
-        (
-            {
-                "noise": {"type": "linear", "sigma_min": 0.0, "sigma_max": 2.0},
-                "parameterization": "subs",
-            },
-            1.0,
-            0.1353,
-        ),
+        ({"noise": LINEAR, "parameterization": "subs"}, 1.0, 0.1353),
     ],
 )
 def test_schedules(config, t, expected):
@@ -122,39 +114,28 @@ def test_from_the_command_line(runs, tmp_path, capsys):
 
 
 def test_an_evaluator_of_another_tokenizer(runs):
-    opened = candidates.open_model(candidates.Source.parse(str(runs["mdlm"])))
-    judge, _ = embedded.open_model(runs["ar"])
-    assert measure.evaluator("x.ckpt", "cpu", 4, opened, load=lambda *_: judge)
+    mine, (judge, _) = opened(runs["mdlm"]), embedded.open_model(runs["ar"])
+    given = dict(name="x.ckpt", device="cpu", batch_size=4, load=lambda *_: judge)
+    assert measure.evaluator(model=mine, **given)
+    with pytest.raises(ConfigError, match="was trained on 16 tokens, and the samples of x have 32"):
+        measure.evaluator(model=replace(mine, length=32), **given)
     # As many tokens, and others.
     words = {f"{token} ": i for token, i in judge.tokenizer.get_vocab().items()}
     judge.tokenizer = SimpleNamespace(get_vocab=lambda: words)
     with pytest.raises(ConfigError, match="has a vocabulary of 301, and the model"):
-        measure.evaluator("x.ckpt", "cpu", 4, opened, load=lambda *_: judge)
+        measure.evaluator(model=mine, **given)
 
 
 def test_an_evaluator_of_transformers(runs, tmp_path):
-    opened = candidates.open_model(candidates.Source.parse(str(runs["mdlm"])))
-    opened.tokenizer.save_pretrained(tmp_path)
+    mine = opened(runs["mdlm"])
+    mine.tokenizer.save_pretrained(tmp_path)
     size = dict(n_embd=8, n_layer=1, n_head=1, n_positions=64)
-    config = transformers.GPT2Config(vocab_size=len(opened.tokenizer), **size)
+    config = transformers.GPT2Config(vocab_size=len(mine.tokenizer), **size)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
-    judge = measure.evaluator(str(tmp_path), "cpu", 4, opened)
+    judge = measure.evaluator(str(tmp_path), "cpu", 4, mine)
     assert judge.name == str(tmp_path)
     scores = judge.nll(torch.randint(0, 250, (3, 16)))
     assert (scores.nats > 0).all() and (scores.tokens > 0).all()
-
-
-@pytest.fixture(scope="module")
-def three(runs, tmp_path_factory):
-    """The model, and two others of its size."""
-    folder, found = tmp_path_factory.mktemp("three"), [f"a={runs['mdlm']}"]
-    for i, label in enumerate("bc", 1):
-        content = torch.load(runs["mdlm"], weights_only=True)
-        for average in content["ema"]["shadow_params"]:
-            average += 1e-3 * i
-        torch.save(content, folder / f"{label}.ckpt")
-        found.append(f"{label}={folder / label}.ckpt")
-    return found
 
 
 def test_an_evaluators_name_follows_its_file(runs, tmp_path):
@@ -178,39 +159,38 @@ def test_an_evaluators_name_follows_its_file(runs, tmp_path):
 
 def test_equal_weights_under_another_schedule_are_another_model(runs, tmp_path):
     export.export(str(runs["mdlm"]), tmp_path / "a", tokenizer="bpe")
-    found = {}
-    for name, changes in {
-        "a": {},
-        "cosine": {"noise": {"type": "cosine"}},
-        "timed": {"time_conditioning": True},
-    }.items():
-        config = tmp_path / "a" / "config.json"
+    found, config = set(), tmp_path / "a" / "config.json"
+    for changes in ({}, {"noise": {"type": "cosine"}}, {"time_conditioning": True}):
         config.write_text(json.dumps(json.loads(config.read_text()) | changes))
-        opened = candidates.open_model(candidates.Source(name, str(tmp_path / "a")))
-        found[name] = opened.provenance["sha256"]
-    assert len(set(found.values())) == 3
+        found.add(opened(tmp_path / "a").provenance["sha256"])
+    assert len(found) == 3
 
 
-def test_evaluator_and_text_are_opened_once_for_many_models(runs, three, tmp_path, monkeypatch):
-    opened = []
+def test_evaluator_and_text_are_opened_once_for_many_models(runs, tmp_path, monkeypatch):
+    content, three = torch.load(runs["mdlm"], weights_only=True), []
+    for label in "abc":
+        content["ema"]["shadow_params"][0] += 1e-3
+        torch.save(content, tmp_path / f"{label}.ckpt")
+        three.append(f"{label}={tmp_path / label}.ckpt")
+    calls = []
     for where, name in ((candidates, "held_out"), (embedded, "open_model")):
         real = getattr(where, name)
-        monkeypatch.setattr(where, name, lambda *a, _=real, **k: opened.append(_) or _(*a, **k))
+        monkeypatch.setattr(where, name, lambda *a, _=real, **k: calls.append(_) or _(*a, **k))
     out = tmp_path / "r.jsonl"
     settings = "--steps 2 --num-samples 4 --bound-rows 4".split()
     command = ["sweep", *three, *settings, "--evaluator", str(runs["ar"]), "--out", str(out)]
-    assert main.main(command) == 0 and len(opened) == 2
+    assert main.main(command) == 0 and len(calls) == 2
     rows = [json.loads(row) for row in out.read_text("utf-8").splitlines()]
     assert {row["evaluator"] for row in rows} == {measure.evaluator_name(str(runs["ar"]))}
     assert len({row["sha256"] for row in rows}) == 3
 
 
-def test_the_text_of_each_tokenizer_and_length(three, monkeypatch):
-    opened = []
-    monkeypatch.setattr(candidates, "held_out", lambda *args: opened.append(args) or args)
-    text = measure.held_out(candidates.Source.parse(three[0]), 8, ())
-    one, two, other = (candidates.open_model(candidates.Source.parse(s)) for s in three)
-    assert text(one) is text(two) and len(opened) == 1
-    assert text(replace(other, length=8)) is not text(other) and len(opened) == 2
+def test_the_text_of_each_tokenizer_and_length(runs, monkeypatch):
+    calls = []
+    monkeypatch.setattr(candidates, "held_out", lambda *args: calls.append(args) or args)
+    text = measure.held_out(candidates.Source("x", str(runs["mdlm"])), 8, ())
+    one, two, other = (opened(runs["mdlm"]) for _ in range(3))
+    assert text(one) is text(two) and len(calls) == 1
+    assert text(replace(other, length=8)) is not text(other) and len(calls) == 2
     other.tokenizer.add_special_tokens({"sep_token": "<sep>"})
-    assert text(other) is not text(one) and len(opened) == 3
+    assert text(other) is not text(one) and len(calls) == 3

@@ -73,17 +73,20 @@ def point(model, steps, temperature, perplexity, entropy):
     return row(model, steps, temperature, metrics=metrics)
 
 
+def matched(tmp_path, rows):
+    """The results, and the student in 8 steps against the teacher."""
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    return found, frontier.match(found, found.at("MCD round 1", 1.0, 8), "teacher")
+
+
 def test_a_sharper_model_is_no_better_one(tmp_path):
     """The student is the tempered teacher: half the perplexity, nothing gained."""
-    rows = [
-        point("teacher", n, t, 800 / n * 2 ** ((t - 1) * 10), 3 + t)
-        for n in (4, 8, 16)
-        for t in (0.8, 1.0)
-    ]
-    rows += [point("MCD round 1", n, 1.0, 800 / n / 2, 3.9) for n in (4, 8, 16)]
-    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    rows = []
+    for n in (4, 8, 16):
+        rows += [point("teacher", n, t, 800 / n * 4 ** (5 * t - 5), 3 + t) for t in (0.8, 1.0)]
+        rows += [point("MCD round 1", n, 1.0, 800 / n / 2, 3.9)]
+    found, match = matched(tmp_path, rows)
     student = found.at("MCD round 1", 1.0, 8)
-    match = frontier.match(found, student, "teacher")
     assert match.ratio.value == pytest.approx(1.0) and match.verdict == "a tie"
     plain = frontier.steps_at_equal("perplexity", found, student, "teacher")
     both = frontier.steps_at_equal("frontier", found, student, "teacher")
@@ -106,8 +109,7 @@ def test_the_reference_is_the_students_teacher_by_its_label_or_file(tmp_path):
 def test_beyond_the_temperatures_it_is_not_reached(tmp_path):
     rows = [point("teacher", 8, t, 100.0 * t, 3 + t) for t in (0.9, 1.0)]
     rows += [point("MCD round 1", 8, 1.0, 50.0, 3.5)]
-    found = results.read([write(tmp_path / "r.jsonl", rows)])
-    match = frontier.match(found, found.at("MCD round 1", 1.0, 8), "teacher")
+    _, match = matched(tmp_path, rows)
     assert match.other is None and match.verdict == "not reached"
 
 
@@ -153,6 +155,5 @@ def test_without_a_correlation_there_is_no_verdict(tmp_path):
     rows += [point("MCD round 1", 8, 1.0, 80.0, 3.9)]
     for found_there in (None, "high", 2.0):
         rows[0]["metrics"]["perplexity"]["correlation"] = found_there
-        found = results.read([write(tmp_path / "r.jsonl", rows)])
-        match = frontier.match(found, found.at("MCD round 1", 1.0, 8), "teacher")
+        _, match = matched(tmp_path, rows)
         assert match.ratio.value < 1 and match.verdict == "no interval"

@@ -9,17 +9,8 @@ import torch
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import evaluators, metrics
 
-NAMES = [
-    "perplexity",
-    "entropy",
-    "corpus_entropy",
-    "bigram_entropy",
-    "bigram_tv",
-    "distinct_1",
-    "distinct_2",
-    "distinct_3",
-    "self_bleu",
-]
+NAMES = ["perplexity", "entropy", "corpus_entropy", "bigram_entropy", "bigram_tv"]
+NAMES += ["distinct_1", "distinct_2", "distinct_3", "self_bleu"]
 
 
 def text(rows, seed=0, vocab=12):
@@ -73,14 +64,10 @@ def test_a_small_corpus_is_halved_on_both_sides(rows):
     """Sample and reference are compared at the same number of rows."""
     corpus, samples = text(rows, seed=1), text(40)
     used = min(40, rows // 2)
-    row = metrics.measure(samples, corpus_tokens=corpus)
-    assert row["bigram_tv"]["value"] == pytest.approx(
-        metrics.bigram_tv(samples[:used], corpus[:used]).value
-    )
-    reference = metrics.corpus_reference(corpus, num_samples=40)
-    assert reference["bigram_tv"] == pytest.approx(
-        metrics.bigram_tv(corpus[:used], corpus[used : 2 * used]).value
-    )
+    found = metrics.measure(samples, corpus_tokens=corpus)["bigram_tv"]["value"]
+    assert found == metrics.bigram_tv(samples[:used], corpus[:used]).value
+    found = metrics.corpus_reference(corpus, num_samples=40)["bigram_tv"]
+    assert found == metrics.bigram_tv(corpus[:used], corpus[used : 2 * used]).value
 
 
 @pytest.mark.parametrize(
@@ -88,7 +75,6 @@ def test_a_small_corpus_is_halved_on_both_sides(rows):
     [
         (text(1), {}, "at least 2 samples of 4 tokens and have (1, 16)"),
         (text(5)[:, :3], {}, "at least 2 samples of 4 tokens and have (5, 3)"),
-        (text(5)[0], {}, "at least 2 samples"),
         (torch.full((5, 16), 7), {"eos": 7}, "all 5 samples are nothing but EOS (7)"),
         (text(5), {"corpus_tokens": text(1)}, "at least 2 rows and has 1"),
     ],
@@ -97,8 +83,3 @@ def test_what_cannot_be_measured_is_refused(samples, change, words):
     with pytest.raises(ConfigError) as caught:
         metrics.measure(samples, **change)
     assert words in str(caught.value)
-
-
-def test_a_corpus_of_one_row_is_too_little():
-    with pytest.raises(ConfigError, match="a corpus of at least 2 rows and has 1: give more"):
-        metrics.corpus_reference(text(1))

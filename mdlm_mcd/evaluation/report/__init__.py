@@ -10,7 +10,7 @@ import jinja2
 
 from ...checkpoints import sanitize
 from ...checkpoints.files import check_overwrite, write_text
-from ...errors import ConfigError
+from ...errors import border
 from .. import frontier
 from .. import results as _results
 from ..results import Results
@@ -20,11 +20,7 @@ __all__ = ["page", "write"]
 
 
 def page(results: Results, *, reference: str | None = None, title: str = "") -> str:
-    """Return the report as HTML.
-
-    reference: label of the model that others are compared with; the teacher when it
-    is not named. Raises ConfigError for a label that no row has.
-    """
+    """Return the report as HTML; reference: as of `frontier.reference_of`."""
     base = frontier.reference_of(results, reference)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__name__, ""),
@@ -57,19 +53,13 @@ def write(
 ) -> Results:
     """Read results files, write the page to `out`; return what was read.
 
-    Raises ConfigError for files that cannot be read or compared (`results.read`), and
-    for an `out` that cannot be written or is no page of ours. An interruption leaves
-    the old page.
+    Raises ConfigError for files that cannot be read or compared, and for an `out` that cannot
+    be written or is no page of ours. An interruption leaves the old page.
     """
     paths, out = [Path(p) for p in paths], Path(out)
     check_overwrite(f"--out {out}", out, _foreign)
     found = _results.read(paths, force=force)
     made = page(found, reference=reference, title=title)
-    try:
+    with border(f"--out {out} cannot be written", "name a file in a folder that exists"):
         write_text(out, made)
-    except OSError as error:
-        raise ConfigError(
-            f"--out {out} cannot be written ({error.strerror}): name a file in a "
-            "folder that exists."
-        ) from error
     return found

@@ -41,6 +41,10 @@ class Dot(NamedTuple):
     y: Estimate
     temperature: float | None = None
 
+    @property
+    def place(self) -> tuple[float, float]:
+        return self.x.value, self.y.value
+
 
 class Curve(NamedTuple):
     """colour: of COLOURS; marker: of MARKERS, then hollow; noted: write the temperatures."""
@@ -104,7 +108,7 @@ def over_steps(results: Results, reference: str) -> list[Panel]:
         curves = []
         for name, t in rows:
             points = [(p.steps, p.metric(metric)) for p in results.of(name, t)]
-            dots = [Dot(Estimate(n), _finite(m)) for n, m in points if m]
+            dots = [Dot(Estimate(n), m) for n, m in points if m]
             dashed = name == reference and t != 1
             curves += [Curve(heading(name, t), *look[name], dots, dashed)] if dots else []
         own = results.of_text(metric)
@@ -117,46 +121,31 @@ def over_steps(results: Results, reference: str) -> list[Panel]:
 @_defaults()
 def frontier(results: Results, reference: str) -> list[Panel]:
     """Draw perplexity against entropy: a panel a number of steps, a point a temperature."""
-    by_steps: dict[int, list[Curve]] = {}
+    panels: list[Panel] = []
+    names = ("entropy of a sample (nats)", "perplexity")
     for n in results.steps:
+        curves = []
         for name, look in looks(results, reference).items():
             dots = [
-                Dot(_finite(x), _finite(y), p.temperature)
+                Dot(x, y, p.temperature)
                 for p in results.of(name)
                 if p.steps == n and (x := p.metric("entropy")) and (y := p.metric("perplexity"))
             ]
-            curve = Curve(name, *look, dots, noted=name == reference)
-            by_steps.setdefault(n, []).extend([curve] if dots else [])
-    every = [curve for curves in by_steps.values() for curve in curves]
+            curves += [Curve(name, *look, dots, noted=name == reference)] if dots else []
+        panels += [Panel(f"frontier-{n}", f"{n} steps", *names, curves)] if curves else []
+    every = [curve for panel in panels for curve in panel.curves]
     h, q = results.of_text("entropy"), results.of_text("perplexity")
     own = (h, q) if h and q and _near(h, q, [d for curve in every for d in curve.dots]) else None
-    names = ("entropy of a sample (nats)", "perplexity")
-    panels = [
-        Panel(f"frontier-{n}", f"{n} steps", *names, curves, own)
-        for n, curves in by_steps.items()
-        if curves
-    ]
-    return [_drawn(panel, every) for panel in panels]
-
-
-def _finite(e: Estimate) -> Estimate:
-    """Return an estimate so far from infinity that its axis stays finite."""
-    value, low, high = (v if v is None else min(max(v, -1e100), 1e100) for v in e)
-    return Estimate(value or 0.0, low, high)
+    return [_drawn(panel._replace(text=own), every) for panel in panels]
 
 
 def _near(x: float, y: float, dots: list[Dot]) -> bool:
     """Return whether a mark there would not squeeze the dots into a corner."""
     if min(x, y) <= 0:
         return False
-    for at, values in (
-        (x, [d.x.value for d in dots]),
-        (math.log(y), [math.log(d.y.value) for d in dots]),
-    ):
-        low, high = min(values, default=0), max(values, default=0)
-        if abs(at - (low + high) / 2) > high - low:
-            return False
-    return True
+    places = [(d.x.value, math.log(d.y.value)) for d in dots] or [(0.0, 0.0)]
+    sides = zip((x, math.log(y)), zip(*places, strict=True), strict=True)
+    return all(abs(at - (min(v) + max(v)) / 2) <= max(v) - min(v) for at, v in sides)
 
 
 def _colour(name: str) -> str:
@@ -194,7 +183,7 @@ def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> P
     """
     lines, log = {}, "perplexity" in panel.y
     # From top to bottom, as the curves end on the right.
-    curves = sorted(panel.curves, key=lambda curve: -max(curve.dots, key=_place)[1].value)
+    curves = sorted(panel.curves, key=lambda curve: -max(dot.place for dot in curve.dots)[1])
     named = LINE * -(-(len(curves) + bool(panel.text)) // 2)
     height = HEIGHT + named
     figure = Figure((WIDTH / 72, height / 72), dpi=72)
@@ -211,36 +200,25 @@ def _drawn(panel: Panel, scale: Sequence[Curve], steps: Sequence[int] = ()) -> P
         lines["held-out text"] = line
     for curve in curves:
         bar: Any = dict(colors=_colour(curve.colour), linewidth=1.2, alpha=0.75)
-        places = [_place(dot) for dot in curve.dots]
-        xs, ys = zip(*places, strict=True)
+        xs, ys = zip(*(dot.place for dot in curve.dots), strict=True)
         ax.vlines(xs, *zip(*(_bar(d.y, log) for d in curve.dots), strict=True), **bar)
         ax.hlines(ys, *zip(*(_bar(d.x) for d in curve.dots), strict=True), **bar)
         (lines[curve.name],) = ax.plot(xs, ys, **_mark(curve))
-        for place, dot in zip(places, curve.dots * curve.noted, strict=False):
+        for dot in curve.dots * curve.noted:
             small: Any = dict(size=11, ha="right", va="center", color=_colour("soft"))
             beside: Any = dict(textcoords="offset points", annotation_clip=False)
-            ax.annotate(f"{dot.temperature:g}", place, (-6, 7), **beside, **small)
+            ax.annotate(f"{dot.temperature:g}", dot.place, (-6, 7), **beside, **small)
     dots = [d for c in scale for d in c.dots]
     ax.update_datalim([(x, y) for d in dots for x in _bar(d.x) for y in _bar(d.y, log)])
     ax.autoscale_view()
     _axes(ax, panel, steps)
     shape: Any = dict(ncols=2, columnspacing=1, frameon=False, fontsize=12, labelcolor="linecolor")
-    close: Any = dict(borderpad=0, borderaxespad=0, labelspacing=0.3, handlelength=2.2)
-    legend = figure.legend(
-        lines.values(),
-        map(str, range(len(lines))),
-        loc="upper left",
-        bbox_to_anchor=(LEFT / WIDTH, named / height),
-        **shape,
-        **close,
-    )
+    shape |= dict(borderpad=0, borderaxespad=0, labelspacing=0.3, handlelength=2.2)
+    shape |= dict(loc="upper left", bbox_to_anchor=(LEFT / WIDTH, named / height))
+    legend = figure.legend(lines.values(), map(str, range(len(lines))), **shape)
     for text, name in zip(legend.get_texts(), lines, strict=True):
         text.set(text=_short(name), parse_math=False)
     return panel._replace(svg=_svg(figure, panel.key), height=height)
-
-
-def _place(dot: Dot) -> tuple[float, float]:
-    return dot.x.value, dot.y.value
 
 
 def _axes(ax: Any, panel: Panel, steps: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import product
 
 from ..frontier import NELBO
 from ..intervals import Estimate
@@ -78,10 +79,14 @@ def every(results: Results) -> list[tuple[str, float]]:
     return [(n, t) for n in results.names for t in results.temperatures(n)]
 
 
+def middle(results: Results) -> int:
+    """Return 8 steps; the fewest where there are none of 8."""
+    return 8 if 8 in results.steps else results.steps[0]
+
+
 def few(results: Results) -> list[int]:
     """Return the fewest steps, 8 of them, and the most, as far as they were taken."""
-    steps = results.steps
-    return sorted({steps[0], 8 if 8 in steps else steps[0], steps[-1]})
+    return sorted({results.steps[0], middle(results), results.steps[-1]})
 
 
 def measured(results: Results) -> dict[str, str]:
@@ -118,7 +123,7 @@ def subject(results: Results, reference: str) -> list[Point]:
 def samples(results: Results, reference: str) -> Iterator[tuple[int, int, list[Point]]]:
     """Yield texts of the same place in the batch, two at most: (steps, place, points)."""
     rows = sorted(plain(results, reference), key=lambda line: line[0] != reference)
-    for n in few(results):
-        of = [p for m, t in rows if (p := results.at(m, t, n)) and p.texts]
-        for i in range(min(2, max((len(p.texts) for p in of), default=0))):
-            yield n, i, [p for p in of if i < len(p.texts)]
+    for n, i in product(few(results), range(2)):
+        of = [p for m, t in rows if (p := results.at(m, t, n)) and len(p.texts or ()) > i]
+        if of:
+            yield n, i, of
