@@ -116,8 +116,8 @@ def test_held_out_text_of_a_sweep(compose, tmp_path):
 
 
 @pytest.mark.parametrize("mask, size", [(300, 301), (None, 300)])
-def test_ids_that_no_model_can_be_trained_on(module_compose, mask, size):
-    tokenizer = dataloader.get_tokenizer(module_compose())
+def test_ids_that_no_model_can_be_trained_on(compose, mask, size):
+    tokenizer = dataloader.get_tokenizer(compose())
     ids, valid = torch.randint(3, 250, (2, 4)), torch.ones(2, 4)
     for index in (-1, size, 10**6, *([] if mask is None else [mask])):
         ids[1, 2] = index
