@@ -32,9 +32,8 @@ BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 
 def _train_bpe(texts, vocab_size):
-    """Train a byte-level BPE of at most `vocab_size` entries; return it as JSON."""
+    """Train a byte-level BPE of `vocab_size` entries, special tokens included, as JSON."""
     bpe = tokenizers.ByteLevelBPETokenizer()
-    # Special tokens inside the vocabulary, not beside it: `vocab_size` then counts them.
     bpe.train_from_iterator(texts, vocab_size, special_tokens=SPECIALS, show_progress=False)
     return bpe.to_str()
 
@@ -117,14 +116,14 @@ def _tokenize(tokenizer, texts):
 def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index):
     """Make rows of `length` tokens, [BOS] body [EOS], out of documents.
 
-    texts: list of str; what: where they come from, for messages; size, mask_index: of
-    the model's vocabulary, None for no mask. wrap: True joins the documents (each
-    followed by EOS if `insert_eos`) and cuts them into bodies, the remainder dropped;
-    False gives each document a row, cut or padded (with EOS for want of a padding token).
+    what: their source, for messages; size, mask_index: of the model's vocabulary, None for
+    no mask. wrap: True joins the documents (each followed by EOS if `insert_eos`) and cuts
+    them into bodies, the remainder dropped; False gives each document a row, cut or padded
+    (with EOS for want of a padding token).
 
-    Returns tokens, int32 (rows, length), and lengths, int64 (rows,), the number of
-    tokens in front of the padding. Raises ConfigError where one of those is none of the
-    vocabulary, or the mask.
+    Returns tokens, int32 (rows, length), and how many of each row are in front of the
+    padding, int64 (rows,). Raises ConfigError where one of those is none of the vocabulary,
+    or the mask.
     """
     ids = _tokenize(tokenizer, texts)
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
