@@ -83,11 +83,8 @@ def test_labels_of_a_users_batches_mark_a_context(compose, family, monkeypatch):
     ids, mask = torch.randint(0, 250, (8, 16)), torch.ones(8, 16, dtype=torch.long)
     mask[:, 12:] = 0
     labels = ids.where((torch.arange(16) >= 5) & (mask > 0), -100)
-    rows = [
-        {"input_ids": x, "attention_mask": m, "labels": y}
-        for x, m, y in zip(ids, mask, labels, strict=True)
-    ]
-    loader = torch.utils.data.DataLoader(rows, batch_size=8)
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    loader = torch.utils.data.DataLoader([batch], batch_size=None)
     distil, model.host_record = model.distil, lambda *_: None
     model.distil = lambda *args: [seen.append(args), distil(*args)][1]
     minihost.make_trainer(model.config).fit(model, loader)

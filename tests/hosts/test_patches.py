@@ -177,9 +177,8 @@ def test_the_command(tmp_path, capsys):
     assert re.search(r"algo\.py cannot be read as Python.*line 2", capsys.readouterr().err)
     (host / "trainer_base.py").unlink()
     assert cli.main(["patch", str(host)]) == 1
-    printed = capsys.readouterr().err
-    assert "for Duo's spec it lacks trainer_base.py" in printed
-    assert "for MDLM's spec it lacks diffusion.py" in printed
+    words = "for Duo's spec it lacks trainer_base.py; for MDLM's spec it lacks diffusion.py"
+    assert words in capsys.readouterr().err
 
 
 def source(spec, name=None, parameters=None) -> str:

@@ -137,12 +137,9 @@ def test_unusable_files(tmp_path):
 
 
 def test_valid_files_are_kept_out_of_training(tmp_path, caplog):
-    config = data(
-        "textfile",
-        tmp_path,
-        files=[write(tmp_path / "a", paragraphs(50))],
-        valid_files=[write(tmp_path / "b", paragraphs(60, start=40))],
-    )
+    files = [write(tmp_path / "a", paragraphs(50))]
+    held_out = [write(tmp_path / "b", paragraphs(60, start=40))]
+    config = data("textfile", tmp_path, files=files, valid_files=held_out)
     assert corpus.documents(config, "valid") == paragraphs(60, start=40)
     assert corpus.documents(config, "train") == paragraphs(40)
     assert "10 documents of data.files are also in data.valid_files" in caplog.text
