@@ -34,8 +34,15 @@ RULES = (
     ("trainer.max_steps", lambda x: _whole(x, -1) and x != 0, "at least 1, or -1 for no end"),
     ("trainer.gradient_clip_val", lambda x: x is None or _number(x), "a number from 0 on, or null"),
     ("trainer.limit_train_batches", lambda x: _number(x) and x > 0, "a number above 0"),
+    # Lightning takes a time as well.
+    (
+        "trainer.val_check_interval",
+        lambda x: not isinstance(x, Real) or (_number(x) and x > 0),
+        "a number above 0",
+    ),
     ("model.length", lambda x: _whole(x, 3), "at least 3, for BOS, EOS and a token"),
     ("training.sampling_eps", lambda x: _number(x) and x < 1, "a number from 0 on, below 1"),
+    ("noise.eps", _number, "a small number"),
     ("training.start", lambda x: x in (None, "counts"), "counts, or null"),
     ("sampling.p_nucleus", lambda x: _number(x) and 0 < x <= 1, "a number above 0, up to 1"),
     # Other values would be taken for true, also `no`.
@@ -57,6 +64,12 @@ def check(config) -> None:
             value = OmegaConf.select(config, key, default=...)
             if value is not ... and not fits(value):
                 raise ConfigError(f"{key}={value} is out of range: give {words}.")
+    heads, size = config.model.n_heads, config.model.hidden_size
+    if size % (2 * heads):
+        raise ConfigError(
+            f"model.hidden_size={size} is not shared evenly by model.n_heads={heads}: "
+            f"take a multiple of {2 * heads}, as rotary positions turn pairs."
+        )
     sizes = "loader.batch_size trainer.devices trainer.num_nodes trainer.accumulate_grad_batches"
     wanted = config.loader.global_batch_size
     rows = math.prod(OmegaConf.select(config, key) for key in sizes.split())

@@ -49,6 +49,16 @@ def git_apply(spec, folder):
 
 
 @each
+def test_a_patch_changes_a_few_lines_and_is_described(spec):
+    lines = (patches_dir() / spec.patch).read_text("utf-8").splitlines()
+    changed = [x for x in lines if x[:1] in "+-" and x[:3] not in ("+++", "---") and x]
+    assert 0 < len(changed) <= 12
+    # Generic: it could be offered upstream.
+    assert "mcd" not in "".join(lines)
+    assert spec.patch in (patches_dir() / "README.md").read_text("utf-8")
+
+
+@each
 @pytest.mark.parametrize("change", [str, reformatted])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["LF", "CRLF"])
 def test_apply_and_revert_byte_for_byte(spec, newline, change, tmp_path):
