@@ -23,10 +23,9 @@ def detect() -> tuple[HostSpec, ModuleType]:
 
     Raises ConfigError listing what was looked for.
     """
-    # A clone imports its models by a plain name. It goes before the embedded host,
-    # which our own code may have loaded too.
     candidates = [(spec, name) for spec in SPECS for name in spec.modules]
     missing = []
+    # A clone, whose name is plain, goes before the embedded host, which our own code may load.
     for spec, name in sorted(candidates, key=lambda c: "." in c[1]):
         module = sys.modules.get(name)
         if module is None:

@@ -20,7 +20,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.mdlm_mcd_searchpath import IN_MEMORY
 
-from ..errors import MCDError
 from ..settings import console, hydra_errors
 from . import patches, stubs
 from .specs import HostSpec, fit_algo, of_folder
@@ -49,24 +48,21 @@ def overrides(folder: Path, given: list[str]) -> list[str]:
 
 
 def explain(error: Exception) -> str | None:
-    """Return the sentence that an error ends a run in; None for a bug.
+    """Return the sentence that an error ends a run in; None where its traceback is due.
 
-    Ours, Hydra's and Lightning's about settings. What a host's own code asks of
-    OmegaConf may be its bug.
+    What a host's own code asks of OmegaConf may be its bug.
     """
     found = None if isinstance(error, OmegaConfBaseException) else hydra_errors.explain(error)
-    return found and console.sentence(f"mdlm-mcd: {found}")
+    if found is None or console.wants_traceback():
+        return None
+    return console.sentence(f"mdlm-mcd: {found}")
 
 
 def main() -> None:
     console.write_any_text()
     folder = Path.cwd().resolve()
-    try:
+    with console.refusals(explain):
         spec, source, in_memory = prepare(folder)
-    except MCDError as error:
-        if console.wants_traceback():
-            raise
-        raise SystemExit(explain(error)) from None
     supplied = stubs.install(folder)
     arguments = overrides(folder, sys.argv[1:])
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -95,14 +91,8 @@ def run(path: str, code: types.CodeType) -> None:
     # By which Lightning starts further processes.
     host.__spec__ = sys.modules["__main__"].__spec__
     sys.modules["__main__"] = host
-    console.hydra_raises()  # else Hydra prints a traceback of its own and ends the program
-    try:
+    with console.hydra_raises(), console.refusals(explain):
         exec(code, vars(host))
-    except Exception as error:
-        known = explain(error)
-        if known is None or console.wants_traceback():
-            raise
-        raise SystemExit(known) from None
 
 
 if __name__ == "__main__":

@@ -69,10 +69,9 @@ def no_autocast():
 
 
 def draw(model, denoise, count: int, steps: int | None) -> torch.Tensor:
-    """Draw (count, length) ids from a host's model; the network is asked by `denoise`.
+    """Draw (count, length) ids from a student; the network is asked by `denoise`.
 
-    model: a student, with the adapter's hooks. Raises ConfigError for keys of
-    `sampling` out of range.
+    Raises ConfigError for keys of `sampling` out of range.
     """
     how = model.config.sampling
     # Apple's GPUs have no float64: there the states live on the CPU.

@@ -10,10 +10,7 @@ from . import trainer_base
 
 
 class MDLM(trainer_base.Diffusion):
-    """Masked diffusion under SUBS: no mass on the mask, visible tokens stay.
-
-    A token keeps its value or becomes `mask_index`.
-    """
+    """Masked diffusion under SUBS: no mass on the mask, visible tokens stay."""
 
     ALLOWED = trainer_base.Diffusion.ALLOWED | {
         "algo.parameterization": ["subs"],
@@ -24,13 +21,6 @@ class MDLM(trainer_base.Diffusion):
     def __init__(self, config, tokenizer):
         vocab_size, self.mask_index = vocabulary.masked(tokenizer)
         super().__init__(config, tokenizer, vocab_size)
-
-    def q_xt(self, x, alpha_t):
-        """x: (batch, length), alpha_t: (batch, 1) -> masked copy of x."""
-        masked = torch.rand(x.shape, device=x.device) >= alpha_t
-        if self.ignore_bos:
-            masked[:, 0] = False
-        return torch.where(masked, self.mask_index, x)
 
     def prior_sample(self, *batch_dims):
         return torch.full(batch_dims, self.mask_index, device=self.device)
@@ -99,13 +89,6 @@ class DUO_BASE(trainer_base.Diffusion):
 
     def __init__(self, config, tokenizer):
         super().__init__(config, tokenizer, vocabulary.uniform(tokenizer))
-
-    def q_xt(self, x, alpha_t):
-        """x: (batch, length), alpha_t: (batch, 1) -> x with some tokens redrawn."""
-        redrawn = torch.rand(x.shape, device=x.device) >= alpha_t
-        if self.ignore_bos:
-            redrawn[:, 0] = False
-        return torch.where(redrawn, torch.randint_like(x, self.vocab_size), x)
 
     def prior_sample(self, *batch_dims):
         return torch.randint(self.vocab_size, batch_dims, device=self.device)

@@ -2,12 +2,12 @@
 
 import transformers
 
-from ..errors import ConfigError, border
+from ..errors import ConfigError, border, require_one_of
 from ..models import dit
 
 
 def backbone(config, vocab_size: int):
-    """Build the network that `algo.backbone` names, for a vocabulary of that size.
+    """Build the network that `algo.backbone` names.
 
     `dit` is built anew. `hf_dit` is the Hugging Face model at eval.checkpoint_path,
     as in the public hosts: the Python code beside its weights is run, so name only a
@@ -17,8 +17,7 @@ def backbone(config, vocab_size: int):
     name, path = config.algo.backbone, config.eval.checkpoint_path
     if name == "dit":
         return dit.DIT(config, vocab_size=vocab_size)
-    if name != "hf_dit":
-        raise ConfigError(f"algo.backbone={name} is not in this host: choose one of dit, hf_dit.")
+    require_one_of(("dit", "hf_dit"), "algo.backbone", name)
     with border(
         f"eval.checkpoint_path={path} cannot be opened as a Hugging Face model",
         "name a folder or a Hub model, or set algo.backbone=dit",

@@ -22,17 +22,14 @@ def perform(run, config):
     would keep the job's model, and can be sent to another process.
     """
     hydra = HydraConfig.get()
-    multirun = hydra.mode == RunMode.MULTIRUN
     console.write_any_text()
+    if hydra.mode != RunMode.MULTIRUN:
+        with console.refusals(explained):
+            return run(config)
     try:
         return run(config)
     except Exception as error:
-        failed = explained(error)
-        if not multirun:
-            if failed is None:
-                raise
-            raise SystemExit(failed) from None
-        if failed is None:
+        if (failed := explained(error)) is None:
             traceback.print_exception(error)
             failed = sentence(error)
     print(f"Job #{hydra.job.num} failed: {failed}", file=sys.stderr, flush=True)
@@ -52,14 +49,8 @@ def explained(error):
 def call(job):
     """Call Hydra's `job`; errors that are no bugs end in a sentence and status 1."""
     console.write_any_text()
-    undo = console.hydra_raises()
-    try:
-        job()
-    except JobFailed:
-        raise SystemExit(1) from None
-    except Exception as error:
-        if (words := explained(error)) is None:
-            raise
-        raise SystemExit(words) from None
-    finally:
-        undo()
+    with console.hydra_raises(), console.refusals(explained):
+        try:
+            job()
+        except JobFailed:
+            raise SystemExit(1) from None

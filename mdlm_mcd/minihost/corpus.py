@@ -6,6 +6,7 @@ to training or to validation by a hash of their text (of pairs: of the prompt), 
 split depends on nothing else, and equal documents never stand on both sides.
 """
 
+import functools
 import glob
 import hashlib
 import inspect
@@ -48,8 +49,8 @@ def digest(*parts):
 def cached(cache_dir, name, build, parse=str):
     """Return `parse(text)` of a file in `cache_dir`, made by `build()` if missing.
 
-    The file appears whole or not at all, and processes may race: the last one wins,
-    with the same text. Raises ConfigError where it cannot be written or read.
+    The file appears whole or not at all, and processes may race. Raises ConfigError where
+    it cannot be written or read.
     """
     path = Path(expanded(cache_dir, "data.cache_dir"), name)
     text = None if path.is_file() else build()
@@ -81,11 +82,8 @@ def normalise(text):
 def _of_python(cache_dir, name, find, *settings):
     """Return the documents `find()`, cached by the Python release and `settings`."""
     key = digest(CACHE_VERSION, PYTHON, sysconfig.get_path("stdlib"), *settings)
-
-    def build():
-        return json.dumps(find(), ensure_ascii=False)
-
-    return cached(cache_dir, f"{name}-{key[:16]}.json", build, json.loads)
+    file = f"{name}-{key[:16]}.json"
+    return cached(cache_dir, file, lambda: json.dumps(find(), ensure_ascii=False), json.loads)
 
 
 def stdlib_documents(cache_dir, max_chars):
@@ -114,10 +112,7 @@ def prose_documents(cache_dir, packages):
 
     Depends on the releases of all of them. Raises ConfigError.
     """
-
-    def find():
-        return prose.documents(packages, dedented)
-
+    find = functools.partial(prose.documents, packages, dedented)
     return _of_python(cache_dir, "prose", find, prose.versions(packages))
 
 
@@ -177,7 +172,7 @@ def textfile_documents(key, patterns, separator=None, like=None):
     """
     texts = _texts(key, patterns)
     if separator:
-        end = rf"(?:^|\n)[^\S\n]*{re.escape(separator.strip())}[^\S\n]*(?=\n|$)"
+        end = rf"(?:^|\n)[^\S\n]*{re.escape(str(separator).strip())}[^\S\n]*(?=\n|$)"
     else:
         end = _document_end(_texts("files", like or ()) or texts)
     return _pieces(texts, end)
@@ -230,17 +225,10 @@ def split(documents):
 def documents(data, mode):
     """Return the documents of `data.train` (mode "train") or `data.valid` ("valid").
 
-    data: the `data` config, with one of `dataloader.LOCAL` for that mode. Returns a
-    list of str, or of pairs, in a fixed order. Raises ConfigError.
+    data: the `data` config, with one of `dataloader.LOCAL` for that mode. Raises ConfigError.
     """
     if data[mode] == "shipped":
         return textfile_documents("files", str(ASSETS / "text" / f"{mode}.txt"))
-    if data[mode] == "prose":
-        found = prose_documents(data.cache_dir, list(data.get("packages") or []))
-        return split(found)[mode == "valid"]
-    if data[mode] == "stdlib":
-        found = stdlib_documents(data.cache_dir, data.get("max_chars", 6_000_000))
-        return split(found)[mode == "valid"]
 
     def read_files(key):
         if data[mode] == "textpairs":
@@ -249,18 +237,25 @@ def documents(data, mode):
         like = key == "valid_files" and data.get("train") == "textfile" and data.get("files")
         return textfile_documents(key, data[key], data.get("separator"), like)
 
-    if not data.get("valid_files"):
-        return split(read_files("files"))[mode == "valid"]
-    held_out = read_files("valid_files")
-    if mode == "valid":
-        return held_out
-    found = read_files("files")
+    if data[mode] == "prose":
+        found = prose_documents(data.cache_dir, list(data.get("packages") or []))
+    elif data[mode] == "stdlib":
+        found = stdlib_documents(data.cache_dir, data.get("max_chars", 6_000_000))
+    elif data.get("valid_files"):
+        held_out = read_files("valid_files")
+        return held_out if mode == "valid" else _without(held_out, read_files("files"))
+    else:
+        found = read_files("files")
+    return split(found)[mode == "valid"]
+
+
+def _without(held_out, found):
     held_out = set(held_out)
     train = [text for text in found if text not in held_out]
-    if len(train) < len(found):
+    if left_out := len(found) - len(train):
         log.warning(
             "%d documents of data.files are also in data.valid_files: left out of training.",
-            len(found) - len(train),
+            left_out,
         )
     return train
 
@@ -273,18 +268,13 @@ def huggingface_dataset(data, mode):
     datasets.Dataset whose one column is `data.text_key`. Raises ConfigError.
     """
     name = data[mode]
-    try:
+    with border(
+        f"data.{mode}={name} takes the package datasets",
+        "pip install mdlm-mcd[data], or use data=stdlib or data=textfile",
+    ):
         import datasets
-    except ImportError as error:
-        raise ConfigError(
-            f"data.{mode}={name} takes the package datasets: install it with pip "
-            "install mdlm-mcd[data], or use data=stdlib or data=textfile."
-        ) from error
     part, files = _part(data, mode), data.get("data_files")
-    on_disk = any(
-        os.path.isfile(os.path.join(name, file))
-        for file in ("dataset_dict.json", "dataset_info.json")
-    )
+    on_disk = any(Path(name, f"dataset_{kind}.json").is_file() for kind in ("dict", "info"))
     with reading(data, mode):
         if on_disk:
             found = datasets.load_from_disk(name)
@@ -299,13 +289,7 @@ def huggingface_dataset(data, mode):
                 cache_dir=data.cache_dir,
                 revision=data.get(f"{mode}_revision"),
             )
-    key = data.text_key
-    if key not in found.column_names:
-        raise ConfigError(
-            f"data.text_key={key} is no column of data.{mode}={name}: choose one of "
-            f"{', '.join(found.column_names)}."
-        )
-    return found.select_columns([key])
+        return found.select_columns([data.text_key])
 
 
 def named(data, mode):
@@ -325,6 +309,7 @@ def _part(data, mode):
 def reading(data, mode):
     """Return the border on the package datasets."""
     return border(
-        f"{named(data, mode)} with data.{mode}_split={_part(data, mode)} cannot be read",
-        "check name, split and network, and that files are whole, of the same columns",
+        f"{named(data, mode)} with data.{mode}_split={_part(data, mode)} and "
+        f"data.text_key={data.text_key} cannot be read",
+        "check name, split, column and network, and that files are whole, of the same columns",
     )

@@ -32,28 +32,19 @@ BOS, EOS, PAD = SPECIALS = ["<|bos|>", "<|eos|>", "<|pad|>"]
 
 
 def _train_bpe(texts, vocab_size):
-    """Train a byte-level BPE of at most `vocab_size` entries; return it as JSON."""
+    """Train a byte-level BPE of `vocab_size` entries, special tokens included, as JSON."""
     bpe = tokenizers.ByteLevelBPETokenizer()
-    # Special tokens inside the vocabulary, not beside it: `vocab_size` then counts them.
     bpe.train_from_iterator(texts, vocab_size, special_tokens=SPECIALS, show_progress=False)
     return bpe.to_str()
 
 
 def _bpe_tokenizer(data):
-    vocab_size = data.get("vocab_size", 1024)
-    least = 256 + len(SPECIALS)
-    if vocab_size < least:
-        raise ConfigError(
-            f"data.vocab_size={vocab_size} is too small: a byte-level BPE takes at "
-            f"least {least} (256 bytes and {len(SPECIALS)} special tokens)."
-        )
     if data.train not in LOCAL:
         raise ConfigError(
             f"data.tokenizer_name_or_path=bpe is not trained on data.train={data.train}"
-            ": name a pretrained tokenizer, e.g. data.tokenizer_name_or_path=gpt2, or "
-            f"set data.train to one of {', '.join(LOCAL)}."
+            ": name a pretrained tokenizer, such as gpt2."
         )
-    texts = corpus.documents(data, "train")
+    vocab_size, texts = data.get("vocab_size", 1024), corpus.documents(data, "train")
     if data.train == "textpairs":
         texts = list(itertools.chain.from_iterable(texts))
     decides = (vocab_size, corpus.PYTHON, tokenizers.__version__, texts)
@@ -94,13 +85,14 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
         )
         vocabulary.check_tokens(tokenizer)
     for token, stand_in in (("bos", "cls"), ("eos", "sep")):
-        if getattr(tokenizer, f"{token}_token_id") is None:
-            if getattr(tokenizer, f"{stand_in}_token_id") is None:
-                raise ConfigError(
-                    f"{key}{name} has neither a {token} nor a {stand_in} token: "
-                    "choose a tokenizer with one, e.g. gpt2, or bpe."
-                )
-            setattr(tokenizer, f"{token}_token", getattr(tokenizer, f"{stand_in}_token"))
+        if getattr(tokenizer, f"{token}_token") is not None:
+            continue
+        if (found := getattr(tokenizer, f"{stand_in}_token")) is None:
+            raise ConfigError(
+                f"{key}{name} has neither a {token} nor a {stand_in} token: "
+                "choose a tokenizer with one, e.g. gpt2, or bpe."
+            )
+        setattr(tokenizer, f"{token}_token", found)
     return tokenizer
 
 
@@ -124,14 +116,14 @@ def _tokenize(tokenizer, texts):
 def _to_rows(texts, what, length, wrap, insert_eos, tokenizer, size, mask_index):
     """Make rows of `length` tokens, [BOS] body [EOS], out of documents.
 
-    texts: list of str; what: where they come from, for messages; size, mask_index: of
-    the model's vocabulary, None for no mask. wrap: True joins the documents (each
-    followed by EOS if `insert_eos`) and cuts them into bodies, the remainder dropped;
-    False gives each document a row, cut or padded (with EOS for want of a padding token).
+    what: their source, for messages; size, mask_index: of the model's vocabulary, None for
+    no mask. wrap: True joins the documents (each followed by EOS if `insert_eos`) and cuts
+    them into bodies, the remainder dropped; False gives each document a row, cut or padded
+    (with EOS for want of a padding token).
 
-    Returns tokens, int32 (rows, length), and lengths, int64 (rows,), the number of
-    tokens in front of the padding. Raises ConfigError where one of those is none of the
-    vocabulary, or the mask.
+    Returns tokens, int32 (rows, length), and how many of each row are in front of the
+    padding, int64 (rows,). Raises ConfigError where one of those is none of the vocabulary,
+    or the mask.
     """
     ids = _tokenize(tokenizer, texts)
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
@@ -214,6 +206,7 @@ class Rows(Dataset):
 # the number of processes.
 def _pack_rows(batch, numbers, layout, key):
     """Call `_to_rows` as `datasets` maps it over documents and their numbers."""
+    texts = []
     for number, text in zip(numbers, batch[key], strict=True):
         if not isinstance(text, str):
             raise ConfigError(
@@ -221,8 +214,7 @@ def _pack_rows(batch, numbers, layout, key):
                 f"data.text_key={key}, which is no text: take such rows out, or name "
                 "another column."
             )
-    # Files that begin with a byte order mark leave it to their first text.
-    texts = [text.removeprefix("\ufeff") for text in batch[key]]
+        texts.append(text.removeprefix("\ufeff"))  # which a file may begin with
     tokens, lengths = _to_rows(texts, **layout)
     mask = _before(lengths, layout["length"]).int()
     return {"input_ids": tokens.tolist(), "attention_mask": mask.tolist()}

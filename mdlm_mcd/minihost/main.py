@@ -17,9 +17,9 @@ import torch
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ProgressBar
 
-from ..checkpoints import identity, sanitize, unpickling
-from ..checkpoints.files import check_overwrite, check_writable, write_text
-from ..errors import ConfigError, border
+from ..checkpoints import identity, unpickling
+from ..checkpoints.files import check_overwrite, check_writable, read_json, write_text
+from ..errors import ConfigError, border, require_one_of
 from ..settings import groups
 from . import algo, checks, command, dataloader, paths, start
 from .progress import Lines
@@ -45,15 +45,9 @@ def register_resolvers():
 
 def model_class(config):
     """Return the class that `algo._target_` names, else the host's own `algo.name`."""
-    if not config.get("algo"):
-        raise ConfigError("algo is empty: name one, e.g. algo=mdlm.")
     if config.algo.get("_target_"):
         return hydra.utils.get_class(config.algo._target_)
-    if config.algo.name not in MODELS:
-        raise ConfigError(
-            f"algo.name={config.algo.name} is unknown: choose one of "
-            f"{', '.join(MODELS)}, or name a class in algo._target_."
-        )
+    require_one_of(MODELS, "algo.name", config.algo.name)
     return MODELS[config.algo.name]
 
 
@@ -65,9 +59,8 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
     if config.algo.backbone == "hf_dit" and key == "eval.checkpoint_path":
         return cls(config, tokenizer)
     check_file(key, path)
-    checkpoint = _open_plain(path, f"{key}={path}")
-    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
-    identity.check_tokenizer(identity.config_of(checkpoint), tokenizer, f"{key}={path}")
+    noted = identity.config_of(_open_plain(path, f"{key}={path}"))
+    identity.check_tokenizer(noted, tokenizer, f"{key}={path}")
     with border(
         f"{key}={path} does not fit this model",
         "use the `model`, `data` and `algo` settings it was trained with",
@@ -81,19 +74,13 @@ def load_from_checkpoint(cls, path, config, tokenizer, key="eval.checkpoint_path
 
 
 def _exists(path):
-    with border(f"{path} cannot be opened", "install what its protocol takes, or name a file"):
-        return get_filesystem(path).exists(path)
+    return get_filesystem(path).exists(path)
 
 
 def check_file(key, path):
-    """Refuse a path that is no file. Raises ConfigError."""
+    """Raise ConfigError for a path where nothing is."""
     if not path or not _exists(path):
         raise ConfigError(f"{key}={path or '(empty)'} is no file: name the checkpoint to open.")
-    if os.path.isdir(path):
-        raise ConfigError(
-            f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
-            "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
-        )
 
 
 def resume_path(config):
@@ -116,16 +103,17 @@ def resume_path(config):
 
 
 def _open_plain(path, source):
-    """Return what a file holds; refuse one whose opening could run code.
+    """Return the dict in a file, or an empty one; refuse a file whose opening could run code.
 
     Before torch 2.6 Lightning opens it with pickle.
     """
     try:
         with get_filesystem(path).open(path, "rb") as file:
             local = os.path.exists(path)  # then no more of it is read than is used
-            return torch.load(
+            found = torch.load(
                 path if local else file, map_location="cpu", weights_only=True, mmap=local
             )
+            return found if isinstance(found, dict) else {}
     except Exception as error:  # a broken file fails in many ways
         raise ConfigError(
             f"{source} does not open as tensors and plain values ({unpickling.reason(error)}): "
@@ -195,7 +183,6 @@ def _check_resume(cls, config, path):
         if reads:
             return 0
         raise
-    checkpoint = checkpoint if isinstance(checkpoint, dict) else {}
     step = checkpoint.get("global_step")
     step = step if isinstance(step, int) else 0
     if not reads or 0 < config.trainer.max_steps <= step:
@@ -244,10 +231,7 @@ def sample_eval(cls, config, tokenizer):
 
 def _foreign(path):
     """Return why a file holds no samples in the layout of the hosts."""
-    try:
-        found = json.loads(sanitize.read_bytes(path))
-    except (ValueError, RecursionError):
-        found = None
+    found = read_json(path, None)
     ours = isinstance(found, dict) and "generated_seqs" in found
     return "" if ours else "it has no generated_seqs"
 
@@ -268,10 +252,9 @@ MODES = {"train": train, "sample_eval": sample_eval, "ppl_eval": ppl_eval}
 def run(config):
     """Run the mode that a composed config names; return its figures."""
     # What a user's own class reads is not known here.
-    target = str((config.get("algo") or {}).get("_target_") or "mdlm_mcd.")
+    target = config.algo.get("_target_") or "mdlm_mcd."
     groups.check_groups(config, complete=target.startswith("mdlm_mcd."))
-    if config.mode not in MODES:
-        raise ConfigError(f"mode={config.mode} is unknown: choose one of {', '.join(MODES)}.")
+    require_one_of(MODES, "mode", config.mode)
     checks.check(config)
     paths.make_absolute(config)
     L.seed_everything(config.seed)

@@ -11,11 +11,7 @@ from ..models.vocabulary import check_evaluator, check_tokens
 
 
 class NLL(MeanMetric):
-    """Sum of nats over sum of tokens, kept in float64.
-
-    Unlike the mean of the base class, `value` is already a sum over the
-    `weight` tokens it comes with.
-    """
+    """Sum of nats over sum of tokens, in float64: `value` is a sum over `weight` tokens."""
 
     def update(self, value, weight=1.0) -> None:
         value, weight = (
@@ -58,10 +54,9 @@ class Metrics:
     @torch.no_grad()
     def record_entropy(self, tokens):
         """Record the unigram entropy of each sample in nats; tokens: (batch, length)."""
-        for sample in tokens:
-            counts = torch.unique(sample.cpu(), return_counts=True)[1].double()
-            share = counts / counts.sum()
-            entropy = torch.special.entr(share).sum()
+        for sample in tokens.cpu():
+            counts = sample.unique(return_counts=True)[1].double()
+            entropy = torch.special.entr(counts / counts.sum()).sum()
             self.sample_entropy.update(entropy.to(self.sample_entropy.device))
 
     def load_evaluator(self, device="cpu"):
@@ -76,10 +71,11 @@ class Metrics:
                 "check the network, or give the folder of a causal language model with "
                 "its tokenizer",
             ):
-                how = {"trust_remote_code": False}
-                tokenizer = transformers.AutoTokenizer.from_pretrained(name, **how)
+                kinds = transformers.AutoTokenizer, transformers.AutoModelForCausalLM
+                tokenizer, model = (
+                    kind.from_pretrained(name, trust_remote_code=False) for kind in kinds
+                )
                 check_tokens(tokenizer)
-                model = transformers.AutoModelForCausalLM.from_pretrained(name, **how)
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             self._evaluator = tokenizer, model.eval()

@@ -164,10 +164,9 @@ def documents(packages, clean):
 
     clean: what takes a text to a tidy one. Raises ConfigError.
     """
-    known, found = set(), []
-    for texts in sources(packages):
-        lines = (clean(text).splitlines() for text in texts)
-        kept = [p for text in lines for p in sentences(text) if is_new(p, known)]
-        if kept:
-            found.append("\n".join(kept))
-    return found
+    known = set()
+    found = (
+        "\n".join(p for t in texts for p in sentences(clean(t).splitlines()) if is_new(p, known))
+        for texts in sources(packages)
+    )
+    return [text for text in found if text]

@@ -44,8 +44,8 @@ class EpochSampler(RankSampler):
     def __init__(self, dataset, batch_size, seed):
         super().__init__(dataset)
         self.seed, self.batch_size = seed, batch_size
-        self.batch = 0  # batches of this epoch that were handed out
-        self._start = None  # where the next pass starts
+        self.batch = 0  # batches of `epoch` that were handed out
+        self._named = True  # whether the next pass starts there, or with the next epoch
 
     def order(self, epoch):
         """Return the rows of an epoch, int64 (rows,), by seed and epoch."""
@@ -56,13 +56,14 @@ class EpochSampler(RankSampler):
 
     def state_dict(self):
         """Return where to go on: epoch, batches handed out, rows in each of them."""
-        if self._start is not None:
-            return dict(self._start)
         rows = self._rows_per_batch()
         return {"epoch": self.epoch, "batch": self.batch, "rows_per_batch": rows}
 
     def load_state_dict(self, state):
-        self._start = dict(state)
+        # Another number of processes or rows goes on after the same rows.
+        rows = state["batch"] * state["rows_per_batch"]
+        self.epoch, self.batch = state["epoch"], rows // self._rows_per_batch()
+        self._named = True
 
     def set_epoch(self, epoch):
         """Start the next pass with `epoch`, unless it was restored inside of it.
@@ -70,22 +71,16 @@ class EpochSampler(RankSampler):
         Lightning calls this before every epoch, also where it does not restore the
         loader: after a checkpoint made at the end of an epoch.
         """
-        if self._start is None or self._start["epoch"] != epoch:
-            rows = self._rows_per_batch()
-            self._start = {"epoch": epoch, "batch": 0, "rows_per_batch": rows}
+        if not self._named or self.epoch != epoch:
+            self.epoch, self.batch, self._named = epoch, 0, True
 
     def begin(self):
         """Settle where a pass starts: as restored or named, else with the next epoch."""
-        if self._start is not None:
-            start, self._start = self._start, None
-            # Another number of processes or rows goes on after the same rows.
-            rows = start["batch"] * start["rows_per_batch"]
-            self.epoch, self.batch = start["epoch"], rows // self._rows_per_batch()
-            finished = self.batch * self.batch_size >= len(self)
-        else:
-            finished = self.batch > 0
+        dealt = self.batch * self.batch_size
+        finished = dealt >= len(self) if self._named else dealt > 0
         if finished:
             self.epoch, self.batch = self.epoch + 1, 0
+        self._named = False
 
     def __iter__(self):
         rank, world = rank_and_world()
@@ -117,6 +112,7 @@ class ResumableLoader(DataLoader):
         self.seed = seed
         if sampler is None:
             sampler = EpochSampler(dataset, batch_size, seed)
+        self.resumable = isinstance(sampler, EpochSampler)
         # A generator of its own: seeding workers must not move the global one,
         # which a resumed run would find elsewhere.
         kwargs.setdefault("generator", torch.Generator().manual_seed(seed))
@@ -125,20 +121,18 @@ class ResumableLoader(DataLoader):
     def __iter__(self):
         # A generator, so that all of this happens at the first batch: Lightning
         # makes the iterator first and names the epoch afterwards.
-        sampler = self.sampler if isinstance(self.sampler, EpochSampler) else None
-        if sampler:
-            sampler.begin()
+        if self.resumable:
+            self.sampler.begin()
         for batch in super().__iter__():
-            if sampler:
+            if self.resumable:
                 # Counted here and not in the sampler, which workers run ahead of.
-                sampler.batch += 1
+                self.sampler.batch += 1
             yield batch
 
     def state_dict(self):
         """Return ints "epoch", "batch", "rows_per_batch", the same in all processes."""
-        resumable = isinstance(self.sampler, EpochSampler)
-        return self.sampler.state_dict() if resumable else {}
+        return self.sampler.state_dict() if self.resumable else {}
 
     def load_state_dict(self, state):
-        if isinstance(self.sampler, EpochSampler) and state:
+        if self.resumable and state:
             self.sampler.load_state_dict(state)

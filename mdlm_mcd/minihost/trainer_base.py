@@ -10,7 +10,7 @@ import omegaconf
 import torch
 
 from ..checkpoints.formats import unwrap
-from ..errors import ConfigError
+from ..errors import ConfigError, require_one_of
 from ..models import context, ema
 from ..models.compiling import compile_blocks
 from ..models.noise import NOISES
@@ -88,10 +88,7 @@ class TrainerBase(L.LightningModule):
         self.compiled = config.algo.get("compile", False)  # configs of 0.1.0 have no such key
         if self.compiled:
             compile_blocks(self.backbone)
-        if config.noise.type not in NOISES:
-            raise ConfigError(
-                f"noise.type={config.noise.type} is unknown: choose one of {', '.join(NOISES)}."
-            )
+        require_one_of(NOISES, "noise.type", config.noise.type)
         self.noise = NOISES[config.noise.type](config.noise.eps)
         self.ema = None
         if config.training.ema:
@@ -247,9 +244,9 @@ class TrainerBase(L.LightningModule):
 class Diffusion(TrainerBase):
     """Discrete diffusion in continuous time.
 
-    Subclasses define `q_xt`, `prior_sample`, `nll_per_token` (the NELBO's integrand) and
-    `_posterior_from_x0`, q(z_s | z_t) with x0: (batch, length, vocab) probabilities.
-    ALLOWED: the values of some keys that they work with.
+    Subclasses define `prior_sample`, tokens of pure noise, `nll_per_token` (the NELBO's
+    integrand) and `_posterior_from_x0`, q(z_s | z_t) with x0: (batch, length, vocab)
+    probabilities. ALLOWED: the values of some keys that they work with.
     """
 
     ALLOWED = {"algo.T": [0], "sampling.noise_removal": ["ancestral", "greedy", "none"]}
@@ -293,6 +290,13 @@ class Diffusion(TrainerBase):
             share = trainer.global_rank * trainer.accumulate_grad_batches + accum_step
             t = t.chunk(shares)[share][:n]
         return self.sampling_eps + (1 - self.sampling_eps) * t
+
+    def q_xt(self, x, alpha_t):
+        """x: (batch, length), alpha_t: (batch, 1) -> x with some tokens of pure noise."""
+        changed = torch.rand(x.shape, device=x.device) >= alpha_t
+        if self.ignore_bos:
+            changed[:, 0] = False
+        return torch.where(changed, self.prior_sample(*x.shape), x)
 
     def _noised(self, x0, accum_step, given):
         """Draw t, and x_t by `q_xt`, where given tokens stay.

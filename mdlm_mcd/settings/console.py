@@ -30,19 +30,30 @@ def wants_traceback() -> bool:
     return os.environ.get(ASKED, os.environ.get(FULL_ERROR)) == "1"
 
 
-def hydra_raises() -> Callable[[], None]:
-    """Have Hydra raise its errors, not print them; return what undoes that."""
+@contextlib.contextmanager
+def hydra_raises() -> Iterator[None]:
+    """Have Hydra raise its errors, not print them and end the program."""
     before = {name: os.environ.get(name) for name in (ASKED, FULL_ERROR)}
     os.environ.setdefault(ASKED, before[FULL_ERROR] or "")
     os.environ[FULL_ERROR] = "1"
-
-    def undo() -> None:
+    try:
+        yield
+    finally:
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
 
-    return undo
+
+@contextlib.contextmanager
+def refusals(explain: Callable[[Exception], str | None]) -> Iterator[None]:
+    """End the program with the sentence `explain(error)`, status 1; without one, raise."""
+    try:
+        yield
+    except Exception as error:
+        if (words := explain(error)) is None:
+            raise
+        raise SystemExit(words) from None
 
 
 def sentence(text: object) -> str:

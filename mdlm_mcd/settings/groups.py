@@ -26,8 +26,7 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
     with a `_target_` is checked by that.) Raises ConfigError.
     """
     _check_hidden()
-    known = read_keys()
-    sections = {str(k): node for k in config if _is_section(node := config._get_node(k))}
+    known, sections = read_keys(), _sections(config)
     for name in sorted(set(config) - known if known else ()):
         _check_spelling(name, known, cutoff=0.8)
         if name in sections and (complete or name in _groups()):
@@ -36,18 +35,16 @@ def check_groups(config: DictConfig, complete: bool = False) -> None:
                 f"file for other sections, {REMEDY}."
             )
     for name, node in sections.items():
-        for key in map(str, node):
-            inside = node._get_node(key)
-            if not _is_section(inside) or "_target_" in inside:
-                continue
-            if key == name or (key in sections and name in _groups()):
+        inside = _sections(node)
+        classes = {key for key, section in inside.items() if "_target_" in section}
+        for key in inside:
+            if key not in classes and (key == name or (key in sections and name in _groups())):
                 raise ConfigError(
                     f"{name}.{key} is a section within another, where nothing reads it: a file "
                     f"of a group has that group's keys at its top; for other sections {REMEDY}."
                 )
         own = read_keys(name) if complete and "_target_" not in node else set()
-        spelled = {k for k in node if not (_is_section(x := node._get_node(k)) and "_target_" in x)}
-        for key in sorted(spelled - own) if own else ():
+        for key in sorted(set(node) - classes - own) if own else ():
             _check_spelling(key, own, prefix=f"{name}.")
 
 
@@ -87,6 +84,10 @@ def _groups() -> set[str]:
 def _is_section(node) -> bool:
     plain = isinstance(node, DictConfig) and not node._is_none()
     return plain and not node._is_interpolation() and not node._is_missing()
+
+
+def _sections(node: DictConfig) -> dict[str, DictConfig]:
+    return {str(key): inside for key in node if _is_section(inside := node._get_node(key))}
 
 
 def nearest(key: str, known: Iterable[str], cutoff: float = 0.75) -> str | None:

@@ -174,13 +174,6 @@ def test_dcd_and_mcd_know_whose_checkpoint_it_is(patched, teacher, uniform):
         assert wanted in printed
 
 
-def test_dcd_in_a_host_without_uniform_state_models(patched):
-    if patched.spec is DUO:
-        pytest.skip(f"{patched.name} has them")
-    _, printed = patched.run("dcd", "algo=dcd", "algo.teacher_path=x", fails=True)
-    assert "needs a uniform-state model, and MDLM's code has none" in printed
-
-
 # The hosts' samplers. Their `strategy=ddp` is distributed with one process, too.
 SAMPLERS = {"distributed": [], "random": ["+trainer.use_distributed_sampler=false"]}
 

@@ -4,20 +4,14 @@ import sys
 
 import fakes
 import pytest
+import shell
 import torch
 from clones import contents, start
 
 from mdlm_mcd.hosts import launch, patches
 from mdlm_mcd.hosts.specs import DUO
 
-MCD = [
-    "algo=mcd",
-    "algo.init_from=scratch",
-    "algo.rounds=2",
-    "algo.steps_per_round=2",
-    "trainer.max_steps=4",
-    "algo.delta0=1/16",
-]
+MCD = [*shell.SHORT, "algo.rounds=2", "trainer.max_steps=2", "algo.delta0=1/16"]
 
 
 @pytest.mark.slow
@@ -56,7 +50,6 @@ def test_in_memory_is_as_on_disk(compose, tmp_path):
 )
 def test_our_errors_end_a_run_in_one_sentence(monkeypatch, code, ends, words):
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    monkeypatch.setattr(launch.console, "hydra_raises", lambda: None)
     with pytest.raises(ends, match=words):
         launch.run("main.py", compile(code, "main.py", "exec"))
 

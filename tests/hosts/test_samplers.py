@@ -7,26 +7,13 @@ import fakes
 import pytest
 import torch
 from fakes import DUO, MDLM, each
+from shell import SHORT
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
-from mdlm_mcd.hosts import sampling as host_sampling
 from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models.dit import DIT
-
-
-@each
-def test_every_sampler_of_ours_serves_a_host(compose, family, caplog):
-    model = family.student(compose)
-    assert model.sampler == "sparse"  # the default
-    for model.sampler in host_sampling.ours(family.spec):
-        with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
-            drawn = family.draw(model, 4)
-        assert torch.equal(drawn, family.expected(model, model.sampler, 4))
-        assert drawn.shape == (8, 16) and ((drawn >= 0) & (drawn != 300)).all()
-    assert "sampling.predictor=sparse: 4 network evaluations" in caplog.text
-
 
 # As configs have what `sampling.sample` takes.
 WRITTEN = {"top_p=": "p_nucleus=", "dtype=torch.float32": "use_float64=false", "0.25": "1/4"}
@@ -36,6 +23,7 @@ WRITTEN = {"top_p=": "p_nucleus=", "dtype=torch.float32": "use_float64=false", "
 @pytest.mark.parametrize(
     "name, how",
     [
+        ("first_hitting", dict(temperature=0.9)),
         ("locked", dict(u_law="lattice", u_step=0.25, stratified=True, temperature=[1, 0.5])),
         ("sparse", dict(schedule="cosine", top_p=0.9, greedy_tail=1, dtype=torch.float32)),
         ("ancestral", dict(remask=0.5)),
@@ -44,17 +32,22 @@ WRITTEN = {"top_p=": "p_nucleus=", "dtype=torch.float32": "use_float64=false", "
         ("confidence", dict(eos_after=0.5, eos_index=7)),
     ],
 )
-def test_the_keys_arrive(compose, family, name, how):
+def test_our_samplers_and_their_keys_serve_a_host(compose, family, caplog, name, how):
     given = " ".join(f"sampling.{key}={value}".replace(" ", "") for key, value in how.items())
     for ours, theirs in WRITTEN.items():
         given = given.replace(ours, theirs)
     model = family.student(
         compose, f"sampling.predictor={name}", "sampling.steps=3", *given.split()
     )
-    assert torch.equal(family.draw(model), family.expected(model, name, 3, **how))
+    with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
+        drawn = family.draw(model)
+    assert torch.equal(drawn, family.expected(model, name, 3, **how))
+    assert drawn.shape == (8, 16) and ((drawn >= 0) & (drawn != 300)).all()
+    assert f"sampling.predictor={name}: " in caplog.text
 
 
 def test_the_hosts_own_predictors_stay(compose):
+    assert DUO.student(compose).sampler == MDLM.student(compose).sampler == "sparse"
     own = DUO.student(compose, "sampling.predictor=ancestral_cache", "sampling.noise_removal=none")
     drawn = DUO.draw(own, 3)
     torch.manual_seed(5)
@@ -64,23 +57,19 @@ def test_the_hosts_own_predictors_stay(compose):
 
 
 @pytest.mark.parametrize(
-    "family, overrides, words",
+    "family, override, words",
     [
-        (DUO, ["sampling.u_law=grid"], "u_law=grid is unknown"),
-        (
-            DUO,
-            ["sampling.predictor=sparce"],
-            "=sparce is not for masked models here: choose one of",
-        ),
-        (DUO, ["sampling.u_law=lattice", "sampling.u_step=x"], "sampling.u_step=x is no"),
-        (MDLM, ["sampling.predictor=ancestral_cache"], "sampling.predictor=ancestral_cache is not"),
+        (DUO, "sampling.u_law=grid", "u_law=grid is unknown"),
+        (DUO, "sampling.predictor=sparce", "=sparce is not for masked models here: choose one"),
+        (DUO, "sampling.u_step=x", "sampling.u_step=x is no"),
+        (MDLM, "sampling.predictor=ancestral_cache", "=ancestral_cache is not for masked"),
         # Settings are named where the host keeps them.
-        (MDLM, ["parameterization=d3pm"], "^parameterization=d3pm does not fit algo"),
+        (MDLM, "parameterization=d3pm", "^parameterization=d3pm does not fit algo"),
     ],
 )
-def test_bad_keys_are_refused(compose, family, overrides, words):
+def test_bad_keys_are_refused(compose, family, override, words):
     with pytest.raises(ConfigError, match=words):
-        family.student(compose, *overrides)
+        family.student(compose, override)
 
 
 def test_guidance_is_left_to_the_host(compose):
@@ -91,20 +80,13 @@ def test_guidance_is_left_to_the_host(compose):
 
 def test_sample_eval_of_a_student(compose, tmp_path):
     """Trained, with samples at validation, then sampled by `algo=mcd` itself."""
-    short = (
-        "algo.rounds=1",
-        "algo.steps_per_round=2",
-        "trainer.max_steps=2",
-        "trainer.val_check_interval=1",
-        "eval.generate_samples=true",
-        "sampling.steps=3",
-        "sampling.num_sample_batches=1",
-    )
-    metrics = minihost.run(compose("algo=mcd", "algo.init_from=scratch", *short))
+    short = (*SHORT, "sampling.steps=3", "sampling.num_sample_batches=1")
+    sampled = ("trainer.val_check_interval=1", "eval.generate_samples=true")
+    metrics = minihost.run(compose(*short, *sampled))
     assert metrics["val/sample_entropy"] > 0
     path, out = tmp_path / "checkpoints" / "round-1.ckpt", tmp_path / "samples.json"
     how = (f"eval.checkpoint_path={path}", f"eval.generated_samples_path={out}")
-    minihost.run(compose("algo=mcd", *short, "mode=sample_eval", *how))
+    minihost.run(compose(*short, "mode=sample_eval", *how))
     assert len(json.loads(out.read_text("utf-8"))["generated_seqs"]) == 8
     # Its config names a sampler that a plain masked model does not have.
     model, _ = embedded.open_model(path)

@@ -11,43 +11,30 @@ from mdlm_mcd.minihost import main as minihost
 
 WRONG = {
     "seed": ("abc", -1, None, 1.5),
-    "trainer.devices": (0, -1, "auto", [0, 1]),
+    "trainer.devices": (0, "auto", [0, 1], True),
     "lr_scheduler.num_training_steps": (-1,),  # a cosine to step -1
-    "trainer.max_steps": (0, "abc", None, 1.5),
-    "trainer.accumulate_grad_batches": (0, True),
+    "trainer.max_steps": (0, None),
     "trainer.gradient_clip_val": (-1, math.nan),
-    "trainer.val_check_interval": (0, -1, math.nan),
     "trainer.limit_train_batches": (0,),
-    "loader.global_batch_size": (-8, "abc", None, 2.5),
-    "model.length": (2, "abc", None),
-    "model.hidden_size": (-32, 33),
-    "model.n_heads": (0, 3),
-    "data.separator": (" ", 5),
-    "data.cache_dir": (None, ""),
+    "trainer.val_check_interval": (0, -1, math.nan),
+    "loader.global_batch_size": (-8, 2.5),
+    "model.length": (2,),
     "data.wrap": ("no", None),
     "training.sampling_eps": (1, -0.1),
-    "training.start": ("count",),
     "noise.eps": ("abc", math.nan),
-    "sampling.steps": (0, 1.5),
+    "model.hidden_size": (33,),
+    "training.start": ("count",),
     "sampling.p_nucleus": (0, 1.1),
-    "sampling.use_float64": ("off",),
 }
 
 
-@pytest.fixture(scope="module")
-def config(module_compose):
-    return module_compose()
-
-
 @pytest.mark.parametrize("key", WRONG)
-def test_out_of_range(config, key):
-    checks.check(config)
+def test_out_of_range(compose, key):
+    checks.check(config := compose())
     for value in WRONG[key]:
-        changed = config.copy()
-        OmegaConf.update(changed, key, value, force_add=True)
-        with pytest.raises(ConfigError, match=rf"^model\.hid|^{key}=.*: give ") as error:
-            checks.check(changed)
-        assert "\n" not in str(error.value)
+        OmegaConf.update(config, key, value, force_add=True)
+        with pytest.raises(ConfigError, match=rf"^{key}=.*: (give|take) "):
+            checks.check(config)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +42,6 @@ def test_out_of_range(config, key):
     [
         (["algo.parameterization=mean"], ["algo.parameterization=mean", "subs"]),
         (["algo.T=1000"], ["algo.T=1000", "choose one of 0"]),
-        (["sampling.predictor=analytic"], ["sampling.predictor=analytic"]),
         (["algo.name=sedd"], ["algo.name=sedd", "mdlm, duo_base, ar"]),
         (["algo.backbone=unet"], ["algo.backbone=unet", "dit"]),
         (["noise.type=linear"], ["noise.type=linear", "log-linear"]),
@@ -65,9 +51,6 @@ def test_out_of_range(config, key):
         (["algo=duo_base", "algo.time_conditioning=false"], ["time_conditioning=False", "True"]),
         (["algo=duo_base", "sampling.predictor=ancestral_cache"], ["sampling.predictor="]),
         (["training.ema=-1"], ["training.ema=-1", "is no decay"]),
-        (["~algo"], ["algo is empty: name one"]),
-        (["training.finetune_path=/"], ["is a folder: name a checkpoint in it"]),
-        (["training.finetune_path=nope://x"], ["install what its protocol takes"]),
         (["checkpointing.save_dir={file}/x"], ["cannot be written ("]),
         (["mode=sample_eval", "eval.generated_samples_path={file}/x"], ["cannot be written ("]),
         (["mode=sample_eval", "eval.generated_samples_path={file}"], ["was not written by this"]),
@@ -86,18 +69,10 @@ def test_refused_before_any_step(compose, tmp_path, monkeypatch, overrides, word
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_a_batch_that_would_be_rounded_up(config):
-    changed = OmegaConf.merge(config, OmegaConf.create({"loader": {"batch_size": 3}}))
+def test_a_batch_that_would_be_rounded_up(compose):
     with pytest.raises(ConfigError, match="global_batch_size=8 is not what .* 9 rows: set it to 9"):
-        checks.check(changed)
-    changed.mode = "ppl_eval"  # which has batches of its own
-    checks.check(changed)
-
-
-def test_before_anything_is_loaded(compose, monkeypatch):
-    monkeypatch.setattr(dataloader, "get_tokenizer", lambda *args: pytest.fail("loaded"))
-    with pytest.raises(ConfigError, match="loader.batch_size=0 is out of range"):
-        minihost.run(compose("loader.batch_size=0"))
+        checks.check(compose("loader.batch_size=3"))
+    checks.check(compose("loader.batch_size=3", "mode=ppl_eval"))  # which has batches of its own
 
 
 @pytest.mark.parametrize("mode", ["train", "sample_eval"])
@@ -110,3 +85,9 @@ def test_an_evaluator_is_looked_for_before_steps_and_samples(compose, monkeypatc
     asked = ("eval.generate_samples=true", "eval.compute_generative_perplexity=true", judge)
     with pytest.raises(ConfigError, match=f"{judge} cannot be loaded .*check the network"):
         minihost.run(compose(f"mode={mode}", *asked))
+
+
+def test_before_anything_is_loaded(compose, monkeypatch):
+    monkeypatch.setattr(dataloader, "get_tokenizer", lambda *args: pytest.fail("loaded"))
+    with pytest.raises(ConfigError, match="loader.batch_size=0 is out of range"):
+        minihost.run(compose("loader.batch_size=0"))

@@ -10,16 +10,7 @@ import shell
 
 from mdlm_mcd.minihost import main as minihost
 
-MCD = (
-    "-m",
-    "algo=mcd",
-    "algo.init_from=scratch",
-    "algo.rounds=1",
-    "algo.steps_per_round=1",
-    "trainer.max_steps=1",
-    "algo.delta0=1/2",
-    "hydra.sweep.dir=s",
-)
+MCD = ("-m", *shell.SHORT, "algo.delta0=1/2", "hydra.sweep.dir=s")
 
 
 class Bug(L.Callback):

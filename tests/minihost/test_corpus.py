@@ -2,7 +2,7 @@ import json
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from texts import config_of
 
@@ -26,14 +26,12 @@ def write(path, texts, between="\n\n"):
 # Splits
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), max_size=60))
-@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=3), max_size=60))
 def test_split_is_a_partition_that_keeps_equal_documents_together(documents):
     train, valid = corpus.split(documents)
     assert sorted(train + valid) == sorted(documents)
     assert not set(train) & set(valid)
-    if len(set(documents)) >= 2:
-        assert train and valid
+    assert (train and valid) or len(set(documents)) < 2
 
 
 def test_split_of_a_document_depends_on_it_alone():
@@ -49,13 +47,10 @@ def test_split_of_a_document_depends_on_it_alone():
 def test_stdlib_is_real_text_cached_and_capped(tmp_path, monkeypatch):
     documents = corpus.stdlib_documents(tmp_path, 400_000)
     text = "".join(documents)
-    assert len(set(documents)) == len(documents) > 50 and len(text) > 300_000
+    assert len(set(documents)) == len(documents) > 50 and 300_000 < len(text) <= 400_000
     assert min(map(len, documents)) >= corpus.MIN_CHARS
     letters = sum(c.isascii() and (c.isalpha() or c == " ") for c in text)
     assert letters > 0.75 * len(text)
-    capped = corpus.stdlib_documents(tmp_path, 200_000)
-    assert capped == documents[: len(capped)]
-    assert 100_000 < sum(map(len, capped)) <= 200_000
     monkeypatch.setattr(prose, "sources", None)  # warm: nothing is parsed
     assert corpus.stdlib_documents(tmp_path, 400_000) == documents
 
@@ -97,16 +92,18 @@ def test_the_cache_is_written_whole_and_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "texts, between",
+    "texts, between, separator",
     [
-        (["First.\n\nSecond of the same.", *paragraphs(19)], "\n\n \n"),  # wide gaps
-        (["Two\nlines.", *paragraphs(5)], "\r\n\r\n\r\n"),  # too few: paragraphs
-        (paragraphs(5), "\n"),  # a single one: lines
+        (["First.\n\nSecond of the same.", *paragraphs(19)], "\n\n \n", None),  # wide gaps
+        (["Two\nlines.", *paragraphs(5)], "\r\n\r\n\r\n", None),  # too few: paragraphs
+        (paragraphs(5), "\n", None),  # a single one: lines
+        (["a ***\n\n\n\nb", "c"], "\n *** \n***\n", "***"),
+        (["a 5", "b"], "\n5\n", 5),  # a number, to Hydra
     ],
 )
-def test_where_documents_end(tmp_path, texts, between):
+def test_where_documents_end(tmp_path, texts, between, separator):
     file = write(tmp_path / "a.txt", texts, between)
-    assert corpus.textfile_documents("files", [file]) == texts
+    assert corpus.textfile_documents("files", [file], separator) == texts
 
 
 def test_files_of_a_document_a_line_and_files_that_are_documents(tmp_path):
@@ -119,12 +116,6 @@ def test_files_of_a_document_a_line_and_files_that_are_documents(tmp_path):
     assert len(corpus.textfile_documents("files", many)) == len(many)
     two = write(tmp_path / "two.txt", ["One\nparagraph.", "Two."])
     assert len(corpus.textfile_documents("files", [two, empty])) == 2
-
-
-def test_separator(tmp_path):
-    file = write(tmp_path / "a.txt", ["***\na ***\n\n\n\nb\n *** \n***\nc\n***"])
-    found = corpus.textfile_documents("files", [file], "***")
-    assert found == ["a ***\n\n\n\nb", "c"]
 
 
 def test_globs_are_ordered_and_name_a_file_once(tmp_path, monkeypatch):
@@ -146,12 +137,9 @@ def test_unusable_files(tmp_path):
 
 
 def test_valid_files_are_kept_out_of_training(tmp_path, caplog):
-    config = data(
-        "textfile",
-        tmp_path,
-        files=[write(tmp_path / "a", paragraphs(50))],
-        valid_files=[write(tmp_path / "b", paragraphs(60, start=40))],
-    )
+    files = [write(tmp_path / "a", paragraphs(50))]
+    held_out = [write(tmp_path / "b", paragraphs(60, start=40))]
+    config = data("textfile", tmp_path, files=files, valid_files=held_out)
     assert corpus.documents(config, "valid") == paragraphs(60, start=40)
     assert corpus.documents(config, "train") == paragraphs(40)
     assert "10 documents of data.files are also in data.valid_files" in caplog.text
@@ -186,34 +174,24 @@ def test_train_and_valid_may_come_from_different_places(tmp_path):
 # Hugging Face datasets
 
 
-@pytest.fixture
-def hf(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
-    datasets.utils.disable_progress_bar()
-    return datasets
-
-
-def test_a_split_of_a_data_set(tmp_path, hf):
-    file = write(tmp_path / "a.jsonl", [json.dumps({"text": f"{i}", "n": i}) for i in "ab"], "\n")
-    config = data("huggingface", tmp_path, train="json", data_files=file, valid_split="train[:1]")
-    found = corpus.huggingface_dataset(config, "valid")
-    assert found.column_names == ["text"] and found["text"][:] == ["a"]
-
-
-def test_datasets_are_read_from_a_folder(tmp_path, hf):
+def test_datasets_are_read_from_files_and_folders(tmp_path):
+    hf = pytest.importorskip("datasets")
+    hf.utils.disable_progress_bar()
     train = hf.Dataset.from_dict({"body": ["a", "b"], "n": [1, 2]})
     hf.DatasetDict(train=train).save_to_disk(tmp_path / "both")
     train.save_to_disk(tmp_path / "bare")
     for name in ("both", "bare"):
-        config = data("huggingface", tmp_path, train=str(tmp_path / name))
-        config.text_key = "body"
+        config = data("huggingface", tmp_path, train=str(tmp_path / name), text_key="body")
         assert corpus.huggingface_dataset(config, "train")["body"][:] == ["a", "b"]
-    with pytest.raises(ConfigError, match=r"data\.valid_split=validation cannot be"):
+    with pytest.raises(ConfigError, match=r"data\.valid_split=validation .* cannot be"):
         corpus.huggingface_dataset(config, "valid")
     config.text_key = "text"
-    with pytest.raises(ConfigError, match=r"data\.text_key=text is no column .* body, n"):
+    with pytest.raises(ConfigError, match=r"data\.text_key=text cannot be read .*body"):
         corpus.huggingface_dataset(config, "train")
+    file = write(tmp_path / "a.jsonl", [json.dumps({"text": f"{i}", "n": i}) for i in "ab"], "\n")
+    config = data("huggingface", tmp_path, train="json", data_files=file, valid_split="train[:1]")
+    found = corpus.huggingface_dataset(config, "valid")
+    assert found.column_names == ["text"] and found["text"][:] == ["a"]
 
 
 def test_without_the_package_datasets(tmp_path, monkeypatch):

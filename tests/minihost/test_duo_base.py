@@ -98,25 +98,24 @@ def test_the_sampler_against_every_path_of_the_reverse_chain(build, removal):
     times = [1.0, 0.500005, 1e-5]
 
     stages = [(alpha(t), alpha(s)) for t, s in itertools.pairwise(times)]
-    if removal == "ancestral":
-        stages.append((alpha(times[-1]), 1.0))
+    if removal != "none":
+        stages.append((alpha(times[-1]), 1.0 if removal == "ancestral" else None))
     states = list(itertools.product(range(size), repeat=2))
 
-    def predicted(z, alpha_t):
-        return forward_(torch.tensor([z]), torch.tensor([[-math.log(alpha_t)]]))[0]
+    def step(z, alpha_t, alpha_s):
+        """Probabilities of the next state."""
+        log_p = forward_(torch.tensor([z]), torch.tensor([[-math.log(alpha_t)]]))[0]
+        if alpha_s is None:
+            return {tuple(log_p.argmax(-1).tolist()): 1.0}
+        p = log_p.exp().numpy()
+        one, other = (reverse(p[i], size, alpha_s, alpha_t)[:, z[i]] for i in range(2))
+        return {y: one[y[0]] * other[y[1]] for y in states}
 
     law = dict.fromkeys(states, 1 / size**2)
-    for alpha_t, alpha_s in stages:
+    for stage in stages:
         following = dict.fromkeys(states, 0.0)
         for z, mass in law.items():
-            p = predicted(z, alpha_t).exp().numpy()
-            one, other = (reverse(p[i], size, alpha_s, alpha_t)[:, z[i]] for i in range(2))
-            for y in states:
-                following[y] += mass * one[y[0]] * other[y[1]]
-        law = following
-    if removal == "greedy":
-        following = dict.fromkeys(states, 0.0)
-        for z, mass in law.items():
-            following[tuple(predicted(z, alpha(times[-1])).argmax(-1).tolist())] += mass
+            for y, share in step(z, *stage).items():
+                following[y] += mass * share
         law = following
     assert_law(drawn, law)

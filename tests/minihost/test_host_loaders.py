@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+import shell
 from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_mcd.errors import ConfigError
@@ -22,14 +23,7 @@ class Passes(IterableDataset):
         yield from next(self.passes)
 
 
-MCD = (
-    "algo=mcd",
-    "algo.init_from=scratch",
-    "algo.rounds=3",
-    "algo.steps_per_round=1",
-    "trainer.max_steps=3",
-    "trainer.val_check_interval=1",
-)
+MCD = (*shell.SHORT, "algo.rounds=3", "trainer.max_steps=3", "trainer.val_check_interval=1")
 
 
 def made(config):

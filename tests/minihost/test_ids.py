@@ -82,9 +82,7 @@ def test_rows_are_refused_or_fit_the_model(tmp_path, kind, process):
         with pytest.raises(ConfigError, match=rf"^data\.valid=textfile .*, which is {why}"):
             dataloader.get_dataset(settings, tokenizer, "valid")
         return
-    ids = torch.stack(
-        [r["input_ids"] for r in dataloader.get_dataset(settings, tokenizer, "valid")]
-    )
+    ids = dataloader.get_dataset(settings, tokenizer, "valid").tokens
     size, mask = vocabulary.uniform(tokenizer), None
     if process == "subs":
         size, mask = vocabulary.masked(tokenizer)
@@ -94,13 +92,7 @@ def test_rows_are_refused_or_fit_the_model(tmp_path, kind, process):
 def test_held_out_text_of_a_sweep(compose, tmp_path):
     """The model's own vocabulary and mask are what counts, and added tokens are learnt."""
     made(tmp_path / "t", added=["cat sat"], mask_token="[MASK]", eos_token="<end>")
-    minihost.run(
-        compose(
-            f"data.tokenizer_name_or_path={tmp_path / 't'}",
-            "trainer.max_steps=1",
-            f"checkpointing.save_dir={tmp_path}",
-        )
-    )
+    minihost.run(compose(f"data.tokenizer_name_or_path={tmp_path / 't'}", "trainer.max_steps=1"))
     source = candidates.Source.parse(str(tmp_path / "checkpoints" / "last.ckpt"))
     model = candidates.open_model(source)
     fine, bad = (
@@ -116,8 +108,8 @@ def test_held_out_text_of_a_sweep(compose, tmp_path):
 
 
 @pytest.mark.parametrize("mask, size", [(300, 301), (None, 300)])
-def test_ids_that_no_model_can_be_trained_on(module_compose, mask, size):
-    tokenizer = dataloader.get_tokenizer(module_compose())
+def test_ids_that_no_model_can_be_trained_on(compose, mask, size):
+    tokenizer = dataloader.get_tokenizer(compose())
     ids, valid = torch.randint(3, 250, (2, 4)), torch.ones(2, 4)
     for index in (-1, size, 10**6, *([] if mask is None else [mask])):
         ids[1, 2] = index

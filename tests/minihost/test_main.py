@@ -78,9 +78,8 @@ def test_samples_have_no_masks(model, noise, removal):
 
 def test_nucleus_keeps_the_smallest_sufficient_set():
     p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    kept = trainer_base.nucleus(p, 0.7).exp()
-    torch.testing.assert_close(kept, torch.tensor([[0.625, 0.375, 0.0, 0.0]]))
-    torch.testing.assert_close(trainer_base.nucleus(p, 0.1).exp()[0, 0], torch.ones(()))
+    for top_p, kept in ((0.7, [0.625, 0.375, 0, 0]), (0.1, [1.0, 0, 0, 0])):
+        torch.testing.assert_close(trainer_base.nucleus(p, top_p).exp(), torch.tensor([kept]))
 
 
 def test_ar_is_a_law_of_the_next_token_and_samples_follow_it(model):
@@ -97,15 +96,8 @@ def test_ar_is_a_law_of_the_next_token_and_samples_follow_it(model):
 
 @pytest.mark.parametrize("name, most", [("mdlm", 4.5), ("ar", 4.5), ("duo_base", 5.0)])
 def test_training_learns_and_its_checkpoint_is_evaluated_and_sampled(compose, tmp_path, name, most):
-    trained = minihost.run(
-        compose(
-            f"algo={name}",
-            "trainer.max_steps=60",
-            "optim.lr=1e-2",
-            "trainer.val_check_interval=30",
-            "training.ema=0.9",
-        )
-    )
+    how = ("optim.lr=1e-2", "trainer.val_check_interval=30", "training.ema=0.9")
+    trained = minihost.run(compose(f"algo={name}", "trainer.max_steps=60", *how))
     assert trained["val/nll"] < most < math.log(300)  # knowing nothing: 5.7
     path = tmp_path / "checkpoints" / "last.ckpt"
     torch.load(path, weights_only=True)  # plain containers: no pickled classes

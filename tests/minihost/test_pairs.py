@@ -58,18 +58,13 @@ def test_rows_are_pairs_with_their_prompts_marked(loaded, caplog):
     assert batch["context_mask"].dtype == torch.bool and batch["context_mask"].shape == (4, 16)
 
 
-def test_a_run_knows_its_pairs_again_by_their_borders_too(loaded):
-    config, _, (train, _) = loaded()
-    digests = [dataloader.with_digest(config, train).data.rows_sha256]
-    train.dataset.given[0] += 1
-    digests.append(dataloader.with_digest(config, train).data.rows_sha256)
-    assert digests[0] != digests[1]
-
-
-def test_held_out_pairs_are_kept_out_of_training(loaded, tmp_path):
-    config, *_ = loaded(valid_files=[write(tmp_path / "b.jsonl", PAIRS[:10])])
+def test_a_run_knows_its_pairs_again_by_their_borders_too(loaded, tmp_path):
+    config, _, (train, _) = loaded(valid_files=[write(tmp_path / "b.jsonl", PAIRS[:10])])
     assert corpus.documents(config.data, "valid") == PAIRS[:10]
     assert not set(PAIRS[:10]) & set(corpus.documents(config.data, "train"))
+    before = dataloader.with_digest(config, train).data.rows_sha256
+    train.dataset.given[0] += 1
+    assert dataloader.with_digest(config, train).data.rows_sha256 != before
 
 
 @pytest.mark.parametrize("prompt", ["{i}", "", "the same"])
@@ -84,15 +79,16 @@ def test_the_completions_of_a_prompt_stay_together(prompt):
 
 
 LINES = ["{", "3", '["a", "b"]', '{"prompt": "a"}', '{"prompt": "a", "completion": null}']
+LINES.append(r'{"prompt": "a", "completion": "b\ud83d"}')  # half a character
 
 
-@pytest.mark.parametrize("line", [*LINES, r'{"prompt": "a", "completion": "b\ud83d"}'])
-def test_a_line_that_is_no_pair(tmp_path, line):
+def test_a_line_that_is_no_pair(tmp_path):
     good = json.dumps({"prompt": "", "completion": "\u2028"})
-    (tmp_path / "a.jsonl").write_text(f"{good}\n{line}\n")
-    words = r"^data\.files: line 2 of .*a\.jsonl is no pair of texts \(.+\): write it like"
-    with pytest.raises(ConfigError, match=words):
-        corpus.pairs("files", str(tmp_path / "a.jsonl"))
+    for line in LINES:
+        (tmp_path / "a.jsonl").write_text(f"{good}\n{line}\n")
+        words = r"^data\.files: line 2 of .*a\.jsonl is no pair of texts \(.+\): write it like"
+        with pytest.raises(ConfigError, match=words):
+            corpus.pairs("files", str(tmp_path / "a.jsonl"))
 
 
 # The host's models --------------------------------------------------------------------

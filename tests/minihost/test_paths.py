@@ -33,64 +33,60 @@ def launched(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture(scope="module")
-def config(module_compose):
-    return module_compose()
+@pytest.fixture
+def absolute(compose, launched):
+    """`absolute({key: value})`: the values of these keys, and of others, in a config."""
+
+    def build(given, *keys):
+        config = compose()
+        for key, value in given.items():
+            OmegaConf.update(config, key, value, force_add=True)
+        paths.make_absolute(config)
+        return [OmegaConf.select(config, key) for key in (*given, *keys)]
+
+    return build
 
 
-def changed(config, values):
-    config = config.copy()
-    for key, value in values.items():
-        OmegaConf.update(config, key, value, force_add=True)
-    paths.make_absolute(config)
-    return config
+def test_each_key(absolute, launched):
+    """Places that are not on this machine's disk are the business of others."""
+    keys, at = (*NAMED, *PATHS), f"{launched}/thing"
+    for value, path in (("thing", at), ("~/thing", at), (at, at), ("s3://a/b", "s3://a/b")):
+        assert absolute(dict.fromkeys(keys, value)) == [path] * len(keys)
 
 
-@pytest.mark.parametrize("key", [*NAMED, *PATHS])
-def test_each_key(config, launched, key):
-    for given in ("thing", "~/thing", f"{launched}/thing", "./thing"):
-        found = OmegaConf.select(changed(config, {key: given}), key)
-        assert found.replace("/./", "/") == f"{launched}/thing", given
-    # A place that is not on this machine's disk is the business of others.
-    assert OmegaConf.select(changed(config, {key: "s3://a/b"}), key) == "s3://a/b"
-
-
-def test_names_and_words_are_no_paths(config, launched):
+def test_names_and_words_are_no_paths(absolute, launched):
     """Of the Hub, where there is no such file here; of ours, although there is one."""
     (launched / "bpe").mkdir()
     keys = ("data.train", "data.tokenizer_name_or_path")
     for names, value in ((NAMED, "owner/name"), (NAMED, "gpt2"), (keys, "bpe")):
-        found = changed(config, dict.fromkeys(names, value))
-        assert {OmegaConf.select(found, key) for key in names} == {value}
+        assert set(absolute(dict.fromkeys(names, value))) == {value}
 
 
-def test_lists_mappings_and_what_is_built_on_a_path(config, launched):
-    config = changed(
-        config,
-        {
-            "data.files": ["one.txt", "~/b*.txt", "/c.txt"],
-            "data.valid_files": "one.txt",
-            "data.data_files": {"train": ["a.jsonl"], "validation": "en/*.jsonl"},
-            "checkpointing.save_dir": "run",
-        },
-    )
-    at = str(launched)
-    assert config.data.files == [f"{at}/one.txt", f"{at}/b*.txt", "/c.txt"]
-    assert config.data.valid_files == f"{at}/one.txt"
-    # Of a dataset on the Hub where there is no such file here.
-    files = {"train": [f"{at}/a.jsonl"], "validation": "en/*.jsonl"}
-    assert config.data.data_files == files
-    assert config.logger.save_dir == f"{at}/run"
-    assert config.callbacks.checkpoint_monitor.dirpath == f"{at}/run/checkpoints"
-    assert config.checkpointing.resume_ckpt_path == f"{at}/run/checkpoints/last.ckpt"
+def test_lists_mappings_and_what_is_built_on_a_path(absolute, launched):
+    at, files = str(launched), {"train": ["a.jsonl"], "validation": "en/*.jsonl"}
+    given = {
+        "data.files": ["one.txt", "~/b*.txt", "/c.txt"],
+        "data.valid_files": "one.txt",
+        "data.data_files": files,  # one of a dataset on the Hub
+        "checkpointing.save_dir": "run",
+    }
+    monitor, resume = "callbacks.checkpoint_monitor.dirpath", "checkpointing.resume_ckpt_path"
+    assert absolute(given, monitor, resume) == [
+        [f"{at}/one.txt", f"{at}/b*.txt", "/c.txt"],
+        f"{at}/one.txt",
+        files | {"train": [f"{at}/a.jsonl"]},
+        f"{at}/run",
+        f"{at}/run/checkpoints",
+        f"{at}/run/checkpoints/last.ckpt",
+    ]
 
 
-def test_a_launch_folder_with_brackets(config, launched, monkeypatch):
+def test_a_launch_folder_with_brackets(absolute, launched):
     folder = launched / "[x] y"
     folder.mkdir()
     (folder / "one.txt").touch()
     HydraConfig.instance().cfg.hydra.runtime.cwd = str(folder)
-    files = changed(config, {"data.files": ["*.txt"]}).data.files
+    (files,) = absolute({"data.files": ["*.txt"]})
     assert corpus._expand("files", files) == [str(folder / "one.txt")]
 
 

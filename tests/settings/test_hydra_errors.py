@@ -23,13 +23,11 @@ def refused(ended, words):
         ("algo.losss=ce", "Could not override 'algo.losss'. To append to your config use +algo.l"),
         ("algo=mdc", "Could not find 'algo/mdc' Available options in 'algo': ar cd4lm"),
         ("algo=mcd\r", "LexerNoViableAltException: algo=mcd\\r"),
-        ("algo.teacher_path=a=b.ckpt", "mismatched input '='"),
         ("hydra.run.dir=${nope}", "Interpolation key 'nope' not found full_key: hydra.run.dir"),
         ("--config-name=nope", "Cannot find primary config 'nope'"),
         # These pass Hydra.
         ("+algo.losss=ce", "neither by algo=mcd nor by the host: did you mean algo.lo"),
         ("+algo.wholly=new", "nor by the host: take it out"),
-        ("+algo.teacher_steps=2", "algo.teacher_steps=2 is read neither"),  # SDTT's
         # What is made of the config.
         ("trainer.precision=foo", "Precision 'foo' is invalid"),
         ("+callbacks.x._target_=foo.Bar", "Error locating target 'foo.Bar'"),

@@ -34,9 +34,8 @@ PACKAGES = {
 def install(host: str | Path | None = None) -> list[str]:
     """Supply what this machine lacks; return a sentence for each thing supplied.
 
-    host: the folder of the host's `main.py` (the current one by default). To be
-    called before the host's modules are imported. Called again it adds that folder
-    and returns the same.
+    host: the folder of the host's `main.py` (the current one by default), none of whose
+    modules is imported yet. Called again it adds that folder and returns the same.
     """
     cpu.add_folder(host or os.getcwd())
     return _supply()
@@ -59,14 +58,11 @@ def default_overrides(given: Iterable[str] = ()) -> list[str]:
 
     given: the user's overrides, or their keys; what they set is left to them. An
     empty list where there is CUDA.
-
-    A Mac trains on its CPU too: the hosts keep their metrics in float64, which MPS does
-    not have. (Concluded from their code, not tried on such a machine.)
     """
     if torch.cuda.is_available():
         return []
     needed = {
-        "trainer.accelerator": "cpu",
+        "trainer.accelerator": "cpu",  # on a Mac too: MPS has no float64, in which hosts measure
         "trainer.devices": "1",
         # bf16 on a CPU would also reach what the hosts keep in float32, which they
         # do by autocast regions for CUDA.

@@ -1,11 +1,9 @@
 """Load the hosts' modules with the CPU in place of the CUDA devices they name.
 
-The hosts write `"cuda"` into their code in a few places: `.to('cuda')`, the default of
-a parameter `device`, an argument `device='cuda'`. These, and only these, are read as
-`"cpu"` while a module of a host's folder is compiled, and `torch.cuda.device_count` as
-the function of that name below. The file is not touched, nor is its bytecode cache.
-`autocast('cuda', ...)` names a kind of precision, no device, and stays; without CUDA it
-does nothing, as it should.
+`.to('cuda')`, the default of a parameter `device` and an argument `device='cuda'`, and
+only these, are read as `"cpu"` while a module of a host's folder is compiled, and
+`torch.cuda.device_count` as the function of that name below. Neither the file nor its
+bytecode cache is touched. `autocast('cuda')` stays: without CUDA it does nothing.
 """
 
 from __future__ import annotations

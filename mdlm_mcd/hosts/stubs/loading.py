@@ -14,10 +14,9 @@ from ...checkpoints import unpickling
 def tolerant(load):
     """Return a `torch.load` that opens what `load` refuses, without the refused classes.
 
-    Only a file that is refused under the default of `weights_only` is read again, with
-    inert stand-ins for the classes that torch does not know. A caller who gives
-    `weights_only` or a `pickle_module` gets what they ask for. Raises what `load`
-    raises; its first refusal, when the second reading fails too.
+    With inert stand-ins for them. A caller who gives `weights_only` or a `pickle_module`
+    gets what they ask for. Raises what `load` raises; its first refusal, when the second
+    reading fails too.
     """
 
     @functools.wraps(load)
