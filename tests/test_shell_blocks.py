@@ -23,7 +23,7 @@ case "$name $1" in
     "pip "*) exec "$VENV/bin/python" -m pip "$@" ;;
     "mdlm-mcd demo") exec "$VENV/bin/mdlm-mcd" "$@" --quick ;;
     "python benchmarks/quality.py")
-        [[ "$*" == *--part* ]] || set -- "$@" --part topics
+        [[ "$*" == *--part* ]] || set -- "$@" --part topics --method sdtt
         set -- "$@" --size tiny --seeds 1 ;;
     "python benchmarks/teacher.py") set -- "$@" --rows 20 {teacher} ;;
     "python benchmarks/theory.py") [ $# -gt 1 ] || set -- "$@" --only fully_masked ;;

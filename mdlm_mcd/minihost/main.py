@@ -78,9 +78,14 @@ def _exists(path):
 
 
 def check_file(key, path):
-    """Raise ConfigError for a path where nothing is."""
+    """Raise ConfigError for a path that is no file."""
     if not path or not _exists(path):
         raise ConfigError(f"{key}={path or '(empty)'} is no file: name the checkpoint to open.")
+    if os.path.isdir(path):
+        raise ConfigError(
+            f"{key}={path} is a folder: name a checkpoint in it, or open a Hugging "
+            "Face model with algo.backbone=hf_dit and eval.checkpoint_path."
+        )
 
 
 def resume_path(config):

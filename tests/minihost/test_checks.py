@@ -51,6 +51,7 @@ def test_out_of_range(compose, key):
         (["algo=duo_base", "algo.time_conditioning=false"], ["time_conditioning=False", "True"]),
         (["algo=duo_base", "sampling.predictor=ancestral_cache"], ["sampling.predictor="]),
         (["training.ema=-1"], ["training.ema=-1", "is no decay"]),
+        (["training.finetune_path=/"], ["is a folder: name a checkpoint in it"]),
         (["checkpointing.save_dir={file}/x"], ["cannot be written ("]),
         (["mode=sample_eval", "eval.generated_samples_path={file}/x"], ["cannot be written ("]),
         (["mode=sample_eval", "eval.generated_samples_path={file}"], ["was not written by this"]),
