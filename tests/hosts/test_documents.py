@@ -22,6 +22,7 @@ PAGES = [
     ("docs/mdlm.md", "mdlm"),
     ("docs/duo.md", "duo (main)"),
     ("docs/baselines.md", "duo (main)"),
+    ("docs/faq.md", "mdlm"),
     ("docs/hosts.md", "duo (main)"),
     ("docs/weights.md", "mdlm"),
     ("patches/README.md", "mdlm"),
@@ -115,8 +116,8 @@ def test_a_pages_commands_in_a_clone(page, name, given, assets, tmp_path):
                 host(words, memory=False)
             case ["mdlm-mcd", "run", *words]:
                 host(words, memory=True)
-            case ["mdlm-mcd", "doctor", *words]:  # the patch is missing, which `run` mends
-                printed = ours("doctor", *words, status=1)
+            case ["mdlm-mcd", "doctor", ".", *words]:  # the patch is missing, which `run` mends
+                printed = ours("doctor", ".", *words, status=1)
                 assert printed.count("STOP") == 1 and "mdlm-mcd run" in printed
             case ["mdlm-mcd", "patch", *words]:
                 ours("patch", *words)
@@ -125,7 +126,7 @@ def test_a_pages_commands_in_a_clone(page, name, given, assets, tmp_path):
             case _:
                 continue
         ran.append(command[1])
-    assert {"run", "main.py", "patch"} & set(ran)
+    assert {"run", "main.py", "patch", "doctor"} & set(ran)
     assert ran.count("patch") in (0, 2, 3) and contents(clone.folder) == pristine
 
 
