@@ -55,7 +55,8 @@ def configure(parser) -> None:
         "would find it. Ends with status 1 where something would stop the run that "
         "`mdlm-mcd run` does not mend, or where the patch is missing."
     )
-    parser.add_argument("path", nargs="?", default=".", metavar="PATH", help="default: .")
+    text = "default: ., and where that is no clone, only versions and devices"
+    parser.add_argument("path", nargs="?", metavar="PATH", help=text)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of the run in question")
     parser.epilog = "Example: mdlm-mcd doctor . algo.teacher_path=mdlm.ckpt"
     parser.set_defaults(call=call)
@@ -67,9 +68,9 @@ def call(args) -> int:
     return status
 
 
-def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
+def examine(folder: str | Path | None, overrides: Sequence[str] = ()) -> list[Finding]:
     """Return everything the report says, as far as the folder is a host and the algo ours."""
-    folder, found = Path(folder).resolve(), list[Finding]()
+    asked, folder, found = folder, Path(folder or ".").resolve(), list[Finding]()
 
     def check(topic: str, call: Callable[..., str], *given) -> bool:
         """Note what is fine, or the sentence that is raised; return whether nothing stops."""
@@ -85,7 +86,8 @@ def examine(folder: str | Path, overrides: Sequence[str] = ()) -> list[Finding]:
     check("devices", check_devices)
     check("flash-attn", check_flash_attn)
     check("hydra", check_plugin, folder)
-    if not check("host", check_host, folder):
+    is_host = asked is not None or (folder / "main.py").exists()
+    if not (is_host and check("host", check_host, folder)):
         return found
     spec = specs.of_folder(folder)
     check("packages", check_packages, folder)
@@ -273,7 +275,8 @@ def report(found: Sequence[Finding]) -> tuple[str, int]:
         lines += wrap.wrap(f"{mark:<4} {topic:<11}{text}")
     stops = {f.topic for f in found if f.mark == STOP}
     lacks = {f.topic for f in found if f.mark == NOTE} & {"devices", "flash-attn"}
-    for way, reasons in (("python main.py", stops | lacks), ("mdlm-mcd run", stops - {"patch"})):
+    ways = ("python main.py", stops | lacks), ("mdlm-mcd run", stops - {"patch"})
+    for way, reasons in ways if "host" in {f.topic for f in found} else ():
         verdict = f"would stop: {', '.join(sorted(reasons))}" if reasons else "ready"
         lines.append(f"{way:<15} {verdict}")
     return "\n".join(lines), int(bool(stops))

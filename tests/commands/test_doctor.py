@@ -30,6 +30,15 @@ def found(*args):
     return {f.topic: f for f in doctor.examine(*args)}
 
 
+def test_outside_of_a_clone_it_is_versions_and_devices(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "ok   versions" in printed and "main.py" not in printed.split("note flash-attn")[0]
+    assert "would stop" not in printed
+    assert cli.main(["doctor", "."]) == 1
+
+
 def test_a_host_that_is_ready(host, teacher, capsys):
     patches.patch(host, DUO)
     assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}"]) == 0
