@@ -318,7 +318,8 @@ class Distiller:
         self.global_batch.read()  # no file of a step that the guard stops
         counted = loop_state.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
-        loop_state.mend(checkpoint, counted, self.trainer.accumulate_grad_batches)
+        micros = self.trainer.accumulate_grad_batches
+        loop_state.mend(checkpoint, counted, micros, self.trainer.should_stop)
         # Hosts pickle their config and their tokenizer: plain containers open everywhere.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
             "config": OmegaConf.to_container(self.config, resolve=True)

@@ -26,11 +26,11 @@ def counts(checkpoint) -> dict:
     return copy.deepcopy({k: loop[k] for k in (BATCHES, LOGGED) if k in loop})
 
 
-def mend(checkpoint, counted: dict, accumulate: int) -> None:
+def mend(checkpoint, counted: dict, accumulate: int, stopped: bool = True) -> None:
     """Put `counted` back, as it was after the last optimizer step.
 
     A resumed run takes the batches since then again. Nothing else in a checkpoint
-    changes within a step.
+    changes within a step. stopped: whether Lightning has been asked to end the run.
     """
     if BATCHES not in counted:
         return
@@ -39,7 +39,8 @@ def mend(checkpoint, counted: dict, accumulate: int) -> None:
     batches, steps = loop[BATCHES], checkpoint["global_step"]
     epochs = loop["epoch_progress"]
     left = not batches["is_last_batch"] and batches["current"]["processed"]
-    if left and epochs["current"]["processed"] == epochs["current"]["ready"]:
+    # Nor may one that was resumed at an epoch's end and goes on, where both are equal, too.
+    if stopped and left and epochs["current"]["processed"] == epochs["current"]["ready"]:
         # A run that stops in the middle of an epoch counts it as one that has ended.
         for count in (epochs["total"], epochs["current"]):
             count["processed"] -= 1

@@ -107,3 +107,13 @@ def test_a_stream_begins_at_its_first_row_or_not_at_all(batches):
         rows.begin()
         rows.begin_epoch()
         assert rows.epoch == 0
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_only_a_run_that_stops_counts_its_epoch_too_early(stopped):
+    """One that was resumed at an epoch's end has both counts equal, and goes on."""
+    checkpoint = written(5, 18, 8)
+    epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    epoch |= {"processed": 2, "completed": 2}
+    loop_state.mend(checkpoint, loop_state.counts(checkpoint), 4, stopped)
+    assert epoch["processed"] == epoch["completed"] == (1 if stopped else 2)
