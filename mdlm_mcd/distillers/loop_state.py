@@ -39,9 +39,9 @@ def mend(checkpoint, counted: dict, accumulate: int, stopped: bool = True) -> No
     batches, steps = loop[BATCHES], checkpoint["global_step"]
     epochs = loop["epoch_progress"]
     left = not batches["is_last_batch"] and batches["current"]["processed"]
-    # Nor may one that was resumed at an epoch's end and goes on, where both are equal, too.
     if stopped and left and epochs["current"]["processed"] == epochs["current"]["ready"]:
-        # A run that stops in the middle of an epoch counts it as one that has ended.
+        # A run that stops in the middle of an epoch counts it as one that has ended. One that
+        # was resumed at an epoch's end and goes on has equal counts, too, and they are right.
         for count in (epochs["total"], epochs["current"]):
             count["processed"] -= 1
             count["completed"] = count["processed"]
