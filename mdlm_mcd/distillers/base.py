@@ -196,6 +196,7 @@ class Distiller:
         self.teacher_sha256: str | None = None  # of the weights that it began with
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self.global_batch = GlobalBatch(self.guard)
+        self._rows: loop_state.Rows | None = None  # of the training in progress
         self._step: dict[str, Any] = {}  # sums over the micro-batches of the step in progress
         self.check_model()
 
@@ -319,7 +320,7 @@ class Distiller:
         counted = loop_state.counts(checkpoint)
         super().on_save_checkpoint(checkpoint)
         micros = self.trainer.accumulate_grad_batches
-        loop_state.mend(checkpoint, counted, micros, self.trainer.should_stop)
+        loop_state.mend(checkpoint, counted, micros, self._rows and self._rows.epoch)
         # Hosts pickle their config and their tokenizer: plain containers open everywhere.
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
             "config": OmegaConf.to_container(self.config, resolve=True)

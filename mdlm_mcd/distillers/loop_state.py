@@ -26,38 +26,36 @@ def counts(checkpoint) -> dict:
     return copy.deepcopy({k: loop[k] for k in (BATCHES, LOGGED) if k in loop})
 
 
-def mend(checkpoint, counted: dict, accumulate: int, stopped: bool = True) -> None:
-    """Put `counted` back, as it was after the last optimizer step.
+def mend(checkpoint, counted: dict, accumulate: int, epoch: int | None) -> None:
+    """Put `counted` back, as Lightning writes it at the end of the last optimizer step's batch.
 
     A resumed run takes the batches since then again. Nothing else in a checkpoint
-    changes within a step. stopped: whether Lightning has been asked to end the run.
+    changes within a step. epoch: number of the one being read; None before a training.
     """
     if BATCHES not in counted:
         return
     loop = checkpoint["loops"]["fit_loop"]
     loop.update(copy.deepcopy(counted))
     batches, steps = loop[BATCHES], checkpoint["global_step"]
-    epochs = loop["epoch_progress"]
-    left = not batches["is_last_batch"] and batches["current"]["processed"]
-    if stopped and left and epochs["current"]["processed"] == epochs["current"]["ready"]:
-        # A run that stops in the middle of an epoch counts it as one that has ended. One that
-        # was resumed at an epoch's end and goes on has equal counts, too, and they are right.
-        for count in (epochs["total"], epochs["current"]):
-            count["processed"] -= 1
-            count["completed"] = count["processed"]
     # An epoch's last batch ends a step, however many batches that has.
-    ahead = 0 if batches["is_last_batch"] else batches["current"]["processed"]
-    ahead %= accumulate
-    if ahead:
-        # As if written at the end of the batch that ended the step, not yet counted.
-        counts_it = int(batches["current"]["processed"] == ahead)
-        for count in (batches["total"], batches["current"]):
-            done = count["processed"] - ahead
-            count.update(dict.fromkeys(count, done), completed=done - 1 + counts_it)
-        loop[LOGGED]["_batches_that_stepped"] = steps - 1 + counts_it
-        for loader in loop["state_dict"].get("combined_loader", []):
-            if "batch" in loader:  # its place is in the checkpoint
-                loader["batch"] -= ahead
+    ahead = 0 if batches["is_last_batch"] else batches["current"]["processed"] % accumulate
+    # Its batch is not counted as completed yet, where it is one of this epoch.
+    uncounted = int(batches["current"]["processed"] > ahead)
+    for count in (batches["total"], batches["current"]):
+        done = count["processed"] - ahead
+        count.update(dict.fromkeys(count, done), completed=done - uncounted)
+    loop[LOGGED]["_batches_that_stepped"] = steps - uncounted
+    for loader in loop["state_dict"].get("combined_loader", []) if ahead else ():
+        if "batch" in loader:  # its place is in the checkpoint
+            loader["batch"] -= ahead
+    if epoch is not None:
+        # After the batch that ends it, or where a run stops in its middle, an epoch is counted
+        # as one that has ended; resumed at an epoch's end, the next is not counted as begun.
+        progress = loop["epoch_progress"]
+        early = progress["current"]["processed"] - epoch
+        for count in (progress["total"], progress["current"]):
+            ended = count["processed"] - early
+            count.update(ready=ended + 1, started=ended + 1, processed=ended, completed=ended)
     if LIGHTNING < (2, 5):
         _mend_old(loop, steps)
 
@@ -90,12 +88,8 @@ def _mend_old(loop: dict, steps: int) -> None:
     if batches["is_last_batch"]:
         batches["is_last_batch"] = False
         batches["current"] = dict.fromkeys(batches["current"], 0)
-        # Unless written after the epoch's end, when it is counted already.
-        if epochs["current"]["processed"] < epochs["current"]["ready"]:
-            for count in (epochs["total"], epochs["current"]):
-                count["processed"] += 1
         for count in (epochs["total"], epochs["current"]):
-            count["completed"] = count["processed"]
+            count["processed"] = count["completed"] = count["ready"]
 
 
 class Rows:
@@ -109,7 +103,8 @@ class Rows:
     def __init__(self, trainer, seed: int):
         self.loop, self.seed = trainer.fit_loop, seed
         self.first = list(self._loaders())
-        self.epoch: int | None = None  # that of the samplers, once they are ours
+        self.epoch = self.loop.epoch_progress.current.processed  # that is being read
+        self.ordered: int | None = None  # that of the samplers, once they are ours
 
     def _loaders(self):
         return self.loop._combined_loader.flattened
@@ -126,11 +121,12 @@ class Rows:
 
     def begin_epoch(self) -> None:
         """Order the rows of an epoch by the seed and its number alone."""
-        if self.epoch not in (None, self.loop.epoch_progress.current.processed):
+        self.epoch = self.loop.epoch_progress.current.processed
+        if self.ordered not in (None, self.epoch):
             self._seek(0)
 
     def _seek(self, batches: int) -> None:
-        self.epoch = self.loop.epoch_progress.current.processed
+        self.ordered = self.epoch
         for loader in self._loaders():
             if not hasattr(loader.sampler, "load_state_dict"):
                 # A stream of a host that has no sampler for it.

@@ -3,7 +3,7 @@
 import functools
 
 import pytest
-from runs import SHORT, Watch, changed, fit
+from runs import EVERY, SHORT, Watch, changed, fit
 
 from mdlm_mcd.minihost import main as minihost
 
@@ -13,10 +13,6 @@ OF = {
     "dcd": ("algo.delta0=1/16", "algo.gamma_max=1"),
     "mmd": ("algo.feature_block=0", "algo.rbf_alpha=0.1"),
 }
-EVERY = (
-    "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-    "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,11 @@ SHORT = (
     "trainer.num_sanity_val_steps=0",
     "optim.lr=1e-3",
 )
+# Every step of the run is kept.
+EVERY = (
+    "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
+    "callbacks.checkpoint_every_n_steps.save_top_k=-1",
+)
 ALGOS = {name.lower(): name for name in ("MCD", "SDTT", "CD4LM", "DCD", "MMD", "Subset")}
 
 
@@ -52,13 +57,15 @@ class Watch(L.Callback):
         self.losses.append(float(outputs["loss"]))
 
 
-class Stop(L.Callback):
+class Stop(Watch):
     """Stops the trainer after `last` optimizer steps."""
 
     def __init__(self, last):
+        super().__init__()
         self.last = last
 
     def on_train_batch_end(self, trainer, *args):
+        super().on_train_batch_end(trainer, *args)
         trainer.should_stop |= trainer.global_step == self.last
 
 

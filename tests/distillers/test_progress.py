@@ -4,7 +4,7 @@ import copy
 from types import SimpleNamespace
 
 import pytest
-from runs import Stop, Watch, fit
+from runs import EVERY, Stop, Watch, fit
 from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_mcd.distillers import loop_state
@@ -51,7 +51,7 @@ def test_counts(monkeypatch, version, given, again, current, total, stepped):
     loop = checkpoint["loops"]["fit_loop"]
     ended = version == (2, 2) and counted[loop_state.BATCHES]["is_last_batch"]
     loop[loop_state.BATCHES] = loop[loop_state.LOGGED] = "a host's"
-    loop_state.mend(checkpoint, counted, 4)
+    loop_state.mend(checkpoint, counted, 4, epoch=1)
     batches = loop[loop_state.BATCHES]
     assert (batches["current"], batches["total"]) == (current, total)
     assert loop["state_dict"]["combined_loader"] == [{"batch": 99 - again}]
@@ -109,11 +109,18 @@ def test_a_stream_begins_at_its_first_row_or_not_at_all(batches):
         assert rows.epoch == 0
 
 
-@pytest.mark.parametrize("stopped", [True, False])
-def test_only_a_run_that_stops_counts_its_epoch_too_early(stopped):
-    """One that was resumed at an epoch's end has both counts equal, and goes on."""
-    checkpoint = written(5, 18, 8)
-    epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
-    epoch |= {"processed": 2, "completed": 2}
-    loop_state.mend(checkpoint, loop_state.counts(checkpoint), 4, stopped)
-    assert epoch["processed"] == epoch["completed"] == (1 if stopped else 2)
+@pytest.mark.parametrize("stops", [(1, 2, 3, 4, 5), (2, 5), (4,)])
+@pytest.mark.parametrize("written", ["last", "step-{}"])  # as the fit ends, after its last batch
+def test_a_run_stopped_anywhere_goes_on_bit_for_bit(config, tmp_path, stops, written):
+    """Also at the end of an epoch, here of two steps: of two batches, and of one."""
+    given = ("loader.batch_size=4", "trainer.limit_train_batches=3", *EVERY)
+    given += ("model.dropout=0.2", "trainer.val_check_interval=2", "training.ema=0.9")
+    fit(config(*given, f"checkpointing.save_dir={tmp_path}/whole"), whole := Watch())
+    losses, path = [], None
+    for step in stops:
+        with pytest.raises(UnfinishedError):
+            fit(config(*given), watch := Stop(step), path)
+        losses += watch.losses
+        path = tmp_path / "checkpoints" / f"{written.format(step)}.ckpt"
+    fit(config(*given), watch := Watch(), path)
+    assert losses + watch.losses == whole.losses
