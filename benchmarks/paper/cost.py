@@ -42,12 +42,12 @@ class Counted(NamedTuple):
         return batch * (trunks * self.trunk + method.head_rows * heads * self.head)
 
 
-def count(model: Mapping) -> Counted:
-    """Count a network of the config section `model` over GPT-2's vocabulary and the mask.
+def count(model: Mapping, vocab: int = GPT2_TOKENS + 1) -> Counted:
+    """Count a network of the config section `model` over `vocab` tokens, the mask one of them.
 
     A uniform-state model has no mask: one token less, below every digit that is shown.
     """
-    vocab, length = GPT2_TOKENS + 1, model["length"]
+    length = model["length"]
     with torch.device("meta"):
         network = DIT({"model": model, "algo": {"causal_attention": False}}, vocab)
         inputs = torch.zeros(1, length, dtype=torch.long), torch.zeros(1)

@@ -6,14 +6,23 @@ Each yields rows, dicts that `speed.py` writes as JSON and prints.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
+from paper.compose import embedded
+from paper.cost import count
+from paper.experiments import METHODS
 
 from .worker import Size, Worker, in_turn, make_assets, median
 
 OTHERS = ("sdtt", "subset", "cd4lm", "dcd", "mmd")
 BYTES = 4  # of a weight, its gradient and the optimizer's state
+STATES = 6  # weights, teacher, gradient, average and AdamW's two moments
+# (width, blocks): 23M parameters at GPT-2's vocabulary, 58M, 170M, 424M, and the paper's 863M
+SHAPES = ((192, 8), (384, 12), (768, 12), (1024, 24), (1536, 24))
 
 
 @dataclass
@@ -129,21 +138,42 @@ class Bench:
     # (d) and (f) ----------------------------------------------------------------------
 
     def growth(self) -> Iterator[dict]:
-        """Time MCD's step against length, batch, vocabulary and width, with exponents."""
+        """Time MCD's step against length, batch, vocabulary and parameters, with exponents.
+
+        What does not fit into the memory is counted alone, on the meta device.
+        """
         base = replace(self.size, width=256, blocks=4, batch=1)
-        axes, factors = {"length": 128, "batch": 1, "vocab": 1000, "width": 128}, (1, 2, 4, 8)
+        axes = {
+            "length": [replace(base, length=n) for n in (128, 512, 2048, 4096)],
+            "batch": [replace(base, batch=n) for n in (1, 2, 4, 8)],
+            "vocab": [replace(base, vocab=n) for n in (1000, 8000, 32_000, 128_000)],
+            "parameters": [replace(base, width=w, blocks=n) for w, n in SHAPES],
+        }
         if self.tiny:
-            base, axes, factors = self.size, {"length": self.size.length}, (1, 2)
-        for name, start in axes.items():
+            length = self.size.length
+            axes = {
+                "length": [replace(self.size, length=n) for n in (length, 2 * length)],
+                "parameters": [self.size, replace(self.size, width=1 << 14)],
+            }
+        for name, sizes in axes.items():
             found = []
-            for factor in factors:
-                size = replace(base, **{name: start * factor})
-                with self.mcd(size) as worker:
-                    rows = in_turn({"mcd": worker}, "step", self.repeats)["mcd"]
-                row = {name: start * factor, "ms": median(rows, "ms"), "gib": median(rows, "gib")}
-                found.append(row)
-                yield {"part": "growth", **row}
+            for size in sizes:
+                row = {"part": "growth", "of": name, **self.counted(size)}
+                if row["parameters"] * STATES * BYTES < 0.8 * memory(size.device):
+                    with self.mcd(size) as worker:
+                        rows = in_turn({"mcd": worker}, "step", self.repeats)["mcd"]
+                    row |= {key: median(rows, key) for key in ("ms", "gib")}
+                    found.append(row)
+                yield row
             yield {"part": "exponent", "of": name, "ms": exponent(found, name)}
+
+    def counted(self, size: Size) -> dict:
+        """Return a step's size, parameters and operations, counted on the meta device."""
+        model = embedded(size.model()).model
+        counted = count(model, size.vocab + 1)
+        gflop = counted.step(size.batch, METHODS["mcd"]) / 1e9
+        axes = {"length": size.length, "batch": size.batch, "vocab": size.vocab}
+        return {**axes, "parameters": counted.parameters, "gflop": gflop}
 
     def processes(self) -> Iterator[dict]:
         """Time a step of one process and of two with the same global batch, a core each."""
@@ -158,6 +188,13 @@ class Bench:
             "two_ms": found[2],
             "times_faster": found[1] / found[2],
         }
+
+
+def memory(device: str) -> int:
+    """Return a device's memory in bytes: of the machine for the CPU."""
+    if device == "cuda":
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def exponent(rows: list[dict], name: str) -> float:

@@ -27,12 +27,18 @@ class Size:
     batch: int = 2
     precision: str = "32-true"
 
-    def overrides(self, assets: Path) -> list[str]:
-        """Return those of every training, whatever its method and its host."""
+    def model(self) -> list[str]:
+        """Return the overrides of the network."""
         return f"""
             model.hidden_size={self.width} model.n_blocks={self.blocks}
             model.n_heads={max(1, self.width // 64)} model.cond_dim={min(128, self.width)}
-            model.length={self.length} loader.global_batch_size={self.batch}
+            model.length={self.length}
+        """.split()
+
+    def overrides(self, assets: Path) -> list[str]:
+        """Return those of every training, whatever its method and its host."""
+        return f"""
+            {" ".join(self.model())} loader.global_batch_size={self.batch}
             loader.eval_global_batch_size={self.batch}
             trainer.precision={self.precision} trainer.max_steps=100000
             trainer.val_check_interval=100000 trainer.limit_val_batches=0

@@ -45,5 +45,8 @@ def test_every_part_runs(tmp_path):
     assert not [row for row in rows if "error" in row]
     (floor,) = (row for row in rows if row["part"] == "floor")
     assert floor["gflop"] > 0 and floor["ratio"] == floor["mcd_ms"] / floor["floor_ms"]
+    grown = [row for row in rows if row["part"] == "growth" and row["of"] == "parameters"]
+    assert ["ms" in row for row in grown] == [True, False]  # one fits into no memory
+    assert grown[1]["gflop"] > 1e4 * grown[0]["gflop"] > 0
     drawn = {(r["predictor"], r["steps"]): r for r in rows if r["part"] == "sample"}
     assert drawn["sparse", 4]["evaluations"] <= 4
