@@ -168,8 +168,11 @@ def _card(name: str, config: dict[str, Any]) -> str:
     info, vocab_size = config["mdlm_mcd"], config["vocab_size"]
     origin = "Nothing is noted of a distillation: the weights are a host's own."
     if "loss" in info:
-        origin = "A student of Masked Consistency Distillation (arXiv 2602.00792), distilled from "
-        origin += _cell(info.get("teacher_path") or "a random start") + "."
+        algo = info.get("algo") or "mcd"  # 0.1.0 noted none
+        method = "Masked Consistency Distillation (arXiv 2602.00792)"
+        method = method if algo == "mcd" else _cell(f"algo={algo}")
+        teacher = _cell(info.get("teacher_path") or "a random start")
+        origin = f"A student of {method}, distilled from {teacher}."
     sizes = {k: v for k, v in config.items() if isinstance(v, (int, float))}
     facts = {k: v for k, v in {**info, **sizes}.items() if v not in (None, "", {})}
     timed = config["time_conditioning"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache, partial
@@ -26,6 +27,8 @@ from . import versions
 # Rows of held-out text: for the corpus's own figures as many as there are samples,
 # twice, since one half of it is compared with the other.
 MOST_ROWS = 4096
+
+COMMA = r",(?![^\[(]*[\])])"  # one that is not within a sampler's list of numbers
 
 OPENED = "of the embedded host, MDLM or Duo, a folder or a hub id"
 LAWS = "joint law of the masks: iid, halton, dilated, lattice, lattice:1/8"
@@ -93,7 +96,7 @@ def law(text: str) -> tuple[str, float | str | None]:
 
 
 def call(args) -> None:
-    samplers, dtypes = args.sampler.split(","), args.dtype.split(",")
+    samplers, dtypes = re.split(COMMA, args.sampler), args.dtype.split(",")
     laws = args.u_law or [law("iid")]
     how = (args.top_p, args.stratified)
     points = grid(args.steps, args.temperature, samplers, laws, dtypes, *how)
@@ -130,11 +133,14 @@ def evaluator_name(name: str) -> str:
 
     A name is a path's end, and what lies there may change, so a local one has a hash, too.
     """
-    called, path = evaluators.name_of(name), Path(evaluators.with_precision(name)[0])
-    if name not in SHIPPED and embedded.is_embedded(name):
+    given, _ = evaluators.with_precision(name)
+    path = Path(given)
+    if name in SHIPPED or not (digest := sha256(path)):
+        return evaluators.name_of(name)
+    called = path.resolve().name + name[len(given) :]
+    if embedded.is_embedded(name):
         called = f"{path.parent.parent.name or 'AR'}/{path.stem} (minihost AR)"
-    digest = sha256(path)
-    return f"{called}, {digest[:8]}" if digest else called
+    return f"{called}, {digest[:8]}"
 
 
 def load_evaluator(name: str, device: str, batch_size: int):

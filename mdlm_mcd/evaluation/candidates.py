@@ -195,8 +195,9 @@ def tokenizer_of(opened: weights.Weights, source: Source) -> Any:
     if source.tokenizer is not None:
         return given_tokenizer(source.tokenizer, opened.config)
     key, data = f"CKPT={source.path}", checkpoint_config.data(opened.config)
-    if Path(expanded(source.path, "CKPT"), "tokenizer.json").is_file():
-        data = {"tokenizer_name_or_path": source.path}  # an exported one
+    folder = expanded(source.path, "CKPT")
+    if Path(folder, "tokenizer.json").is_file():
+        data = {"tokenizer_name_or_path": folder}  # an exported one
     if "tokenizer_name_or_path" not in data:
         raise ConfigError(
             f"{key} does not say its tokenizer: give --tokenizer with a "

@@ -159,8 +159,13 @@ def self_bleu(tokens: Tensor, order: int = 4) -> Tensor:
     return (log_precision / order).exp()
 
 
-def require_mauve() -> Any:
-    """Return `mauve.compute_mauve`; raise ConfigError where its package is missing."""
+def require_mauve(texts: int) -> Any:
+    """Return `mauve.compute_mauve`; raise ConfigError without its package or with few texts."""
+    if texts < MAUVE_SAMPLES:
+        raise ConfigError(
+            f"mauve needs at least {MAUVE_SAMPLES} texts on both sides and has "
+            f"{texts}: raise num_samples (its authors advise thousands), or give more text."
+        )
     with border("mauve needs the package mauve-text", "pip install 'mdlm-mcd[mauve]'"):
         from mauve import compute_mauve
     return compute_mauve
@@ -169,13 +174,7 @@ def require_mauve() -> Any:
 def mauve(samples: Sequence[str], corpus: Sequence[str]) -> float:
     """Return MAUVE (Pillutla et al. 2021, arXiv 2102.01454) by the package `mauve-text`.
 
-    Raises ConfigError where the package is missing or there are too few texts.
+    Raises ConfigError as `require_mauve`.
     """
-    fewest = min(len(samples), len(corpus))
-    if fewest < MAUVE_SAMPLES:
-        raise ConfigError(
-            f"mauve needs at least {MAUVE_SAMPLES} texts on both sides and has "
-            f"{fewest}: raise num_samples (its authors advise thousands)."
-        )
     how = {"p_text": list(samples), "q_text": list(corpus), "verbose": False}
-    return float(require_mauve()(**how).mauve)
+    return float(require_mauve(min(len(samples), len(corpus)))(**how).mauve)

@@ -184,12 +184,26 @@ class Match(NamedTuple):
         return "better" if self.ratio.value < 1 else "worse"
 
 
+def counterpart(results: Results, point: Point, reference: str) -> str:
+    """Return the curve that a point is compared with.
+
+    The reference's model under the point's own sampler and law of u, where that was measured:
+    else a student would get the credit for its law. The reference's other curves are compared
+    with itself.
+    """
+    base = results.of(reference)[0].curve
+    if point.curve[:2] == base[:2]:
+        return reference
+    wanted = (*base[:2], *point.curve[2:])
+    return next((p.name for p in results.points if p.curve == wanted), reference)
+
+
 def match(results: Results, point: Point, reference: str) -> Match | None:
-    """Return None where perplexity or entropy were not measured."""
+    """Compare with the `counterpart`; None where perplexity or entropy were not measured."""
     own = place(point)
     if own is None:
         return None
-    curve = _places(results, reference, point.steps)
+    curve = _places(results, counterpart(results, point, reference), point.steps)
     other = at_entropy(curve, own.x)
     if other is None:
         return Match(own.y, own.x)
@@ -199,11 +213,12 @@ def match(results: Results, point: Point, reference: str) -> Match | None:
 
 
 def steps_at_equal(metric: str, results: Results, point: Point, reference: str) -> Reach | None:
-    """Return the steps that the reference needs for the point's figure.
+    """Return the steps that the point's `counterpart` needs for its figure.
 
     metric: n_step_nelbo or perplexity, of the reference at its plain temperature; or
     "frontier": perplexity, the reference tempered to the point's entropy.
     """
+    reference = counterpart(results, point, reference)
     if metric == "frontier":
         own = place(point)
         if own is None:
@@ -228,7 +243,8 @@ def reference_of(results: Results, label: str | None = None) -> str:
     if label is None:
         taught = {p.teacher for p in points if p.teacher}
         first = [p for p in points if p.model in taught]
-        files = [p for p in points if p.checkpoint in taught]  # `last.ckpt` may be of several
+        # `last.ckpt` may be of several, a student's own among them.
+        files = [p for p in points if p.checkpoint in taught and p.checkpoint != p.teacher]
         first += files if len({p.sha256 for p in files}) == 1 else []
         first += [p for p in points if p.algo != "mcd" and p.round is None]
         return [*first, *points][0].name

@@ -23,6 +23,11 @@ from . import bounds
 from .intervals import Scores, finite
 
 
+def in_equal_shares(alpha: Alpha, steps: int) -> bool:
+    """Return whether each step opens the same share of the tokens."""
+    return all(abs(x - k / steps) <= 1e-6 for k, x in enumerate(levels_of(alpha, steps)))
+
+
 @torch.no_grad()
 def comb_likelihood(
     denoise: Denoise,
@@ -44,7 +49,7 @@ def comb_likelihood(
     a schedule whose steps open unequal shares, and as that one.
     """
     levels = levels_of(alpha, steps)
-    if any(abs(level - k / steps) > 1e-6 for k, level in enumerate(levels)):
+    if not in_equal_shares(alpha, steps):
         raise ConfigError(
             f"steps={steps} open unequal shares under this noise schedule, and under the lattice "
             "of 1/N no order is then known: use a log-linear one, or bounds.n_step_nelbo."
@@ -72,16 +77,24 @@ class _Forced(Chain):
         self.text = text
         self.nats = torch.zeros(len(text), dtype=torch.float64, device=text.device)
         self._rows: Tensor | None = None  # what was predicted in this step, if anything
+        self._log_p: Tensor | None = None
 
     def logits(self, z: Tensor, rows: Tensor, level: float | Tensor) -> Tensor:
         self._rows = rows
         return super().logits(z, rows, level)
 
+    def law(self, logits: Tensor, fraction: float | Tensor, *greedy: Any) -> Tensor:
+        # At a low temperature a token's probability is 0 where its logarithm is finite.
+        heated = logits.double() / self.heat(fraction, logits)
+        heated[:, self.mask_index] = -math.inf
+        self._log_p = heated.log_softmax(-1)
+        return super().law(logits, fraction, *greedy)
+
     def draw(self, p: Tensor) -> Tensor:
-        assert self._rows is not None
+        assert self._rows is not None and self._log_p is not None
         drawn = self.text[self._rows]
         self._cost = torch.zeros(self.text.shape, dtype=torch.float64, device=p.device)
-        self._cost[self._rows] = -p.gather(-1, drawn[:, None]).squeeze(-1).double().log()
+        self._cost[self._rows] = -self._log_p.gather(-1, drawn[:, None]).squeeze(-1)
         return drawn
 
     def report(self, step: int, z: Tensor) -> None:

@@ -91,13 +91,15 @@ def corpus_reference(
     """Return what held-out text itself scores: the names of `measure`, plain numbers.
 
     tokens: (rows, length). num_samples: how many samples it is compared with, since pooled
-    figures depend on their number. `bigram_tv` is of one part of the corpus against
-    another: what samples of the true law would score. Raises ConfigError as `measure`.
+    figures depend on their number, and are left out where it is larger than rows. `bigram_tv` is
+    of one part of the corpus against another: what samples of the true law would score.
+    Raises ConfigError as `measure`.
     """
-    count = len(tokens) if num_samples is None else min(num_samples, len(tokens))
-    halves = _halves(num_samples or count, tokens)
-    figures = measure(tokens[:count], resamples=1)
-    out = {name: figure["value"] for name, figure in figures.items()}
+    count = num_samples or len(tokens)
+    halves, out = _halves(count, tokens), dict[str, float]()
+    if count <= len(tokens):
+        figures = measure(tokens[:count], resamples=1)
+        out |= {name: figure["value"] for name, figure in figures.items()}
     out["entropy"] = float(sample_entropy(tokens).mean())
     if evaluator is not None:
         out["perplexity"] = evaluator.nll(tokens).perplexity

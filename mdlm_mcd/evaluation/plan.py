@@ -83,7 +83,7 @@ class Plan:
         if abs(self.seed) >= 2**63:
             raise ConfigError(f"--seed {self.seed} must be a number of 64 bits, with its sign.")
         if self.mauve:
-            diversity.require_mauve()
+            diversity.require_mauve(self.num_samples)
         if min(self.num_samples, self.bound_rows) < 2 or self.batch_size < 1:
             raise ConfigError(
                 f"--num-samples {self.num_samples}, --bound-rows {self.bound_rows} and "

@@ -17,11 +17,12 @@ from torch import Tensor
 from .. import laws, sampling
 from ..coupling import counter_generator
 from ..errors import ConfigError, shown
-from . import bounds, intervals, metrics
+from ..sampling.chain import levels_of
+from . import bounds, diversity, intervals, metrics
 from .candidates import Candidate
 from .evaluators import Evaluator
 from .intervals import Scores
-from .likelihood import comb_likelihood, confidence_likelihood, order_is_drawn
+from .likelihood import comb_likelihood, confidence_likelihood, in_equal_shares, order_is_drawn
 from .plan import DTYPES, Plan, Setting
 from .results import SETTINGS, clash
 from .rows import SCHEMA, append, resumed
@@ -92,6 +93,8 @@ class Sweep:
             evaluator = cache(partial(self.evaluator, model))
             name = self.evaluator_name or evaluator().name
             text = self.held_out(model)
+            if self.plan.mauve:
+                diversity.require_mauve(len(text))
             heads = [self._head(model, point, name, text) for point in self.plan.points]
             self._check(heads[0], earlier + rows)
             for point, head in zip(self.plan.points, heads, strict=True):
@@ -102,7 +105,9 @@ class Sweep:
                     found = same.get(identity(head), {}) | head
                     if not self._is_whole(model, point, found):
                         with self._room(model, point):
+                            had = found.get("metrics", {})  # what another flag asked for
                             found |= self._measure(model, point, evaluator(), text)
+                            found["metrics"] = had | found["metrics"]
                     append(self.out, found)
                     if head.get("sha256"):
                         same[identity(head)] = found
@@ -125,7 +130,8 @@ class Sweep:
     def _exact(self, model: Candidate, point: Setting) -> bool:
         comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
         plain = point.top_p == 1 and ":" not in point.sampler  # options: a schedule, a greedy tail
-        return self.plan.exact and comb and plain and model.denoise is not None
+        asked = self.plan.exact and comb and plain and model.denoise is not None
+        return asked and in_equal_shares(model.alpha, point.steps)
 
     def _is_whole(self, model: Candidate, point: Setting, row: Mapping[str, Any]) -> bool:
         """Return whether a row has figures, and those that a flag asks for since."""
@@ -178,8 +184,11 @@ class Sweep:
             lags = self._once(
                 ("lags",), lambda: laws.mutual_information(text.cpu(), generator=chance)
             )
-            fitted["u_step_fitted"] = laws.fit_step(lags, model.length, point.steps)
-            point = replace(point, u_step=fitted["u_step_fitted"])
+            schedule = sampling.parse(point.sampler)[1].get("schedule")
+            shares = torch.tensor(levels_of(model.alpha, point.steps, schedule)).diff().tolist()
+            step = laws.fit_step(lags, model.length, point.steps, schedule=shares)
+            fitted["u_step_fitted"] = step
+            point = replace(point, u_step=step)
         start = time.perf_counter()
         tokens, evaluations = draw(model, point, plan, self.noise)
         tokens = tokens.cpu()  # waits for the device, too
@@ -268,6 +277,11 @@ def draw(
     another noise, but for `locked`.
     """
     if model.generate is not None:
+        if point != Setting(steps=point.steps):
+            raise ConfigError(
+                f"{model.label} draws by its own `generate`, which knows steps alone: leave "
+                "sampler, law of u, temperature, top_p and dtype at their defaults."
+            )
         generator = noise(plan.seed, "host", point.steps)
         return model.generate(plan.num_samples, point.steps, generator), point.steps
     assert model.denoise is not None

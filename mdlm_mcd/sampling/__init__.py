@@ -98,7 +98,7 @@ def sample(
         fraction of tokens open. top_p: mass of the nucleus.
     greedy_tail: the last so many steps (`first_hitting`: tokens) take the most likely token.
     prompt: (batch, length) ids; given tokens stay, those at `mask_index` are filled.
-    callback: called with (step, z) after each step.
+    callback: called with (step, z) after each step, until all tokens are open.
     options: the sampler's own (`OPTIONS`). Another sampler's are ignored at their defaults.
 
     A step that opens nothing costs no evaluation. Raises ConfigError for an unknown sampler or

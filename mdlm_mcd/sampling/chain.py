@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -178,6 +178,12 @@ class Chain:
         self.evaluations += 1
         return logits_at(self.denoise, z, rows, alpha_at(level, self.first))
 
+    def heat(self, fraction: float | Tensor, logits: Tensor) -> float | Tensor:
+        """Return the temperature by which logits (rows, vocab) are divided."""
+        found = self.temperature(fraction)
+        per_row = isinstance(found, Tensor) and found.ndim
+        return found.to(logits.device)[:, None] if per_row else found
+
     def law(
         self, logits: Tensor, fraction: float | Tensor, greedy: bool | Tensor = False
     ) -> Tensor:
@@ -186,12 +192,9 @@ class Chain:
         fraction: a number, or (rows,). greedy: whether all mass goes to the most likely
         token; a bool, or (rows,).
         """
-        temperature = self.temperature(fraction)
-        if isinstance(temperature, Tensor) and temperature.ndim:
-            temperature = temperature.to(logits.device)[:, None]
-        p = probabilities(
-            logits, self.mask_index, dtype=self.dtype, temperature=temperature, top_p=self.top_p
-        )
+        heat = self.heat(fraction, logits)
+        how = dict[str, Any](dtype=self.dtype, temperature=heat, top_p=self.top_p)
+        p = probabilities(logits, self.mask_index, **how)
         if greedy is False:
             return p
         best = torch.zeros_like(p).scatter(-1, p.argmax(-1, keepdim=True), 1.0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 
+from mdlm_mcd import sampling
 from mdlm_mcd.commands import export, main
 from mdlm_mcd.commands import sweep as measure
 from mdlm_mcd.errors import CheckpointError, ConfigError
@@ -113,6 +114,13 @@ def test_from_the_command_line(runs, tmp_path, capsys):
     assert "<script" not in page.read_text()
 
 
+def test_a_samplers_list_is_one_option():
+    given = "sparse:schedule=[1,1,2],confidence:spacing=8,ancestral:remask=(0.1,0.2)"
+    first, second, third = re.split(measure.COMMA, given)
+    assert first == "sparse:schedule=[1,1,2]" and second == "confidence:spacing=8"
+    assert sampling.parse(third) == ("ancestral", {"remask": (0.1, 0.2)})
+
+
 def test_an_evaluator_of_another_tokenizer(runs):
     mine, (judge, _) = opened(runs["mdlm"]), embedded.open_model(runs["ar"])
     given = dict(name="x.ckpt", device="cpu", batch_size=4, load=lambda *_: judge)
@@ -138,7 +146,7 @@ def test_an_evaluator_of_transformers(runs, tmp_path):
     assert (scores.nats > 0).all() and (scores.tokens > 0).all()
 
 
-def test_an_evaluators_name_follows_its_file(runs, tmp_path):
+def test_an_evaluators_name_follows_its_file(runs, tmp_path, monkeypatch):
     """One retrained in its place is another; a name on the Hub is itself."""
     name = measure.evaluator_name
     path = tmp_path / "ar" / "checkpoints" / "last.ckpt"
@@ -153,7 +161,10 @@ def test_an_evaluators_name_follows_its_file(runs, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"1")
     one = name(f"{tmp_path}:bfloat16")
     (tmp_path / "model.safetensors").write_bytes(b"2")
-    assert one.startswith(f"{tmp_path}:bfloat16, ") and name(f"{tmp_path}:bfloat16") != one
+    assert one.startswith(f"{tmp_path.name}:bfloat16, ") and name(f"{tmp_path}:bfloat16") != one
+    monkeypatch.chdir(tmp_path.parent)
+    same = (tmp_path, tmp_path.name, f"./{tmp_path.name}", f"{tmp_path}/")
+    assert len({name(str(spelled)) for spelled in same}) == 1
     assert (name("gpt2-large"), name("gpt2:tf32")) == ("gpt2-large", "gpt2:tf32")
 
 

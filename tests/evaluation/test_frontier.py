@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from synthetic import estimate, row, write
 
 from mdlm_mcd.evaluation import frontier, intervals, metrics, results
+from mdlm_mcd.evaluation.report import view
 
 POINTS = st.lists(
     st.tuples(st.floats(3.0, 6.0), st.floats(5.0, 5000.0)),
@@ -104,6 +105,31 @@ def test_the_reference_is_the_students_teacher_by_its_label_or_file(tmp_path):
     # Two files of that name: none can be meant.
     twin = row("twin", checkpoint="big.ckpt", teacher=None)
     assert of(other, big, twin, row("MCD 1", teacher="big.ckpt")) == "continued"
+    # A student whose file is called as its teacher's was.
+    own = row("MCD 1", checkpoint="last.ckpt", teacher="last.ckpt")
+    assert of(row("exported", checkpoint="folder", teacher=None), own) == "exported"
+
+
+def test_a_student_gets_no_credit_for_its_law(tmp_path):
+    """The teacher itself, under a law that halves the perplexity: a tie under either."""
+    rows, laws = [], ({}, {"u_law": "lattice"})
+    for model in ("teacher", "MCD round 1"):
+        for factor, law in zip((1, 2), laws, strict=True):
+            for t in (0.8, 1.0):
+                rows.append(point(model, 8, t, 100 / factor * 4 ** (5 * t - 5), 3 + t) | law)
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    ratios = {
+        name: frontier.match(found, found.at(name, 1.0, 8), "teacher").ratio.value
+        for name in found.names
+    }
+    gain = pytest.approx(0.5)  # of the law, which the teacher's own curve shows
+    assert ratios == {**dict.fromkeys(found.names, pytest.approx(1)), "teacher, u lattice": gain}
+    assert view.subject(found, "teacher")[0].name == "MCD round 1"
+    student = found.at("MCD round 1, u lattice", 1.0, 8)
+    assert frontier.steps_at_equal("perplexity", found, student, "teacher").steps == 8
+    del rows[2:4]  # without the teacher's lattice there is nothing else to compare with
+    found = results.read([write(tmp_path / "r.jsonl", rows)])
+    assert frontier.match(found, student, "teacher").ratio.value == gain
 
 
 def test_beyond_the_temperatures_it_is_not_reached(tmp_path):

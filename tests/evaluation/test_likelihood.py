@@ -112,6 +112,12 @@ def test_confidence_with_its_options_is_the_law_of_its_draws(how):
     assert_law(draw("confidence", 2, n=20_000, **how), law)
 
 
+def test_a_probability_below_the_smallest_number_has_a_likelihood():
+    """Near greedy most tokens' underflow; their logarithms do not."""
+    found = of_confidence(steps=LENGTH, temperature=1e-4).nats
+    assert found.isfinite().all() and found.min() >= 0 and found.max() > 1000
+
+
 def test_where_scores_tie_it_is_of_a_drawn_order_and_their_mean_is_the_law():
     """All places of an empty sequence do, but for rounding, to a network of rotary positions."""
     logits, times = table().float(), 60

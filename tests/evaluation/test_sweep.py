@@ -9,13 +9,15 @@ import pytest
 import synthetic
 import torch
 
+from mdlm_mcd import laws
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import bounds, results, sweep
+from mdlm_mcd.evaluation import bounds, diversity, results, sweep
 from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.evaluation.plan import Plan, Setting, grid
 from mdlm_mcd.evaluation.rows import append, existing, resumed
+from mdlm_mcd.sampling import chain
 
 VOCAB, MASK, LENGTH = 12, 11, 8
 
@@ -188,6 +190,8 @@ def test_a_model_that_draws_itself(tmp_path):
     rows = run(tmp_path / "r.jsonl", own)
     assert "n_step_nelbo" not in rows[0]["metrics"] and rows[1]["evaluations"] == 4
     assert rows[0]["texts"] == run(tmp_path / "again", own)[0]["texts"] != rows[1]["texts"]
+    with pytest.raises(ConfigError, match="a draws by its own `generate`, which knows steps"):
+        run(tmp_path / "hot", own, plan=plan(Setting(temperature=0.5)))
 
 
 def test_two_names_of_the_same_weights(tmp_path):
@@ -297,6 +301,39 @@ def test_a_plan_is_checked_before_any_model_is_opened(tmp_path, monkeypatch):
     assert row["metrics"]["mauve"] == {"value": 1.0, "low": None, "high": None}
 
 
+def test_a_figure_asked_for_later_takes_none_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(diversity, "require_mauve", lambda texts: None)
+    monkeypatch.setattr(diversity, "mauve", lambda *texts: 0.5)
+    out, point = tmp_path / "r.jsonl", Setting(u_law="lattice", u_step=0.5, steps=2)
+    for how in ({"exact": True}, {"mauve": True}, {"exact": True}):
+        (row,) = run(out, model(), plan=plan(point, batch_size=10, **how))
+        assert "nll" in row["metrics"]
+    assert "mauve" in row["metrics"] and len(lines(out)) == 2
+
+
+def test_a_fitted_step_knows_the_shares_of_the_steps(tmp_path):
+    """Every second token is the one before: under equal shares 1/4 is best, else another."""
+    x = torch.randint(0, MASK, (400, LENGTH // 2), generator=counter_generator(0))
+    text, fitted = x.repeat_interleave(2, 1), []
+    cosine = replace(model("b", "2" * 64), alpha=lambda t: torch.cos(torch.pi / 2 * t))
+    how = dict(u_law="lattice", u_step="auto", steps=4)
+    for name, one in (("sparse", model()), ("sparse:schedule=cosine", model()), ("sparse", cosine)):
+        points = plan(Setting(name, **how))
+        (row,) = run(tmp_path / "r", one, plan=points, held_out=lambda _: text)
+        fitted.append(row["u_step_fitted"])
+    information = laws.mutual_information(text, generator=counter_generator(1, "lags"))
+    shares = [torch.tensor(chain.levels_of(cosine.alpha, 4)).diff().tolist(), "cosine"]
+    best = [laws.fit_step(information, LENGTH, 4, schedule=s) for s in ("uniform", *shares[::-1])]
+    assert fitted == best and len(set(best)) > 1
+
+
+def test_a_likelihood_that_is_not_known_is_left_out(tmp_path):
+    cosine = replace(model(), alpha=lambda t: torch.cos(torch.pi / 2 * t))
+    point = Setting(u_law="lattice", u_step=0.25, steps=4)
+    (row,) = run(tmp_path / "r", cosine, plan=plan(point, exact=True))
+    assert row["metrics"].keys() & {*BOUNDS, "nll"} == BOUNDS
+
+
 def test_the_grid_holds_each_point_once_and_the_cheap_ones_first():
     points = grid([8, 2, 8], [1.0, 0.5, 1.0], laws=[("iid", None), ("lattice", 1 / 8)])
     assert [p.steps for p in points] == 4 * [2] + 4 * [8]
@@ -307,6 +344,7 @@ def test_the_grid_holds_each_point_once_and_the_cheap_ones_first():
     "change, words",
     [
         (dict(bound_rows=1), "--bound-rows 1"),
+        (dict(mauve=True), "mauve needs at least 100 texts on both sides and has 10"),
         (dict(num_samples=1), "--num-samples 1,"),
         (dict(batch_size=0), "--batch-size 0"),
         (Setting(steps=0), "--steps 0"),

@@ -69,7 +69,7 @@ def listed(values: Iterable) -> str:
 
 
 def plain(results: Results, reference: str) -> list[tuple[str, float]]:
-    """Return every curve at T = 1, or what is nearest; the reference at all of its own."""
+    """Return every curve at T = 1, else its highest; the reference at all of its own."""
     usual = {n: results.temperatures(n) for n in results.names}
     return [(n, t) for n, of in usual.items() for t in (of if n == reference else of[:1])]
 
@@ -114,9 +114,14 @@ def columns(results: Results) -> list[str]:
 
 
 def subject(results: Results, reference: str) -> list[Point]:
-    """Return the points that the sentences are about: the last round's, or the last curve's."""
+    """Return the points that the sentences are about: the last round's, or the last curve's.
+
+    Of those with the reference's own sampler and law of u, where there are any.
+    """
     names = [n for n in results.names if n != reference]
-    name = max(names, key=lambda n: (results.of(n)[0].round or 0, names.index(n)))
+    of = {name: results.of(name)[0] for name in (*names, reference)}
+    usual = of[reference].curve[2:]
+    name = max(names, key=lambda n: (of[n].curve[2:] == usual, of[n].round or 0, names.index(n)))
     return results.of(name, results.temperatures(name)[0])
 
 
