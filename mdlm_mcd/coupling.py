@@ -70,10 +70,14 @@ def sample_times(
 
 
 def _spread(n: int, generator: torch.Generator | None, antithetic: bool) -> Tensor:
-    """U(0, 1], (n,) float64; one in each of n equal parts if antithetic."""
+    """U(0, 1], (n,) float64; one in each of n equal parts, in a random order, if antithetic.
+
+    In their order a micro-batch or a process would have its own range of times, and an epoch's
+    last step, which may have fewer rows, those near 1 alone.
+    """
     unit = torch.rand(n, generator=generator, dtype=torch.float64)  # in [0, 1)
     if antithetic:
-        unit = (unit + torch.arange(n, dtype=torch.float64)) / n
+        unit = (unit + torch.randperm(n, generator=generator)) / n
     return 1.0 - unit
 
 

@@ -72,6 +72,14 @@ def test_times_are_uniform_on_delta_to_one(antithetic, delta):
         assert len(set(strata.tolist())) > 4990
 
 
+def test_any_rows_of_a_batch_have_all_times():
+    """A process, a micro-batch, an epoch's last step of a few rows: each has t ~ U(delta, 1]."""
+    t = [coupling.sample_times(8, 0.2, generator=generator(seed))[0] for seed in range(400)]
+    for place in (0, 7):
+        law = scipy.stats.uniform(0.2, 0.8)
+        assert scipy.stats.kstest(torch.stack(t)[:, place].numpy(), law.cdf).pvalue > 1e-3
+
+
 def test_ablations_of_the_coupling():
     g = generator()
     x0, u, other = tokens(200, 30), torch.rand(200, 30), torch.rand(200, 30)

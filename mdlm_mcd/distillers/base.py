@@ -131,8 +131,7 @@ class Distiller:
         return self.mask_index if self.parameterization == "subs" else None
 
     def _log_step(self, round_: Round, parts: head.LossOutput, tokens: Tensor, micro: int) -> None:
-        # Of the step so far: times are dealt in order, so the last micro-batch, which is the one
-        # that is logged, has the fewest masks.
+        # Of the step so far: the last micro-batch is the one that is logged.
         now = {"tokens": tokens, **parts._asdict(), "loss": parts.loss.detach(), "per_token": 0}
         self._step = {k: v + self._step[k] for k, v in now.items()} if micro and self._step else now
         step, tokens = self._step, self._step["tokens"]
@@ -259,6 +258,7 @@ class Distiller:
 
     def on_train_start(self) -> None:
         self._rows = loop_state.Rows(self.trainer, self.config.seed)
+        self.backbone.train()  # one of transformers is opened in eval mode, without dropout
         super().on_train_start()
         self._rows.begin()
         if self.config.algo.teacher_placement == "sharded":

@@ -34,15 +34,15 @@ def use_safe_files(strategy) -> None:
         )
 
 
-def save_last(trainer, folder: str) -> None:
-    """Write `folder/last.ckpt`, under which Lightning's own checkpoints then go on."""
-    path = os.path.join(folder, LAST)
+def own_last(trainer, folder: str) -> None:
+    """Have Lightning's own checkpoints write `folder/last.ckpt`, whatever is there.
+
+    Else they take it for another run's and write `last-v1.ckpt`, from which nothing goes on.
+    """
     for callback in trainer.checkpoint_callbacks:
-        # Else it takes our file for another run's, and writes `last-v1.ckpt`.
         if getattr(callback, "save_last", None) and not callback.last_model_path:
             if os.path.realpath(callback.dirpath) == os.path.realpath(folder):
                 callback.last_model_path = os.path.join(callback.dirpath, LAST)
-    trainer.save_checkpoint(path)
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

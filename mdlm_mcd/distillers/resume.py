@@ -99,7 +99,7 @@ def note(module, step: int) -> dict[str, Any]:
         "version": __version__,
         "algo": algo.name,
         "loss": algo.loss,
-        "teacher_path": start.teacher_path(module.config),
+        "teacher_path": "" if algo.init_from == "scratch" else start.teacher_path(module.config),
         "teacher_sha256": module.teacher_sha256,
         "round": done and done.index + 1,
         "delta": done and done.delta,

@@ -173,6 +173,8 @@ def train(cls, config, tokenizer):
     # The loaders deal the rows to the processes themselves.
     trainer = make_trainer(config, use_distributed_sampler=False)
     trainer.fit(model, train_ds, valid_ds, ckpt_path=resume)
+    if trainer.interrupted:  # Lightning 2.2 returns, perhaps with the average in place
+        raise KeyboardInterrupt
     if trainer.global_step > step:
         # The end of a run is kept, whatever the interval of checkpoints.
         trainer.save_checkpoint(os.path.join(folder, "last.ckpt"))

@@ -157,7 +157,7 @@ class TrainerBase(L.LightningModule):
             weight_decay=optim.weight_decay,
             # One pass over the weights in place of ten. Lightning does not clip the gradients
             # of a fused optimizer under mixed precision, and older torch has none on CPUs.
-            fused="mixed" not in str(self.config.trainer.precision) and TORCH >= (2, 4),
+            fused="mixed" not in self.trainer.precision and TORCH >= (2, 4),
         )
         scheduler = hydra.utils.instantiate(self.config.lr_scheduler, optimizer=optimizer)
         return [optimizer], [{"scheduler": scheduler, "interval": "step", "name": "trainer/lr"}]

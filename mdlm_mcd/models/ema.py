@@ -71,7 +71,6 @@ class ExponentialMovingAverage:
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.decay = state_dict["decay"]
         self.num_updates = state_dict["num_updates"]
         self.shadow_params = state_dict["shadow_params"]
 

@@ -116,6 +116,7 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(config, tmp_path, stops, wri
     given = ("loader.batch_size=4", "trainer.limit_train_batches=3", *EVERY)
     given += ("model.dropout=0.2", "trainer.val_check_interval=2", "training.ema=0.9")
     fit(config(*given, f"checkpointing.save_dir={tmp_path}/whole"), whole := Watch())
+    assert len(list(tmp_path.glob("whole/checkpoints/step-*"))) == 6  # without a validation, too
     losses, path = [], None
     for step in stops:
         with pytest.raises(UnfinishedError):

@@ -107,6 +107,7 @@ def test_a_finished_run_says_so_and_writes_nothing(config, tmp_path, caplog):
         minihost.run(given)
         assert files(tmp_path) == before
         fit(given, ckpt_path=path)  # as the real hosts fit again, whatever the checkpoint
+    assert opened(path)["mdlm_mcd"]["teacher_path"] == ""  # from scratch, whatever it names
     assert caplog.text.count(f"{path} is finished at step 6; nothing to do") == 2
     assert files(path.parent).items() <= before.items()
 

@@ -44,6 +44,19 @@ def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
     assert not stops or stops in found.text
 
 
+def test_a_network_in_eval_mode_is_trained_with_dropout(config):
+    """As `transformers` opens one, of Duo's hf_dit; a resumed run has no validation before."""
+
+    class Modes(lightning.Callback):
+        def on_train_batch_end(self, trainer, module, *args):
+            seen.append((module.backbone.training, module.teacher.backbone.training))
+
+    seen, model = [], built(given := config(*ONE))
+    model.backbone.eval()
+    fit(given, Modes(), model=model)
+    assert set(seen) == {(True, False)}
+
+
 # Teachers -----------------------------------------------------------------------------
 
 

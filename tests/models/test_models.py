@@ -174,6 +174,14 @@ def test_a_block_compiles_in_one_graph():
     torch.testing.assert_close(compiled(x, rotary, c), block(x, rotary, c))
 
 
+def test_an_average_keeps_the_decay_that_it_was_given():
+    """A model trained on from a file with `training.ema` of its own."""
+    p = torch.nn.Parameter(torch.zeros(2))
+    mine, other = (ema.ExponentialMovingAverage([p], decay=d) for d in (0.5, 0.9))
+    mine.load_state_dict(other.state_dict())
+    assert mine.decay == 0.5
+
+
 def test_ema_follows_the_warmed_up_decay():
     p = torch.nn.Parameter(torch.zeros(3))
     frozen = torch.nn.Parameter(torch.zeros(2), requires_grad=False)

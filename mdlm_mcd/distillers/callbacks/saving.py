@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ...curriculum import Curriculum
 from ...errors import UnfinishedError
-from ..checkpoint_io import LAST, save_last
+from ..checkpoint_io import LAST, own_last
 
 # Steps from one question to all processes to the next: each waits for the device.
 AGREE = 10
@@ -59,6 +59,7 @@ class SaveRounds(L.Callback):
 
     def on_train_start(self, trainer, module):
         self._last = trainer.global_step  # a run resumed at a boundary has its files
+        own_last(trainer, self.dirpath)
         self.on_sanity_check_start(trainer, module)
 
     def _ask(self, signum, frame):
@@ -79,7 +80,7 @@ class SaveRounds(L.Callback):
                 return
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if asked and step < trainer.max_steps:
-            save_last(trainer, self.dirpath)
+            trainer.save_checkpoint(os.path.join(self.dirpath, LAST))
             self._leaves = True
             _say(
                 "SIGTERM: the run stands at step %d of %d in %s and leaves; the same "
@@ -98,7 +99,7 @@ class SaveRounds(L.Callback):
 
     def on_train_end(self, trainer, module):
         if self.curriculum and trainer.global_step < self.curriculum.total_steps:
-            save_last(trainer, self.dirpath)
+            trainer.save_checkpoint(os.path.join(self.dirpath, LAST))
 
     def on_fit_end(self, trainer, module):
         # Here, and not at the end of the training, of which there may be none.
