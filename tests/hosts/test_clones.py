@@ -239,6 +239,12 @@ def test_sigterm_and_the_same_command_again(patched, unstopped):
     assert "SIGTERM" in printed and "Traceback" not in printed
     patched.run("terminated", *overrides)
     ended_alike(folder, out / "checkpoints")
+    # Begun anew in this folder: what the same command goes on from is the new run's.
+    anew = "checkpointing.resume_from_ckpt=false"
+    patched.run("terminated", *overrides, "seed=2", anew)
+    _, saved = weights(out / "checkpoints" / "last.ckpt")
+    assert (saved["global_step"], saved["hyper_parameters"]["config"]["seed"]) == (8, 2)
+    assert not list((out / "checkpoints").glob("last-v*"))
 
 
 def test_two_processes(host, teacher):
