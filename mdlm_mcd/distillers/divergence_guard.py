@@ -20,8 +20,8 @@ DECAY = 0.98
 class LossGuard:
     """Watch the loss of whole optimizer steps.
 
-    A step, not a micro-batch: with stratified times the last micro-batch has the
-    smallest t, hardly a masked token, and almost only cross-entropy in its loss.
+    A step, not a micro-batch: one of few rows may have small t alone, and then hardly a
+    masked token, and almost only cross-entropy in its loss.
 
     mode: `stop` raises DivergenceError, `warn` logs once, `off` (or false, as which
     YAML reads it) checks nothing. `running` is the loss's scale, nats per token; it

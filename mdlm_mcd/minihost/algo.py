@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from .. import head, losses
 from ..errors import ConfigError
 from ..models import vocabulary
+from ..sampling.chain import categorical
 from . import trainer_base
 
 
@@ -171,6 +172,6 @@ class AR(trainer_base.TrainerBase):
             log_p = self.forward(x, None)[:, -1]
             if self.config.sampling.use_float64:
                 log_p = trainer_base.double(log_p)
-            drawn = trainer_base.sample_categorical(log_p.exp()).to(x.device)
+            drawn = categorical(log_p.exp(), None).to(x.device)
             x = torch.cat((x, drawn[:, None]), dim=1)
         return x

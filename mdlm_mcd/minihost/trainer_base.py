@@ -14,6 +14,7 @@ from ..errors import ConfigError, require_one_of
 from ..models import context, ema
 from ..models.compiling import compile_blocks
 from ..models.noise import NOISES
+from ..sampling.chain import categorical, nucleus
 from . import metrics
 from .backbone import backbone
 
@@ -32,28 +33,9 @@ class Loss:
     num_tokens: torch.Tensor
 
 
-def sample_categorical(categorical_probs):
-    """Draw from unnormalised probabilities (..., vocab) by the exponential race.
-
-    In the input's dtype: pass float64. (Unlike `sampling.chain.categorical`, whose race
-    in float32 is that of the public hosts.)
-    """
-    race = torch.empty_like(categorical_probs).exponential_()
-    return (categorical_probs / race).argmax(-1)
-
-
 def double(x):
     """Return x in float64, on the CPU where its device has none (Apple's GPUs)."""
     return (x.cpu() if x.device.type == "mps" else x).double()
-
-
-def nucleus(log_p, top_p: float):
-    """Keep the smallest set of tokens that holds `top_p`, renormalised."""
-    ordered, index = log_p.sort(dim=-1, descending=True)
-    before = ordered.exp().cumsum(-1) - ordered.exp()
-    ordered = ordered.masked_fill(before >= top_p, -torch.inf)
-    kept = torch.full_like(log_p, -torch.inf).scatter(-1, index, ordered)
-    return kept.log_softmax(-1)
 
 
 class TrainerBase(L.LightningModule):
@@ -321,12 +303,12 @@ class Diffusion(TrainerBase):
             log_x0 = self.forward(x, self._sigma_from_alphat(alpha_t), labels)
             if self.config.sampling.use_float64:
                 log_x0 = double(log_x0)
-            if self.p_nucleus < 1:
-                log_x0 = nucleus(log_x0, self.p_nucleus)
             p_x0 = log_x0.exp()
+            if self.p_nucleus < 1:
+                p_x0 = nucleus(p_x0, self.p_nucleus)
         known = (y.to(p_x0.device) for y in (x, alpha_s, alpha_t))
         q_xs = self._posterior_from_x0(p_x0, *known)
-        return p_x0, sample_categorical(q_xs).to(x.device)
+        return p_x0, categorical(q_xs, None).to(x.device)
 
     @torch.no_grad()
     def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):

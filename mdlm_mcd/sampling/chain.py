@@ -91,16 +91,19 @@ def probabilities(
     logits = logits.to(dtype, copy=True).div_(temperature)
     logits[:, mask_index] = -math.inf  # a finite one could win at a temperature near 0
     p = logits.softmax(-1)
-    if top_p < 1.0:
-        ordered, index = p.sort(dim=-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
-        p = torch.zeros_like(p).scatter(-1, index, ordered)
-        p = p / p.sum(-1, keepdim=True)
-    return p
+    return nucleus(p, top_p) if top_p < 1.0 else p
+
+
+def nucleus(p: Tensor, top_p: float) -> Tensor:
+    """Keep the smallest set of tokens that holds the mass `top_p`: (..., vocab), renormalised."""
+    ordered, index = p.sort(dim=-1, descending=True)
+    ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+    p = torch.zeros_like(p).scatter(-1, index, ordered)
+    return p / p.sum(-1, keepdim=True)
 
 
 def categorical(p: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Draw from p (rows, vocab) by the exponential race, in p's precision.
+    """Draw from p (..., vocab), normalised or not, by the exponential race, in p's precision.
 
     In float32 the race is the hosts': -log(u + 1e-10) + 1e-10 of a u of 24 bits. It
     is never below 2^-24, nor above 23.03: a token whose odds are smaller than the

@@ -11,7 +11,7 @@ from texts import tiny_gpt2
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.losses import subs
-from mdlm_mcd.minihost import algo, dataloader, metrics, trainer_base
+from mdlm_mcd.minihost import algo, dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
 
 
@@ -74,12 +74,6 @@ def test_samples_have_no_masks(model, noise, removal):
     net = model(algo.MDLM, "sampling.predictor=ancestral_cache", *how)
     x = net.generate_samples(5, num_steps=4)
     assert x.shape == (5, 16) and (x != net.mask_index).all()
-
-
-def test_nucleus_keeps_the_smallest_sufficient_set():
-    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    for top_p, kept in ((0.7, [0.625, 0.375, 0, 0]), (0.1, [1.0, 0, 0, 0])):
-        torch.testing.assert_close(trainer_base.nucleus(p, top_p).exp(), torch.tensor([kept]))
 
 
 def test_ar_is_a_law_of_the_next_token_and_samples_follow_it(model):
