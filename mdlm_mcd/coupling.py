@@ -156,10 +156,8 @@ def couple_as(
     Raises ConfigError for an unknown coupling.
     """
     check_coupling(coupling)
-    if coupling == "none":
-        return couple(x0, u, t, t, alpha, mask_index)
-    pair = couple(x0, u, t, s, alpha, mask_index)
-    if coupling == "shared":
+    pair = couple(x0, u, t, t if coupling == "none" else s, alpha, mask_index)
+    if coupling != "independent":
         return pair
     assert u_other is not None
     other = couple(x0, u_other, s, s, alpha, mask_index)

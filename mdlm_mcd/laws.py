@@ -253,7 +253,7 @@ def together(step: float, lags: Tensor, shares: Tensor) -> Tensor:
     in one arc of width w, whose place is uniform, with probability max(0, w - d) +
     max(0, w - (1 - d)).
     """
-    d = torch.frac(lags.double() * step)
+    d = lags.double() * step % 1
     d = torch.minimum(d, 1 - d)[..., None]
     both = (shares - d).clamp(min=0) + (shares - (1 - d)).clamp(min=0)
     return both.sum(-1)

@@ -152,7 +152,7 @@ def test_mutual_information_of_noise_over_many_tokens_is_nothing():
     assert laws.mutual_information(x, 3, generator=generator()).max() < 0.02
 
 
-@pytest.mark.parametrize("step", [laws.GOLDEN, 1 / 8, 0.123, 0.5])
+@pytest.mark.parametrize("step", [laws.GOLDEN, 1 / 8, 0.123, 0.5, -1 / 4])
 def test_chance_of_opening_together(step):
     levels = laws.levels([1, 2, 2, 5], 4)
     shares, lags = torch.tensor(levels).double().diff(), torch.tensor([1, 2, 3, 8])

@@ -90,6 +90,8 @@ def export(
         "torch_dtype": "float32",
         "mdlm_mcd": info,
     }
+    if section(found.config, "algo").get("ignore_bos"):  # its first token is given
+        config["algo"] = {"ignore_bos": True}
     opened = tokenizer and candidates.given_tokenizer(tokenizer, found.config)
     if opened:
         config["mask_index"] = candidates.mask_index(opened, sizes["vocab_size"], source)

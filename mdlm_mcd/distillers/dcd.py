@@ -115,9 +115,6 @@ def couple(
     """
     other = other.to(x0)
     j = other + (other >= x0)
-    views = []
-    for alpha in (alpha_t, alpha_s):
-        kept = alpha + (1 - alpha) / num_classes
-        views.append(torch.where(u <= kept[:, None], x0, j))
-    z_t, z_s = views
+    kept = (alpha + (1 - alpha) / num_classes for alpha in (alpha_t, alpha_s))
+    z_t, z_s = (torch.where(u <= chance[:, None], x0, j) for chance in kept)
     return z_t, z_s

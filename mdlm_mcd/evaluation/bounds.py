@@ -94,6 +94,7 @@ def n_step_nelbo(
     generator: torch.Generator | None = None,
     temperature: Temperature = 1.0,
     batch_size: int = 64,
+    free: Tensor | None = None,
     **law: Any,
 ) -> Scores:
     """Estimate the N-step NELBO: what each of N steps opens, given the truth before it.
@@ -101,7 +102,8 @@ def n_step_nelbo(
     Unbiased over u, for any sampler that opens by u (module docstring). A time-conditioned
     network is called at the times of the steps. At most `steps` network passes a row.
 
-    tokens: (rows, length) held-out ids; repeat rows to draw several u for each.
+    tokens: (rows, length) held-out ids, rows that are independent. free: (rows, length) bool on
+    the CPU; the others are given, and cost nothing.
     schedule, temperature: as in `sampling.sample`; log-probabilities are renormalised.
     generator: on the CPU; with the same seed two models see the same masks.
     law: further keywords of `coupling.draw_u`.
@@ -114,10 +116,12 @@ def n_step_nelbo(
         raise ConfigError(f"steps={steps} must be at least 1.")
     levels = levels_of(alpha, steps, schedule)
     rows, length = tokens.shape
-    u = draw_u(rows, length, u_law, step=u_step, generator=generator, **law)
+    u = draw_u(rows, length, u_law, step=u_step, generator=generator, free=free, **law)
+    order = opening_steps(u, levels)
+    order = order if free is None else order.masked_fill(~free, -1)
     how = dict[str, Any](alpha=alpha, mask_index=mask_index)
     how |= dict(temperature=temperature, batch_size=batch_size)
-    return along(denoise, tokens, opening_steps(u, levels), levels, **how)
+    return along(denoise, tokens, order, levels, **how)
 
 
 def along(
@@ -133,7 +137,7 @@ def along(
 ) -> Scores:
     """Return what tokens (rows, length) cost where each opens at its step of `order`.
 
-    order: (rows, length), steps from 0; levels: as `levels_of`.
+    order: (rows, length), steps from 0, before which tokens are given; levels: as `levels_of`.
     """
     first = float(alpha(torch.ones(1, dtype=torch.float64)))
     at = temperature_path(temperature)
@@ -164,19 +168,24 @@ def nelbo_rows(
     eps: float = 1e-3,
     batch_size: int = 64,
     temperature: float = 1.0,
+    free: Tensor | None = None,
 ) -> Scores:
     """Estimate the continuous-time NELBO by row, the bound that masked models train on.
 
+    It charges for tokens that are masked at t, and so not for the share alpha_1 that would be
+    visible at t = 1, where samplers begin with all masked: a bound where alpha_1 is about 0.
+
     noise: t (batch,) -> (dalpha_t, alpha_t), as the hosts' schedules; one t in (eps, 1] a
     row of tokens (rows, length), stratified over the rows, at which a time-conditioned
-    network is called. With generators of the same seed two models see the same masks.
-    Raises ConfigError as `n_step_nelbo`.
+    network is called. With generators of the same seed two models see the same masks. free: as
+    of `n_step_nelbo`. Raises ConfigError as `n_step_nelbo`.
     """
     check(tokens, mask_index)
     rows, device = len(tokens), tokens.device
     t = (torch.rand(rows, generator=generator) + torch.arange(rows)) / rows
     dalpha_t, alpha_t = noise(eps + (1 - eps) * t)
-    masked = (torch.rand(tokens.shape, generator=generator) > alpha_t[:, None]).to(device)
+    masked = torch.rand(tokens.shape, generator=generator) > alpha_t[:, None]
+    masked = (masked if free is None else masked & free).to(device)
     weight, alpha_t = (-dalpha_t / (1 - alpha_t)).to(device), alpha_t.to(device)
     nats = torch.zeros(rows, dtype=torch.float64, device=device)
     for part in torch.arange(rows, device=device).split(batch_size):

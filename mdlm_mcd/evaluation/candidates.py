@@ -39,7 +39,8 @@ class Candidate:
     denoise: see `sampling`; alpha: its signal schedule; length: tokens in a sequence; tokenizer:
     a Hugging Face one; provenance: columns of the results file. generate(count, steps, generator):
     draws (count, length) tokens in place of our samplers, for a model that is not masked;
-    without a denoiser it has no bounds.
+    without a denoiser it has no bounds. bos: the first token of each sequence where the model,
+    trained with algo.ignore_bos, never saw it masked: it is given.
     """
 
     label: str
@@ -52,6 +53,13 @@ class Candidate:
     device: str = "cpu"
     provenance: dict[str, Any] = field(default_factory=dict)
     generate: Callable[[int, int, torch.Generator], Tensor] | None = None
+    bos: int | None = None
+
+    def free(self, tokens: Tensor) -> Tensor | None:
+        """Return which of tokens (rows, length) the model may see masked; None: all."""
+        if self.bos is None:
+            return None
+        return (torch.arange(tokens.shape[1]) > 0).expand(tokens.shape)
 
     def noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Return (dalpha_t, alpha_t) at t (batch,), as the hosts' schedules have it."""
@@ -142,7 +150,7 @@ def schedule(config: Mapping[str, Any], source: str) -> Alpha:
     of_mdlm = MDLM_SCHEDULES if "parameterization" in config else {}
     require_one_of(list(DUO_SCHEDULES | of_mdlm), f"{source}: noise.type", kind)
     # MDLM's own log-linear and cosine have this eps and take none from the config.
-    names = ("eps", "sigma_min", "sigma_max")
+    names = ("sigma_min", "sigma_max") if of_mdlm else ("eps",)
     settings = {"eps": 1e-3} | {k: noise[k] for k in names if noise.get(k) is not None}
 
     def alpha(t: Tensor) -> Tensor:
@@ -265,6 +273,9 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
     if timed:
         decisive = {**decisive, "time_conditioning": torch.ones(1)}
     algo, teacher = section(opened.config, "algo"), noted.get("teacher_path")
+    bos = tokenizer.bos_token_id if algo.get("ignore_bos") else None
+    if bos is not None:
+        decisive = {**decisive, "bos": torch.tensor(bos)}
     return Candidate(
         label=source.label,
         denoise=denoiser(
@@ -276,6 +287,7 @@ def open_model(source: Source, device: str = "cpu") -> Candidate:
         length=found["model_length"],
         tokenizer=tokenizer,
         device=device,
+        bos=bos,
         provenance={
             "checkpoint": os.path.basename(os.path.normpath(source.path)),
             "sha256": identity.sha256(decisive),

@@ -131,6 +131,7 @@ class Sweep:
         comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
         plain = point.top_p == 1 and ":" not in point.sampler  # options: a schedule, a greedy tail
         asked = self.plan.exact and comb and plain and model.denoise is not None
+        asked = asked and model.bos is None
         return asked and in_equal_shares(model.alpha, point.steps)
 
     def _is_whole(self, model: Candidate, point: Setting, row: Mapping[str, Any]) -> bool:
@@ -228,20 +229,21 @@ class Sweep:
         text = text.to(model.device)
         how: dict[str, Any] = {"mask_index": model.mask_index, "batch_size": plan.batch_size}
         as_drawn = how | {"alpha": model.alpha, "temperature": point.path}
-        rows = text[: plan.bound_rows]
+        rows, free = text[: plan.bound_rows], model.free(text)
         generator = partial(self.noise, plan.seed)  # the same masks for every model
 
         def exact(of: Callable[..., Scores], **own: Any) -> dict[str, Any]:
             scores = of(denoise, rows, point.steps, **as_drawn, **own)
             return scores.estimate(seed=plan.seed)._asdict()
 
-        if sampler == "confidence" and not order_is_drawn(**options):
+        if sampler == "confidence" and not order_is_drawn(**options) and free is None:
             return {"nll": exact(confidence_likelihood, **options)}
         if sampler not in OPEN_BY_U or options.get("remask"):
             return {}
 
         def n_step() -> dict[str, Any]:
             own = as_drawn | point.law | {"generator": generator("n-step", point.steps)}
+            own["free"] = None if free is None else free[: len(rows)]
             scores = bounds.n_step_nelbo(denoise, rows, point.steps, schedule=schedule, **own)
             by_row = (scores.nats / scores.tokens).tolist()
             kept = {"by_row": [round(x, 5) for x in by_row]} if plan.by_row else {}
@@ -250,12 +252,16 @@ class Sweep:
         def endless() -> dict[str, Any]:
             # One pass a row and a noisy figure: of all rows that there are.
             own = how | {"generator": generator("nelbo"), "temperature": point.temperature}
+            own["free"] = free
             scores = bounds.nelbo_rows(denoise, model.noise, text, **own)
             return scores.estimate(seed=plan.seed)._asdict()
 
         key = (*point.law.values(), point.steps, point.path, str(schedule))
         found = {"n_step_nelbo": self._once(key, n_step)}
-        if point.temperature_end is None:  # it knows neither a law of u nor a number of steps
+        last, first = model.alpha(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+        charged = last <= 0.01 and first >= 0.99  # else some tokens cost nothing: no bound
+        # It knows neither a law of u nor a number of steps.
+        if charged and point.temperature_end is None:
             found["nelbo"] = self._once(("nelbo", point.temperature), endless)
         if self._exact(model, point):
             found["nll"] = self._once(("nll", *key), lambda: exact(comb_likelihood))
@@ -286,6 +292,10 @@ def draw(
         return model.generate(plan.num_samples, point.steps, generator), point.steps
     assert model.denoise is not None
     sampler, own = sampling.parse(point.sampler)
+    if model.bos is not None:
+        shape = (plan.num_samples, model.length)
+        prompt = torch.full(shape, model.mask_index) if prompt is None else prompt.clone()
+        prompt[:, 0] = model.bos
     drawn = []
     for index, first in enumerate(range(0, plan.num_samples, plan.batch_size)):
         options = point.law

@@ -77,6 +77,7 @@ def student(distiller: type, model: type) -> type:
         def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
             """Draw token ids (num_samples, length) by `sampling.predictor`, ours or the host's.
 
+            `sampling.guid_weight` null or 0 draws without a class and 1 with it, as in the host.
             Raises ConfigError for guidance, which only the host's own samplers know.
             """
             # Only where there are classes: older hosts do not take the argument.
@@ -86,11 +87,13 @@ def student(distiller: type, model: type) -> type:
                     num_samples, num_steps=num_steps, eps=eps, **classes
                 )
             weight = self.config.sampling.get("guid_weight")
-            if classes and weight:
+            if classes and weight not in (None, 0, 1):
                 raise ConfigError(
-                    f"sampling.guid_weight={weight} guides the host's own samplers alone: "
-                    "set sampling.predictor=ancestral_cache, or the weight to null."
+                    f"sampling.guid_weight={weight} guides the host's own samplers alone: set "
+                    "sampling.predictor=ancestral_cache, or the weight to 1 (classes, no guidance)."
                 )
+            if classes and not weight:
+                classes["labels"] = torch.full_like(classes["labels"], self.num_classes)
             return sampling.draw(self, denoiser(self, **classes), num_samples, num_steps)
 
     return Student

@@ -76,6 +76,11 @@ def draw(model, denoise, count: int, steps: int | None) -> torch.Tensor:
     how = model.config.sampling
     # Apple's GPUs have no float64: there the states live on the CPU.
     away = model.device.type == "mps"
+    device, prompt = torch.device("cpu") if away else model.device, None
+    if getattr(model, "ignore_bos", False):  # the model never saw it masked
+        shape = (count, model.config.model.length)
+        prompt = torch.full(shape, model.mask_index, device=device)
+        prompt[:, 0] = model.tokenizer.bos_token_id
     drawn = sampling.sample(
         model.sampler,
         denoise,
@@ -86,7 +91,8 @@ def draw(model, denoise, count: int, steps: int | None) -> torch.Tensor:
         mask_index=model.mask_index,
         vocab_size=model.vocab_size,
         dtype=torch.float64 if how.get("use_float64", True) else torch.float32,
-        device="cpu" if away else model.device,
+        prompt=prompt,
+        device=device,
         **_keywords(how),
     )
     log.info(

@@ -315,6 +315,8 @@ class Diffusion(TrainerBase):
         """Draw token ids (num_samples, model.length) by `sampling.predictor`."""
         num_steps = num_steps or self.config.sampling.steps
         x = self.prior_sample(num_samples, self.num_tokens)
+        if self.ignore_bos:
+            x[:, 0] = self.tokenizer.bos_token_id  # the model saw no other
         times = torch.linspace(1, eps, num_steps + 1, dtype=torch.float64)
         p_x0 = None
         for now, after in itertools.pairwise(times.tolist()):

@@ -5,11 +5,15 @@ A batch marks them by `context_mask`, (batch, length), nonzero where a token is 
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 UNLABELLED = -100  # what transformers' collators put where a token has no loss
 
@@ -26,7 +30,21 @@ def marked(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     given = (labels == UNLABELLED) & batch.get("attention_mask", torch.ones_like(ids)).bool()
     known = of(batch)
     given = given if known is None else given | known
+    later = ids[:, 1:][given[:, 1:]]
+    if len(later) and bool((later == later[0]).all()):
+        _warn_of_one_token(int(later[0]))
     return {k: v for k, v in batch.items() if k != "labels"} | {"context_mask": given}
+
+
+@functools.cache
+def _warn_of_one_token(token: int) -> None:
+    """Warn, once, of what transformers' collator writes where the padding is EOS."""
+    log.warning(
+        "labels are -100 at the token %d alone, which is so taken for a given context: never "
+        "masked, never learnt. Where that is EOS, because the tokenizer pads with it, give it a "
+        "padding token of its own, or batches a context_mask.",
+        token,
+    )
 
 
 def of(batch: Mapping[str, Any]) -> Tensor | None:

@@ -68,6 +68,8 @@ LINEAR = {"type": "linear", "sigma_min": 0.0, "sigma_max": 2.0}
         ({"noise": {"type": "cosine"}, "parameterization": "subs"}, 1.0, 1e-3),
         ({"noise": {"type": "loglinear", "sigma_min": 1e-4}}, 1.0, 1e-3),
         ({"noise": LINEAR, "parameterization": "subs"}, 1.0, 0.1353),
+        # MDLM reads no eps.
+        ({"noise": {"type": "loglinear", "eps": 0.1}, "parameterization": "subs"}, 1.0, 1e-3),
     ],
 )
 def test_schedules(config, t, expected):
@@ -171,10 +173,11 @@ def test_an_evaluators_name_follows_its_file(runs, tmp_path, monkeypatch):
 def test_equal_weights_under_another_schedule_are_another_model(runs, tmp_path):
     export.export(str(runs["mdlm"]), tmp_path / "a", tokenizer="bpe")
     found, config = set(), tmp_path / "a" / "config.json"
-    for changes in ({}, {"noise": {"type": "cosine"}}, {"time_conditioning": True}):
+    given = {"algo": {"ignore_bos": True}}
+    for changes in ({}, {"noise": {"type": "cosine"}}, {"time_conditioning": True}, given):
         config.write_text(json.dumps(json.loads(config.read_text()) | changes))
         found.add(opened(tmp_path / "a").provenance["sha256"])
-    assert len(found) == 3
+    assert len(found) == 4
 
 
 def test_evaluator_and_text_are_opened_once_for_many_models(runs, tmp_path, monkeypatch):

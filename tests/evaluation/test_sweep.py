@@ -334,6 +334,32 @@ def test_a_likelihood_that_is_not_known_is_left_out(tmp_path):
     assert row["metrics"].keys() & {*BOUNDS, "nll"} == BOUNDS
 
 
+@pytest.mark.parametrize("law", [dict(), dict(u_law="lattice", u_step=0.25), dict(stratified=True)])
+def test_a_token_that_was_never_masked_is_given(tmp_path, law):
+    """`algo.ignore_bos`: the model gives it no probability, and neither draws nor pays it."""
+    log_p = torch.randn(LENGTH, VOCAB, generator=counter_generator(1)).double()
+    log_p[:, MASK] = log_p[0, 3] = -1e4
+    log_p = log_p.log_softmax(-1)
+    one = replace(model(), denoise=lambda z, rows: log_p.expand(*z.shape, -1)[rows], bos=3)
+    text = torch.randint(0, 3, (16, LENGTH), generator=counter_generator(2))
+    text[:, 0] = 3
+    points = plan(Setting(steps=4, **law), Setting("confidence", steps=4), exact=True)
+    row, other = run(tmp_path / "r", one, plan=points, held_out=lambda _: text)
+    costs = -log_p.expand(16, -1, -1).gather(-1, text[..., None]).squeeze(-1)[:, 1:]
+    exact = float(costs[: row["bound_rows"]].sum(1).mean()) / LENGTH
+    assert row["metrics"]["n_step_nelbo"]["value"] == pytest.approx(exact, rel=1e-6)
+    assert row["metrics"]["nelbo"]["value"] < 5  # 1e4 where the token is masked
+    assert all(text.startswith("3 ") for each in (row, other) for text in each["texts"])
+    assert not {"nll"} & (row["metrics"].keys() | other["metrics"].keys())
+
+
+def test_what_would_be_no_bound_is_left_out(tmp_path):
+    """Where tokens are visible at t = 1 the NELBO of training does not charge for them."""
+    one = replace(model(), alpha=lambda t: 1 - 0.9 * t)
+    (row,) = run(tmp_path / "r", one, plan=plan(Setting()))
+    assert row["metrics"].keys() & BOUNDS == {"n_step_nelbo"}
+
+
 def test_the_grid_holds_each_point_once_and_the_cheap_ones_first():
     points = grid([8, 2, 8], [1.0, 0.5, 1.0], laws=[("iid", None), ("lattice", 1 / 8)])
     assert [p.steps for p in points] == 4 * [2] + 4 * [8]

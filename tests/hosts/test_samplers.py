@@ -1,5 +1,6 @@
 """Samples of a host: our samplers and their keys, the host's own, and the times of each."""
 
+import functools
 import json
 import logging
 
@@ -72,10 +73,31 @@ def test_bad_keys_are_refused(compose, family, override, words):
         family.student(compose, override)
 
 
-def test_guidance_is_left_to_the_host(compose):
-    model = DUO.student(compose, "+sampling.guid_weight=2.0")
-    with pytest.raises(ConfigError, match=r"sampling.guid_weight=2.0 guides the host"):
-        model.generate_samples(2, labels=torch.zeros(2).long(), num_steps=2)
+@each
+def test_what_was_never_masked_is_not_drawn(compose, family):
+    model = family.student(compose)
+    model.ignore_bos = True
+    assert (family.draw(model)[:, 0] == model.tokenizer.bos_token_id).all()
+
+
+@pytest.mark.parametrize("weight, asked", [("null", 10), ("0.0", 10), ("1.0", 3), ("2.0", None)])
+def test_classes_are_given_as_the_host_gives_them(compose, monkeypatch, weight, asked):
+    """Duo `main`: without a weight, or with 0, the class of none in particular."""
+    model, seen = DUO.student(compose, f"+sampling.guid_weight={weight}"), []
+    model.num_classes = 10
+    network = model.backbone.forward
+    monkeypatch.setattr(
+        model.backbone,
+        "forward",
+        lambda z, sigma, class_cond: seen.append(class_cond) or network(z, sigma),
+    )
+    draw = functools.partial(model.generate_samples, 2, labels=torch.tensor([3, 3]), num_steps=2)
+    if asked is None:
+        with pytest.raises(ConfigError, match=r"sampling.guid_weight=2.0 guides the host"):
+            draw()
+    else:
+        draw()
+        assert seen and all(labels.tolist() == [asked, asked] for labels in seen)
 
 
 def test_sample_eval_of_a_student(compose, tmp_path):

@@ -112,6 +112,15 @@ def test_labels_say_what_is_given(places):
     assert context.marked(classes) is classes and context.of(classes) is None
 
 
+def test_labels_of_a_collator_that_pads_with_eos_are_warned_of(caplog):
+    """transformers' writes -100 at each EOS then, in the middle of the text, too."""
+    ids = torch.tensor([[0, 5, 6, 0, 7, 8]])
+    for none, warned in ([1, 0, 0, 0, 0, 0], 0), ([1, 1, 1, 0, 0, 0], 0), ([1, 0, 0, 1, 0, 0], 1):
+        labels = ids.masked_fill(torch.tensor([none]).bool(), -100)
+        context.marked({"input_ids": ids, "labels": labels})
+        assert caplog.text.count("-100 at the token 0 alone") == warned
+
+
 @pytest.mark.parametrize("name", ["mdlm", "duo_base", "ar"])
 @pytest.mark.parametrize("train_mode", [True, False])
 def test_the_loss_of_rows_with_a_context(compose, monkeypatch, name, train_mode):
