@@ -39,6 +39,7 @@ def damage(path: str | os.PathLike) -> str | None:
 
 def make_folder(path: Path) -> Path:
     """Make the folder that `--out` names, by `check_writable`; return its absolute path."""
+    path = Path(expanded(path, "--out"))
     check_writable(f"--out {path}", path)
     return path.resolve()
 

@@ -132,7 +132,7 @@ def refuse(path: str, differ: Sequence[tuple[str, Any, Any]]) -> NoReturn:
     raise CheckpointError(
         f"checkpointing.resume_ckpt_path={path} was written by a run with {was}, and this one has "
         f"{now}{others}: go on with the settings of that run, or start another one with another "
-        "hydra.run.dir or checkpointing.resume_from_ckpt=false."
+        "hydra.run.dir."
     )
 
 

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf, open_dict
 
 from .. import configs_dir
 from ..checkpoints.files import expanded
-from ..checkpoints.weights import check_process, read_weights
+from ..checkpoints.weights import check_process, model_sizes, read_weights
 from ..errors import ConfigError, MCDError
 from ..hosts import patches, resolve_model_class, specs, stubs
 from ..hosts.specs import HostSpec
@@ -257,8 +257,19 @@ def check_checkpoint(config, mixin: type, folder: Path, overrides: Sequence[str]
         raise ConfigError(f"training.finetune_path={path}: {why}")
     # As the run would find it: from the host's folder, wherever we were called.
     local = folder / expanded(path, key)
+    if not train:
+        by_folder = (config.algo.get("backbone") or config.get("backbone")) == "hf_dit"
+        if by_folder and not os.path.isabs(path) and local.exists():
+            raise ConfigError(
+                f"{key}={path}: hosts look for it in the run's folder: give an absolute path"
+            )
+        if not by_folder and local.exists():
+            start.check_evaluated(str(local))
     weights = read_weights(str(local) if local.exists() else path, key)
     check_process(weights, f"{key}={path}", mixin.parameterization)
+    if train:
+        length = model_sizes(weights.config).get("model_length")
+        start.check_length(length, config, f"{key}={path}")
     alone = weights.shadow_params is None and not weights.is_final
     if alone and train and config.algo.init_from == "ema":
         raise ConfigError(f"{path} holds no EMA: set algo.init_from=raw")

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from .. import __version__, errors
 from ..checkpoints import identity, weights
+from ..checkpoints.files import expanded
 from ..checkpoints.sanitize import section
 from ..errors import ConfigError, border
 from ..evaluation import candidates
@@ -71,7 +72,7 @@ def export(
     or time_conditioning where the checkpoint does not say them. Returns a line that says what
     was written. Raises CheckpointError and ConfigError; `out` is then as it was.
     """
-    out, source = Path(out).absolute(), f"CKPT={checkpoint}"
+    out, source = Path(expanded(out, "OUT")).absolute(), f"CKPT={checkpoint}"
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"OUT={out} exists: name a new folder, or delete it.")
     found = weights.read_weights(checkpoint, "CKPT")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from ..checkpoints.files import expanded
 from ..evaluation import report
 
 
@@ -24,9 +25,9 @@ def configure(parser) -> None:
 
 
 def call(args) -> None:
-    found = report.write(
-        args.results, args.out, force=args.force, reference=args.reference, title=args.title
-    )
+    out = expanded(args.out, "--out")
+    how = dict(force=args.force, reference=args.reference, title=args.title)
+    found = report.write(args.results, out, **how)
     for sentence in found.notes:
         print(f"mdlm-mcd: {sentence}", file=sys.stderr)
-    print(f"Wrote {args.out}: {len(found.points)} rows.")
+    print(f"Wrote {out}: {len(found.points)} rows.")

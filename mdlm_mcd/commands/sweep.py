@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache, partial
@@ -15,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from ..checkpoints.files import SHIPPED, sha256
+from ..checkpoints.files import SHIPPED, expanded, sha256
 from ..errors import ConfigError, border
 from ..evaluation import candidates, embedded, evaluators
 from ..evaluation.candidates import Candidate
@@ -105,9 +106,10 @@ def call(args) -> None:
     of = dict(which=args.weights, tokenizer=args.tokenizer)
     sources = [candidates.Source.parse(text, **of) for text in args.checkpoint]
     given = dict(judge=args.evaluator, corpus=args.corpus, device=args.device)
-    rows = sweep(sources, plan, Path(args.out), **given)
+    out = expanded(args.out, "--out")  # of `--out=~/x` the shell leaves it
+    rows = sweep(sources, plan, Path(out), **given)
     force = " --force" * (len({point.dtype for point in points}) > 1)
-    print(f"{len(rows)} rows in {args.out}. Now: mdlm-mcd report{force} {args.out}")
+    print(f"{len(rows)} rows in {out}. Now: mdlm-mcd report{force} {shlex.quote(out)}")
 
 
 def check_device(device: str) -> None:

@@ -347,12 +347,14 @@ class Distiller:
     def load_from_checkpoint(cls, path, *args, config=None, **kwargs):
         """Load as Lightning does, but for what a host opens before it trains.
 
-        That is its `training.finetune_path`, which `start.load_teacher` reads.
+        That is its `training.finetune_path`, which `start.load_teacher` reads. Raises
+        CheckpointError for what is no checkpoint of Lightning.
         """
         if config is not None and config.mode == "train":
             return cls(config, kwargs["tokenizer"])
         if isinstance(path, (str, os.PathLike)):
             path = start.find(os.fspath(path), "eval.checkpoint_path") or path
+            start.check_evaluated(os.fspath(path))
         return _lightnings_load(cls)(path, *args, config=config, **kwargs)
 
 

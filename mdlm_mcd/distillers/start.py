@@ -58,6 +58,16 @@ def find_teacher(config: DictConfig) -> str:
     return found
 
 
+def check_evaluated(path: str) -> None:
+    """Raise CheckpointError for an `eval.checkpoint_path` that Lightning does not load."""
+    if not path or os.path.isdir(path) or path.endswith(".safetensors"):
+        raise CheckpointError(
+            f"eval.checkpoint_path={path} is no checkpoint that a host evaluates: name a .ckpt of "
+            "its training (an exported folder opens by the host's backbone=hf_dit and its absolute "
+            "path)."
+        )
+
+
 def load_teacher(module) -> str | None:
     """Load the teacher's weights into the student, and nothing else of its run.
 
@@ -97,6 +107,11 @@ def check_teacher(module, weights: Weights, source: str) -> None:
             f"{source} was trained with time_conditioning={bool(timed)}, and this "
             f"run has {key}={mine}: set {key}={bool(timed)}."
         )
+    check_length(length, config, source)
+
+
+def check_length(length: int | None, config: DictConfig, source: str) -> None:
+    """Refuse a teacher of shorter rows than the student's. Raises CheckpointError."""
     # Rotary positions run at any length, but of distances it never saw a teacher knows nothing.
     if length is not None and config.model.length > length:
         raise CheckpointError(

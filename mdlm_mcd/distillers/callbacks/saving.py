@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from multiprocessing.util import Finalize
+from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -27,7 +28,7 @@ _say = rank_zero_only(logging.getLogger(__name__).warning)
 
 
 class SaveRounds(L.Callback):
-    """Write `round-K.ckpt` after the last optimizer step of round K (from 1).
+    """Write `round-K.ckpt` after the last optimizer step of round K (from 1), and `last.ckpt`.
 
     A fit that ends without an error before the last round leaves `last.ckpt` and raises
     UnfinishedError. After SIGTERM it is written at the next optimizer step (several processes:
@@ -60,6 +61,14 @@ class SaveRounds(L.Callback):
     def on_train_start(self, trainer, module):
         self._last = trainer.global_step  # a run resumed at a boundary has its files
         own_last(trainer, self.dirpath)
+        left = sorted(path.name for path in Path(self.dirpath).glob("round-*.ckpt"))
+        if left and not trainer.global_step:
+            _say(
+                "%s has %s of an earlier run, which stay until this one writes its own: name "
+                "another hydra.run.dir to keep the two apart.",
+                self.dirpath,
+                ", ".join(left),
+            )
         self.on_sanity_check_start(trainer, module)
 
     def _ask(self, signum, frame):
@@ -71,8 +80,9 @@ class SaveRounds(L.Callback):
             return  # within gradient accumulation
         self._last = step
         if self.curriculum and step % self.curriculum.steps_per_round == 0:
-            name = f"round-{step // self.curriculum.steps_per_round}.ckpt"
-            trainer.save_checkpoint(os.path.join(self.dirpath, name))
+            # Whatever the host's interval: by `last.ckpt` a finished run is known as one.
+            for name in (f"round-{step // self.curriculum.steps_per_round}.ckpt", LAST):
+                trainer.save_checkpoint(os.path.join(self.dirpath, name))
         asked = self.asked
         if trainer.world_size > 1:
             # All processes leave after the same step, whichever were asked.
@@ -125,6 +135,7 @@ def _leave_it_to_the_parent() -> None:
 
 
 def _end_workers() -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where one is killed
     # What an error has left: Python sends it SIGTERM at exit, and would wait for ever.
     for worker in multiprocessing.active_children():
         if worker.daemon:
