@@ -36,29 +36,21 @@ def test_a_teacher_is_the_student_at_its_rounds_start(trained, algo):
     for k in (1, 2):
         saved = opened(folder / f"round-{k}.ckpt")
         noted = saved["mdlm_mcd"]
-        assert (saved["global_step"], noted["round"], noted["teacher"]["round"]) == (
-            3 * k,
-            k,
-            k - 1,
-        )
-        assert (noted["algo"], noted["loss"]) == (algo, config.algo.loss)
-        assert noted["teacher_path"] == config.algo.teacher_path
+        assert saved["global_step"] == ROUND * k and noted["teacher"]["round"] == k - 1
+        wanted = {"algo": algo, "loss": config.algo.loss, "round": k}
+        assert (wanted | {"teacher_path": config.algo.teacher_path}).items() <= noted.items()
 
 
+# At a boundary, where the teacher of mmd is that of the round before; and in mid-round.
 @pytest.mark.parametrize(
-    "algo, name",
-    [
-        ("mcd", "step-3"),
-        ("mmd", "step-3"),  # whose teacher is that of the round before
-        *((algo, "step-4") for algo in ("mcd", "sdtt", "dcd", "cd4lm", "mmd")),
-    ],
+    "algo, step",
+    [("mcd", 3), ("mmd", 3), ("mcd", 4), ("sdtt", 4), ("dcd", 4), ("cd4lm", 4), ("mmd", 4)],
 )
-def test_resume_is_exact(trained, tmp_path, algo, name):
-    """Stopped in mid-round or at a boundary, a run ends with the same bits."""
+def test_resume_is_exact(trained, tmp_path, algo, step):
     folder, config, watch, model = trained(algo)
-    again, start = Watch(), MICROS * int(name[-1])
+    again, start = Watch(), MICROS * step
     where = changed(config, f"checkpointing.save_dir={tmp_path}")
-    other, _ = fit(where, again, folder / f"{name}.ckpt")
+    other, _ = fit(where, again, folder / f"step-{step}.ckpt")
     assert again.losses == watch.losses[start:] and again.rounds == watch.rounds[start:]
     assert all(map(torch.equal, again.teachers, watch.teachers[start:]))
     assert all(map(torch.equal, again.weights, watch.weights[start:]))
@@ -126,7 +118,6 @@ SETTINGS = [
     ("mcd", "algo.delta0=0.9", "algo.delta0=0.9 .*round 2"),
     ("mcd", "algo.parameterization=mean", "parameterization=mean does .*a masked model"),
     ("mcd", "algo.u_step=1/8", "u_law=iid"),
-    ("mcd", "algo.losss=ce", "losss=ce is read neither .*did you mean algo.loss?"),
     ("mcd", "sampling.u_lwa=iid", "u_lwa=iid is read neither .*did you mean sampling.u_law?"),
     ("mcd", "sampling.greedy_tail=-1", "greedy_tail=-1 must be a whole"),
     ("sdtt", "algo.loss=hybrid", "algo.loss=hybrid is .*algo=sdtt: .*kl_bwd, kl_fwd"),

@@ -16,11 +16,10 @@ EACH = pytest.mark.parametrize(
 def pairs(tmp_path_factory):
     """Overrides for 60 pairs of one to seven words."""
     path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    rows = [
-        {"prompt": " ".join(WORDS[i % 5 : i % 7 + 1]), "completion": f" {WORDS[i % 11]} {i}"}
-        for i in range(60)
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    with path.open("w") as file:
+        for i in range(60):
+            given, rest = " ".join(WORDS[i % 5 : i % 7 + 1]), f" {WORDS[i % 11]} {i}"
+            print(json.dumps({"prompt": given, "completion": rest}), file=file)
     named = ("data.train=textpairs", "data.valid=textpairs", f"data.files=[{path}]")
     return (*named, "model.length=32", "algo.init_from=scratch", "algo.rounds=1")
 
@@ -43,8 +42,7 @@ def test_given_tokens_are_shown_and_cost_nothing(config, pairs, algo, law):
 
     short = ("algo.steps_per_round=2", "trainer.max_steps=2", "trainer.val_check_interval=2")
     given = config(*pairs, *short, f"algo.u_law={law}", algo=algo)
-    model = built(given, Student)
-    shaken(model)
+    shaken(model := built(given, Student))
     _, trainer = fit(given, watch := Watch(), model=model)
     assert len(seen) == 2 and float(trainer.callback_metrics["val/nll"]) > 0
     for (x0, valid, context, views, parts), loss in zip(seen, watch.losses, strict=True):
@@ -64,8 +62,7 @@ def test_given_tokens_are_shown_and_cost_nothing(config, pairs, algo, law):
 @EACH
 def test_a_batch_of_different_prompts_equals_its_rows_one_by_one(config, algo, law):
     plain = ("algo.init_from=scratch", "model.dropout=0", "loader.batch_size=4")
-    model = built(config(*plain, f"algo.u_law={law}", algo=algo)).double()
-    shaken(model)
+    shaken(model := built(config(*plain, f"algo.u_law={law}", algo=algo)).double())
     x0 = torch.randint(0, 250, (4, 16))
     given = torch.arange(16) < torch.tensor([0, 3, 9, 15])[:, None]
     given[0, 7] = True

@@ -106,7 +106,7 @@ def test_what_a_run_reports(config, caplog):
         fit(config("trainer.gradient_clip_val=1e-3", "algo.min_entropy=9"), Norms())
     assert len(norms) == 6 and min(norms) > 1e-3
     first, _ = [m for m in caplog.messages if "min_entropy" in m]
-    assert "step 0 (round 1), below algo.min_entropy=9" in first
+    assert "step 0 (round 1)" in first
 
 
 @pytest.mark.parametrize("lengths", [(16, 16), (5, 16), (16, 5)])
@@ -127,10 +127,8 @@ def test_micro_batches_as_long_as_their_longest_rows(config, lengths):
             grads = [p.grad for p in module.parameters() if p.requires_grad]
             found.append(torch.cat([g.flatten() for g in grads]))
 
-    short = ("algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1")
-    given = config(*short, "loader.batch_size=4", "trainer.gradient_clip_val=null")
-    given.algo.init_from = "scratch"
-    model, cut = built(given, Student), iter(lengths)
+    more = ("algo.init_from=scratch", "loader.batch_size=4", "trainer.gradient_clip_val=null")
+    model, cut = built(given := config(*ONE, *more), Student), iter(lengths)
     shaken(model)
     train, _ = dataloader.get_dataloaders(given, model.tokenizer)
 

@@ -8,7 +8,7 @@ import lightning
 import pytest
 import torch
 from omegaconf import OmegaConf
-from runs import built, fit, opened
+from runs import Watch, built, fit, opened
 
 from mdlm_mcd.checkpoints.weights import Weights
 from mdlm_mcd.commands import doctor
@@ -26,35 +26,30 @@ MINE = "# @package _global_\ndefaults: [mcd]\nalgo: {name: mine, losss: ce}\n"
 
 
 @pytest.mark.parametrize(
-    "file, text, given, stops",
+    "text, given, stops",
     [
-        ("algo/mine.yaml", MINE, ["algo=mine"], "algo.losss=ce is read neither"),
-        ("algo/mine.yaml", MINE.replace("losss", "loss"), ["algo=mine"], None),
+        (MINE, "algo=x", "algo.losss=ce is read neither"),
+        (MINE.replace("losss", "loss"), "algo=x", ""),
         # A fork's own key is in another of its files.
-        ("algo/theirs.yaml", "name: theirs\nfork: 1\n", ["+algo.fork=2"], None),
-        ("algo/theirs.yaml", "name: theirs\n", ["+algo.fork=2"], "algo.fork=2"),
+        ("name: theirs\nfork: 1\n", "+algo.fork=2", ""),
+        ("name: theirs\n", "+algo.fork=2", "algo.fork=2"),
     ],
 )
-def test_keys_in_files_and_of_forks(tmp_path, file, text, given, stops):
+def test_keys_in_files_and_of_forks(tmp_path, text, given, stops):
     host = fakes.duo(tmp_path)
     patches.patch(host, DUO)
-    (host / "configs" / file).write_text(text)
-    (found,) = [f for f in doctor.examine(host, given) if f.topic == "algo"]
-    assert (found.mark == doctor.STOP) == bool(stops)
-    assert not stops or stops in found.text
+    (host / "configs/algo/x.yaml").write_text(text)
+    (found,) = [f for f in doctor.examine(host, [given]) if f.topic == "algo"]
+    assert (found.mark == doctor.STOP) == bool(stops) and stops in found.text
 
 
 def test_a_network_in_eval_mode_is_trained_with_dropout(config):
     """As `transformers` opens one, of Duo's hf_dit; a resumed run has no validation before."""
 
-    class Modes(lightning.Callback):
-        def on_train_batch_end(self, trainer, module, *args):
-            seen.append((module.backbone.training, module.teacher.backbone.training))
-
-    seen, model = [], built(given := config(*ONE))
+    model = built(given := config(*ONE))
     model.backbone.eval()
-    fit(given, Modes(), model=model)
-    assert set(seen) == {(True, False)}
+    fit(given, watch := Watch(), model=model)
+    assert model.backbone.training and not any(watch.teacher_modes)
 
 
 # Teachers -----------------------------------------------------------------------------
@@ -149,19 +144,16 @@ def test_a_folder_that_may_not_be_written(config, tmp_path):
 
 def test_a_checkpoint_to_go_on_from_that_is_not_there(config):
     """A host has begun anew by the time that it makes our model."""
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    alone = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
     given = config("checkpointing.resume_ckpt_path=lost.ckpt")
     with pytest.raises(ConfigError, match="path=lost.ckpt is not there: .*begin anew"):
-        resume.check_same_start(given, strategy)
+        resume.check_same_start(given, alone)
     for ours in (config(), config("checkpointing.resume_from_ckpt=false")):
-        resume.check_same_start(ours, strategy)  # at a job's first start
-
-
-def test_a_checkpoint_that_some_do_not_see_is_not_resumed(config):
-    """As on a disk of one machine of several."""
-    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: not all)
+        resume.check_same_start(ours, alone)  # at a job's first start
+    # On a disk of one machine of several.
+    some = SimpleNamespace(reduce_boolean_decision=lambda decision, all: not all)
     with pytest.raises(CheckpointError, match="there for some processes and not for others"):
-        resume.check_same_start(config(), strategy)
+        resume.check_same_start(config(), some)
 
 
 def test_a_checkpoint_is_found_from_the_launch_folder(config, tmp_path, monkeypatch):
