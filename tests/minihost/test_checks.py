@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.minihost import checks, dataloader
+from mdlm_mcd.minihost import checks
 from mdlm_mcd.minihost import main as minihost
 
 WRONG = {
@@ -55,10 +55,6 @@ def test_out_of_range(compose, key):
         (["checkpointing.save_dir={file}/x"], ["cannot be written ("]),
         (["mode=sample_eval", "eval.generated_samples_path={file}/x"], ["cannot be written ("]),
         (["mode=sample_eval", "eval.generated_samples_path={file}"], ["was not written by this"]),
-        (
-            ["algo.backbone=hf_dit", "mode=ppl_eval", "eval.checkpoint_path={folder}"],
-            ["cannot be opened as a Hugging Face model"],
-        ),
     ],
 )
 def test_refused_before_any_step(compose, tmp_path, monkeypatch, overrides, words):
@@ -86,9 +82,3 @@ def test_an_evaluator_is_looked_for_before_steps_and_samples(compose, monkeypatc
     asked = ("eval.generate_samples=true", "eval.compute_generative_perplexity=true", judge)
     with pytest.raises(ConfigError, match=f"{judge} cannot be loaded .*check the network"):
         minihost.run(compose(f"mode={mode}", *asked))
-
-
-def test_before_anything_is_loaded(compose, monkeypatch):
-    monkeypatch.setattr(dataloader, "get_tokenizer", lambda *args: pytest.fail("loaded"))
-    with pytest.raises(ConfigError, match="loader.batch_size=0 is out of range"):
-        minihost.run(compose("loader.batch_size=0"))

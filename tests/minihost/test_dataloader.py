@@ -58,21 +58,19 @@ def test_bpe_sees_the_training_documents_only(text, monkeypatch):
         assert seen == corpus.documents(config.data, "train")
 
 
-@pytest.mark.parametrize(
-    "keys, message",
-    [
-        ({"train": "lm1b"}, r"=bpe is not trained on data\.train=lm1b"),
-        ({"tokenizer_name_or_path": "/nowhere"}, r"data\.tokenizer_name_or_path=/nowhere can"),
-        ({"tokenizer_name_or_path": {"sep_token": "[SEP]"}}, "neither a bos nor a cls token"),
-        ({"tokenizer_name_or_path": {"cls_token": "[CLS]"}}, "neither a eos nor a sep token"),
-    ],
-)
-def test_tokenizers_that_are_none(text, tmp_path, keys, message):
-    specials = keys.get("tokenizer_name_or_path")
-    if isinstance(specials, dict):
-        keys = {"tokenizer_name_or_path": word_tokenizer(tmp_path, **specials)}
-    with pytest.raises(ConfigError, match=message):
-        dataloader.get_tokenizer(textfile(text, **keys))
+def test_tokenizers_that_are_none(text, tmp_path):
+    named = "tokenizer_name_or_path"
+    no_bos, no_eos = (
+        word_tokenizer(tmp_path / name, **{f"{name}_token": "[X]"}) for name in ("sep", "cls")
+    )
+    for key, value, words in (
+        ("train", "lm1b", r"=bpe is not trained on data\.train=lm1b"),
+        (named, "/nowhere", r"data\.tokenizer_name_or_path=/nowhere can"),
+        (named, no_bos, "neither a bos nor a cls token"),
+        (named, no_eos, "neither a eos nor a sep token"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            dataloader.get_tokenizer(textfile(text, **{key: value}))
 
 
 @pytest.mark.parametrize(
@@ -147,36 +145,21 @@ def test_a_look_at_a_batch_changes_nothing(text, bpe):
     assert torch.equal(*(next(iter(x))["input_ids"] for x in (loaders[0], train)))
 
 
-def test_huggingface_rows_do_not_depend_on_the_number_of_workers(tmp_path, bpe):
-    pytest.importorskip("datasets").utils.disable_progress_bar()
-    rows = []
-    for workers in (0, 3):
-        folder = tmp_path / str(workers)  # with a cache of its own
-        folder.mkdir()
-        texts = (json.dumps({"text": " ".join(WORDS[: 1 + i % 14])}) for i in range(150))
-        (folder / "a.jsonl").write_text("\n".join(texts))
-        keys = {"train": "json", "data_files": str(folder / "a.jsonl"), "workers": workers}
-        config = config_of("huggingface", folder, **keys)
-        rows.append(dataloader.get_dataset(config, bpe, "train")["input_ids"][:])
-    assert torch.equal(*rows)
-
-
-@pytest.mark.parametrize("wrap", [True, False])
-def test_huggingface_rows_are_made_as_those_of_text_files(tmp_path, wrap):
+@pytest.mark.parametrize("wrap, workers", [(True, 0), (True, 3), (False, 0)])
+def test_huggingface_rows_are_made_as_those_of_text_files(tmp_path, wrap, workers):
+    """However many workers there are."""
     pytest.importorskip("datasets").utils.disable_progress_bar()
     name = word_tokenizer(tmp_path / "bert", cls_token="[CLS]", sep_token="[SEP]")
     files = {}
     for part in ("train", "validation"):
-        texts = [f"{part} {i} " + " ".join(WORDS[: 1 + i % 14]) for i in range(60)]
+        texts = [f"{part} {i} " + " ".join(WORDS[: 1 + i % 13]) for i in range(60)]
         (tmp_path / f"{part}.txt").write_text("\n".join(texts))
         files[part] = str(tmp_path / f"{part}.jsonl")
         Path(files[part]).write_text("\n".join(json.dumps({"text": x}) for x in texts))
     keys = {"tokenizer_name_or_path": name, "wrap": wrap, "length": 8}
-    config = config_of("huggingface", tmp_path, train="json", data_files=files, **keys)
-    keys |= {
-        k: [str(tmp_path / f)]
-        for k, f in (("files", "train.txt"), ("valid_files", "validation.txt"))
-    }
+    given = {"train": "json", "data_files": files, "workers": workers}
+    config = config_of("huggingface", tmp_path, **given, **keys)
+    keys |= {"files": [f"{tmp_path}/train.txt"], "valid_files": [f"{tmp_path}/validation.txt"]}
     tokenizer = dataloader.get_tokenizer(config)
     loaders = dataloader.get_dataloaders(config, tokenizer)
     others = dataloader.get_dataloaders(config_of("textfile", tmp_path, **keys), tokenizer)

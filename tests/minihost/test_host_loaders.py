@@ -58,8 +58,7 @@ def test_a_run_that_goes_on_at_an_epochs_end(compose, tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_no_step_is_taken_on_ids_of_no_token(compose, split):
-    config = compose(*MCD)
-    config.trainer.num_sanity_val_steps = 1
+    config = compose(*MCD, "trainer.num_sanity_val_steps=1")
     model, batches = made(config)
     given = {"train": batches[:2], "valid": batches[2:]}
     given[split][0]["input_ids"][0, 1] = 300

@@ -77,15 +77,14 @@ REFUSED = {
 def test_rows_are_refused_or_fit_the_model(tmp_path, kind, process):
     tokenizer = made(tmp_path, **TOKENIZERS[kind])
     files = write(tmp_path / "text.txt", "\n\n\n".join([f"cat {' '.join(WORDS[::-1])}"] * 3))
-    settings, why = config(tmp_path, files, algo=process), REFUSED.get((kind, process))
-    if why:
+    settings = config(tmp_path, files, algo=process)
+    if why := REFUSED.get((kind, process)):
         with pytest.raises(ConfigError, match=rf"^data\.valid=textfile .*, which is {why}"):
             dataloader.get_dataset(settings, tokenizer, "valid")
         return
     ids = dataloader.get_dataset(settings, tokenizer, "valid").tokens
-    size, mask = vocabulary.uniform(tokenizer), None
-    if process == "subs":
-        size, mask = vocabulary.masked(tokenizer)
+    masked = process == "subs"
+    size, mask = vocabulary.masked(tokenizer) if masked else (vocabulary.uniform(tokenizer), None)
     assert 0 <= ids.min() and ids.max() < size and mask not in ids.flatten().tolist()
 
 

@@ -38,8 +38,6 @@ def test_blocks_are_compiled_on_request_and_keep_their_names(model, compiled):
 @pytest.mark.parametrize("loss_type", ["elbo", "low_var"])
 def test_the_gathered_training_loss_is_the_dense_one(model, loss_type, monkeypatch):
     net = model(algo.MDLM, f"algo.loss_type={loss_type}").double()
-    for p in net.parameters():
-        torch.nn.init.normal_(p, std=0.3)
     x0, valid = torch.randint(0, 250, (4, 16)), torch.ones(4, 16)
     valid[1, 9:] = 0
     t = torch.linspace(0.2, 0.9, 4).double()
@@ -100,11 +98,10 @@ def test_training_learns_and_its_checkpoint_is_evaluated_and_sampled(compose, tm
     # AR's likelihood is exact; the NELBO of two small batches is a noisy estimate.
     noise = {"ar": 1e-5, "mdlm": 0.7, "duo_base": 1.5}[name]
     assert evaluated["val/nll"] == pytest.approx(trained["val/nll"], abs=noise)
-    out = tmp_path / "samples.json"
     few = ("sampling.steps=4", "sampling.num_sample_batches=1", "sampling.p_nucleus=0.9")
-    where = f"eval.generated_samples_path={out}"
+    where = f"eval.generated_samples_path={tmp_path}/samples.json"
     minihost.run(compose(*common, "mode=sample_eval", *few, where))
-    content = json.loads(out.read_text())
+    content = json.loads((tmp_path / "samples.json").read_text())
     assert content["sampling_dtype"] == "float64" and content["entropy"] > 0
     assert len(content["generated_seqs"]) == 8
     model, tokenizer = embedded.open_model(path)
@@ -136,8 +133,8 @@ def test_generative_perplexity_under_a_transformers_model(compose, tmp_path):
 @pytest.mark.parametrize("precision", ["bf16", "bf16-mixed", "32-true"])
 def test_gradients_are_clipped_under_every_precision(compose, precision):
     """Which the questions advise; Lightning clips no fused optimizer's under mixed ones."""
-    given = (f"trainer.precision={precision}", "trainer.gradient_clip_val=1.0")
-    minihost.run(compose(*given, "trainer.max_steps=1"))
+    given = ("trainer.gradient_clip_val=1.0", "trainer.max_steps=1")
+    minihost.run(compose(f"trainer.precision={precision}", *given))
 
 
 def test_an_interrupted_run_overwrites_nothing(compose, tmp_path, monkeypatch):
@@ -159,16 +156,15 @@ def test_an_interrupted_run_overwrites_nothing(compose, tmp_path, monkeypatch):
 @pytest.mark.parametrize("algo", ["mdlm", "mcd"])
 def test_a_run_begun_anew_in_a_used_folder_is_the_one_to_go_on_with(compose, tmp_path, algo):
     """Its files are not put beside those of the run before, as last-v1.ckpt."""
-    every = "callbacks.checkpoint_every_n_steps.every_n_train_steps=1"
-    anew = [f"algo={algo}", every, "checkpointing.resume_from_ckpt=false", "seed=2"]
+    every = "callbacks.checkpoint_every_n_steps."
+    given = [f"{every}every_n_train_steps=1", "trainer.val_check_interval=2"]
+    minihost.run(compose(*given, "trainer.max_steps=4"))
+    given += [f"algo={algo}", "checkpointing.resume_from_ckpt=false", "seed=2"]
     if algo == "mcd":
-        anew += ["algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=1"]
-    ends = "trainer.val_check_interval=2", "trainer.num_sanity_val_steps=0"
-    minihost.run(compose(every, "trainer.max_steps=4", *ends))
-    # As the hosts' own, which have Lightning's default.
-    counts = "callbacks.checkpoint_every_n_steps.enable_version_counter=true"
-    anew += [counts] if algo == "mcd" else []
-    minihost.run(compose(*anew, "trainer.max_steps=2", *ends))
+        given += ["algo.init_from=scratch", "algo.rounds=2", "algo.steps_per_round=1"]
+        # As the hosts' own, which have Lightning's default.
+        given += [f"{every}enable_version_counter=true"]
+    minihost.run(compose(*given, "trainer.max_steps=2"))
     folder = tmp_path / "checkpoints"
     assert not list(folder.glob("*-v1.ckpt"))
     saved = torch.load(folder / "last.ckpt", weights_only=True)
@@ -202,7 +198,7 @@ def test_a_tokenizer_whose_ids_are_other_tokens(compose, runs, tmp_path):
 
 def test_checkpoints_that_do_not_fit_are_refused_by_name(compose, tmp_path):
     minihost.run(compose("trainer.max_steps=1", "training.ema=0", "loader.batch_size=4"))
-    path = f"eval.checkpoint_path={tmp_path / 'checkpoints' / 'last.ckpt'}"
+    path = f"eval.checkpoint_path={tmp_path}/checkpoints/last.ckpt"
     for override, words in (
         ("model.hidden_size=16", f"{path} does not fit"),
         ("training.ema=0.9", "holds no EMA: set training.ema=0"),

@@ -22,12 +22,12 @@ PATHS = (
 @pytest.fixture
 def launched(tmp_path, monkeypatch):
     """The launch folder; the process has moved to the run's, as Hydra moves it."""
-    folder = tmp_path / "launch"
+    folder, moved = tmp_path / "launch", tmp_path / "moved"
     folder.mkdir()
-    (tmp_path / "moved").mkdir()
+    moved.mkdir()
     for name in ("thing", "a.jsonl", "one.txt"):
         (folder / name).touch()
-    monkeypatch.chdir(tmp_path / "moved")
+    monkeypatch.chdir(moved)
     monkeypatch.setenv("HOME", str(folder))
     HydraConfig.instance().cfg = OmegaConf.create({"hydra": {"runtime": {"cwd": str(folder)}}})
     return folder
@@ -93,15 +93,16 @@ def test_a_launch_folder_with_brackets(absolute, launched):
 # Checkpoints that are not there ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "key", ["checkpointing.resume_ckpt_path", "training.finetune_path", "eval.checkpoint_path"]
-)
-def test_a_named_checkpoint_that_is_not_there(compose, monkeypatch, key):
+def test_a_named_checkpoint_that_is_not_there(compose, monkeypatch):
     """Never a fresh start, and before the text is read."""
     monkeypatch.setattr(minihost.dataloader, "get_dataloaders", lambda *a, **k: pytest.fail("read"))
-    mode = "mode=ppl_eval" if key.startswith("eval") else "mode=train"
-    with pytest.raises((ConfigError, CheckpointError), match="gone.ckpt is no"):
-        minihost.run(compose(mode, f"{key}=gone.ckpt"))
+    for key, mode in (
+        ("checkpointing.resume_ckpt_path", "train"),
+        ("training.finetune_path", "train"),
+        ("eval.checkpoint_path", "ppl_eval"),
+    ):
+        with pytest.raises((ConfigError, CheckpointError), match="gone.ckpt is no"):
+            minihost.run(compose(f"mode={mode}", f"{key}=gone.ckpt"))
 
 
 def test_a_run_on_another_file_system(compose, tmp_path, monkeypatch, caplog):
@@ -113,12 +114,10 @@ def test_a_run_on_another_file_system(compose, tmp_path, monkeypatch, caplog):
     assert "Restored all states" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "path, resume",
-    [("{}/checkpoints/last.ckpt", 1), ("{}/x/../checkpoints/last.ckpt", 1), ("gone", 0)],
-)
-def test_a_checkpoint_that_is_not_there_yet(compose, tmp_path, path, resume):
+def test_a_checkpoint_that_is_not_there_yet(compose, tmp_path):
     """A job that may be requeued names its own from its first start on."""
-    path = f"checkpointing.resume_ckpt_path={path.format(tmp_path)}"
-    config = compose(path, f"checkpointing.resume_from_ckpt={bool(resume)}")
-    assert minihost.resume_path(config) is None
+    own = [f"{tmp_path}/{x}checkpoints/last.ckpt" for x in ("", "x/../")]
+    for path, resume in ((own[0], True), (own[1], True), ("gone", False)):
+        path = f"checkpointing.resume_ckpt_path={path}"
+        config = compose(path, f"checkpointing.resume_from_ckpt={resume}")
+        assert minihost.resume_path(config) is None

@@ -38,10 +38,6 @@ FOUND = [
 ]
 
 
-def test_sentences_stay_and_code_goes():
-    assert list(prose.sentences(corpus.dedented(TEXT).splitlines())) == FOUND
-
-
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package of two modules, one of them with a test beside it."""
@@ -59,6 +55,8 @@ def package(tmp_path, monkeypatch):
 
 
 def test_a_document_is_a_module_and_nothing_is_said_twice(package):
+    """Sentences stay, and code goes."""
+    assert list(prose.sentences(corpus.dedented(TEXT).splitlines())) == FOUND
     found = prose.documents([package], corpus.dedented)
     assert found[-1] == "\n".join(FOUND[2:])
     assert "\n".join(found).count(FOUND[1]) == 1 and len(found) == 2
