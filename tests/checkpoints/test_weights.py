@@ -91,10 +91,7 @@ def put(name, value):
         (lambda c: c["state_dict"].clear(), "holds no `state_dict`"),
         (lambda c: c.clear(), "holds no `state_dict`"),
         (lambda c: c.update(state_dict=collections.UserDict(w=1)), "holds no `state_dict`"),
-        (
-            put(f"module.{NORM}", torch.ones(16)),
-            r"x\.ckpt holds .*norm1.* twice, .* another copy",
-        ),
+        (put(f"module.{NORM}", torch.ones(16)), r"x\.ckpt holds .*norm1.* twice"),
         (put(NORM, torch.full((16,), torch.nan)), "weights that are not finite"),
         (lambda c: c["state_dict"].pop(NORM), r"x\.ckpt does not fit this model .*norm1"),
         (put(f"{NORM}x", torch.ones(1)), r"x\.ckpt does not fit this model .*norm1"),
@@ -199,11 +196,9 @@ def test_a_hub_model_is_fetched_without_its_code(tmp_path, model, monkeypatch, k
     assert same(read, model) and taken == "the only weights"
     assert weights.read_weights(str(folder)).config["n_heads"] == 2
     file = "model.safetensors"
-    for call in asked:
-        assert call == (
-            *("jdeschena/sdtt", "baselines_kld_step_70000", file, file.replace(".", "-*.")),
-            *(f"{file}.index.json", "config.json"),
-        )
+    for repo, revision, *patterns in asked:
+        assert (repo, revision) == ("jdeschena/sdtt", "baselines_kld_step_70000")
+        assert patterns == [file, file.replace(".", "-*."), f"{file}.index.json", "config.json"]
         file = "pytorch_model.bin"
     assert len(asked) == fetches
 
@@ -224,6 +219,6 @@ def test_what_cannot_be_fetched_is_refused_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         CheckpointError, match="=no/such@v1 is neither on this disk nor.*:"
-    ) as error:
+    ) as found:
         weights.read_weights("no/such@v1")
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(found.value)

@@ -92,13 +92,6 @@ def test_the_same_teacher_may_move_or_go(middle, tmp_path):
     refused(changed(config, "algo.teacher_path=no.ckpt"), saved, "t.ckpt, and .*=no.ckpt")
 
 
-def test_teachers_are_known_by_their_names_where_no_digest_is(middle):
-    _, config, saved = middle
-    saved["mdlm_mcd"].update(teacher_sha256=None, teacher_path="org/name")  # on the Hub
-    MCD.check_resume(changed(config, "algo.teacher_path=org/name"), saved, "x.ckpt")
-    refused(changed(config, "algo.teacher_path=org/other"), saved, "org/name, and .*org/other")
-
-
 def test_a_finished_run_says_so_and_writes_nothing(config, tmp_path, caplog):
     given = config("algo.init_from=scratch")
     minihost.run(given)

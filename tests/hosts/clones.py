@@ -114,14 +114,8 @@ def start(folder: Path, *command: str, program=sys.executable, **more: str):
     env = {**os.environ, **dict.fromkeys(offline, "1"), "WANDB_MODE": "offline"}
     env |= {"PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
     env |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **more}
-    return subprocess.run(
-        [program, *command],
-        cwd=folder,
-        env=env,
-        text=True,
-        capture_output=True,
-        timeout=600,
-    )
+    how = dict(text=True, capture_output=True, timeout=600)
+    return subprocess.run([program, *command], cwd=folder, env=env, **how)
 
 
 @dataclass

@@ -96,14 +96,13 @@ class Diffusion(algo.MDLM):
     def forward(self, x, sigma):
         return super().forward(x, sigma)
 
-    def _subs_parameterization(self, logits, xt):
-        raise NotImplementedError
+    # By which it is recognised.
 
-    def _loss(self, x0, attention_mask):
-        raise NotImplementedError
+    def _subs_parameterization(self, logits, xt): ...
 
-    def q_xt(self, x, move_chance):
-        raise NotImplementedError
+    def _loss(self, x0, attention_mask): ...
+
+    def q_xt(self, x, move_chance): ...
 
     def _sample(self, num_steps=None, eps=1e-5):
         return "the host's own"

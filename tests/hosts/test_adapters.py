@@ -12,6 +12,7 @@ from fakes import DUO, MDLM
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from runs import distil
+from shell import SHORT
 
 from hydra_plugins import mdlm_mcd_searchpath as plugin
 from mdlm_mcd import distillers, hosts
@@ -72,14 +73,11 @@ def test_the_same_step_in_both_families(compose):
     torch.testing.assert_close(slopes, wanted, rtol=1e-4, atol=1e-6)
 
 
-ONE_STEP = ("algo.rounds=1", "algo.steps_per_round=1", "trainer.max_steps=1")
-
-
 @fakes.each
 def test_labels_of_a_users_batches_mark_a_context(compose, family, monkeypatch):
     """-100 where a token is given; padding, which has it as well, is none."""
     monkeypatch.delattr(TrainerBase, "on_before_batch_transfer")  # real hosts have none
-    model, seen = family.student(compose, *ONE_STEP), []
+    model, seen = family.student(compose, *SHORT), []
     ids, mask = torch.randint(0, 250, (8, 16)), torch.ones(8, 16, dtype=torch.long)
     mask[:, 12:] = 0
     labels = ids.where((torch.arange(16) >= 5) & (mask > 0), -100)
@@ -102,10 +100,9 @@ def folder(tmp_path):
     """The keys of MDLM's config that ours meet; patched (an `algo` entry)."""
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "config.yaml").write_text(
-        "defaults:\n- _self_\n- /algo: null\n"
-        "\nparameterization: sedd\nbackbone: dit\nT: 100\nsampling:\n"
-        "  predictor: analytic\n  steps: 128\ntraining:\n  ema: 0.9999\n"
-        "trainer:\n  max_steps: 1\n"
+        "defaults:\n- _self_\n- /algo: null\n\nparameterization: sedd\nbackbone: dit\nT: 100\n"
+        "sampling: {predictor: analytic, steps: 128}\ntraining: {ema: 0.9999}\n"
+        "trainer: {max_steps: 1}\n"
     )
     (tmp_path / "diffusion.py").touch()
     (tmp_path / "main.py").write_text("hydra.utils.get_class(config.algo._target_)\n")

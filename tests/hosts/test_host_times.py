@@ -52,15 +52,12 @@ def test_it_opens_with_its_time(timed, tmp_path, monkeypatch):
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
     sigma = -alpha_t.log().float()
     with torch.no_grad():
-        torch.testing.assert_close(model(z, sigma)[rows], got)
-        logits = model(input_ids=z, timesteps=sigma).logits
-    torch.testing.assert_close(logits[rows], got)
-
+        for logits in (model(z, sigma), model(input_ids=z, timesteps=sigma).logits):
+            torch.testing.assert_close(logits[rows], got)
     # The card's example gives the time, too.
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out/README.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)
-    scope: dict = {}
-    exec(code, scope)
+    exec(code, scope := {})
     assert scope["logits"].shape == (1, 16, 301)
     # A released uniform-state model has names and shapes of a masked one, and a time.
     path = tmp_path / "out" / "config.json"

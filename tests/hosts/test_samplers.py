@@ -34,12 +34,11 @@ WRITTEN = {"top_p=": "p_nucleus=", "dtype=torch.float32": "use_float64=false", "
     ],
 )
 def test_our_samplers_and_their_keys_serve_a_host(compose, family, caplog, name, how):
-    given = " ".join(f"sampling.{key}={value}".replace(" ", "") for key, value in how.items())
+    given = [f"sampling.{key}={value}".replace(" ", "") for key, value in how.items()]
+    given = " ".join([f"sampling.predictor={name}", "sampling.steps=3", *given])
     for ours, theirs in WRITTEN.items():
         given = given.replace(ours, theirs)
-    model = family.student(
-        compose, f"sampling.predictor={name}", "sampling.steps=3", *given.split()
-    )
+    model = family.student(compose, *given.split())
     with caplog.at_level(logging.INFO, logger="mdlm_mcd.hosts.sampling"):
         drawn = family.draw(model)
     assert torch.equal(drawn, family.expected(model, name, 3, **how))
@@ -107,8 +106,8 @@ def test_sample_eval_of_a_student(compose, tmp_path):
     metrics = minihost.run(compose(*short, *sampled))
     assert metrics["val/sample_entropy"] > 0
     path, out = tmp_path / "checkpoints" / "round-1.ckpt", tmp_path / "samples.json"
-    how = (f"eval.checkpoint_path={path}", f"eval.generated_samples_path={out}")
-    minihost.run(compose(*short, "mode=sample_eval", *how))
+    how = ("mode=sample_eval", f"eval.checkpoint_path={path}", f"eval.generated_samples_path={out}")
+    minihost.run(compose(*short, *how))
     assert len(json.loads(out.read_text("utf-8"))["generated_seqs"]) == 8
     # Its config names a sampler that a plain masked model does not have.
     model, _ = embedded.open_model(path)

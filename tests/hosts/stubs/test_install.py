@@ -172,15 +172,9 @@ def test_only_devices_are_renamed_and_only_without_cuda(tmp_path, monkeypatch):
     torch_ = types.SimpleNamespace(device=lambda *a: a)
     scope = {"g": lambda *a, **k: (a, k), "h": lambda device: device, "torch": torch_}
     exec(stubs.compiled(path), scope)
-    assert scope["f"](types.SimpleNamespace(to=lambda device: device)) == (
-        "cpu",
-        (("cuda",), {"device": "cpu"}),
-        {"cuda": "cuda"},
-        "cpu",
-        ("cpu", 0),
-        "cuda",
-        "déjà",
-    )
+    of_g, pair = (("cuda",), {"device": "cpu"}), {"cuda": "cuda"}
+    found = scope["f"](types.SimpleNamespace(to=lambda device: device))
+    assert found == ("cpu", of_g, pair, "cpu", ("cpu", 0), "cuda", "d\xe9j\xe0")
     assert scope["k"](x=1) == ("cpu", False) and scope["l"](1) == "cpu"
     assert scope["f"].__code__.co_firstlineno == 2 and scope["f"].__doc__ == "cuda"
     assert scope["f"].__code__.co_filename == str(path)
