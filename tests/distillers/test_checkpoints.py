@@ -131,12 +131,10 @@ def test_a_full_disk(saved):
 
 
 def test_files_that_a_user_chose_are_left_alone():
-    class Mine(TorchCheckpointIO):
-        pass
-
-    strategy = SimpleNamespace(checkpoint_io=Mine())
+    mine = type("Mine", (TorchCheckpointIO,), {})()
+    strategy = SimpleNamespace(checkpoint_io=mine)
     use_safe_files(strategy)
-    assert type(strategy.checkpoint_io) is Mine
+    assert strategy.checkpoint_io is mine
 
 
 def test_a_run_goes_on_from_the_checkpoint_before(trained, tmp_path, caplog):

@@ -40,12 +40,9 @@ def losses(folder):
     return [row["trainer/loss"] for row in logged(folder, "trainer/loss")]
 
 
+# In the middle of step 2; and at a round's boundary, as round-1.ckpt is written.
 @pytest.mark.parametrize(
-    "moment, step",
-    [
-        (("on_validation_batch_start", 1), 2),  # in the middle of step 2
-        (("on_save_checkpoint", 1, 3), 3),  # at a round's boundary, as round-1.ckpt is written
-    ],
+    "moment, step", [(("on_validation_batch_start", 1), 2), (("on_save_checkpoint", 1, 3), 3)]
 )
 def test_sigterm_saves_at_the_next_step(trained, tmp_path, caplog, moment, step):
     whole, stopped, watch, model = trained("mcd")
@@ -107,12 +104,8 @@ def test_a_checkpoint_within_a_step_is_that_of_its_start(config, tmp_path):
         def on_validation_end(self, trainer, module):
             trainer.save_checkpoint(f"{tmp_path}/{len(self.losses)}.ckpt")
 
-    given = config(
-        "loader.batch_size=4",
-        "model.dropout=0.2",
-        "trainer.limit_train_batches=3",
-        "trainer.val_check_interval=1",
-    )
+    epochs = ("trainer.limit_train_batches=3", "trainer.val_check_interval=1")
+    given = config("loader.batch_size=4", "model.dropout=0.2", *epochs)
     whole, _ = fit(given, watch := Save())
     # A step ends with the second batch of an epoch, and with its third: the fourth begins one.
     other, _ = fit(given, again := Watch(), tmp_path / "4.ckpt")
