@@ -10,7 +10,7 @@ import pytest
 import several
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from runs import SHORT, Watch, built, fit, opened
+from runs import EVERY, SHORT, Watch, built, fit, opened
 
 from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.distillers import cd4lm
@@ -19,32 +19,14 @@ from mdlm_mcd.minihost import main as minihost
 pytestmark = several.forks
 
 LONG = ("model.length=48", "trainer.limit_val_batches=0")  # than the corpus's documents
-RUN = (
-    *SHORT,
-    *LONG,
-    "data.wrap=false",
-    "trainer.precision=64-true",
-    "optim.eps=1e-3",  # a gradient of 1e-17 instead of 0 is no step of 1e-3
-    "strategy=ddp",
-    "callbacks.checkpoint_every_n_steps.every_n_train_steps=1",
-    "callbacks.checkpoint_every_n_steps.save_top_k=-1",
-)
-SHARDED = (
-    "loader.batch_size=2",
-    "strategy=fsdp",
-    "strategy._target_=several.Sharded",
-    "trainer.precision=32-true",
-    "training.ema=0",
-)
-WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP", "trainer.gradient_clip_val=null")
-PARTS = (
-    "strategy.sharding_strategy=FULL_SHARD",
-    "+strategy.parts=true",
-    "algo.teacher_placement=sharded",
-    "trainer.gradient_clip_val=null",
-    "trainer.limit_val_batches=1",
-    "trainer.val_check_interval=4",
-)
+RUN = (*SHORT, *LONG, *EVERY, "data.wrap=false", "trainer.precision=64-true", "strategy=ddp")
+RUN += ("optim.eps=1e-3",)  # a gradient of 1e-17 instead of 0 is no step of 1e-3
+SHARDED = ("loader.batch_size=2", "strategy=fsdp", "strategy._target_=several.Sharded")
+SHARDED += ("trainer.precision=32-true", "training.ema=0", "trainer.gradient_clip_val=null")
+WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP",)
+PARTS = ("strategy.sharding_strategy=FULL_SHARD", "+strategy.parts=true")
+PARTS += ("algo.teacher_placement=sharded",)
+PARTS += ("trainer.limit_val_batches=1", "trainer.val_check_interval=4")
 
 
 class Seen(Watch):
@@ -78,9 +60,8 @@ class Seen(Watch):
     def on_train_batch_end(self, trainer, module, *args):
         super().on_train_batch_end(trainer, module, *args)
         if not trainer.fit_loop._should_accumulate():
-            self.norms.append(
-                float(trainer.callback_metrics[f"{module.config.algo.name}/grad_norm"])
-            )
+            norm = trainer.callback_metrics[f"{module.config.algo.name}/grad_norm"]
+            self.norms.append(float(norm))
 
 
 def work(config, ckpt_path=None):
@@ -114,14 +95,9 @@ def configure(module_compose, tmp_path_factory):
     minihost.run(module_compose("trainer.max_steps=5", "optim.lr=1e-2", *LONG, where))
 
     def build(processes, *overrides, algo=("algo=mcd", "algo.delta0=1/16")):
-        return module_compose(
-            *algo,
-            *RUN,
-            f"algo.teacher_path={folder}/checkpoints/last.ckpt",
-            f"trainer.devices={processes}",
-            f"checkpointing.save_dir={tmp_path_factory.mktemp('run')}",
-            *overrides,
-        )
+        own = (f"trainer.devices={processes}", f"algo.teacher_path={folder}/checkpoints/last.ckpt")
+        own += (f"checkpointing.save_dir={tmp_path_factory.mktemp('run')}",)
+        return module_compose(*algo, *RUN, *own, *overrides)
 
     return build
 
@@ -217,14 +193,10 @@ def test_other_processes_go_on(configure, one, two, before, after, step):
 
 
 def same_files(folder, other, atol=1e-10):
-    found, wanted = (opened(f / "round-2.ckpt") for f in (folder, other))
-    for mine, theirs in (
-        (found["state_dict"], wanted["state_dict"]),
-        (x["mdlm_mcd"]["teacher"]["backbone"] for x in (found, wanted)),
-    ):
-        assert mine.keys() == theirs.keys()
-        for name, value in theirs.items():
-            torch.testing.assert_close(mine[name], value, rtol=0, atol=atol)
+    ends = [opened(f / "round-2.ckpt") for f in (folder, other)]
+    teachers = [end["mdlm_mcd"]["teacher"]["backbone"] for end in ends]
+    torch.testing.assert_close(*teachers, rtol=0, atol=atol)
+    torch.testing.assert_close(*(dict(end["state_dict"]) for end in ends), rtol=0, atol=atol)
 
 
 @several.fsdp
