@@ -31,9 +31,8 @@ def test_in_memory_is_as_on_disk(compose, tmp_path):
     (tmp_path / "clone").mkdir()
     host = fakes.duo(tmp_path / "clone")
     before = contents(host)
-    one, printed = train(
-        "memory", ["-m", "mdlm_mcd.commands.main", "run"], "trainer.devices=2", "strategy=ddp"
-    )
+    run = ["-m", "mdlm_mcd.commands.main", "run"]
+    one, printed = train("memory", run, "trainer.devices=2", "strategy=ddp")
     assert contents(host) == before
     assert "mdlm-mcd run: Duo's main.py, patched in memory" in printed
     assert "MEMBER: 2/2" in printed
@@ -60,27 +59,24 @@ def test_what_is_no_host_is_refused(tmp_path, monkeypatch):
         launch.main()
 
 
-NEEDED = ["trainer.accelerator=cpu"]
-
-
 @pytest.mark.parametrize(
     "group, given, expected",
     [
-        ("  - /algo: null", ["algo=mcd", "a=1"], [*NEEDED, "algo=mcd", "a=1"]),
-        ("- override algo : x", ["algo=mcd"], [*NEEDED, "algo=mcd"]),
-        ("", ["algo=mcd", "algo.loss=ce"], [*NEEDED, "+algo=mcd", "algo.loss=ce"]),
-        ("# - /algo: x", ["+algo=mcd"], [*NEEDED, "+algo=mcd"]),
+        ("  - /algo: null", "algo=mcd a=1", "OURS algo=mcd a=1"),
+        ("- override algo : x", "algo=mcd", "OURS algo=mcd"),
+        ("", "algo=mcd algo.loss=ce", "OURS +algo=mcd algo.loss=ce"),
+        ("# - /algo: x", "+algo=mcd", "OURS +algo=mcd"),
         # Where the group is there already, Hydra refuses the plus.
-        ("- algo: x", ["+algo=mcd", "+algo.x=1"], [*NEEDED, "algo=mcd", "+algo.x=1"]),
+        ("- algo: x", "+algo=mcd +algo.x=1", "OURS algo=mcd +algo.x=1"),
         # Hydra's parser wants all overrides in one place.
-        ("- algo: x", ["-m", "algo=mcd"], ["-m", *NEEDED, "algo=mcd"]),
-        ("", ["-cn", "config", "~wandb", "-m"], ["-cn", "config", *NEEDED, "~wandb", "-m"]),
-        ("", ["--cfg", "job"], ["--cfg", "job", *NEEDED]),
-        ("", [], NEEDED),
+        ("- algo: x", "-m algo=mcd", "-m OURS algo=mcd"),
+        ("", "-cn config ~wandb -m", "-cn config OURS ~wandb -m"),
+        ("", "--cfg job", "--cfg job OURS"),
+        ("", "", "OURS"),
     ],
 )
 def test_overrides(group, given, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(launch.stubs, "default_overrides", lambda given: NEEDED)
+    monkeypatch.setattr(launch.stubs, "default_overrides", lambda given: ["OURS"])
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "config.yaml").write_text(f"defaults:\n{group}\n", "utf-8")
-    assert launch.overrides(tmp_path, given) == expected
+    assert launch.overrides(tmp_path, given.split()) == expected.split()

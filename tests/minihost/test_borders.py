@@ -32,6 +32,7 @@ def row(text):
 
 
 MANY = "\n".join(row(f"the cat sat on mat {i}") for i in range(40))
+CUT = "cannot be read \\("
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +43,11 @@ def bpe(module_compose):
 @pytest.mark.parametrize(
     "text, words",
     [
-        (MANY + '\n{"text": "cut sho', "cannot be read ("),
+        (MANY + '\n{"text": "cut sho', CUT),
         (f"{MANY}\n{row(None)}\n{MANY}", r"row 40 \(the first is 0\) has None for .*, which is no"),
         (row(5), "row 0 .* has 5 for data.text_key=text, which is no text"),
-        ("", "cannot be read ("),
-        (None, "cannot be read ("),
+        ("", CUT),
+        (None, CUT),
     ],
 )
 def test_data_files(bpe, tmp_path, monkeypatch, text, words):
@@ -57,7 +58,6 @@ def test_data_files(bpe, tmp_path, monkeypatch, text, words):
         (tmp_path / "a.jsonl").write_text(text)
         keys = {"train": "json", "data_files": str(tmp_path / "a.jsonl")}
     config = config_of("huggingface", tmp_path / "cache", length=8, **keys)
-    words = words.replace("read (", r"read \(")
     with pytest.raises(ConfigError, match=rf"^data\.train={keys['train']}.* {words}") as error:
         dataloader.get_dataset(config, bpe, "train")
     assert len(str(error.value).splitlines()) == 1
@@ -81,12 +81,12 @@ def test_broken_folders(module_compose, judge, tmp_path, file):
         content["model"]["merges"] = [{"a": 1}]
     (tmp_path / "broken" / file).write_text(json.dumps(content if "model" in content else [1]))
     config = module_compose(f"data.tokenizer_name_or_path={name}")
-    calls = {
-        "data.tokenizer_name_or_path": lambda: dataloader.get_tokenizer(config),
-        "eval.gen_ppl_eval_model_name_or_path": metrics.Metrics(name).load_evaluator,
-        "evaluator": lambda: CausalLM.load(name),
-    }
-    for key, call in list(calls.items())[file == "config.json" :]:
+    calls = [
+        ("data.tokenizer_name_or_path", lambda: dataloader.get_tokenizer(config)),
+        ("eval.gen_ppl_eval_model_name_or_path", metrics.Metrics(name).load_evaluator),
+        ("evaluator", lambda: CausalLM.load(name)),
+    ]
+    for key, call in calls[file == "config.json" :]:
         with pytest.raises(ConfigError, match=f"^{key}={name} cannot be loaded \\(") as error:
             call()
         assert len(str(error.value).splitlines()) == 1

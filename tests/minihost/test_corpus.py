@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 
 import pytest
 from hypothesis import given
@@ -55,15 +56,12 @@ def test_stdlib_is_real_text_cached_and_capped(tmp_path, monkeypatch):
     assert corpus.stdlib_documents(tmp_path, 400_000) == documents
 
 
-def test_normalise():
-    text = "Title\n    *****\n\n\n\n    Body  \n      ‘more’\n    a == b\ud800\n"
-    assert corpus.normalise(text) == "Title\n\nBody\n  'more'\na == b"
-
-
 def test_docstrings_come_in_source_order_and_survive_broken_sources():
     source = b'"""m"""\nclass A:\n  """a"""\n  def f(): "f"\nasync def g(): """g\\d"""\n'
     assert [text for text in prose.docstrings(source) if text] == ["m", "a", "f", "g\\d"]
     assert list(prose.docstrings(b"def (")) == []
+    text = "Title\n    *****\n\n\n\n    Body  \n      ‘more’\n    a == b\ud800\n"
+    assert corpus.normalise(text) == "Title\n\nBody\n  'more'\na == b"
 
 
 # The cache
@@ -164,9 +162,8 @@ def test_held_out_text_is_broken_as_training_text_is(tmp_path, kept):
 
 
 def test_train_and_valid_may_come_from_different_places(tmp_path):
-    file = write(tmp_path / "a", paragraphs(30))
-    config = data("textfile", tmp_path, valid_files=[file], train="stdlib")
-    config.max_chars = 100_000
+    given = {"valid_files": [write(tmp_path / "a", paragraphs(30))], "max_chars": 100_000}
+    config = data("textfile", tmp_path, train="stdlib", **given)
     assert corpus.documents(config, "valid") == paragraphs(30)
     assert sum(map(len, corpus.documents(config, "train"))) > 10_000
 
@@ -178,9 +175,8 @@ def test_datasets_are_read_from_files_and_folders(tmp_path):
     hf = pytest.importorskip("datasets")
     hf.utils.disable_progress_bar()
     train = hf.Dataset.from_dict({"body": ["a", "b"], "n": [1, 2]})
-    hf.DatasetDict(train=train).save_to_disk(tmp_path / "both")
-    train.save_to_disk(tmp_path / "bare")
-    for name in ("both", "bare"):
+    for name, made in (("both", hf.DatasetDict(train=train)), ("bare", train)):
+        made.save_to_disk(tmp_path / name)
         config = data("huggingface", tmp_path, train=str(tmp_path / name), text_key="body")
         assert corpus.huggingface_dataset(config, "train")["body"][:] == ["a", "b"]
     with pytest.raises(ConfigError, match=r"data\.valid_split=validation .* cannot be"):
@@ -195,7 +191,6 @@ def test_datasets_are_read_from_files_and_folders(tmp_path):
 
 
 def test_without_the_package_datasets(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    config = data("huggingface", tmp_path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match=r"pip install mdlm-mcd\[data\]"):
-        corpus.huggingface_dataset(config, "train")
+        corpus.huggingface_dataset(data("huggingface", tmp_path), "train")

@@ -22,15 +22,16 @@ def chain(count, length, generator):
     return rows, p
 
 
+WIDE = ("model.hidden_size=40", "model.n_heads=2")
+
+
 @pytest.fixture
 def started(compose):
     """Return a DiT begun out of counts of a chain, its rows and table."""
 
     def build(name):
-        generator = torch.Generator().manual_seed(0)
-        rows, p = chain(4000, 16, generator)
-        config = compose(f"algo={name}", "model.hidden_size=40", "model.n_heads=2")
-        backbone = algo.trainer_base.backbone(config, SIZE).eval()
+        rows, p = chain(4000, 16, torch.Generator().manual_seed(0))
+        backbone = algo.trainer_base.backbone(compose(f"algo={name}", *WIDE), SIZE).eval()
         start.from_counts(backbone, rows, SIZE - 1)
         return backbone, rows, p
 
@@ -64,21 +65,21 @@ def test_a_left_to_right_model_begins_as_the_table(started):
 
 @pytest.mark.parametrize("name", ["mdlm", "ar"])
 def test_a_run_begins_there_its_average_too(compose, name):
-    size = ["model.hidden_size=40", "model.n_heads=2", "training.start=counts"]
-    config = compose(f"algo={name}", *size)
+    given = (f"algo={name}", *WIDE, "training.start=counts")
+    config = compose(*given)
     tokenizer = dataloader.get_tokenizer(config)
     model = minihost.model_class(config)(config, tokenizer)
     rows = dataloader.get_dataset(config, tokenizer, "train")
     start.begin(model, rows)
     assert all(map(torch.equal, model.ema.shadow_params, model._get_parameters()))
     short = ("trainer.max_steps=2", "trainer.val_check_interval=2")
-    assert minihost.run(compose(f"algo={name}", *size, *short))["val/nll"] < math.log(300) - 1
+    assert minihost.run(compose(*given, *short))["val/nll"] < math.log(300) - 1
 
 
 def test_refusals(compose):
-    for overrides, words in (
-        (["algo=duo_base"], "algo=mdlm and algo=ar"),
-        (["model.n_heads=1"], "n_heads of at least 2"),
+    for override, words in (
+        ("algo=duo_base", "algo=mdlm and algo=ar"),
+        ("model.n_heads=1", "n_heads of at least 2"),
     ):
         with pytest.raises(ConfigError, match=f"training.start=counts .*{words}.*leave it at null"):
-            minihost.run(compose(*overrides, "training.start=counts"))
+            minihost.run(compose(override, "training.start=counts"))

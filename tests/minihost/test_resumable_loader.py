@@ -154,6 +154,8 @@ def fit(folder, ckpt_path=None, save=None, **kwargs):
 
 
 EVERY_STEP = {"every_n_train_steps": 1}
+VALIDATED = {"max_steps": 13, "limit_val_batches": 1, "val_check_interval": 5}
+VALIDATED |= {"check_val_every_n_epoch": None}
 
 
 @pytest.mark.filterwarnings("error:.*before the epoch ended")
@@ -163,11 +165,7 @@ EVERY_STEP = {"every_n_train_steps": 1}
         (EVERY_STEP, {"max_steps": 8}),
         (EVERY_STEP, {"max_steps": 5, "limit_train_batches": 3}),
         (EVERY_STEP, {"max_steps": 6, "accumulate_grad_batches": 2}),
-        (  # checkpoints after validation
-            {"monitor": None, "save_on_train_epoch_end": False},
-            {"max_steps": 13, "limit_val_batches": 1, "val_check_interval": 5}
-            | {"check_val_every_n_epoch": None},
-        ),
+        ({"monitor": None, "save_on_train_epoch_end": False}, VALIDATED),
         # Checkpoints at the end of epochs: Lightning restores no loader from them,
         # it only names the epoch. (With `max_steps` in place of `max_epochs` it
         # resumes them with an epoch of one batch, whatever the loader.)

@@ -38,9 +38,8 @@ def test_recipes_compose_and_state_their_cost(path):
     groups.check_groups(config, complete=True)
     algo = config.algo
     if algo.name in ("mcd", "sdtt", "dcd"):
-        curriculum = Curriculum(
-            algo.rounds, algo.steps_per_round, algo.delta0, algo.tau0, algo.tau_step
-        )
+        gaps = algo.delta0, algo.tau0, algo.tau_step
+        curriculum = Curriculum(algo.rounds, algo.steps_per_round, *gaps)
         curriculum.check_max_steps(config.trainer.max_steps)
 
 
