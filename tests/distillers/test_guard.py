@@ -20,11 +20,11 @@ def guard():
     return LossGuard("stop", "kl_bwd", 50_258)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1.01 * MOST])
-def test_a_loss_beyond_ignorance_stops_at_once(guard, value):
-    words = r"algo.loss=kl_bwd is .* learnt.* step 7 \(round 1, delta=0.00195.*=hybrid; lower optim"
-    with pytest.raises(DivergenceError, match=words):
-        guard.check(ROUND, 7, value, ROWS, TOKENS)
+def test_a_loss_beyond_ignorance_stops_at_once(guard):
+    words = r"algo.loss=kl_bwd is .* step 7 \(round 1, delta=0.00195.*=hybrid; lower optim"
+    for value in (math.nan, math.inf, -math.inf, 1.01 * MOST):
+        with pytest.raises(DivergenceError, match=words):
+            guard.check(ROUND, 7, value, ROWS, TOKENS)
     guard.check(ROUND, 8, 0.99 * MOST, ROWS, TOKENS)
 
 

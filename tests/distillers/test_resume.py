@@ -73,12 +73,6 @@ def test_a_checkpoint_of_no_distillation_is_refused(middle):
         refused(config, saved | note, "was not written by algo=mcd")
 
 
-def another(path):
-    saved = opened(path)
-    saved["ema"]["shadow_params"][0].add_(1e-3)
-    torch.save(saved, path)
-
-
 def test_the_same_teacher_may_move_or_go(middle, tmp_path):
     teacher, config, saved = middle
     finetune = changed(config, "algo.teacher_path=", f"training.finetune_path={teacher}")
@@ -87,7 +81,9 @@ def test_the_same_teacher_may_move_or_go(middle, tmp_path):
     MCD.check_resume(config, saved, "x.ckpt")  # it is in the checkpoint
     config = changed(config, f"algo.teacher_path={moved}")
     MCD.check_resume(config, saved, "x.ckpt")
-    another(moved)
+    other = opened(moved)
+    other["ema"]["shadow_params"][0].add_(1e-3)
+    torch.save(other, moved)
     refused(config, saved, f"{teacher} .SHA-256 .*{moved} .SHA-256")
     refused(changed(config, "algo.teacher_path=no.ckpt"), saved, "t.ckpt, and .*=no.ckpt")
 
@@ -128,8 +124,7 @@ def test_a_wrapped_checkpoint_is_resumed_and_evaluated(trained, config, tmp_path
     weights = saved["state_dict"].items()
     saved["state_dict"] = {f"module._orig_mod.{name}": value for name, value in weights}
     torch.save(saved, path)
-    given = changed(given, f"checkpointing.save_dir={tmp_path}")
-    fit(given, ckpt_path=path)
+    fit(changed(given, f"checkpointing.save_dir={tmp_path}"), ckpt_path=path)
     found, wanted = (opened(f / "round-2.ckpt") for f in (tmp_path / "checkpoints", folder))
     assert all(map(torch.equal, found["state_dict"].values(), wanted["state_dict"].values()))
     paths = folder / "step-4.ckpt", path
