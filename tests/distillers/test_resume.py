@@ -48,6 +48,8 @@ def test_what_changes_no_result_may_change_and_nothing_else(middle):
     made = saved["hyper_parameters"]["config"]
     del made["algo"]["u_law"], made["algo"]["growth"]
     MCD.check_resume(config, saved, "x.ckpt")
+    # Where no digest is, teachers are known by their names.
+    refused(changed(config, "algo.teacher_path=org/other"), saved, "t.ckpt, and .*org/other")
 
 
 def test_what_was_called_cd4lm_goes_on_as_subset_alone(trained, base, tmp_path):
