@@ -1,7 +1,6 @@
 """Diversity: fast counts against naive ones, intervals against fresh draws."""
 
 import math
-import sys
 from collections import Counter
 
 import pytest
@@ -9,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import diversity, intervals
 
 
@@ -116,17 +114,6 @@ def test_a_large_vocabulary_does_not_overflow():
     assert diversity.bigram_entropy(tokens % 200_000).value == pytest.approx(
         naive_bigram_entropy((tokens % 200_000).tolist())
     )
-
-
-TEXTS = [f"text {i}" for i in range(100)]
-
-
-def test_mauve_needs_its_package_and_enough_texts(monkeypatch):
-    with pytest.raises(ConfigError, match="at least 100 texts on both sides and has 7"):
-        diversity.mauve(TEXTS, TEXTS[:7])
-    monkeypatch.setitem(sys.modules, "mauve", None)
-    with pytest.raises(ConfigError, match=r"pip install 'mdlm-mcd\[mauve\]'"):
-        diversity.mauve(TEXTS, TEXTS)
 
 
 def test_an_entropy_by_sample_hides_what_the_pooled_one_sees():

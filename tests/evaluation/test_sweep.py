@@ -121,6 +121,7 @@ def test_it_goes_on_where_it_stopped(tmp_path, rows, at):
     [
         lambda kept: b"\xef\xbb\xbf" + kept,  # as Windows' editors leave it
         lambda kept: kept.replace(b"\n", b"\r\n"),
+        lambda kept: b"".join(b"\xef\xbb\xbf" + x for x in kept.splitlines(True)),  # joined
         lambda kept: kept.replace(b"\n", b"\n\n \n"),
         lambda kept: kept.rstrip(),
     ],
@@ -131,7 +132,8 @@ def test_a_file_saved_by_an_editor_is_gone_on_with(tmp_path, change):
         append(out, synthetic.row(steps=n, texts=texts))
     out.write_bytes(change(out.read_bytes()))
     before = out.read_bytes()
-    assert [row["steps"] for row in resumed(out)] == [4, 8]
+    found = results.read([out])
+    assert [p.row for p in found.points] == resumed(out) and not found.notes
     append(out, synthetic.row(steps=16))
     assert [row["steps"] for row in existing(out)] == [4, 8, 16]
     assert out.read_bytes().startswith(before)
@@ -297,6 +299,8 @@ def test_a_plan_is_checked_before_any_model_is_opened(tmp_path, monkeypatch):
         return types.SimpleNamespace(mauve=len(p_text) / len(q_text))
 
     monkeypatch.setitem(sys.modules, "mauve", types.SimpleNamespace(compute_mauve=compute_mauve))
+    with pytest.raises(ConfigError, match="100 texts on both sides and has 99"):
+        run(tmp_path / "few", model(), plan=asked, held_out=lambda m: held_out(m)[:99])
     row, _ = run(out, model(), plan=asked)
     assert row["metrics"]["mauve"] == {"value": 1.0, "low": None, "high": None}
 
