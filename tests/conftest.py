@@ -78,6 +78,15 @@ def random_mdlm(compose):
     return model
 
 
+TINY = """
+    data=textfile data.vocab_size=300 model=laptop model.hidden_size=32 model.n_blocks=2
+    model.n_heads=2 model.cond_dim=16 model.length=16 loader.global_batch_size=8
+    trainer.accelerator=cpu trainer.devices=1 trainer.limit_val_batches=2
+    trainer.val_check_interval=1000 trainer.log_every_n_steps=1 lr_scheduler.num_warmup_steps=0
+    ~callbacks.progress +trainer.enable_progress_bar=false +trainer.enable_model_summary=false
+""".split()
+
+
 @functools.cache
 def _groups(*overrides):
     """Return the config of some groups: Hydra takes longer for it than a model for a step."""
@@ -90,29 +99,8 @@ def _groups(*overrides):
 
 def _composer(corpus, cache_dir, folder):
     minihost.register_resolvers()
-    tiny = (
-        "data=textfile",
-        f"data.files=[{corpus}]",
-        f"data.cache_dir={cache_dir}",
-        "data.vocab_size=300",
-        "model=laptop",
-        "model.hidden_size=32",
-        "model.n_blocks=2",
-        "model.n_heads=2",
-        "model.cond_dim=16",
-        "model.length=16",
-        "loader.global_batch_size=8",
-        "trainer.accelerator=cpu",
-        "trainer.devices=1",
-        "trainer.limit_val_batches=2",
-        "trainer.val_check_interval=1000",
-        "trainer.log_every_n_steps=1",
-        "~callbacks.progress",
-        "+trainer.enable_progress_bar=false",
-        "+trainer.enable_model_summary=false",
-        "lr_scheduler.num_warmup_steps=0",
-        f"checkpointing.save_dir={folder}",
-    )
+    tiny = (*TINY, f"data.files=[{corpus}]", f"data.cache_dir={cache_dir}")
+    tiny += (f"checkpointing.save_dir={folder}",)
 
     def build(*overrides: str):
         given = [*tiny, *overrides]

@@ -50,9 +50,6 @@ class There(torch.Tensor):
     def __init__(self, raw):
         self.raw = raw.detach()
 
-    def __repr__(self, **_):
-        return f"There({self.raw!r})"
-
     def tolist(self):
         There.waits += 1
         return self.raw.tolist()

@@ -19,18 +19,13 @@ from mdlm_mcd.evaluation import results
 PRODUCTS = "report.html results.jsonl table.md perplexity_vs_steps.png samples.txt results.json"
 
 
-def help_of(words, capsys, monkeypatch):
-    """What is printed, as lines, in a terminal of 80 columns."""
+@pytest.mark.parametrize("words, most", [([], 24), *(([name], 40) for name in main.COMMANDS)])
+def test_help_fits_a_screen_and_has_an_example_that_is_read(words, most, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
         main.main([*words, "--help"])
     assert end.value.code == 0
-    return capsys.readouterr().out.splitlines()
-
-
-@pytest.mark.parametrize("words, most", [([], 24), *(([name], 40) for name in main.COMMANDS)])
-def test_help_fits_a_screen_and_has_an_example_that_is_read(words, most, capsys, monkeypatch):
-    lines = help_of(words, capsys, monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
     assert 8 < len(lines) <= most and all(len(line) <= 80 for line in lines)
     example, _, command = lines[-1].partition(" mdlm-mcd ")
     given = command.split()
@@ -38,13 +33,6 @@ def test_help_fits_a_screen_and_has_an_example_that_is_read(words, most, capsys,
     main.parser(given).parse_args(given)
     first = {line.split()[0] for line in lines if line.startswith("    ")}
     assert words or first >= set(main.COMMANDS)
-
-
-def test_the_help_says_what_is_taken_where_nothing_is_given(capsys, monkeypatch):
-    found = " ".join(" ".join(help_of(["sweep"], capsys, monkeypatch)).split())
-    for words in ("--steps N,N default: 8,16,32 ", "lattice:auto; default: iid ", "default: 256 "):
-        assert words in found
-    assert "mdlm-mcd doctor [PATH] [OVERRIDE" in help_of(["doctor"], capsys, monkeypatch)[0]
 
 
 def test_run_hands_what_follows_to_hydra(monkeypatch):
