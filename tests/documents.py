@@ -100,16 +100,12 @@ def check(words: list[str]) -> None:
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
         assert words[1] in targets
     elif words[:2] == ["pip", "install"]:
-        _check_extras(" ".join(words))
+        for extra in re.findall(r"\w+", " ".join(re.findall(r"\[([\w,]+)\]", " ".join(words)))):
+            assert f"\n{extra} = [" in PROJECT, extra
     elif words[0] == "pytest":
         assert words[1] != "-m" or f'"{words[2]}: ' in PROJECT
     else:
         assert words[0] in OTHERS, words
-
-
-def _check_extras(text: str) -> None:
-    for extra in re.findall(r"\w+", " ".join(re.findall(r"\[([\w,]+)\]", text))):
-        assert f"\n{extra} = [" in PROJECT, extra
 
 
 def composed(overrides: list[str]):

@@ -15,7 +15,6 @@ import io
 import json
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -51,7 +50,6 @@ STEPS = (
     ("mcd", "algo.compile=true", "model.checkpointing=true"),
 )
 WARM_UP, TIMED = 3, 10
-TESTS = BENCHMARKS.with_name("tests") / "test_gpu.py"
 
 
 class Run:
@@ -86,13 +84,6 @@ class Run:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def tests(self):
-        """The tests marked gpu, in a process of their own."""
-        if self.cuda:
-            command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(TESTS)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            self.write(part="tests", status=done.returncode, end=done.stdout[-1500:])
-
     def ceilings(self):
         name = torch.cuda.get_device_name() if self.cuda else "cpu"
         rates = ceilings(self.device)
@@ -120,13 +111,8 @@ class Run:
         rows, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
         asked = "step\n" * (WARM_UP + TIMED) + "waits\n" * self.cuda
         gate = Gate(commands=io.StringIO(asked), figures=io.StringIO())
-        trainer = hydra.utils.instantiate(
-            config.trainer,
-            callbacks=[gate],
-            logger=False,
-            enable_checkpointing=False,
-            use_distributed_sampler=False,
-        )
+        how = dict(logger=False, enable_checkpointing=False, use_distributed_sampler=False)
+        trainer = hydra.utils.instantiate(config.trainer, callbacks=[gate], **how)
         with contextlib.suppress(Finished):
             trainer.fit(model, rows)
         found, *steps = map(json.loads, gate.figures.getvalue().splitlines())
@@ -152,18 +138,12 @@ class Run:
         for p in model.parameters():  # away from the zero start of the last layer
             torch.nn.init.normal_(p, std=0.02)
         denoise = duo.denoiser(model.to(self.device).eval())
+        sizes = dict(mask_index=model.mask_index, vocab_size=model.vocab_size)
         for _ in range(2):  # the second counts
-            start = clock(self.device)
+            how = dict(sizes, generator=torch.Generator(self.device).manual_seed(1))
+            start, length = clock(self.device), self.size.length
             drawn = sampling.sample(
-                sampler,
-                denoise,
-                batch,
-                self.size.length,
-                steps,
-                alpha=lambda t: 1 - t,
-                mask_index=model.mask_index,
-                vocab_size=model.vocab_size,
-                generator=torch.Generator(self.device).manual_seed(1),
+                sampler, denoise, batch, length, steps, alpha=lambda t: 1 - t, **how
             )
             seconds = clock(self.device) - start
         self.write(
@@ -188,7 +168,6 @@ class Run:
         drawn += [("ancestral", n, few) for n in (8, 32)]
         for sampler, steps, batch in (*drawn, ("locked", 32, many)):
             self.part(f"samples {sampler}", 25, self.samples, sampler, steps, batch)
-        self.part("tests", 40, self.tests)
 
 
 def ended(*_):

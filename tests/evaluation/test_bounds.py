@@ -10,8 +10,10 @@ from enumeration import (
     MASK,
     assert_law,
     chances,
+    denoiser,
     draw,
     generator,
+    hosts,
     table,
     timed,
     timed_table,
@@ -30,11 +32,6 @@ def linear(t):
     return 1 - t
 
 
-def hosts(t):
-    """Not 0 at t = 1, as in the hosts, and by far more."""
-    return 1 - 0.8 * t
-
-
 def cosine(t):
     return 1 - torch.cos(math.pi / 2 * (1 - t))
 
@@ -42,15 +39,6 @@ def cosine(t):
 def unit(t):
     """The linear schedule as `nelbo_rows` takes it."""
     return -torch.ones_like(t), 1 - t
-
-
-def denoiser(logits, calls=None):
-    def denoise(z, rows):
-        if calls is not None:
-            calls.append(len(z))
-        return logits[tuple(z.T)][rows].clone()
-
-    return denoise
 
 
 def bound(denoise, tokens=X0S, steps=2, **changes):

@@ -14,21 +14,16 @@ from enumeration import (
     denoiser,
     draw,
     generator,
+    hosts,
     table,
     timed,
     timed_table,
 )
-from test_bounds import X0S, cosine, hosts, lattice_patterns, linear, log_p
-from test_sweep import MASK as SWEEP_MASK
-from test_sweep import alpha as sweep_alpha
-from test_sweep import held_out, model, run
+from test_bounds import X0S, cosine, lattice_patterns, linear, log_p
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import likelihood
-from mdlm_mcd.evaluation.plan import Plan, Setting
 from mdlm_mcd.sampling import chain
-
-CASES = ("confidence", "iid", None), ("sparse", "lattice", 0.5), ("sparse", "iid", None)
 
 HOW = dict(mask_index=MASK, batch_size=7)
 
@@ -153,21 +148,3 @@ def test_refusals(how, words):
         of_confidence(**how)
     with pytest.raises(ConfigError, match="unequal shares"):
         likelihood.comb_likelihood(denoiser(table()), X0S, 2, alpha=cosine, **HOW)
-
-
-def test_a_sweep_has_them_beside_the_bounds(tmp_path):
-    """`confidence` has no bound; -log p under the lattice of 1/N lies below its own."""
-    points = [Setting(sampler, law, step, steps=2) for sampler, law, step in CASES]
-    plan = Plan(tuple(points), num_samples=4, batch_size=4, bound_rows=16, exact=True, by_row=True)
-    rows = run(tmp_path / "r.jsonl", model(), plan=plan)
-    text, how = held_out(None)[:16], dict(alpha=sweep_alpha, mask_index=SWEEP_MASK)
-    confident, comb, iid = (row["metrics"] for row in rows)
-    own = likelihood.confidence_likelihood(model().denoise, text, 2, **how)
-    assert confident["nll"]["value"] == pytest.approx(own.value)
-    assert "n_step_nelbo" not in confident and "nll" not in iid
-    own = likelihood.comb_likelihood(model().denoise, text, 2, **how)
-    assert comb["nll"]["value"] == pytest.approx(own.value)
-    assert comb["nll"]["value"] < comb["n_step_nelbo"]["value"] + 0.05  # of 16 draws of u
-    by_row = comb["n_step_nelbo"]["by_row"]
-    assert len(by_row) == 16
-    assert sum(by_row) / 16 == pytest.approx(comb["n_step_nelbo"]["value"], abs=1e-4)

@@ -12,7 +12,7 @@ import torch
 from mdlm_mcd import laws
 from mdlm_mcd.coupling import counter_generator
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import bounds, diversity, results, sweep
+from mdlm_mcd.evaluation import bounds, diversity, likelihood, results, sweep
 from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator
 from mdlm_mcd.evaluation.plan import Plan, Setting, grid
@@ -29,6 +29,9 @@ class Tokenizer:
 
 def alpha(t):
     return 1 - (1 - 1e-3) * t
+
+
+ALPHA = dict(alpha=alpha, mask_index=MASK)
 
 
 def model(label="a", sha="1" * 64, scale=1.0, calls=None):
@@ -91,7 +94,7 @@ def test_a_row_for_every_model_and_point(tmp_path):
     assert row["evaluations"] == 2 and len(row["texts"]) == 4
     assert row["corpus"]["perplexity"] == pytest.approx(torch.e)
     # The bound is that of `bounds`, on the rows asked for.
-    how = dict(alpha=alpha, mask_index=MASK, generator=counter_generator(1, "n-step", 2))
+    how = dict(generator=counter_generator(1, "n-step", 2), **ALPHA)
     expected = bounds.n_step_nelbo(model().denoise, held_out(None)[:16], 2, **how)
     assert row["metrics"]["n_step_nelbo"]["value"] == pytest.approx(expected.value)
     assert seen[-1] == (24.0, 24.0, "done")
@@ -244,6 +247,9 @@ def test_what_a_flag_asks_for_later_is_measured(tmp_path):
         rows = run(out, model(), plan=replace(plain, exact=True))
         assert len(lines(out)) == 4 and lines(out)[-1] == rows[0]
     assert rows[0]["metrics"].keys() - before[0]["metrics"].keys() == {"nll"}
+    own = likelihood.comb_likelihood(model().denoise, held_out(None)[:16], 2, **ALPHA)
+    nll, bound = (rows[0]["metrics"][name]["value"] for name in ("nll", "n_step_nelbo"))
+    assert nll == pytest.approx(own.value) and nll < bound + 0.05  # of 16 draws of u
     assert rows[1:] == before[1:]
 
 
@@ -269,7 +275,8 @@ POINTS = {
 def test_points_of_all_kinds(tmp_path):
     """Each a curve of its own, with the bounds that hold for it, by the steps that it takes."""
     points = [replace(point, steps=4) for point in POINTS]
-    rows = run(tmp_path / "r", model(scale=3.0), plan=plan(*points, batch_size=10, exact=True))
+    how = dict(batch_size=10, exact=True, by_row=True)
+    rows = run(tmp_path / "r", model(scale=3.0), plan=plan(*points, **how))
     for row, names in zip(rows, POINTS.values(), strict=True):
         assert row["metrics"].keys() & {*BOUNDS, "nll"} == names
     assert [row["sampler"] for row in rows] == [point.sampler for point in points]
@@ -284,6 +291,11 @@ def test_points_of_all_kinds(tmp_path):
     assert iid["metrics"]["nelbo"] == cosine["metrics"]["nelbo"] == lattice["metrics"]["nelbo"]
     assert fitted["u_step"] == "auto" and 0 < fitted["u_step_fitted"] <= 1
     assert confident["metrics"]["nll"] != block["metrics"]["nll"]
+    text, denoise = held_out(None)[:16], model(scale=3.0).denoise
+    own = likelihood.confidence_likelihood(denoise, text, 4, **ALPHA)
+    assert confident["metrics"]["nll"]["value"] == pytest.approx(own.value)
+    by_row = iid["metrics"]["n_step_nelbo"]["by_row"]
+    assert len(by_row) == 16 and sum(by_row) / 16 == pytest.approx(steps[0], abs=1e-4)
 
 
 def test_a_plan_is_checked_before_any_model_is_opened(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import scipy.stats
@@ -17,6 +18,7 @@ from enumeration import (
     draw,
     exact_law,
     generator,
+    hosts,
     open_one,
     sample,
     table,
@@ -28,11 +30,6 @@ from enumeration import (
 from mdlm_mcd import laws, sampling
 
 STEPWISE = ("ancestral", "sparse", "locked")
-
-
-def hosts(t):
-    """Not 0 at t = 1, as in the hosts, and by far more."""
-    return 1 - 0.8 * t
 
 
 def at(level):
@@ -112,17 +109,13 @@ def test_random_orders(name, steps, how, law):
     assert_law(draw(name, steps, **how), limit_law(**law))
 
 
-def stepwise(start):
-    return exact_law(table(), uniform(3), start)
-
-
 COMB = dict(u_law="lattice", u_step=1 / 2)
 
 
 @pytest.mark.parametrize(
     "name, steps, how, law",
     [
-        *((name, 3, {}, stepwise) for name in STEPWISE),
+        *((name, 3, {}, partial(exact_law, table(), uniform(3))) for name in STEPWISE),
         ("first_hitting", None, {}, limit_law),
         ("confidence", LENGTH, dict(score_noise=1e6), limit_law),
         ("sparse", LENGTH, dict(stratified=True), limit_law),
