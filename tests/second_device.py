@@ -18,13 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 DEVICE = torch.device("cpu")  # until `install`
 OURS = 1 << 63  # seeds of the device's generators begin here
 # Copies between devices, and indices of the CPU, are allowed.
-ACROSS = {
-    "aten::copy_",
-    "aten::_to_copy",
-    "aten::index",
-    "aten::index_put_",
-    "aten::_index_put_impl_",
-}
+ACROSS = {"aten::copy_", "aten::_to_copy"}
+ACROSS |= {"aten::index", "aten::index_put_", "aten::_index_put_impl_"}
 
 
 class There(torch.Tensor):
@@ -38,14 +33,8 @@ class There(torch.Tensor):
 
     @staticmethod
     def __new__(cls, raw):
-        return torch.Tensor._make_wrapper_subclass(
-            cls,
-            raw.shape,
-            strides=raw.stride(),
-            storage_offset=raw.storage_offset(),
-            dtype=raw.dtype,
-            device=DEVICE,
-        )
+        how = dict(strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype)
+        return torch.Tensor._make_wrapper_subclass(cls, raw.shape, device=DEVICE, **how)
 
     def __init__(self, raw):
         self.raw = raw.detach()

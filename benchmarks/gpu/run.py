@@ -35,20 +35,11 @@ from paper.compose import embedded  # noqa: E402
 from speed_lib.gate import Finished, Gate, ceilings, clock, peak  # noqa: E402
 from speed_lib.worker import LARGE, TEXT, TINY, Size, make_text  # noqa: E402
 
-STEPS = (
-    ("mcd",),
-    ("mcd", "algo.compile=true"),
-    ("mdlm",),
-    ("mdlm", "algo.compile=true"),
-    ("sdtt", "algo.compile=true"),
-    ("subset", "algo.compile=true"),
-    ("cd4lm", "algo.compile=true"),
-    ("dcd", "algo.compile=true"),
-    ("mmd", "algo.compile=true"),
-    ("mcd", "algo.compile=true", "algo.head_chunk=1024"),
-    ("mcd", "algo.compile=true", "algo.head_chunk=16384"),
-    ("mcd", "algo.compile=true", "model.checkpointing=true"),
-)
+COMPILED = "algo.compile=true"
+STEPS = [(algo, *how) for algo in ("mcd", "mdlm") for how in ((), (COMPILED,))]
+STEPS += [(algo, COMPILED) for algo in ("sdtt", "subset", "cd4lm", "dcd", "mmd")]
+MORE = ("algo.head_chunk=1024", "algo.head_chunk=16384", "model.checkpointing=true")
+STEPS += [("mcd", COMPILED, how) for how in MORE]
 WARM_UP, TIMED = 3, 10
 
 
@@ -91,17 +82,13 @@ class Run:
 
     def model(self, algo: str, *more: str):
         """Return a model of the embedded host, its config and tokenizer."""
-        config = embedded(
-            [
-                *"data=textfile model=small trainer.devices=1".split(),
-                *"+trainer.enable_progress_bar=false +trainer.enable_model_summary=false".split(),
-                f"data.files=[{self.work / TEXT}]",
-                f"checkpointing.save_dir={self.work}",
-                *self.size.overrides(self.work),
-                *self.size.method(algo, *more),
-                *("algo.guard=off",) * (algo != "mdlm"),
-            ]
-        )
+        given = f"""
+            data=textfile data.files=[{self.work / TEXT}] checkpointing.save_dir={self.work}
+            model=small trainer.devices=1 {"" if algo == "mdlm" else "algo.guard=off"}
+            +trainer.enable_progress_bar=false +trainer.enable_model_summary=false
+        """.split()
+        method = self.size.method(algo, *more)
+        config = embedded([*method, *self.size.overrides(self.work), *given])
         torch.manual_seed(0)
         tokenizer = dataloader.get_tokenizer(config)
         return entry.model_class(config)(config, tokenizer), config, tokenizer
@@ -118,20 +105,12 @@ class Run:
         found, *steps = map(json.loads, gate.figures.getvalue().splitlines())
         timed = [row["ms"] for row in steps[WARM_UP:][:TIMED]]
         ms, tokens = statistics.median_high(timed), self.size.batch * self.size.length
-        self.write(
-            part="step",
-            algo=" ".join((algo, *more)),
-            waits=steps[-1].get("waits"),
-            batch=self.size.batch,
-            length=self.size.length,
-            ms=round(ms, 1),
-            low=round(min(timed), 1),
-            high=round(max(timed), 1),
-            tokens_s=round(1e3 * tokens / ms),
-            **found,
-            precision=str(trainer.precision),
-            peak_gib=round(max(row["gib"] for row in steps), 2),
-        )
+        found |= dict(batch=self.size.batch, length=self.size.length)
+        found |= dict(ms=round(ms, 1), low=round(min(timed), 1), high=round(max(timed), 1))
+        found |= dict(tokens_s=round(1e3 * tokens / ms), waits=steps[-1].get("waits"))
+        found |= dict(peak_gib=round(max(row["gib"] for row in steps), 2))
+        name, precision = " ".join((algo, *more)), str(trainer.precision)
+        self.write(part="step", algo=name, precision=precision, **found)
 
     def samples(self, sampler: str, steps: int, batch: int):
         model, _, _ = self.model("mdlm")
@@ -146,16 +125,9 @@ class Run:
                 sampler, denoise, batch, length, steps, alpha=lambda t: 1 - t, **how
             )
             seconds = clock(self.device) - start
-        self.write(
-            part="samples",
-            sampler=sampler,
-            steps=steps,
-            batch=batch,
-            dtype="float64",
-            samples_s=round(batch / seconds, 2),
-            evaluations=drawn.evaluations,
-            peak_gib=round(peak(self.device), 2),
-        )
+        found = dict(sampler=sampler, steps=steps, batch=batch, dtype="float64")
+        found |= dict(samples_s=round(batch / seconds, 2), evaluations=drawn.evaluations)
+        self.write(part="samples", **found, peak_gib=round(peak(self.device), 2))
 
     def all(self):
         self.part("ceilings", 10, self.ceilings)

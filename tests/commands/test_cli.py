@@ -51,13 +51,9 @@ def test_arguments_of_the_sweep(given, capsys):
 
 
 def command(*args, **kwargs):
-    return subprocess.Popen(
-        [sys.executable, "-m", "mdlm_mcd.commands.main", *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **kwargs,
-    )
+    kwargs |= dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = [sys.executable, "-m", "mdlm_mcd.commands.main", *map(str, args)]
+    return subprocess.Popen(words, **kwargs)
 
 
 @pytest.mark.slow

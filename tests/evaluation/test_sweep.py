@@ -45,16 +45,9 @@ def model(label="a", sha="1" * 64, scale=1.0, calls=None):
         visible = (z != MASK).double().mean(-1)[:, None, None]
         return (table.expand(len(z), LENGTH, VOCAB) * (1 + visible))[rows].float()
 
-    return Candidate(
-        label=label,
-        denoise=denoise,
-        alpha=alpha,
-        mask_index=MASK,
-        vocab_size=VOCAB,
-        length=LENGTH,
-        tokenizer=Tokenizer(),
-        provenance={"sha256": sha, "algo": "mcd"},
-    )
+    how = dict(vocab_size=VOCAB, length=LENGTH, tokenizer=Tokenizer(), **ALPHA)
+    made_by = {"sha256": sha, "algo": "mcd"}
+    return Candidate(label=label, denoise=denoise, provenance=made_by, **how)
 
 
 def evaluator(_):
