@@ -48,11 +48,11 @@ def test_nats_are_the_nelbo(random_mdlm):
 @pytest.mark.slow
 def test_the_whole_of_it(tmp_path, corpus):
     small = f"""
-        --rows=20 data=textfile data.cache_dir={tmp_path}/cache data.vocab_size=300
+        data=textfile data.cache_dir={tmp_path}/cache data.vocab_size=300
         trainer.max_steps=3 lr_scheduler.num_warmup_steps=1
         model.hidden_size=32 model.n_heads=2 model.n_blocks=1 model.length=16
     """.split()
-    args = teacher.parsed([f"--out={tmp_path}", f"data.files=[{corpus}]", *small])
+    args = teacher.parsed([f"--out={tmp_path}", "--rows=20", f"data.files=[{corpus}]", *small])
     said = []
     found = teacher.run(args, said.append)
     assert found["tables"]["bigram"] < found["tables"]["unigram"]

@@ -148,15 +148,9 @@ def test_shares_and_temperatures_of_ones_own_at_the_steps_times(temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_each_row_of_the_nelbo_is_asked_at_its_own_time(temperature, monkeypatch):
     monkeypatch.setattr(bounds, "PROJECTED", 10)
+    how = dict(generator=generator(4), eps=0.01, batch_size=20, temperature=temperature)
     got = bounds.nelbo_rows(
-        timed(),
-        lambda t: (torch.full_like(t, -0.8), hosts(t)),
-        X0S,
-        MASK,
-        generator=generator(4),
-        eps=0.01,
-        batch_size=20,
-        temperature=temperature,
+        timed(), lambda t: (torch.full_like(t, -0.8), hosts(t)), X0S, MASK, **how
     )
     rows, g = len(X0S), generator(4)
     alphas = hosts(0.01 + 0.99 * (torch.rand(rows, generator=g) + torch.arange(rows)) / rows)
@@ -176,9 +170,8 @@ def test_it_converges_to_the_continuous_time_nelbo():
     few, many = (
         bound(denoiser(logits), tokens, n, generator=generator(1), **how).value for n in (4, 500)
     )
-    ever = bounds.nelbo_rows(
-        denoiser(logits), unit, tokens, MASK, generator=generator(0), eps=1e-6, **how
-    )
+    how |= dict(generator=generator(0), eps=1e-6)
+    ever = bounds.nelbo_rows(denoiser(logits), unit, tokens, MASK, **how)
     assert abs(few - limit) > 0.04  # so what follows tells 4 steps from 500
     assert many == pytest.approx(limit, abs=0.02) and ever.value == pytest.approx(limit, abs=0.02)
 

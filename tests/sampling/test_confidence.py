@@ -32,17 +32,9 @@ def opened(chance=CHANCE, token=0, steps=20, prompt=None, asked=None, **how):
     """Return the places that open in each step of one sequence; the likely token is drawn."""
     token = torch.as_tensor(token).expand(len(chance))
     seen = [torch.full((1, len(chance)), MASK) if prompt is None else prompt]
-    drawn = sample(
-        "confidence",
-        steps,
-        n=1,
-        length=len(chance),
-        denoise=network(chance, token, asked),
-        greedy_tail=steps,
-        prompt=prompt,
-        callback=lambda step, z: seen.append(z),
-        **how,
-    ).tokens
+    how |= dict(n=1, length=len(chance), denoise=network(chance, token, asked), prompt=prompt)
+    how |= dict(greedy_tail=steps, callback=lambda step, z: seen.append(z))
+    drawn = sample("confidence", steps, **how).tokens
     assert torch.equal(drawn[0], torch.where(seen[0][0] == MASK, token, seen[0][0]))
     pairs = zip(seen, seen[1:], strict=False)
     return [set((a != b)[0].nonzero().flatten().tolist()) for a, b in pairs]
@@ -100,10 +92,8 @@ def test_temperature_goes_by_what_is_open_under_a_threshold():
         return 1 + 0 * share
 
     how = dict(denoise=network([0.9, 0.5, 0.9, 0.4], torch.zeros(4).long()), greedy_tail=100)
-    sample(
-        *("confidence", 100),
-        **dict(n=2, length=4, threshold=0.8, prompt=prompt, temperature=temperature, **how),
-    )
+    how |= dict(n=2, length=4, threshold=0.8, prompt=prompt, temperature=temperature)
+    sample("confidence", 100, **how)
     assert seen == [[0.0] * 6, [0.5, 0.5, 0.5], [0.75]]
 
 
@@ -118,17 +108,9 @@ def test_a_raw_score_is_without_temperature_and_nucleus(how, sure):
 def test_a_raw_score_is_that_of_the_drawn_token():
     """The likely token reaches the threshold; where another one is drawn, it waits."""
     seen: list = []
-    sample(
-        "confidence",
-        2,
-        n=4_000,
-        length=2,
-        denoise=network([0.9, 0.9], torch.zeros(2).long()),
-        score="raw",
-        threshold=0.8,
-        temperature=4.0,
-        callback=lambda step, z: seen.append(z),
-    )
+    how = dict(n=4_000, length=2, score="raw", threshold=0.8, temperature=4.0)
+    net = network([0.9, 0.9], torch.zeros(2).long())
+    sample("confidence", 2, denoise=net, callback=lambda step, z: seen.append(z), **how)
     both = (seen[0] != MASK).all(-1)
     assert (seen[0][both] == 0).all() and (seen[0] != MASK).any(-1).all()
     logits = torch.tensor([0.9, 0.05, 0.05, 0.0]).double().log()
@@ -224,11 +206,9 @@ def test_batches_equal_sequences_one_by_one(threshold):
 
     prompt = torch.where(torch.rand(6, 12, generator=generator(5)) < 0.4, 1, MASK)
     how = dict(threshold=threshold, block=5, spacing=3, eos_after=0.5, eos_index=EOS)
+    how |= dict(length=12, denoise=denoise, greedy_tail=5)
 
     def run(prompt):
-        n = len(prompt)
-        return sample(
-            "confidence", 5, n=n, length=12, denoise=denoise, prompt=prompt, greedy_tail=5, **how
-        ).tokens
+        return sample("confidence", 5, n=len(prompt), prompt=prompt, **how).tokens
 
     assert torch.equal(run(prompt), torch.cat([run(row[None]) for row in prompt]))

@@ -33,15 +33,9 @@ def test_u_of_a_latent_opens_the_same_tokens_first_at_any_number_of_steps():
 
     def run(steps):
         kept = states[steps] = []
-        draw(
-            "locked",
-            steps,
-            n=4,
-            length=40,
-            denoise=lambda z, rows: torch.zeros(int(rows.sum()), VOCAB),
-            latent=latent,
-            callback=lambda step, z: kept.append(z.clone()),
-        )
+        how = dict(n=4, length=40, denoise=lambda z, rows: torch.zeros(int(rows.sum()), VOCAB))
+        how |= dict(latent=latent, callback=lambda step, z: kept.append(z.clone()))
+        draw("locked", steps, **how)
 
     run(4), run(64)
     for n in range(4):

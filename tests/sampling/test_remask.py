@@ -40,17 +40,9 @@ def test_law_with_everything_at_once():
     shares, remask, start = [2, 1, 0, 0, 1], [0.0, 0.1, 0.5, 0.3, 1.0], (MASK, 1, MASK)
     levels, seen = laws.levels(shares, 5), []
     tables = [timed_table(0.2 + 0.8 * level) for level in levels[:-1]]
-    drawn = draw(
-        "ancestral",
-        5,
-        n=20_000,
-        denoise=timed(),
-        alpha=hosts,
-        prompt=torch.tensor(start).expand(20_000, -1),
-        schedule=shares,
-        remask=remask,
-        callback=lambda step, z: seen.append(z),
-    )
+    how = dict(denoise=timed(), alpha=hosts, schedule=shares, remask=remask)
+    how |= dict(n=20_000, prompt=torch.tensor(start).expand(20_000, -1))
+    drawn = draw("ancestral", 5, callback=lambda step, z: seen.append(z), **how)
     assert_law(drawn, exact_law(tables, levels, start, remask=remask))
     assert all((z[:, 1] == 1).all() for z in seen)
     assert any(((a != MASK) & (b == MASK)).any() for a, b in itertools.pairwise(seen))

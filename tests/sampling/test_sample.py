@@ -23,16 +23,8 @@ def counted(name, batch, length, steps, **how):
         calls.append(int(rows.sum()))
         return torch.zeros(int(rows.sum()), VOCAB)
 
-    how = dict(generator=generator(0)) | how
-    result = sample(
-        name,
-        steps,
-        n=batch,
-        length=length,
-        denoise=denoise,
-        callback=lambda step, z: seen.append(z.clone()),
-        **how,
-    )
+    how = dict(generator=generator(0), n=batch, length=length, denoise=denoise) | how
+    result = sample(name, steps, callback=lambda step, z: seen.append(z.clone()), **how)
     assert result.evaluations == len(calls)
     for before, after in itertools.pairwise(seen):
         visible = before != MASK
@@ -74,13 +66,8 @@ def test_given_tokens_never_change(name):
     assert counted(name, 50, 9, 4, prompt=given)
 
 
-LAWS = [
-    dict(),
-    dict(u_law="lattice", u_step=1 / 4),
-    dict(u_law="lattice", stratified=True),
-    dict(u_law="halton"),
-    dict(u_law="dilated"),
-]
+LATTICES = [dict(u_law="lattice", u_step=1 / 4), dict(u_law="lattice", stratified=True)]
+LAWS = [{}, *LATTICES, dict(u_law="halton"), dict(u_law="dilated")]
 
 
 @pytest.mark.parametrize("how", LAWS)
@@ -96,10 +83,8 @@ def test_a_batch_of_prompts_equals_one_by_one(how):
     given[1, [5, 8]] = 0
 
     def draws(prompt, first=0):
-        latent = Latent(3, **how, first=first)
-        return draw(
-            "locked", 4, n=len(prompt), length=12, denoise=denoise, latent=latent, prompt=prompt
-        )
+        given = dict(n=len(prompt), prompt=prompt, latent=Latent(3, **how, first=first))
+        return draw("locked", 4, length=12, denoise=denoise, **given)
 
     whole = draws(given)
     one_by_one = [draws(given[i : i + 1], i) for i in range(5)]

@@ -234,13 +234,8 @@ def test_confidence_asks_at_the_share_of_open_tokens(threshold):
 
 def test_ancestral_keeps_no_prediction_of_another_time():
     seen: list = []
-    drawn = sample(
-        "ancestral",
-        400,
-        n=1,
-        denoise=timed(),
-        alpha=hosts,
-        callback=lambda step, z: seen.append((z == MASK).any()),
-    )
+    how = dict(n=1, denoise=timed(), alpha=hosts)
+    how["callback"] = lambda step, z: seen.append((z == MASK).any())
+    drawn = sample("ancestral", 400, **how)
     assert drawn.evaluations == 1 + sum(map(int, seen)) > LENGTH
     assert VOCAB == MASK + 1 and not (drawn.tokens == MASK).any()
