@@ -15,6 +15,7 @@ import io
 import json
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,12 +36,22 @@ from paper.compose import embedded  # noqa: E402
 from speed_lib.gate import Finished, Gate, ceilings, clock, peak  # noqa: E402
 from speed_lib.worker import LARGE, TEXT, TINY, Size, make_text  # noqa: E402
 
-COMPILED = "algo.compile=true"
-STEPS = [(algo, *how) for algo in ("mcd", "mdlm") for how in ((), (COMPILED,))]
-STEPS += [(algo, COMPILED) for algo in ("sdtt", "subset", "cd4lm", "dcd", "mmd")]
-MORE = ("algo.head_chunk=1024", "algo.head_chunk=16384", "model.checkpointing=true")
-STEPS += [("mcd", COMPILED, how) for how in MORE]
+STEPS = (
+    ("mcd",),
+    ("mcd", "algo.compile=true"),
+    ("mdlm",),
+    ("mdlm", "algo.compile=true"),
+    ("sdtt", "algo.compile=true"),
+    ("subset", "algo.compile=true"),
+    ("cd4lm", "algo.compile=true"),
+    ("dcd", "algo.compile=true"),
+    ("mmd", "algo.compile=true"),
+    ("mcd", "algo.compile=true", "algo.head_chunk=1024"),
+    ("mcd", "algo.compile=true", "algo.head_chunk=16384"),
+    ("mcd", "algo.compile=true", "model.checkpointing=true"),
+)
 WARM_UP, TIMED = 3, 10
+TESTS = BENCHMARKS.with_name("tests") / "test_gpu.py"
 
 
 class Run:
@@ -75,6 +86,13 @@ class Run:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
+    def tests(self):
+        """The tests marked gpu, in a process of their own."""
+        if self.cuda:
+            command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", str(TESTS)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            self.write(part="tests", status=done.returncode, end=done.stdout[-1500:])
+
     def ceilings(self):
         name = torch.cuda.get_device_name() if self.cuda else "cpu"
         rates = ceilings(self.device)
@@ -82,13 +100,17 @@ class Run:
 
     def model(self, algo: str, *more: str):
         """Return a model of the embedded host, its config and tokenizer."""
-        given = f"""
-            data=textfile data.files=[{self.work / TEXT}] checkpointing.save_dir={self.work}
-            model=small trainer.devices=1 {"" if algo == "mdlm" else "algo.guard=off"}
-            +trainer.enable_progress_bar=false +trainer.enable_model_summary=false
-        """.split()
-        method = self.size.method(algo, *more)
-        config = embedded([*method, *self.size.overrides(self.work), *given])
+        config = embedded(
+            [
+                *"data=textfile model=small trainer.devices=1".split(),
+                *"+trainer.enable_progress_bar=false +trainer.enable_model_summary=false".split(),
+                f"data.files=[{self.work / TEXT}]",
+                f"checkpointing.save_dir={self.work}",
+                *self.size.overrides(self.work),
+                *self.size.method(algo, *more),
+                *("algo.guard=off",) * (algo != "mdlm"),
+            ]
+        )
         torch.manual_seed(0)
         tokenizer = dataloader.get_tokenizer(config)
         return entry.model_class(config)(config, tokenizer), config, tokenizer
@@ -98,36 +120,62 @@ class Run:
         rows, _ = dataloader.get_dataloaders(config, tokenizer, skip_valid=True)
         asked = "step\n" * (WARM_UP + TIMED) + "waits\n" * self.cuda
         gate = Gate(commands=io.StringIO(asked), figures=io.StringIO())
-        how = dict(logger=False, enable_checkpointing=False, use_distributed_sampler=False)
-        trainer = hydra.utils.instantiate(config.trainer, callbacks=[gate], **how)
+        trainer = hydra.utils.instantiate(
+            config.trainer,
+            callbacks=[gate],
+            logger=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+        )
         with contextlib.suppress(Finished):
             trainer.fit(model, rows)
         found, *steps = map(json.loads, gate.figures.getvalue().splitlines())
         timed = [row["ms"] for row in steps[WARM_UP:][:TIMED]]
         ms, tokens = statistics.median_high(timed), self.size.batch * self.size.length
-        found |= dict(batch=self.size.batch, length=self.size.length)
-        found |= dict(ms=round(ms, 1), low=round(min(timed), 1), high=round(max(timed), 1))
-        found |= dict(tokens_s=round(1e3 * tokens / ms), waits=steps[-1].get("waits"))
-        found |= dict(peak_gib=round(max(row["gib"] for row in steps), 2))
-        name, precision = " ".join((algo, *more)), str(trainer.precision)
-        self.write(part="step", algo=name, precision=precision, **found)
+        self.write(
+            part="step",
+            algo=" ".join((algo, *more)),
+            waits=steps[-1].get("waits"),
+            batch=self.size.batch,
+            length=self.size.length,
+            ms=round(ms, 1),
+            low=round(min(timed), 1),
+            high=round(max(timed), 1),
+            tokens_s=round(1e3 * tokens / ms),
+            **found,
+            precision=str(trainer.precision),
+            peak_gib=round(max(row["gib"] for row in steps), 2),
+        )
 
     def samples(self, sampler: str, steps: int, batch: int):
         model, _, _ = self.model("mdlm")
         for p in model.parameters():  # away from the zero start of the last layer
             torch.nn.init.normal_(p, std=0.02)
         denoise = duo.denoiser(model.to(self.device).eval())
-        sizes = dict(mask_index=model.mask_index, vocab_size=model.vocab_size)
         for _ in range(2):  # the second counts
-            how = dict(sizes, generator=torch.Generator(self.device).manual_seed(1))
-            start, length = clock(self.device), self.size.length
+            start = clock(self.device)
             drawn = sampling.sample(
-                sampler, denoise, batch, length, steps, alpha=lambda t: 1 - t, **how
+                sampler,
+                denoise,
+                batch,
+                self.size.length,
+                steps,
+                alpha=lambda t: 1 - t,
+                mask_index=model.mask_index,
+                vocab_size=model.vocab_size,
+                generator=torch.Generator(self.device).manual_seed(1),
             )
             seconds = clock(self.device) - start
-        found = dict(sampler=sampler, steps=steps, batch=batch, dtype="float64")
-        found |= dict(samples_s=round(batch / seconds, 2), evaluations=drawn.evaluations)
-        self.write(part="samples", **found, peak_gib=round(peak(self.device), 2))
+        self.write(
+            part="samples",
+            sampler=sampler,
+            steps=steps,
+            batch=batch,
+            dtype="float64",
+            samples_s=round(batch / seconds, 2),
+            evaluations=drawn.evaluations,
+            peak_gib=round(peak(self.device), 2),
+        )
 
     def all(self):
         self.part("ceilings", 10, self.ceilings)
@@ -140,6 +188,7 @@ class Run:
         drawn += [("ancestral", n, few) for n in (8, 32)]
         for sampler, steps, batch in (*drawn, ("locked", 32, many)):
             self.part(f"samples {sampler}", 25, self.samples, sampler, steps, batch)
+        self.part("tests", 40, self.tests)
 
 
 def ended(*_):
