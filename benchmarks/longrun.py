@@ -66,12 +66,15 @@ def read(step: int, folder: Path) -> Reading:
 def run(folder: Path, steps: int, every: int) -> list[Reading]:
     """Return the readings of one run of `steps` steps, its files in `folder`."""
     per_round, meter, make = steps // ROUNDS, Meter(every, folder), minihost.make_trainer
-    own = f"""
-        logger=csv trainer.devices=1 trainer.val_check_interval={max(1, per_round // 4)}
-        callbacks.checkpoint_every_n_steps.every_n_train_steps={per_round // 4}
-    """.split()
-    tiny = tiny_run.overrides(folder, folder / "corpus.txt", ROUNDS, per_round)
-    config = embedded([*tiny, *own])
+    config = embedded(
+        [
+            *tiny_run.overrides(folder, folder / "corpus.txt", ROUNDS, per_round),
+            "logger=csv",
+            "trainer.devices=1",
+            f"trainer.val_check_interval={max(1, per_round // 4)}",
+            f"callbacks.checkpoint_every_n_steps.every_n_train_steps={per_round // 4}",
+        ]
+    )
 
     def make_trainer(*args, **kwargs):
         trainer = make(*args, **kwargs)

@@ -24,6 +24,12 @@ from speed_lib.worker import LARGE, TINY, Size
 PARTS = ("steps", "samples", "growth", "processes", "head")
 
 
+def clones(folder: Path | None) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    return {p.name: p.resolve() for p in sorted(folder.iterdir()) if (p / "main.py").is_file()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
@@ -41,11 +47,9 @@ def main():
     given = TINY if args.tiny else LARGE if args.device == "cuda" else {}
     chosen = {k: v for k, v in vars(args).items() if k in Size.__annotations__ and v is not None}
     size = Size(**{**given, **chosen})
-    folders = sorted(args.hosts.iterdir()) if args.hosts else ()
-    clones = {p.name: p.resolve() for p in folders if (p / "main.py").is_file()}
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:
-        bench = Bench(size, Path(work), clones, args.repeats, args.tiny)
+        bench = Bench(size, Path(work), clones(args.hosts), args.repeats, args.tiny)
         with (args.out / "figures.jsonl").open("a", encoding="utf-8") as file:
 
             def write(row):

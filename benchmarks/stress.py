@@ -126,10 +126,14 @@ class Stress:
     def start(self, name: str) -> Start:
         """Begin run `name`, or go on with it."""
         folder = self.out / name
-        command = tiny_run.overrides(folder, self.shared / "corpus.txt", self.rounds, self.steps)
-        command += OVERRIDES.split() + [f"hydra.run.dir={folder}"]
-        command += [f"trainer.devices={self.devices}", f"loader.batch_size={4 // self.devices}"]
-        command += ["strategy=ddp"] if self.devices > 1 else []
+        command = [
+            *tiny_run.overrides(folder, self.shared / "corpus.txt", self.rounds, self.steps),
+            *OVERRIDES.split(),
+            f"trainer.devices={self.devices}",
+            f"loader.batch_size={4 // self.devices}",
+            f"strategy={'ddp' if self.devices > 1 else 'auto'}",
+            f"hydra.run.dir={folder}",
+        ]
         return Start(self.context, self.devices, str(folder), command, self.steps)
 
     def finish(self, name: str) -> None:
@@ -222,8 +226,12 @@ class Watch(L.Callback):
         self.tell("round" if at_round else "step")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        number, loss = trainer.fit_loop.epoch_loop.total_batch_idx, float(outputs["loss"]).hex()
-        self.note(batch=number, step=trainer.global_step, round=module.teacher.round, loss=loss)
+        self.note(
+            batch=trainer.fit_loop.epoch_loop.total_batch_idx,
+            step=trainer.global_step,
+            round=module.teacher.round,
+            loss=float(outputs["loss"]).hex(),
+        )
         self.on_train_batch_start(trainer)
 
     def on_validation_batch_start(self, trainer, *args):

@@ -22,6 +22,12 @@ def overrides(folder: Path, corpus: Path, rounds: int, steps: int) -> list[str]:
         draw = random.Random(0)
         rows = (" ".join(draw.choices(words, k=20)) for _ in range(300))
         corpus.write_text("\n\n\n".join(rows), encoding="utf-8")
-    times = f"algo.rounds={rounds} algo.steps_per_round={steps} trainer.max_steps={rounds * steps}"
-    data = [f"data.files=[{corpus}]", f"data.cache_dir={corpus.with_name('cache')}"]
-    return [*COMMON.split(), *times.split(), *data, f"checkpointing.save_dir={folder}"]
+    return [
+        *COMMON.split(),
+        f"algo.rounds={rounds}",
+        f"algo.steps_per_round={steps}",
+        f"trainer.max_steps={rounds * steps}",
+        f"data.files=[{corpus}]",
+        f"data.cache_dir={corpus.with_name('cache')}",
+        f"checkpointing.save_dir={folder}",
+    ]

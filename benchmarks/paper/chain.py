@@ -85,8 +85,11 @@ class Chain:
         gap = ["algo.delta0=0.125"] if self.given.smoke else []
         if self.given.smoke and run.method.uniform:
             gap.append("algo.gamma_max=2")  # the authors' is for larger vocabularies
-        rounds = f"algo.rounds={self.table.rounds[-1]}"
-        return [rounds, f"algo.steps_per_round={self.per_round}", *gap]
+        return [
+            f"algo.rounds={self.table.rounds[-1]}",
+            f"algo.steps_per_round={self.per_round}",
+            *gap,
+        ]
 
     @property
     def max_steps(self) -> int:
@@ -167,9 +170,14 @@ class Chain:
 
     def distil(self, run: Run, teacher: str | Path) -> dict[str, Path]:
         """Return the checkpoint of each round that the table shows, by row's name."""
-        target = f"round-{self.rounds(run)[-1]}.ckpt"
-        how = dict(length=self.length(run), target=target, diverges=run.diverges)
-        last = self.train(run.name, self.overrides(run, teacher), self.max_steps, **how)
+        last = self.train(
+            run.name,
+            self.overrides(run, teacher),
+            self.max_steps,
+            length=self.length(run),
+            target=f"round-{self.rounds(run)[-1]}.ckpt",
+            diverges=run.diverges,
+        )
         if last is None:
             self.say(f"{run.label}: diverged, as the paper's did")
         checkpoints = self.out / "runs" / run.name / "checkpoints"

@@ -77,5 +77,8 @@ def step(way: str, share: float, size: Size, repeats: int = 3) -> dict:
         loss = dense() if way == "dense" else gathered(WAYS[way])
         loss.backward()
         seconds.append(clock(device) - start)
-    found = {"seconds": statistics.median(seconds), "loss": float(loss.detach())}
-    return found | {"gib": peak(device)}
+    return {
+        "seconds": statistics.median(seconds),
+        "gib": peak(device),
+        "loss": float(loss.detach()),
+    }

@@ -65,8 +65,10 @@ class Bench:
             if name == "mdlm":
                 yield "mdlm (mdlm)", {"algo": (), "clone": clone}
                 continue
-            own = ("algo=mdlm", "sampling.predictor=ancestral_cache")
-            yield f"mdlm ({name})", {"algo": own, "clone": clone}
+            yield (
+                f"mdlm ({name})",
+                {"algo": ("algo=mdlm", "sampling.predictor=ancestral_cache"), "clone": clone},
+            )
             cache = f"algo.integral_cache_path={clone}/integral/gpt2.pkl"
             yield f"distillation ({name})", {"algo": ("algo=distillation", cache), "clone": clone}
 
@@ -102,9 +104,16 @@ class Bench:
         moved = BYTES * (13 * mcd.parameters + logits)
         ms = 1e3 * (flop / (1e12 * rates["tflops"]) + moved / (1e12 * rates["tb_s"]))
         took = median(in_turn({"mcd": mcd}, "step", self.repeats)["mcd"], "ms")
-        counted = {"parameters": mcd.parameters, "gflop": flop / 1e9, "gbyte": moved / 1e9}
-        times = {"floor_ms": ms, "mcd_ms": took, "ratio": took / ms}
-        return {"part": "floor", **rates, **counted, **times}
+        return {
+            "part": "floor",
+            **rates,
+            "parameters": mcd.parameters,
+            "gflop": flop / 1e9,
+            "gbyte": moved / 1e9,
+            "floor_ms": ms,
+            "mcd_ms": took,
+            "ratio": took / ms,
+        }
 
     # (c) ------------------------------------------------------------------------------
 
@@ -173,8 +182,12 @@ class Bench:
         for devices in (1, 2):
             with self.mcd(size, devices=devices) as worker:
                 found[devices] = median(in_turn({"mcd": worker}, "step", self.repeats)["mcd"], "ms")
-        times = {"one_ms": found[1], "two_ms": found[2], "times_faster": found[1] / found[2]}
-        yield {"part": "processes", **times}
+        yield {
+            "part": "processes",
+            "one_ms": found[1],
+            "two_ms": found[2],
+            "times_faster": found[1] / found[2],
+        }
 
 
 def memory(device: str) -> int:

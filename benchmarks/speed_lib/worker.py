@@ -100,9 +100,14 @@ class Worker:
         env = {**os.environ, "SPEED_GATE": f"{read},{write}", "PYTHONPATH": path}
         env |= {"OMP_NUM_THREADS": str(self.size.threads), "HF_HUB_OFFLINE": "1"}
         self.log = (self.out / "log.txt").open("w", encoding="utf-8")
-        how = dict(cwd=self.clone or self.out, env=env, pass_fds=(read, write))
-        how |= dict(stdout=self.log, stderr=subprocess.STDOUT)
-        self.process = subprocess.Popen(self.command(), **how)
+        self.process = subprocess.Popen(
+            self.command(),
+            cwd=self.clone or self.out,
+            env=env,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(read, write),
+        )
         os.close(read)
         os.close(write)
         self.tell, self.hear = os.fdopen(tell, "w"), os.fdopen(hear)
@@ -157,8 +162,9 @@ def make_text(folder: Path, size: Size):
     )
     made.save_pretrained(folder / "tokenizer")
     draw = random.Random(0)
-    count = range(16 * size.batch)
-    rows = [[draw.randrange(3, size.vocab) for _ in range(size.length)] for _ in count]
+    rows = [
+        [draw.randrange(3, size.vocab) for _ in range(size.length)] for _ in range(16 * size.batch)
+    ]
     text = "\n\n\n".join(" ".join(f"w{i}" for i in row) for row in rows)
     (folder / TEXT).write_text(text, "utf-8")
     return made, rows

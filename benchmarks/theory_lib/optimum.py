@@ -13,7 +13,7 @@ below. Masks are independent of tokens, so b-tokens are distributed as p.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -90,7 +90,13 @@ def hybrid(x: Given) -> Tensor:
     return out / out.sum(-1, keepdim=True)
 
 
-OPTIMA = dict(hybrid=hybrid, kl_fwd=kl_fwd, hybrid_no_ce=no_ce, kl_bwd=kl_bwd, ce=ce)
+OPTIMA: dict[str, Callable[[Given], Tensor]] = {
+    "hybrid": hybrid,
+    "kl_fwd": kl_fwd,
+    "hybrid_no_ce": no_ce,
+    "kl_bwd": kl_bwd,
+    "ce": ce,
+}
 
 
 def student(world: Tiny, loss: str, teacher: Tensor, tau: float, views: Tensor) -> Tensor:
