@@ -145,6 +145,13 @@ def test_the_folder_says_where_it_comes_from(runs, student, out):
         assert str(runs["mdlm"].parent) not in (out / name).read_text()
 
 
+def test_a_card_names_the_method(out):
+    config = json.loads((out / "config.json").read_text())
+    for algo, words in (("mcd", "Masked Consistency Distillation"), ("sdtt", "algo=sdtt")):
+        config["mdlm_mcd"]["algo"] = algo
+        assert f"A student of {words}" in export._card("x", config)
+
+
 def test_the_example_of_the_card_runs(out, monkeypatch):
     card = (out / "README.md").read_text()
     assert "einops" in card

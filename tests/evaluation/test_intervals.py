@@ -37,6 +37,17 @@ def test_chunks_change_nothing_and_the_seed_decides(monkeypatch):
     assert SCORES.estimate(seed=3) == pytest.approx(whole, rel=0.02)
 
 
+def test_a_difference_loses_what_the_latents_share():
+    g = torch.Generator().manual_seed(0)
+    shared, own = torch.randn(2, 400, generator=g, dtype=torch.float64)
+    a, b, ones = 10 + 5 * shared, 9 + 5 * shared + 0.1 * own, torch.ones(400)
+    found = intervals.bootstrap(lambda a, b, n: (a - b) / n, a, b, ones)
+    assert found.value == pytest.approx(float((a - b).mean()))
+    assert 0.9 < found.low < found.value < found.high < 1.1
+    alone = intervals.mean(a)
+    assert alone.high - alone.low > 20 * (found.high - found.low)
+
+
 def test_the_jackknife_of_a_mean_is_its_standard_error():
     x = torch.tensor([1.0, 4.0, 2.0, 9.0, 5.0], dtype=torch.float64)
     without = (x.sum() - x) / 4

@@ -13,8 +13,18 @@ def draw(name, device, **how):
     def denoise(z, rows):
         return table.to(z.device)[rows.nonzero()[:, 1]]
 
-    how |= dict(alpha=lambda t: 1 - t, mask_index=6, vocab_size=7, device=device)
-    return sampling.sample(name, denoise, 5, 12, 4, **how).tokens
+    return sampling.sample(
+        name,
+        denoise,
+        5,
+        12,
+        4,
+        alpha=lambda t: 1 - t,
+        mask_index=6,
+        vocab_size=7,
+        device=device,
+        **how,
+    ).tokens
 
 
 certain = dict(score="raw", threshold=0.3, max_tokens=3, block=5, spacing=3)

@@ -39,11 +39,19 @@ tokenizer = dataloader.get_tokenizer(config)
 train_ds, valid_ds = dataloader.get_dataloaders(config, tokenizer)
 model = minihost.model_class(config)(config, tokenizer)
 waits = Waits()
-strategy = SingleDeviceStrategy(device="gpu:0", accelerator=Stand())
-how = {key: config.trainer[key] for key in ("max_steps", "accumulate_grad_batches")}
-how |= dict(gradient_clip_val=1.0, limit_val_batches=1, val_check_interval=2, logger=False)
-how |= {f"enable_{x}": False for x in ("checkpointing", "progress_bar", "model_summary")}
-trainer = L.Trainer(callbacks=[waits], strategy=strategy, **how)
+trainer = L.Trainer(
+    callbacks=[waits],
+    strategy=SingleDeviceStrategy(device="gpu:0", accelerator=Stand()),
+    max_steps=config.trainer.max_steps,
+    logger=False,
+    enable_checkpointing=False,
+    accumulate_grad_batches=config.trainer.accumulate_grad_batches,
+    gradient_clip_val=1.0,
+    limit_val_batches=1,
+    val_check_interval=2,
+    enable_progress_bar=False,
+    enable_model_summary=False,
+)
 # What is written to a file has to be on the CPU first, as of no GPU either.
 model.configure_callbacks = lambda: [model.global_batch]
 trainer.fit(model, train_ds, valid_ds)
