@@ -1,4 +1,4 @@
-"""The reward of `algo=mmd`, and what its teacher is."""
+"""The reward of `algo=mmd`, its gradient in expectation, and what its teacher is."""
 
 import itertools
 import math
@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import built, changed, logged, opened
+from runs import Watch, built, changed, fit, logged, opened
 
-from mdlm_mcd.distillers.mmd import reward
+from mdlm_mcd import head
+from mdlm_mcd.distillers.mmd import factors, reward
 from mdlm_mcd.errors import ConfigError
 
 
@@ -48,6 +49,58 @@ def test_a_reward_is_minus_the_squared_mmd(seed, batch, length, draws, share):
     torch.testing.assert_close(single.double(), found, rtol=1e-5, atol=1e-5)
 
 
+def test_the_mean_gradient_is_that_of_the_expected_reward():
+    """Over all outcomes of two candidates of two draws of two tokens; and for each sequence."""
+    kinds, length, mask, draws, candidates = 3, 3, 3, 2, 2
+    g = torch.Generator().manual_seed(5)
+    x0, places = torch.tensor([2, 0, 1]), [0, 2]
+    table = torch.randn(kinds, kinds, kinds, length, 4, generator=g, dtype=torch.float64)
+    theta = torch.randn(2, kinds + 1, generator=g, dtype=torch.float64).requires_grad_()
+
+    def sequences(ends):  # (n, 2) -> (n, length)
+        z = x0.repeat(len(ends), 1)
+        z[:, places] = ends
+        return z
+
+    def rewards(z):  # (draws, n, length) -> (n,)
+        n, counts = z.shape[1], torch.tensor([[True, False, True]])
+        real = table[tuple(x0)].expand(n, -1, -1)
+        return reward(real, [table[tuple(x.T)] for x in z], counts.expand(n, -1), 0.2)
+
+    ends = torch.cartesian_prod(torch.arange(kinds), torch.arange(kinds))
+    log_p = theta[:, :kinds].log_softmax(-1)
+    p = log_p[0, ends[:, 0]].exp() * log_p[1, ends[:, 1]].exp()
+    one, other = (x.flatten() for x in torch.meshgrid(*2 * [torch.arange(9)], indexing="ij"))
+    pairs = torch.stack([sequences(ends[one]), sequences(ends[other])])
+    expected = p[one] * p[other] * rewards(pairs)
+    (wanted,) = torch.autograd.grad(expected.sum(), theta)
+
+    outcomes = torch.cartesian_prod(*[torch.arange(9)] * draws * candidates)
+    chance = p.detach()[outcomes].prod(-1)
+    filled = torch.stack([sequences(ends[column]) for column in outcomes.T])
+    found = torch.stack([rewards(candidate) for candidate in filled.split(draws)])
+    counts = torch.tensor([[True, False, True]]).expand(len(outcomes), -1)
+    logits = torch.zeros(len(outcomes), length, kinds + 1, dtype=torch.float64)
+    logits[:, places] = theta.detach()
+    logits.requires_grad_()
+    parts = head.supervise(
+        "ce",
+        head.HiddenStates(logits),
+        None,
+        filled.permute(1, 2, 0),
+        counts,
+        torch.zeros_like(counts),
+        tau=1.0,
+        mask_index=mask,
+        weight=factors(found, counts, torch.ones(len(outcomes), length), draws),
+    )
+    (slopes,) = torch.autograd.grad(parts.loss, logits)
+    mean = (chance[:, None, None] * slopes[:, places]).sum(0)
+    # A mean over both tokens and draws, for a sequence of three.
+    torch.testing.assert_close(mean, -wanted * length / (2 * draws), rtol=1e-10, atol=1e-12)
+    assert wanted.abs().max() > 1e-3 and (slopes[:, 1] == 0).all()
+
+
 def test_the_teacher_is_a_few_blocks_that_stay(trained):
     """What is above the features is neither kept nor saved; both rounds have one teacher."""
     folder, config, watch, model = trained("mmd")
@@ -67,6 +120,18 @@ def test_the_teacher_is_a_few_blocks_that_stay(trained):
     # The student's own entropy, by its draws, a masked token.
     ratio = [r["mmd/ce"] / r["mmd/rows_reveal"] / r["mmd/student_entropy"] for r in rows]
     assert sum(ratio) / 6 == pytest.approx(1, abs=0.2)
+
+
+def test_it_goes_on_from_a_student_of_mcd(trained, config):
+    """Student, its average and the features begin as that student's average, counted anew."""
+    path = trained("mcd")[0] / "round-2.ckpt"
+    model, _ = fit(config(f"algo.teacher_path={path}", algo="mmd"), watch := Watch())
+    names = [name for name, _ in model.backbone.named_parameters()]
+    start = dict(zip(names, opened(path)["ema"]["shadow_params"], strict=False))
+    assert torch.equal(watch.weights[0], torch.cat([p.flatten() for p in start.values()]))
+    for name, p in model.teacher.backbone.named_parameters():
+        assert torch.equal(p, start[name])
+    assert model.ema.num_updates == 6
 
 
 def test_a_block_that_the_model_lacks_is_refused(config):
