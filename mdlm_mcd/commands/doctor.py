@@ -252,19 +252,16 @@ def check_checkpoint(config, mixin: type, folder: Path, overrides: Sequence[str]
     if not path:
         stops = overrides and config.algo.init_from != "scratch"
         raise (ConfigError if stops else Note)(f"none named: give {key}=CHECKPOINT")
-    if train and not config.algo.teacher_path and not os.path.isabs(path):
-        why = "hosts look for it in the run's folder: give an absolute path"
-        raise ConfigError(f"training.finetune_path={path}: {why}")
     # As the run would find it: from the host's folder, wherever we were called.
     local = folder / expanded(path, key)
-    if not train:
-        by_folder = (config.algo.get("backbone") or config.get("backbone")) == "hf_dit"
-        if by_folder and not os.path.isabs(path) and local.exists():
-            raise ConfigError(
-                f"{key}={path}: hosts look for it in the run's folder: give an absolute path"
-            )
-        if not by_folder and local.exists():
-            start.check_evaluated(str(local))
+    by_folder = not train and "hf_dit" in (config.algo.get("backbone"), config.get("backbone"))
+    if by_folder or (train and not config.algo.teacher_path):  # which the host opens itself
+        key = "training.finetune_path" if train else key
+        if local.exists() and not os.path.isabs(path):
+            why = "hosts look for it in the run's folder: give an absolute path"
+            raise ConfigError(f"{key}={path}: {why}")
+    elif not train and local.exists():
+        start.check_evaluated(str(local))
     weights = read_weights(str(local) if local.exists() else path, key)
     check_process(weights, f"{key}={path}", mixin.parameterization)
     if train:

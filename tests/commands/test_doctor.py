@@ -41,7 +41,7 @@ def test_outside_of_a_clone_it_is_versions_and_devices(tmp_path, monkeypatch, ca
 
 def test_a_host_that_is_ready(host, teacher, capsys):
     patches.patch(host, DUO)
-    assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}"]) == 0
+    assert cli.main(["doctor", str(host), f"algo.teacher_path={teacher}", "model.length=16"]) == 0
     printed = capsys.readouterr().out
     for words in ("Duo's spec", "applied", "sees algo=mcd", "torch 2", "step 2", "5 rounds of"):
         assert words in printed, printed
@@ -93,8 +93,20 @@ def test_what_would_stop_a_run(host, override, topic, words):
 def test_a_teacher_is_looked_for_from_the_hosts_folder(host, teacher, place):
     patches.patch(host, DUO)
     teacher.rename(host / "teacher.ckpt")
-    finding = found(host, [f"algo.teacher_path='{place}'"])["checkpoint"]
+    finding = found(host, [f"algo.teacher_path='{place}'", "model.length=16"])["checkpoint"]
     assert finding.mark == doctor.OK and "with EMA, step 2" in finding.text
+
+
+def test_what_the_run_would_refuse_of_a_checkpoint(host, teacher):
+    (host / "exported").mkdir()
+    evaluated = ["mode=ppl_eval", "eval.checkpoint_path=exported"]
+    for given, words in (
+        ([f"algo.teacher_path={teacher}", "model.length=32"], "trained on rows of 16 tokens"),
+        (evaluated, "is no checkpoint that a host evaluates"),
+        ([*evaluated, "algo.backbone=hf_dit"], "give an absolute path"),
+    ):
+        finding = found(host, given)["checkpoint"]
+        assert finding.mark == doctor.STOP and words in finding.text
 
 
 UNIFORM = {"config": {"algo": {"parameterization": "mean"}}}
@@ -104,7 +116,7 @@ def test_a_run_of_another_distiller_from_a_teacher_without_an_average(host, teac
     """`algo=dcd` is compared with what DCD needs, and not MCD."""
     other = {"hyper_parameters": UNIFORM, "ema": None}
     torch.save({**torch.load(teacher, weights_only=True), **other}, teacher)
-    given = [f"algo.teacher_path={teacher}"]
+    given = [f"algo.teacher_path={teacher}", "model.length=16"]
     finding = found(host, given)["checkpoint"]
     assert finding.mark == doctor.STOP and "parameterization=mean" in finding.text
     given += ["algo=dcd"]

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import fit, opened
+from runs import Watch, fit, opened
 
 from mdlm_mcd.errors import UnfinishedError
 from mdlm_mcd.minihost import main as minihost
@@ -18,6 +18,29 @@ def kept(folder):
         for path in (folder / "checkpoints").glob("*.ckpt")
         if not path.name.startswith("step-")
     }
+
+
+def test_a_round_that_ended_is_gone_on_from(config, tmp_path, caplog):
+    """Whatever the interval of checkpoints, and a finished run is known as one."""
+
+    class Break(Watch):
+        def on_train_batch_start(self, trainer, *args):
+            super().on_train_batch_start(trainer, *args)
+            if trainer.global_step == 4:
+                raise KeyError("the power fails")
+
+    given = config("callbacks.checkpoint_every_n_steps.every_n_train_steps=500")
+    with pytest.raises(KeyError):
+        fit(given, Break())
+    assert kept(tmp_path) == {"round-1.ckpt": 3, "last.ckpt": 3}
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    fit(given, ckpt_path=last)
+    assert kept(tmp_path).items() >= {"round-2.ckpt": 6, "last.ckpt": 6}.items()
+    assert "of an earlier run" not in caplog.text
+    short = ("algo.rounds=1", "trainer.max_steps=3", "checkpointing.resume_from_ckpt=false")
+    fit(config(*short, "seed=2"))
+    assert "has round-1.ckpt, round-2.ckpt of an earlier run" in caplog.text
+    assert kept(tmp_path)["last.ckpt"] == 3
 
 
 def test_slices_of_time(config, tmp_path, monkeypatch):

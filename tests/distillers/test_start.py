@@ -156,6 +156,14 @@ def test_a_checkpoint_to_go_on_from_that_is_not_there(config):
         resume.check_same_start(config(), some)
 
 
+@pytest.mark.parametrize("name", ["", "folder", "model.safetensors"])
+def test_what_a_host_does_not_evaluate_is_refused(config, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    given, path = config("mode=ppl_eval"), str(tmp_path / name) if name else ""
+    with pytest.raises(CheckpointError, match="=.* is no checkpoint that a host evaluates"):
+        minihost.model_class(given).load_from_checkpoint(path, config=given)
+
+
 def test_a_checkpoint_is_found_from_the_launch_folder(config, tmp_path, monkeypatch):
     """After Hydra has moved to the run's own, as hosts let it."""
     fit(config(*ONE))
