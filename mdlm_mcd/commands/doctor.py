@@ -257,7 +257,7 @@ def check_checkpoint(config, mixin: type, folder: Path, overrides: Sequence[str]
     by_folder = not train and "hf_dit" in (config.algo.get("backbone"), config.get("backbone"))
     if by_folder or (train and not config.algo.teacher_path):  # which the host opens itself
         key = "training.finetune_path" if train else key
-        if local.exists() and not os.path.isabs(path):
+        if not os.path.isabs(path) and (train or local.exists()):
             why = "hosts look for it in the run's folder: give an absolute path"
             raise ConfigError(f"{key}={path}: {why}")
     elif not train and local.exists():
