@@ -81,4 +81,4 @@ def test_what_is_read(composed, files, given):
 def test_where_readers_are_not_known(composed, compose):
     """A config without an application; another class's own section."""
     groups.check_groups(compose("+wandb.x=1"), complete=True)
-    groups.check_groups(composed({}, "+mine.own=1"))
+    groups.check_groups(composed({}, "+mine.own=1", "+optim.lrr=1"))
