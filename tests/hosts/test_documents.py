@@ -54,7 +54,8 @@ def given(assets, corpus, tmp_path_factory):
                 found[name][file] = out / "checkpoints" / "last.ckpt"
             teacher = found[name]["mdlm.ckpt"]
             export.export(str(teacher), folder / "my-student")
-            found[name] |= {"kuleshov-group/mdlm-owt": teacher, "my-student": folder / "my-student"}
+            found[name] |= dict.fromkeys(("my-student", "$PWD/my-student"), folder / "my-student")
+            found[name]["kuleshov-group/mdlm-owt"] = teacher
             found[name]["mcd/checkpoints/last.ckpt"] = teacher
         return {**found[name]}
 
@@ -117,7 +118,8 @@ def test_a_pages_commands_in_a_clone(page, name, given, assets, tmp_path):
             case ["mdlm-mcd", "run", *words]:
                 host(words, memory=True)
             case ["mdlm-mcd", "doctor", ".", *words]:  # the patch is missing, which `run` mends
-                printed = ours("doctor", ".", *words, status=1)
+                # The teacher's rows; the page's has those of the host's config.
+                printed = ours("doctor", ".", *words, "model.length=32", status=1)
                 assert printed.count("STOP") == 1 and "mdlm-mcd run" in printed
             case ["mdlm-mcd", "patch", *words]:
                 ours("patch", *words)
