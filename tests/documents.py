@@ -133,8 +133,9 @@ def _check_overrides(overrides: list[str]) -> None:
         assert (ROOT / f"configs/recipe/{recipe}.yaml").is_file(), recipe
     ours = ROOT / f"configs/algo/{values.get('algo')}.yaml"
     if ours.is_file():
-        keys = OmegaConf.load(ours).algo
-        assert {k[5:] for k in values if k.startswith("algo.")} <= set(keys), values
+        files = (ours, ROOT / "configs/distiller/base.yaml")
+        keys = {key for file in files for key in OmegaConf.load(file).algo}
+        assert {k[5:] for k in values if k.startswith("algo.")} <= keys, values
 
 
 # Running --------------------------------------------------------------------------------

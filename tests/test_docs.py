@@ -110,8 +110,8 @@ def keys(file, section):
 
 def test_every_key_of_an_algo_is_in_its_page():
     page, seen = (DOCS / "choosing_a_loss.md").read_text("utf-8"), {"_target_", "name"}
-    for path in (ROOT / "configs" / "algo").glob("*.yaml"):
-        for key in keys(f"configs/algo/{path.name}", "algo") - seen:
+    for path in [p for of in ("algo", "distiller") for p in (ROOT / "configs" / of).glob("*.yaml")]:
+        for key in keys(f"configs/{path.parent.name}/{path.name}", "algo") - seen:
             assert f"`algo.{key}`" in page, key
             seen.add(key)
     assert {"loss", "u_law", "head_chunk", "guard", "draws"} <= seen

@@ -107,7 +107,11 @@ def check_keys(config: DictConfig) -> None:
     own = [f for f in groups.our_files("algo") if groups.read(f).algo._target_ == target]
     for section, given, files in (
         # What another class reads is not known here.
-        ("algo", algo if own else {}, [*own, *groups.our_files("host*")]),
+        (
+            "algo",
+            algo if own else {},
+            [*own, *groups.our_files("distiller"), *groups.our_files("host*")],
+        ),
         ("sampling", sampling, groups.our_files("sampler")),
     ):
         ours = groups.of_files(files, section)

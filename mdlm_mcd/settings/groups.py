@@ -116,7 +116,7 @@ def read_keys(section: str | None = None) -> set[str]:
     whole = [path for f in folders for path in f.glob("*.yaml")]
     if not whole:
         return set()
-    ours = [*our_files("host*"), *our_files("sampler"), *our_files("algo")]
+    ours = [*our_files("host*"), *our_files("sampler"), *our_files("distiller"), *our_files("algo")]
     if section is None:
         groups = {p.name for f in folders for p in f.iterdir() if p.is_dir()}
         groups -= {"recipe", "sampler"}  # whose files are for the root
