@@ -6,19 +6,19 @@ from pathlib import Path
 
 from shell import QUIET, call
 
-from mdlm_mcd.commands import main
+from mdlm_mcd.commands import main, stages
 from mdlm_mcd.minihost import main as minihost
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 class Inside:
-    """Stands in for `mdlm_mcd.commands.stages.start`; `calls` are those that it was asked for."""
+    """Stands in for `mdlm_mcd.commands.stages.run`; `calls` are those that it was asked for."""
 
     def __init__(self):
         self.calls: list[tuple[str, list[str]]] = []
 
-    def __call__(self, module, arguments, log, *, folder=None, waiting=None):
+    def __call__(self, module, arguments, log, *, folder=None, on_step=None):
         self.calls.append((module, list(arguments)))
         if module == "mdlm_mcd.commands.main":
             status, printed = call(lambda: main.main(list(arguments)))
@@ -26,8 +26,9 @@ class Inside:
             assert module == "mdlm_mcd.minihost.main"
             status, printed = call(minihost.main, ["main.py", *arguments, *QUIET])
         with log.open("a", encoding="utf-8") as file:
+            print("$ python -m", module, *arguments, file=file)
             file.write(printed)
-        return status
+        return stages.Ended(status, printed)
 
     @property
     def stages(self) -> list[str]:

@@ -47,10 +47,10 @@ class Chain:
     given: the flags of `command.py`.
     """
 
-    def __init__(self, table: Table, given: Namespace, *, start=stages.start, say=print):
+    def __init__(self, table: Table, given: Namespace, *, run=stages.run, say=print):
         if given.smoke:
             table = replace(table, rounds=table.rounds[:2], steps=(2, 4))
-        self.table, self.given, self.start, self.say = table, given, start, say
+        self.table, self.given, self.stage, self.say = table, given, run, say
         self.out = Path(given.out or "OUT").resolve()
         self.log = self.out / "log.txt"
         self.results = self.out / table.name / "results.jsonl"
@@ -127,7 +127,7 @@ class Chain:
 
     def must(self, stage, module, arguments, folder=None) -> None:
         """Run a stage. Raises StageError with the end of its output."""
-        done = stages.run(module, arguments, self.log, folder=folder, start=self.start)
+        done = self.stage(module, arguments, self.log, folder=folder)
         if done.status != 0:
             raise self.failed(stage, done)
 
@@ -150,7 +150,7 @@ class Chain:
         if target and path.exists():  # the run may be of more rounds than are needed here
             return path
         self.say(f"{name}: trains to step {steps:,}")
-        given, how = [*overrides, *length], dict(host=self.given.host, start=self.start)
+        given, how = [*overrides, *length], dict(host=self.given.host, run=self.stage)
         done = stages.train(folder, given, steps, self.log, **how)
         if diverges and done.status and DIVERGED in done.output:
             failure.write_text(done.output[-2_000:], "utf-8")

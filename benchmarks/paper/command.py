@@ -115,7 +115,7 @@ def unreachable(evaluator: str) -> Iterator[str]:
         )
 
 
-def main(name: str, argv=None, start=stages.start) -> int:
+def main(name: str, argv=None, run=stages.run) -> int:
     """Run one table; 0: done, 1: refused in a sentence, 130: interrupted."""
     try:
         given = parsed(TABLES[name], argv)
@@ -125,7 +125,7 @@ def main(name: str, argv=None, start=stages.start) -> int:
             return 0
         for sentence in problems(of, given):
             raise ConfigError(sentence)
-        print(Chain(of, given, start=start).run())
+        print(Chain(of, given, run=run).run())
     except (MCDError, HydraException) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

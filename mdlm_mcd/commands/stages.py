@@ -60,37 +60,6 @@ def override(key: str, value: str | Path | Sequence[str]) -> str:
     return f"{key}=[{','.join(map(quoted, value))}]"
 
 
-def start(
-    module: str,
-    arguments: Sequence[str],
-    log: Path,
-    *,
-    folder: Path | None = None,
-    waiting: Callable[[], None] = lambda: None,
-) -> int:
-    """Run `python -m module arguments` in `folder`, its output behind `log`; return its status.
-
-    waiting() is called twice a second. It is terminated when this process is interrupted.
-    """
-    with log.open("a", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=folder,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
-        try:
-            while process.poll() is None:
-                waiting()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.5)
-            return process.returncode
-        finally:
-            process.terminate()
-            process.wait()
-
-
 class Ended(NamedTuple):
     """How a stage ended: its exit status and its output.
 
@@ -114,25 +83,37 @@ def run(
     log: Path,
     *,
     on_step: Callable[[int], None] = lambda step: None,
-    start=start,
     folder: Path | None = None,
 ) -> Ended:
-    """Run one stage by `start`; its command is noted in `log`.
+    """Run `python -m module arguments` in `folder`; command and output go behind `log`.
 
-    on_step(step): progress of a training that has the callback `lines`.
+    on_step(step): asked twice a second, of a training that has the callback `lines`. The child
+    is terminated when this process is interrupted.
     """
     with log.open("a", encoding="utf-8") as file:
-        file.write(f"$ python -m {module} {' '.join(arguments)}\n")
-    since = log.stat().st_size
+        print("$ python -m", module, *arguments, file=file, flush=True)
+        since = log.stat().st_size
 
-    def output() -> str:
-        return log.read_bytes()[since:].decode("utf-8", errors="replace")
+        def output() -> str:
+            return log.read_bytes()[since:].decode("utf-8", errors="replace")
 
-    def waiting() -> None:
-        if found := re.findall(r"^step (\d+)/", output(), re.MULTILINE):
-            on_step(int(found[-1]))
-
-    return Ended(start(module, arguments, log, waiting=waiting, folder=folder), output())
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        try:
+            while process.poll() is None:
+                if found := re.findall(r"^step (\d+)/", output(), re.MULTILINE):
+                    on_step(int(found[-1]))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+        finally:
+            process.terminate()
+            process.wait()
+    return Ended(process.returncode, output())
 
 
 def train(
@@ -142,11 +123,12 @@ def train(
     log: Path,
     *,
     host: Path | None = None,
-    **how,
+    on_step: Callable[[int], None] = lambda step: None,
+    run=run,
 ) -> Ended:
     """Train in `folder` to `steps` steps, from its newest whole checkpoint.
 
-    host: a clone in place of the embedded host. how: keywords of `run`.
+    host: a clone in place of the embedded host. run: what runs it.
     """
     last, step = newest_checkpoint(folder / "checkpoints")
     if step >= steps:
@@ -156,6 +138,6 @@ def train(
         resume = override("checkpointing.resume_ckpt_path", last)
     arguments = [override("hydra.run.dir", folder), *overrides, f"trainer.max_steps={steps}"]
     module = CLONE if host else MINIHOST
-    ended = run(module, [*arguments, resume], log, folder=host, **how)
+    ended = run(module, [*arguments, resume], log, folder=host, on_step=on_step)
     last, step = newest_checkpoint(folder / "checkpoints")
     return ended._replace(checkpoint=last, step=step)

@@ -42,7 +42,7 @@ def test_the_whole_comparison(tmp_path):
     started, inside = calls(python), Inside()
     log = tmp_path / "log.txt"
     for module, *arguments in started:
-        assert inside(module, arguments, log) == 0, log.read_text("utf-8")
+        assert inside(module, arguments, log).status == 0, log.read_text("utf-8")
     algos = "ar mdlm mdlm mcd sdtt subset".split()
     assert inside.stages == [*(f"algo={a}" for a in algos), *["sweep"] * 4, "report"]
     students = {"continued", "Subset consistency round 1"} | {

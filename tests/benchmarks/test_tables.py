@@ -12,6 +12,8 @@ from paper import command
 from paper.chain import Chain
 from paper.experiments import RUNS, TABLES
 
+from mdlm_mcd.commands.stages import Ended
+
 METHODS = {"table2": "mcd,mcd-kl_fwd,mcd-kl_bwd", "table1": "mcd,sdtt,dcd,subset,cd4lm"}
 # What is trained where the table before has left its trainings in the same folder.
 TRAINED = {"table2": "ar mcd mcd mcd mdlm", "table1": "cd4lm dcd duo_base mcd sdtt subset"}
@@ -26,7 +28,7 @@ def smoke(out, name, *flags):
     inside, words = Inside(), io.StringIO()
     flags = ["--smoke", "--out", str(out), "--methods", METHODS[name], *flags]
     with contextlib.redirect_stdout(words), contextlib.redirect_stderr(words):
-        status = command.main(name, flags, start=inside)
+        status = command.main(name, flags, run=inside)
     return SimpleNamespace(status=status, stages=inside.stages, text=words.getvalue(), out=out)
 
 
@@ -83,7 +85,7 @@ def test_what_is_there_is_not_done_again_and_other_settings_are_refused(ran):
 
 def test_a_training_that_fails_says_where_and_why(tmp_path, capsys):
     flags = ["--smoke", "--out", str(tmp_path), "loader.nonsense=1"]
-    assert command.main("figure3", flags, start=Inside()) == 1
+    assert command.main("figure3", flags, run=Inside()) == 1
     error = capsys.readouterr().err
     assert "owt_teacher-mdlm stopped at step 0 of 2" in error and "nonsense" in error
     assert "Traceback" not in error
@@ -93,14 +95,14 @@ def test_what_a_clone_is_started_with(tmp_path):
     """`mdlm-mcd run` in the clone's folder, its data where the user keeps them."""
     seen = []
 
-    def start(module, arguments, log, *, folder=None, waiting=None):
+    def run(module, arguments, log, *, folder=None, on_step=None):
         seen.append((module, folder, arguments))
-        return 1
+        return Ended(1)
 
     flags = ["--out", tmp_path / "out", "--teacher", "t.ckpt", "--host", tmp_path]
     flags += ["--cache", "/data/cache", "loader.batch_size=16"]
     with pytest.raises(command.MCDError):
-        Chain(TABLES["figure3"], given(*flags, of="figure3"), start=start).run()
+        Chain(TABLES["figure3"], given(*flags, of="figure3"), run=run).run()
     ((module, folder, arguments),) = seen
     assert (module, folder) == ("mdlm_mcd.hosts.launch", tmp_path)
     wanted = (

@@ -57,7 +57,7 @@ def test_bad_input(monkeypatch, capsys, changed, words):
     )
     flags = [x for key, value in {**GIVEN, **changed}.items() if value for x in (key, value)]
     inside = Inside()
-    assert command.main("table1", flags, start=inside) == 1
+    assert command.main("table1", flags, run=inside) == 1
     err = capsys.readouterr().err
     assert words in err and inside.calls == []
     assert err.startswith("table1: ") and err.count("\n") == 1

@@ -137,40 +137,37 @@ def test_a_child_that_is_waited_for(tmp_path):
     log, seen = tmp_path / "log.txt", []
     log.write_text("before\n")
     text = tmp_path / "clock.py"
-    text.write_text("import time\nprint('begun', flush=True)\ntime.sleep(1)\nraise SystemExit(3)")
-    how = dict(folder=tmp_path, waiting=lambda: seen.append(log.read_text()))
-    assert stages.start("clock", [], log, **how) == 3 and seen[-1] == "before\nbegun\n"
+    text.write_text("import time\nprint('step 1/2', flush=True)\ntime.sleep(1)\nexit(3)")
+    ended = stages.run("clock", ["a=b"], log, folder=tmp_path, on_step=seen.append)
+    assert (ended.status, ended.output) == (3, "step 1/2\n") and set(seen) == {1}
+    assert log.read_text() == "before\n$ python -m clock a=b\nstep 1/2\n"
 
-    def interrupted():
+    def interrupted(step):
         raise KeyboardInterrupt
 
-    text.write_text("import time\ntime.sleep(60)")
+    text.write_text("import time\nprint('step 1/2', flush=True)\ntime.sleep(60)")
     begun = time.time()
     with pytest.raises(KeyboardInterrupt):
-        stages.start("clock", [], log, folder=tmp_path, waiting=interrupted)
+        stages.run("clock", [], log, folder=tmp_path, on_step=interrupted)
     assert time.time() - begun < 30
 
 
 def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path):
-    calls, seen = [], []
+    calls = []
     folder, log = tmp_path / "a=b", tmp_path / "log.txt"
 
-    def start(module, arguments, log, *, folder, waiting):
+    def run(module, arguments, log, *, folder, on_step):
         calls.append(arguments)
         (tmp_path / "a=b/checkpoints").mkdir(parents=True, exist_ok=True)
         step = 4 * len(calls)
         torch.save({"global_step": step}, tmp_path / "a=b/checkpoints/last.ckpt")
-        with log.open("a") as file:
-            file.write(f"step {step - 2}/8 loss\nstep {step}/8 loss\n\nstopped\n")
-        waiting()
-        return len(calls) % 2
+        return stages.Ended(len(calls) % 2, f"a\nb\nc\nstep {step - 2}\nstep {step}\n\nstopped\n")
 
-    how = dict(start=start, on_step=seen.append)
-    done = [stages.train(folder, ["algo=mdlm"], 8, log, **how) for _ in range(3)]
+    done = [stages.train(folder, ["algo=mdlm"], 8, log, run=run) for _ in range(3)]
     last = folder / "checkpoints/last.ckpt"
     ends = [(last, 4, 1), (last, 8, 0), (last, 8, 0)]
     assert [(d.checkpoint, d.step, d.status) for d in done] == ends
-    assert seen == [4, 8] and done[0].last_lines == "step 2/8 loss\nstep 4/8 loss\nstopped"
+    assert done[0].last_lines == "b\nc\nstep 2\nstep 4\nstopped"
     assert len(calls) == 2  # the third found all of it done
     assert calls[0][-1] == "checkpointing.resume_from_ckpt=false"
     assert calls[1][0] == f"hydra.run.dir='{folder}'"
