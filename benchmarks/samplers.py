@@ -107,8 +107,7 @@ class Text:
         self.model = candidates.open_model(source)
         self.mask_index = self.model.mask_index
         self.text = candidates.held_out(source, self.model, 512, ())
-        judge, _ = embedded.open_model("mdlm-mcd/judge")
-        self.nll = CallableEvaluator(embedded.judge(judge), "judge").nll
+        self.nll = CallableEvaluator(embedded.open_judge("mdlm-mcd/judge").nll, "judge").nll
 
     def information(self):
         return laws.mutual_information(self.text, generator=counter_generator("lags"))

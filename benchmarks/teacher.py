@@ -29,8 +29,8 @@ from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.checkpoints.files import make_folder, read_json, write_json, write_text
 from mdlm_mcd.commands import export, stages
 from mdlm_mcd.errors import MCDError
-from mdlm_mcd.evaluation.embedded import open_model
 from mdlm_mcd.minihost import corpus, dataloader
+from mdlm_mcd.minihost import main as entry
 
 RECIPES = {
     "teacher": ("algo=mdlm", "+recipe=text_teacher"),
@@ -159,8 +159,11 @@ def run(args, say=print) -> dict:
     checkpoints = {name: train(name, out, args.overrides, say) for name in RECIPES}
     found = {}
     for name, (checkpoint, seconds) in checkpoints.items():
-        model, tokenizer = open_model(checkpoint)
-        config = model.config
+        config = composed([*RECIPES[name], *COMMON, *args.overrides])
+        tokenizer = dataloader.get_tokenizer(config)
+        cls = entry.model_class(config)
+        model = entry.load_from_checkpoint(cls, str(checkpoint), config, tokenizer)
+        model._eval_mode()  # by its average
         if not found:
             rows = dataloader.get_dataset(config, tokenizer, "train")
             kept = held_out(dataloader.get_dataset(config, tokenizer, "valid"), args.rows)

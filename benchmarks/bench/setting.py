@@ -14,7 +14,6 @@ import transformers
 from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.checkpoints.weights import read_weights
 from mdlm_mcd.coupling import counter_generator
-from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.evaluation.candidates import Candidate
 from mdlm_mcd.evaluation.evaluators import CallableEvaluator, CausalLM, outside
 from mdlm_mcd.hosts import duo
@@ -206,7 +205,8 @@ class Text(Setting):
     @cached_property
     def evaluator(self) -> CallableEvaluator:
         model = self.model(self.weights("judge"), "algo=ar")
-        return CallableEvaluator(embedded.judge(model), "AR model of the minihost")
+        nll = lambda tokens: model.nll(tokens[:, :-1], None, tokens[:, 1:])  # noqa: E731
+        return CallableEvaluator(nll, "AR model of the minihost")
 
     @cached_property
     def _outside(self) -> CausalLM | None:

@@ -120,6 +120,7 @@ def _json(folder: str, name: str, source: str) -> dict[str, Any]:
 
 
 PROCESSES = {"subs": "a masked model under SUBS", "mean": "a uniform-state model"}
+PROCESSES["ar"] = "a left-to-right model"
 UNIFORM = ("duo", "udlm")  # model_type of released folders
 
 

@@ -147,9 +147,9 @@ def evaluator_name(name: str) -> str:
 
 def load_evaluator(name: str, device: str, batch_size: int):
     """Open a `CausalLM`, without the samples' tokenizer, or the embedded host's."""
-    if not embedded.is_embedded(name):
-        return evaluators.CausalLM.load(name, device=device, batch_size=batch_size)
-    return embedded.open_model(name)[0].to(device)
+    if embedded.is_embedded(name):
+        return embedded.open_judge(name, device)
+    return evaluators.CausalLM.load(name, device=device, batch_size=batch_size)
 
 
 def evaluator(
@@ -167,13 +167,7 @@ def evaluator(
         tokens = {i: token for token, i in of.tokenizer.get_vocab().items() if i != of.mask_index}
         return of.vocab_size, tokens
 
-    kind, length = judge.config.algo.parameterization, judge.config.model.length
     for wrong, words in (
-        (
-            kind != "ar",
-            f"is a model of parameterization={kind}, which gives no text a likelihood from left "
-            "to right: name one trained with algo=ar, or one of transformers",
-        ),
         (
             vocabulary(judge) != vocabulary(model),
             f"has a vocabulary of {judge.vocab_size}, and the model {model.label} another of "
@@ -181,15 +175,14 @@ def evaluator(
             "transformers",
         ),
         (
-            length < model.length,
-            f"was trained on {length} tokens, and the samples of {model.label} have "
+            judge.length < model.length,
+            f"was trained on {judge.length} tokens, and the samples of {model.label} have "
             f"{model.length}: use one trained on that length",
         ),
     ):
         if wrong:
             raise ConfigError(f"--evaluator {name} {words}.")
-    nll, called = embedded.judge(judge), evaluator_name(name)
-    return evaluators.CallableEvaluator(nll, called, batch_size=batch_size)
+    return evaluators.CallableEvaluator(judge.nll, evaluator_name(name), batch_size=batch_size)
 
 
 def held_out(

@@ -77,12 +77,18 @@ ASKED = {  # by flags, where a file does not say it
 }
 
 
-def sizes(opened: weights.Weights, given: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the model's sizes in MDLMConfig's words: the tensors', else the config's."""
+def sizes(
+    opened: weights.Weights, given: Mapping[str, Any], source: str, process: str = "subs"
+) -> dict[str, Any]:
+    """Return the model's sizes in MDLMConfig's words: the tensors', else the config's.
+
+    process: of weights.PROCESSES; a causal network, `ar`, has no cond_dim.
+    """
     tensors, known = opened.state_dict, weights.model_sizes(opened.config)
-    weights.check_process(opened, source)
+    weights.check_process(opened, source, process)
     vocab_size, hidden_dim = _shape(tensors, "vocab_embed.embedding", source)
-    cond_dim, _ = _shape(tensors, "sigma_map.mlp.2.weight", source)
+    timed = process != "ar"
+    cond_dim = _shape(tensors, "sigma_map.mlp.2.weight", source)[0] if timed else None
     blocks = {m[1] for k in tensors if (m := re.match(r"blocks\.(\d+)\.", k))}
     if weights.ROTARY in tensors:
         known["n_heads"] = hidden_dim // max(1, 2 * tensors[weights.ROTARY].numel())
@@ -120,8 +126,9 @@ def build(
 ) -> tuple[dit.DIT, str]:
     """Return the network with the chosen weights, in float32, and the words for them."""
     model = {**sizes, "hidden_size": sizes["hidden_dim"]}
-    checkpoint_config.check_room(model, sizes["vocab_size"], False, opened.state_dict, source)
-    backbone = dit.DIT({"model": model, "algo": {"causal_attention": False}}, sizes["vocab_size"])
+    size, causal = sizes["vocab_size"], sizes["cond_dim"] is None
+    checkpoint_config.check_room(model, size, causal, opened.state_dict, source)
+    backbone = dit.DIT({"model": model, "algo": {"causal_attention": causal}}, size)
     named, key = backbone.named_parameters(), "--weights"
     return backbone, weights.load_weights(backbone, named, opened, which, source, key)
 

@@ -1,21 +1,18 @@
-"""Open checkpoints of the embedded host as its own models."""
+"""The embedded host's left-to-right model as an evaluator, opened from its weights alone."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..checkpoints import checkpoint_config, identity, weights
+from .. import losses
+from ..checkpoints import weights
 from ..checkpoints.files import expanded, read_json
-from ..minihost import algo, dataloader
-from ..minihost import main as entry
-from ..models import vocabulary
-
-_SIZES = ("hidden_size", "cond_dim", "n_blocks", "n_heads", "dropout")
+from ..models import dit, vocabulary
+from . import candidates
 
 
 def is_embedded(name: str) -> bool:
@@ -25,54 +22,36 @@ def is_embedded(name: str) -> bool:
     return name.endswith(".ckpt") or "algo" in config
 
 
-def open_model(path: str | Path, ema: bool = True) -> tuple[Any, Any]:
-    """Return a trained model of this host in eval mode, as its checkpoint describes it.
+@dataclass(frozen=True)
+class Judge:
+    """A causal network, its tokenizer, and the length of the rows it was trained on."""
 
-    path: a checkpoint, or a folder of weights, config and tokenizer. A student opens as the
-    plain model it is: MDLM, or DUO_BASE for a uniform-state one. Returns (model, tokenizer);
-    the model has the weights asked for, and no average beside them. Raises CheckpointError
-    and ConfigError.
+    network: dit.DIT
+    tokenizer: Any
+    mask_index: int
+    vocab_size: int
+    length: int
+    device: str = "cpu"
+
+    def nll(self, tokens: Tensor) -> Tensor:
+        """Return nats of each next token: ids (batch, length) -> (batch, length - 1)."""
+        vocabulary.check_ids(tokens, self.vocab_size, self.mask_index, "A sample", self.tokenizer)
+        tokens = tokens.to(self.device)  # measured where they come from, on the CPU
+        logits = self.network(tokens[:, :-1], None)
+        log_p = losses.subs_masked(logits, self.mask_index)
+        return losses.cross_entropy(log_p, None, tokens[:, 1:])
+
+
+def open_judge(path: str, device: str = "cpu") -> Judge:
+    """Open a checkpoint, or a folder of weights, config and tokenizer, of `algo=ar`.
+
+    The averaged weights where there are any. Raises CheckpointError and ConfigError.
     """
-    file, source = expanded(str(path), "CKPT"), f"CKPT={path}"
-    found = weights.read_weights(file, "CKPT")
-    entry.register_resolvers()
-    config: Any = {**found.config, "data": checkpoint_config.data(found.config)}
-    if os.path.isdir(file):
-        config["data"]["tokenizer_name_or_path"] = str(path)
-    # The file does not choose what is run, or where a model is fetched from.
-    config["algo"] = {**checkpoint_config.section(config, "algo"), "backbone": "dit"}
-    config["eval"] = {**checkpoint_config.section(config, "eval"), "checkpoint_path": ""}
-    with checkpoint_config.used(source):
-        config = checkpoint_config.literal(config)
-        checkpoint_config.check_room(
-            {k: config.model[k] for k in _SIZES},
-            len(found.state_dict["vocab_embed.embedding"]),
-            bool(config.algo.causal_attention),
-            found.state_dict,
-            source,
-        )
-        kinds = {"ar": algo.AR, "mean": algo.DUO_BASE}
-        cls = kinds.get(config.algo.parameterization, algo.MDLM)
-        # A distiller's may be one of ours, of which the host's own class does not know.
-        uniform = cls is algo.DUO_BASE
-        config.sampling.predictor = "ancestral" if uniform else "ancestral_cache"
-        tokenizer = dataloader.get_tokenizer(config)
-        identity.check_tokenizer(found.config, tokenizer, source)
-        model = cls(config, tokenizer)
-        which = "ema" if ema and (found.is_final or found.shadow_params) else "raw"
-        named = model.backbone.named_parameters()
-        weights.load_weights(model.backbone, named, found, which, source)
-    model.ema = None
-    return model.eval(), tokenizer
-
-
-def judge(model: Any) -> Callable[[Tensor], Tensor]:
-    """Return the AR model as a judge for `evaluation.metrics`: nats of each next token."""
-
-    def nll(tokens: Tensor) -> Tensor:
-        size, mask = model.vocab_size, model.mask_index
-        vocabulary.check_ids(tokens, size, mask, "A sample", model.tokenizer)
-        tokens = tokens.to(model.device)  # measured where they come from, on the CPU
-        return model.nll(tokens[:, :-1], None, tokens[:, 1:])
-
-    return nll
+    source, opened = f"CKPT={path}", weights.read_weights(path, "CKPT")
+    sizes = candidates.sizes(opened, {}, source, "ar")
+    tokenizer = candidates.tokenizer_of(opened, candidates.Source("judge", path))
+    mask = candidates.mask_index(tokenizer, sizes["vocab_size"], source)
+    which = "ema" if opened.is_final or opened.shadow_params else "raw"
+    network, _ = candidates.build(opened, sizes, which, source)
+    network.to(device).eval().requires_grad_(False)
+    return Judge(network, tokenizer, mask, sizes["vocab_size"], sizes["model_length"], device)

@@ -51,7 +51,7 @@ CASES = {
     ),
     "masked evaluator": (
         lambda s: s.sweep("--evaluator", s.teacher),
-        "gives no text a likelihood from left to right",
+        "a left-to-right model (ar) is needed",
     ),
     "other tokens": (
         lambda s: s.command("sweep", other_text(s), "--corpus", s.folder / "other.txt"),
@@ -68,7 +68,7 @@ CASES = {
     "no evaluator": (lambda s: s.sweep("--evaluator", "none.ckpt"), "is no file"),
     "silent evaluator": (
         lambda s: s.sweep("--evaluator", s.changed(lambda c: c.pop("hyper_parameters"), s.judge)),
-        "holds a config that cannot be used",
+        "does not say its model_length",
     ),
     # Reports, demos and pictures.
     "a pipe": (lambda s: s.command("report", pipe(s)), "it is no file"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hosted
 import pytest
 import torch
 from safetensors import safe_open
@@ -15,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from mdlm_mcd.checkpoints.weights import read_weights
 from mdlm_mcd.commands import export, main
 from mdlm_mcd.errors import CheckpointError, ConfigError
-from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.minihost import main as minihost
 
 SMALL = ("model.hidden_size=16", "model.n_blocks=1")  # as the teacher
@@ -47,7 +47,7 @@ def out(student, tmp_path_factory):
 
 def example(path, ema=True):
     """The host's own model, tokens, and its logits for them."""
-    model, tokenizer = embedded.open_model(path, ema=ema)
+    model, tokenizer = hosted.open_model(path, ema=ema)
     ids = torch.randint(0, 301, (3, 16), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return model, tokenizer, ids, model.backbone(ids, torch.zeros(3))

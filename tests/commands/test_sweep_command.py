@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import hosted
 import pytest
 import torch
 import transformers
@@ -24,7 +25,7 @@ def opened(path, which="ema", label="x"):
 
 def test_a_model_is_the_hosts_own(runs):
     """The same logits, the same schedule, the same vocabulary; averaged weights."""
-    mine, (host, tokenizer) = opened(runs["mdlm"]), embedded.open_model(runs["mdlm"])
+    mine, (host, tokenizer) = opened(runs["mdlm"]), hosted.open_model(runs["mdlm"])
     z = torch.randint(0, 250, (3, 16))
     rows = torch.rand(3, 16) < 0.5
     z[rows] = host.mask_index
@@ -124,14 +125,14 @@ def test_a_samplers_list_is_one_option():
 
 
 def test_an_evaluator_of_another_tokenizer(runs):
-    mine, (judge, _) = opened(runs["mdlm"]), embedded.open_model(runs["ar"])
+    mine, judge = opened(runs["mdlm"]), embedded.open_judge(str(runs["ar"]))
     given = dict(name="x.ckpt", device="cpu", batch_size=4, load=lambda *_: judge)
     assert measure.evaluator(model=mine, **given)
     with pytest.raises(ConfigError, match="was trained on 16 tokens, and the samples of x have 32"):
         measure.evaluator(model=replace(mine, length=32), **given)
     # As many tokens, and others.
     words = {f"{token} ": i for token, i in judge.tokenizer.get_vocab().items()}
-    judge.tokenizer = SimpleNamespace(get_vocab=lambda: words)
+    given["load"] = lambda *_: replace(judge, tokenizer=SimpleNamespace(get_vocab=lambda: words))
     with pytest.raises(ConfigError, match="has a vocabulary of 301, and the model"):
         measure.evaluator(model=mine, **given)
 
@@ -187,7 +188,7 @@ def test_evaluator_and_text_are_opened_once_for_many_models(runs, tmp_path, monk
         torch.save(content, tmp_path / f"{label}.ckpt")
         three.append(f"{label}={tmp_path / label}.ckpt")
     calls = []
-    for where, name in ((candidates, "held_out"), (embedded, "open_model")):
+    for where, name in ((candidates, "held_out"), (embedded, "open_judge")):
         real = getattr(where, name)
         monkeypatch.setattr(where, name, lambda *a, _=real, **k: calls.append(_) or _(*a, **k))
     out = tmp_path / "r.jsonl"

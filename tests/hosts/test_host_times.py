@@ -3,13 +3,14 @@
 import json
 import re
 
+import hosted
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
 from mdlm_mcd.commands import export
 from mdlm_mcd.errors import CheckpointError
-from mdlm_mcd.evaluation import candidates, embedded
+from mdlm_mcd.evaluation import candidates
 from mdlm_mcd.hosts import duo
 from mdlm_mcd.minihost import main as minihost
 
@@ -35,7 +36,7 @@ def test_it_opens_with_its_time(timed, tmp_path, monkeypatch):
     rows = torch.rand(3, 16, generator=torch.Generator().manual_seed(3)) < 0.5
     z, alpha_t = z.masked_fill(rows, 300), torch.tensor([0.9, 0.3, 1e-3]).double()
     opened = candidates.open_model(candidates.Source.parse(timed))
-    host, _ = embedded.open_model(timed)
+    host, _ = hosted.open_model(timed)
     got = opened.denoise(z, rows, alpha_t)
     torch.testing.assert_close(got, duo.denoiser(host)(z, rows, alpha_t))
     with torch.no_grad():

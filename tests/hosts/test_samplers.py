@@ -5,13 +5,13 @@ import json
 import logging
 
 import fakes
+import hosted
 import pytest
 import torch
 from fakes import DUO, MDLM, each
 from shell import SHORT
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.minihost import algo
 from mdlm_mcd.minihost import main as minihost
 from mdlm_mcd.models.dit import DIT
@@ -110,7 +110,7 @@ def test_sample_eval_of_a_student(compose, tmp_path):
     minihost.run(compose(*short, *how))
     assert len(json.loads(out.read_text("utf-8"))["generated_seqs"]) == 8
     # Its config names a sampler that a plain masked model does not have.
-    model, _ = embedded.open_model(path)
+    model, _ = hosted.open_model(path)
     assert type(model) is algo.MDLM and model.sampler == "ancestral_cache"
 
 

@@ -147,7 +147,9 @@ def test_the_hosts_evaluator_cannot_read_the_samples(judge, samples, words):
 def test_the_ar_evaluator_reads_its_own_vocabulary(compose):
     settings = compose("algo=ar")
     tokenizer = dataloader.get_tokenizer(settings)
-    nll = embedded.judge(minihost.MODELS["ar"](settings, tokenizer).eval())
+    model = minihost.MODELS["ar"](settings, tokenizer).eval()
+    how = tokenizer, model.mask_index, model.vocab_size, 16
+    nll = embedded.Judge(model.backbone, *how).nll
     ids = torch.randint(3, 250, (2, 16))
     assert nll(ids).shape == (2, 15)
     for index in (300, 301, -1):  # the mask, and what is none

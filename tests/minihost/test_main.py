@@ -3,13 +3,13 @@
 import json
 import math
 
+import hosted
 import pytest
 import torch
 from enumeration import MASK, VOCAB, alpha, assert_law, exact_law, table
 from texts import tiny_gpt2
 
 from mdlm_mcd.errors import ConfigError
-from mdlm_mcd.evaluation import embedded
 from mdlm_mcd.losses import subs
 from mdlm_mcd.minihost import algo, dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
@@ -104,7 +104,7 @@ def test_training_learns_and_its_checkpoint_is_evaluated_and_sampled(compose, tm
     content = json.loads((tmp_path / "samples.json").read_text())
     assert content["sampling_dtype"] == "float64" and content["entropy"] > 0
     assert len(content["generated_seqs"]) == 8
-    model, tokenizer = embedded.open_model(path)
+    model, tokenizer = hosted.open_model(path)
     # A uniform-state model has the tokenizer's vocabulary, the others a mask behind it.
     assert type(model) is minihost.MODELS[name]
     assert model.vocab_size == len(tokenizer) + (name != "duo_base")
