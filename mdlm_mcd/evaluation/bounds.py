@@ -139,7 +139,6 @@ def along(
 
     order: (rows, length), steps from 0, before which tokens are given; levels: as `levels_of`.
     """
-    first = float(alpha(torch.ones(1, dtype=torch.float64)))
     at = temperature_path(temperature)
     temperatures = [at(level / levels[-2]) if k else at(0.0) for k, level in enumerate(levels[:-1])]
     count, order = len(tokens), order.to(tokens.device)
@@ -150,7 +149,7 @@ def along(
             if not len(here):
                 continue
             rows, masked = order[here] == k, order[here] >= k
-            alpha_t = torch.tensor(alpha_at(levels[k], first), dtype=torch.float64)
+            alpha_t = torch.tensor(alpha_at(levels[k], alpha), dtype=torch.float64)
             alpha_t = alpha_t.to(tokens.device).expand(len(here))
             lost = _nats(denoise, tokens[here], masked, rows, mask_index, tau, alpha_t)
             nats.index_add_(0, here[rows.nonzero()[:, 0]], lost.double())

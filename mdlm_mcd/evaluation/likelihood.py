@@ -141,21 +141,10 @@ def confidence_likelihood(
             "or entropy without the others."
         )
     bounds.check(tokens, mask_index)
-    nats = []
+    levels, heat, nats = levels_of(alpha, steps, schedule), temperature_path(temperature), []
     for text in tokens.split(batch_size):
-        chain = _Forced(
-            text,
-            denoise,
-            float(alpha(torch.ones(1, dtype=torch.float64))),
-            levels_of(alpha, steps, schedule),
-            mask_index,
-            torch.float64,
-            temperature_path(temperature),
-            1.0,
-            0,
-            torch.Generator(text.device).manual_seed(0),  # ties alone
-            None,
-        )
+        generator = torch.Generator(text.device).manual_seed(0)  # ties alone
+        chain = _Forced(text, denoise, alpha, levels, mask_index, heat, generator)
         confidence(chain, torch.full_like(text, mask_index), **options)
         nats.append(chain.nats.cpu())
     return Scores(finite("The likelihood", torch.cat(nats)), bounds.lengths(tokens))

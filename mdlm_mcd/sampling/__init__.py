@@ -118,18 +118,9 @@ def sample(
         warn_of_float32()
     if device is None and prompt is None and generator is not None:
         device = generator.device
-    chain = Chain(
-        denoise,
-        float(alpha(torch.ones(1, dtype=torch.float64))),
-        levels_of(alpha, steps or 1, schedule),
-        mask_index,
-        dtype,
-        temperature_path(temperature),
-        top_p,
-        greedy_tail,
-        generator,
-        callback,
-    )
+    levels, heat = levels_of(alpha, steps or 1, schedule), temperature_path(temperature)
+    how = (generator, dtype, top_p, greedy_tail, callback)
+    chain = Chain(denoise, alpha, levels, mask_index, heat, *how)
     z = _start(prompt, (batch, length), mask_index, vocab_size, device)
     tokens = SAMPLERS[name](chain, z, **_own(name, options))
     return Sample(tokens, chain.evaluations)

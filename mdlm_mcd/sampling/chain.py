@@ -69,8 +69,9 @@ def opening_steps(u: Tensor, levels: Sequence[float]) -> Tensor:
     return torch.searchsorted(ends, u.double(), right=True).clamp(max=len(ends) - 1)
 
 
-def alpha_at(level: float | Tensor, first: float) -> float | Tensor:
-    """Return alpha where the share `level` of tokens is open; first: alpha at t = 1."""
+def alpha_at(level: float | Tensor, alpha: Alpha) -> float | Tensor:
+    """Return alpha_t where the share `level` of tokens is open: none at t = 1."""
+    first = float(alpha(torch.ones(1, dtype=torch.float64)))
     return first + (1 - first) * level
 
 
@@ -144,20 +145,20 @@ def temperature_path(temperature: Temperature) -> Callable:
 class Chain:
     """One call of `sample`: the network, how to draw from it, and its evaluations.
 
-    first: alpha at t = 1. levels: (steps + 1,) share of tokens open before and after
+    alpha: the signal schedule. levels: (steps + 1,) share of tokens open before and after
     each step, 0 to 1. temperature: of the fraction of tokens open.
     """
 
     denoise: Denoise
-    first: float
+    alpha: Alpha
     levels: list[float]
     mask_index: int
-    dtype: torch.dtype
     temperature: Callable
-    top_p: float
-    greedy_tail: int
-    generator: torch.Generator | None
-    callback: Callable[[int, Tensor], None] | None
+    generator: torch.Generator | None = None
+    dtype: torch.dtype = torch.float64
+    top_p: float = 1.0
+    greedy_tail: int = 0
+    callback: Callable[[int, Tensor], None] | None = None
     evaluations: int = 0
 
     @property
@@ -179,7 +180,7 @@ class Chain:
     def logits(self, z: Tensor, rows: Tensor, level: float | Tensor) -> Tensor:
         """Return (rows.sum(), vocab) logits at a level, by one counted evaluation."""
         self.evaluations += 1
-        return logits_at(self.denoise, z, rows, alpha_at(level, self.first))
+        return logits_at(self.denoise, z, rows, alpha_at(level, self.alpha))
 
     def heat(self, fraction: float | Tensor, logits: Tensor) -> float | Tensor:
         """Return the temperature by which logits (rows, vocab) are divided."""
