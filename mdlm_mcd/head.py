@@ -123,6 +123,10 @@ def _autocast_dtype(device: torch.device) -> torch.dtype | None:
     return None if dtype == torch.float32 else dtype
 
 
+# Projections whose output their backbones change.
+_NOT_LAST: weakref.WeakSet[nn.Linear] = weakref.WeakSet()
+
+
 def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenStates:
     """Run `run(backbone)` up to the output projection.
 
@@ -152,10 +156,6 @@ def encode(backbone: nn.Module, run: Callable[[nn.Module], Tensor]) -> HiddenSta
         _NOT_LAST.add(linear)
         return encode(backbone, run)
     return HiddenStates(hidden, linear, seen[0][1])
-
-
-# Projections whose output their backbones change.
-_NOT_LAST: weakref.WeakSet[nn.Linear] = weakref.WeakSet()
 
 
 class LossOutput(NamedTuple):

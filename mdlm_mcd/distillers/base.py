@@ -131,13 +131,15 @@ class Distiller:
         return self.mask_index if self.parameterization == "subs" else None
 
     def _log_step(self, round_: Round, parts: head.LossOutput, tokens: Tensor, micro: int) -> None:
-        # Of the step so far: the last micro-batch is the one that is logged.
-        now = {"tokens": tokens, **parts._asdict(), "loss": parts.loss.detach(), "per_token": 0}
-        self._step = {k: v + self._step[k] for k, v in now.items()} if micro and self._step else now
-        step, tokens = self._step, self._step["tokens"]
-        rows, name = step["distil_rows"] + step["reveal_rows"], self.config.algo.name
-        now = {"round": round_.index + 1, "delta": round_.delta, "tau": round_.tau}
-        for key, value in now.items():
+        # Sums over the step so far: what Lightning keeps of a step is its last micro-batch's.
+        sums = {"tokens": tokens, **parts._asdict(), "loss": parts.loss.detach(), "per_token": 0}
+        if micro and self._step:
+            sums = {key: value + self._step[key] for key, value in sums.items()}
+        self._step = step = sums
+        tokens, rows = step["tokens"], step["distil_rows"] + step["reveal_rows"]
+        name = self.config.algo.name
+        settings_now = {"round": round_.index + 1, "delta": round_.delta, "tau": round_.tau}
+        for key, value in settings_now.items():
             # On the CPU, where the progress bar reads them without waiting for the device.
             self.log(f"{name}/{key}", torch.tensor(value, dtype=torch.float32), prog_bar=True)
         for key, value in (

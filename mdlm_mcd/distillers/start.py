@@ -99,7 +99,7 @@ def check_teacher(module, weights: Weights, source: str) -> None:
     config, theirs = module.config, model_sizes(weights.config)
     check_process(weights, source, module.parameterization)
     if not identity.check_tokenizer(weights.config, module.tokenizer, source):
-        check_tokenizer(weights, source, config.data)
+        warn_of_other_tokens(weights, source, config.data)
     timed, length = theirs.get("time_conditioning"), theirs.get("model_length")
     key, mine = module.model_setting(config, "time_conditioning")
     if timed is not None and bool(timed) != bool(mine):
@@ -120,7 +120,7 @@ def check_length(length: int | None, config: DictConfig, source: str) -> None:
         )
 
 
-def check_tokenizer(weights: Weights, source: str, data: DictConfig) -> None:
+def warn_of_other_tokens(weights: Weights, source: str, data: DictConfig) -> None:
     """Warn where the teacher's tokens may differ: ids fit whatever they stand for."""
     theirs, mine = weights.config.get("data"), OmegaConf.to_container(data, resolve=True)
     if not isinstance(theirs, dict) or not theirs.get("tokenizer_name_or_path"):

@@ -127,7 +127,7 @@ class Sweep:
                 "smaller one and start the same command again; what was measured is kept."
             ) from error
 
-    def _exact(self, model: Candidate, point: Setting) -> bool:
+    def _wants_likelihood(self, model: Candidate, point: Setting) -> bool:
         comb = point.u_law == "lattice" and not point.stratified and point.u_step == 1 / point.steps
         plain = point.top_p == 1 and ":" not in point.sampler  # options: a schedule, a greedy tail
         asked = self.plan.exact and comb and plain and model.denoise is not None
@@ -136,7 +136,7 @@ class Sweep:
 
     def _is_whole(self, model: Candidate, point: Setting, row: Mapping[str, Any]) -> bool:
         """Return whether a row has figures, and those that a flag asks for since."""
-        asked = {"mauve": self.plan.mauve, "nll": self._exact(model, point)}
+        asked = {"mauve": self.plan.mauve, "nll": self._wants_likelihood(model, point)}
         metrics = row.get("metrics", {})
         return bool(metrics) and all(name in metrics for name, needed in asked.items() if needed)
 
@@ -249,7 +249,7 @@ class Sweep:
             kept = {"by_row": [round(x, 5) for x in by_row]} if plan.by_row else {}
             return scores.estimate(seed=plan.seed)._asdict() | kept
 
-        def endless() -> dict[str, Any]:
+        def continuous() -> dict[str, Any]:
             # One pass a row and a noisy figure: of all rows that there are.
             own = how | {"generator": generator("nelbo"), "temperature": point.temperature}
             own["free"] = free
@@ -262,8 +262,8 @@ class Sweep:
         charged = last <= 0.01 and first >= 0.99  # else some tokens cost nothing: no bound
         # It knows neither a law of u nor a number of steps.
         if charged and point.temperature_end is None:
-            found["nelbo"] = self._once(("nelbo", point.temperature), endless)
-        if self._exact(model, point):
+            found["nelbo"] = self._once(("nelbo", point.temperature), continuous)
+        if self._wants_likelihood(model, point):
             found["nll"] = self._once(("nll", *key), lambda: exact(comb_likelihood))
         return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..errors import ConfigError
+from ..head import no_autocast
 from ..sampling.denoiser import denoiser as model_denoiser
 from . import sampling
 from .specs import DUO
@@ -18,7 +19,9 @@ def denoise(model, backbone, z, alpha_t, labels):
     sigma = model._process_sigma(model._sigma_from_alphat(alpha_t[:, None]))
     # Only where there are classes: older backbones do not take the argument.
     classes = {} if labels is None else {"class_cond": labels}
-    with sampling.no_autocast():
+    # Whatever the trainer asks for, the DiT chooses its own precision inside. (The hosts write
+    # autocast to float32, which PyTorch takes for none, with a warning.)
+    with no_autocast("cuda"):
         return backbone(z, sigma, **classes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..head import no_autocast
 from ..sampling.denoiser import denoiser
 from . import sampling
 from .specs import MDLM
@@ -15,7 +16,9 @@ def denoise(model, backbone, z, alpha_t, labels=None):
     z: (batch, length); alpha_t: (batch,); labels: None, since this host has no classes.
     """
     sigma = model._process_sigma(-torch.log(alpha_t))
-    with sampling.no_autocast():
+    # Whatever the trainer asks for, the DiT chooses its own precision inside. (The hosts write
+    # autocast to float32, which PyTorch takes for none, with a warning.)
+    with no_autocast("cuda"):
         return backbone(z, sigma)
 
 

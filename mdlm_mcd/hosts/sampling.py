@@ -59,15 +59,6 @@ def _keywords(how) -> dict:
     }
 
 
-def no_autocast():
-    """Return the context in which a host's `forward` calls its backbone.
-
-    Whatever precision the trainer asks for, the DiT chooses its own inside. (The
-    hosts write autocast to float32, which PyTorch takes for none, with a warning.)
-    """
-    return torch.autocast("cuda", enabled=False)
-
-
 def draw(model, denoise, count: int, steps: int | None) -> torch.Tensor:
     """Draw (count, length) ids from a student; the network is asked by `denoise`.
 

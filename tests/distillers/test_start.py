@@ -77,10 +77,10 @@ def test_a_teacher_of_another_tokenizer(caplog):
     data = {"tokenizer_name_or_path": "bpe", "vocab_size": 300, "files": ["a.txt"]}
     weights = Weights({}, config={"data": data})
     for given in (weights, Weights({})):
-        start.check_tokenizer(given, "t", OmegaConf.create(data))
+        start.warn_of_other_tokens(given, "t", OmegaConf.create(data))
     assert not caplog.records
     for key, value in (("tokenizer_name_or_path", "gpt2"), ("files", ["b.txt"])):
-        start.check_tokenizer(weights, "t", OmegaConf.create(data | {key: value}))
+        start.warn_of_other_tokens(weights, "t", OmegaConf.create(data | {key: value}))
         assert f"t was trained with data.{key}=" in caplog.text
 
 
