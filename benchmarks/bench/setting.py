@@ -110,7 +110,7 @@ class Setting:
             self.mask_index + 1,
             self.length,
             self.tokenizer,
-            provenance={"sha256": identity.sha256(weights) if weights else None},
+            provenance={"sha256": identity.sha256(weights) if weights else "exact"},
             generate=generate,
         )
 

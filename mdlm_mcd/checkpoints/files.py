@@ -112,8 +112,8 @@ def disk_full(error: OSError) -> ConfigError:
 
 
 def sha256(path: Path) -> str:
-    """Hash a file, or the files of weights in a folder, in hex; empty where there is none."""
-    suffixes = (".safetensors", ".bin", ".pt", ".ckpt", ".gguf")
+    """Hash a file, or a folder's weights, config and tokenizer, in hex; empty without any."""
+    suffixes = (".safetensors", ".bin", ".pt", ".ckpt", ".gguf", ".json", ".model", ".txt")
     inside = path.glob("*.*") if path.is_dir() else ()
     found = sorted(p for p in inside if p.suffix in suffixes) or [path] * path.is_file()
     digest = hashlib.sha256()

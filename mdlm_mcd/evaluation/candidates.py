@@ -37,10 +37,11 @@ class Candidate:
     """A model as the evaluation sees it, whatever it was opened from.
 
     denoise: see `sampling`; alpha: its signal schedule; length: tokens in a sequence; tokenizer:
-    a Hugging Face one; provenance: columns of the results file. generate(count, steps, generator):
-    draws (count, length) tokens in place of our samplers, for a model that is not masked;
-    without a denoiser it has no bounds. bos: the first token of each sequence where the model,
-    trained with algo.ignore_bos, never saw it masked: it is given.
+    a Hugging Face one; provenance: columns of the results file, with the `sha256` of its weights,
+    by which a sweep that goes on knows it. generate(count, steps, generator): draws (count,
+    length) tokens in place of our samplers, for a model that is not masked; without a denoiser it
+    has no bounds. bos: the first token of each sequence where the model, trained with
+    algo.ignore_bos, never saw it masked: it is given.
     """
 
     label: str

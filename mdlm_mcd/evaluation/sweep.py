@@ -147,6 +147,12 @@ class Sweep:
 
     def _check(self, mine: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]) -> None:
         for row in earlier:
+            if row["model"] == mine["model"] and not mine.get("sha256"):
+                raise ConfigError(
+                    f"--out {self.out} holds rows of {row['model']}, and a model without a hash "
+                    "cannot be told from it: give its Candidate provenance={'sha256': "
+                    "identity.sha256(network.state_dict())}, or name another file or label."
+                )
             # One file may have several dtypes, which are reported by parts.
             key = clash({**row, "dtype": None}, {**mine, "dtype": None})
             if key:

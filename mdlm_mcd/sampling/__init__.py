@@ -119,7 +119,7 @@ def sample(
     if device is None and prompt is None and generator is not None:
         device = generator.device
     levels, heat = levels_of(alpha, steps or 1, schedule), temperature_path(temperature)
-    how = (generator, dtype, top_p, greedy_tail, callback)
+    how = (generator, dtype, top_p, greedy_tail, vocab_size, callback)
     chain = Chain(denoise, alpha, levels, mask_index, heat, *how)
     z = _start(prompt, (batch, length), mask_index, vocab_size, device)
     tokens = SAMPLERS[name](chain, z, **_own(name, options))

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from .. import laws
 from ..coupling import Alpha
-from ..errors import require
+from ..errors import ConfigError, require
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,21 @@ class Sample(NamedTuple):
 
 
 def logits_at(denoise: Denoise, z: Tensor, rows: Tensor, alpha_t: float | Tensor) -> Tensor:
-    """Call `denoise`, with alpha_t (a number or (batch,)) if it is time-conditioned."""
-    if not getattr(denoise, "time_conditioned", False):
-        return denoise(z, rows)
-    alpha_t = torch.as_tensor(alpha_t, dtype=torch.float64, device=z.device)
-    return denoise(z, rows, alpha_t.expand(len(z)))
+    """Call `denoise`, with alpha_t (a number or (batch,)) if it is time-conditioned.
+
+    Raises ConfigError for logits of all tokens: they would be read as those of the masked ones.
+    """
+    if getattr(denoise, "time_conditioned", False):
+        alpha_t = torch.as_tensor(alpha_t, dtype=torch.float64, device=z.device)
+        logits = denoise(z, rows, alpha_t.expand(len(z)))
+    else:
+        logits = denoise(z, rows)
+    if logits.ndim != 2:
+        raise ConfigError(
+            f"denoise(z, rows) returned logits of shape {tuple(logits.shape)}: those of the masked "
+            "tokens alone are needed, (rows.sum(), vocab); index them by [rows]."
+        )
+    return logits
 
 
 def levels_of(
@@ -134,7 +145,9 @@ def temperature_path(temperature: Temperature) -> Callable:
     """
     if callable(temperature):
         return lambda fraction: temperature(torch.as_tensor(fraction))
-    ends = [temperature] * 2 if isinstance(temperature, int | float) else list(temperature)
+    if isinstance(temperature, Tensor):
+        temperature = temperature.tolist()
+    ends = [temperature] * 2 if isinstance(temperature, Real) else list(temperature)
     fine = len(ends) == 2 and all(0 < end < math.inf for end in ends)
     require(fine, "temperature", temperature, "positive: a number, or one at either end")
     start, end = map(float, ends)
@@ -158,6 +171,7 @@ class Chain:
     dtype: torch.dtype = torch.float64
     top_p: float = 1.0
     greedy_tail: int = 0
+    vocab_size: int | None = None  # of the model's logits, where it is known
     callback: Callable[[int, Tensor], None] | None = None
     evaluations: int = 0
 
@@ -180,7 +194,13 @@ class Chain:
     def logits(self, z: Tensor, rows: Tensor, level: float | Tensor) -> Tensor:
         """Return (rows.sum(), vocab) logits at a level, by one counted evaluation."""
         self.evaluations += 1
-        return logits_at(self.denoise, z, rows, alpha_at(level, self.alpha))
+        logits = logits_at(self.denoise, z, rows, alpha_at(level, self.alpha))
+        if self.vocab_size not in (None, logits.shape[-1]):
+            raise ConfigError(
+                f"vocab_size={self.vocab_size} is not that of the logits, {logits.shape[-1]}: cut "
+                "columns that pad the vocabulary, [..., :vocab_size], or give their number."
+            )
+        return logits
 
     def heat(self, fraction: float | Tensor, logits: Tensor) -> float | Tensor:
         """Return the temperature by which logits (rows, vocab) are divided."""
@@ -199,6 +219,11 @@ class Chain:
         heat = self.heat(fraction, logits)
         how = dict[str, Any](dtype=self.dtype, temperature=heat, top_p=self.top_p)
         p = probabilities(logits, self.mask_index, **how)
+        if p[:, 0].isnan().any():  # then the whole row is, and token 0 would be drawn
+            raise ConfigError(
+                "The network returned logits that are not finite: it diverged in training, or "
+                "overflows in half precision; use float32 or bfloat16."
+            )
         if greedy is False:
             return p
         best = torch.zeros_like(p).scatter(-1, p.argmax(-1, keepdim=True), 1.0)

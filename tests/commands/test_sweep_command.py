@@ -162,6 +162,9 @@ def test_an_evaluators_name_follows_its_file(runs, tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes() + b"\0")
     assert name(str(path)) != was
     (tmp_path / "model.safetensors").write_bytes(b"1")
+    was = name(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert name(str(tmp_path)) != was
     one = name(f"{tmp_path}:bfloat16")
     (tmp_path / "model.safetensors").write_bytes(b"2")
     assert one.startswith(f"{tmp_path.name}:bfloat16, ") and name(f"{tmp_path}:bfloat16") != one

@@ -203,6 +203,8 @@ def test_two_names_of_the_same_weights(tmp_path):
     nameless = [replace(model(name, scale=s), provenance={}) for name, s in (("a", 1), ("b", 5))]
     one, other = run(tmp_path / "n", *nameless, plan=plan(Setting(steps=2)))
     assert one["texts"] != other["texts"]
+    with pytest.raises(ConfigError, match="rows of a, and a model without a hash .*sha256"):
+        run(tmp_path / "n", nameless[0])
 
 
 def test_an_evaluator_of_known_name_is_opened_where_a_point_is_missing(tmp_path):

@@ -176,6 +176,28 @@ def test_bad_settings_are_refused(change, words):
         sample(**dict(name="ancestral", steps=2, n=1) | change)
 
 
+LOGITS = {  # what a network gave, by the words that refuse it
+    "shape .7, 3, 4.: .* index them by": lambda z, rows: torch.zeros(*z.shape, VOCAB),
+    "vocab_size=4 is not that of the logits, 6": lambda z, rows: torch.zeros(int(rows.sum()), 6),
+    "not finite": lambda z, rows: torch.full((int(rows.sum()), VOCAB), 7e4).half(),
+}
+
+
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+@pytest.mark.parametrize("words", LOGITS)
+def test_logits_that_would_be_misread_are_refused(name, words):
+    """Of all tokens, of a padded vocabulary, or of an overflow, from which token 0 was drawn."""
+    with pytest.raises(ConfigError, match=words):
+        draw(name, 2, n=7, length=3, denoise=LOGITS[words], top_p=0.9)
+
+
+@pytest.mark.parametrize("temperature", [torch.tensor(0.7), torch.tensor([1.0, 0.7])])
+def test_a_temperature_may_be_a_tensor(temperature):
+    how = dict(n=50, u_law="lattice")
+    mine = draw("sparse", 4, temperature=temperature.tolist(), **how)
+    assert torch.equal(draw("sparse", 4, temperature=temperature, **how), mine)
+
+
 def test_a_word_in_place_of_a_number_is_refused():
     with pytest.raises(ConfigError, match="confidence cannot draw with threshold=high .TypeError"):
         sampling.check("confidence", 2, threshold="high")
