@@ -7,7 +7,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -145,12 +144,10 @@ def temperature_path(temperature: Temperature) -> Callable:
     """
     if callable(temperature):
         return lambda fraction: temperature(torch.as_tensor(fraction))
-    if isinstance(temperature, Tensor):
-        temperature = temperature.tolist()
-    ends = [temperature] * 2 if isinstance(temperature, Real) else list(temperature)
-    fine = len(ends) == 2 and all(0 < end < math.inf for end in ends)
+    ends = torch.as_tensor(temperature, dtype=torch.float64)
+    fine = ends.shape in ((), (2,)) and bool(((ends > 0) & (ends < math.inf)).all())
     require(fine, "temperature", temperature, "positive: a number, or one at either end")
-    start, end = map(float, ends)
+    start, end = ends.expand(2).tolist()
     return lambda fraction: start + (end - start) * fraction
 
 
