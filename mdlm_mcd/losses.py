@@ -120,7 +120,7 @@ LOSSES: dict[str, Loss] = {
     "ce": Loss(distil=cross_entropy, reveal=cross_entropy),
     "hybrid_no_ce": Loss(distil=reverse_kl, reveal=None),  # Eq. 14's first half
     "kl_soft": Loss(distil=soft_kl, reveal=soft_kl),
-    # SDTT's other two. Against a one-hot, squared logs are as hopeless as `kl_bwd`.
+    # SDTT's other two. Against a one-hot, squared logs diverge as `kl_bwd` does.
     "tvd": Loss(distil=total_variation, reveal=total_variation),
     "mse": Loss(distil=squared_error, reveal=cross_entropy),
 }

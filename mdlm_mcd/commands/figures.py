@@ -164,7 +164,7 @@ def calibration():
     return figure
 
 
-# One latent, three clocks ---------------------------------------------------------------
+# One latent at three numbers of steps ----------------------------------------------------
 
 MARGIN, CELL, COLUMNS, LINE = 28, 118, 8, 36  # px; columns
 BAR = CELL * COLUMNS
