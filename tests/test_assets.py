@@ -1,8 +1,11 @@
 """The teacher, the judge and the text that are shipped are those of their card, and open."""
 
+import logging
+
 import documents
 import pytest
 from safetensors.torch import load_file
+from transformers import PretrainedConfig
 
 from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.checkpoints.files import ASSETS, SHIPPED, read_json
@@ -38,6 +41,16 @@ def test_teacher_and_judge_open_by_name_and_know_the_text(teacher):
     scores, bigram = judge.nll(rows), read_json(ASSETS / "figures.json", {})["tables"]["bigram"]
     assert float((scores.nats / scores.tokens).mean()) < bigram
     assert judge.name == "mdlm-mcd/judge" == sweep.evaluator_name("mdlm-mcd/judge")
+
+
+def test_a_tokenizer_beside_a_masked_model_opens_without_a_warning(monkeypatch):
+    """Else the first line of `mdlm-mcd sample` says that something "can yield errors"."""
+    warned, logger = [], logging.getLogger("transformers.configuration_utils")
+    monkeypatch.setattr(logger, "handle", warned.append)
+    for load in (PretrainedConfig.from_pretrained, lambda path: open_model(Source("a", path))):
+        warned.clear()
+        load(str(ASSETS / "teacher"))
+        assert bool(warned) == (load == PretrainedConfig.from_pretrained)
 
 
 def test_no_sentence_of_the_text_is_on_both_sides():

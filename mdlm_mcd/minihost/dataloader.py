@@ -5,6 +5,7 @@ batch is a dict of `input_ids` and `attention_mask`, both int64 (batch, length),
 pairs also `context_mask`, bool (batch, length), True at BOS and the prompt.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -80,9 +81,10 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
     ):
         # The config beside what is shipped is of no model that `AutoTokenizer` knows.
         kind = "PreTrainedTokenizerFast" if name in SHIPPED else "AutoTokenizer"
-        tokenizer = getattr(transformers, kind).from_pretrained(
-            SHIPPED.get(name, name), trust_remote_code=False
-        )
+        with _without_warnings("transformers.configuration_utils"):
+            tokenizer = getattr(transformers, kind).from_pretrained(
+                SHIPPED.get(name, name), trust_remote_code=False
+            )
         vocabulary.check_tokens(tokenizer)
     for token, stand_in in (("bos", "cls"), ("eos", "sep")):
         if getattr(tokenizer, f"{token}_token") is not None:
@@ -94,6 +96,18 @@ def get_tokenizer(config, key="data.tokenizer_name_or_path="):
             )
         setattr(tokenizer, f"{token}_token", found)
     return tokenizer
+
+
+@contextlib.contextmanager
+def _without_warnings(name):
+    """Keep a logger to errors: transformers warns of a masked model's config beside a tokenizer."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _tokenize(tokenizer, texts):
