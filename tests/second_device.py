@@ -134,7 +134,10 @@ def install() -> None:
     def moved(make):
         def made(*args, device=None, **kwargs):
             out = make(*args, **kwargs)
-            return out if device is None else out.to(device)
+            if device is None or (found := out.to(device)).device == out.device:
+                return out
+            There.waits += 1  # memory that is not pinned
+            return found
 
         return made
 

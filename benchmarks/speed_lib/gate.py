@@ -37,7 +37,7 @@ class Waits(warnings.catch_warnings):
         super().__exit__(*error)
 
     def figures(self) -> dict:
-        return {"waits": sum("synchroniz" in str(w.message) for w in self.found)}
+        return {"waits": sum("called a synchronizing" in str(w.message) for w in self.found)}
 
 
 class Operations(FlopCounterMode):

@@ -54,8 +54,10 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
         if damage(path):
             continue
         with contextlib.suppress(Exception):  # no checkpoint
-            # mmap: reads the header and the pickle, not the weights.
-            step = torch.load(path, weights_only=True, mmap=True)["global_step"]
+            # mmap: reads the header and the pickle, not the weights. One that was written on a
+            # GPU would be moved there, or not open.
+            found = torch.load(path, "cpu", weights_only=True, mmap=True)
+            step = found["global_step"]
             if step > most:
                 newest, most = path, step
     return newest, most

@@ -56,4 +56,4 @@ class CD4LM(Distiller):
 
     def count_tokens(self, valid: Tensor, parts: head.LossOutput) -> Tensor:
         """Return the number of tokens that are masked for the student."""
-        return torch.tensor(parts.distil_rows, device=valid.device)
+        return valid.new_full((), parts.distil_rows, dtype=torch.int64)

@@ -152,7 +152,9 @@ def test_a_child_that_is_waited_for(tmp_path):
     assert time.time() - begun < 30
 
 
-def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path):
+def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path, monkeypatch):
+    """Also from one that was written on a GPU, where there is none."""
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
     calls = []
     folder, log = tmp_path / "a=b", tmp_path / "log.txt"
 
@@ -160,7 +162,8 @@ def test_a_training_goes_on_from_its_newest_checkpoint(tmp_path):
         calls.append(arguments)
         (tmp_path / "a=b/checkpoints").mkdir(parents=True, exist_ok=True)
         step = 4 * len(calls)
-        torch.save({"global_step": step}, tmp_path / "a=b/checkpoints/last.ckpt")
+        weights = {"global_step": step, "weight": torch.zeros(2)}
+        torch.save(weights, tmp_path / "a=b/checkpoints/last.ckpt")
         return stages.Ended(len(calls) % 2, f"a\nb\nc\nstep {step - 2}\nstep {step}\n\nstopped\n")
 
     done = [stages.train(folder, ["algo=mdlm"], 8, log, run=run) for _ in range(3)]

@@ -36,8 +36,9 @@ class GlobalBatch(L.Callback):
         self.weight, self._correction = 1.0, None
         if self.guard.mode == "off" and shares == 1:
             return
-        named = (parts.distil + parts.reveal, parts.distil_rows + parts.reveal_rows, tokens)
-        sums = torch.stack([torch.as_tensor(x, device=module.device).float() for x in named])
+        # Filled on the device: to copy a number there would wait for it.
+        rows = tokens.new_full((), parts.distil_rows + parts.reveal_rows)
+        sums = torch.stack([x.float() for x in (parts.distil + parts.reveal, rows, tokens)])
         self._sums = sums if micro == 0 or self._sums is None else self._sums + sums
         # Not the batch's own length: that may differ from one micro-batch or process to the next.
         nominal = module.config.loader.batch_size * module.config.model.length
