@@ -51,16 +51,36 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, int]:
     """
     newest, most = None, 0
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: (path.name != "last.ckpt", path)):
-        if damage(path):
-            continue
-        with contextlib.suppress(Exception):  # no checkpoint
+        if (step := step_of(path)) > most:
+            newest, most = path, step
+    return newest, most
+
+
+def step_of(path: Path) -> int:
+    """Return a checkpoint's optimizer step; 0 of what is no whole checkpoint."""
+    with contextlib.suppress(Exception):
+        if not damage(path):
             # mmap: reads the header and the pickle, not the weights. One that was written on a
             # GPU would be moved there, or not open.
-            found = torch.load(path, "cpu", weights_only=True, mmap=True)
-            step = found["global_step"]
-            if step > most:
-                newest, most = path, step
-    return newest, most
+            return torch.load(path, "cpu", weights_only=True, mmap=True)["global_step"]
+    return 0
+
+
+def check_not_behind(path: str, own: str) -> None:
+    """Refuse to go on from `path` in a folder whose own `last.ckpt` stands further on.
+
+    A job that is started again by the same command would lose its work each time. Raises
+    ConfigError.
+    """
+    if "://" in path or os.path.realpath(path) == os.path.realpath(own):
+        return
+    here, there = step_of(Path(own)), step_of(Path(path))
+    if here > there > 0:  # 0: what is not read here, a host refuses or opens
+        raise ConfigError(
+            f"checkpointing.resume_ckpt_path={path} stands at step {there}, and {own}, which this "
+            f"run would replace, at step {here}: leave the key out to go on from there, or name "
+            "another hydra.run.dir."
+        )
 
 
 def check_writable(setting: str, folder: Path | str) -> None:

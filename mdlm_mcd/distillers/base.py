@@ -143,7 +143,7 @@ class Distiller:
             # On the CPU, where the progress bar reads them without waiting for the device.
             self.log(f"{name}/{key}", torch.tensor(value, dtype=torch.float32), prog_bar=True)
         for key, value in (
-            ("kl", step["distil"] / tokens),  # kl + ce = trainer/loss
+            ("kl", step["distil"] / tokens),  # kl + ce = trainer/loss, of one process
             ("ce", step["reveal"] / tokens),
             ("rows_distil", step["distil_rows"] / tokens),
             ("rows_reveal", step["reveal_rows"] / tokens),

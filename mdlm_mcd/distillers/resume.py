@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import __version__
 from ..checkpoints import identity
+from ..checkpoints.files import check_not_behind
 from ..errors import CheckpointError, ConfigError
 from . import loop_state, start
 from .checkpoint_io import LAST
@@ -49,6 +50,8 @@ def check_same_start(config: DictConfig, strategy) -> None:
         )
     usual = os.path.join(config.checkpointing.save_dir, "checkpoints", LAST)
     own = path and os.path.realpath(path) == os.path.realpath(usual)
+    if found:
+        check_not_behind(path, usual)
     if path and not (found or own or "://" in path):
         raise ConfigError(
             f"checkpointing.resume_ckpt_path={path} is not there: give an absolute path (hosts look"
@@ -116,8 +119,15 @@ def restore(module, checkpoint, path: str) -> None:
     module.teacher_sha256 = found.get("teacher_sha256")
     module.guard.running = found.get("guard")
     if split := found.get("split"):
-        now = module.trainer.accumulate_grad_batches
-        loop_state.resplit(checkpoint, split["micro_batches"], now)
+        was, now = split["micro_batches"], module.trainer.accumulate_grad_batches
+        limit = module.trainer.limit_train_batches
+        if was != now and isinstance(limit, int):
+            raise CheckpointError(
+                f"checkpointing.resume_ckpt_path={path} was written by a run of {was} micro-batches "
+                f"a step, and this one has {now}: trainer.limit_train_batches={limit} counts them, "
+                "so that epochs would have other rows. Give the loader.batch_size of before."
+            )
+        loop_state.resplit(checkpoint, was, now)
     if step >= module.curriculum.total_steps:
         _say("%s is finished at step %d; nothing to do.", path, step)
         return

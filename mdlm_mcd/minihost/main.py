@@ -18,7 +18,13 @@ from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch.callbacks import ProgressBar
 
 from ..checkpoints import identity, unpickling
-from ..checkpoints.files import check_overwrite, check_writable, read_json, write_text
+from ..checkpoints.files import (
+    check_not_behind,
+    check_overwrite,
+    check_writable,
+    read_json,
+    write_text,
+)
 from ..errors import ConfigError, border, require_one_of
 from ..settings import groups
 from . import algo, checks, command, dataloader, paths, start
@@ -96,9 +102,11 @@ def resume_path(config):
     """
     kept = config.checkpointing
     path = kept.resume_ckpt_path if kept.resume_from_ckpt else None
-    if not path or _exists(path):
-        return path or None
     usual = os.path.join(kept.save_dir, "checkpoints", "last.ckpt")
+    if not path or _exists(path):
+        if path:
+            check_not_behind(path, usual)
+        return path or None
     if os.path.realpath(path) == os.path.realpath(usual):
         return None
     raise ConfigError(

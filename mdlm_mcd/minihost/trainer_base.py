@@ -175,7 +175,11 @@ class TrainerBase(L.LightningModule):
     def training_step(self, batch, batch_idx):
         micro = batch_idx % self.trainer.accumulate_grad_batches
         losses = self._of_batch(batch, micro, train_mode=True)
-        self.log("trainer/loss", losses.loss.detach(), prog_bar=True, sync_dist=True)
+        # Of the step so far: Lightning logs the last micro-batch, which has the latest times.
+        now = losses.nlls.detach(), losses.num_tokens
+        self._step = [a + b for a, b in zip(self._step, now, strict=True)] if micro else now
+        nlls, tokens = self._step
+        self.log("trainer/loss", nlls / tokens, prog_bar=True, sync_dist=True)
         return losses.loss
 
     def on_validation_epoch_start(self):

@@ -8,7 +8,7 @@ from runs import EVERY, Stop, Watch, fit
 from torch.utils.data import DataLoader, IterableDataset
 
 from mdlm_mcd.distillers import loop_state
-from mdlm_mcd.errors import ConfigError, UnfinishedError
+from mdlm_mcd.errors import CheckpointError, ConfigError, UnfinishedError
 
 
 def count(ready, completed):
@@ -100,6 +100,15 @@ def test_a_stream_begins_at_its_first_row_or_not_at_all():
     batches.current.processed = 3
     with pytest.raises(ConfigError, match="resume_ckpt_path: after 3 batches .* begin anew"):
         rows.begin()
+
+
+def test_other_micro_batches_under_a_limit_that_counts_them(config, tmp_path):
+    given = ("trainer.limit_train_batches=3", *EVERY)
+    with pytest.raises(UnfinishedError):
+        fit(config(*given), Stop(2))
+    words = r"of 1 micro-batches a step, and this one has 2: trainer.limit_train_batches=3 counts"
+    with pytest.raises(CheckpointError, match=words):
+        fit(config(*given, "loader.batch_size=4"), None, tmp_path / "checkpoints" / "last.ckpt")
 
 
 @pytest.mark.parametrize("stops", [(1, 2, 3, 4, 5), (2, 5), (4,)])

@@ -156,6 +156,21 @@ def test_a_checkpoint_to_go_on_from_that_is_not_there(config):
         resume.check_same_start(config(), some)
 
 
+def test_a_checkpoint_that_lies_behind_the_folders_own(config, tmp_path):
+    """Started again by the same command, the run would go back each time, over its own work."""
+    alone = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    old, last = tmp_path / "round-1.ckpt", tmp_path / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    given = config(f"checkpointing.resume_ckpt_path={old}")
+    torch.save({"global_step": 3}, old)
+    for check in (lambda: resume.check_same_start(given, alone), lambda: minihost.run(given)):
+        torch.save({"global_step": 5}, last)
+        with pytest.raises(ConfigError, match=r"round-1.ckpt stands at step 3, .*last.ckpt, .* 5"):
+            check()
+    torch.save({"global_step": 2}, last)
+    resume.check_same_start(given, alone)
+
+
 @pytest.mark.parametrize("name", ["", "folder", "model.safetensors"])
 def test_what_a_host_does_not_evaluate_is_refused(config, tmp_path, name):
     (tmp_path / "folder").mkdir()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import hosted
 import pytest
@@ -13,6 +14,7 @@ from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.losses import subs
 from mdlm_mcd.minihost import algo, dataloader, metrics
 from mdlm_mcd.minihost import main as minihost
+from mdlm_mcd.minihost.trainer_base import Loss
 
 
 @pytest.fixture
@@ -53,6 +55,18 @@ def test_the_gathered_training_loss_is_the_dense_one(model, loss_type, monkeypat
     torch.testing.assert_close(loss, dense)
     grads = [torch.autograd.grad(x, list(net.backbone.parameters())) for x in (loss, dense)]
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
+
+
+def test_the_logged_loss_is_that_of_the_whole_step(model, monkeypatch):
+    """The last micro-batch alone, which Lightning logs, has the latest times."""
+    net, logged = model(algo.MDLM), []
+    monkeypatch.setattr(net, "_trainer", SimpleNamespace(accumulate_grad_batches=2))
+    monkeypatch.setattr(net, "log", lambda name, value, **how: logged.append(float(value)))
+    for micro, (nats, tokens) in enumerate([(4, 2), (5, 1), (6, 2), (6, 1)]):
+        loss = Loss(*map(torch.tensor, (nats / tokens, float(nats), tokens)))
+        monkeypatch.setattr(net, "_of_batch", lambda *args, loss=loss, **how: loss)
+        assert net.training_step(None, micro) is loss.loss
+    assert logged == [2, 3, 3, 4]
 
 
 @pytest.mark.parametrize("predictor", ["ancestral", "ancestral_cache"])

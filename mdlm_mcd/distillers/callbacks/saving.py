@@ -93,8 +93,8 @@ class SaveRounds(L.Callback):
             trainer.save_checkpoint(os.path.join(self.dirpath, LAST))
             self._leaves = True
             _say(
-                "SIGTERM: the run stands at step %d of %d in %s and leaves; the same "
-                "command goes on from there.",
+                "SIGTERM: the run stands at step %d of %d in %s and leaves; the same command "
+                "goes on from there, unless it has checkpointing.resume_from_ckpt=false.",
                 step,
                 trainer.max_steps,
                 self.dirpath,
