@@ -124,8 +124,8 @@ def restore(module, checkpoint, path: str) -> None:
         if was != now and isinstance(limit, int):
             raise CheckpointError(
                 f"checkpointing.resume_ckpt_path={path} was written by a run of {was} micro-batches "
-                f"a step, and this one has {now}: trainer.limit_train_batches={limit} counts them, "
-                "so that epochs would have other rows. Give the loader.batch_size of before."
+                f"a step, and this one has {now}: trainer.limit_train_batches={limit} counts them,"
+                " so that epochs would have other rows. Give the loader.batch_size of before."
             )
         loop_state.resplit(checkpoint, was, now)
     if step >= module.curriculum.total_steps:
