@@ -123,8 +123,8 @@ def restore(module, checkpoint, path: str) -> None:
         limit = module.trainer.limit_train_batches
         if was != now and isinstance(limit, int):
             raise CheckpointError(
-                f"checkpointing.resume_ckpt_path={path} was written by a run of {was} micro-batches "
-                f"a step, and this one has {now}: trainer.limit_train_batches={limit} counts them,"
+                f"checkpointing.resume_ckpt_path={path} was written by a run of {was} micro-batches"
+                f" a step, and this one has {now}: trainer.limit_train_batches={limit} counts them,"
                 " so that epochs would have other rows. Give the loader.batch_size of before."
             )
         loop_state.resplit(checkpoint, was, now)
