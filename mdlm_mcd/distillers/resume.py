@@ -125,7 +125,7 @@ def restore(module, checkpoint, path: str) -> None:
             raise CheckpointError(
                 f"checkpointing.resume_ckpt_path={path} was written by a run of {was} micro-batches"
                 f" a step, and this one has {now}: trainer.limit_train_batches={limit} counts them,"
-                " so that epochs would have other rows. Give the loader.batch_size of before."
+                f" so epochs would have other rows. Give a loader.batch_size that makes it {was}."
             )
         loop_state.resplit(checkpoint, was, now)
     if step >= module.curriculum.total_steps:

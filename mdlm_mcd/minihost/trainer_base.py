@@ -72,6 +72,7 @@ class TrainerBase(L.LightningModule):
             compile_blocks(self.backbone)
         require_one_of(NOISES, "noise.type", config.noise.type)
         self.noise = NOISES[config.noise.type](config.noise.eps)
+        self._step = ()  # sums over the micro-batches of the step in progress
         self.ema = None
         if config.training.ema:
             self.ema = ema.ExponentialMovingAverage(
@@ -177,7 +178,9 @@ class TrainerBase(L.LightningModule):
         losses = self._of_batch(batch, micro, train_mode=True)
         # Of the step so far: Lightning logs the last micro-batch, which has the latest times.
         now = losses.nlls.detach(), losses.num_tokens
-        self._step = [a + b for a, b in zip(self._step, now, strict=True)] if micro else now
+        if micro and self._step:  # empty where a resumed run begins within a step
+            now = [a + b for a, b in zip(self._step, now, strict=True)]
+        self._step = now
         nlls, tokens = self._step
         self.log("trainer/loss", nlls / tokens, prog_bar=True, sync_dist=True)
         return losses.loss
