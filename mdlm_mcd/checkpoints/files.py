@@ -62,7 +62,7 @@ def step_of(path: Path) -> int:
         if not damage(path):
             # mmap: reads the header and the pickle, not the weights. One that was written on a
             # GPU would be moved there, or not open.
-            return torch.load(path, "cpu", weights_only=True, mmap=True)["global_step"]
+            return int(torch.load(path, "cpu", weights_only=True, mmap=True)["global_step"])
     return 0
 
 

@@ -131,9 +131,22 @@ def refuse(path: str, differ: Sequence[tuple[str, Any, Any]]) -> NoReturn:
     others = f" ({len(differ) - 4} more differ)" if len(differ) > 4 else ""
     raise CheckpointError(
         f"checkpointing.resume_ckpt_path={path} was written by a run with {was}, and this one has "
-        f"{now}{others}: go on with the settings of that run, or start another one with another "
-        "hydra.run.dir."
+        f"{now}{others}: go on with the settings of that run, or start another one, with another "
+        "hydra.run.dir and no checkpointing.resume_ckpt_path."
     )
+
+
+def resplit(checkpoint: Mapping[str, Any], was: int, now: int) -> None:
+    """Let a run with other micro-batches a step go on; rows and noise know no split.
+
+    Lightning counts micro-batches, and tells by them where a step ends.
+    """
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    for counts in (batches["total"], batches["current"]):
+        uncounted = counts["processed"] - counts["completed"]  # as it is written
+        for name, count in counts.items():
+            counts[name] = count * now // was
+        counts["completed"] = counts["processed"] - uncounted
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,6 +161,8 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         precision = flat["trainer.precision"]
         flat["trainer.precision"] = PRECISIONS.get(str(precision), precision)
     counted = SINGLE | TRAINER.keys()
+    if isinstance(flat.get("trainer.limit_train_batches"), int):
+        counted.add("trainer.accumulate_grad_batches")  # a whole limit counts micro-batches
     return {k: v for k, v in flat.items() if k in counted or k.startswith(SECTIONS)}
 
 

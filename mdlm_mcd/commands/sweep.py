@@ -136,7 +136,7 @@ def evaluator_name(name: str) -> str:
     A name is a path's end, and what lies there may change, so a local one has a hash, too.
     """
     given, _ = evaluators.with_precision(name)
-    path = Path(given)
+    path = Path(expanded(given, "--evaluator"))
     if name in SHIPPED or not (digest := sha256(path)):
         return evaluators.name_of(name)
     called = path.resolve().name + name[len(given) :]

@@ -60,19 +60,6 @@ def mend(checkpoint, counted: dict, accumulate: int, epoch: int | None) -> None:
         _mend_old(loop, steps)
 
 
-def resplit(checkpoint, was: int, now: int) -> None:
-    """Let a run with other micro-batches a step go on; rows and noise know no split.
-
-    Lightning counts micro-batches, and tells by them where a step ends.
-    """
-    batches = checkpoint["loops"]["fit_loop"][BATCHES]
-    for counts in (batches["total"], batches["current"]):
-        uncounted = counts["processed"] - counts["completed"]  # as it is written
-        for name, count in counts.items():
-            counts[name] = count * now // was
-        counts["completed"] = counts["processed"] - uncounted
-
-
 def _mend_old(loop: dict, steps: int) -> None:
     """Add what Lightning before 2.5 leaves out, which counts a batch after its checkpoint.
 

@@ -15,7 +15,7 @@ from .. import __version__
 from ..checkpoints import identity
 from ..checkpoints.files import check_not_behind
 from ..errors import CheckpointError, ConfigError
-from . import loop_state, start
+from . import start
 from .checkpoint_io import LAST
 
 _say = rank_zero_only(logging.getLogger(__name__).info)
@@ -119,15 +119,7 @@ def restore(module, checkpoint, path: str) -> None:
     module.teacher_sha256 = found.get("teacher_sha256")
     module.guard.running = found.get("guard")
     if split := found.get("split"):
-        was, now = split["micro_batches"], module.trainer.accumulate_grad_batches
-        limit = module.trainer.limit_train_batches
-        if was != now and isinstance(limit, int):
-            raise CheckpointError(
-                f"checkpointing.resume_ckpt_path={path} was written by a run of {was} micro-batches"
-                f" a step, and this one has {now}: trainer.limit_train_batches={limit} counts them,"
-                f" so epochs would have other rows. Give a loader.batch_size that makes it {was}."
-            )
-        loop_state.resplit(checkpoint, was, now)
+        identity.resplit(checkpoint, split["micro_batches"], module.trainer.accumulate_grad_batches)
     if step >= module.curriculum.total_steps:
         _say("%s is finished at step %d; nothing to do.", path, step)
         return

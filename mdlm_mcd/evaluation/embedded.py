@@ -47,7 +47,7 @@ def open_judge(path: str, device: str = "cpu") -> Judge:
 
     The averaged weights where there are any. Raises CheckpointError and ConfigError.
     """
-    source, opened = f"CKPT={path}", weights.read_weights(path, "CKPT")
+    source, opened = f"--evaluator {path}", weights.read_weights(path, "--evaluator")
     sizes = candidates.sizes(opened, {}, source, "ar")
     tokenizer = candidates.tokenizer_of(opened, candidates.Source("judge", path))
     mask = candidates.mask_index(tokenizer, sizes["vocab_size"], source)

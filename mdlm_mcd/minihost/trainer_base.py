@@ -9,6 +9,7 @@ import lightning as L
 import omegaconf
 import torch
 
+from ..checkpoints import identity
 from ..checkpoints.formats import unwrap
 from ..errors import ConfigError, require_one_of
 from ..models import context, ema
@@ -110,6 +111,10 @@ class TrainerBase(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint):
         unwrap(checkpoint, self)
+        trainer = self._trainer
+        if trainer and trainer.state.fn == "fit" and "mdlm_mcd" not in checkpoint:  # of its own
+            was = identity.config_of(checkpoint)["trainer"]["accumulate_grad_batches"]
+            identity.resplit(checkpoint, was, trainer.accumulate_grad_batches)
         if self.ema:
             if "ema" not in checkpoint:
                 raise ConfigError(
@@ -321,14 +326,13 @@ class Diffusion(TrainerBase):
     def generate_samples(self, num_samples, labels=None, num_steps=None, eps=1e-5):
         """Draw token ids (num_samples, model.length) by `sampling.predictor`."""
         num_steps = num_steps or self.config.sampling.steps
-        x = self.prior_sample(num_samples, self.num_tokens)
-        if self.ignore_bos:
-            x[:, 0] = self.tokenizer.bos_token_id  # the model saw no other
+        x = self._begun(self.prior_sample(num_samples, self.num_tokens))
         times = torch.linspace(1, eps, num_steps + 1, dtype=torch.float64)
         p_x0 = None
         for now, after in itertools.pairwise(times.tolist()):
             t = torch.full((num_samples, 1), now, device=self.device)
             p_x0, x_next = self._ancestral_update(x, t, labels, now - after, p_x0)
+            x_next = self._begun(x_next)
             cached = self.sampler == "ancestral_cache" and not self.time_conditioning
             if not (cached and torch.equal(x_next, x)):
                 p_x0 = None  # the input changed, so will the prediction
@@ -339,4 +343,9 @@ class Diffusion(TrainerBase):
         elif self.config.sampling.noise_removal == "greedy":
             sigma = self._sigma_from_alphat(self.noise(t)[1])
             x = self.forward(x, sigma, labels).argmax(-1)
+        return self._begun(x)
+
+    def _begun(self, x):
+        if self.ignore_bos:
+            x[:, 0] = self.tokenizer.bos_token_id  # the model saw no other
         return x

@@ -12,6 +12,7 @@ def test_checkpoints_cut_short_are_passed_over(tmp_path):
     assert files.newest_checkpoint(tmp_path) == (tmp_path / "last.ckpt", 30)
     path = tmp_path / "last.ckpt"
     path.write_bytes(path.read_bytes()[:300])
+    torch.save({"global_step": None}, tmp_path / "none.ckpt")
     assert files.newest_checkpoint(tmp_path) == (tmp_path / "b.ckpt", 20)
     assert files.newest_checkpoint(tmp_path / "none") == (None, 0)
 

@@ -130,6 +130,8 @@ def test_an_evaluator_of_another_tokenizer(runs):
     assert measure.evaluator(model=mine, **given)
     with pytest.raises(ConfigError, match="was trained on 16 tokens, and the samples of x have 32"):
         measure.evaluator(model=replace(mine, length=32), **given)
+    with pytest.raises(CheckpointError, match="--evaluator .* left-to-right"):
+        embedded.open_judge(str(runs["mdlm"]))
     # As many tokens, and others.
     words = {f"{token} ": i for token, i in judge.tokenizer.get_vocab().items()}
     given["load"] = lambda *_: replace(judge, tokenizer=SimpleNamespace(get_vocab=lambda: words))
@@ -169,7 +171,8 @@ def test_an_evaluators_name_follows_its_file(runs, tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").write_bytes(b"2")
     assert one.startswith(f"{tmp_path.name}:bfloat16, ") and name(f"{tmp_path}:bfloat16") != one
     monkeypatch.chdir(tmp_path.parent)
-    same = (tmp_path, tmp_path.name, f"./{tmp_path.name}", f"{tmp_path}/")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    same = (tmp_path, tmp_path.name, *(f"{at}/{tmp_path.name}" for at in ".~"), f"{tmp_path}/")
     assert len({name(str(spelled)) for spelled in same}) == 1
     assert (name("gpt2-large"), name("gpt2:tf32")) == ("gpt2-large", "gpt2:tf32")
 

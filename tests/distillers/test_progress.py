@@ -106,7 +106,7 @@ def test_other_micro_batches_under_a_limit_that_counts_them(config, tmp_path):
     given = ("trainer.limit_train_batches=3", *EVERY)
     with pytest.raises(UnfinishedError):
         fit(config(*given), Stop(2))
-    words = r"of 1 micro-batches a step, and this one has 2: trainer.limit_train_batches=3 counts"
+    words = "with trainer.accumulate_grad_batches=1, and this one has trainer.accum.*=2: go on"
     with pytest.raises(CheckpointError, match=words):
         fit(config(*given, "loader.batch_size=4"), None, tmp_path / "checkpoints" / "last.ckpt")
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -76,6 +77,14 @@ def test_noise_redraws_tokens_from_the_whole_vocabulary(build):
     net.ignore_bos = True
     z = net.q_xt(x, alpha_t)
     assert (z[:, 0] == 3).all() and not (z[:, 1] == 3).all()
+
+
+@pytest.mark.parametrize("removal", ["ancestral", "none", "greedy"])
+def test_a_sample_keeps_the_first_token_that_the_model_always_saw(build, removal):
+    net = build(5, f"sampling.noise_removal={removal}")
+    net.ignore_bos, net.tokenizer = True, SimpleNamespace(bos_token_id=3)
+    x = net.generate_samples(50, num_steps=3)
+    assert (x[:, 0] == 3).all() and not (x[:, 1] == 3).all()
 
 
 @pytest.mark.parametrize("removal", ["ancestral", "none", "greedy"])

@@ -186,6 +186,31 @@ def test_a_run_begun_anew_in_a_used_folder_is_the_one_to_go_on_with(compose, tmp
     assert (saved["global_step"], saved["hyper_parameters"]["config"]["seed"]) == (2, 2)
 
 
+def test_a_run_goes_on_with_other_micro_batches(compose, tmp_path, monkeypatch):
+    """Each step has the rows that it would have had."""
+
+    def run(batch_size, steps, folder):
+        minihost.run(
+            compose(
+                "loader.global_batch_size=8",
+                f"loader.batch_size={batch_size}",
+                f"trainer.max_steps={steps}",
+                f"checkpointing.save_dir={tmp_path / folder}",
+            )
+        )
+
+    def step(self, batch, index):
+        rows.setdefault((folder, self.global_step), []).extend(batch["input_ids"].tolist())
+        return real(self, batch, index)
+
+    rows, real = {}, algo.MDLM.training_step
+    monkeypatch.setattr(algo.MDLM, "training_step", step)
+    for folder, before, after in (("same", 8, 8), ("split", 8, 2), ("joined", 2, 8)):
+        run(before, 3, folder)
+        run(after, 6, folder)
+        assert [rows[folder, n] for n in range(6)] == [rows["same", n] for n in range(6)]
+
+
 def test_a_tokenizer_whose_ids_are_other_tokens(compose, runs, tmp_path):
     """Of as many tokens, trained on other text; checkpoints of older releases do not tell."""
     texts = (f"Some quite different sentence, number {i} of its own kind." for i in range(400))
