@@ -9,8 +9,9 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -66,21 +67,38 @@ def step_of(path: Path) -> int:
     return 0
 
 
-def check_not_behind(path: str, own: str) -> None:
-    """Refuse to go on from `path` in a folder whose own `last.ckpt` stands further on.
+def resume_path(config: Mapping[str, Any]) -> str | None:
+    """Return the checkpoint that a run's settings name to go on from, there or not."""
+    kept = config.get("checkpointing", {})
+    path = kept.get("resume_ckpt_path") if kept.get("resume_from_ckpt") else None
+    return str(path) if path else None
 
-    A job that is started again by the same command would lose its work each time. Raises
-    ConfigError.
+
+def found_resume_path(config: Mapping[str, Any], exists: Callable[[str], bool]) -> str | None:
+    """Return the checkpoint to go on from; None for a fresh start.
+
+    A job that may be requeued names the run's own `last.ckpt` before there is one. Raises
+    ConfigError where any other is not there, or stands before the run's own: a job that is
+    started again by the same command would lose its work each time.
     """
-    if "://" in path or os.path.realpath(path) == os.path.realpath(own):
-        return
-    here, there = step_of(Path(own)), step_of(Path(path))
+    if not (path := resume_path(config)):
+        return None
+    own = os.path.join(config["checkpointing"]["save_dir"], "checkpoints", "last.ckpt")
+    if os.path.realpath(path) == os.path.realpath(own):
+        return path if exists(path) else None
+    if not exists(path):
+        raise ConfigError(
+            f"checkpointing.resume_ckpt_path={path} is not there: give an absolute path (hosts look"
+            " from the run's folder), or begin anew with checkpointing.resume_from_ckpt=false."
+        )
+    here, there = (0, 0) if "://" in path else (step_of(Path(own)), step_of(Path(path)))
     if here > there > 0:  # 0: what is not read here, a host refuses or opens
         raise ConfigError(
             f"checkpointing.resume_ckpt_path={path} stands at step {there}, and {own}, which this "
             f"run would replace, at step {here}: leave the key out to go on from there, or name "
             "another hydra.run.dir."
         )
+    return path
 
 
 def check_writable(setting: str, folder: Path | str) -> None:

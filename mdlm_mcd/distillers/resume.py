@@ -13,10 +13,9 @@ from torch import Tensor
 
 from .. import __version__
 from ..checkpoints import identity
-from ..checkpoints.files import check_not_behind
-from ..errors import CheckpointError, ConfigError
+from ..checkpoints.files import found_resume_path, resume_path
+from ..errors import CheckpointError
 from . import start
-from .checkpoint_io import LAST
 
 _say = rank_zero_only(logging.getLogger(__name__).info)
 
@@ -25,38 +24,22 @@ KEY = "mdlm_mcd"  # of a checkpoint
 
 def resumes(config: DictConfig) -> bool:
     """Return whether the host would go on from a checkpoint, which has its teacher."""
-    path = _resume_path(config)
+    path = resume_path(config)
     return bool(path and os.path.exists(path))
-
-
-def _resume_path(config: DictConfig) -> str | None:
-    kept = config.get("checkpointing", {})
-    path = kept.get("resume_ckpt_path") if kept.get("resume_from_ckpt") else None
-    return str(path) if path else None
 
 
 def check_same_start(config: DictConfig, strategy) -> None:
     """Refuse a start that processes do not share, or from a checkpoint not there.
 
-    Hosts begin anew without it, as a job that is requeued wants at its first start: that of
-    the run's own folder may be missing. Raises CheckpointError and ConfigError.
+    Hosts begin anew without it. Raises CheckpointError and ConfigError.
     """
-    found, path = resumes(config), _resume_path(config)
-    decide = strategy.reduce_boolean_decision
+    found, decide = resumes(config), strategy.reduce_boolean_decision
     if decide(found, all=False) and not decide(found, all=True):
         raise CheckpointError(
-            f"checkpointing.resume_ckpt_path={path} is there for some processes and not for "
-            "others: name a checkpointing.save_dir that all machines share."
+            f"checkpointing.resume_ckpt_path={resume_path(config)} is there for some processes and "
+            "not for others: name a checkpointing.save_dir that all machines share."
         )
-    usual = os.path.join(config.checkpointing.save_dir, "checkpoints", LAST)
-    own = path and os.path.realpath(path) == os.path.realpath(usual)
-    if found:
-        check_not_behind(path, usual)
-    if path and not (found or own or "://" in path):
-        raise ConfigError(
-            f"checkpointing.resume_ckpt_path={path} is not there: give an absolute path (hosts look"
-            " from the run's folder), or begin anew with checkpointing.resume_from_ckpt=false."
-        )
+    found_resume_path(config, lambda path: found or "://" in path)
 
 
 def check_run(

@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import ProgressBar
 
 from ..checkpoints import identity, unpickling
 from ..checkpoints.files import (
-    check_not_behind,
     check_overwrite,
     check_writable,
+    found_resume_path,
     read_json,
     write_text,
 )
@@ -94,27 +94,6 @@ def check_file(key, path):
         )
 
 
-def resume_path(config):
-    """Return the checkpoint to go on from; None for a fresh start.
-
-    A job that may be requeued names the run's own `last.ckpt` before there is one.
-    Raises ConfigError where any other is not there.
-    """
-    kept = config.checkpointing
-    path = kept.resume_ckpt_path if kept.resume_from_ckpt else None
-    usual = os.path.join(kept.save_dir, "checkpoints", "last.ckpt")
-    if not path or _exists(path):
-        if path:
-            check_not_behind(path, usual)
-        return path or None
-    if os.path.realpath(path) == os.path.realpath(usual):
-        return None
-    raise ConfigError(
-        f"checkpointing.resume_ckpt_path={path} is not there: name a checkpoint that "
-        "is, or begin anew with checkpointing.resume_from_ckpt=false."
-    )
-
-
 def _open_plain(path, source):
     """Return the dict in a file, or an empty one; refuse a file whose opening could run code.
 
@@ -158,7 +137,7 @@ def train(cls, config, tokenizer):
     """Fit; resumes from `checkpointing.resume_ckpt_path` when that file exists."""
     folder = os.path.join(config.checkpointing.save_dir, "checkpoints")
     check_writable(f"checkpointing.save_dir={config.checkpointing.save_dir}", folder)
-    resume = resume_path(config)
+    resume = found_resume_path(config, _exists)
     finetune = config.training.finetune_path if resume is None else None
     if hasattr(cls, "check_start"):  # what a distiller refuses, before the data
         cls.check_start(config)

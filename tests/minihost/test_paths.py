@@ -1,9 +1,12 @@
 """Paths are relative to the folder the run is launched from, in every key and mode."""
 
+import os
+
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from mdlm_mcd.checkpoints.files import found_resume_path
 from mdlm_mcd.errors import CheckpointError, ConfigError
 from mdlm_mcd.minihost import corpus, paths
 from mdlm_mcd.minihost import main as minihost
@@ -120,4 +123,4 @@ def test_a_checkpoint_that_is_not_there_yet(compose, tmp_path):
     for path, resume in ((own[0], True), (own[1], True), ("gone", False)):
         path = f"checkpointing.resume_ckpt_path={path}"
         config = compose(path, f"checkpointing.resume_from_ckpt={resume}")
-        assert minihost.resume_path(config) is None
+        assert found_resume_path(config, os.path.exists) is None
