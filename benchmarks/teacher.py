@@ -67,12 +67,9 @@ def train(name: str, out: Path, overrides, say) -> tuple[Path, float]:
         write_json(clock, {"seconds": before + time.monotonic() - began})
 
     say(f"{name}: {steps} steps")
-    ended = stages.train(
-        make_folder(out / name), given, steps, out / f"{name}.log", on_step=on_step
-    )
-    if ended.checkpoint is None or ended.step < steps:
-        raise stages.StageError(f"{name} ended early, see {name}.log: {ended.last_lines}")
-    return ended.checkpoint, read_json(clock, {"seconds": before})["seconds"]
+    folder, log = make_folder(out / name), out / f"{name}.log"
+    checkpoint = stages.train(folder, given, steps, log, on_step=on_step)
+    return checkpoint, read_json(clock, {"seconds": before})["seconds"]
 
 
 def exported(name: str, checkpoint: Path, model, tokenizer, folder: Path) -> dict:

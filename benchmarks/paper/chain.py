@@ -129,14 +129,10 @@ class Chain:
         """Run a stage. Raises StageError with the end of its output."""
         done = self.stage(module, arguments, self.log, folder=folder)
         if done.status != 0:
-            raise self.failed(stage, done)
-
-    def failed(self, stage: str, done: stages.Ended, where: str = "") -> stages.StageError:
-        how = f"{where} (exit status {done.status}; log: {self.log})"
-        return stages.StageError(f"{stage} stopped{how}. Its last lines: {done.last_lines}")
+            raise done.failed(stage, self.log)
 
     def train(self, name, overrides, steps, *, length=(), target=None, diverges=False):
-        """Train in OUT/runs/NAME to `steps` steps; return the checkpoint `target`, else the last.
+        """Train in OUT/runs/NAME to `steps` steps; return `target` where it is, else the last.
 
         None where the loss diverged and `diverges` says that this is a result. length: further
         overrides, which a later table may change. Raises ConfigError where the folder has a run
@@ -144,20 +140,20 @@ class Chain:
         """
         folder, settings = self.out / "runs" / name, (x for x in overrides if not x.startswith(HOW))
         claim(folder, {"overrides": [*settings]}, "settings.json", "run")
-        failure, path = folder / "diverged.txt", folder / "checkpoints" / (target or "last.ckpt")
+        failure = folder / "diverged.txt"
         if failure.exists():
             return None
-        if target and path.exists():  # the run may be of more rounds than are needed here
-            return path
+        if target and (path := folder / "checkpoints" / target).exists():
+            return path  # of a run that may be of more rounds than are needed here
         self.say(f"{name}: trains to step {steps:,}")
         given, how = [*overrides, *length], dict(host=self.given.host, run=self.stage)
-        done = stages.train(folder, given, steps, self.log, **how)
-        if diverges and done.status and DIVERGED in done.output:
-            failure.write_text(done.output[-2_000:], "utf-8")
+        try:
+            return stages.train(folder, given, steps, self.log, **how)
+        except stages.StageError as error:
+            if not diverges or DIVERGED not in error.output:
+                raise
+            failure.write_text(error.output[-2_000:], "utf-8")
             return None
-        if done.status or done.step < steps or not path.exists():
-            raise self.failed(name, done, f" at step {done.step:,} of {steps:,}")
-        return path
 
     def teacher(self, given: str | None, algo: str) -> str | Path:
         """Return the checkpoint that was named, or train one."""
@@ -182,7 +178,7 @@ class Chain:
             self.say(f"{run.label}: diverged, as the paper's did")
         checkpoints = self.out / "runs" / run.name / "checkpoints"
         paths = {run.key(k): checkpoints / f"round-{k}.ckpt" for k in self.rounds(run)}
-        return {name: path for name, path in paths.items() if path.exists()}
+        return {name: path for name, path in paths.items() if last or path.exists()}
 
     def measuring(self) -> list[str]:
         """Return the flags of `mdlm-mcd sweep`."""

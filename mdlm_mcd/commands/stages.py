@@ -20,7 +20,9 @@ MINIHOST, CLONE = "mdlm_mcd.minihost.main", "mdlm_mcd.hosts.launch"
 
 
 class StageError(MCDError, RuntimeError):
-    """A stage that did not finish."""
+    """A stage that did not finish; `output` is what it printed."""
+
+    output = ""
 
 
 def claim(folder: Path, settings: Mapping[str, Any], file: str, what: str) -> Path:
@@ -61,20 +63,18 @@ def override(key: str, value: str | Path | Sequence[str]) -> str:
 
 
 class Ended(NamedTuple):
-    """How a stage ended: its exit status and its output.
-
-    checkpoint: of a training, the newest whole one, of `step`.
-    """
+    """How a stage ended: its exit status and its output."""
 
     status: int = 0
     output: str = ""
-    checkpoint: Path | None = None
-    step: int = 0
 
-    @property
-    def last_lines(self) -> str:
-        lines = (line.strip() for line in self.output.splitlines())
-        return "\n".join([line for line in lines if line][-5:])
+    def failed(self, stage: str, log: Path, where: str = "") -> StageError:
+        lines = [line.strip() for line in self.output.splitlines()]
+        last = "\n".join([line for line in lines if line][-5:])
+        how = f"{where} (exit status {self.status}; log: {log})"
+        error = StageError(f"{stage} stopped{how}. Its last lines: {last}")
+        error.output = self.output
+        return error
 
 
 def run(
@@ -125,14 +125,14 @@ def train(
     host: Path | None = None,
     on_step: Callable[[int], None] = lambda step: None,
     run=run,
-) -> Ended:
-    """Train in `folder` to `steps` steps, from its newest whole checkpoint.
+) -> Path:
+    """Train in `folder` to `steps` steps, from its newest whole checkpoint; return the last.
 
-    host: a clone in place of the embedded host. run: what runs it.
+    host: a clone in place of the embedded host. run: what runs it. Raises StageError.
     """
     last, step = newest_checkpoint(folder / "checkpoints")
-    if step >= steps:
-        return Ended(checkpoint=last, step=step)
+    if last and step >= steps:
+        return last
     resume = "checkpointing.resume_from_ckpt=false"
     if last:
         resume = override("checkpointing.resume_ckpt_path", last)
@@ -140,4 +140,6 @@ def train(
     module = CLONE if host else MINIHOST
     ended = run(module, [*arguments, resume], log, folder=host, on_step=on_step)
     last, step = newest_checkpoint(folder / "checkpoints")
-    return ended._replace(checkpoint=last, step=step)
+    if last is None or ended.status or step < steps:
+        raise ended.failed(folder.name, log, f" at step {step:,} of {steps:,}")
+    return last
