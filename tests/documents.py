@@ -108,16 +108,21 @@ def check(words: list[str]) -> None:
         assert words[0] in OTHERS, words
 
 
-def composed(overrides: list[str]):
-    """Return the embedded host's config of a command, checked as a run checks it."""
+def compose(*overrides: str):
+    """Return the embedded host's config as a run has it, with Hydra's account of its files."""
     minihost.register_resolvers()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(minihost.CONFIGS, version_base=None):
-        given = [word for word in overrides if not re.match(r"hydra\.|-m$", word)]
-        config = hydra.compose("config", given, return_hydra_config=True)
+        config = hydra.compose("config", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     with open_dict(config):
         del config["hydra"]
+    return config
+
+
+def composed(overrides: list[str]):
+    """Return the config of a command, checked as a run checks it."""
+    config = compose(*(word for word in overrides if not re.match(r"hydra\.|-m$", word)))
     groups.check_groups(config, complete=True)
     if "_target_" in config.algo and config.mode == "train":
         curriculum = minihost.model_class(config).check_config(config)

@@ -1,7 +1,7 @@
 """A chosen config file none of whose keys is read: refused with file and remedy."""
 
 import pytest
-from test_recipes import compose as composed_minihost
+from documents import compose as composed_minihost
 
 from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.settings import groups
