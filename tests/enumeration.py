@@ -75,6 +75,17 @@ def draw(*args, **how):
     return sample(*args, **how).tokens
 
 
+def draw_on(device, name, **how):
+    """Samples on a device, of a network that looks at a token's place alone."""
+    logits = torch.randn(12, VOCAB, generator=generator(0))
+
+    def denoise(z, rows):
+        return logits.to(z.device)[rows.nonzero()[:, 1]]
+
+    how = dict(generator=None, n=5, length=12, denoise=denoise, device=device) | how
+    return draw(name, 4, **how)
+
+
 def chances(logits, temperature=1.0, top_p=1.0, greedy=False):
     """One row's probabilities, from the definitions."""
     p = (logits[:MASK] / temperature).softmax(-1).tolist()

@@ -1,12 +1,14 @@
 """What only a CUDA device can show; skipped, aloud, without one."""
 
 import copy
-import warnings
+import io
+import json
 
-import lightning as L
 import pytest
 import torch
+from enumeration import MASK, draw_on
 from runs import SHORT, Stop, Watch, built, distil, fit, shaken
+from speed_lib.gate import Gate
 
 from mdlm_mcd import head, losses, sampling
 from mdlm_mcd.errors import UnfinishedError
@@ -70,30 +72,11 @@ def test_cuda_and_cpu_agree_on_one_forward(random_mdlm):
 
 @pytest.mark.parametrize("name", list(sampling.SAMPLERS))
 def test_samplers_draw_on_their_device(name):
-    table = torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
-
-    def denoise(z, rows):
-        return table.to(z.device)[rows.nonzero()[:, 1]]
-
-    def draw(device, **how):
-        return sampling.sample(
-            name,
-            denoise,
-            5,
-            12,
-            4,
-            alpha=lambda t: 1 - t,
-            mask_index=6,
-            vocab_size=7,
-            device=device,
-            **how,
-        ).tokens
-
-    drawn = draw("cuda", generator=torch.Generator("cuda").manual_seed(1))
-    assert drawn.is_cuda and (drawn < 6).all()
+    drawn = draw_on("cuda", name, generator=torch.Generator("cuda").manual_seed(1))
+    assert drawn.is_cuda and (drawn < MASK).all()
     if name == "locked":
         # A latent is the same on every device; a model is up to rounding.
-        same = [draw(d, latent=sampling.Latent(3)).cpu() for d in ("cpu", "cuda")]
+        same = [draw_on(d, name, latent=sampling.Latent(3)).cpu() for d in ("cpu", "cuda")]
         assert torch.equal(*same)
 
 
@@ -128,29 +111,13 @@ def test_a_step_of_each_distiller_is_the_cpus(compose, name, compile):
     assert (cuda_grad - grad).norm() < 0.1 * grad.norm()
 
 
-class Waits(L.Callback):
-    """Count in each step the calls that wait for the device, as torch reports them."""
-
-    def __init__(self):
-        self.counts = []
-
-    def on_train_batch_start(self, *args):
-        self.caught = warnings.catch_warnings(record=True)
-        self.found = self.caught.__enter__()
-        warnings.simplefilter("always")
-        torch.cuda.set_sync_debug_mode("warn")
-
-    def on_train_batch_end(self, *args):
-        torch.cuda.set_sync_debug_mode("default")
-        self.caught.__exit__(None, None, None)
-        self.counts.append(sum("called a synchronizing" in str(w.message) for w in self.found))
-
-
 @pytest.mark.parametrize("name, waits", [("mcd", 3), ("sdtt", 4), ("dcd", 2)])
 def test_how_often_a_step_waits(compose, name, waits):
     """No more than on the stand-in (tests/evaluation/test_second_device.py)."""
-    fit(composed(compose, name, "trainer.log_every_n_steps=100"), watch := Waits())
-    assert max(watch.counts[1:3]) <= waits, watch.counts
+    gate = Gate(commands=io.StringIO("waits\n" * 6), figures=io.StringIO())
+    fit(composed(compose, name, "trainer.log_every_n_steps=100"), gate)
+    steps = [json.loads(line)["waits"] for line in gate.figures.getvalue().splitlines()[1:]]
+    assert max(steps[1:3]) <= waits, steps
 
 
 def test_a_resumed_run_goes_on_as_it_would_have(compose, tmp_path):

@@ -3,29 +3,9 @@
 import sys
 
 import torch
+from enumeration import MASK, draw_on
 
 from mdlm_mcd import sampling
-
-table = torch.randn(12, 7, generator=torch.Generator().manual_seed(0))
-
-
-def draw(name, device, **how):
-    def denoise(z, rows):
-        return table.to(z.device)[rows.nonzero()[:, 1]]
-
-    return sampling.sample(
-        name,
-        denoise,
-        5,
-        12,
-        4,
-        alpha=lambda t: 1 - t,
-        mask_index=6,
-        vocab_size=7,
-        device=device,
-        **how,
-    ).tokens
-
 
 certain = dict(score="raw", threshold=0.3, max_tokens=3, block=5, spacing=3)
 own = {
@@ -42,9 +22,9 @@ for name in sys.argv[1:]:
         *own.get(name, []),
     ):
         generator = torch.Generator("gpu:0").manual_seed(1)
-        drawn = draw(name, "gpu:0", generator=generator, **how)
-        assert drawn.device.type == "gpu" and (drawn.cpu() < 6).all()
+        drawn = draw_on("gpu:0", name, generator=generator, **how)
+        assert drawn.device.type == "gpu" and (drawn.cpu() < MASK).all()
 
 latent = sampling.Latent(3)  # the same on every device
-there, here = (draw("locked", d, latent=latent) for d in ("gpu:0", "cpu"))
+there, here = (draw_on(d, "locked", latent=latent) for d in ("gpu:0", "cpu"))
 assert torch.equal(there.cpu(), here)
