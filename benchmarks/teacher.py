@@ -106,7 +106,7 @@ def exported(name: str, checkpoint: Path, model, tokenizer, folder: Path) -> dic
 def texts(data, folder: Path) -> None:
     """Write the text of Python alone, as documents of `data=textfile`, for `data=shipped`."""
     for mode in ("train", "valid"):
-        found = corpus.documents(OmegaConf.merge(data, {"packages": []}), mode)
+        found = corpus.documents(OmegaConf.create({**data, "packages": []}), mode)
         write_text(make_folder(folder) / f"{mode}.txt", "\n\n\n".join(found) + "\n")
 
 
