@@ -15,8 +15,11 @@ from mdlm_mcd.commands.stages import override
 @pytest.mark.parametrize("name, tau0, tau_step", [("mcd", 0.96, 0.03), ("sdtt", 1.0, 0.0)])
 def test_hyperparameters_of_section_4(name, tau0, tau_step):
     config = embedded([f"algo={name}", f"+recipe=owt_{name}"])
-    assert config.optim.lr == 6e-5 and config.lr_scheduler.num_warmup_steps == 500
-    assert config.loader.global_batch_size == 128
+    assert (config.optim.lr, config.optim.beta2) == (6e-5, 0.999)
+    assert config.lr_scheduler.num_warmup_steps == 500
+    assert config.loader.global_batch_size == 128 and config.training.ema == 0.999
+    assert config.sampling.predictor == "sparse" and config.sampling.use_float64
+    assert config.training.loss_precision == "float32"
     assert (config.algo.rounds, config.algo.steps_per_round) == (5, 10_000)
     assert config.trainer.max_steps == 50_000 and config.algo.delta0 == 1 / 512
     assert (config.algo.tau0, config.algo.tau_step) == (tau0, tau_step)

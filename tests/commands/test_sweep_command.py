@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import hosted
 import pytest
+import texts
 import torch
-import transformers
 
 from mdlm_mcd import sampling
 from mdlm_mcd.commands import export, main
@@ -142,9 +142,7 @@ def test_an_evaluator_of_another_tokenizer(runs):
 def test_an_evaluator_of_transformers(runs, tmp_path):
     mine = opened(runs["mdlm"])
     mine.tokenizer.save_pretrained(tmp_path)
-    size = dict(n_embd=8, n_layer=1, n_head=1, n_positions=64)
-    config = transformers.GPT2Config(vocab_size=len(mine.tokenizer), **size)
-    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    texts.tiny_gpt2(tmp_path, len(mine.tokenizer))
     judge = measure.evaluator(str(tmp_path), "cpu", 4, mine)
     assert judge.name == str(tmp_path)
     scores = judge.nll(torch.randint(0, 250, (3, 16)))

@@ -15,13 +15,3 @@ def test_recipes_compose_and_state_their_cost(path):
     used = re.search(rf"algo=(\w+) \+recipe={path.stem}\b", text)
     assert used or path.stem in ("owt", "owt_large")  # parts of others
     composed([f"algo={used[1] if used else 'mcd'}", f"+recipe={path.stem}"])
-
-
-def test_the_papers_setting():
-    config = composed(["algo=mcd", "+recipe=mcd_paper", "model=small"])
-    assert (config.optim.lr, config.optim.beta2) == (6e-5, 0.999)
-    assert config.lr_scheduler.num_warmup_steps == 500
-    assert config.loader.global_batch_size == 128
-    assert config.training.ema == 0.999 and config.trainer.max_steps == 50_000
-    assert config.sampling.predictor == "sparse"
-    assert config.training.loss_precision == "float32" and config.sampling.use_float64
