@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from shell import QUIET, call
 
 from mdlm_mcd.commands import main, stages
 from mdlm_mcd.minihost import main as minihost
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 class Inside:

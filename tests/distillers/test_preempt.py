@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from runs import Watch, changed, fit, logged, opened
 
+from mdlm_mcd.curriculum import Curriculum
 from mdlm_mcd.distillers.callbacks.saving import SaveRounds
 
 
@@ -80,7 +81,7 @@ def work(begun):
 
 
 def leave_a_worker(context):
-    SaveRounds("folder", None).setup(None, None, "fit")
+    SaveRounds("folder", Curriculum()).setup(None, None, "fit")
     begun = context.Event()
     context.Process(target=work, args=(begun,), daemon=True).start()
     begun.wait()

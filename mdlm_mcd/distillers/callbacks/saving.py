@@ -33,11 +33,10 @@ class SaveRounds(L.Callback):
     A fit that ends without an error before the last round leaves `last.ckpt` and raises
     UnfinishedError. After SIGTERM it is written at the next optimizer step (several processes:
     the next at which they agree), and the process ends with status 0: Lightning alone would
-    leave without saving. curriculum: None for a model without rounds, which a host trains by
-    itself (benchmarks/gpu_quality.sh).
+    leave without saving.
     """
 
-    def __init__(self, dirpath: str, curriculum: Curriculum | None = None):
+    def __init__(self, dirpath: str, curriculum: Curriculum):
         self.dirpath, self.curriculum = dirpath, curriculum
         self.asked = self._leaves = False
         self._last: int | None = None  # the last optimizer step seen
@@ -79,7 +78,7 @@ class SaveRounds(L.Callback):
         if step == self._last:
             return  # within gradient accumulation
         self._last = step
-        if self.curriculum and step % self.curriculum.steps_per_round == 0:
+        if step % self.curriculum.steps_per_round == 0:
             # Whatever the host's interval: by `last.ckpt` a finished run is known as one.
             for name in (f"round-{step // self.curriculum.steps_per_round}.ckpt", LAST):
                 trainer.save_checkpoint(os.path.join(self.dirpath, name))
@@ -108,13 +107,13 @@ class SaveRounds(L.Callback):
     on_train_batch_start = on_validation_start = on_train_epoch_end = _leave
 
     def on_train_end(self, trainer, module):
-        if self.curriculum and trainer.global_step < self.curriculum.total_steps:
+        if trainer.global_step < self.curriculum.total_steps:
             trainer.save_checkpoint(os.path.join(self.dirpath, LAST))
 
     def on_fit_end(self, trainer, module):
         # Here, and not at the end of the training, of which there may be none.
         step, curriculum = trainer.global_step, self.curriculum
-        if curriculum and step < curriculum.total_steps:
+        if step < curriculum.total_steps:
             last = f"goes on from {os.path.join(self.dirpath, LAST)}"
             raise UnfinishedError(
                 f"The run ended at step {step} of {curriculum.total_steps}, in round "
