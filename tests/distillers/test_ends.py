@@ -1,13 +1,14 @@
 """A run that ends before its last round says so, and the same command goes on."""
 
 import itertools
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
-from runs import Watch, fit, opened
+from runs import Stop, Watch, fit, opened
 
-from mdlm_mcd.errors import UnfinishedError
+from mdlm_mcd.errors import ConfigError, UnfinishedError
 from mdlm_mcd.minihost import main as minihost
 
 
@@ -62,6 +63,19 @@ def test_slices_of_time(config, tmp_path, monkeypatch):
     found = opened(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
     assert not list(tmp_path.rglob("last-v*"))
+
+
+def test_a_run_that_began_elsewhere_names_the_keys_by_which_it_goes_on(config, tmp_path):
+    with pytest.raises(UnfinishedError):
+        fit(config(), Stop(2))
+    path = f"{tmp_path}/checkpoints/last.ckpt"
+    given = (f"checkpointing.save_dir={tmp_path}/b", f"checkpointing.resume_ckpt_path={path}")
+    with pytest.raises(UnfinishedError) as error:
+        fit(config(*given), Stop(4), path)
+    with pytest.raises(ConfigError, match="stands at step 2"):
+        minihost.run(config(*given))
+    minihost.run(config(*given, *re.findall(r"checkpointing\.[\w=/.-]+\w", str(error.value))))
+    assert kept(tmp_path / "b")["last.ckpt"] == 6
 
 
 @pytest.mark.parametrize("key", ["+trainer.max_time=00:00:00:00", "trainer.limit_train_batches=0"])

@@ -17,6 +17,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from ...checkpoints.files import resume_path
 from ...curriculum import Curriculum
 from ...errors import UnfinishedError
 from ..checkpoint_io import LAST, own_last
@@ -92,12 +93,19 @@ class SaveRounds(L.Callback):
             trainer.save_checkpoint(os.path.join(self.dirpath, LAST))
             self._leaves = True
             _say(
-                "SIGTERM: the run stands at step %d of %d in %s and leaves; the same command "
-                "goes on from there, unless it has checkpointing.resume_from_ckpt=false.",
+                "SIGTERM: the run stands at step %d of %d and leaves; %s.",
                 step,
                 trainer.max_steps,
-                self.dirpath,
+                self._how_to_go_on(module),
             )
+
+    def _how_to_go_on(self, module) -> str:
+        named, own = resume_path(module.config), os.path.join(self.dirpath, LAST)
+        if named and os.path.realpath(named) == os.path.realpath(own):
+            return f"the same command goes on from {own}"
+        # By itself it would begin anew, or where it did, which is refused.
+        keys = f"resume_from_ckpt=true and checkpointing.resume_ckpt_path={own}"
+        return f"the same command goes on with checkpointing.{keys}"
 
     def _leave(self, *args):
         if self._leaves:
@@ -114,12 +122,12 @@ class SaveRounds(L.Callback):
         # Here, and not at the end of the training, of which there may be none.
         step, curriculum = trainer.global_step, self.curriculum
         if step < curriculum.total_steps:
-            last = f"goes on from {os.path.join(self.dirpath, LAST)}"
+            again = self._how_to_go_on(module) if step else "the same command begins again"
             raise UnfinishedError(
                 f"The run ended at step {step} of {curriculum.total_steps}, in round "
                 f"{curriculum.at(step).index + 1} of {curriculum.rounds}, by trainer.max_time, or "
                 "by trainer.max_epochs, trainer.limit_train_batches, a callback or data without a "
-                f"batch, which have to go: the same command {last if step else 'begins again'}."
+                f"batch, which have to go: {again}."
             )
 
 
