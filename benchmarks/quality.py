@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,9 @@ from bench.sizes import SIZES
 from bench.summary import summary
 
 from mdlm_mcd.checkpoints.files import make_folder, read_json, write_text
-from mdlm_mcd.errors import ConfigError, MCDError
+from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation.rows import existing
+from mdlm_mcd.settings import console, hydra_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("mdlm_mcd/**/*.py", "mdlm_mcd/**/*.yaml", "configs/**/*.yaml", "benchmarks/bench/*.py")
@@ -124,13 +124,6 @@ def run(args, say=print) -> Path:
     return folder
 
 
-def main(argv=None) -> int | str:
-    try:
-        run(parsed(argv), partial(print, flush=True))
-    except MCDError as error:
-        return f"{type(error).__name__}: {error}"
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with console.refusals(hydra_errors.ending):
+        run(parsed(), partial(print, flush=True))

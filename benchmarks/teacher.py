@@ -28,9 +28,9 @@ from safetensors.torch import save_file
 from mdlm_mcd.checkpoints import identity
 from mdlm_mcd.checkpoints.files import make_folder, read_json, write_json, write_text
 from mdlm_mcd.commands import export, stages
-from mdlm_mcd.errors import MCDError
 from mdlm_mcd.minihost import corpus, dataloader
 from mdlm_mcd.minihost import main as entry
+from mdlm_mcd.settings import console, hydra_errors
 
 RECIPES = {
     "teacher": ("algo=mdlm", "+recipe=text_teacher"),
@@ -190,13 +190,6 @@ def run(args, say=print) -> dict:
     return found
 
 
-def main(argv=None) -> int | str:
-    try:
-        run(parsed(argv), partial(print, flush=True))
-    except MCDError as error:
-        return f"{type(error).__name__}: {error}"
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with console.refusals(hydra_errors.ending):
+        run(parsed(), partial(print, flush=True))

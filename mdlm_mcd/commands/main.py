@@ -76,10 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         from ..settings import hydra_errors
 
-        known = hydra_errors.explain(error)
-        if known is None or console.wants_traceback():
+        if (words := hydra_errors.ending(error, "mdlm-mcd")) is None:
             raise
-        print(console.sentence(f"mdlm-mcd: {known}"), file=sys.stderr)
+        print(words, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nmdlm-mcd: interrupted; the same command goes on from here.", file=sys.stderr)

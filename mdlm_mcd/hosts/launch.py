@@ -52,10 +52,8 @@ def explain(error: Exception) -> str | None:
 
     What a host's own code asks of OmegaConf may be its bug.
     """
-    found = None if isinstance(error, OmegaConfBaseException) else hydra_errors.explain(error)
-    if found is None or console.wants_traceback():
-        return None
-    return console.sentence(f"mdlm-mcd: {found}")
+    theirs = isinstance(error, OmegaConfBaseException)
+    return None if theirs else hydra_errors.ending(error, "mdlm-mcd")
 
 
 def main() -> None:

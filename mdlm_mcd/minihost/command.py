@@ -24,32 +24,22 @@ def perform(run, config):
     hydra = HydraConfig.get()
     console.write_any_text()
     if hydra.mode != RunMode.MULTIRUN:
-        with console.refusals(explained):
+        with console.refusals(hydra_errors.ending):
             return run(config)
     try:
         return run(config)
     except Exception as error:
-        if (failed := explained(error)) is None:
+        if (failed := hydra_errors.ending(error)) is None:
             traceback.print_exception(error)
-            failed = sentence(error)
+            failed = console.sentence(f"{type(error).__name__}: {error}")
     print(f"Job #{hydra.job.num} failed: {failed}", file=sys.stderr, flush=True)
     raise JobFailed(f"job #{hydra.job.num}: {failed}")
-
-
-def sentence(error):
-    return console.sentence(f"{type(error).__name__}: {error}")
-
-
-def explained(error):
-    """Return the sentence that an error ends with; None where its traceback is due."""
-    known = hydra_errors.explain(error)
-    return None if known is None or console.wants_traceback() else sentence(known)
 
 
 def call(job):
     """Call Hydra's `job`; errors that are no bugs end in a sentence and status 1."""
     console.write_any_text()
-    with console.hydra_raises(), console.refusals(explained):
+    with console.hydra_raises(), console.refusals(hydra_errors.ending):
         try:
             job()
         except JobFailed:

@@ -8,6 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..checkpoints.files import FULL, disk_full
 from ..errors import ConfigError, MCDError, cause, printable
+from . import console
 
 REFUSALS = (CompactHydraException, OmegaConfBaseException)
 MOST = 500  # letters of a library's message
@@ -34,3 +35,14 @@ def explain(error):
         words += f" ({cause(error.__cause__)})"
     words = words[:MOST].rstrip(".:")
     return ConfigError(f"{words}: change that setting; HYDRA_FULL_ERROR=1 shows where it fails.")
+
+
+def ending(error, name=None):
+    """Return the sentence that an error ends a program in; None where its traceback is due.
+
+    name: the program's, in place of the error's class.
+    """
+    known = explain(error)
+    if known is None or console.wants_traceback():
+        return None
+    return console.sentence(f"{name or type(known).__name__}: {known}")
