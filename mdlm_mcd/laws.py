@@ -187,8 +187,9 @@ def levels(schedule: str | Sequence[float], steps: int) -> list[float]:
     the tokens each step opens, as one number a step (any scale), which may be 0 but for the
     first and the last: ReMDM's loop rests at a level.
 
-    Raises ConfigError for an unknown schedule or the wrong count of shares.
+    Raises ConfigError for steps below 1, an unknown schedule or the wrong count of shares.
     """
+    require(steps >= 1, "steps", steps, "at least 1")
     if schedule == "uniform":
         return [n / steps for n in range(steps)] + [1.0]
     if schedule == "cosine":
@@ -294,7 +295,6 @@ def fit_step(
     Raises ConfigError for steps out of range, or an unknown schedule.
     """
     counts = [steps] if isinstance(steps, int) else list(steps)
-    require(counts and min(counts) >= 1, "steps", steps, "at least 1")
     # In this order, since of equals the first is taken.
     candidates = [1 / n for n in sorted(counts, reverse=True) if n > 1] + [GOLDEN]
     candidates += [(k + 1) / (2 * grid) for k in range(grid)]

@@ -204,6 +204,7 @@ def draw(law, step):
             for schedule in ("sine", [1, 2], [1, -1, 1], [0, 1, 1])
         ),
         (lambda: laws.mutual_information(torch.zeros(2, 61).long(), 61), "max_lag=61"),
+        (lambda: laws.levels("uniform", 0), "steps=0"),
     ],
 )
 def test_refusals(call, words):

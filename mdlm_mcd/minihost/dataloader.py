@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..checkpoints import identity
 from ..checkpoints.files import SHIPPED
-from ..errors import ConfigError, border
+from ..errors import ConfigError, border, require
 from ..models import vocabulary
 from . import corpus
 from .resumable_loader import RankSampler, ResumableLoader
@@ -45,7 +45,10 @@ def _bpe_tokenizer(data):
             f"data.tokenizer_name_or_path=bpe is not trained on data.train={data.train}"
             ": name a pretrained tokenizer, such as gpt2."
         )
-    vocab_size, texts = data.get("vocab_size", 1024), corpus.documents(data, "train")
+    vocab_size, least = data.get("vocab_size", 1024), 256 + len(SPECIALS)
+    wanted = f"at least {least}, the bytes and the special tokens"
+    require(vocab_size >= least, "data.vocab_size", vocab_size, wanted)
+    texts = corpus.documents(data, "train")
     if data.train == "textpairs":
         texts = list(itertools.chain.from_iterable(texts))
     decides = (vocab_size, corpus.PYTHON, tokenizers.__version__, texts)

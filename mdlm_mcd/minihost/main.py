@@ -116,7 +116,8 @@ def _open_plain(path, source):
 
 def make_trainer(config, **kwargs):
     make, strategy = hydra.utils.instantiate, config.strategy
-    callbacks = [make(callback) for callback in (config.get("callbacks") or {}).values()]
+    # callbacks.NAME=null leaves one out, as ~callbacks.NAME does.
+    callbacks = [make(c) for c in (config.get("callbacks") or {}).values() if c]
 
     def has(kind):
         return any(isinstance(callback, kind) for callback in callbacks)

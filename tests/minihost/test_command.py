@@ -44,6 +44,7 @@ def test_lines_replace_the_bar(host, callbacks, bar):
     """Also in a terminal that is not UTF-8, with Lightning's table of the model."""
     tiny = [o for o in host.tiny if "progress" not in o and "summary" not in o]
     how = (f"callbacks=[{callbacks}]", "callbacks.lines.every=1", *["~logger"] * (not bar))
+    how += ("+callbacks.none=null",)
     status, printed = host(*how, tiny=tiny, encoding="ascii")
     assert status == 0 and ("Epoch 0" in printed) == bar, printed
     assert "step 2/2 trainer/loss=" in printed and "backbone" in printed

@@ -65,6 +65,7 @@ def test_tokenizers_that_are_none(text, tmp_path):
     )
     for key, value, words in (
         ("train", "lm1b", r"=bpe is not trained on data\.train=lm1b"),
+        ("vocab_size", 258, r"vocab_size=258.* at least 259"),
         (named, "/nowhere", r"data\.tokenizer_name_or_path=/nowhere can"),
         (named, no_bos, "neither a bos nor a cls token"),
         (named, no_eos, "neither a eos nor a sep token"),
