@@ -146,6 +146,13 @@ def test_mutual_information_finds_the_lag():
     assert laws.mutual_information(x).shape == (59,)
 
 
+def test_mutual_information_takes_rare_tokens_as_one():
+    x = torch.randint(40, (200, 61), generator=generator()) ** 2 // 50
+    rare = (x != x.flatten().mode().values).long()
+    one = laws.mutual_information(x, 3, kept=1, generator=generator())
+    assert torch.allclose(one, laws.mutual_information(rare, 3, generator=generator()))
+
+
 def test_mutual_information_of_noise_over_many_tokens_is_nothing():
     """Plug-in alone would say half a nat: 256 x 256 pairs out of 60,000."""
     x = torch.randint(1000, (1000, 61), generator=generator())

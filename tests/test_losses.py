@@ -139,3 +139,7 @@ def test_subs_is_the_hosts_parameterization():
     visible = log_p[~masked_t]
     assert (visible.gather(-1, x0[~masked_t][:, None]) == 0).all()
     assert (visible.sum(-1) == losses.NEG_INFINITY * (VOCAB - 1)).all()
+
+
+def test_subs_widens_half_precision():
+    assert losses.subs_masked(torch.zeros(2, VOCAB).bfloat16(), MASK).dtype == torch.float32

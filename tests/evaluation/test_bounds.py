@@ -211,3 +211,14 @@ def test_what_cannot_be_bounded_is_refused(tokens, steps, change, words):
     with pytest.raises(ConfigError) as caught:
         bound(**{"denoise": denoiser(table()), "tokens": tokens, "steps": steps, **change})
     assert words in str(caught.value)
+
+
+def test_held_out_text_with_masks_is_refused():
+    def denoise(z, rows):
+        return torch.zeros(int(rows.sum()), 4)
+
+    def noise(t):
+        return -torch.ones_like(t), 1 - t
+
+    with pytest.raises(ConfigError, match="hold mask_index=3"):
+        bounds.nelbo_rows(denoise, noise, torch.tensor([[0, 3]]), 3)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import estimate, row, write
 
+from mdlm_mcd.errors import ConfigError
 from mdlm_mcd.evaluation import frontier, intervals, metrics, results
 from mdlm_mcd.evaluation.report import view
 
@@ -51,6 +52,7 @@ GAP = [(4, 400.0), (16, None), (64, 25.0)]  # nothing is interpolated over it
     "curve, target, kind, steps",
     [
         (CURVE, 200.0, "at", 8),
+        (CURVE[::-1], 200.0, "at", 8),
         (CURVE, 100.0, "at", 16),
         (CURVE, 400.0, "within", 4),
         (CURVE, 500.0, "within", 4),
@@ -108,6 +110,9 @@ def test_the_reference_is_the_students_teacher_by_its_label_or_file(tmp_path):
     # A student whose file is called as its teacher's was.
     own = row("MCD 1", checkpoint="last.ckpt", teacher="last.ckpt")
     assert of(row("exported", checkpoint="folder", teacher=None), own) == "exported"
+    assert of(row("MCD 1", teacher="gone.ckpt"), other) == "continued"
+    with pytest.raises(ConfigError, match="--reference luck is no model of these results"):
+        frontier.reference_of(results.read([tmp_path / "r.jsonl"]), "luck")
 
 
 def test_a_student_gets_no_credit_for_its_law(tmp_path):
@@ -126,7 +131,7 @@ def test_a_student_gets_no_credit_for_its_law(tmp_path):
     assert ratios == {**dict.fromkeys(found.names, pytest.approx(1)), "teacher, u lattice": gain}
     assert view.subject(found, "teacher")[0].name == "MCD round 1"
     student = found.at("MCD round 1, u lattice", 1.0, 8)
-    assert frontier.steps_at_equal("perplexity", found, student, "teacher").steps == 8
+    assert frontier.steps_at_equal("perplexity", found, student, "teacher") == ("within", 8)
     del rows[2:4]  # without the teacher's lattice there is nothing else to compare with
     found = results.read([write(tmp_path / "r.jsonl", rows)])
     assert frontier.match(found, student, "teacher").ratio.value == gain

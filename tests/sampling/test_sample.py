@@ -166,6 +166,10 @@ def test_a_draw_from_a_law_that_learns():
         (dict(name="confidence", block=0), "block=0"),
         (dict(name="confidence", spacing=1.5), "spacing=1.5"),
         (dict(name="confidence", eos_after=0.3), "eos_index=None"),
+        (dict(name="confidence", eos_after=1.5, eos_index=0), "eos_after=1.5"),
+        (dict(name="confidence", score_noise=-1.0), "score_noise=-1.0"),
+        (dict(name="sparse", u_step=0.5), "u_step=0.5 must be null"),
+        (dict(prompt=torch.zeros(1, LENGTH)), "torch.float32 does not fit"),
         (dict(remask=1.5), "remask=1.5"),
         (dict(remask=[0.1]), "remask=.* a list of 2"),
         (dict(top_k=3), "option=top_k is unknown: choose one of remask"),
@@ -174,6 +178,21 @@ def test_a_draw_from_a_law_that_learns():
 def test_bad_settings_are_refused(change, words):
     with pytest.raises(ConfigError, match=words):
         sample(**dict(name="ancestral", steps=2, n=1) | change)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_generator_alone_decides(dtype):
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        drawn.append(draw("ancestral", 4, n=50, dtype=dtype))
+    assert torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("name", sampling.SAMPLERS)
+def test_tokens_are_int64_whatever_a_prompts_integers(name):
+    prompt = torch.full((2, LENGTH), MASK, dtype=torch.int32)
+    assert draw(name, 2, n=2, prompt=prompt).dtype == torch.long
 
 
 LOGITS = {  # what a network gave, by the words that refuse it

@@ -166,6 +166,21 @@ def test_confidence_opens_the_most_certain_token(score):
     assert_law(draw("confidence", LENGTH, logits=logits, score=score), law)
 
 
+@pytest.mark.parametrize("score, first", [("max", 1), ("margin", 0), ("entropy", 2)])
+def test_scores_that_disagree(score, first):
+    p = torch.tensor([[0.5, 0.25, 0.25], [0.54, 0.45, 0.01], [0.505, 0.495, 0.0]]).double()
+    logits, seen = torch.nn.functional.pad(p.clamp(min=1e-9), (0, 1)).log(), []
+    sample(
+        "confidence",
+        3,
+        n=1,
+        score=score,
+        denoise=lambda z, rows: logits.expand(len(z), -1, -1)[rows],
+        callback=lambda step, z: seen.append(z),
+    )
+    assert (seen[0][0] != MASK).nonzero().flatten().tolist() == [first]
+
+
 @pytest.mark.parametrize(
     "score, how", [("drawn", {}), ("drawn", dict(temperature=2.0)), ("raw", dict(temperature=2.0))]
 )
