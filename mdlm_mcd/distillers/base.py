@@ -85,9 +85,9 @@ class Distiller:
         parts = self.distil(round_, x0, valid, condition, noise)  # u, t, s, pair, loss
         count = self.count_tokens(valid, parts)
         tokens = count.clamp(min=1)
-        self.global_batch.add(self, round_, parts, count, micro)
         self.host_record(parts.loss.detach(), tokens)
-        self._log_step(round_, parts, tokens, micro)
+        if step := self.global_batch.add(self, round_, parts, count, micro):
+            self._log_step(round_, step)
         return parts.loss / tokens
 
     def distil(
@@ -130,27 +130,22 @@ class Distiller:
         """Return the id that no token of the text may have; None without a mask."""
         return self.mask_index if self.parameterization == "subs" else None
 
-    def _log_step(self, round_: Round, parts: head.LossOutput, tokens: Tensor, micro: int) -> None:
-        # Sums over the step so far: what Lightning keeps of a step is its last micro-batch's.
-        sums = {"tokens": tokens, **parts._asdict(), "loss": parts.loss.detach(), "per_token": 0}
-        if micro and self._step:
-            sums = {key: value + self._step[key] for key, value in sums.items()}
-        self._step = step = sums
-        tokens, rows = step["tokens"], step["distil_rows"] + step["reveal_rows"]
+    def _log_step(self, round_: Round, step: dict[str, Tensor]) -> None:
+        tokens, rows = step["tokens"].clamp(min=1), step["distil_rows"] + step["reveal_rows"]
         name = self.config.algo.name
         settings_now = {"round": round_.index + 1, "delta": round_.delta, "tau": round_.tau}
         for key, value in settings_now.items():
             # On the CPU, where the progress bar reads them without waiting for the device.
             self.log(f"{name}/{key}", torch.tensor(value, dtype=torch.float32), prog_bar=True)
         for key, value in (
-            ("kl", step["distil"] / tokens),  # kl + ce = trainer/loss, of one process
+            ("kl", step["distil"] / tokens),  # kl + ce = trainer/loss
             ("ce", step["reveal"] / tokens),
             ("rows_distil", step["distil_rows"] / tokens),
             ("rows_reveal", step["reveal_rows"] / tokens),
-            ("student_entropy", step["entropy"] / max(1, rows)),
+            ("student_entropy", step["entropy"] / rows.clamp(min=1)),
         ):
             self.log(f"{name}/{key}", value)
-        self.log("trainer/loss", step["loss"] / tokens, prog_bar=True, sync_dist=True)
+        self.log("trainer/loss", step["loss"] / tokens, prog_bar=True)
 
     # What an adapter implements ---------------------------------------------------
 
@@ -198,7 +193,6 @@ class Distiller:
         self.guard = LossGuard(config.algo.guard, config.algo.loss, self.vocab_size)
         self.global_batch = GlobalBatch(self.guard)
         self._rows: loop_state.Rows | None = None  # of the training in progress
-        self._step: dict[str, Any] = {}  # sums over the micro-batches of the step in progress
         self.check_model()
 
     @classmethod

@@ -50,7 +50,7 @@ def test_a_step_of_cross_entropy_alone_is_no_divergence(guard):
 def test_a_device_is_read_before_the_next_step_or_file(guard, hook):
     """The sums of a step that a device still computes are the guard's later, and once."""
     batch = GlobalBatch(guard)
-    batch._unread = ROUND, 3, torch.tensor([math.nan, 10.0, 10.0])
+    batch._unread = ROUND, 3, torch.tensor([math.nan, math.nan, 0.0, 20.0, 10.0, 0.0, 10.0])
     with pytest.raises(DivergenceError, match="step 3"):
         getattr(batch, hook)(None, None, {})
     getattr(batch, hook)(None, None, {})

@@ -27,17 +27,18 @@ WHOLE = ("strategy.sharding_strategy=SHARD_GRAD_OP",)
 PARTS = ("strategy.sharding_strategy=FULL_SHARD", "+strategy.parts=true")
 PARTS += ("algo.teacher_placement=sharded",)
 PARTS += ("trainer.limit_val_batches=1", "trainer.val_check_interval=4")
+LOGGED = ("grad_norm", "kl", "ce", "rows_distil", "rows_reveal", "student_entropy")
 
 
 class Seen(Watch):
-    """Notes the norm of each step's gradient, and which logits were computed.
+    """Notes what each step logs, and which logits were computed.
 
     stop: process 0 gets SIGTERM at the start of this micro-batch.
     """
 
     def __init__(self, stop=None):
         super().__init__()
-        self.norms, self.gathered, self.stop = [], [], stop
+        self.logged, self.gathered, self.stop = [], [], stop
 
     def on_train_start(self, trainer, module):
         real = module.encode
@@ -60,8 +61,9 @@ class Seen(Watch):
     def on_train_batch_end(self, trainer, module, *args):
         super().on_train_batch_end(trainer, module, *args)
         if not trainer.fit_loop._should_accumulate():
-            norm = trainer.callback_metrics[f"{module.config.algo.name}/grad_norm"]
-            self.norms.append(float(norm))
+            found, name = trainer.callback_metrics, module.config.algo.name
+            logged = [found[f"{name}/{key}"] for key in LOGGED] + [found["trainer/loss"]]
+            self.logged.append([float(x) for x in logged])
 
 
 def work(config, ckpt_path=None):
@@ -71,7 +73,7 @@ def work(config, ckpt_path=None):
     return {
         "weights": Watch.flat(model),
         "average": model.ema and torch.cat([p.flatten() for p in model.ema.shadow_params]),
-        "norms": torch.tensor(seen.norms).double(),
+        "logged": torch.tensor(seen.logged, dtype=torch.float64),
         "teachers": [zlib.crc32(x.numpy().tobytes()) for x in seen.teachers],
         "rounds": seen.rounds,
         "gathered": seen.gathered,
@@ -129,10 +131,10 @@ def two(configure):
 def same_update(one, many, since=0):
     for end in many:
         assert end["weights"].dtype == torch.float64
-        assert len(end["norms"]) == 6 - since
+        assert len(end["logged"]) == 6 - since
         for name in ("weights", "average"):
             torch.testing.assert_close(end[name], one[name], rtol=0, atol=1e-10)
-        torch.testing.assert_close(end["norms"], one["norms"][since:], rtol=1e-5, atol=1e-10)
+        torch.testing.assert_close(end["logged"], one["logged"][since:], rtol=1e-5, atol=1e-10)
 
 
 def same_teacher(many, micros):
@@ -206,12 +208,12 @@ def same_files(folder, other, atol=1e-10):
 def test_sharded(configure, one, overrides, gathered):
     """The checkpoint, whole, of the student and of its teacher."""
     end, folder = one
-    assert max(end["norms"]) < 1  # so it is not clipped
+    assert end["logged"][:, 0].max() < 1  # so it is not clipped
     results, found = run(configure(2, *SHARDED, *overrides))
     same_files(found, folder)
     whole = len(end["weights"])
     for own in results:
-        torch.testing.assert_close(own["norms"], end["norms"], rtol=1e-5, atol=0)
+        torch.testing.assert_close(own["logged"], end["logged"], rtol=1e-5, atol=0)
         assert 0.3 * whole < len(own["weights"]) < 0.7 * whole
         # Where the last layer is sharded by itself, the full logits are computed.
         assert own["gathered"] == [(True, gathered), (False, gathered)] * 12
