@@ -10,6 +10,7 @@ files at all, or the log faster per step than before. Linux only (/proc).
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import statistics
@@ -110,6 +111,7 @@ def verdict(readings: list[Reading], warm_up: int) -> list[str]:
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         readings = run(Path(folder), STEPS, EVERY)
     print(f"{'step':>6}{'memory MiB':>12}{'tensors':>9}{'files':>7}{'log KiB':>9}")
