@@ -4,6 +4,9 @@ VENV ?= .venv
 OUT ?= demo
 BIN = $(VENV)/bin
 
+# Else each program of the tests compiles all that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup test test-all demo bench-speed bench-quality teacher stress longrun docs lint clean
 
 setup: $(VENV)/installed
