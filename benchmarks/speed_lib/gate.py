@@ -59,8 +59,9 @@ class Gate(L.Callback):
     dense: project every token onto the vocabulary, with the full logits stored. commands,
     figures: text files in place of the pipes that SPEED_GATE names. Commands: `step`
     (milliseconds), `count` (a step's floating-point operations), `waits` (for the device, in a
-    step), `sample PREDICTOR STEPS`, `ceilings` (of this process), and `stop`, which is also what
-    the end of the file means.
+    step), `sample PREDICTOR STEPS` (PREDICTOR@dit: in the package's own network, as `mdlm-mcd
+    sample` opens a checkpoint), `ceilings` (of this process), and `stop`, which is also what the
+    end of the file means.
     """
 
     def __init__(self, dense: bool = False, commands=None, figures=None):
@@ -116,7 +117,10 @@ class Gate(L.Callback):
     def sample(self, module, predictor: str, steps: int):
         """Time the host's own sampler, or ours, of a batch with the weights as they are."""
         module.eval()
-        how = module.config.sampling
+        how, own = module.config.sampling, module.backbone
+        predictor, _, network = predictor.partition("@")
+        if network:
+            module.backbone = in_dit(module).eval()
         before = how.predictor, module.sampler if hasattr(module, "sampler") else None
         how.predictor = module.sampler = predictor
         evaluations = []
@@ -126,9 +130,19 @@ class Gate(L.Callback):
             module.generate_samples(module.config.loader.eval_batch_size, num_steps=steps)
         seconds = clock(module.device) - start
         hook.remove()
-        how.predictor, module.sampler = before
+        module.backbone, how.predictor, module.sampler = own, *before
         module.train()
         self.write(seconds=seconds, evaluations=len(evaluations), gib=peak(module.device))
+
+
+def in_dit(module):
+    """Return a host's network with its weights in the package's DiT."""
+    from mdlm_mcd.models.dit import DIT
+
+    config = {"model": module.config.model, "algo": {"causal_attention": False}}
+    network = DIT(config, module.vocab_size).to(module.device)
+    network.load_state_dict(module.backbone.state_dict())
+    return network
 
 
 def clock(device) -> float:

@@ -118,16 +118,20 @@ class Bench:
     # (c) ------------------------------------------------------------------------------
 
     def samples(self) -> Iterator[dict]:
-        """Time the hosts' `ancestral_cache` and our samplers with the same weights, in turn."""
+        """Time the hosts' `ancestral_cache` and our samplers with the same weights, in turn.
+
+        Of a clone also ours in the package's own network, as `mdlm-mcd sample` opens its files.
+        """
         steps = (2, 4) if self.tiny else (8, 32, 128, 512)
         hosts = {"minihost": None, **{k: v for k, v in self.hosts.items() if k != "mdlm"}}
         for name, clone in hosts.items():
             with self.mcd(clone=clone) as worker:
                 worker.ask("step")  # weights away from their zero start
+                ours = ("sparse", "locked", *["sparse@dit"] * (clone is not None))
                 for n in steps:
                     found = {
                         p: [worker.ask(f"sample {p} {n}") for _ in range(1 if n > 32 else 2)][-1]
-                        for p in ("ancestral_cache", "sparse", "locked")
+                        for p in ("ancestral_cache", *ours)
                     }
                     theirs = found["ancestral_cache"]["seconds"]
                     for predictor, row in found.items():
