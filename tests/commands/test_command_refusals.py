@@ -49,6 +49,10 @@ CASES = {
         lambda s: s.command("sweep", "--evaluator", s.judge, of_data(s, valid="x")),
         "give --corpus",
     ),
+    "a tokenizer gone": (
+        lambda s: s.command("sweep", of_data(s, tokenizer_name_or_path="/no/such")),
+        "Or give --tokenizer",
+    ),
     "masked evaluator": (
         lambda s: s.sweep("--evaluator", s.teacher),
         "a left-to-right model (ar) is needed",

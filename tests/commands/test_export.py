@@ -246,6 +246,7 @@ SMALLER = {"vocab_size": 280, "tokenizer_sha256": None}
         (lambda c: c.pop("hyper_parameters"), "give --length", {}),
         (lambda c: config(c)["data"].update(SMALLER), "vocabulary of 301", {"tokenizer": "bpe"}),
         (lambda c: None, "--tokenizer /no/such", {"tokenizer": "/no/such"}),
+        (lambda c: config(c).pop("data"), "is not of that host", {"tokenizer": "bpe"}),
         (lambda c: None, "says its n_heads is .*leave that flag out", {"given": {"n_heads": 7}}),
     ],
 )
